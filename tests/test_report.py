@@ -1,0 +1,311 @@
+"""Laws of the report room: pictures, results.csv, TensorBoard and the table for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from yolo_lite.report.pictures import (
+    class_colour,
+    contact_sheet,
+    draw_boxes,
+    enlarge,
+    side_by_side,
+    titled,
+    write_picture,
+)
+from yolo_lite.report.results_csv import ResultsCsv
+from yolo_lite.report.table import ClassRow, class_table
+from yolo_lite.report.tensorboard import TensorBoard
+
+NAMES = ["RBC", "WBC", "Platelets"]
+
+
+def grey_picture(height: int = 240, width: int = 320) -> np.ndarray:
+    return np.full((height, width, 3), 100, dtype=np.uint8)
+
+
+def is_colour(image: np.ndarray, label: int) -> np.ndarray:
+    return (image == class_colour(label)).all(axis=-1)  # [H, W] bool
+
+
+def scattered_boxes(count: int, height: int = 240, width: int = 320) -> np.ndarray:
+    corners = np.random.default_rng(0).uniform(0, [width, height], (count, 2, 2))
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
+# pictures
+
+
+def test_the_colours_of_a_hundred_classes_differ_and_neighbours_differ_much():
+    colours = np.array([class_colour(label) for label in range(100)])
+    assert len(np.unique(colours, axis=0)) == 100
+    assert (np.abs(np.diff(colours, axis=0)).max(axis=1) > 60).all()
+    assert colours.min() >= 0 and colours.max() <= 255
+
+
+def test_drawing_leaves_the_picture_and_the_boxes_as_they_were():
+    image, boxes = grey_picture(), np.array([[-20.0, 30.4, 400.0, 200.6]])
+    image_before, boxes_before = image.copy(), boxes.copy()
+    drawn = draw_boxes(image, boxes, [0], NAMES, [0.87])
+    assert np.array_equal(image, image_before) and np.array_equal(boxes, boxes_before)
+    assert not np.shares_memory(drawn, image) and not np.array_equal(drawn, image)
+
+
+def test_drawing_no_box_gives_the_same_picture():
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    assert np.array_equal(draw_boxes(image, np.zeros((0, 4)), [], NAMES), image)
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_the_edges_of_a_box_have_the_colour_of_its_class(label):
+    drawn = is_colour(
+        draw_boxes(grey_picture(), np.array([[40.0, 60.0, 200.0, 180.0]]), [label], NAMES), label
+    )
+    assert drawn[60, 120:201].all() and drawn[180, 40:201].all()
+    assert drawn[60:181, 40].all() and drawn[60:181, 200].all()
+    assert not drawn[80:170, 60:190].any()
+
+
+BORDERS = [
+    (left, top, left + size, top + size)
+    for left, top, size in itertools.product([-30, 0, 150, 290, 310], [-30, 0, 100, 210, 230], [6, 60])
+]
+
+
+@pytest.mark.parametrize("box", [*BORDERS, (0, 0, 320, 240), (-1e9, -1e9, 1e9, 1e9)])
+def test_a_tag_keeps_its_whole_area_at_every_border(box):
+    """A tag cut by the border would leave less of the picture changed than the same tag in its middle."""
+
+    def tag_pixels(image: np.ndarray, xyxy: tuple[float, ...]) -> int:
+        named = draw_boxes(image, np.array([xyxy]), [0], ["RBC"])
+        bare = draw_boxes(image, np.array([xyxy]), [0], ["R"])
+        dark = (named < 60).all(axis=-1).sum() - (bare < 60).all(axis=-1).sum()  # the ink of the letters BC
+        return int(dark)
+
+    assert tag_pixels(grey_picture(), box) == tag_pixels(grey_picture(), (100, 100, 200, 200)) > 0
+
+
+def test_a_long_name_shrinks_until_its_tag_fits():
+    image = grey_picture(40, 60)
+    drawn = draw_boxes(image, np.array([[0.0, 0.0, 60.0, 40.0]]), [0], ["a name of very many letters indeed"])
+    assert is_colour(drawn[:, :2], 0).any() and is_colour(drawn[:, -2:], 0).any()
+    assert drawn.shape == image.shape
+
+
+def test_a_box_of_nans_is_left_out_and_the_others_are_drawn():
+    image, good = grey_picture(), [40.0, 60.0, 200.0, 180.0]
+    both = draw_boxes(image, np.array([[math.nan, 0.0, 9.0, 9.0], good]), [1, 0], NAMES)
+    assert np.array_equal(both, draw_boxes(image, np.array([good]), [0], NAMES))
+
+
+def test_the_best_detection_lies_on_top():
+    boxes = np.array([[40.0, 60.0, 200.0, 180.0]] * 2)
+    drawn = draw_boxes(grey_picture(), boxes, [1, 2], NAMES, [0.9, 0.2])
+    assert is_colour(drawn, 1)[180, 60:201].all()
+
+
+def test_a_crowd_hides_less_of_the_picture_than_one_box_fewer_than_a_crowd():
+    image, boxes = grey_picture(480, 640), scattered_boxes(26, 480, 640)
+    covered = [
+        (draw_boxes(image, boxes[:count], [0] * count, NAMES, [0.5] * count) != image).any(axis=-1).sum()
+        for count in (25, 26)
+    ]
+    assert covered[1] < 0.8 * covered[0]
+
+
+@pytest.mark.parametrize("height, width", [(96, 128), (300, 200), (1, 10)])
+def test_enlarging_keeps_boxes_on_the_same_part_of_the_picture(height, width):
+    boxes = np.array([[0.0, 0.0, width, height], [width / 4, height / 4, width / 2, height / 2]])
+    larger, scaled = enlarge(grey_picture(height, width), boxes, longest=480)
+    assert max(larger.shape) == 480 and larger.dtype == np.uint8
+    size = np.array([larger.shape[1], larger.shape[0]] * 2)
+    np.testing.assert_allclose(scaled / size, boxes / [width, height, width, height], rtol=1e-12)
+
+
+def test_a_picture_that_is_large_enough_is_not_enlarged():
+    image, boxes = grey_picture(200, 320), scattered_boxes(3)
+    larger, scaled = enlarge(image, boxes)
+    assert np.array_equal(larger, image) and np.array_equal(scaled, boxes)
+
+
+def test_a_title_stands_above_an_unchanged_picture():
+    image = grey_picture()
+    result = titled(image, "predictions, a title too long for a picture of this width by far")
+    strip = len(result) - len(image)
+    assert strip > 0 and result.shape[1] == image.shape[1]
+    assert np.array_equal(result[strip:], image) and result[:strip].max() > 200
+
+
+def test_a_contact_sheet_holds_every_picture_whole_on_grey():
+    images = [
+        np.full((height, width, 3), 10 * i + 10, np.uint8)
+        for i, (height, width) in enumerate([(30, 40), (50, 20), (50, 40), (10, 10), (1, 40)])
+    ]
+    sheet = contact_sheet(images, columns=2)
+    assert sheet.shape == (3 * 50 + 2 * 2, 2 * 40 + 2, 3)
+    for i, image in enumerate(images):
+        rows, columns = np.nonzero((sheet == 10 * i + 10).all(axis=-1))
+        assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == image.shape[:2] and len(rows) == image[..., 0].size
+    assert (sheet[-10:, -10:] == 128).all()  # the empty sixth cell
+
+
+def test_a_contact_sheet_of_one_picture_is_the_picture():
+    image = grey_picture()
+    assert np.array_equal(contact_sheet([image], columns=4), image)
+    with pytest.raises(ValueError, match="1 or more pictures"):
+        contact_sheet([], columns=4)
+
+
+def test_side_by_side_holds_left_on_the_left():
+    result = side_by_side(np.full((60, 80, 3), 50, np.uint8), np.full((60, 80, 3), 200, np.uint8))
+    assert (result[-60:, :80] == 50).all() and (result[-60:, -80:] == 200).all()
+
+
+def test_a_written_picture_reads_back_with_red_as_red(tmp_path):
+    image = grey_picture()
+    image[..., 0] = 250
+    write_picture(tmp_path / "red.png", image)
+    assert np.array_equal(cv2.imread(str(tmp_path / "red.png"))[..., ::-1], image)
+
+
+@pytest.mark.parametrize("name", ["no_such_folder/a.png", "a.unknown"])
+def test_a_picture_that_cannot_be_written_is_named(tmp_path, name):
+    with pytest.raises(OSError, match=name.rsplit("/", 1)[-1]):
+        write_picture(tmp_path / name, grey_picture())
+
+
+# results.csv
+
+
+def read_rows(path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def result_of(epoch: int) -> dict[str, float]:
+    return {"epoch": epoch, "loss/box": 1 / (epoch + 3), "mAP50": math.sqrt(epoch)}
+
+
+def test_every_row_is_on_disk_as_soon_as_it_is_appended(tmp_path):
+    results = ResultsCsv(tmp_path / "results.csv")
+    for epoch in range(3):
+        results.append(result_of(epoch))
+        assert [row["epoch"] for row in read_rows(tmp_path / "results.csv")] == [
+            str(e) for e in range(epoch + 1)
+        ]
+
+
+@pytest.mark.parametrize(
+    "value", [0.1, 1 / 3, 5e-324, 1e22, -0.0, math.inf, math.nan, np.float32(0.1), np.float64(0.1)]
+)
+def test_a_float_reads_back_as_the_same_float(tmp_path, value):
+    ResultsCsv(tmp_path / "results.csv").append({"epoch": 0, "value": value})
+    found = float(read_rows(tmp_path / "results.csv")[0]["value"])
+    assert np.array(found).tobytes() == np.array(float(value)).tobytes()
+
+
+@pytest.mark.parametrize("torn", ["", "5,0.12", "5,0.125,2.23"])
+@pytest.mark.parametrize("first_epoch", range(7))
+def test_a_resumed_run_leaves_the_file_of_an_uninterrupted_run(tmp_path, first_epoch, torn):
+    whole, resumed = tmp_path / "whole.csv", tmp_path / "resumed.csv"
+    for path, epochs in ((whole, range(7)), (resumed, range(max(first_epoch, 5)))):
+        results = ResultsCsv(path)
+        for epoch in epochs:
+            results.append(result_of(epoch))
+    resumed.write_text(resumed.read_text() + torn)  # the crash
+
+    results = ResultsCsv(resumed, first_epoch)
+    for epoch in range(first_epoch, 7):
+        row = result_of(epoch)
+        results.append(row if epoch == 0 else dict(reversed(row.items())))  # any order of keys will do
+    assert resumed.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resumed.csv", "whole.csv"]
+
+
+@pytest.mark.parametrize(
+    "row", [{"epoch": 1}, {"epoch": 1, "loss": 0.5, "more": 1}, {"epoch": 1, "lass": 0.5}]
+)
+def test_a_row_with_other_keys_is_refused_and_nothing_is_written(tmp_path, row):
+    ResultsCsv(tmp_path / "results.csv").append({"epoch": 0, "loss": 0.5})
+    before = (tmp_path / "results.csv").read_bytes()
+    resumed = ResultsCsv(tmp_path / "results.csv", first_epoch=1)
+    with pytest.raises(ValueError, match=r"results\.csv.*(loss|more)"):
+        resumed.append(row)
+    assert (tmp_path / "results.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["name,age\nx,3\n", "epoch,loss\n0,0.5\n1\n"])
+def test_a_file_that_is_no_results_table_is_refused_and_kept(tmp_path, text):
+    (tmp_path / "results.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"results\.csv"):
+        ResultsCsv(tmp_path / "results.csv", first_epoch=2)
+    assert (tmp_path / "results.csv").read_text() == text
+
+
+# TensorBoard
+
+
+def test_tensorboard_reads_back_what_was_logged(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = TensorBoard(tmp_path)
+    for step in range(3):
+        board.scalars({"loss/box": 0.5 / (step + 1), "mAP50": float(step)}, step)
+    board.picture("labels", grey_picture(), 2)
+    board.text("config", "**lr0** 0.01")
+    board.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("mAP50")] == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert [e.value for e in events.Scalars("loss/box")] == pytest.approx([0.5, 0.25, 0.5 / 3])
+    encoded = np.frombuffer(events.Images("labels")[0].encoded_image_string, np.uint8)
+    assert np.array_equal(cv2.imdecode(encoded, cv2.IMREAD_COLOR), grey_picture())
+    assert events.Tensors("config/text_summary")[0].tensor_proto.string_val == [b"**lr0** 0.01"]
+
+
+def test_purging_hides_the_steps_that_a_resumed_run_repeats(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for purge_step, steps in ((None, range(4)), (2, range(2, 5))):
+        board = TensorBoard(tmp_path, purge_step)
+        for step in steps:
+            board.scalars({"loss": 0.0}, step)
+        board.close()
+    assert [e.step for e in EventAccumulator(str(tmp_path)).Reload().Scalars("loss")] == [0, 1, 2, 3, 4]
+
+
+# the table
+
+
+def test_every_column_of_the_table_ends_at_the_same_place():
+    rows = [
+        ClassRow("RBC", 72, 123456, 0.5, 1.0, 0.25, 0.125),
+        ClassRow("an extraordinarily long class name", 1, 2, *[0.0] * 4),
+    ]
+    lines = class_table(rows, ClassRow("all", 72, 123458, 0.25, 0.5, 0.125, 0.0625)).splitlines()
+    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+    assert [line.split()[0] for line in lines] == ["class", "all", "RBC", "an"]
+    assert lines[2].split() == ["RBC", "72", "123456", "0.500", "1.000", "0.250", "0.125"]
+    ends = [
+        [i for i in range(24, len(line)) if line[i] != " " and line[i + 1 : i + 2] in ("", " ")]
+        for line in lines
+    ]
+    assert ends[0][-6:] == ends[1][-6:] == ends[2][-6:] == ends[3][-6:]
+
+
+def test_what_was_not_measured_is_a_dash():
+    line = class_table([], ClassRow("all", 0, 0, math.nan, 0.0, math.nan, math.nan)).splitlines()[1]
+    assert line.split() == ["all", "0", "0", "-", "0.000", "-", "-"]
+
+
+def test_names_are_cut_after_24_characters_only():
+    names = ["x" * 24, "y" * 25]
+    text = class_table(
+        [ClassRow(name, 0, 0, *[0.0] * 4) for name in names], ClassRow("all", 0, 0, *[0.0] * 4)
+    )
+    assert [line.split()[0] for line in text.splitlines()[2:]] == ["x" * 24, "y" * 23 + "…"]

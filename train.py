@@ -1,0 +1,8 @@
+"""Train a detector: python train.py --cfg cfg/yolo_s.yaml --hyp cfg/hyp.yaml"""
+
+import sys
+
+from yolo_lite.cli import train_main
+
+if __name__ == "__main__":
+    sys.exit(train_main())

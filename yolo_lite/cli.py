@@ -1,0 +1,196 @@
+"""The command line: ``yolo-lite train`` and ``yolo-lite val``; train.py and val.py are the same doors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from yolo_lite.config.errors import ConfigError, UserError
+from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp, load_model_config, validate
+from yolo_lite.config.schema import OPTIMIZER_NAMES, RunConfig, TrainOptions
+from yolo_lite.config.yaml_file import Document
+
+DEFAULT_DATA = "data/shapes.yaml"
+
+
+def train_parser() -> argparse.ArgumentParser:
+    """The flags of train.py."""
+    parser = argparse.ArgumentParser(prog="train.py", description="Train a detector.")
+    add = parser.add_argument
+    add("--cfg", default="cfg/yolo_s.yaml", help="model YAML (default: %(default)s)")
+    add("--hyp", default="cfg/hyp.yaml", help="hyperparameter YAML (default: %(default)s)")
+    add("--data", default=DEFAULT_DATA, help="dataset YAML (default: the embedded shapes, %(default)s)")
+    add("--weights", help="checkpoint to start from (default: from scratch)")
+    add("--epochs", type=int, help="default: what the dataset YAML suggests, else 100")
+    add("--batch-size", type=int, help="default: what the dataset YAML suggests, else 16")
+    add("--imgsz", type=int, help="longest side in pixels (default: what the dataset YAML suggests, else 640)")
+    add("--device", default="", help="cpu, 0, cuda:1, mps (default: a GPU if there is one)")
+    add("--workers", type=int, help="processes that load data (default: one a core, at most 8)")
+    add("--seed", type=int, default=0, help="one seed, one run (default: %(default)s)")
+    add("--optimizer", choices=OPTIMIZER_NAMES, help="default: the key in hyp.yaml")
+    add("--project", default="runs/train", help="folder of runs (default: %(default)s)")
+    add("--name", default="exp", help="folder of this run; a number is added if it is there (default: %(default)s)")
+    add("--exist-ok", action="store_true", help="write into an existing run folder")
+    add("--resume", nargs="?", const="", help="go on with a run: its last.pt, or the latest below --project")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="override keys of hyp.yaml; model.KEY and data.KEY override the other two files")  # fmt: skip
+    return parser
+
+
+def val_parser() -> argparse.ArgumentParser:
+    """The flags of val.py."""
+    parser = argparse.ArgumentParser(prog="val.py", description="Validate a checkpoint.")
+    add = parser.add_argument
+    add("--weights", required=True, help="checkpoint, for example runs/train/exp/weights/best.pt")
+    add("--data", help="dataset YAML (default: the one it was trained with)")
+    add("--split", default="val", choices=("train", "val", "test"), help="default: %(default)s")
+    add("--imgsz", type=int, help="longest side in pixels (default: as trained)")
+    add("--batch-size", type=int, help="default: as trained; the result does not depend on it")
+    add("--device", default="", help="cpu, 0, cuda:1, mps (default: a GPU if there is one)")
+    add("--workers", type=int, help="processes that load data (default: one a core, at most 8)")
+    add("--conf", type=float, default=0.001, help="lowest confidence (default: %(default)s)")
+    add("--iou", type=float, default=0.6, help="overlap above which NMS drops a box (default: %(default)s)")
+    add("--max-det", type=int, default=300, help="most detections of an image (default: %(default)s)")
+    add("--project", default="runs/val", help="folder of runs (default: %(default)s)")
+    add("--name", default="exp", help="folder of this run; a number is added if it is there (default: %(default)s)")
+    add("--exist-ok", action="store_true", help="write into an existing run folder")
+    return parser
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    """Train from flags, or go on with a run."""
+    from yolo_lite.engine.checkpoint import config_of, load_checkpoint
+    from yolo_lite.engine.run_folder import latest_checkpoint, make_run_folder
+    from yolo_lite.engine.train import train
+
+    if arguments.resume is None:
+        config = run_config(arguments)
+        train(config, make_run_folder(config.train.project, config.train.name, config.train.exist_ok))
+        return
+    path = Path(arguments.resume) if arguments.resume else latest_checkpoint(arguments.project)
+    content = load_checkpoint(path)
+    if "optimizer" not in content:
+        raise ConfigError(f"--resume {path}: holds no optimizer state, expected the last.pt of a run")
+    config = config_of(content, path)
+    if content["epoch"] >= config.train.epochs:
+        raise ConfigError(f"--resume {path}: this run is finished, {content['epoch']} of {config.train.epochs} epochs")
+    train(config, path.resolve().parent.parent, content)
+
+
+def run_config(arguments: argparse.Namespace) -> RunConfig:
+    """The resolved configuration of the flags and the files they name.
+
+    Raises:
+        ConfigError: anything in them is unusable; all problems at once.
+    """
+    check_overrides(arguments.set)
+    problems: list[str] = []
+
+    def load(loader: Callable[..., Any], path: str) -> Any:
+        try:
+            return loader(path, arguments.set)
+        except ConfigError as error:
+            problems.append(str(error))
+
+    data_file = _find_data(arguments.data)
+    hyp, model = load(load_hyp, arguments.hyp), load(load_model_config, arguments.cfg)
+    data = load(load_dataset_config, data_file)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    if arguments.optimizer:
+        hyp = hyp.model_copy(update={"optimizer": arguments.optimizer})
+    suggested = data.suggested
+    flags = {
+        **{key: getattr(arguments, key) for key in ("cfg", "hyp", "weights", "device", "seed")},
+        **{key: getattr(arguments, key) for key in ("project", "name", "exist_ok")},
+        "data": arguments.data,
+        "epochs": _first_given(arguments.epochs, suggested.epochs, 100),
+        "batch_size": _first_given(arguments.batch_size, suggested.batch_size, 16),
+        "imgsz": _first_given(arguments.imgsz, suggested.imgsz, 640),
+        "workers": _first_given(arguments.workers, default_workers()),
+    }
+    options = validate(TrainOptions, Document("train.py: --", flags, {}))
+    model = model.model_copy(update={"nc": len(data.names)})
+    return RunConfig(train=options, hyp=hyp, model=model, data=data, data_file=str(Path(data_file).resolve()))
+
+
+def run_val(arguments: argparse.Namespace) -> None:
+    """Validate a checkpoint, print the table, write metrics.json and a picture."""
+    from yolo_lite.engine.run_folder import make_run_folder
+    from yolo_lite.engine.validate import validate_checkpoint
+
+    _check_range("--conf", arguments.conf, 0, 1)
+    _check_range("--iou", arguments.iou, 0, 1)
+    for flag in ("batch_size", "imgsz", "max_det", "workers"):
+        value, least = getattr(arguments, flag), 0 if flag == "workers" else 1
+        if value is not None and value < least:
+            raise ConfigError(f"--{flag.replace('_', '-')}: expected {least} or more, found {value}")
+    if arguments.workers is None:
+        arguments.workers = default_workers()
+    if arguments.data:
+        arguments.data = _find_data(arguments.data)
+    validation = validate_checkpoint(arguments)
+    folder = make_run_folder(arguments.project, arguments.name, arguments.exist_ok)
+    (folder / "metrics.json").write_text(json.dumps(validation.report, indent=2) + "\n", encoding="utf-8")
+    validation.write_picture(folder / "val_predictions.png")
+    print(validation.table)
+    print(f"{validation.report['ms_per_image']:.1f} ms an image; {folder / 'metrics.json'}")
+
+
+def default_workers() -> int:
+    """One process a core that this process may use, at most 8."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, 8)
+
+
+def _first_given(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
+
+
+def _find_data(path: str) -> str:
+    """The default set is found from any folder: it is also looked for beside the package."""
+    beside = Path(__file__).resolve().parent.parent / path
+    return str(beside) if path == DEFAULT_DATA and not Path(path).exists() and beside.exists() else path
+
+
+def _check_range(flag: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{flag}: expected {low}..{high}, found {value}")
+
+
+def _run(action: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
+    """Run a command; what a user can mend ends with its message and exit status 2."""
+    try:
+        action(arguments)
+    except UserError as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; go on with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def train_main(argv: Sequence[str] | None = None) -> int:
+    """``python train.py``."""
+    return _run(run_train, train_parser().parse_args(argv))
+
+
+def val_main(argv: Sequence[str] | None = None) -> int:
+    """``python val.py``."""
+    return _run(run_val, val_parser().parse_args(argv))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``yolo-lite train|val ...``."""
+    commands = {"train": train_main, "val": val_main}
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in commands:
+        print(f"usage: yolo-lite {{{','.join(commands)}}} ...  (yolo-lite train --help)", file=sys.stderr)
+        return 0 if words[:1] in (["-h"], ["--help"]) else 2
+    return commands[words[0]](words[1:])

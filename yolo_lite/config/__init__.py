@@ -1,0 +1,1 @@
+"""YAML on disk, frozen and validated objects in memory."""

@@ -1,0 +1,30 @@
+"""The errors a user can cause and mend; the command line prints them as one message, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something given by the user is unusable; the message says what, where, and what was expected."""
+
+
+class ConfigError(UserError):
+    """A YAML file, a ``--set`` override or a flag is unusable."""
+
+
+class DataError(UserError):
+    """A dataset, an image or a label file is unusable."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, unreadable or of another kind."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """``" (nearest: 'lr0')"`` when a choice resembles the word, otherwise the list of all choices."""
+    known = list(choices)
+    by_lower_case = {choice.lower(): choice for choice in known}
+    close = difflib.get_close_matches(str(word).lower(), by_lower_case, n=1, cutoff=0.6)
+    return f" (nearest: {by_lower_case[close[0]]!r})" if close else f" (choices: {', '.join(known)})"

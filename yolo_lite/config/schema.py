@@ -1,0 +1,286 @@
+"""What may stand in a model YAML, in hyp.yaml, in a dataset YAML and on the command line.
+
+Frozen pydantic models: unknown keys are errors, types are strict (an int may stand where a float is expected).
+Nothing is written back into them; numbers derived from them come from named functions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from yolo_lite.config.errors import nearest
+
+BLOCK_NAMES = ("Conv", "Bottleneck", "C3", "SPP", "SPPF", "Concat", "Upsample", "MaxPool2d", "Detect")
+ACTIVATION_NAMES = ("SiLU", "ReLU", "LeakyReLU", "Hardswish", "Mish", "GELU", "Identity")
+OPTIMIZER_NAMES = ("SGD", "AdamW")
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Common rules of every part of the configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+
+# ---------------------------------------------------------------------------------------------------- model YAML
+
+
+class Row(Section):
+    """One row ``[from, repeats, module, args]`` of a model YAML."""
+
+    source: tuple[int, ...]  # rows whose outputs come in: -1 is the row before, others count from 0
+    repeats: Count
+    module: str
+    args: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        source: Any = self.source[0] if len(self.source) == 1 else list(self.source)
+        return f"[{source}, {self.repeats}, {self.module}, {list(self.args)}]"
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def parse_row(row: Any) -> Row:
+    """Read ``[from, repeats, module, args]``; ``nn.Upsample`` and ``Upsample`` name the same module."""
+    if isinstance(row, Row):
+        return row
+    if not isinstance(row, list) or len(row) != 4:
+        raise ValueError(f"expected [from, repeats, module, args], found {row!r}")
+    source, repeats, module, args = row
+    source = source if isinstance(source, list) else [source]
+    if not source or not all(map(_is_int, source)):
+        raise ValueError(f"'from' must be an int or a list of ints, found {row[0]!r} in {row!r}")
+    if not _is_int(repeats) or repeats < 1:
+        raise ValueError(f"'repeats' must be an int of 1 or more, found {repeats!r} in {row!r}")
+    if not isinstance(args, list):
+        raise ValueError(f"'args' must be a list, found {args!r} in {row!r}")
+    name = str(module).removeprefix("nn.")
+    if name not in BLOCK_NAMES:
+        raise ValueError(f"unknown module {module!r}{nearest(name, BLOCK_NAMES)} in {row!r}")
+    return Row(source=tuple(source), repeats=repeats, module=name, args=tuple(args))
+
+
+def parse_anchors(value: Any) -> Any:
+    """``[[w, h, w, h, ...], ...]``, one list a level, or an int: that many anchors a level, sized by the stride."""
+    if _is_int(value):
+        if value < 1:
+            raise ValueError(f"expected at least 1 anchor a level, found {value}")
+        return value
+    levels = value if isinstance(value, (list, tuple)) else None
+    if not levels or not all(isinstance(level, (list, tuple)) and level for level in levels):
+        raise ValueError(f"expected a list of [w, h, w, h, ...] for each level, or an int, found {value!r}")
+    if len({len(level) for level in levels}) != 1 or len(levels[0]) % 2:
+        raise ValueError(f"every level needs the same, even count of numbers, found {[len(x) for x in levels]}")
+    for level in levels:
+        if not all(isinstance(size, (int, float)) and not isinstance(size, bool) and size > 0 for size in level):
+            raise ValueError(f"anchor sizes must be positive numbers in pixels, found {list(level)!r}")
+    return tuple(tuple(float(size) for size in level) for level in levels)
+
+
+Rows = Annotated[
+    tuple[Annotated[Row, BeforeValidator(parse_row)], ...],
+    BeforeValidator(lambda rows: tuple(rows) if isinstance(rows, list) else rows),
+]
+Anchors = Annotated[int | tuple[tuple[float, ...], ...], BeforeValidator(parse_anchors)]
+
+
+class ModelConfig(Section):
+    """A model YAML: the row grammar that users of YOLOv5 v6 know."""
+
+    nc: Count = 80
+    depth_multiple: Positive = 1.0
+    width_multiple: Positive = 1.0
+    channel_multiple: Count = 8  # widths are rounded up to a multiple of this
+    ch: Count = 3
+    activation: str = "SiLU()"
+    anchors: Anchors
+    backbone: Rows
+    head: Rows
+
+    @field_validator("activation")
+    @classmethod
+    def _known_activation(cls, value: str) -> str:
+        name = value.split("(")[0].removeprefix("nn.")
+        if name not in ACTIVATION_NAMES:
+            raise ValueError(f"unknown activation {value!r}{nearest(name, ACTIVATION_NAMES)}")
+        return value
+
+    @field_validator("head")
+    @classmethod
+    def _detect_comes_last(cls, head: tuple[Row, ...]) -> tuple[Row, ...]:
+        if not head or head[-1].module != "Detect":
+            raise ValueError("the last row of the head must be a Detect row")
+        return head
+
+
+# -------------------------------------------------------------------------------------------------------- hyp.yaml
+
+
+class Hyp(Section):
+    """Hyperparameters: losses, optimizer and schedule, augmentation, run-time choices."""
+
+    # optimizer and schedule
+    optimizer: Literal["SGD", "AdamW"] = "SGD"
+    lr0: Positive = 0.01
+    lrf: Fraction = 0.01  # last learning rate, as a fraction of lr0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.937  # beta1 of AdamW
+    weight_decay: NotNegative = 0.0005
+    warmup_epochs: NotNegative = 3.0
+    warmup_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    warmup_bias_lr: NotNegative = 0.1
+    cos_lr: bool = False
+    nominal_batch: Count = 16  # gradients of several batches are averaged up to about this many images a step
+    clip_norm: NotNegative = 10.0  # 0 is off
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    patience: Annotated[int, Field(ge=0)] = 100  # epochs without progress before the run ends; 0 is never
+
+    # losses
+    box: NotNegative = 0.05
+    obj: NotNegative = 1.0
+    cls: NotNegative = 0.5
+    obj_pw: Positive = 1.0
+    cls_pw: Positive = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    fl_gamma: NotNegative = 0.0  # focal loss for objectness and classes where above 0
+    anchor_t: Annotated[float, Field(gt=1)] = 4.0
+
+    # augmentation
+    hsv_h: Annotated[float, Field(ge=0, le=0.5)] = 0.015
+    hsv_s: Fraction = 0.7
+    hsv_v: Fraction = 0.4
+    degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    translate: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
+    perspective: Annotated[float, Field(ge=0, le=0.001)] = 0.0
+    flipud: Fraction = 0.0
+    fliplr: Fraction = 0.5
+    mosaic: Fraction = 1.0
+    mixup: Fraction = 0.0
+    close_mosaic: Annotated[int, Field(ge=0)] = 10  # the last epochs are trained without mosaic and mixup
+
+    # run time
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    cache: Literal["auto", "ram", "off"] = "auto"
+
+
+# Keys of YOLOv5's hyp files that have no counterpart here, and what to do about them.
+RETIRED_HYP_KEYS = {
+    "iou_t": "it has no effect in YOLOv5 either: remove the line",
+    "copy_paste": "copy-paste is not available yet: remove the line",
+    "anchors": "anchors belong to the model YAML: remove the line",
+}
+
+
+# ---------------------------------------------------------------------------------------------------- dataset YAML
+
+
+class Generate(Section):
+    """A set that is drawn on first use instead of read: the embedded shapes."""
+
+    kind: Literal["shapes"]
+    train: Count
+    val: Count
+    image_size: Annotated[int, Field(ge=32)]
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class SuggestedFlags(Section):
+    """What ``train.py`` uses where its flags are not given."""
+
+    epochs: Count | None = None
+    imgsz: Count | None = None
+    batch_size: Count | None = None
+
+
+def _names_to_tuple(names: Any) -> Any:
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise ValueError(f"expected the keys 0..{len(names) - 1}, found {list(names)[:10]}")
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, (list, tuple)) or not names:
+        raise ValueError(f"expected a list of class names or a mapping 0..n-1 to names, found {names!r}")
+    return tuple(str(name) if _is_int(name) else name for name in names)
+
+
+def _to_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+Sources = Annotated[tuple[str, ...], BeforeValidator(_to_tuple)]
+
+
+class DatasetConfig(Section):
+    """A dataset YAML. Relative paths start at ``path``, and ``path`` at the YAML file's folder."""
+
+    path: str = "."
+    train: Sources = ()
+    val: Sources = ()
+    test: Sources = ()
+    labels: str | None = None  # folder of label files, where the images -> labels rule does not fit
+    names: Annotated[tuple[str, ...], BeforeValidator(_names_to_tuple)]
+    nc: Count | None = None
+    download: Any = None  # accepted because YOLOv5 files carry it; never fetched, never executed
+    generate: Generate | None = None
+    suggested: SuggestedFlags = SuggestedFlags()
+
+    @model_validator(mode="after")
+    def _agree(self) -> DatasetConfig:
+        if self.nc is not None and self.nc != len(self.names):
+            raise ValueError(f"nc is {self.nc} but names holds {len(self.names)} classes")
+        if len(set(self.names)) != len(self.names):
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise ValueError(f"names are not unique: {', '.join(twice)}")
+        if not self.generate and not (self.train or self.val or self.test):
+            raise ValueError("expected at least one of train, val, test")
+        return self
+
+
+# ---------------------------------------------------------------------------------------------------- command line
+
+
+class TrainOptions(Section):
+    """The flags of ``train.py``, resolved."""
+
+    cfg: str
+    hyp: str
+    data: str
+    weights: str | None = None
+    epochs: Count
+    batch_size: Count
+    imgsz: Annotated[int, Field(ge=32)]
+    device: str = ""
+    workers: Annotated[int, Field(ge=0)] = 2
+    seed: Annotated[int, Field(ge=0)] = 0
+    project: str = "runs/train"
+    name: str = "exp"
+    exist_ok: bool = False
+
+
+class RunConfig(Section):
+    """Everything a run was started with; stored in the run folder and in every checkpoint."""
+
+    train: TrainOptions
+    hyp: Hyp
+    model: ModelConfig
+    data: DatasetConfig
+    data_file: str  # absolute path of the dataset YAML: relative paths start there
+
+    def plain(self) -> dict[str, Any]:
+        """Plain lists, dicts, numbers and strings, in the form the YAML files have."""
+        tree = self.model_dump(mode="json")
+        for part in ("backbone", "head"):
+            tree["model"][part] = [
+                [list(row.source) if len(row.source) > 1 else row.source[0], row.repeats, row.module, list(row.args)]
+                for row in getattr(self.model, part)
+            ]
+        return tree

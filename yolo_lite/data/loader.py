@@ -1,0 +1,98 @@
+"""Batches: in which order, how they are put together, and by which processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from yolo_lite.data.dataset import EvaluationSet, Item, TrainingSet
+from yolo_lite.structures import Batch, Targets
+
+
+def num_batches(num_images: int, batch_size: int) -> int:
+    """Batches of an epoch; the last may be smaller."""
+    return -(-num_images // batch_size)
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Lists of (epoch, index) for all epochs of a run, each epoch in an order of its own.
+
+    One iteration holds the whole run: workers go on with the next epoch while the last one is validated. The order of
+    an epoch is a pure function of (seed, epoch).
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, epochs: range) -> None:
+        self.num_images, self.batch_size, self.seed, self.epochs = num_images, batch_size, seed, epochs
+
+    def __len__(self) -> int:
+        return len(self.epochs) * num_batches(self.num_images, self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch in self.epochs:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
+            for start in range(0, self.num_images, self.batch_size):
+                yield [(epoch, int(index)) for index in order[start : start + self.batch_size]]
+
+
+def same_shape_batches(dataset: EvaluationSet, batch_size: int) -> list[list[int]]:
+    """Indices in batches whose pictures have one shape."""
+    by_shape: dict[tuple[int, int], list[int]] = {}
+    for index in range(len(dataset)):
+        by_shape.setdefault(dataset.shape(index), []).append(index)
+    groups = [by_shape[shape] for shape in sorted(by_shape)]
+    return [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
+
+
+def collate(items: list[Item]) -> Batch:
+    """Join samples of one shape; targets become cxcywh."""
+    xyxy = np.concatenate([item.xyxy for item in items])
+    centre, size = (xyxy[:, :2] + xyxy[:, 2:]) / 2, xyxy[:, 2:] - xyxy[:, :2]
+    image = np.repeat(np.arange(len(items)), [len(item.label) for item in items])
+    label = np.concatenate([item.label for item in items])
+    box = torch.from_numpy(np.concatenate((centre, size), axis=1)).float()
+    # Pictures lie as [B, H, W, 3] in memory: seen as [B, 3, H, W] they are channels-last without a copy.
+    images = torch.from_numpy(np.stack([item.image for item in items])).permute(0, 3, 1, 2)
+    return Batch(
+        images,
+        Targets(torch.from_numpy(image), torch.from_numpy(label), box),
+        torch.tensor([item.index for item in items]),
+        torch.tensor([item.original_size for item in items]),
+        torch.tensor([item.letterbox for item in items], dtype=torch.float64),
+    )
+
+
+def training_loader(
+    dataset: TrainingSet, batch_size: int, workers: int, epochs: range, pin_memory: bool
+) -> DataLoader[Batch]:
+    """All batches of all ``epochs``, to be iterated once."""
+    batches = EpochBatches(len(dataset), batch_size, dataset.seed, epochs)
+    return _loader(dataset, batches, workers, pin_memory)
+
+
+def evaluation_loader(dataset: EvaluationSet, batch_size: int, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    """Every picture once; the order depends on the pictures' shapes alone."""
+    # Decoded pictures only need their borders: that is quicker than sending them from another process.
+    workers = 0 if dataset.store.memory else workers
+    return _loader(dataset, same_shape_batches(dataset, batch_size), workers, pin_memory)
+
+
+def _loader(dataset, batches, workers: int, pin_memory: bool) -> DataLoader[Batch]:  # type: ignore[no-untyped-def]
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+    )
+
+
+def _start_worker(worker: int) -> None:
+    """One thread a worker: the processes are the parallelism."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,266 @@
+"""The embedded dataset: pictures of five plain shapes on cluttered ground, drawn from a seed on first use.
+
+Nothing is downloaded and nothing lies in the repository: the set is drawn into a cache folder in seconds,
+with a polygon per object, so that boxes and masks can both be learnt from it.
+
+Legend: H W picture height and width, K points of a polygon in pixels, canvas [H, W, 3] BGR 0..255 float32.
+"""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+FORMAT_VERSION = 1  # raise it when the drawing changes: sets in caches carry it in their names
+SPLITS = ("train", "val")  # the position is part of the seed
+SIDE_RATIOS = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.75))  # height and width, as parts of image_size
+EMPTY_SHARE = 0.08  # of the pictures hold no object
+MOST_OBJECTS = 6
+SMALLEST, LARGEST = 0.10, 0.55  # longest side of an object, as a part of the picture's mean side
+LEAST_VISIBLE = 0.6  # of an object's area, once all later objects are drawn over it
+PLACES_TRIED = 20
+COLOURS_TRIED = 30
+LEAST_CONTRAST = 100.0  # BGR distance between an object and nearly every pixel along its edge
+SUPERSAMPLING = 4
+
+
+class ShapesSpec(NamedTuple):
+    """Which set: numbers of pictures, the longest side in pixels (32 or more) and a seed (0 or more)."""
+
+    train: int
+    val: int
+    image_size: int
+    seed: int
+
+
+class Shape(NamedTuple):
+    class_index: int  # into SHAPE_CLASSES
+    polygon: np.ndarray  # [K, 2], the full outline even where a later object hides a part
+
+
+def radial_outline(radii: np.ndarray) -> np.ndarray:
+    """Closed outline [K, 2] with its points at even angles round the origin, at the given radii [K]."""
+    angles = 2 * np.pi * np.arange(len(radii)) / len(radii)
+    return np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)
+
+
+def heart_outline(num_points: int = 40) -> np.ndarray:
+    """Heart [K, 2] by the parametric curve of MathWorld, "Heart Curve"."""
+    t = 2 * np.pi * np.arange(num_points) / num_points
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([16 * np.sin(t) ** 3, -y], axis=1)
+
+
+OUTLINES = {
+    "circle": radial_outline(np.ones(32)),
+    "square": radial_outline(np.ones(4)),
+    "triangle": radial_outline(np.ones(3)),
+    "star": radial_outline(np.tile([1.0, 0.42], 5)),
+    "heart": heart_outline(),
+}
+SHAPE_CLASSES: tuple[str, ...] = tuple(OUTLINES)
+
+
+def turned(points: np.ndarray, angle: float) -> np.ndarray:
+    """Points [K, 2] rotated round the origin by an angle in radians."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return points @ np.array([[cos, sin], [-sin, cos]])
+
+
+def to_sixteenths(points: np.ndarray) -> np.ndarray:
+    """Points for cv2 with shift=4: whole 1/16 pixels, counted from the middle of the first pixel."""
+    return np.round((points - 0.5) * 16).astype(np.int32)
+
+
+def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
+    """Low-frequency noise [H, W], 0..1; with 2 cells a side it is a slope with a bend."""
+    values = rng.random((cells, cells), dtype=np.float32)
+    return np.clip(cv2.resize(values, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
+
+
+def blend(canvas: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Canvas with a colour ([3] or [H, W, 3]) laid over it, alpha [H, W] 0..1."""
+    return canvas + (np.float32(colour) - canvas) * np.float32(alpha)[..., None]
+
+
+def stroke_lines(rng: np.random.Generator) -> list[np.ndarray]:
+    """One piece of clutter as polylines [K, 2] in about -1..1: open and thin, so never one of the classes."""
+    kind = rng.choice(["line", "wave", "arc", "cross", "script"])
+    along = np.linspace(-1, 1, 24)
+    if kind == "line":
+        return [np.array([[-2.0, 0.0], [2.0, 0.0]])]
+    if kind == "wave":
+        return [np.stack([along, 0.25 * np.sin(along * rng.uniform(4, 9))], axis=1)]
+    if kind == "arc":
+        angles = along * rng.uniform(0.5, 1.6)
+        return [np.stack([np.cos(angles), np.sin(angles)], axis=1)]
+    if kind == "cross":
+        return [np.array([[-0.4, 0.0], [0.4, 0.0]]), np.array([[0.0, -0.4], [0.0, 0.4]])]
+    return [np.stack([along[i : i + 4], rng.uniform(-0.2, 0.2, 4)], axis=1) for i in range(0, 24, 5)]
+
+
+def scatter_strokes(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Canvas with thin lines, waves, arcs, crosses and writing-like marks at random places."""
+    height, width = canvas.shape[:2]
+    drawn = np.clip(canvas, 0, 255).astype(np.uint8)  # cv2 smooths edges of 8-bit pictures only
+    side = (height * width) ** 0.5
+    for _ in range(rng.integers(5, 16)):
+        turn, scale = rng.uniform(0, 2 * np.pi), side * rng.uniform(0.05, 0.3)
+        centre = rng.random(2) * (width, height)
+        lines = [to_sixteenths(turned(line, turn) * scale + centre) for line in stroke_lines(rng)]
+        colour, thickness = rng.uniform(0, 255, 3).tolist(), max(1, round(side * rng.uniform(0.004, 0.014)))
+        cv2.polylines(drawn, lines, False, colour, thickness, cv2.LINE_AA, shift=4)
+    return drawn.astype(np.float32)
+
+
+def draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A canvas with a wavy gradient, soft blotches, sometimes stripes, and strokes."""
+    colours = rng.uniform(20, 235, (3, 3))
+    # half way to grey and not too far apart: a ground of every colour would leave none to the objects
+    near, far, blotch = (colours + colours.mean(axis=1, keepdims=True)).astype(np.float32) / 2
+    far = near + 0.7 * (far - near)
+    mix = 0.6 * smooth_noise(rng, height, width, 2) + 0.4 * smooth_noise(rng, height, width, 6)
+    canvas = blend(np.broadcast_to(near, (height, width, 3)), far, mix)
+    blotches = np.clip(8 * (smooth_noise(rng, height, width, 5) - 0.6), 0, 1)
+    canvas = blend(canvas, blotch, blotches * rng.uniform(0.2, 0.6))
+    if rng.random() < 0.4:
+        stripes = np.sin(smooth_noise(rng, height, width, 2) * rng.uniform(40, 150))
+        canvas = canvas + np.float32(rng.uniform(5, 14)) * stripes[..., None]
+    return scatter_strokes(canvas, rng)
+
+
+def random_polygon(rng: np.random.Generator, outline: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The outline [K, 2] turned, a little squeezed, sized and put wholly inside the picture."""
+    squeezed = turned(outline, rng.uniform(0, np.pi)) * (1.0, rng.uniform(0.85, 1.0))
+    points = turned(squeezed, rng.uniform(0, 2 * np.pi))
+    size = (height * width) ** 0.5 * np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))
+    points = (points - points.min(axis=0)) * size / np.ptp(points, axis=0).max()
+    # drawn from a little more than 0..1 and clipped: about one object in seven touches the border
+    place = np.clip(rng.uniform(-0.04, 1.04, 2), 0, 1)
+    return points + place * ((width, height) - points.max(axis=0))
+
+
+def coverage(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The part of each pixel that lies inside a polygon [K, 2]: [H, W] float32, 0..1."""
+    fine = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
+    cv2.fillPoly(fine, [to_sixteenths(polygon * SUPERSAMPLING)], 255, shift=4)
+    return cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+
+def contrasting_colour(rng: np.random.Generator, ground: np.ndarray) -> np.ndarray:
+    """A random colour [3] well apart from nearly all of the given pixels [N, 3]."""
+    candidates = rng.uniform(10, 245, (COLOURS_TRIED, 3))
+    distances = np.linalg.norm(candidates[:, None] - ground[:: len(ground) // 100 + 1], axis=2)
+    contrast = np.quantile(distances, 0.05, axis=1)
+    # the first that is good enough, not the best of all: that would be black or white nearly every time
+    return candidates[np.argmax(contrast >= min(LEAST_CONTRAST, contrast.max()))]
+
+
+def cast_shadow(canvas: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Canvas with a soft shadow of alpha [H, W], moved by up to 2 % of the side."""
+    shift = np.hstack([np.eye(2), rng.uniform(-0.02, 0.02, (2, 1)) * max(alpha.shape)])
+    moved = cv2.warpAffine(alpha, shift, alpha.shape[::-1])
+    shadow = cv2.GaussianBlur(moved, (0, 0), 0.012 * max(alpha.shape))
+    return canvas * (1 - np.float32(rng.uniform(0.1, 0.4)) * shadow)[..., None]
+
+
+def fill_shape(canvas: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Canvas with a softly shaded object on alpha [H, W], of one colour that stands out along its edge."""
+    touched = (alpha > 0).astype(np.uint8)
+    edge = cv2.morphologyEx(touched, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)) > 0
+    colour = np.float32(contrasting_colour(rng, canvas[edge]))
+    shade = 0.75 + 0.35 * smooth_noise(rng, *alpha.shape, 2)
+    return blend(canvas, np.minimum(colour * shade[..., None], 255), alpha)
+
+
+def add_objects(canvas: np.ndarray, rng: np.random.Generator, count: int) -> tuple[np.ndarray, list[Shape]]:
+    """Canvas with up to count objects, fewer where no free place is found, and their outlines."""
+    shapes: list[Shape] = []
+    visible = np.zeros((0, *canvas.shape[:2]), bool)  # [N, H, W], what is still seen of every object so far
+    areas = np.zeros(0)  # [N], pixels of the whole objects
+    for class_index in rng.integers(len(SHAPE_CLASSES), size=count):
+        for _ in range(PLACES_TRIED):
+            polygon = random_polygon(rng, OUTLINES[SHAPE_CLASSES[class_index]], *canvas.shape[:2])
+            alpha = coverage(polygon, *canvas.shape[:2])
+            cover = alpha > 0.5
+            if ((visible & ~cover).sum(axis=(1, 2)) >= LEAST_VISIBLE * areas).all():
+                canvas = fill_shape(cast_shadow(canvas, alpha, rng), alpha, rng)
+                visible = np.concatenate([visible & ~cover, cover[None]])
+                areas = np.append(areas, cover.sum())
+                shapes.append(Shape(int(class_index), polygon))
+                break
+    return canvas, shapes
+
+
+def draw_picture(spec: ShapesSpec, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
+    """Picture [H, W, 3] uint8 BGR and its objects, whatever the numbers of pictures in the spec."""
+    rng = np.random.default_rng([spec.seed, SPLITS.index(split), index])
+    height, width = (round(ratio * spec.image_size) for ratio in rng.choice(SIDE_RATIOS))
+    count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MOST_OBJECTS + 1))
+    canvas, shapes = add_objects(draw_background(rng, height, width), rng, count)
+    # grain over everything: an object must not be told by being free of noise
+    grain = np.float32(rng.uniform(1, 7)) * rng.standard_normal(canvas.shape, dtype=np.float32)
+    return np.clip(canvas + grain, 0, 255).astype(np.uint8), shapes
+
+
+def label_row(shape: Shape, height: int, width: int) -> str:
+    """YOLO polygon row, `class x1 y1 x2 y2 ...`, normalised to 0..1 of the picture."""
+    points = np.clip(shape.polygon / (width, height), 0, 1)  # takes rounding only
+    return " ".join([str(shape.class_index), *(f"{value:.6f}" for value in points.ravel())])
+
+
+def write_picture(folder: Path, spec: ShapesSpec, split: str, index: int) -> None:
+    """Draw one picture into images/<split>, and labels/<split> unless it is empty."""
+    picture, shapes = draw_picture(spec, split, index)
+    (folder / "images" / split / f"{index:06d}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    if shapes:
+        rows = [label_row(shape, *picture.shape[:2]) for shape in shapes]
+        (folder / "labels" / split / f"{index:06d}.txt").write_text("\n".join(rows) + "\n", encoding="ascii")
+
+
+def write_set(folder: Path, spec: ShapesSpec) -> None:
+    """Draw every picture of both splits under a folder that is not there yet."""
+    for split in SPLITS:
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "labels" / split).mkdir(parents=True)
+    todo = [(split, index) for split in SPLITS for index in range(getattr(spec, split))]
+    for split, index in tqdm(todo, desc="drawing shapes", leave=False, delay=1.0):
+        write_picture(folder, spec, split, index)
+
+
+def cache_folder() -> Path:
+    """$YOLO_LITE_CACHE, else $XDG_CACHE_HOME/yolo_lite, else ~/.cache/yolo_lite."""
+    if chosen := os.environ.get("YOLO_LITE_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo_lite"
+
+
+def ensure_shapes(spec: ShapesSpec, cache: Path | None = None) -> Path:
+    """Return the folder of the set, drawing it first if it is not there yet.
+
+    A set appears under its name when it is whole: a kill leaves none, and two processes may start at once.
+
+    Raises ValueError for a picture side under 32 pixels, OSError where the cache cannot be written.
+    """
+    if spec.image_size < 32:
+        raise ValueError(f"shapes: image_size is {spec.image_size}, expected 32 or more")
+    cache = cache_folder() if cache is None else Path(cache)
+    folder = cache / f"shapes-v{FORMAT_VERSION}-{spec.train}-{spec.val}-{spec.image_size}-{spec.seed}"
+    if (folder / "images").is_dir():
+        return folder
+    temporary = cache / f".{folder.name}.{uuid.uuid4().hex}"
+    try:
+        write_set(temporary, spec)
+        os.replace(temporary, folder)
+    except OSError as error:
+        if not (folder / "images").is_dir():  # else another process was first: its set is the same
+            hint = "set YOLO_LITE_CACHE to a folder that can be written"
+            raise OSError(f"cannot draw the shapes set into {folder}: {error}; {hint}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder

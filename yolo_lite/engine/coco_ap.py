@@ -1,0 +1,118 @@
+"""COCO average precision by faster-coco-eval, and precision and recall at the best F1.
+
+D detections of a split, C classes, boxes in pixels of the original pictures.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+
+from yolo_lite.data.index import DatasetIndex
+
+
+class DetectionTable(NamedTuple):
+    """All detections of a split."""
+
+    image: np.ndarray  # [D] int64, position in the dataset
+    xyxy: np.ndarray  # [D, 4] float64
+    score: np.ndarray  # [D] float64
+    label: np.ndarray  # [D] int64
+
+
+class ClassScores(NamedTuple):
+    """Scores of one class, NaN where it has no objects."""
+
+    map50_95: float
+    map50: float
+    map75: float
+    precision: float
+    recall: float
+
+
+class Scores(NamedTuple):
+    """Scores of a split: the means over the classes that have objects, then class by class."""
+
+    overall: ClassScores
+    by_class: list[ClassScores]
+    confidence: float  # at which precision and recall stand: the best mean F1 at IoU 0.5
+
+
+def ground_truth(index: DatasetIndex) -> COCO:
+    """The objects of a split in COCO's form; image ids and category ids are positions, counted from 0."""
+    images = [
+        {"id": position, "height": int(height), "width": int(width)}
+        for position, (height, width) in enumerate(index.size)
+    ]
+    annotations = []
+    for position in range(len(index)):
+        for label, (left, top, right, bottom) in zip(*index.objects(position), strict=True):
+            box = [float(left), float(top), float(right - left), float(bottom - top)]
+            annotations.append({"image_id": position, "category_id": int(label), "bbox": box})
+    for number, annotation in enumerate(annotations, 1):  # an id of 0 would read as "not matched"
+        annotation.update(id=number, area=annotation["bbox"][2] * annotation["bbox"][3], iscrowd=0)
+    categories = [{"id": label, "name": name} for label, name in enumerate(index.names)]
+    return COCO({"images": images, "annotations": annotations, "categories": categories})
+
+
+def score_detections(truth: COCO, table: DetectionTable) -> Scores:
+    """COCO's AP (101 recall points, 100 detections an image and class, all areas) of a table against a split.
+
+    ``image`` and ``label`` of the table are the ids of ``truth``.
+    """
+    evaluation = _run_coco(truth, table)
+    # precision [T, R, C, areas, max detections], -1 where a class has no objects: all areas, 100 detections
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
+    is_true = _true_positives(evaluation, len(table.score))
+    labels = np.array(evaluation.params.catIds)
+    objects = np.array([sum(not a["iscrowd"] for a in truth.loadAnns(truth.getAnnIds(catIds=[c]))) for c in labels])
+    best, confidence = _best_f1(table, is_true, labels, objects)
+    rows = np.stack((_mean(ap, 0), ap[0], ap[5], *best), axis=1)  # [C, 5]
+    return Scores(ClassScores(*_mean(rows, 0).tolist()), [ClassScores(*row) for row in rows.tolist()], confidence)
+
+
+def _run_coco(truth: COCO, table: DetectionTable) -> COCOeval_faster:
+    size = table.xyxy[:, 2:] - table.xyxy[:, :2]
+    rows = np.column_stack((table.image, table.xyxy[:, :2], size, table.score, table.label)).astype(np.float64)
+    evaluation = COCOeval_faster(truth, truth.loadRes(rows), "bbox", print_function=lambda *_: None)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation
+
+
+def _true_positives(evaluation: COCOeval_faster, num_detections: int) -> np.ndarray:
+    """Which detections ``[D]`` were matched at IoU 0.5; detection ids count from 1."""
+    is_true = np.zeros(num_detections, dtype=bool)
+    matched = [int(pair.split("_")[0]) - 1 for pair, iou in evaluation.eval["matched"].items() if iou >= 0.5]
+    is_true[matched] = True
+    return is_true
+
+
+def _best_f1(
+    table: DetectionTable, is_true: np.ndarray, labels: np.ndarray, objects: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Precision and recall ``[2, C]`` at the confidence (in steps of 0.001) with the best mean F1 over classes."""
+    confidences = np.linspace(0.001, 1, 1000)
+    precision, recall = np.zeros((2, len(labels), len(confidences)))
+    for row, label in enumerate(labels):
+        own = table.label == label
+        order = np.argsort(table.score[own])  # ascending: those from a place on are the ones above a confidence
+        scores, hits = table.score[own][order], is_true[own][order]
+        place = np.searchsorted(scores, confidences)
+        above = len(scores) - place
+        hits_above = np.concatenate((hits[::-1].cumsum()[::-1], [0]))[place]
+        precision[row] = hits_above / np.maximum(above, 1)
+        recall[row] = hits_above / max(objects[row], 1)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    present = objects > 0
+    best = int(_mean(f1[present], 0).argmax()) if present.any() else 0
+    return np.where(present, np.stack((precision[:, best], recall[:, best])), np.nan), float(confidences[best])
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean over the entries that are not NaN; NaN where there is none."""
+    counted = (~np.isnan(values)).sum(axis=axis)
+    return np.where(counted > 0, np.nansum(values, axis=axis) / np.maximum(counted, 1), np.nan)

@@ -1,0 +1,173 @@
+"""The one evaluation: training, val.py and the benchmarks all call ``evaluate``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from faster_coco_eval import COCO
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from yolo_lite.config.schema import Hyp
+from yolo_lite.data.dataset import EvaluationSet
+from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.letterbox import Letterbox, to_original
+from yolo_lite.data.loader import evaluation_loader
+from yolo_lite.data.store import ImageStore
+from yolo_lite.engine.coco_ap import DetectionTable, Scores, ground_truth, score_detections
+from yolo_lite.engine.device import Compute, to_device
+from yolo_lite.engine.families import ModelFamily
+from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.report.table import ClassRow, class_table
+from yolo_lite.structures import Batch, Detections
+
+
+class Split(NamedTuple):
+    """A split made ready for evaluation."""
+
+    index: DatasetIndex
+    loader: DataLoader[Batch]
+    truth: COCO
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found."""
+
+    scores: Scores
+    losses: dict[str, float]  # box_loss, obj_loss, cls_loss: means over pictures
+    unmatched_targets: float  # share of the objects that no anchor matched
+    detections: DetectionTable
+    seconds: dict[str, float]  # load, model, loss, nms, ap
+
+    @property
+    def fitness(self) -> float:
+        """What best.pt and early stopping go by: 0.1 mAP50 + 0.9 mAP50-95; 0 where nothing can be said."""
+        return float(np.nan_to_num(0.1 * self.scores.overall.map50 + 0.9 * self.scores.overall.map50_95))
+
+    def metrics(self) -> dict[str, float]:
+        """The figures of a row of results.csv."""
+        overall = self.scores.overall
+        return {
+            "metrics/precision": overall.precision,
+            "metrics/recall": overall.recall,
+            "metrics/mAP50": overall.map50,
+            "metrics/mAP50-95": overall.map50_95,
+            "metrics/unmatched_targets": self.unmatched_targets,
+        }
+
+
+def prepare_split(
+    index: DatasetIndex, size: int, stride: int, batch_size: int, cache: str, workers: int, pin_memory: bool
+) -> Split:
+    """Loader and ground truth of a split; ``size`` is the longest side of the network input."""
+    dataset = EvaluationSet(index, ImageStore(index, size, cache, workers > 0), stride)
+    return Split(index, evaluation_loader(dataset, batch_size, workers, pin_memory), ground_truth(index))
+
+
+@torch.inference_mode()
+def evaluate(
+    family: ModelFamily, model: nn.Module, split: Split, hyp: Hyp, compute: Compute, options: DetectOptions
+) -> Evaluation:
+    """Detect on every picture of a split and score it.
+
+    ``model`` stays as it is: a copy made for inference is evaluated. No result depends on the batch size, on the
+    number of workers or on the clock, save that losses are means of batches.
+    """
+    seconds = dict.fromkeys(("load", "model", "loss", "nms", "ap"), 0.0)
+    network = family.for_inference(model)
+    tables: list[DetectionTable] = []
+    losses, unmatched = torch.zeros(3, device=compute.device), torch.zeros((), device=compute.device)
+    progress = tqdm(split.loader, desc="validating", leave=False, delay=1)
+    for loaded in _timed_loads(progress, seconds):
+        batch = to_device(loaded, compute)
+        with _clock(seconds, "model", compute):
+            raw = family.forward(network, batch, compute)
+        with _clock(seconds, "loss", compute):
+            parts, missed = family.validation_losses(network, raw, batch, hyp)
+            losses += torch.stack(parts) * len(batch.index)
+            unmatched += missed
+        with _clock(seconds, "nms", compute):
+            found = family.detections(network, raw, batch, options)
+            tables += [_table_row(detections, loaded, row) for row, detections in enumerate(found)]
+    table = DetectionTable(*(np.concatenate(columns) for columns in zip(*tables, strict=True)))
+    with _clock(seconds, "ap", compute):
+        scores = score_detections(split.truth, table)
+    means = (losses / len(split.index)).tolist()
+    named = dict(zip(("box_loss", "obj_loss", "cls_loss"), means, strict=True))
+    return Evaluation(scores, named, unmatched.item() / max(len(split.index.label), 1), table, seconds)
+
+
+def _table_row(detections: Detections, batch: Batch, row: int) -> DetectionTable:
+    """Detections of one picture in pixels of its file, clipped to it."""
+    height, width = batch.original_size[row].tolist()
+    box = to_original(detections.box.cpu().double().numpy(), Letterbox(*batch.letterbox[row].tolist()))
+    box = box.clip(0, (width, height, width, height))
+    image = np.full(len(box), int(batch.index[row]))
+    return DetectionTable(image, box, detections.score.cpu().double().numpy(), detections.label.cpu().numpy())
+
+
+@contextmanager
+def _clock(seconds: dict[str, float], stage: str, compute: Compute) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize(compute.device)
+    seconds[stage] += time.perf_counter() - start
+
+
+def _timed_loads(batches: Any, seconds: dict[str, float]) -> Iterator[Batch]:
+    start = time.perf_counter()
+    for batch in batches:
+        seconds["load"] += time.perf_counter() - start
+        yield batch
+        start = time.perf_counter()
+
+
+def format_table(evaluation: Evaluation, index: DatasetIndex) -> str:
+    """The per-class table for the terminal."""
+    images = _images_by_class(index)
+    objects = np.bincount(index.label, minlength=len(index.names))
+    rows = [
+        ClassRow(name, int(images[c]), int(objects[c]), s.precision, s.recall, s.map50, s.map50_95)
+        for c, (name, s) in enumerate(zip(index.names, evaluation.scores.by_class, strict=True))
+    ]
+    s = evaluation.scores.overall
+    return class_table(rows, ClassRow("all", len(index), len(index.label), s.precision, s.recall, s.map50, s.map50_95))
+
+
+def _images_by_class(index: DatasetIndex) -> np.ndarray:
+    """Pictures ``[C]`` that hold each class."""
+    owner = np.repeat(np.arange(len(index)), np.diff(index.first))
+    pairs = np.unique(np.stack((owner, index.label)), axis=1)
+    return np.bincount(pairs[1], minlength=len(index.names))
+
+
+def report(evaluation: Evaluation, index: DatasetIndex) -> dict[str, Any]:
+    """Plain data for metrics.json; a class without objects has null."""
+
+    def plain(value: float) -> float | None:
+        return None if np.isnan(value) else value
+
+    objects = np.bincount(index.label, minlength=len(index.names))
+    per_class = {
+        name: {"objects": int(objects[c]), **{key: plain(value) for key, value in scores._asdict().items()}}
+        for c, (name, scores) in enumerate(zip(index.names, evaluation.scores.by_class, strict=True))
+    }
+    milliseconds = {stage: 1000 * value / len(index) for stage, value in evaluation.seconds.items()}
+    return {
+        **{key: plain(value) for key, value in evaluation.scores.overall._asdict().items()},
+        "confidence": evaluation.scores.confidence,
+        "per_class": per_class,
+        "images": len(index),
+        "objects": len(index.label),
+        "unmatched_targets": evaluation.unmatched_targets,
+        "losses": evaluation.losses,
+        "ms_per_image": milliseconds["model"] + milliseconds["nms"],
+        "ms_per_image_by_stage": milliseconds,
+    }

@@ -1,0 +1,132 @@
+"""Parameter groups, learning rate schedule, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from yolo_lite.config.schema import Hyp
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Named groups: ``weights`` decay, ``norms`` and ``biases`` do not."""
+    groups: dict[str, list[nn.Parameter]] = {"weights": [], "norms": [], "biases": []}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            kind = "biases" if name == "bias" else "norms" if isinstance(module, NORMS) else "weights"
+            groups[kind].append(parameter)
+    decay = {"weights": weight_decay, "norms": 0.0, "biases": 0.0}
+    return [{"name": kind, "params": params, "weight_decay": decay[kind]} for kind, params in groups.items()]
+
+
+def make_optimizer(model: nn.Module, hyp: Hyp) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or AdamW with ``momentum`` as beta1."""
+    groups = parameter_groups(model, hyp.weight_decay)
+    if hyp.optimizer == "AdamW":
+        return torch.optim.AdamW(groups, lr=hyp.lr0, betas=(hyp.momentum, 0.999), weight_decay=0.0)
+    return torch.optim.SGD(groups, lr=hyp.lr0, momentum=hyp.momentum, nesterov=hyp.momentum > 0)
+
+
+class Plan(NamedTuple):
+    """How many optimizer steps a run has."""
+
+    batches_per_epoch: int
+    batches_per_step: int  # accumulated; the last step of an epoch may hold fewer
+    epochs: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.batches_per_epoch // self.batches_per_step)
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    def warmup_steps(self, hyp: Hyp) -> int:
+        """``warmup_epochs``, but at most a quarter of the run."""
+        return min(round(hyp.warmup_epochs * self.steps_per_epoch), self.steps // 4)
+
+
+def accumulated_batches(hyp: Hyp, batch_size: int) -> int:
+    """Batches whose gradients are averaged into one optimizer step."""
+    return max(round(hyp.nominal_batch / batch_size), 1)
+
+
+class Rates(NamedTuple):
+    """What the schedule sets before a step."""
+
+    lr: float  # of weights and norms
+    bias_lr: float
+    momentum: float
+
+
+def rates(step: int, plan: Plan, hyp: Hyp) -> Rates:
+    """Learning rates and momentum of a step, a pure function of its number.
+
+    Linear or cosine from ``lr0`` to ``lr0 * lrf`` over the run. While warming up, weights come linearly from 0, biases
+    from ``warmup_bias_lr`` and momentum from ``warmup_momentum``.
+    """
+    done = step / max(plan.steps - 1, 1)
+    fall = (1 + math.cos(math.pi * done)) / 2 if hyp.cos_lr else 1 - done
+    lr = hyp.lr0 * (hyp.lrf + (1 - hyp.lrf) * fall)
+    warmup = plan.warmup_steps(hyp)
+    if step >= warmup:
+        return Rates(lr, lr, hyp.momentum)
+    part = step / warmup
+    bias_lr = hyp.warmup_bias_lr + part * (lr - hyp.warmup_bias_lr)
+    return Rates(lr * part, bias_lr, hyp.warmup_momentum + part * (hyp.momentum - hyp.warmup_momentum))
+
+
+def set_rates(optimizer: torch.optim.Optimizer, now: Rates) -> None:
+    """Write the schedule into the groups, found by name."""
+    for group in optimizer.param_groups:
+        group["lr"] = now.bias_lr if group["name"] == "biases" else now.lr
+        if "momentum" in group:
+            group["momentum"] = now.momentum
+        else:
+            group["betas"] = (now.momentum, group["betas"][1])
+
+
+def average_decay(updates: int, ema_decay: float) -> float:
+    """Decay of the moving average after so many updates: (1 + n) / (10 + n), at most ``ema_decay``.
+
+    The ramp (TensorFlow's ExponentialMovingAverage) averages over about the last tenth of what a short run has seen.
+    """
+    return min(ema_decay, (1 + updates) / (10 + updates))
+
+
+class MovingAverage:
+    """The exponential moving average of parameters and buffers, by torch's ``AveragedModel``."""
+
+    def __init__(self, model: nn.Module, ema_decay: float) -> None:
+        self.ema_decay = ema_decay
+        self.updates = 0
+        self.averaged = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
+        self.averaged.eval().requires_grad_(False)
+
+    @property
+    def model(self) -> nn.Module:
+        return self.averaged.module
+
+    def update(self, model: nn.Module) -> None:
+        self.averaged.update_parameters(model)
+        self.updates += 1
+
+    def load(self, state: dict[str, Tensor], updates: int) -> None:
+        """Go on from a checkpoint."""
+        self.model.load_state_dict(state)
+        self.updates = updates
+        self.averaged.n_averaged.fill_(updates)
+
+    def _average(self, averaged: list[Tensor], current: list[Tensor], _: Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            decay = average_decay(self.updates, self.ema_decay)
+            torch._foreach_lerp_(averaged, current, 1 - decay)
+        else:  # counters, such as num_batches_tracked
+            torch._foreach_copy_(averaged, current)

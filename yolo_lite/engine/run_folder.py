@@ -1,0 +1,40 @@
+"""Where a run writes: ``runs/train/exp``, ``exp2``, ``exp3``, ..."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from yolo_lite.config.errors import ConfigError
+
+
+def make_run_folder(project: str, name: str, exist_ok: bool) -> Path:
+    """Make a folder that no other run has; with ``exist_ok`` an existing one is used again.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+    """
+    for number in itertools.count(1):
+        folder = Path(project) / (name if number == 1 else f"{name}{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=exist_ok)
+        except FileExistsError:
+            if exist_ok or not folder.exists():
+                raise ConfigError(f"--project {project} --name {name}: {folder} is in the way, not a folder") from None
+            continue
+        except OSError as error:
+            raise ConfigError(f"--project {project}: {folder} cannot be made: {error.strerror}") from error
+        return folder
+    raise AssertionError("unreachable")
+
+
+def latest_checkpoint(project: str) -> Path:
+    """The last.pt below ``project`` that was written most recently.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = list(Path(project).glob("*/weights/last.pt"))
+    if not found:
+        raise ConfigError(f"--resume: no */weights/last.pt below {project}")
+    return max(found, key=lambda path: path.stat().st_mtime)

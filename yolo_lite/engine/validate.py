@@ -1,0 +1,76 @@
+"""Validation of a checkpoint: what val.py does."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.config.load import load_dataset_config
+from yolo_lite.config.schema import DatasetConfig, RunConfig
+from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.engine import sheets
+from yolo_lite.engine.checkpoint import config_of, load_checkpoint
+from yolo_lite.engine.device import choose_compute, place
+from yolo_lite.engine.evaluate import Evaluation, evaluate, format_table, prepare_split, report
+from yolo_lite.engine.families import FAMILIES
+from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.report.pictures import write_picture
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The evaluation of a checkpoint on a split."""
+
+    index: DatasetIndex
+    evaluation: Evaluation
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return report(self.evaluation, self.index)
+
+    @property
+    def table(self) -> str:
+        return format_table(self.evaluation, self.index)
+
+    def write_picture(self, path: Path) -> None:
+        write_picture(path, sheets.prediction_sheet(self.index, self.evaluation.detections))
+
+
+def validate_checkpoint(flags: argparse.Namespace) -> Validation:
+    """Evaluate the averaged weights of a checkpoint with the flags of val.py."""
+    content = load_checkpoint(flags.weights)
+    config = config_of(content, flags.weights)
+    compute = choose_compute(flags.device, config.hyp.precision, config.hyp.channels_last)
+    data, data_file = _dataset(config, flags)
+    index = index_split(data, data_file, flags.split)
+    for line in index.problems[:3]:
+        print(f"left out: {line}")
+    family = FAMILIES["yolo"]
+    model = family.build(config.model)
+    model.load_state_dict(content["ema"])
+    model, stride = place(model, compute), family.stride(model)
+    size = -(-(flags.imgsz or config.train.imgsz) // stride) * stride
+    batch_size = flags.batch_size or config.train.batch_size
+    pin_memory = compute.device.type == "cuda"
+    split = prepare_split(index, size, stride, batch_size, "off", flags.workers, pin_memory)
+    options = DetectOptions(flags.conf, flags.iou, flags.max_det)
+    print(f"{compute}; {len(index)} images at {size} px")
+    with torch.inference_mode():
+        return Validation(index, evaluate(family, model, split, config.hyp, compute, options))
+
+
+def _dataset(config: RunConfig, flags: argparse.Namespace) -> tuple[DatasetConfig, str]:
+    if not flags.data:
+        return config.data, config.data_file
+    data = load_dataset_config(flags.data)
+    if data.names != config.data.names:
+        raise DataError(
+            f"{flags.data}: names differ from those {flags.weights} was trained with: "
+            f"expected {list(config.data.names)}, found {list(data.names)}"
+        )
+    return data, flags.data

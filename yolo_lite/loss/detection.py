@@ -1,0 +1,115 @@
+"""The loss of a detector: box, objectness and class.
+
+B images, N slots, C classes, P matched pairs, L levels.
+
+Normalisation in one sentence: box and class losses are means over the positives of each level, summed over levels,
+and objectness is a mean over the slots of each level, all taken over the whole optimizer step, however many batches
+or processes it is split into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from yolo_lite.config.schema import Hyp
+from yolo_lite.loss.classification import binary_loss, one_hot
+from yolo_lite.ops.boxes import aligned_ciou
+from yolo_lite.ops.grid import Grid, decode
+from yolo_lite.structures import LossParts, Matches, Targets
+
+# Fine levels hold most of the slots and nearly all of them are background: they count more. P3-P5 and longer pyramids.
+OBJ_BALANCE = {3: (4.0, 1.0, 0.4)}
+OBJ_BALANCE_LONG = (4.0, 1.0, 0.25, 0.06, 0.02)
+
+
+class Gains(NamedTuple):
+    """Weights of the three losses, scaled to model and image size."""
+
+    box: float
+    obj: float
+    cls: float
+
+
+class StepTotals(NamedTuple):
+    """What the losses of one optimizer step are divided by."""
+
+    images: int
+    positives: Tensor  # [L] float32, matched pairs of each level
+
+
+def loss_gains(hyp: Hyp, num_levels: int, num_classes: int, height: int, width: int) -> Gains:
+    """Gains for 3 levels, 80 classes and 640 x 640 pixels are those of hyp.yaml; others are scaled in proportion."""
+    per_level = 3 / num_levels
+    return Gains(
+        box=hyp.box * per_level,
+        obj=hyp.obj * per_level * (height * width) / 640**2,
+        cls=hyp.cls * per_level * num_classes / 80,
+    )
+
+
+def objectness_balance(num_levels: int) -> tuple[float, ...]:
+    """Weight of each level in the objectness loss."""
+    return OBJ_BALANCE.get(num_levels, OBJ_BALANCE_LONG[:num_levels])
+
+
+def step_totals(matches: Iterable[Matches], grids: Iterable[Grid], num_images: int) -> StepTotals:
+    """Count over all batches of an optimizer step."""
+    counts = [
+        torch.zeros(len(grid.levels), device=match.slot.device).index_add_(
+            0, grid.level[match.slot], torch.ones_like(match.slot, dtype=torch.float32)
+        )
+        for match, grid in zip(matches, grids, strict=True)
+    ]
+    return StepTotals(num_images, torch.stack(counts).sum(dim=0))
+
+
+def compute_loss(
+    raw: Tensor, targets: Targets, matches: Matches, grid: Grid, hyp: Hyp, totals: StepTotals | None = None
+) -> LossParts:
+    """Box loss by CIoU, objectness against the detached IoU, classes against one-hot; BCE, or focal for fl_gamma > 0.
+
+    Only the matched rows and the objectness column are read, both in float32.
+
+    Args:
+        raw: logits ``[B, N, 5+C]``, any float type.
+        matches: from ``build_targets`` on the same targets and grid.
+        totals: counts of the whole optimizer step, where ``raw`` is only a part of it.
+
+    Returns:
+        Finite float32 scalars that carry a gradient, also without any match.
+    """
+    totals = totals or step_totals([matches], [grid], raw.shape[0])
+    num_classes = raw.shape[2] - 5
+    height, width = (grid.levels[0].stride * cells for cells in grid.levels[0][1:3])
+    gains = loss_gains(hyp, len(grid.levels), num_classes, height, width)
+    matched = raw[matches.image, matches.slot].float()  # [P, 5+C]
+    share = 1 / totals.positives[grid.level[matches.slot]]  # [P], of the level's mean
+
+    box = decode(matched[:, :4], grid.corner[matches.slot], grid.stride[matches.slot], grid.anchor[matches.slot])
+    ciou, iou = aligned_ciou(box, targets.box[matches.target])
+    box_loss = ((1 - ciou) * share).sum()
+
+    obj_target = torch.zeros(raw.shape[:2], device=raw.device)  # [B, N]
+    obj_target[matches.image, matches.slot] = iou.detach()
+    obj_error = binary_loss(raw[..., 4].float(), obj_target, hyp.obj_pw, hyp.fl_gamma)
+    obj_loss = (obj_error * _slot_weight(grid)).sum() / totals.images
+
+    if num_classes > 1:
+        cls_target = one_hot(targets.label[matches.target], num_classes, hyp.label_smoothing)
+        cls_error = binary_loss(matched[:, 5:], cls_target, hyp.cls_pw, hyp.fl_gamma).mean(dim=1)
+        cls_loss = (cls_error * share).sum()
+    else:  # a single class has nothing to tell apart: objectness is the score
+        cls_loss = matched[:, 5:].sum() * 0
+    return LossParts(box_loss * gains.box, obj_loss * gains.obj, cls_loss * gains.cls)
+
+
+def _slot_weight(grid: Grid) -> Tensor:
+    """Weight of each slot ``[N]``: the level's balance over its number of slots, so that sums are level means."""
+    balance = objectness_balance(len(grid.levels))
+    num_anchors = grid.anchors.shape[1]
+    weights = [value / (level.height * level.width * num_anchors) for value, level in zip(balance, grid.levels, strict=True)]
+    return grid.corner.new_tensor(weights)[grid.level]

@@ -1,0 +1,82 @@
+"""Which slot learns which target: anchor shape first, then the target's cell and its two nearest neighbours.
+
+M targets, L levels, A anchors a level, N slots, P matched pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from yolo_lite.ops.boxes import aligned_iou
+from yolo_lite.ops.grid import Grid
+from yolo_lite.structures import Matches, Targets
+
+# The centre cell, the nearest neighbour in x, the nearest neighbour in y.
+_CELLS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
+
+
+def build_targets(targets: Targets, grid: Grid, anchor_t: float) -> Matches:
+    """Match targets to slots by the rule of YOLOv5.
+
+    A target matches an anchor when neither its width nor its height differs from the anchor's by a factor of
+    ``anchor_t`` or more. It then takes the cell that holds its centre and the nearest neighbour cell in x and in y
+    that lies in the picture; exactly in the middle of a cell there is no nearest neighbour. Where several targets
+    claim one slot, the one with the larger IoU with the slot's anchor box, put at the centre of its cell, gets it,
+    and of equals the one that comes first in ``targets``. So every slot learns at most one target, once.
+
+    Args:
+        targets: boxes cxcywh in pixels of the network input; M may be 0.
+        grid: the slots of that input.
+        anchor_t: largest ratio of widths or heights, above 1.
+    """
+    pair_target, pair_level, pair_anchor = _matching_shapes(targets.box, grid.anchors, anchor_t)
+    slot, valid = _candidate_slots(targets.box[pair_target], pair_level, pair_anchor, grid)  # [pairs, 3]
+    target = pair_target[:, None].expand_as(slot)[valid]
+    return _one_target_a_slot(targets, target, slot[valid], grid)
+
+
+def _matching_shapes(box: Tensor, anchors: Tensor, anchor_t: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices (target, level, anchor) of the pairs whose sides differ by less than ``anchor_t``."""
+    size = box[:, None, None, 2:]  # [M, 1, 1, 2]
+    fits = (size < anchors * anchor_t) & (anchors < size * anchor_t)  # no division: a zero side fits nothing
+    target, level, anchor = fits.all(dim=-1).nonzero(as_tuple=True)
+    return target, level, anchor
+
+
+def _candidate_slots(box: Tensor, level: Tensor, anchor: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Slots ``[pairs, 3]`` of centre cell, x neighbour, y neighbour, and which of them exist."""
+    table = torch.tensor(grid.levels, device=box.device)[level]  # [pairs, 4] stride, height, width, first slot
+    stride, limit, first_slot = table[:, :1], table[:, [2, 1]], table[:, 3:]
+    centre = box[:, :2] / stride  # in cells
+    # A centre on the far edge of the picture belongs to the last cell.
+    cell = centre.floor().long().clamp(min=0).minimum(limit - 1)  # [pairs, 2]
+    side = (centre - cell - 0.5).sign()  # -1 towards the cell before, +1 towards the cell after
+    step = side[:, None] * side.new_tensor(_CELLS)  # [pairs, 3, 2]
+    cells = cell[:, None] + step.long()
+    inside = ((cells >= 0) & (cells < limit[:, None])).all(dim=-1)
+    moved = step.abs().sum(dim=-1) > 0
+    moved[:, 0] = True  # the centre cell always counts
+    num_anchors = grid.anchors.shape[1]
+    slot = first_slot + (cells[..., 1] * table[:, 2:3] + cells[..., 0]) * num_anchors + anchor[:, None]
+    return slot, inside & moved
+
+
+def _one_target_a_slot(targets: Targets, target: Tensor, slot: Tensor, grid: Grid) -> Matches:
+    """Drop all but the best claim to each (image, slot)."""
+    fit = _iou_with_anchor(targets.box[target], slot, grid)
+    place = targets.image[target] * grid.num_slots + slot
+    # Three stable sorts, least important key first: by target, by falling fit, by place.
+    order = target.argsort(stable=True)
+    order = order[fit[order].argsort(descending=True, stable=True)]
+    order = order[place[order].argsort(stable=True)]
+    place = place[order]
+    first = torch.ones_like(place, dtype=torch.bool)
+    first[1:] = place[1:] != place[:-1]
+    kept = order[first]
+    return Matches(targets.image[target[kept]], slot[kept], target[kept])
+
+
+def _iou_with_anchor(box: Tensor, slot: Tensor, grid: Grid) -> Tensor:
+    centre = grid.corner[slot] + grid.stride[slot] / 2
+    return aligned_iou(torch.cat((centre, grid.anchor[slot]), dim=1), box)

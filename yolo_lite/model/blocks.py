@@ -1,0 +1,197 @@
+"""The blocks that a model YAML may name, and the dict that names them.
+
+A block is built as ``Block(in_channels, *args)``: B images, C channels, H x W cells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Activation = Callable[[], nn.Module]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "SiLU": nn.SiLU,
+    "ReLU": nn.ReLU,
+    "LeakyReLU": nn.LeakyReLU,
+    "Hardswish": nn.Hardswish,
+    "Mish": nn.Mish,
+    "GELU": nn.GELU,
+    "Identity": nn.Identity,
+}
+
+
+def parse_activation(text: str) -> Activation:
+    """``"nn.LeakyReLU(0.1)"`` to a function that makes that module; numbers are the only arguments it may have.
+
+    Raises:
+        ValueError: the text is no ``Name`` or ``Name(number)`` of ``ACTIVATIONS``.
+    """
+    match = re.fullmatch(r"(?:nn\.)?(\w+)(?:\(([-+.\deE]*)\))?", text.replace(" ", ""))
+    if not match or match[1] not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, found {text!r}")
+    name, argument = match.groups()
+    arguments = [float(argument)] if argument else []
+    in_place = {"inplace": True} if name in {"SiLU", "ReLU", "LeakyReLU", "Hardswish", "Mish"} else {}
+    return lambda: ACTIVATIONS[name](*arguments, **in_place)
+
+
+class Conv(nn.Module):
+    """Convolution without bias, batch normalisation, activation; padded so that stride 1 keeps the size."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        padding: int | None = None,
+        groups: int = 1,
+        activation: Activation = nn.SiLU,
+    ) -> None:
+        super().__init__()
+        padding = kernel // 2 if padding is None else padding
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.03)
+        self.activation = activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(self.conv(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1 then 3x3 convolution, added to the input where the widths allow it."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        shortcut: bool = True,
+        expansion: float = 0.5,
+        activation: Activation = nn.SiLU,
+    ) -> None:
+        super().__init__()
+        hidden = int(out_channels * expansion)
+        self.reduce = Conv(in_channels, hidden, activation=activation)
+        self.expand = Conv(hidden, out_channels, 3, activation=activation)
+        self.shortcut = shortcut and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.expand(self.reduce(x))
+        return x + out if self.shortcut else out
+
+
+class C3(nn.Module):
+    """Cross-stage partial block (arXiv:1911.11929) with three convolutions: a deep and a plain branch, merged."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int = 1,
+        shortcut: bool = True,
+        expansion: float = 0.5,
+        activation: Activation = nn.SiLU,
+    ) -> None:
+        super().__init__()
+        hidden = int(out_channels * expansion)
+        self.deep = Conv(in_channels, hidden, activation=activation)
+        self.plain = Conv(in_channels, hidden, activation=activation)
+        self.bottlenecks = nn.Sequential(
+            *(Bottleneck(hidden, hidden, shortcut, 1.0, activation) for _ in range(repeats))
+        )
+        self.merge = Conv(2 * hidden, out_channels, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.merge(torch.cat((self.bottlenecks(self.deep(x)), self.plain(x)), dim=1))
+
+
+class SPP(nn.Module):
+    """Spatial pyramid pooling (arXiv:1406.4729): max pools of several sizes side by side."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernels: list[int] | tuple[int, ...] = (5, 9, 13),
+        activation: Activation = nn.SiLU,
+    ) -> None:
+        super().__init__()
+        hidden = in_channels // 2
+        self.reduce = Conv(in_channels, hidden, activation=activation)
+        self.pools = nn.ModuleList(nn.MaxPool2d(kernel, stride=1, padding=kernel // 2) for kernel in kernels)
+        self.merge = Conv(hidden * (len(kernels) + 1), out_channels, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.reduce(x)
+        return self.merge(torch.cat((x, *(pool(x) for pool in self.pools)), dim=1))
+
+
+class SPPF(nn.Module):
+    """SPP with kernels k, 2k-1, 3k-2, from three chained pools of one kernel."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int = 5, activation: Activation = nn.SiLU
+    ) -> None:
+        super().__init__()
+        hidden = in_channels // 2
+        self.reduce = Conv(in_channels, hidden, activation=activation)
+        self.pool = nn.MaxPool2d(kernel, stride=1, padding=kernel // 2)
+        self.merge = Conv(hidden * 4, out_channels, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pyramid = [self.reduce(x)]
+        for _ in range(3):
+            pyramid.append(self.pool(pyramid[-1]))
+        return self.merge(torch.cat(pyramid, dim=1))
+
+
+class Concat(nn.Module):
+    """Joins feature maps of one size along their channels."""
+
+    def __init__(self, dimension: int = 1) -> None:
+        super().__init__()
+        if dimension != 1:
+            raise ValueError(f"Concat joins channels (1), found {dimension}")
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        return torch.cat(maps, dim=1)
+
+
+class Detect(nn.Module):
+    """One biased 1x1 convolution a level, flattened to the slot axis.
+
+    Raw output ``[B, N, 5+C]``: four box logits, objectness logit, C class logits.
+    """
+
+    def __init__(self, in_channels: list[int], num_classes: int, num_anchors: int) -> None:
+        super().__init__()
+        self.num_outputs = 5 + num_classes
+        self.heads = nn.ModuleList(nn.Conv2d(width, num_anchors * self.num_outputs, 1) for width in in_channels)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        levels = [head(x) for head, x in zip(self.heads, maps, strict=True)]  # [B, A*(5+C), H, W] each
+        # In channels-last memory the permutation undoes itself: the reshape is a view.
+        slots = [level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, self.num_outputs) for level in levels]
+        return torch.cat(slots, dim=1)
+
+
+# Blocks whose first argument is their width: scaled by width_multiple and given the channels that come in.
+WIDE_BLOCKS: dict[str, type[nn.Module]] = {
+    "Conv": Conv,
+    "Bottleneck": Bottleneck,
+    "C3": C3,
+    "SPP": SPP,
+    "SPPF": SPPF,
+}
+
+BLOCKS: dict[str, type[nn.Module]] = {
+    **WIDE_BLOCKS,
+    "Concat": Concat,
+    "Upsample": nn.Upsample,
+    "MaxPool2d": nn.MaxPool2d,
+    "Detect": Detect,
+}

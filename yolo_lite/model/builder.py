@@ -1,0 +1,117 @@
+"""From the rows of a model YAML to modules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.schema import ModelConfig, Row
+from yolo_lite.model.blocks import BLOCKS, WIDE_BLOCKS, Activation, Detect, parse_activation
+
+
+class Layer(NamedTuple):
+    """What one row became."""
+
+    row: Row
+    sources: tuple[int, ...]  # absolute indices of the layers it reads; -1 is the picture
+    module: nn.Module
+    out_channels: int
+
+
+def build_layers(config: ModelConfig) -> list[Layer]:
+    """Build every row; Detect comes last.
+
+    Raises:
+        ConfigError: a row points nowhere or its arguments do not fit; the message holds the row.
+    """
+    layers: list[Layer] = []
+    activation = parse_activation(config.activation)
+    for index, row in enumerate((*config.backbone, *config.head)):
+        try:
+            layers.append(_build_layer(row, layers, config, activation))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"{row_name(config, index)}: {error}") from error
+    return layers
+
+
+def row_name(config: ModelConfig, index: int) -> str:
+    """``"head row 3 (layer 13) [-1, 3, C3, [512, False]]"`` for messages."""
+    in_backbone = index < len(config.backbone)
+    part, number = ("backbone", index) if in_backbone else ("head", index - len(config.backbone))
+    return f"{part} row {number} (layer {index}) {(*config.backbone, *config.head)[index]}"
+
+
+def scaled_width(width: int, config: ModelConfig) -> int:
+    """Channels of a block: ``width * width_multiple``, rounded up to ``channel_multiple``."""
+    return math.ceil(width * config.width_multiple / config.channel_multiple) * config.channel_multiple
+
+
+def scaled_repeats(repeats: int, config: ModelConfig) -> int:
+    """Depth of a block: ``repeats * depth_multiple``, at least 1; a single block stays single."""
+    return max(round(repeats * config.depth_multiple), 1) if repeats > 1 else repeats
+
+
+def anchor_sizes(config: ModelConfig, strides: list[int]) -> Tensor:
+    """Anchor widths and heights in pixels, ``[L, A, 2]``.
+
+    A count instead of sizes gives squares from 2 strides upwards, spread over two octaves: 2, 3.2, 5 strides for 3.
+    """
+    if isinstance(config.anchors, int):
+        factors = [2.0 * 4.0 ** (index / config.anchors) for index in range(config.anchors)]
+        return torch.tensor([[[stride * factor] * 2 for factor in factors] for stride in strides])
+    return torch.tensor(config.anchors).reshape(len(config.anchors), -1, 2)
+
+
+def _num_anchors(config: ModelConfig) -> int:
+    return config.anchors if isinstance(config.anchors, int) else len(config.anchors[0]) // 2
+
+
+def _build_layer(row: Row, layers: list[Layer], config: ModelConfig, activation: Activation) -> Layer:
+    sources = _sources(row, len(layers))
+    widths = [config.ch if source < 0 else layers[source].out_channels for source in sources]
+    if row.module not in ("Concat", "Detect") and len(widths) > 1:
+        raise ValueError(f"{row.module} reads one layer, found {len(widths)}")
+    if row.module == "Detect":
+        return Layer(row, sources, _build_detect(row, widths, config), 0)
+    if row.module in WIDE_BLOCKS:
+        return Layer(row, sources, *_build_wide(row, widths[0], config, activation))
+    module = BLOCKS[row.module](*(None if arg == "None" else arg for arg in row.args))
+    repeated = nn.Sequential(*(module for _ in range(row.repeats))) if row.repeats > 1 else module
+    return Layer(row, sources, repeated, sum(widths))
+
+
+def _sources(row: Row, index: int) -> tuple[int, ...]:
+    sources = tuple(index + source if source < 0 else source for source in row.source)
+    for given, source in zip(row.source, sources, strict=True):
+        if not (0 <= source < index or (index == 0 and source == -1)):
+            raise ValueError(f"'from' {given} points to layer {source}, expected one of 0..{index - 1}")
+    return sources
+
+
+def _build_wide(row: Row, in_channels: int, config: ModelConfig, activation: Activation) -> tuple[nn.Module, int]:
+    if not row.args or not isinstance(row.args[0], int):
+        raise ValueError(f"the first argument of {row.module} is its number of channels, found {list(row.args)}")
+    out_channels, arguments = scaled_width(row.args[0], config), list(row.args[1:])
+    repeats = scaled_repeats(row.repeats, config)
+
+    def make(channels: int, *inner: Any) -> nn.Module:
+        return WIDE_BLOCKS[row.module](channels, out_channels, *inner, *arguments, activation=activation)
+
+    if row.module == "C3":  # its bottlenecks are repeated, not the block
+        return make(in_channels, repeats), out_channels
+    if repeats == 1:
+        return make(in_channels), out_channels
+    return nn.Sequential(make(in_channels), *(make(out_channels) for _ in range(repeats - 1))), out_channels
+
+
+def _build_detect(row: Row, widths: list[int], config: ModelConfig) -> Detect:
+    # YOLOv5 files write [nc, anchors]: the words stand for the keys at the top of the file.
+    if row.args and (row.args[0] not in ("nc", config.nc) or row.args[1:] not in ((), ("anchors",))):
+        raise ValueError(f"Detect takes [nc, anchors], the words that stand for the file's keys, found {list(row.args)}")
+    if not isinstance(config.anchors, int) and len(config.anchors) != len(widths):
+        raise ValueError(f"Detect reads {len(widths)} levels but anchors are given for {len(config.anchors)}")
+    return Detect(widths, config.nc, _num_anchors(config))

@@ -1,0 +1,78 @@
+"""The slots of a detector, and the only decode.
+
+A slot is one anchor in one cell of one level; slots are ordered (level, cell row by row, anchor). In
+channels-last memory the head's convolutions already write that order, so flattening a level copies nothing.
+L levels, A anchors a level, N slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Level(NamedTuple):
+    """One feature map of the pyramid."""
+
+    stride: int  # pixels of the network input a cell
+    height: int  # cells
+    width: int  # cells
+    first_slot: int
+
+
+class Grid(NamedTuple):
+    """Where every slot lies in the network input."""
+
+    levels: tuple[Level, ...]
+    anchors: Tensor  # [L, A, 2] width and height in pixels
+    level: Tensor  # [N] int64, index of the slot's level
+    corner: Tensor  # [N, 2] float32, left and top of the slot's cell in pixels
+    stride: Tensor  # [N, 1] float32, pixels
+    anchor: Tensor  # [N, 2] float32, width and height in pixels
+
+    @property
+    def num_slots(self) -> int:
+        return self.corner.shape[0]
+
+
+def make_grid(anchors: Tensor, strides: Sequence[int], height: int, width: int) -> Grid:
+    """The slots for a network input of ``height`` x ``width`` pixels, multiples of the largest stride.
+
+    Args:
+        anchors: ``[L, A, 2]`` in pixels; the grid lies on its device.
+        strides: L strides in pixels.
+    """
+    num_levels, num_anchors, _ = anchors.shape
+    device = anchors.device
+    levels, level, corner, stride, anchor = [], [], [], [], []
+    first_slot = 0
+    for index in range(num_levels):
+        pixels = strides[index]
+        rows, columns = height // pixels, width // pixels
+        num_slots = rows * columns * num_anchors
+        y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
+        cells = torch.stack((x, y), dim=-1).reshape(-1, 1, 2) * pixels  # [cells, 1, 2]
+        levels.append(Level(pixels, rows, columns, first_slot))
+        level.append(torch.full((num_slots,), index, device=device))
+        corner.append(cells.expand(-1, num_anchors, -1).reshape(-1, 2).float())
+        stride.append(torch.full((num_slots, 1), float(pixels), device=device))
+        anchor.append(anchors[index].float().repeat(rows * columns, 1))
+        first_slot += num_slots
+    return Grid(tuple(levels), anchors.float(), *(torch.cat(rows) for rows in (level, corner, stride, anchor)))
+
+
+def decode(raw: Tensor, corner: Tensor, stride: Tensor, anchor: Tensor) -> Tensor:
+    """Boxes from raw outputs: centre 2 sigmoid(t) - 0.5 cells from the corner, size (2 sigmoid(t))^2 anchors.
+
+    Args:
+        raw: ``[..., 4]`` logits t.
+        corner, stride, anchor: rows of a ``Grid`` that broadcast against ``raw``.
+
+    Returns:
+        ``[..., 4]`` cxcywh in pixels; the centre reaches half a cell beyond its cell, the size up to 4 anchors.
+    """
+    reach = 2 * raw.sigmoid()
+    return torch.cat((corner + (reach[..., :2] - 0.5) * stride, reach[..., 2:].square() * anchor), dim=-1)

@@ -1,0 +1,56 @@
+"""From scored boxes to detections."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+from yolo_lite.ops.boxes import cxcywh_to_xyxy
+from yolo_lite.ops.grid import Grid, decode
+from yolo_lite.structures import Detections
+
+
+class DetectOptions(NamedTuple):
+    """How detections are chosen."""
+
+    confidence: float = 0.001  # scores must lie above it
+    iou: float = 0.6  # a box that overlaps a better one of its class by more is dropped
+    max_detections: int = 300  # for one image
+    max_candidates: int = 3000  # best scores of one image that enter NMS
+
+
+def select_detections(raw: Tensor, grid: Grid, options: DetectOptions) -> list[Detections]:
+    """Multi-label detections of a batch from raw outputs ``[B, N, 5+C]``; boxes xyxy in pixels of the input.
+
+    The score of a class is sigmoid(obj) * sigmoid(cls). No step looks at the clock, so the result depends on
+    nothing but the input.
+    """
+    return [_detections_of_image(image, grid, options) for image in raw]
+
+
+def _detections_of_image(raw: Tensor, grid: Grid, options: DetectOptions) -> Detections:
+    # A score is at most its objectness: most slots go before anything is computed for their classes.
+    slot = (raw[:, 4].float().sigmoid() > options.confidence).nonzero().squeeze(1)  # [S]
+    rows = raw[slot].float()
+    score = rows[:, 4:5].sigmoid() * rows[:, 5:].sigmoid()  # [S, C]
+    candidate = (score > options.confidence).flatten().nonzero().squeeze(1)
+    # A stable sort: equal scores keep the order of the slots, on every device.
+    best, order = score.flatten()[candidate].sort(descending=True, stable=True)
+    best, candidate = best[: options.max_candidates], candidate[order[: options.max_candidates]]
+    row, label = candidate // score.shape[1], candidate % score.shape[1]
+    kept = slot[row]
+    box = cxcywh_to_xyxy(decode(rows[row, :4], grid.corner[kept], grid.stride[kept], grid.anchor[kept]))
+    chosen = class_nms(box, best, label, options.iou)[: options.max_detections]
+    return Detections(box[chosen], best[chosen], label[chosen])
+
+
+def class_nms(box: Tensor, score: Tensor, label: Tensor, iou: float) -> Tensor:
+    """Greedy NMS inside each class; indices ``[K]`` of the kept boxes ``[*, 4]`` xyxy, best score first."""
+    if box.numel() == 0:
+        return torch.zeros(0, dtype=torch.int64, device=box.device)
+    # Every class gets a region of its own; float64 keeps the boxes exact however many classes there are.
+    span = (box.max() - box.min()).double() + 1
+    return nms(box.double() + label[:, None] * span, score.double(), iou)

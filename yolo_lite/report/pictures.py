@@ -1,0 +1,223 @@
+"""Boxes drawn on pictures, and pictures put together on sheets.
+
+Every picture is uint8 [H, W, 3] in RGB order; boxes are xyxy in pixels, [K, 4]. Private functions that begin
+with _draw or _put write into the `canvas` they are given; all others leave their arguments as they are.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+Colour = tuple[int, int, int]  # RGB, each 0..255
+Rectangle = tuple[int, int, int, int]  # left, top, right, bottom; the last two lie outside
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+BLACK, WHITE, GREY, DARK = (0, 0, 0), (255, 255, 255), (128, 128, 128), (32, 32, 32)
+GOLDEN_ANGLE = 137.50776  # degrees: any run of consecutive multiples spreads evenly over the colour circle
+SMALL_SIDE = 320  # pixels: tags on a smaller picture cannot be read
+UNICODE = int(cv2.__version__.split(".")[0]) >= 5  # older versions print question marks outside ASCII
+CROWD = 25  # boxes: with more of them, class names would hide the picture
+
+
+def class_colour(label: int) -> Colour:
+    """A bright RGB colour for a class index; neighbouring indices lie 137 degrees of hue apart."""
+    hue = (label * GOLDEN_ANGLE / 360 + 0.02) % 1
+    # hues come back after a while, in another strength
+    saturation, value = ((0.80, 1.0), (1.0, 0.80), (0.50, 1.0))[label // 8 % 3]
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
+    return red, green, blue
+
+
+def draw_boxes(
+    image: np.ndarray,
+    xyxy: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    names: Sequence[str],
+    scores: Sequence[float] | np.ndarray | None = None,
+) -> np.ndarray:
+    """A copy of the picture with a coloured box and a tag ("RBC 0.87") for each of K objects.
+
+    labels [K] index `names`; scores [K] lie in 0..1. Give the best detection first: it is drawn on top. Parts
+    of boxes outside the picture are drawn at its border, boxes with a NaN are left out. With more than 25
+    boxes the lines are thinner and the tags show the score alone.
+    """
+    canvas = np.ascontiguousarray(image).copy()
+    edges, visible = _pixel_boxes(xyxy, image.shape)
+    colours = [class_colour(int(label)) for label in labels]
+    crowded = len(edges) > CROWD
+    thickness = max(1, round(max(image.shape[:2]) / (600 if crowded else 320)))
+    for i in reversed(visible):
+        cv2.rectangle(canvas, edges[i][:2], edges[i][2:], colours[i], thickness)
+
+    scale = max(0.4, max(image.shape[:2]) / 1250) * (0.8 if crowded else 1.0)
+    taken: list[Rectangle] = []
+    for i in visible:
+        score = None if scores is None else float(scores[i])
+        text = _tag_text(int(labels[i]), names, score, crowded)
+        if text:
+            taken.append(_draw_tag(canvas, text, edges[i], colours[i], scale, taken))
+    return canvas
+
+
+def _pixel_boxes(xyxy: np.ndarray, shape: tuple[int, ...]) -> tuple[list[list[int]], list[int]]:
+    """Boxes rounded to whole pixels inside the picture, and which of them hold no NaN."""
+    boxes = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4)  # [K, 4]
+    visible = np.flatnonzero(~np.isnan(boxes).any(axis=1)).tolist()
+    height, width = shape[:2]
+    last_pixel = np.array([width, height, width, height]) - 1
+    # the right edge of a box of the full width is `width`, and its last pixel is `width - 1`: hence the clip
+    return np.clip(np.nan_to_num(boxes), 0, last_pixel).round().astype(int).tolist(), visible
+
+
+def _tag_text(label: int, names: Sequence[str], score: float | None, crowded: bool) -> str:
+    """What the tag of a box says; empty for no tag."""
+    number = "" if score is None else f"{score:.2f}"
+    if crowded:
+        return number
+    name = names[label] if UNICODE or names[label].isascii() else f"class {label}"
+    return f"{name} {number}".rstrip()
+
+
+def _draw_tag(
+    canvas: np.ndarray,
+    text: str,
+    box: Sequence[int],
+    colour: Colour,
+    scale: float,
+    taken: Sequence[Rectangle],
+) -> Rectangle:
+    """Draws a filled tag at a corner of its box, into `canvas`, and returns the place that it takes."""
+    height, width = canvas.shape[:2]
+    scale = _scale_to_fit(text, scale, width - 4, height - 4)
+    text_width, ascent, descent = _text_size(text, scale)
+    size = (text_width + 4, ascent + descent + 2)
+    places = _tag_places(box, size, (width, height))
+    place = min(places, key=lambda one: sum(_overlap(one, other) for other in taken))
+    left, top, right, bottom = place
+    canvas[top:bottom, left:right] = colour
+    _put_text(canvas, text, (left + 2, top + 1 + ascent), scale, _ink_on(colour))
+    return place
+
+
+def _tag_places(box: Sequence[int], size: tuple[int, int], limits: tuple[int, int]) -> list[Rectangle]:
+    """Places for a tag of size (width, height) around a box, the favoured first, moved inside the picture."""
+    left, top, right, bottom = box
+    tag_width, tag_height = size
+    corners = [
+        (left, top - tag_height),  # standing on the box
+        (left, top),  # inside it
+        (left, bottom + 1),  # hanging below it
+        (right + 1 - tag_width, top - tag_height),
+        (right + 1 - tag_width, bottom + 1),
+        (right + 1 - tag_width, bottom + 1 - tag_height),
+    ]
+    if top < tag_height:
+        corners = corners[1:]  # moved down, it would float across the top edge
+    places = []
+    for x, y in corners:
+        x, y = max(0, min(x, limits[0] - tag_width)), max(0, min(y, limits[1] - tag_height))
+        places.append((x, y, min(x + tag_width, limits[0]), min(y + tag_height, limits[1])))
+    return places
+
+
+def _overlap(one: Rectangle, other: Rectangle) -> int:
+    """The area shared by two rectangles, in pixels."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0, width) * max(0, height)
+
+
+def _ink_on(colour: Colour) -> Colour:
+    """Black or white, whichever has the higher WCAG 2 contrast ratio on the colour."""
+    linear = [
+        (part / 255 / 12.92) if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in colour
+    ]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return BLACK if (luminance + 0.05) ** 2 > 1.05 * 0.05 else WHITE
+
+
+def _text_size(text: str, scale: float) -> tuple[int, int, int]:
+    """Width of a line, its height above and below the baseline; heights are the same for every text."""
+    (width, _), _ = cv2.getTextSize(text, FONT, scale, _stroke(scale))
+    (_, ascent), descent = cv2.getTextSize("Hg", FONT, scale, _stroke(scale))
+    return width, ascent, descent
+
+
+def _stroke(scale: float) -> int:
+    return max(1, round(scale * 1.4))
+
+
+def _scale_to_fit(text: str, scale: float, width: int, height: int) -> float:
+    """The font scale, lowered where the text would not fit into width x height pixels."""
+    text_width, ascent, descent = _text_size(text, scale)
+    return scale * max(0.05, min(1.0, width / max(1, text_width), height / (ascent + descent)))
+
+
+def _put_text(canvas: np.ndarray, text: str, origin: tuple[int, int], scale: float, colour: Colour) -> None:
+    """Writes one line into `canvas`; origin is the left end of its baseline, x y."""
+    cv2.putText(canvas, text, origin, FONT, scale, colour, _stroke(scale), cv2.LINE_AA)
+
+
+def enlarge(image: np.ndarray, xyxy: np.ndarray, longest: int = 480) -> tuple[np.ndarray, np.ndarray]:
+    """The picture and its boxes, scaled up to `longest` pixels if its longest side is under 320."""
+    height, width = image.shape[:2]
+    boxes = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4)
+    if max(height, width) >= SMALL_SIDE:
+        return image, boxes
+    ratio = longest / max(height, width)
+    size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+    larger = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    return larger, boxes * (np.array([*size, *size]) / np.array([width, height, width, height]))
+
+
+def titled(image: np.ndarray, title: str) -> np.ndarray:
+    """The picture below a dark strip with a caption; its width stays."""
+    height, width = image.shape[:2]
+    strip = np.full((max(18, max(height, width) // 20), width, 3), DARK, dtype=np.uint8)
+    scale = _scale_to_fit(title, len(strip) / 40, width - 8, len(strip))
+    _, ascent, _ = _text_size(title, scale)
+    _put_text(strip, title, (4, (len(strip) + ascent) // 2), scale, WHITE)
+    return np.concatenate([strip, image])
+
+
+def side_by_side(
+    left: np.ndarray, right: np.ndarray, titles: tuple[str, str] = ("labels", "predictions")
+) -> np.ndarray:
+    """Two pictures next to each other, each below its title."""
+    return contact_sheet([titled(left, titles[0]), titled(right, titles[1])], columns=2)
+
+
+def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Pictures in rows of `columns`, each centred in a cell of the largest height and width, on grey.
+
+    A gap of 1% of a cell (2 pixels or more) lies between cells, none at the border.
+    """
+    if not images or columns < 1:
+        raise ValueError(
+            f"a contact sheet needs 1 or more pictures and columns, got {len(images)} and {columns}"
+        )
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    gap = max(2, max(height, width) // 100)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), GREY, dtype=np.uint8)
+    for i, image in enumerate(images):
+        top = i // columns * (height + gap) + (height - image.shape[0]) // 2
+        left = i % columns * (width + gap) + (width - image.shape[1]) // 2
+        sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return sheet
+
+
+def write_picture(path: str | os.PathLike[str], image_rgb: np.ndarray) -> None:
+    """Writes an RGB picture in the format of the path's ending. Raises OSError, with the path, on failure."""
+    try:
+        written = cv2.imwrite(os.fspath(path), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+    except cv2.error as error:  # an ending that OpenCV does not know
+        raise OSError(f"{path}: the picture could not be written: {error.err}") from error
+    if not written:
+        raise OSError(f"{path}: the picture could not be written; is the folder there, and space?")
