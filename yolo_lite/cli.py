@@ -65,12 +65,11 @@ def val_parser() -> argparse.ArgumentParser:
 def run_train(arguments: argparse.Namespace) -> None:
     """Train from flags, or go on with a run."""
     from yolo_lite.engine.checkpoint import config_of, load_checkpoint
-    from yolo_lite.engine.run_folder import latest_checkpoint, make_run_folder
-    from yolo_lite.engine.train import train
+    from yolo_lite.engine.run_folder import latest_checkpoint
+    from yolo_lite.engine.train import Resume, train
 
     if arguments.resume is None:
-        config = run_config(arguments)
-        train(config, make_run_folder(config.train.project, config.train.name, config.train.exist_ok))
+        train(run_config(arguments))
         return
     path = Path(arguments.resume) if arguments.resume else latest_checkpoint(arguments.project)
     content = load_checkpoint(path)
@@ -79,7 +78,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     config = config_of(content, path)
     if content["epoch"] >= config.train.epochs:
         raise ConfigError(f"--resume {path}: this run is finished, {content['epoch']} of {config.train.epochs} epochs")
-    train(config, path.resolve().parent.parent, content)
+    train(config, Resume(path.resolve().parent.parent, content))
 
 
 def run_config(arguments: argparse.Namespace) -> RunConfig:
@@ -114,7 +113,8 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
         "imgsz": _first_given(arguments.imgsz, suggested.imgsz, 640),
         "workers": _first_given(arguments.workers, default_workers()),
     }
-    options = validate(TrainOptions, Document("train.py: --", flags, {}))
+    words = {key: f"--{key.replace('_', '-')}" for key in flags}
+    options = validate(TrainOptions, Document("train.py", flags, {}, words))
     model = model.model_copy(update={"nc": len(data.names)})
     return RunConfig(train=options, hyp=hyp, model=model, data=data, data_file=str(Path(data_file).resolve()))
 
@@ -194,3 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"usage: yolo-lite {{{','.join(commands)}}} ...  (yolo-lite train --help)", file=sys.stderr)
         return 0 if words[:1] in (["-h"], ["--help"]) else 2
     return commands[words[0]](words[1:])
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.schema import RETIRED_HYP_KEYS, DatasetConfig, Hyp, ModelConfig, RunConfig, Section
-from yolo_lite.config.yaml_file import Document, parse_scalar, read_yaml
+from yolo_lite.config.yaml_file import Document, KeyPath, parse_scalar, read_yaml
 
 S = TypeVar("S", bound=Section)
 
@@ -59,12 +59,16 @@ def _override_problem(text: str) -> str | None:
 def override(document: Document, overrides: Sequence[str], prefix: str) -> Document:
     """A document with the ``key=value`` texts that carry ``prefix`` laid over it."""
     changes: dict[str, Any] = {}
+    flags: dict[str, str] = {}
     for text in overrides:
         key, _, value = text.partition("=")
         if (prefix and key.startswith(prefix)) or (not prefix and "." not in key):
-            changes[key.removeprefix(prefix)] = parse_scalar(value)
-    lines = {path: line for path, line in document.lines.items() if not (path and path[0] in changes)}
-    return Document(document.source, {**document.data, **changes}, lines)
+            name, flags[key.removeprefix(prefix)] = key.removeprefix(prefix), f"--set {text}"
+            try:
+                changes[name] = parse_scalar(value)
+            except ConfigError as error:
+                raise ConfigError(f"--set {text}: {error}") from error
+    return document._replace(data={**document.data, **changes}, flags=flags)
 
 
 def validate(section: type[S], document: Document) -> S:
@@ -76,26 +80,63 @@ def validate(section: type[S], document: Document) -> S:
     try:
         return section.model_validate(document.data)
     except ValidationError as error:
-        problems = [_describe(section, document, detail) for detail in error.errors()]
-        raise ConfigError("\n".join(problems)) from None
+        details = sorted(error.errors(), key=lambda detail: _line(document, _location(detail)) or 0)
+        raise ConfigError("\n".join(_describe(section, document, detail) for detail in details)) from None
+
+
+# pydantic's words for what was expected, in ours.
+EXPECTED = {
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "model_type": "keys and values",
+    "literal_error": "{expected}",
+}
 
 
 def _describe(section: type[Section], document: Document, detail: ErrorDetails) -> str:
-    # pydantic adds the name of the union's branch to the location: what is no key of the file is left out.
-    location = [part for part in detail["loc"] if not str(part).startswith(("tuple[", "function-"))]
-    line = document.lines.get(tuple(location))
-    where = f"{document.source}:{line}" if line else document.source
-    key = ".".join(str(part) for part in location)
+    location = _location(detail)
+    line = _line(document, location)
+    where, key = (f"{document.source}:{line}" if line else document.source), _key(location)
+    if location and (flag := document.flags.get(str(location[0]))):
+        where, key = flag, _key(location) if len(location) > 1 else ""
     if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key!r}{_advice(section, document, location)}"
+        return f"{where}: unknown key {key!r}{_advice(section, location)}"
     if detail["type"] == "missing":
         return f"{where}: the key {key!r} is missing"
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] in EXPECTED:
+        message = "expected " + EXPECTED[detail["type"]].format(**detail.get("ctx", {}))
     found = "" if detail["type"] == "value_error" else f", found {detail['input']!r}"
     return f"{where}: {f'{key}: ' if key else ''}{message[0].lower()}{message[1:]}{found}"
 
 
-def _advice(section: type[Section], document: Document, location: Sequence[str | int]) -> str:
+def _location(detail: ErrorDetails) -> KeyPath:
+    # pydantic adds the name of the union's branch to the location: what is no key of the file is left out.
+    return tuple(part for part in detail["loc"] if not str(part).startswith(("tuple[", "function-")))
+
+
+def _line(document: Document, location: KeyPath) -> int | None:
+    """Line of a key, or of the nearest key around it; None where a flag gave it."""
+    around = (location[:length] for length in range(len(location), 0, -1))
+    given = not location or str(location[0]) in document.flags
+    return None if given else next((document.lines[path] for path in around if path in document.lines), None)
+
+
+def _key(location: KeyPath) -> str:
+    """``"backbone row 3"`` or ``"generate.train"``."""
+    parts = [str(part) for part in location]
+    return " row ".join(parts) if parts[:1] in (["backbone"], ["head"]) else ".".join(parts)
+
+
+def _advice(section: type[Section], location: KeyPath) -> str:
     word, owner = str(location[-1]), section
     for part in location[:-1]:
         annotation = owner.model_fields[str(part)].annotation

@@ -6,9 +6,19 @@ Nothing is written back into them; numbers derived from them come from named fun
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from yolo_lite.config.errors import nearest
 
@@ -20,12 +30,13 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Section(BaseModel):
     """Common rules of every part of the configuration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
 
 
 # ---------------------------------------------------------------------------------------------------- model YAML
@@ -46,6 +57,10 @@ class Row(Section):
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_int(value) or isinstance(value, float)
 
 
 def parse_row(row: Any) -> Row:
@@ -80,9 +95,23 @@ def parse_anchors(value: Any) -> Any:
     if len({len(level) for level in levels}) != 1 or len(levels[0]) % 2:
         raise ValueError(f"every level needs the same, even count of numbers, found {[len(x) for x in levels]}")
     for level in levels:
-        if not all(isinstance(size, (int, float)) and not isinstance(size, bool) and size > 0 for size in level):
+        if not all(_is_number(size) and 0 < size < math.inf for size in level):
             raise ValueError(f"anchor sizes must be positive numbers in pixels, found {list(level)!r}")
     return tuple(tuple(float(size) for size in level) for level in levels)
+
+
+def parse_activation(text: str) -> tuple[str, tuple[float, ...]]:
+    """``"nn.LeakyReLU(0.1)"`` to its name and its arguments; nothing is evaluated."""
+    match = re.fullmatch(r"(?:nn\.)?(\w+)(?:\(([^()]*)\))?", text.replace(" ", ""))
+    if not match or match[1] not in ACTIVATION_NAMES:
+        name = match[1] if match else text
+        raise ValueError(f"unknown activation {text!r}{nearest(name, ACTIVATION_NAMES)}")
+    name, slope = match[1], match[2]
+    if not slope:
+        return name, ()
+    if name != "LeakyReLU" or not re.fullmatch(r"\d*\.?\d+(?:[eE][-+]?\d+)?", slope):
+        raise ValueError(f"expected {name + '(0.1)' if name == 'LeakyReLU' else name}, found {text!r}")
+    return name, (float(slope),)
 
 
 Rows = Annotated[
@@ -100,6 +129,7 @@ class ModelConfig(Section):
     width_multiple: Positive = 1.0
     channel_multiple: Count = 8  # widths are rounded up to a multiple of this
     ch: Count = 3
+    inplace: bool = True  # accepted because YOLOv5 files may carry it; without effect
     activation: str = "SiLU()"
     anchors: Anchors
     backbone: Rows
@@ -108,17 +138,18 @@ class ModelConfig(Section):
     @field_validator("activation")
     @classmethod
     def _known_activation(cls, value: str) -> str:
-        name = value.split("(")[0].removeprefix("nn.")
-        if name not in ACTIVATION_NAMES:
-            raise ValueError(f"unknown activation {value!r}{nearest(name, ACTIVATION_NAMES)}")
+        parse_activation(value)
         return value
 
-    @field_validator("head")
+    @field_validator("backbone", "head")
     @classmethod
-    def _detect_comes_last(cls, head: tuple[Row, ...]) -> tuple[Row, ...]:
-        if not head or head[-1].module != "Detect":
-            raise ValueError("the last row of the head must be a Detect row")
-        return head
+    def _detect_comes_last(cls, rows: tuple[Row, ...], info: ValidationInfo) -> tuple[Row, ...]:
+        detects = [number for number, row in enumerate(rows) if row.module == "Detect"]
+        expected = [len(rows) - 1] if info.field_name == "head" else []
+        if detects != expected:
+            found = f"found it in {info.field_name} rows {detects}" if detects else "found none"
+            raise ValueError(f"expected one Detect row, the last row of the head, {found}")
+        return rows
 
 
 # -------------------------------------------------------------------------------------------------------- hyp.yaml
@@ -128,14 +159,14 @@ class Hyp(Section):
     """Hyperparameters: losses, optimizer and schedule, augmentation, run-time choices."""
 
     # optimizer and schedule
-    optimizer: Literal["SGD", "AdamW"] = "SGD"
-    lr0: Positive = 0.01
+    optimizer: Literal["SGD", "AdamW"] = "AdamW"
+    lr0: Positive = 0.0015
     lrf: Fraction = 0.01  # last learning rate, as a fraction of lr0
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.937  # beta1 of AdamW
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # beta1 of AdamW
     weight_decay: NotNegative = 0.0005
     warmup_epochs: NotNegative = 3.0
     warmup_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
-    warmup_bias_lr: NotNegative = 0.1
+    warmup_bias_lr: NotNegative = 0.0
     cos_lr: bool = False
     nominal_batch: Count = 16  # gradients of several batches are averaged up to about this many images a step
     clip_norm: NotNegative = 10.0  # 0 is off
@@ -191,7 +222,7 @@ class Generate(Section):
     train: Count
     val: Count
     image_size: Annotated[int, Field(ge=32)]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class SuggestedFlags(Section):
@@ -204,19 +235,27 @@ class SuggestedFlags(Section):
 
 def _names_to_tuple(names: Any) -> Any:
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if set(names) != set(range(len(names))):
             raise ValueError(f"expected the keys 0..{len(names) - 1}, found {list(names)[:10]}")
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, (list, tuple)) or not names:
         raise ValueError(f"expected a list of class names or a mapping 0..n-1 to names, found {names!r}")
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"expected each name once, found more of {', '.join(twice)}")
     return tuple(str(name) if _is_int(name) else name for name in names)
 
 
-def _to_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+def _sources_to_tuple(value: Any) -> Any:
+    if value is None:  # "test:" with nothing behind it
+        return ()
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, (list, tuple)) or not all(isinstance(path, str) for path in paths):
+        raise ValueError(f"expected a path or a list of paths, found {value!r}")
+    return tuple(paths)
 
 
-Sources = Annotated[tuple[str, ...], BeforeValidator(_to_tuple)]
+Sources = Annotated[tuple[str, ...], BeforeValidator(_sources_to_tuple)]
 
 
 class DatasetConfig(Section):
@@ -233,13 +272,16 @@ class DatasetConfig(Section):
     generate: Generate | None = None
     suggested: SuggestedFlags = SuggestedFlags()
 
+    @field_validator("nc")
+    @classmethod
+    def _counts_the_names(cls, nc: int | None, info: ValidationInfo) -> int | None:
+        names = info.data.get("names")
+        if nc is not None and names is not None and nc != len(names):
+            raise ValueError(f"expected {len(names)}, the number of names, found {nc}; the key may be left out")
+        return nc
+
     @model_validator(mode="after")
-    def _agree(self) -> DatasetConfig:
-        if self.nc is not None and self.nc != len(self.names):
-            raise ValueError(f"nc is {self.nc} but names holds {len(self.names)} classes")
-        if len(set(self.names)) != len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise ValueError(f"names are not unique: {', '.join(twice)}")
+    def _has_a_split(self) -> DatasetConfig:
         if not self.generate and not (self.train or self.val or self.test):
             raise ValueError("expected at least one of train, val, test")
         return self
@@ -260,7 +302,7 @@ class TrainOptions(Section):
     imgsz: Annotated[int, Field(ge=32)]
     device: str = ""
     workers: Annotated[int, Field(ge=0)] = 2
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     project: str = "runs/train"
     name: str = "exp"
     exist_ok: bool = False

@@ -1,4 +1,6 @@
-"""The one YAML reader: safe types only, ``1e-2`` is a float, duplicate keys are errors, line numbers are kept."""
+"""The one YAML reader: safe types only, ``1e-2`` is a float, ``off`` is text, duplicate keys are errors, line numbers
+are kept.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +22,40 @@ class Document(NamedTuple):
     source: str  # file name for messages
     data: dict[str, Any]
     lines: dict[KeyPath, int]  # ("backbone", 3) -> line number, counted from 1
+    flags: dict[str, str] = {}  # noqa: RUF012 (never written to): "lr0" -> "--set lr0=1", for keys given by flags
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, stricter about keys and as generous about floats as YAML 1.2."""
+    """PyYAML's safe loader, stricter about keys, with the floats and booleans of YAML 1.2."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         first_line: dict[Any, int] = {}
         for key_node, _ in node.value:
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if not isinstance(key, Hashable):
+                raise _problem(key_node, f"a key must be text or a number, found {key!r}")
             if key in first_line:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"duplicate key {key!r}, already given in line {first_line[key]}", key_node.start_mark
-                )
+                raise _problem(key_node, f"duplicate key {key!r}, already given in line {first_line[key]}")
             first_line[key] = line
         return super().construct_mapping(node, deep=deep)
 
+    def refuse(self, node: yaml.Node) -> None:
+        what = "the merge key <<" if node.tag.endswith(":merge") else f"the tag {node.tag!r}"
+        raise _problem(node, f"{what} is not supported, expected plain keys and values")
 
-# YAML 1.1 as PyYAML reads it wants a dot and a signed exponent: 1e-2 would be a string.
+
+def _problem(node: yaml.Node, text: str) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+
+
+_Loader.add_constructor(None, _Loader.refuse)
+
+# YAML 1.1 as PyYAML reads it makes booleans of yes, no, on and off: only true and false are meant so.
+_Loader.yaml_implicit_resolvers = {
+    letter: [rule for rule in rules if letter in "tTfF" or rule[0] != "tag:yaml.org,2002:bool"]
+    for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+# It also wants a dot and a signed exponent in a float: 1e-2 would be a string.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
@@ -62,28 +80,45 @@ def read_yaml(path: str | Path) -> Document:
 
 def parse_yaml(text: str, source: str) -> Document:
     """As ``read_yaml``, from a string; ``source`` names it in messages."""
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
-        data = loader.construct_document(node) if node is not None else None
+        node, data = _parse(text)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{source}{line}: {error.problem}") from error
+        raise ConfigError(f"{source}{line}: {_reason(error)}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not YAML: {error}") from error
-    finally:
-        loader.dispose()
+        raise ConfigError(f"{source}: not YAML: {_reason(error)}") from error
     if node is None or not isinstance(data, dict):
-        raise ConfigError(f"{source}: expected a mapping of keys to values, found {type(data).__name__}")
+        found = "nothing" if data is None else repr(data)[:80]
+        raise ConfigError(f"{source}: expected a mapping of keys to values, found {found}")
     return Document(source, data, dict(_line_numbers(node, ())))
 
 
 def parse_scalar(text: str) -> Any:
-    """The value that ``text`` would have after ``key:`` in a YAML file."""
+    """The value that ``text`` would have after ``key:`` in a YAML file.
+
+    Raises:
+        ConfigError: it is no YAML.
+    """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader subclass)
+        return _parse(text)[1]
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set: {text!r} is not a YAML value: {error}") from error
+        raise ConfigError(f"not a YAML value: {_reason(error)}") from error
+
+
+def _parse(text: str) -> tuple[yaml.Node | None, Any]:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        return node, None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return str(error).splitlines()[0]
+    reason = ", ".join(filter(None, (error.context, error.problem)))
+    return reason.replace("character '\\t' that cannot start any token", "a tab, expected spaces")
 
 
 def _line_numbers(node: yaml.Node, path: KeyPath) -> list[tuple[KeyPath, int]]:

@@ -1,11 +1,10 @@
 """Augmentation: pure functions of pictures, boxes and a random generator.
 
-Boxes are xyxy in pixels and may reach over the border until the one filter at the end, which compares what is
-visible with the whole, unclipped box. s is the side of the square network input.
+Boxes are xyxy in pixels, cut where a picture ends; what is left of each object's own area is carried along as its
+share, for the one filter at the end. s is the side of the square network input.
 """
 
 from __future__ import annotations
-
 
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from yolo_lite.config.schema import Hyp
 from yolo_lite.data.letterbox import GREY, pad
 
 MIN_SIDE = 2.0  # pixels; smaller boxes are dropped
-MIN_VISIBLE = 0.1  # of the whole box's area
+MIN_VISIBLE = 0.1  # of the whole object's area
 MAX_ASPECT = 100.0
 
 
@@ -25,15 +24,15 @@ class Sample(NamedTuple):
 
     image: np.ndarray  # uint8 [H, W, 3] RGB
     label: np.ndarray  # [m] int64
-    whole: np.ndarray  # [m, 4] float64, xyxy, unclipped
-    visible: np.ndarray  # [m, 4] float64, xyxy, the part that lies in the picture so far
+    xyxy: np.ndarray  # [m, 4] float64, the part of each object that lies in the picture
+    share: np.ndarray  # [m] float64, that part's area as a fraction of the whole object's, 0..1
 
 
 def centred(sample: Sample, size: int) -> Sample:
     """The picture, at most ``size`` on each side, in the middle of a grey square."""
     height, width = sample.image.shape[:2]
     shift = np.array([(size - width) // 2, (size - height) // 2] * 2)
-    return Sample(pad(sample.image, (size, size)), sample.label, sample.whole + shift, sample.visible + shift)
+    return sample._replace(image=pad(sample.image, (size, size)), xyxy=sample.xyxy + shift)
 
 
 def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample:
@@ -48,14 +47,24 @@ def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample
         x1, y1 = max(left, 0), max(top, 0)
         x2, y2 = min(left + width, 2 * size), min(top + height, 2 * size)
         canvas[y1:y2, x1:x2] = sample.image[y1 - top : y2 - top, x1 - left : x2 - left]
-        whole = sample.whole + (left, top, left, top)
-        parts.append((sample.label, whole, np.clip(whole, (x1, y1, x1, y1), (x2, y2, x2, y2))))
+        parts.append((sample.label, *_cut(sample.xyxy + (left, top, left, top), sample.share, (x1, y1), (x2, y2))))
     return Sample(canvas, *(np.concatenate(rows) for rows in zip(*parts, strict=True)))
+
+
+def _cut(
+    xyxy: np.ndarray, share: np.ndarray, low: tuple[float, float], high: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes cut at the rectangle from ``low`` to ``high``, and the shares that are left."""
+    inside = np.minimum(np.maximum(xyxy, low * 2), high * 2)
+    return inside, share * _area(inside) / np.maximum(_area(xyxy), 1e-9)  # a box without area has no share left
+
+
+def _area(xyxy: np.ndarray) -> np.ndarray:
+    return (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
 
 
 def random_warp(width: int, height: int, size: int, hyp: Hyp, rng: np.random.Generator) -> np.ndarray:
     """A 3x3 matrix from a width x height picture to the s x s input: perspective, rotation, scale, shear, shift."""
-    to_origin = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1.0]])
     perspective = np.eye(3)
     perspective[2, :2] = rng.uniform(-hyp.perspective, hyp.perspective, 2)
     angle, zoom = rng.uniform(-hyp.degrees, hyp.degrees), rng.uniform(1 - hyp.scale, 1 + hyp.scale)
@@ -63,20 +72,25 @@ def random_warp(width: int, height: int, size: int, hyp: Hyp, rng: np.random.Gen
     rotation[:2] = cv2.getRotationMatrix2D((0, 0), angle, zoom)
     shear = np.eye(3)
     shear[0, 1], shear[1, 0] = np.tan(np.radians(rng.uniform(-hyp.shear, hyp.shear, 2)))
-    back = np.eye(3)
-    back[:2, 2] = rng.uniform(0.5 - hyp.translate, 0.5 + hyp.translate, 2) * size
-    return back @ shear @ rotation @ perspective @ to_origin
+    back = _shift(*rng.uniform(0.5 - hyp.translate, 0.5 + hyp.translate, 2) * size)
+    return back @ shear @ rotation @ perspective @ _shift(-width / 2, -height / 2)
+
+
+def _shift(x: float, y: float) -> np.ndarray:
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
 
 
 def warp(sample: Sample, matrix: np.ndarray, size: int) -> Sample:
     """Picture and boxes through a 3x3 matrix onto an s x s grey square."""
-    border = {"dsize": (size, size), "borderValue": (GREY, GREY, GREY)}
+    # Boxes count from the edge of the first pixel, OpenCV counts from its middle.
+    pixel_matrix = _shift(-0.5, -0.5) @ matrix @ _shift(0.5, 0.5)
+    image = cv2.cvtColor(sample.image, cv2.COLOR_RGB2RGBA)  # OpenCV warps four channels twice as fast as three
     if np.any(matrix[2, :2]):
-        image = cv2.warpPerspective(sample.image, matrix, **border)
+        image = cv2.warpPerspective(image, pixel_matrix, (size, size), borderValue=(GREY,) * 4)
     else:
-        image = cv2.warpAffine(sample.image, matrix[:2], **border)
-    visible = np.clip(_warp_boxes(sample.visible, matrix), 0, size)
-    return Sample(image, sample.label, _warp_boxes(sample.whole, matrix), visible)
+        image = cv2.warpAffine(image, pixel_matrix[:2], (size, size), borderValue=(GREY,) * 4)
+    image = cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
+    return Sample(image, sample.label, *_cut(_warp_boxes(sample.xyxy, matrix), sample.share, (0, 0), (size, size)))
 
 
 def _warp_boxes(xyxy: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -107,27 +121,22 @@ def random_hsv(image: np.ndarray, hyp: Hyp, rng: np.random.Generator) -> np.ndar
 
 def random_flips(sample: Sample, hyp: Hyp, rng: np.random.Generator) -> Sample:
     """Mirrored upside down and left to right with the chances ``flipud`` and ``fliplr``."""
-    image, (height, width) = sample.image, sample.image.shape[:2]
+    image, xyxy, (height, width) = sample.image, sample.xyxy, sample.image.shape[:2]
     up_down, left_right = rng.random(2) < (hyp.flipud, hyp.fliplr)
     if up_down or left_right:
         image = cv2.flip(image, -1 if up_down and left_right else int(left_right))
-
-    def mirrored(xyxy: np.ndarray) -> np.ndarray:
-        if left_right:
-            xyxy = xyxy[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (width, 0, width, 0)
-        if up_down:
-            xyxy = xyxy[:, [0, 3, 2, 1]] * (1, -1, 1, -1) + (0, height, 0, height)
-        return xyxy
-
-    return Sample(image, sample.label, mirrored(sample.whole), mirrored(sample.visible))
+    if left_right:
+        xyxy = xyxy[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (width, 0, width, 0)
+    if up_down:
+        xyxy = xyxy[:, [0, 3, 2, 1]] * (1, -1, 1, -1) + (0, height, 0, height)
+    return sample._replace(image=image, xyxy=xyxy)
 
 
-def kept_boxes(whole: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Which objects ``[m]`` are still worth learning: sides, visible share of the unclipped area, aspect."""
-    size, whole_size = visible[:, 2:] - visible[:, :2], whole[:, 2:] - whole[:, :2]
-    shares = size.prod(axis=1) > MIN_VISIBLE * whole_size.prod(axis=1)
-    aspect = size.max(axis=1) < MAX_ASPECT * size.min(axis=1)
-    return (size > MIN_SIDE).all(axis=1) & shares & aspect
+def worth_learning(sample: Sample) -> np.ndarray:
+    """Which objects ``[m]`` are kept: by their sides, aspect, and how much of them is still to be seen."""
+    size = sample.xyxy[:, 2:] - sample.xyxy[:, :2]
+    shortest, longest = size.min(axis=1), size.max(axis=1)
+    return (shortest > MIN_SIDE) & (longest < MAX_ASPECT * shortest) & (sample.share > MIN_VISIBLE)
 
 
 def needs_warp(hyp: Hyp) -> bool:

@@ -47,10 +47,10 @@ class TrainingSet:
             sample = augment.mixup(sample, self._warped(int(rng.integers(len(self))), mixes, rng), rng)
         sample = sample._replace(image=augment.random_hsv(sample.image, self.hyp, rng))
         sample = augment.random_flips(sample, self.hyp, rng)
-        kept = augment.kept_boxes(sample.whole, sample.visible)
+        kept = augment.worth_learning(sample)
         size = (int(self.index.size[position, 0]), int(self.index.size[position, 1]))
         # The picture of a training sample has been warped: it has no letterbox to undo.
-        return Item(sample.image, sample.label[kept], sample.visible[kept], position, size, Letterbox(1.0, 1.0, 0, 0))
+        return Item(sample.image, sample.label[kept], sample.xyxy[kept], position, size, Letterbox(1.0, 1.0, 0, 0))
 
     def _warped(self, position: int, mixes: bool, rng: np.random.Generator) -> Sample:
         """One picture or a mosaic of four, through the random warp, ``size`` pixels square."""
@@ -70,8 +70,7 @@ class TrainingSet:
         label, xyxy = self.index.objects(position)
         height, width = self.index.size[position]
         scale_x, scale_y = image.shape[1] / width, image.shape[0] / height
-        scaled = xyxy * (scale_x, scale_y, scale_x, scale_y)
-        return Sample(image, label, scaled, scaled)
+        return Sample(image, label, xyxy * (scale_x, scale_y, scale_x, scale_y), np.ones(len(label)))
 
 
 class EvaluationSet:

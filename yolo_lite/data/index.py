@@ -40,6 +40,12 @@ class DatasetIndex(NamedTuple):
     def path(self, index: int) -> str:
         return os.fsdecode(bytes(self.paths[index]))
 
+    def describe(self) -> str:
+        """Counts, and the first things that were left out."""
+        counts = f"{len(self)} images, {self.num_backgrounds} of them without objects, {len(self.label)} objects"
+        left_out = f"; {len(self.problems)} things left out, the first:" if self.problems else ""
+        return "\n  ".join((counts + left_out, *self.problems[:3]))
+
     def objects(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Labels ``[m]`` and boxes ``[m, 4]`` (xyxy in pixels of the picture) of one image."""
         rows = slice(self.first[index], self.first[index + 1])
@@ -68,7 +74,7 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str) -> Dat
         given = [name for name in ("train", "val", "test") if getattr(config, name) or config.generate]
         raise ConfigError(f"{data_file}: the split {split!r} is not given{nearest(split, given)}")
     images = [path for source in sources for path in _list_images(root, source, data_file)]
-    label_folder = root / config.labels if config.labels else None
+    label_folder = root / Path(config.labels).expanduser() if config.labels else None
     if label_folder and not label_folder.is_dir():
         raise DataError(f"{data_file}: labels: no such folder: {label_folder}")
     labels = [label_path(path, root, label_folder) for path in images]
@@ -85,12 +91,16 @@ def _list_images(root: Path, source: str, data_file: str | Path) -> list[Path]:
     if place.is_file():
         if place.suffix.lower() in IMAGE_SUFFIXES:
             return [place]
-        rows = place.read_text(encoding="utf-8-sig").splitlines()
+        try:
+            rows = place.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{data_file}: expected a list of images in {place}: {error}") from error
         return [_listed_path(row.strip(), place.parent, root) for row in rows if row.strip()]
-    found = sorted(glob.glob(str(place), recursive=True))
+    pattern = str(Path(source).expanduser())  # not joined to the root: its name may hold a [ that is meant literally
+    found = sorted(root / path for path in glob.glob(pattern, root_dir=root, recursive=True))
     if not found:
         raise DataError(f"{data_file}: expected a folder, a list file or a glob pattern, found nothing at {place}")
-    return [Path(path) for path in found if Path(path).suffix.lower() in IMAGE_SUFFIXES]
+    return [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def _listed_path(row: str, list_folder: Path, root: Path) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,26 @@ from yolo_lite.config.schema import RunConfig
 
 FORMAT = 1
 
+# What torch raises for an archive that is damaged or holds more than plain data.
+UNREADABLE = (RuntimeError, ValueError, TypeError, LookupError, EOFError, struct.error, pickle.UnpicklingError)
+
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write to a temporary file in the same folder, flush it to disk, rename it: the old file stays until then."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             torch.save({"format": FORMAT, "yolo_lite": yolo_lite.__version__, **content}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror}; the older file is untouched") from error
+    except (OSError, RuntimeError) as error:
+        # torch's archive writer hides a full disk behind a RuntimeError of its own.
+        hidden = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = hidden.strerror if isinstance(hidden, OSError) else hidden
+        raise CheckpointError(f"{path}: cannot be written: {reason}; the older file is untouched") from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -40,19 +47,32 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: missing, unreadable, not ours, or from a newer yolo_lite.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint: {str(error).splitlines()[0][:200]}") from error
-    if not isinstance(content, dict) or "yolo_lite" not in content:
-        raise CheckpointError(f"{path}: not a checkpoint of yolo_lite")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint of yolo_lite: it holds no plain data") from error
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint of yolo_lite")
     if content["format"] > FORMAT:
         raise CheckpointError(
-            f"{path}: written by yolo_lite {content['yolo_lite']} in format {content['format']}, "
+            f"{path}: written by yolo_lite {content.get('yolo_lite')} in format {content['format']}, "
             f"this yolo_lite {yolo_lite.__version__} reads up to format {FORMAT}"
         )
+    if missing := {"config", "ema", "epoch"} - content.keys():
+        raise CheckpointError(f"{path}: not a checkpoint of yolo_lite: without {', '.join(sorted(missing))}")
     return content
+
+
+def _read(path: str | Path) -> Any:
+    """Plain data of a torch archive, None where the file is none."""
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            return None
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def config_of(checkpoint: dict[str, Any], path: str | Path) -> RunConfig:

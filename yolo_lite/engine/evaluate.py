@@ -62,12 +62,10 @@ class Evaluation(NamedTuple):
         }
 
 
-def prepare_split(
-    index: DatasetIndex, size: int, stride: int, batch_size: int, cache: str, workers: int, pin_memory: bool
-) -> Split:
-    """Loader and ground truth of a split; ``size`` is the longest side of the network input."""
-    dataset = EvaluationSet(index, ImageStore(index, size, cache, workers > 0), stride)
-    return Split(index, evaluation_loader(dataset, batch_size, workers, pin_memory), ground_truth(index))
+def prepare_split(store: ImageStore, stride: int, batch_size: int, workers: int, pin_memory: bool) -> Split:
+    """Loader and ground truth of a split."""
+    loader = evaluation_loader(EvaluationSet(store.index, store, stride), batch_size, workers, pin_memory)
+    return Split(store.index, loader, ground_truth(store.index))
 
 
 @torch.inference_mode()

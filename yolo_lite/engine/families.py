@@ -12,7 +12,7 @@ from yolo_lite.config.schema import Hyp, ModelConfig
 from yolo_lite.engine.device import Compute
 from yolo_lite.loss.detection import compute_loss, step_totals
 from yolo_lite.loss.targets import build_targets
-from yolo_lite.model.detector import Detector, fused
+from yolo_lite.model.detector import Detector, fused, summarise
 from yolo_lite.ops.nms import DetectOptions, select_detections
 from yolo_lite.structures import Batch, Detections, LossParts
 
@@ -30,6 +30,8 @@ class ModelFamily(Protocol):
     def build(self, config: ModelConfig) -> nn.Module: ...
 
     def stride(self, model: nn.Module) -> int: ...
+
+    def describe(self, model: nn.Module, size: int) -> str: ...
 
     def step_losses(
         self, model: nn.Module, batches: Sequence[Batch], hyp: Hyp, compute: Compute
@@ -53,6 +55,10 @@ class Yolo:
     def stride(self, model: nn.Module) -> int:
         """Sides of the network input must be multiples of it."""
         return max(_detector(model).strides)
+
+    def describe(self, model: nn.Module, size: int) -> str:
+        """Layers, parameters and operations at ``size`` pixels, for the start of a run."""
+        return f"{summarise(_detector(model), size)} at {size} px"
 
     def step_losses(
         self, model: nn.Module, batches: Sequence[Batch], hyp: Hyp, compute: Compute

@@ -78,7 +78,7 @@ def rates(step: int, plan: Plan, hyp: Hyp) -> Rates:
     warmup = plan.warmup_steps(hyp)
     if step >= warmup:
         return Rates(lr, lr, hyp.momentum)
-    part = step / warmup
+    part = (step + 1) / (warmup + 1)
     bias_lr = hyp.warmup_bias_lr + part * (lr - hyp.warmup_bias_lr)
     return Rates(lr * part, bias_lr, hyp.warmup_momentum + part * (hyp.momentum - hyp.warmup_momentum))
 

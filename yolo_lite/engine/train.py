@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -21,28 +20,15 @@ from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import ImageStore
-from yolo_lite.engine import sheets
 from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolo_lite.engine.device import Compute, choose_compute, place, to_device
-from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, format_table, prepare_split
+from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, prepare_split
 from yolo_lite.engine.families import FAMILIES, ModelFamily
-from yolo_lite.engine.optimizer import (
-    MovingAverage,
-    Plan,
-    accumulated_batches,
-    make_optimizer,
-    rates,
-    set_rates,
-)
-from yolo_lite.model.detector import Detector, summarise
+from yolo_lite.engine.optimizer import MovingAverage, Plan, accumulated_batches, make_optimizer, rates, set_rates
+from yolo_lite.engine.record import LOSS_NAMES, Record
+from yolo_lite.engine.run_folder import make_run_folder
 from yolo_lite.ops.nms import DetectOptions
-from yolo_lite.report.pictures import write_picture
-from yolo_lite.report.results_csv import ResultsCsv
-from yolo_lite.report.tensorboard import TensorBoard
 from yolo_lite.structures import Batch
-
-LOSS_NAMES = ("box_loss", "obj_loss", "cls_loss")
-SHEETS_OF_A_RUN = 8  # how often validation pictures go to TensorBoard
 
 
 @dataclass
@@ -56,7 +42,23 @@ class State:
     epoch: int = 0  # epochs done
     step: int = 0  # optimizer steps done
     best_fitness: float = -1.0
-    best_epoch: int = 0
+    best_epoch: int = 0  # counted from 1
+
+
+class Recipe(NamedTuple):
+    """What a run goes by and never changes."""
+
+    family: ModelFamily
+    hyp: Hyp
+    compute: Compute
+    plan: Plan
+
+
+class Resume(NamedTuple):
+    """A run to go on with."""
+
+    folder: Path
+    checkpoint: dict[str, Any]  # content of its last.pt
 
 
 class Result(NamedTuple):
@@ -64,119 +66,95 @@ class Result(NamedTuple):
 
     folder: Path
     best_epoch: int  # counted from 1
-    metrics: dict[str, float]  # of the best epoch's row is in results.csv; these are the last epoch's
+    metrics: dict[str, float]  # of the last epoch
+    seconds: list[float]  # of each epoch: training, validation, saving
 
 
-def train(config: RunConfig, folder: Path, resume: dict[str, Any] | None = None) -> Result:
-    """Train a model in ``folder``; ``resume`` is the content of the last.pt to go on from."""
+def train(config: RunConfig, resume: Resume | None = None) -> Result:
+    """Train a model, or go on with a run.
+
+    Raises:
+        UserError: the configuration or the data cannot be used, or the loss is no longer finite.
+    """
     options, hyp = config.train, config.hyp
-    family: ModelFamily = FAMILIES["yolo"]
+    family = FAMILIES["yolo"]
     compute = choose_compute(options.device, hyp.precision, hyp.channels_last)
     print(compute)
-
-    # the data
-    splits = [index_split(config.data, config.data_file, name) for name in ("train", "val")]
-    _tell_problems(splits, folder)
     torch.manual_seed(options.seed)
     model = place(family.build(config.model), compute)
     size = _rounded_up(options.imgsz, family.stride(model))
-    dataset, loader = _training_data(splits[0], size, config, resume["epoch"] if resume else 0, compute)
-    pin_memory = compute.device.type == "cuda"
-    val = prepare_split(
-        splits[1], size, family.stride(model), options.batch_size, hyp.cache, options.workers, pin_memory
-    )
-    print(f"train: {dataset.store.describe()}")
-    print(f"val:   {val.loader.dataset.store.describe()}")  # type: ignore[attr-defined]
+    print(f"{options.cfg}: {family.describe(model, size)}")
+    train_index, val_index = (index_split(config.data, config.data_file, split) for split in ("train", "val"))
 
-    # the model and what trains it
-    if isinstance(model, Detector):
-        print(f"{options.cfg}: {summarise(model, size)} at {size} px")
-    if options.weights and not resume:
-        _start_from(model, options.weights)
-    plan = Plan(
-        num_batches(len(dataset), options.batch_size), accumulated_batches(hyp, options.batch_size), options.epochs
-    )
-    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype == torch.float16)
-    state = State(model, MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp), scaler)
-    if resume:
-        _restore(state, resume)
+    recipe = Recipe(family, hyp, compute, _plan(len(train_index), config))
+    state = _initial_state(model, recipe, options.weights, resume)
+    loader = _training_loader(train_index, size, config, state.epoch, compute)
+    val = _validation_split(val_index, size, family.stride(model), config, compute)
 
-    # the record
+    folder = resume.folder if resume else make_run_folder(options.project, options.name, options.exist_ok)
     (folder / "weights").mkdir(exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config.plain(), sort_keys=False), encoding="utf-8")
-    table = ResultsCsv(folder / "results.csv", state.epoch)
-    board = TensorBoard(folder, purge_step=state.epoch + 1 if resume else None)
-    board.text("config", f"```yaml\n{yaml.safe_dump(config.plain(), sort_keys=False)}\n```")
+    _tell_problems({"train": train_index, "val": val_index}, folder)
+    record = Record(folder, config, state.epoch)
+    batches = record.batches(iter(loader), train_index.names, state.epoch)
 
-    batches = _show_first(iter(loader), board, folder, splits[0].names)
-    detect = DetectOptions()
-    print(f"{plan.epochs} epochs of {plan.steps_per_epoch} steps; everything goes to {folder}")
-    for epoch in range(state.epoch, plan.epochs):
+    print(f"{recipe.plan.epochs} epochs of {recipe.plan.steps_per_epoch} steps; everything goes to {folder}")
+    seconds = []
+    while state.epoch < recipe.plan.epochs:
         start = time.perf_counter()
-        losses = train_epoch(family, state, batches, plan, hyp, compute)
-        evaluation = evaluate(family, state.average.model, val, hyp, compute, detect)
-        state.epoch = epoch + 1
-        is_best = evaluation.fitness > state.best_fitness
-        if is_best:
-            state.best_fitness, state.best_epoch = evaluation.fitness, state.epoch
-        stops = hyp.patience > 0 and state.epoch - state.best_epoch >= hyp.patience
-        row = _row(state, losses, evaluation)
-        table.append(row)
-        board.scalars({key: value for key, value in row.items() if key != "epoch"}, state.epoch)
-        is_last = stops or state.epoch == plan.epochs
-        if is_last or epoch % max(plan.epochs // SHEETS_OF_A_RUN, 1) == 0:
-            board.picture("val/labels_and_predictions", sheets.prediction_sheet(val.index, evaluation.detections), epoch)
-        _save(state, config, folder, row, is_best)
-        _print_row(row, plan, time.perf_counter() - start, is_best)
-        if stops:
-            print(f"no progress for {hyp.patience} epochs (patience), the best was epoch {state.best_epoch}")
+        losses = train_epoch(state, batches, recipe)
+        evaluation = evaluate(family, state.average.model, val, hyp, compute, DetectOptions())
+        row = _close_epoch(state, losses, evaluation)
+        # First the record, then the checkpoint: a run killed between the two writes this epoch's figures again.
+        record.epoch(row, evaluation, val.index)
+        _save(state, config, folder, row)
+        seconds.append(time.perf_counter() - start)
+        record.say(row, seconds[-1])
+        if hyp.patience and state.epoch - state.best_epoch >= hyp.patience:
+            print(f"stopped: no progress for {hyp.patience} epochs (key patience)")
             break
-    _finish(state, val, evaluation, board, folder)
-    return Result(folder, state.best_epoch, evaluation.metrics())
+    record.finish(evaluation, val.index, state.epoch)
+    print(f"best was epoch {state.best_epoch}: {folder / 'weights' / 'best.pt'}")
+    return Result(folder, state.best_epoch, evaluation.metrics(), seconds)
 
 
-def train_epoch(
-    family: ModelFamily, state: State, batches: Iterator[Batch], plan: Plan, hyp: Hyp, compute: Compute
-) -> list[float]:
+def train_epoch(state: State, batches: Iterator[Batch], recipe: Recipe) -> list[float]:
     """One epoch; returns its mean box, objectness and class loss.
 
     Raises:
         UserError: the losses are no longer finite. The checkpoint of the epoch before is untouched.
     """
+    plan = recipe.plan
     state.model.train()
-    total = torch.zeros(3, device=compute.device)
-    title = f"epoch {state.epoch + 1}/{plan.epochs}"
+    total = torch.zeros(3, device=recipe.compute.device)
     num_images, shown, start = 0, 0.0, time.perf_counter()
-    with tqdm(total=plan.batches_per_epoch, desc=title, leave=False, unit="batch") as bar:
-        for number in range(plan.steps_per_epoch):
-            count = min(plan.batches_per_step, plan.batches_per_epoch - number * plan.batches_per_step)
-            window = [to_device(next(batches), compute) for _ in range(count)]
-            total += train_step(family, state, window, plan, hyp, compute)
+    title = f"epoch {state.epoch + 1}/{plan.epochs}"
+    with tqdm(total=plan.batches_per_epoch, desc=title, leave=False, unit="batch", mininterval=0.5) as bar:
+        for step in range(plan.steps_per_epoch):
+            count = min(plan.batches_per_step, plan.batches_per_epoch - step * plan.batches_per_step)
+            window = [to_device(next(batches), recipe.compute) for _ in range(count)]
+            total += train_step(state, window, recipe)
             num_images += sum(len(batch.index) for batch in window)
-            bar.update(count)
             # Reading the losses waits for the GPU: only as often as someone can look.
             if (now := time.perf_counter()) - shown > 1:
-                shown, means = now, (total / (number + 1)).tolist()
-                named = {name[:3]: f"{mean:.4f}" for name, mean in zip(LOSS_NAMES, means, strict=True)}
-                lr, speed = state.optimizer.param_groups[0]["lr"], num_images / (now - start)
-                bar.set_postfix({**named, "lr": f"{lr:.5f}", "img/s": f"{speed:.1f}"})
-    means = (total / plan.steps_per_epoch).tolist()
+                shown = now
+                bar.set_postfix(_progress(total / (step + 1), state, num_images / (now - start)), refresh=False)
+            bar.update(count)
+    means: list[float] = (total / plan.steps_per_epoch).tolist()
     if not np.isfinite(means).all():
         raise UserError(f"epoch {state.epoch + 1}: the loss is not finite (box, obj, cls: {means}): lower lr0")
     return means
 
 
-def train_step(
-    family: ModelFamily, state: State, batches: list[Batch], plan: Plan, hyp: Hyp, compute: Compute
-) -> torch.Tensor:
+def train_step(state: State, batches: list[Batch], recipe: Recipe) -> Tensor:
     """One optimizer step over some batches; returns the losses box, obj, cls ``[3]`` without waiting for the device.
 
     The gradient is that of the mean loss over all pictures of the step, times ``nominal_batch``: lr0 then means the
     same for every batch size.
     """
-    set_rates(state.optimizer, rates(state.step, plan, hyp))
-    losses = torch.zeros(3, device=compute.device)
-    for parts in family.step_losses(state.model, batches, hyp, compute):
+    hyp = recipe.hyp
+    set_rates(state.optimizer, rates(state.step, recipe.plan, hyp))
+    losses = torch.zeros(3, device=recipe.compute.device)
+    for parts in recipe.family.step_losses(state.model, batches, hyp, recipe.compute):
         values = torch.stack(parts)
         state.scaler.scale(values.sum() * hyp.nominal_batch).backward()
         losses += values.detach()
@@ -191,16 +169,46 @@ def train_step(
     return losses
 
 
-def _training_data(
+def _progress(means: Tensor, state: State, speed: float) -> dict[str, str]:
+    losses = {name[:3]: f"{mean:.4f}" for name, mean in zip(LOSS_NAMES, means.tolist(), strict=True)}
+    return {**losses, "lr": f"{state.optimizer.param_groups[0]['lr']:.5f}", "img/s": f"{speed:.1f}"}
+
+
+def _plan(num_images: int, config: RunConfig) -> Plan:
+    batch_size = config.train.batch_size
+    return Plan(
+        num_batches(num_images, batch_size), accumulated_batches(config.hyp, batch_size), config.train.epochs
+    )
+
+
+def _initial_state(model: nn.Module, recipe: Recipe, weights: str | None, resume: Resume | None) -> State:
+    if weights and not resume:
+        _start_from(model, weights)
+    device = recipe.compute.device.type
+    scaler = torch.amp.GradScaler(device, enabled=recipe.compute.dtype == torch.float16)
+    state = State(model, MovingAverage(model, recipe.hyp.ema_decay), make_optimizer(model, recipe.hyp), scaler)
+    if resume:
+        _restore(state, resume.checkpoint)
+    return state
+
+
+def _training_loader(
     index: DatasetIndex, size: int, config: RunConfig, first_epoch: int, compute: Compute
-) -> tuple[TrainingSet, DataLoader[Batch]]:
+) -> DataLoader[Batch]:
     options, hyp = config.train, config.hyp
     store = ImageStore(index, size, hyp.cache, options.workers > 0)
+    print(f"train: {store.describe()}")
     mosaic_epochs = options.epochs - min(hyp.close_mosaic, options.epochs // 3)
     dataset = TrainingSet(index, store, size, hyp, options.seed, mosaic_epochs)
     epochs = range(first_epoch, options.epochs)
-    pin_memory = compute.device.type == "cuda"
-    return dataset, training_loader(dataset, options.batch_size, options.workers, epochs, pin_memory)
+    return training_loader(dataset, options.batch_size, options.workers, epochs, compute.device.type == "cuda")
+
+
+def _validation_split(index: DatasetIndex, size: int, stride: int, config: RunConfig, compute: Compute) -> Split:
+    options = config.train
+    store = ImageStore(index, size, config.hyp.cache, options.workers > 0)
+    print(f"val:   {store.describe()}")
+    return prepare_split(store, stride, options.batch_size, options.workers, compute.device.type == "cuda")
 
 
 def _rounded_up(size: int, stride: int) -> int:
@@ -210,18 +218,15 @@ def _rounded_up(size: int, stride: int) -> int:
     return rounded
 
 
-def _tell_problems(splits: list[DatasetIndex], folder: Path) -> None:
+def _tell_problems(splits: dict[str, DatasetIndex], folder: Path) -> None:
     """Say what the dataset's reader left out, and keep the whole list in the run folder."""
-    for name, index in zip(("train", "val"), splits, strict=True):
-        background = f"{index.num_backgrounds} without objects"
-        print(f"{name}: {len(index)} images ({background}), {len(index.label)} objects, {len(index.problems)} problems")
-        for line in index.problems[:3]:
-            print(f"  {line}")
-    problems = [line for index in splits for line in index.problems]
+    for name, index in splits.items():
+        print(f"{name + ':':6} {index.describe()}")
+    problems = [line for index in splits.values() for line in index.problems]
     if problems:
         path = folder / "data_problems.txt"
         path.write_text("\n".join(problems) + "\n", encoding="utf-8")
-        print(f"  what was left out, in full: {path}")
+        print(f"what was left out, in full: {path}")
 
 
 def _start_from(model: nn.Module, weights: str) -> None:
@@ -233,41 +238,11 @@ def _start_from(model: nn.Module, weights: str) -> None:
     print(f"{weights}: {len(taken)} of {len(own)} tensors taken over" + (f", not: {', '.join(left)}" if left else ""))
 
 
-def _restore(state: State, content: dict[str, Any]) -> None:
-    state.model.load_state_dict(content["model"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    state.scaler.load_state_dict(content["scaler"])
-    state.epoch, state.step = content["epoch"], content["step"]
-    state.best_fitness, state.best_epoch = content["best_fitness"], content["best_epoch"]
-    state.average.load(content["ema"], content["updates"])
-    print(f"resumed after epoch {state.epoch}")
-
-
-def _save(state: State, config: RunConfig, folder: Path, row: dict[str, float], is_best: bool) -> None:
-    shared = {
-        "config": config.plain(),
-        "epoch": state.epoch,
-        "metrics": row,
-        "ema": state.average.model.state_dict(),
-    }
-    if is_best:
-        save_checkpoint(folder / "weights" / "best.pt", shared)
-    save_checkpoint(
-        folder / "weights" / "last.pt",
-        {
-            **shared,
-            "model": state.model.state_dict(),
-            "optimizer": state.optimizer.state_dict(),
-            "scaler": state.scaler.state_dict(),
-            "step": state.step,
-            "updates": state.average.updates,
-            "best_fitness": state.best_fitness,
-            "best_epoch": state.best_epoch,
-        },
-    )
-
-
-def _row(state: State, losses: list[float], evaluation: Evaluation) -> dict[str, float]:
+def _close_epoch(state: State, losses: list[float], evaluation: Evaluation) -> dict[str, float]:
+    """Count the epoch, note whether it is the best so far; returns its row of figures."""
+    state.epoch += 1
+    if evaluation.fitness > state.best_fitness:
+        state.best_fitness, state.best_epoch = evaluation.fitness, state.epoch
     return {
         "epoch": state.epoch,
         **{f"train/{name}": value for name, value in zip(LOSS_NAMES, losses, strict=True)},
@@ -277,26 +252,27 @@ def _row(state: State, losses: list[float], evaluation: Evaluation) -> dict[str,
     }
 
 
-def _print_row(row: dict[str, float], plan: Plan, seconds: float, is_best: bool) -> None:
-    losses = "  ".join(f"{name[:3]} {row[f'train/{name}']:.4f}" for name in LOSS_NAMES)
-    metrics = f"mAP50 {row['metrics/mAP50']:.4f}  mAP50-95 {row['metrics/mAP50-95']:.4f}"
-    print(f"epoch {int(row['epoch']):>3}/{plan.epochs}  {losses}  {metrics}  {seconds:.1f} s{'  best' if is_best else ''}")
+def _save(state: State, config: RunConfig, folder: Path, row: dict[str, float]) -> None:
+    """last.pt holds all that a resumed run needs; best.pt the averaged weights alone."""
+    weights = {"config": config.plain(), "epoch": state.epoch, "metrics": row, "ema": state.average.model.state_dict()}
+    if state.epoch == state.best_epoch:
+        save_checkpoint(folder / "weights" / "best.pt", weights)
+    progress = {
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "step": state.step,
+        "best_fitness": state.best_fitness,
+        "best_epoch": state.best_epoch,
+    }
+    save_checkpoint(folder / "weights" / "last.pt", {**weights, **progress})
 
 
-def _show_first(
-    batches: Iterator[Batch], board: TensorBoard, folder: Path, names: tuple[str, ...]
-) -> Iterator[Batch]:
-    """Pass the batches on, and a picture of the first one to the record."""
-    first = next(batches)
-    sheet = sheets.training_sheet(first, names)
-    board.picture("train/batch", sheet, 0)
-    write_picture(folder / "train_batch.png", sheet)
-    yield first
-    yield from batches
-
-
-def _finish(state: State, val: Split, evaluation: Evaluation, board: TensorBoard, folder: Path) -> None:
-    write_picture(folder / "val_predictions.png", sheets.prediction_sheet(val.index, evaluation.detections))
-    board.close()
-    print(format_table(evaluation, val.index))
-    print(f"best epoch {state.best_epoch}; {folder / 'weights' / 'best.pt'}")
+def _restore(state: State, content: dict[str, Any]) -> None:
+    state.model.load_state_dict(content["model"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    state.scaler.load_state_dict(content["scaler"])
+    state.epoch, state.step = content["epoch"], content["step"]
+    state.best_fitness, state.best_epoch = content["best_fitness"], content["best_epoch"]
+    state.average.load(content["ema"], updates=state.step)
+    print(f"resumed after epoch {state.epoch}")

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.schema import DatasetConfig, RunConfig
 from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.store import ImageStore
 from yolo_lite.engine import sheets
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.device import choose_compute, place
@@ -48,8 +47,7 @@ def validate_checkpoint(flags: argparse.Namespace) -> Validation:
     compute = choose_compute(flags.device, config.hyp.precision, config.hyp.channels_last)
     data, data_file = _dataset(config, flags)
     index = index_split(data, data_file, flags.split)
-    for line in index.problems[:3]:
-        print(f"left out: {line}")
+    print(f"{flags.split}: {index.describe()}")
     family = FAMILIES["yolo"]
     model = family.build(config.model)
     model.load_state_dict(content["ema"])
@@ -57,11 +55,11 @@ def validate_checkpoint(flags: argparse.Namespace) -> Validation:
     size = -(-(flags.imgsz or config.train.imgsz) // stride) * stride
     batch_size = flags.batch_size or config.train.batch_size
     pin_memory = compute.device.type == "cuda"
-    split = prepare_split(index, size, stride, batch_size, "off", flags.workers, pin_memory)
+    store = ImageStore(index, size, "off", flags.workers > 0)
+    split = prepare_split(store, stride, batch_size, flags.workers, pin_memory)
     options = DetectOptions(flags.conf, flags.iou, flags.max_det)
-    print(f"{compute}; {len(index)} images at {size} px")
-    with torch.inference_mode():
-        return Validation(index, evaluate(family, model, split, config.hyp, compute, options))
+    print(f"{compute}, {size} px")
+    return Validation(index, evaluate(family, model, split, config.hyp, compute, options))
 
 
 def _dataset(config: RunConfig, flags: argparse.Namespace) -> tuple[DatasetConfig, str]:

@@ -21,7 +21,7 @@ def binary_loss(logits: Tensor, target: Tensor, positive_weight: float = 1.0, ga
         positive_weight: factor on the positive term of BCE.
     """
     loss = F.binary_cross_entropy_with_logits(
-        logits, target, reduction="none", pos_weight=logits.new_tensor(positive_weight)
+        logits, target, reduction="none", pos_weight=logits.new_full((), positive_weight)
     )
     if gamma == 0:
         return loss

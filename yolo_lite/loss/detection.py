@@ -109,7 +109,9 @@ def compute_loss(
 
 def _slot_weight(grid: Grid) -> Tensor:
     """Weight of each slot ``[N]``: the level's balance over its number of slots, so that sums are level means."""
-    balance = objectness_balance(len(grid.levels))
     num_anchors = grid.anchors.shape[1]
-    weights = [value / (level.height * level.width * num_anchors) for value, level in zip(balance, grid.levels, strict=True)]
-    return grid.corner.new_tensor(weights)[grid.level]
+    weights = []
+    for balance, level in zip(objectness_balance(len(grid.levels)), grid.levels, strict=True):
+        num_slots = level.height * level.width * num_anchors
+        weights.append(grid.corner.new_full((num_slots,), balance / num_slots))
+    return torch.cat(weights)

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import Grid
 from yolo_lite.structures import Matches, Targets
-
-# The centre cell, the nearest neighbour in x, the nearest neighbour in y.
-_CELLS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
 
 
 def build_targets(targets: Targets, grid: Grid, anchor_t: float) -> Matches:
@@ -32,8 +30,8 @@ def build_targets(targets: Targets, grid: Grid, anchor_t: float) -> Matches:
     """
     pair_target, pair_level, pair_anchor = _matching_shapes(targets.box, grid.anchors, anchor_t)
     slot, valid = _candidate_slots(targets.box[pair_target], pair_level, pair_anchor, grid)  # [pairs, 3]
-    target = pair_target[:, None].expand_as(slot)[valid]
-    return _one_target_a_slot(targets, target, slot[valid], grid)
+    pair, cell = valid.nonzero(as_tuple=True)
+    return _one_target_a_slot(targets, pair_target[pair], slot[pair, cell], grid)
 
 
 def _matching_shapes(box: Tensor, anchors: Tensor, anchor_t: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,20 +44,19 @@ def _matching_shapes(box: Tensor, anchors: Tensor, anchor_t: float) -> tuple[Ten
 
 def _candidate_slots(box: Tensor, level: Tensor, anchor: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Slots ``[pairs, 3]`` of centre cell, x neighbour, y neighbour, and which of them exist."""
-    table = torch.tensor(grid.levels, device=box.device)[level]  # [pairs, 4] stride, height, width, first slot
-    stride, limit, first_slot = table[:, :1], table[:, [2, 1]], table[:, 3:]
+    table = grid.level_table[level]  # [pairs, 4] stride, height, width, first slot
+    stride, limit, first_slot = table[:, :1], table[:, 1:3].flip(1), table[:, 3:]
     centre = box[:, :2] / stride  # in cells
     # A centre on the far edge of the picture belongs to the last cell.
     cell = centre.floor().long().clamp(min=0).minimum(limit - 1)  # [pairs, 2]
-    side = (centre - cell - 0.5).sign()  # -1 towards the cell before, +1 towards the cell after
-    step = side[:, None] * side.new_tensor(_CELLS)  # [pairs, 3, 2]
-    cells = cell[:, None] + step.long()
+    side = (centre - cell - 0.5).sign().long()  # -1 towards the cell before, +1 towards the cell after, 0 in the middle
+    step = F.pad(torch.diag_embed(side), (0, 0, 1, 0))  # [pairs, 3, 2]: none, along x, along y
+    cells = cell[:, None] + step
     inside = ((cells >= 0) & (cells < limit[:, None])).all(dim=-1)
-    moved = step.abs().sum(dim=-1) > 0
-    moved[:, 0] = True  # the centre cell always counts
+    distinct = F.pad(side != 0, (1, 0), value=True)  # [pairs, 3]: a step of 0 leads back to the centre cell
     num_anchors = grid.anchors.shape[1]
     slot = first_slot + (cells[..., 1] * table[:, 2:3] + cells[..., 0]) * num_anchors + anchor[:, None]
-    return slot, inside & moved
+    return slot, inside & distinct
 
 
 def _one_target_a_slot(targets: Targets, target: Tensor, slot: Tensor, grid: Grid) -> Matches:

@@ -5,11 +5,12 @@ A block is built as ``Block(in_channels, *args)``: B images, C channels, H x W c
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from yolo_lite.config.schema import parse_activation
 
 Activation = Callable[[], nn.Module]
 
@@ -24,17 +25,13 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def parse_activation(text: str) -> Activation:
-    """``"nn.LeakyReLU(0.1)"`` to a function that makes that module; numbers are the only arguments it may have.
+def activation_maker(text: str) -> Activation:
+    """``"nn.LeakyReLU(0.1)"`` to a function that makes that module.
 
     Raises:
         ValueError: the text is no ``Name`` or ``Name(number)`` of ``ACTIVATIONS``.
     """
-    match = re.fullmatch(r"(?:nn\.)?(\w+)(?:\(([-+.\deE]*)\))?", text.replace(" ", ""))
-    if not match or match[1] not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, found {text!r}")
-    name, argument = match.groups()
-    arguments = [float(argument)] if argument else []
+    name, arguments = parse_activation(text)
     in_place = {"inplace": True} if name in {"SiLU", "ReLU", "LeakyReLU", "Hardswish", "Mish"} else {}
     return lambda: ACTIVATIONS[name](*arguments, **in_place)
 
@@ -133,9 +130,7 @@ class SPP(nn.Module):
 class SPPF(nn.Module):
     """SPP with kernels k, 2k-1, 3k-2, from three chained pools of one kernel."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel: int = 5, activation: Activation = nn.SiLU
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 5, activation: Activation = nn.SiLU) -> None:
         super().__init__()
         hidden = in_channels // 2
         self.reduce = Conv(in_channels, hidden, activation=activation)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import ModelConfig, Row
-from yolo_lite.model.blocks import BLOCKS, WIDE_BLOCKS, Activation, Detect, parse_activation
+from yolo_lite.model.blocks import BLOCKS, WIDE_BLOCKS, Activation, Concat, Detect, activation_maker
+
+
+# What torch raises where a row's numbers make no sense together.
+BAD_ROW = (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError)
 
 
 class Layer(NamedTuple):
@@ -29,11 +34,11 @@ def build_layers(config: ModelConfig) -> list[Layer]:
         ConfigError: a row points nowhere or its arguments do not fit; the message holds the row.
     """
     layers: list[Layer] = []
-    activation = parse_activation(config.activation)
+    activation = activation_maker(config.activation)
     for index, row in enumerate((*config.backbone, *config.head)):
         try:
             layers.append(_build_layer(row, layers, config, activation))
-        except (TypeError, ValueError, RuntimeError) as error:
+        except BAD_ROW as error:
             raise ConfigError(f"{row_name(config, index)}: {error}") from error
     return layers
 
@@ -77,29 +82,34 @@ def _build_layer(row: Row, layers: list[Layer], config: ModelConfig, activation:
         raise ValueError(f"{row.module} reads one layer, found {len(widths)}")
     if row.module == "Detect":
         return Layer(row, sources, _build_detect(row, widths, config), 0)
+    if row.module == "Concat":
+        return Layer(row, sources, Concat(*row.args), sum(widths))
+    arguments = [None if argument == "None" else argument for argument in row.args]
     if row.module in WIDE_BLOCKS:
-        return Layer(row, sources, *_build_wide(row, widths[0], config, activation))
-    module = BLOCKS[row.module](*(None if arg == "None" else arg for arg in row.args))
+        return Layer(row, sources, *_build_wide(row, arguments, widths[0], config, activation))
+    module = BLOCKS[row.module](*arguments)
     repeated = nn.Sequential(*(module for _ in range(row.repeats))) if row.repeats > 1 else module
-    return Layer(row, sources, repeated, sum(widths))
+    return Layer(row, sources, repeated, widths[0])
 
 
 def _sources(row: Row, index: int) -> tuple[int, ...]:
     sources = tuple(index + source if source < 0 else source for source in row.source)
     for given, source in zip(row.source, sources, strict=True):
         if not (0 <= source < index or (index == 0 and source == -1)):
-            raise ValueError(f"'from' {given} points to layer {source}, expected one of 0..{index - 1}")
+            expected = f"one of 0..{index - 1}" if index else "-1, the picture"
+            raise ValueError(f"'from' {given} points to layer {source}, expected {expected}")
     return sources
 
 
-def _build_wide(row: Row, in_channels: int, config: ModelConfig, activation: Activation) -> tuple[nn.Module, int]:
-    if not row.args or not isinstance(row.args[0], int):
-        raise ValueError(f"the first argument of {row.module} is its number of channels, found {list(row.args)}")
-    out_channels, arguments = scaled_width(row.args[0], config), list(row.args[1:])
-    repeats = scaled_repeats(row.repeats, config)
+def _build_wide(
+    row: Row, arguments: list[Any], in_channels: int, config: ModelConfig, activation: Activation
+) -> tuple[nn.Module, int]:
+    block = WIDE_BLOCKS[row.module]
+    _check_arguments(block, arguments)
+    out_channels, repeats = scaled_width(arguments[0], config), scaled_repeats(row.repeats, config)
 
     def make(channels: int, *inner: Any) -> nn.Module:
-        return WIDE_BLOCKS[row.module](channels, out_channels, *inner, *arguments, activation=activation)
+        return block(channels, out_channels, *inner, *arguments[1:], activation=activation)
 
     if row.module == "C3":  # its bottlenecks are repeated, not the block
         return make(in_channels, repeats), out_channels
@@ -108,10 +118,28 @@ def _build_wide(row: Row, in_channels: int, config: ModelConfig, activation: Act
     return nn.Sequential(make(in_channels), *(make(out_channels) for _ in range(repeats - 1))), out_channels
 
 
+def _check_arguments(block: type[nn.Module], arguments: list[Any]) -> None:
+    """Raise ValueError where ``[out_channels, ...]`` does not fit the signature of the block."""
+    hints = get_type_hints(block.__init__)
+    names = [name for name in hints if name not in ("in_channels", "repeats", "activation", "return")]
+    if not 1 <= len(arguments) <= len(names):
+        raise ValueError(f"{block.__name__} takes [{', '.join(names)}], found {len(arguments)} arguments")
+    for name, argument in zip(names, arguments, strict=False):
+        try:
+            TypeAdapter(hints[name]).validate_python(argument, strict=True)
+        except ValidationError:
+            expected = getattr(hints[name], "__name__", str(hints[name]))
+            raise ValueError(f"{name}: expected {expected}, found {argument!r}") from None
+    if arguments[0] < 1:
+        raise ValueError(f"out_channels: expected 1 or more, found {arguments[0]}")
+
+
 def _build_detect(row: Row, widths: list[int], config: ModelConfig) -> Detect:
     # YOLOv5 files write [nc, anchors]: the words stand for the keys at the top of the file.
     if row.args and (row.args[0] not in ("nc", config.nc) or row.args[1:] not in ((), ("anchors",))):
-        raise ValueError(f"Detect takes [nc, anchors], the words that stand for the file's keys, found {list(row.args)}")
+        raise ValueError(
+            f"Detect takes [nc, anchors], the words that stand for the file's keys, found {list(row.args)}"
+        )
     if not isinstance(config.anchors, int) and len(config.anchors) != len(widths):
         raise ValueError(f"Detect reads {len(widths)} levels but anchors are given for {len(config.anchors)}")
     return Detect(widths, config.nc, _num_anchors(config))

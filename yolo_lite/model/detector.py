@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import ModelConfig
-from yolo_lite.model.blocks import Conv, Detect
-from yolo_lite.model.builder import Layer, anchor_sizes, build_layers, row_name
+from yolo_lite.model.blocks import Concat, Conv, Detect
+from yolo_lite.model.builder import BAD_ROW, Layer, anchor_sizes, build_layers, row_name
 from yolo_lite.ops.grid import Grid, make_grid
 
 
@@ -51,7 +51,7 @@ class Detector(nn.Module):
         """Raw logits ``[B, N, 5+C]`` of float images ``[B, 3, H, W]`` in 0..1, H and W multiples of the last stride."""
         outputs: dict[int, Tensor] = {-1: images}
         for index, (layer, sources) in enumerate(zip(self.layers, self.sources, strict=True)):
-            several = len(sources) > 1 or isinstance(layer, Detect)
+            several = isinstance(layer, (Concat, Detect))
             result = layer([outputs[source] for source in sources] if several else outputs[sources[0]])
             if index in self.kept:
                 outputs[index] = result
@@ -82,11 +82,18 @@ def _find_strides(config: ModelConfig, layers: list[Layer]) -> list[int]:
         try:
             module = copy.deepcopy(layer.module).to("meta").eval()
             outputs[index] = module(maps if layer.row.module == "Concat" else maps[0])
-        except (RuntimeError, ValueError, TypeError) as error:
+        except BAD_ROW as error:
             raise ConfigError(f"{row_name(config, index)}: {error}") from error
-    strides = [size // outputs[source].shape[-1] for source in layers[-1].sources]
+    cells = [outputs[source].shape[-1] for source in layers[-1].sources]
+    if any(size % count for count in cells):
+        raise ConfigError(
+            f"{row_name(config, len(layers) - 1)}: {size} px become {cells} cells, expected whole strides"
+        )
+    strides = [size // count for count in cells]
     if strides != sorted(strides):
-        raise ConfigError(f"{row_name(config, len(layers) - 1)}: levels must come fine to coarse, found strides {strides}")
+        raise ConfigError(
+            f"{row_name(config, len(layers) - 1)}: levels must come fine to coarse, found strides {strides}"
+        )
     return strides
 
 
@@ -94,7 +101,9 @@ def _checked_anchors(config: ModelConfig, strides: list[int]) -> Tensor:
     anchors = anchor_sizes(config, strides)
     areas = anchors.prod(dim=-1).mean(dim=-1)
     if bool((areas.diff() < 0).any()):
-        raise ConfigError(f"anchors: expected small to large in the order of the strides {strides}, found {config.anchors}")
+        raise ConfigError(
+            f"anchors: expected small to large in the order of the strides {strides}, found {config.anchors}"
+        )
     return anchors
 
 

@@ -36,7 +36,7 @@ def aligned_iou(a: Tensor, b: Tensor) -> Tensor:
 def aligned_ciou(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Complete IoU (Zheng et al., arXiv:1911.08287, eq. 10) and IoU of cxcywh boxes ``[P, 4]``, both ``[P]``.
 
-    CIoU = IoU - rho^2 / c^2 - alpha * v lies in (-1.5, 1]; alpha is constant in backward, as its authors have it.
+    CIoU = IoU - rho^2 / c^2 - alpha * v lies in [-1.5, 1]; alpha is constant in backward, as its authors have it.
     Denominators are clamped rather than shifted by an epsilon, so equal boxes of any size give exactly 1, and
     ``atan2`` keeps the gradient finite where a predicted width or height is 0.
     """

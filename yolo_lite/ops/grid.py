@@ -27,6 +27,7 @@ class Grid(NamedTuple):
     """Where every slot lies in the network input."""
 
     levels: tuple[Level, ...]
+    level_table: Tensor  # [L, 4] int64, the rows of levels
     anchors: Tensor  # [L, A, 2] width and height in pixels
     level: Tensor  # [N] int64, index of the slot's level
     corner: Tensor  # [N, 2] float32, left and top of the slot's cell in pixels
@@ -61,7 +62,8 @@ def make_grid(anchors: Tensor, strides: Sequence[int], height: int, width: int) 
         stride.append(torch.full((num_slots, 1), float(pixels), device=device))
         anchor.append(anchors[index].float().repeat(rows * columns, 1))
         first_slot += num_slots
-    return Grid(tuple(levels), anchors.float(), *(torch.cat(rows) for rows in (level, corner, stride, anchor)))
+    table = torch.tensor(levels, device=device)
+    return Grid(tuple(levels), table, anchors.float(), *(torch.cat(rows) for rows in (level, corner, stride, anchor)))
 
 
 def decode(raw: Tensor, corner: Tensor, stride: Tensor, anchor: Tensor) -> Tensor:

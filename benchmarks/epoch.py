@@ -1,0 +1,79 @@
+"""A whole epoch (train, validate, save) beside the bare network passes over the same pictures.
+
+    python benchmarks/epoch.py --data ../shared/data/bccd/data.yaml
+
+Bare is forward and backward of as many pictures as the train split has and forward of as many as the validation split
+has, measured before and after the run, in the same process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+
+import torch
+
+from yolo_lite.cli import run_config, train_parser
+from yolo_lite.config.schema import RunConfig
+from yolo_lite.engine.device import choose_compute, place
+from yolo_lite.engine.families import Yolo
+from yolo_lite.engine.train import train
+from yolo_lite.structures import Batch, Targets
+
+
+def bare_seconds(config: RunConfig, num_train: int, num_val: int, val_shape: tuple[int, int]) -> float:
+    """Seconds of the bare passes, extrapolated from a few batches after a warm-up."""
+    family, size, batch_size = Yolo(), config.train.imgsz, config.train.batch_size
+    compute = choose_compute(config.train.device, config.hyp.precision, config.hyp.channels_last)
+    model = place(family.build(config.model), compute)
+    empty = Targets(*(torch.zeros(0),) * 3)
+
+    def batch_of(height: int, width: int) -> Batch:
+        images = torch.rand(batch_size, 3, height, width).to(compute.device, memory_format=compute.memory_format)
+        return Batch(images, empty, torch.zeros(0), torch.zeros(0), torch.zeros(0))
+
+    train_batch, val_batch = batch_of(size, size), batch_of(*val_shape)
+
+    def train_pass() -> None:
+        family.forward(model, train_batch, compute).float().square().mean().backward()
+        model.zero_grad()
+
+    seconds = _median(train_pass) / batch_size * num_train
+    network = family.for_inference(model)
+    with torch.inference_mode():
+        return seconds + _median(lambda: family.forward(network, val_batch, compute)) / batch_size * num_val
+
+
+def _median(action, repeats: int = 7) -> float:  # type: ignore[no-untyped-def]
+    times = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return sorted(times[2:])[repeats // 2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--cfg", default="cfg/yolo_n.yaml")
+    parser.add_argument("--imgsz", default="320")
+    parser.add_argument("--epochs", default="4")
+    parser.add_argument("--images", type=int, nargs=2, default=(205, 87), help="pictures in train and val")
+    parser.add_argument("--val-shape", type=int, nargs=2, default=(256, 320), help="height, width of the val pictures")
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["--cfg", flags.cfg, "--data", flags.data, "--imgsz", flags.imgsz, "--epochs", flags.epochs]
+        config = run_config(train_parser().parse_args([*words, "--batch-size", "16", "--project", folder]))
+        before = bare_seconds(config, *flags.images, tuple(flags.val_shape))
+        epochs = train(config).seconds
+        after = bare_seconds(config, *flags.images, tuple(flags.val_shape))
+    bare = (before + after) / 2
+    print(f"bare: {before:.2f} s before, {after:.2f} s after the run")
+    for number, seconds in enumerate(epochs, 1):
+        print(f"epoch {number}: {seconds:.2f} s, {seconds / bare:.2f} times the bare passes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Shared fixtures: a tiny drawn set, short runs, and no network."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from yolo_lite.cli import run_config, train_parser
+from yolo_lite.config.schema import RunConfig
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+os.environ["TQDM_DISABLE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever opens an internet connection fails its test."""
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX:
+            raise AssertionError(f"a test tried to connect to {address}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset YAML of 20 + 8 drawn pictures of 64 px in a cache of its own."""
+    folder = tmp_path_factory.mktemp("tiny")
+    os.environ["YOLO_LITE_CACHE"] = str(folder / "cache")
+    text = (REPOSITORY / "data/shapes.yaml").read_text().split("suggested:")[0]
+    text = text.replace("train: 256", "train: 20").replace("val: 64", "val: 8").replace("image_size: 160", "image_size: 64")
+    (folder / "tiny.yaml").write_text(text)
+    return folder / "tiny.yaml"
+
+
+def tiny_config(data: Path, project: Path, *words: str) -> RunConfig:
+    """A run of yolo_n on the tiny set: 2 epochs of batches of 8 at 64 px, without worker processes."""
+    flags = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
+    flags += ["--data", str(data), "--project", str(project), "--device", "cpu", "--workers", "0"]
+    flags += ["--epochs", "2", "--batch-size", "8", "--imgsz", "64", *words]
+    return run_config(train_parser().parse_args(flags))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished short run; tests only read it."""
+    from yolo_lite.engine.train import train
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        return train(tiny_config(tiny_data, tmp_path_factory.mktemp("runs"))).folder
+
+
+def equal_states(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two state dicts are the same to the bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

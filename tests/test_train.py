@@ -1,0 +1,170 @@
+"""Laws of the training loop, on runs of seconds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY, equal_states, tiny_config
+
+from yolo_lite.cli import train_main, val_main
+from yolo_lite.config.errors import UserError
+from yolo_lite.engine.checkpoint import config_of, load_checkpoint
+from yolo_lite.engine.train import Resume, train
+
+TAGS = {
+    *(f"{split}/{name}_loss" for split in ("train", "val") for name in ("box", "obj", "cls")),
+    *(f"metrics/{name}" for name in ("precision", "recall", "mAP50", "mAP50-95", "unmatched_targets")),
+    *(f"lr/{name}" for name in ("weights", "norms", "biases")),
+}
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_weights_figures_and_pictures(tiny_run: Path) -> None:
+    files = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
+    expected = {"weights/best.pt", "weights/last.pt", "config.yaml", "results.csv", "train_batch.png", "val_predictions.png"}
+    assert expected <= files
+    assert [row["epoch"] for row in rows_of(tiny_run)] == ["1", "2"]
+    assert set(rows_of(tiny_run)[0]) == {"epoch", *TAGS}
+    assert not list(tiny_run.rglob("*.tmp"))
+
+
+def test_tensorboard_holds_every_figure_of_results_csv(tiny_run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tiny_run)).Reload()
+    assert set(events.Tags()["scalars"]) == TAGS
+    assert {"train/batch", "val/labels_and_predictions"} <= set(events.Tags()["images"])
+    for tag in TAGS:
+        points = [(point.step, point.value) for point in events.Scalars(tag)]
+        rows = [(int(row["epoch"]), float(row[tag])) for row in rows_of(tiny_run)]
+        assert [step for step, _ in points] == [step for step, _ in rows]
+        assert [value for _, value in points] == pytest.approx([value for _, value in rows], rel=1e-6)
+
+
+def test_checkpoints_are_plain_and_hold_the_resolved_configuration(tiny_run: Path) -> None:
+    for name in ("best", "last"):
+        content = torch.load(tiny_run / f"weights/{name}.pt", weights_only=True)
+        config = config_of(content, name)
+        assert config.plain() == yaml.safe_load((tiny_run / "config.yaml").read_text())
+        assert all(value.dtype != torch.float16 for value in content["ema"].values())
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_one_seed_gives_one_loss_curve_to_the_bit(tiny_data: Path, tiny_run: Path, tmp_path: Path, workers: str) -> None:
+    folder = train(tiny_config(tiny_data, tmp_path, "--workers", workers)).folder
+    assert (folder / "results.csv").read_bytes() == (tiny_run / "results.csv").read_bytes()
+    mine, theirs = (load_checkpoint(run / "weights/last.pt") for run in (folder, tiny_run))
+    assert equal_states(mine["model"], theirs["model"])
+    assert equal_states(mine["ema"], theirs["ema"])
+
+
+def test_another_seed_gives_another_curve(tiny_data: Path, tiny_run: Path, tmp_path: Path) -> None:
+    folder = train(tiny_config(tiny_data, tmp_path, "--seed", "1", "--epochs", "1")).folder
+    assert rows_of(folder)[0]["train/box_loss"] != rows_of(tiny_run)[0]["train/box_loss"]
+
+
+@pytest.mark.parametrize("batch_size,workers", [("1", "0"), ("3", "1"), ("8", "0")])
+def test_val_gives_the_figures_of_training_again(
+    tiny_run: Path, tmp_path: Path, batch_size: str, workers: str
+) -> None:
+    words = ["--weights", str(tiny_run / "weights/last.pt"), "--project", str(tmp_path), "--device", "cpu"]
+    assert val_main([*words, "--batch-size", batch_size, "--workers", workers]) == 0
+    figures, row = json.loads((tmp_path / "exp/metrics.json").read_text()), rows_of(tiny_run)[-1]
+    for mine, theirs in (("map50_95", "mAP50-95"), ("map50", "mAP50"), ("precision", "precision"), ("recall", "recall")):
+        assert figures[mine] == pytest.approx(float(row[f"metrics/{theirs}"]), abs=1e-6)
+    assert figures["images"] == 8 and set(figures) >= {"map75", "per_class", "ms_per_image"}
+
+
+def test_a_killed_run_leaves_a_whole_checkpoint_and_goes_on_as_if_nothing_happened(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    straight = train(tiny_config(tiny_data, tmp_path / "straight", "--epochs", "6")).folder
+    words = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
+    words += ["--data", str(tiny_data), "--project", str(tmp_path / "killed"), "--device", "cpu", "--workers", "0"]
+    words += ["--epochs", "6", "--batch-size", "8", "--imgsz", "64"]
+    process = subprocess.Popen([sys.executable, str(REPOSITORY / "train.py"), *words], stdout=subprocess.DEVNULL)
+    last = tmp_path / "killed/exp/weights/last.pt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert load_checkpoint(last)["epoch"] >= 1
+
+    assert train_main(["--resume", str(last)]) == 0
+    assert (last.parents[1] / "results.csv").read_bytes() == (straight / "results.csv").read_bytes()
+    mine, theirs = (load_checkpoint(path)["model"] for path in (last, straight / "weights/last.pt"))
+    assert equal_states(mine, theirs)
+
+
+def test_a_finished_run_says_so(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_main(["--resume", str(tiny_run / "weights/last.pt")]) == 2
+    assert "finished" in capsys.readouterr().err
+
+
+def test_resume_finds_the_latest_run(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny_config(tiny_data, tmp_path, "--epochs", "1")
+    for _ in range(2):
+        folder = train(config).folder
+    assert folder.name == "exp2"
+    os.utime(folder / "weights/last.pt")
+    assert train_main(["--resume", "--project", str(tmp_path)]) == 2  # finished: but which run is named
+    assert "exp2" in capsys.readouterr().err
+
+
+def test_training_stops_without_progress(tiny_data: Path, tmp_path: Path) -> None:
+    # A learning rate of nearly nothing: the first epoch stays the best.
+    words = ["--epochs", "9", "--set", "patience=2", "lr0=1e-12", "warmup_bias_lr=0", "mosaic=0"]
+    result = train(tiny_config(tiny_data, tmp_path, *words))
+    assert len(rows_of(result.folder)) == result.best_epoch + 2 < 9
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_older_checkpoint(tiny_data: Path, tmp_path: Path) -> None:
+    folder = train(tiny_config(tiny_data, tmp_path, "--epochs", "3")).folder
+    content = load_checkpoint(folder / "weights/last.pt")
+    before = (folder / "weights/last.pt").read_bytes()
+    content["epoch"] = 1
+    content["model"]["layers.0.conv.weight"][0, 0, 0, 0] = float("nan")
+    with pytest.raises(UserError, match="not finite"):
+        train(config_of(content, ""), Resume(folder, content))
+    assert (folder / "weights/last.pt").read_bytes() == before
+
+
+def test_weights_start_a_run_and_what_does_not_fit_is_named(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(tiny_data.read_text().replace("names: [", "names: [nothing, "))
+    words = ["--weights", str(tiny_run / "weights/best.pt"), "--epochs", "1"]
+    train(tiny_config(other, tmp_path, *words))
+    said = capsys.readouterr().out
+    assert "tensors taken over, not: layers.24.heads.0.weight" in said
+
+
+@pytest.mark.parametrize("words", [["--set", "precision=bf16"], ["--optimizer", "SGD"], ["--set", "fl_gamma=1.5"]])
+def test_other_recipes_train_to_finite_figures(tiny_data: Path, tmp_path: Path, words: list[str]) -> None:
+    result = train(tiny_config(tiny_data, tmp_path, "--epochs", "1", *words))
+    assert all(value == value for value in result.metrics.values())
+
+
+def test_training_writes_nothing_outside_its_run_folder(tiny_data: Path, tmp_path: Path) -> None:
+    def listing() -> list[tuple[str, int]]:
+        return sorted((str(path), path.stat().st_mtime_ns) for path in tiny_data.parent.rglob("*"))
+
+    before = listing()
+    train(tiny_config(tiny_data, tmp_path, "--epochs", "1"))
+    assert listing() == before
