@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -121,7 +122,7 @@ def gradient_of(detector: Detector, parts: list[Batch]) -> torch.Tensor:
 def test_the_gradient_of_a_step_does_not_depend_on_its_split_into_batches(detector: Detector, cuts: list[int]) -> None:
     detector.eval()  # batch normalisation would see each part by itself
     whole = random_batch(8, seed=0)
-    parts = [part(whole, first, last) for first, last in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [part(whole, first, last) for first, last in itertools.pairwise(cuts)]
     expected, found = gradient_of(detector, [whole]), gradient_of(detector, parts)
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6 * expected.abs().max().item())
 

@@ -35,8 +35,8 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 def test_a_run_leaves_weights_figures_and_pictures(tiny_run: Path) -> None:
     files = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
-    expected = {"weights/best.pt", "weights/last.pt", "config.yaml", "results.csv", "train_batch.png", "val_predictions.png"}
-    assert expected <= files
+    assert {"weights/best.pt", "weights/last.pt", "config.yaml", "results.csv"} <= files
+    assert {"train_batch.png", "val_predictions.png"} <= files
     assert [row["epoch"] for row in rows_of(tiny_run)] == ["1", "2"]
     assert set(rows_of(tiny_run)[0]) == {"epoch", *TAGS}
     assert not list(tiny_run.rglob("*.tmp"))
@@ -64,7 +64,9 @@ def test_checkpoints_are_plain_and_hold_the_resolved_configuration(tiny_run: Pat
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_one_seed_gives_one_loss_curve_to_the_bit(tiny_data: Path, tiny_run: Path, tmp_path: Path, workers: str) -> None:
+def test_one_seed_gives_one_loss_curve_to_the_bit(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path, workers: str
+) -> None:
     folder = train(tiny_config(tiny_data, tmp_path, "--workers", workers)).folder
     assert (folder / "results.csv").read_bytes() == (tiny_run / "results.csv").read_bytes()
     mine, theirs = (load_checkpoint(run / "weights/last.pt") for run in (folder, tiny_run))
@@ -84,7 +86,8 @@ def test_val_gives_the_figures_of_training_again(
     words = ["--weights", str(tiny_run / "weights/last.pt"), "--project", str(tmp_path), "--device", "cpu"]
     assert val_main([*words, "--batch-size", batch_size, "--workers", workers]) == 0
     figures, row = json.loads((tmp_path / "exp/metrics.json").read_text()), rows_of(tiny_run)[-1]
-    for mine, theirs in (("map50_95", "mAP50-95"), ("map50", "mAP50"), ("precision", "precision"), ("recall", "recall")):
+    pairs = {"map50_95": "mAP50-95", "map50": "mAP50", "precision": "precision", "recall": "recall"}
+    for mine, theirs in pairs.items():
         assert figures[mine] == pytest.approx(float(row[f"metrics/{theirs}"]), abs=1e-6)
     assert figures["images"] == 8 and set(figures) >= {"map75", "per_class", "ms_per_image"}
 

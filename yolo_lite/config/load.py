@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from yolo_lite.config.yaml_file import Document, KeyPath, parse_scalar, read_yam
 
 S = TypeVar("S", bound=Section)
 
-PREFIXES = {"": Hyp, "model.": ModelConfig, "data.": DatasetConfig}
+PREFIXES: dict[str, type[Section]] = {"": Hyp, "model.": ModelConfig, "data.": DatasetConfig}
 
 
 def load_hyp(path: str | Path, overrides: Sequence[str] = ()) -> Hyp:
@@ -86,10 +87,10 @@ def validate(section: type[S], document: Document) -> S:
 
 # pydantic's words for what was expected, in ours.
 EXPECTED = {
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "{ge} or more",
-    "less_than": "less than {lt}",
-    "less_than_equal": "{le} or less",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
     "float_type": "a number",
     "int_type": "a whole number",
     "finite_number": "a finite number",
@@ -132,8 +133,7 @@ def _line(document: Document, location: KeyPath) -> int | None:
 
 def _key(location: KeyPath) -> str:
     """``"backbone row 3"`` or ``"generate.train"``."""
-    parts = [str(part) for part in location]
-    return " row ".join(parts) if parts[:1] in (["backbone"], ["head"]) else ".".join(parts)
+    return re.sub(r"\b(backbone|head)\.(\d+)", r"\1 row \2", ".".join(str(part) for part in location))
 
 
 def _advice(section: type[Section], location: KeyPath) -> str:

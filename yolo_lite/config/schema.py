@@ -240,10 +240,10 @@ def _names_to_tuple(names: Any) -> Any:
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, (list, tuple)) or not names:
         raise ValueError(f"expected a list of class names or a mapping 0..n-1 to names, found {names!r}")
-    twice = sorted({str(name) for name in names if names.count(name) > 1})
-    if twice:
+    names = tuple(str(name) if _is_int(name) else name for name in names)
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
         raise ValueError(f"expected each name once, found more of {', '.join(twice)}")
-    return tuple(str(name) if _is_int(name) else name for name in names)
+    return names
 
 
 def _sources_to_tuple(value: Any) -> Any:

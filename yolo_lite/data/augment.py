@@ -22,7 +22,7 @@ MAX_ASPECT = 100.0
 class Sample(NamedTuple):
     """A picture and its objects on the way through augmentation."""
 
-    image: np.ndarray  # uint8 [H, W, 3] RGB
+    image: np.ndarray  # uint8 [H, W, 3] RGB; a mosaic not yet warped has a fourth channel
     label: np.ndarray  # [m] int64
     xyxy: np.ndarray  # [m, 4] float64, the part of each object that lies in the picture
     share: np.ndarray  # [m] float64, that part's area as a fraction of the whole object's, 0..1
@@ -37,7 +37,8 @@ def centred(sample: Sample, size: int) -> Sample:
 
 def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample:
     """Four pictures around a random centre of a 2s x 2s canvas (Bochkovskiy et al., arXiv:2004.10934)."""
-    canvas = np.full((2 * size, 2 * size, 3), GREY, dtype=np.uint8)
+    # OpenCV 5 warps four channels twice as fast as three.
+    canvas = np.full((2 * size, 2 * size, 4), GREY, dtype=np.uint8)
     centre_x, centre_y = rng.integers(size // 2, 3 * size // 2, size=2, endpoint=True)
     parts = []
     for quadrant, sample in enumerate(samples):
@@ -46,7 +47,8 @@ def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample
         top = centre_y - height if quadrant < 2 else centre_y
         x1, y1 = max(left, 0), max(top, 0)
         x2, y2 = min(left + width, 2 * size), min(top + height, 2 * size)
-        canvas[y1:y2, x1:x2] = sample.image[y1 - top : y2 - top, x1 - left : x2 - left]
+        seen = sample.image[y1 - top : y2 - top, x1 - left : x2 - left]
+        cv2.cvtColor(seen, cv2.COLOR_RGB2RGBA, dst=canvas[y1:y2, x1:x2])
         parts.append((sample.label, *_cut(sample.xyxy + (left, top, left, top), sample.share, (x1, y1), (x2, y2))))
     return Sample(canvas, *(np.concatenate(rows) for rows in zip(*parts, strict=True)))
 
@@ -56,7 +58,7 @@ def _cut(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Boxes cut at the rectangle from ``low`` to ``high``, and the shares that are left."""
     inside = np.minimum(np.maximum(xyxy, low * 2), high * 2)
-    return inside, share * _area(inside) / np.maximum(_area(xyxy), 1e-9)  # a box without area has no share left
+    return inside, share * _area(inside) / np.maximum(_area(xyxy), 1e-9)  # no area, no share
 
 
 def _area(xyxy: np.ndarray) -> np.ndarray:
@@ -82,9 +84,9 @@ def _shift(x: float, y: float) -> np.ndarray:
 
 def warp(sample: Sample, matrix: np.ndarray, size: int) -> Sample:
     """Picture and boxes through a 3x3 matrix onto an s x s grey square."""
+    image = sample.image if sample.image.shape[2] == 4 else cv2.cvtColor(sample.image, cv2.COLOR_RGB2RGBA)
     # Boxes count from the edge of the first pixel, OpenCV counts from its middle.
     pixel_matrix = _shift(-0.5, -0.5) @ matrix @ _shift(0.5, 0.5)
-    image = cv2.cvtColor(sample.image, cv2.COLOR_RGB2RGBA)  # OpenCV warps four channels twice as fast as three
     if np.any(matrix[2, :2]):
         image = cv2.warpPerspective(image, pixel_matrix, (size, size), borderValue=(GREY,) * 4)
     else:
@@ -94,10 +96,10 @@ def warp(sample: Sample, matrix: np.ndarray, size: int) -> Sample:
 
 
 def _warp_boxes(xyxy: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The upright boxes around warped boxes ``[m, 4]``."""
+    """The upright boxes around warped boxes ``[m, 4]``; NaN where perspective puts a part behind the viewer."""
     corners = xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
     points = np.concatenate((corners, np.ones_like(corners[..., :1])), axis=-1) @ matrix.T  # [m, 4, 3]
-    points = points[..., :2] / points[..., 2:]
+    points = points[..., :2] / np.where(points[..., 2:] > 0, points[..., 2:], np.nan)
     return np.concatenate((points.min(axis=1), points.max(axis=1)), axis=-1)
 
 
@@ -133,7 +135,7 @@ def random_flips(sample: Sample, hyp: Hyp, rng: np.random.Generator) -> Sample:
 
 
 def worth_learning(sample: Sample) -> np.ndarray:
-    """Which objects ``[m]`` are kept: by their sides, aspect, and how much of them is still to be seen."""
+    """Which objects ``[m]`` are kept: by their sides, aspect, and how much of them is still to be seen; NaN is not."""
     size = sample.xyxy[:, 2:] - sample.xyxy[:, :2]
     shortest, longest = size.min(axis=1), size.max(axis=1)
     return (shortest > MIN_SIDE) & (longest < MAX_ASPECT * shortest) & (sample.share > MIN_VISIBLE)

@@ -25,7 +25,7 @@ _TAIL = 64  # bytes in which the end is expected; some writers pad with zeros
 def image_size(path: str | Path) -> tuple[int, int]:
     """Height and width in pixels as decoded, EXIF rotation applied.
 
-    JPEG, PNG and WebP tell by their header and their end; files of other formats are decoded.
+    JPEG, PNG and WebP tell by their header and their end; files of other formats, and a turned PNG or WebP, are decoded.
 
     Raises:
         DataError: the file is missing, no image, or cut off.
@@ -39,7 +39,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise DataError(f"{path}: no such image") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: not a readable image: {error}") from error
-    if kind not in _END:
+    # The orientation of a JPEG is honoured by every version of OpenCV, that of other formats by some.
+    if kind not in _END or (is_turned and _END[kind] != _JPEG_END):
         height, width = read_image(path).shape[:2]
         return height, width
     if _is_truncated(path, _END[kind]):

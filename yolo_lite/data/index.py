@@ -9,8 +9,8 @@ import glob
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -22,7 +22,8 @@ from yolo_lite.data.labels import read_labels
 from yolo_lite.data.shapes import ShapesSpec, ensure_shapes
 
 
-class DatasetIndex(NamedTuple):
+@dataclass(frozen=True)
+class DatasetIndex:
     """n images and T objects of one split."""
 
     names: tuple[str, ...]  # class names

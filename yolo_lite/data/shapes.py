@@ -20,11 +20,12 @@ FORMAT_VERSION = 1  # raise it when the drawing changes: sets in caches carry it
 SPLITS = ("train", "val")  # the position is part of the seed
 SIDE_RATIOS = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.75))  # height and width, as parts of image_size
 EMPTY_SHARE = 0.08  # of the pictures hold no object
-MOST_OBJECTS = 6
-SMALLEST, LARGEST = 0.10, 0.55  # longest side of an object, as a part of the picture's mean side
-LEAST_VISIBLE = 0.6  # of an object's area, once all later objects are drawn over it
+MOST_OBJECTS = 5
+SMALLEST, LARGEST = 0.16, 0.60  # longest side of an object, as a part of the picture's mean side
+LEAST_VISIBLE = 0.7  # of an object's area, once all later objects are drawn over it
 PLACES_TRIED = 20
 COLOURS_TRIED = 30
+HUE_SPREAD = 28.0  # degrees: every class has a range of hues of its own, backgrounds and clutter have them all
 LEAST_CONTRAST = 100.0  # BGR distance between an object and nearly every pixel along its edge
 SUPERSAMPLING = 4
 
@@ -152,9 +153,18 @@ def coverage(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def contrasting_colour(rng: np.random.Generator, ground: np.ndarray) -> np.ndarray:
-    """A random colour [3] well apart from nearly all of the given pixels [N, 3]."""
-    candidates = rng.uniform(10, 245, (COLOURS_TRIED, 3))
+def class_colours(rng: np.random.Generator, class_index: int) -> np.ndarray:
+    """Random BGR colours [N, 3] of a class: its hues, pale to vivid, dark to bright."""
+    hue = 360 * class_index / len(OUTLINES) + rng.uniform(-HUE_SPREAD, HUE_SPREAD, COLOURS_TRIED)
+    low, high = (0, 0.4, 0.35), (1, 1, 1)
+    hsv = rng.uniform(low, high, (COLOURS_TRIED, 3)).astype(np.float32)
+    hsv[:, 0] = hue % 360
+    return cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0] * 245
+
+
+def contrasting_colour(rng: np.random.Generator, class_index: int, ground: np.ndarray) -> np.ndarray:
+    """A colour [3] of a class well apart from nearly all of the given pixels [N, 3]."""
+    candidates = class_colours(rng, class_index)
     distances = np.linalg.norm(candidates[:, None] - ground[:: len(ground) // 100 + 1], axis=2)
     contrast = np.quantile(distances, 0.05, axis=1)
     # the first that is good enough, not the best of all: that would be black or white nearly every time
@@ -169,12 +179,12 @@ def cast_shadow(canvas: np.ndarray, alpha: np.ndarray, rng: np.random.Generator)
     return canvas * (1 - np.float32(rng.uniform(0.1, 0.4)) * shadow)[..., None]
 
 
-def fill_shape(canvas: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Canvas with a softly shaded object on alpha [H, W], of one colour that stands out along its edge."""
+def fill_shape(canvas: np.ndarray, alpha: np.ndarray, class_index: int, rng: np.random.Generator) -> np.ndarray:
+    """Canvas with a softly shaded object on alpha [H, W], of a colour that stands out along its edge."""
     touched = (alpha > 0).astype(np.uint8)
     edge = cv2.morphologyEx(touched, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)) > 0
-    colour = np.float32(contrasting_colour(rng, canvas[edge]))
-    shade = 0.75 + 0.35 * smooth_noise(rng, *alpha.shape, 2)
+    colour = np.float32(contrasting_colour(rng, class_index, canvas[edge]))
+    shade = 0.75 + 0.35 * smooth_noise(rng, alpha.shape[0], alpha.shape[1], 2)
     return blend(canvas, np.minimum(colour * shade[..., None], 255), alpha)
 
 
@@ -189,7 +199,7 @@ def add_objects(canvas: np.ndarray, rng: np.random.Generator, count: int) -> tup
             alpha = coverage(polygon, *canvas.shape[:2])
             cover = alpha > 0.5
             if ((visible & ~cover).sum(axis=(1, 2)) >= LEAST_VISIBLE * areas).all():
-                canvas = fill_shape(cast_shadow(canvas, alpha, rng), alpha, rng)
+                canvas = fill_shape(cast_shadow(canvas, alpha, rng), alpha, int(class_index), rng)
                 visible = np.concatenate([visible & ~cover, cover[None]])
                 areas = np.append(areas, cover.sum())
                 shapes.append(Shape(int(class_index), polygon))

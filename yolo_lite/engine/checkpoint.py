@@ -19,7 +19,16 @@ from yolo_lite.config.schema import RunConfig
 FORMAT = 1
 
 # What torch raises for an archive that is damaged or holds more than plain data.
-UNREADABLE = (RuntimeError, ValueError, TypeError, LookupError, EOFError, struct.error, pickle.UnpicklingError)
+UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -52,8 +61,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except UNREADABLE as error:
-        raise CheckpointError(f"{path}: damaged, or not a checkpoint of yolo_lite: it holds no plain data") from error
+    except UNREADABLE:
+        content = None
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise CheckpointError(f"{path}: damaged, or not a checkpoint of yolo_lite")
     if content["format"] > FORMAT:

@@ -64,7 +64,7 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
     """
     evaluation = _run_coco(truth, table)
     # precision [T, R, C, areas, max detections], -1 where a class has no objects: all areas, 100 detections
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
     is_true = _true_positives(truth, table)
     labels = np.array(evaluation.params.catIds)

@@ -60,8 +60,8 @@ def _choose_device(name: str) -> torch.device:
         device = torch.device(f"cuda:{name}" if name.isdigit() else name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        gpus = torch.cuda.device_count()
-        raise ConfigError(f"--device {name}: not available ({gpus} CUDA devices): {str(error).splitlines()[0]}") from None
+        reason, gpus = str(error).splitlines()[0], torch.cuda.device_count()
+        raise ConfigError(f"--device {name}: not available ({gpus} CUDA devices): {reason}") from None
     return device
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +124,7 @@ class MovingAverage:
         self.updates = updates
         self.averaged.n_averaged.fill_(updates)
 
-    def _average(self, averaged: list[Tensor], current: list[Tensor], _: Tensor | int) -> None:
+    def _average(self, averaged: Any, current: Any, _: Any) -> None:
         if averaged[0].is_floating_point():
             decay = average_decay(self.updates, self.ema_decay)
             torch._foreach_lerp_(averaged, current, 1 - decay)

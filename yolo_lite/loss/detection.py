@@ -53,7 +53,9 @@ def loss_gains(hyp: Hyp, num_levels: int, num_classes: int, height: int, width: 
 
 def objectness_balance(num_levels: int) -> tuple[float, ...]:
     """Weight of each level in the objectness loss."""
-    return OBJ_BALANCE.get(num_levels, OBJ_BALANCE_LONG[:num_levels])
+    # Levels beyond the fifth count as little as the fifth.
+    long = tuple(OBJ_BALANCE_LONG[min(level, len(OBJ_BALANCE_LONG) - 1)] for level in range(num_levels))
+    return OBJ_BALANCE.get(num_levels, long)
 
 
 def step_totals(matches: Iterable[Matches], grids: Iterable[Grid], num_images: int) -> StepTotals:

@@ -29,8 +29,8 @@ def build_targets(targets: Targets, grid: Grid, anchor_t: float) -> Matches:
         anchor_t: largest ratio of widths or heights, above 1.
     """
     pair_target, pair_level, pair_anchor = _matching_shapes(targets.box, grid.anchors, anchor_t)
-    slot, valid = _candidate_slots(targets.box[pair_target], pair_level, pair_anchor, grid)  # [pairs, 3]
-    pair, cell = valid.nonzero(as_tuple=True)
+    slot, inside = _candidate_slots(targets.box[pair_target], pair_level, pair_anchor, grid)  # [pairs, 3]
+    pair, cell = inside.nonzero(as_tuple=True)
     return _one_target_a_slot(targets, pair_target[pair], slot[pair, cell], grid)
 
 
@@ -43,20 +43,22 @@ def _matching_shapes(box: Tensor, anchors: Tensor, anchor_t: float) -> tuple[Ten
 
 
 def _candidate_slots(box: Tensor, level: Tensor, anchor: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Slots ``[pairs, 3]`` of centre cell, x neighbour, y neighbour, and which of them exist."""
+    """Slots ``[pairs, 3]`` of centre cell, x neighbour, y neighbour, and which of them lie in the picture.
+
+    In the middle of a cell a neighbour is the cell itself: such a slot comes twice.
+    """
     table = grid.level_table[level]  # [pairs, 4] stride, height, width, first slot
     stride, limit, first_slot = table[:, :1], table[:, 1:3].flip(1), table[:, 3:]
     centre = box[:, :2] / stride  # in cells
-    # A centre on the far edge of the picture belongs to the last cell.
+    # A centre on the far edge of the picture, or beyond an edge, belongs to the nearest cell.
     cell = centre.floor().long().clamp(min=0).minimum(limit - 1)  # [pairs, 2]
     side = (centre - cell - 0.5).sign().long()  # -1 towards the cell before, +1 towards the cell after, 0 in the middle
     step = F.pad(torch.diag_embed(side), (0, 0, 1, 0))  # [pairs, 3, 2]: none, along x, along y
     cells = cell[:, None] + step
     inside = ((cells >= 0) & (cells < limit[:, None])).all(dim=-1)
-    distinct = F.pad(side != 0, (1, 0), value=True)  # [pairs, 3]: a step of 0 leads back to the centre cell
     num_anchors = grid.anchors.shape[1]
     slot = first_slot + (cells[..., 1] * table[:, 2:3] + cells[..., 0]) * num_anchors + anchor[:, None]
-    return slot, inside & distinct
+    return slot, inside
 
 
 def _one_target_a_slot(targets: Targets, target: Tensor, slot: Tensor, grid: Grid) -> Matches:

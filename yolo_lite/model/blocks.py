@@ -56,7 +56,8 @@ class Conv(nn.Module):
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.norm(self.conv(x)))
+        out: Tensor = self.activation(self.norm(self.conv(x)))
+        return out
 
 
 class Bottleneck(nn.Module):
@@ -77,7 +78,7 @@ class Bottleneck(nn.Module):
         self.shortcut = shortcut and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.expand(self.reduce(x))
+        out: Tensor = self.expand(self.reduce(x))
         return x + out if self.shortcut else out
 
 
@@ -103,7 +104,8 @@ class C3(nn.Module):
         self.merge = Conv(2 * hidden, out_channels, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.merge(torch.cat((self.bottlenecks(self.deep(x)), self.plain(x)), dim=1))
+        out: Tensor = self.merge(torch.cat((self.bottlenecks(self.deep(x)), self.plain(x)), dim=1))
+        return out
 
 
 class SPP(nn.Module):
@@ -124,7 +126,8 @@ class SPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.reduce(x)
-        return self.merge(torch.cat((x, *(pool(x) for pool in self.pools)), dim=1))
+        out: Tensor = self.merge(torch.cat((x, *(pool(x) for pool in self.pools)), dim=1))
+        return out
 
 
 class SPPF(nn.Module):
@@ -141,7 +144,8 @@ class SPPF(nn.Module):
         pyramid = [self.reduce(x)]
         for _ in range(3):
             pyramid.append(self.pool(pyramid[-1]))
-        return self.merge(torch.cat(pyramid, dim=1))
+        out: Tensor = self.merge(torch.cat(pyramid, dim=1))
+        return out
 
 
 class Concat(nn.Module):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import ModelConfig, Row
 from yolo_lite.model.blocks import BLOCKS, WIDE_BLOCKS, Activation, Concat, Detect, activation_maker
-
 
 # What torch raises where a row's numbers make no sense together.
 BAD_ROW = (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError)
@@ -120,26 +120,28 @@ def _build_wide(
 
 def _check_arguments(block: type[nn.Module], arguments: list[Any]) -> None:
     """Raise ValueError where ``[out_channels, ...]`` does not fit the signature of the block."""
-    hints = get_type_hints(block.__init__)
-    names = [name for name in hints if name not in ("in_channels", "repeats", "activation", "return")]
+    hints = {name: p.annotation for name, p in inspect.signature(block, eval_str=True).parameters.items()}
+    names = [name for name in hints if name not in ("in_channels", "repeats", "activation")]
     if not 1 <= len(arguments) <= len(names):
         raise ValueError(f"{block.__name__} takes [{', '.join(names)}], found {len(arguments)} arguments")
     for name, argument in zip(names, arguments, strict=False):
         try:
             TypeAdapter(hints[name]).validate_python(argument, strict=True)
         except ValidationError:
-            expected = getattr(hints[name], "__name__", str(hints[name]))
+            expected = hints[name].__name__ if isinstance(hints[name], type) else hints[name]
             raise ValueError(f"{name}: expected {expected}, found {argument!r}") from None
-    if arguments[0] < 1:
-        raise ValueError(f"out_channels: expected 1 or more, found {arguments[0]}")
+        if _is_number(argument) and argument <= 0 and name != "padding":
+            raise ValueError(f"{name}: expected more than 0, found {argument}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _build_detect(row: Row, widths: list[int], config: ModelConfig) -> Detect:
     # YOLOv5 files write [nc, anchors]: the words stand for the keys at the top of the file.
     if row.args and (row.args[0] not in ("nc", config.nc) or row.args[1:] not in ((), ("anchors",))):
-        raise ValueError(
-            f"Detect takes [nc, anchors], the words that stand for the file's keys, found {list(row.args)}"
-        )
+        raise ValueError(f"Detect takes [nc, anchors], the words for the file's own keys, found {list(row.args)}")
     if not isinstance(config.anchors, int) and len(config.anchors) != len(widths):
         raise ValueError(f"Detect reads {len(widths)} levels but anchors are given for {len(config.anchors)}")
     return Detect(widths, config.nc, _num_anchors(config))

@@ -50,6 +50,7 @@ class Detector(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Raw logits ``[B, N, 5+C]`` of float images ``[B, 3, H, W]`` in 0..1, H and W multiples of the last stride."""
         outputs: dict[int, Tensor] = {-1: images}
+        result = images
         for index, (layer, sources) in enumerate(zip(self.layers, self.sources, strict=True)):
             several = isinstance(layer, (Concat, Detect))
             result = layer([outputs[source] for source in sources] if several else outputs[sources[0]])
@@ -84,16 +85,12 @@ def _find_strides(config: ModelConfig, layers: list[Layer]) -> list[int]:
             outputs[index] = module(maps if layer.row.module == "Concat" else maps[0])
         except BAD_ROW as error:
             raise ConfigError(f"{row_name(config, index)}: {error}") from error
-    cells = [outputs[source].shape[-1] for source in layers[-1].sources]
+    cells, detect = [outputs[source].shape[-1] for source in layers[-1].sources], row_name(config, len(layers) - 1)
     if any(size % count for count in cells):
-        raise ConfigError(
-            f"{row_name(config, len(layers) - 1)}: {size} px become {cells} cells, expected whole strides"
-        )
+        raise ConfigError(f"{detect}: expected levels of whole strides, found {cells} cells for {size} pixels")
     strides = [size // count for count in cells]
     if strides != sorted(strides):
-        raise ConfigError(
-            f"{row_name(config, len(layers) - 1)}: levels must come fine to coarse, found strides {strides}"
-        )
+        raise ConfigError(f"{detect}: levels must come fine to coarse, found strides {strides}")
     return strides
 
 
@@ -101,17 +98,16 @@ def _checked_anchors(config: ModelConfig, strides: list[int]) -> Tensor:
     anchors = anchor_sizes(config, strides)
     areas = anchors.prod(dim=-1).mean(dim=-1)
     if bool((areas.diff() < 0).any()):
-        raise ConfigError(
-            f"anchors: expected small to large in the order of the strides {strides}, found {config.anchors}"
-        )
+        raise ConfigError(f"anchors: expected small to large, as the strides {strides} go, found {config.anchors}")
     return anchors
 
 
 @torch.no_grad()
 def _initialise_biases(detect: nn.Module, strides: list[int], num_classes: int) -> None:
-    """Start with about 8 objects a 640 px picture and evenly rare classes (RetinaNet's prior, arXiv:1708.02002, 3.3)."""
+    """Start with about 8 objects a 640 px picture and evenly rare classes (the prior of arXiv:1708.02002, 3.3)."""
     assert isinstance(detect, Detect)
     for head, stride in zip(detect.heads, strides, strict=True):
+        assert isinstance(head, nn.Conv2d) and head.bias is not None
         bias = head.bias.view(-1, detect.num_outputs)  # [A, 5+C]
         bias[:, 4] += math.log(8 / (640 / stride) ** 2)
         bias[:, 5:] += math.log(0.6 / (num_classes - 0.99999))

@@ -53,4 +53,5 @@ def class_nms(box: Tensor, score: Tensor, label: Tensor, iou: float) -> Tensor:
         return torch.zeros(0, dtype=torch.int64, device=box.device)
     # Every class gets a region of its own; float64 keeps the boxes exact however many classes there are.
     span = (box.max() - box.min()).double() + 1
-    return nms(box.double() + label[:, None] * span, score.double(), iou)
+    kept: Tensor = nms(box.double() + label[:, None] * span, score.double(), iou)
+    return kept

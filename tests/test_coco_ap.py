@@ -1,0 +1,302 @@
+"""COCO's figures against pycocotools, precision and recall against a slow greedy loop, and the empty cases."""
+
+import contextlib
+import copy
+import gzip
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faster_coco_eval import COCO
+from pycocotools.coco import COCO as ReferenceCOCO
+from pycocotools.cocoeval import COCOeval as ReferenceCOCOeval
+
+from yolo_lite.data.index import DatasetIndex
+from yolo_lite.engine.coco_ap import ClassScores, DetectionTable, ground_truth, score_detections
+
+COCO128 = Path(__file__).parents[2] / "shared/reference/coco128_detections.json.gz"
+NUM_CLASSES = 5
+
+
+def make_index(objects: list[list[tuple[int, list[float]]]], num_classes: int, size: int = 100) -> DatasetIndex:
+    """A split of square pictures; for each picture rows of (label, xyxy in pixels)."""
+    counts = [len(rows) for rows in objects]
+    flat = [row for rows in objects for row in rows]
+    return DatasetIndex(
+        names=tuple(f"class {label}" for label in range(num_classes)),
+        paths=np.array([f"{number}.jpg".encode() for number in range(len(objects))]),
+        size=np.full((len(objects), 2), size, dtype=np.int64),
+        first=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+        label=np.array([label for label, _ in flat], dtype=np.int64),
+        xyxy=np.array([box for _, box in flat], dtype=np.float64).reshape(-1, 4) / size,
+        num_backgrounds=counts.count(0),
+        problems=(),
+    )
+
+
+def make_table(*rows: tuple[int, int, float, list[float]]) -> DetectionTable:
+    """Rows of (image, label, score, xyxy)."""
+    image, label, score, box = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return DetectionTable(
+        np.array(image, dtype=np.int64),
+        np.array(box, dtype=np.float64).reshape(-1, 4),
+        np.array(score, dtype=np.float64),
+        np.array(label, dtype=np.int64),
+    )
+
+
+def random_case(seed: int, num_images: int = 12) -> tuple[DatasetIndex, DetectionTable]:
+    """Objects of classes 0..3 of 5, some pictures empty; detections near them, doubled, misplaced, mislabelled."""
+    random = np.random.default_rng(seed)
+    objects, rows = [], []
+    for image in range(num_images):
+        own = []
+        for _ in range(random.integers(0, 7) if image % 4 else 0):
+            corner, side = random.uniform(0, 60, 2), random.uniform(5, 40, 2)
+            box = np.concatenate((corner, corner + side))
+            label = int(random.integers(0, 4))
+            own.append((label, box.tolist()))
+            for _ in range(random.integers(0, 4)):
+                wrong = random.random() < 0.15
+                moved = box + random.normal(0, 0.08, 4) * np.tile(side, 2)
+                rows.append((image, int(random.integers(0, NUM_CLASSES)) if wrong else label, random.random(), moved))
+        for _ in range(random.integers(0, 4)):
+            corner = random.uniform(0, 60, 2)
+            box = np.concatenate((corner, corner + random.uniform(5, 40, 2)))
+            rows.append((image, int(random.integers(0, NUM_CLASSES)), 0.6 * random.random(), box))
+        objects.append(own)
+    return make_index(objects, NUM_CLASSES), make_table(*rows)
+
+
+def pycocotools_figures(truth: COCO, table: DetectionTable) -> tuple[list[float], np.ndarray]:
+    """AP, AP50 and AP75 as pycocotools prints them, and its precision ``[T, R, C]`` (all areas, 100 detections)."""
+    reference = ReferenceCOCO()
+    reference.dataset = copy.deepcopy(truth.dataset)
+    size = table.xyxy[:, 2:] - table.xyxy[:, :2]
+    rows = np.column_stack((table.image, table.xyxy[:, :2], size, table.score, table.label))
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference.createIndex()
+        evaluation = ReferenceCOCOeval(reference, reference.loadRes(rows), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats[:3].tolist(), evaluation.eval["precision"][:, :, :, 0, 2]
+
+
+def slow_iou(a: list[float], b: list[float]) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    intersection = max(width, 0) * max(height, 0)
+    return intersection / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection)
+
+
+def slow_true_positives(index: DatasetIndex, table: DetectionTable) -> list[bool]:
+    """COCO's rule at IoU 0.5: from the best score down, each detection takes the best object that is still free."""
+    is_true = [False] * len(table.score)
+    for image in range(len(index)):
+        labels, boxes = index.objects(image)
+        free = set(range(len(labels)))
+        for row in sorted(np.flatnonzero(table.image == image), key=lambda row: -table.score[row]):
+            overlaps = {n: slow_iou(boxes[n], table.xyxy[row]) for n in free if labels[n] == table.label[row]}
+            best = max(overlaps, key=overlaps.get, default=None)
+            if best is not None and overlaps[best] >= 0.5:
+                free.remove(best)
+                is_true[row] = True
+    return is_true
+
+
+def slow_best_f1(index: DatasetIndex, table: DetectionTable) -> tuple[list[tuple[float, float]], float]:
+    """(precision, recall) of the classes that have objects at the confidence with the best mean F1."""
+    is_true = slow_true_positives(index, table)
+    classes = sorted(set(index.label.tolist()))
+    best = (-1.0, [], 0.0)
+    for confidence in np.linspace(0.001, 1, 1000):
+        pairs = []
+        for label in classes:
+            rows = np.flatnonzero((table.label == label) & (table.score >= confidence))
+            hits = sum(is_true[row] for row in rows)
+            pairs.append((hits / len(rows) if len(rows) else 0.0, hits / (index.label == label).sum()))
+        f1 = np.mean([2 * p * r / (p + r) if p + r else 0.0 for p, r in pairs])
+        if f1 > best[0] + 1e-12:
+            best = (f1, pairs, confidence)
+    return best[1], best[2]
+
+
+# -------------------------------------------------------------------------------------------------- pycocotools
+
+
+@pytest.mark.skipif(not COCO128.is_file(), reason=f"the reference detections are not there: {COCO128}")
+def test_coco128_equals_the_figures_of_pycocotools():
+    content = json.loads(gzip.decompress(COCO128.read_bytes()))
+    truth = COCO({name: content[name] for name in ("images", "annotations", "categories")})
+    rows = []
+    for found in content["detections"]:
+        x, y, width, height = found["bbox"]
+        rows.append((found["image_id"], found["category_id"], found["score"], [x, y, x + width, y + height]))
+    scores = score_detections(truth, make_table(*rows))
+    assert scores.overall[:3] == pytest.approx((0.36218, 0.56371, 0.36542), abs=1e-5)
+    assert 0 < scores.overall.precision <= 1 and 0 < scores.overall.recall <= 1
+    with_objects = {annotation["category_id"] for annotation in content["annotations"]}
+    for label, row in enumerate(scores.by_class):
+        assert all(math.isnan(value) != (label in with_objects) for value in row)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_sets_equal_pycocotools(seed):
+    index, table = random_case(seed)
+    truth = ground_truth(index)
+    scores = score_detections(truth, table)
+    expected, precision = pycocotools_figures(truth, table)
+    assert 0.1 < expected[0] < 0.9
+    assert scores.overall[:3] == pytest.approx(expected, abs=1e-9)
+    for label, row in enumerate(scores.by_class[:4]):
+        by_threshold = precision[:, :, label].mean(axis=1)
+        assert row[:3] == pytest.approx((by_threshold.mean(), by_threshold[0], by_threshold[5]), abs=1e-9)
+    assert all(map(math.isnan, scores.by_class[4]))  # no objects: left out of the means
+    np.testing.assert_allclose(scores.overall, np.mean(scores.by_class[:4], axis=0), atol=1e-12)
+
+
+def test_only_the_best_hundred_detections_of_an_image_and_class_count():
+    box = [10, 10, 30, 30]
+    misses = [(0, 0, 0.9 - row / 1000, [60, 60, 61 + row / 10, 70]) for row in range(99)]
+    index = make_index([[(0, box)]], 1)
+    for extra, found in (([], 1), (misses[:1], 0)):  # the hit comes 100th, then 101st
+        truth, table = (
+            ground_truth(index),
+            make_table(*misses, *[(0, 0, 0.95, row[3]) for row in extra], (0, 0, 0.1, box)),
+        )
+        scores = score_detections(truth, table)
+        assert scores.overall[:3] == pytest.approx(pycocotools_figures(truth, table)[0], abs=1e-9)
+        assert (scores.overall.map50 > 0) == (scores.overall.recall > 0) == bool(found)
+
+
+def test_equal_scores_equal_pycocotools():
+    index, table = random_case(7)
+    table = table._replace(score=np.round(table.score, 1))
+    truth = ground_truth(index)
+    assert score_detections(truth, table).overall[:3] == pytest.approx(pycocotools_figures(truth, table)[0], abs=1e-9)
+
+
+# --------------------------------------------------------------------------------------------------- hand-worked
+
+
+def test_five_of_ten_objects_found_is_half_an_ap():
+    objects = [(0, [8.0 * row, 10, 8.0 * row + 6, 30]) for row in range(10)]
+    table = make_table(*[(0, 0, 0.9 - row / 100, objects[row][1]) for row in range(5)])
+    scores = score_detections(ground_truth(make_index([objects], 1)), table)
+    # Precision 1 at the recall points 0, .01, ..., .5: 51 of 101
+    assert scores.overall[:3] == pytest.approx((51 / 101,) * 3)
+    assert (scores.overall.precision, scores.overall.recall) == (1, 0.5)
+    assert scores.confidence == pytest.approx(0.001)  # of equal F1 the lowest confidence
+
+
+def test_iou_thresholds_hand_worked():
+    # 20 x 20 against 20 x 13: IoU .65 counts at .50 .55 .60 (and not at .65: 260/400 lies within rounding of it)
+    index = make_index([[(0, [0, 0, 20, 20])]], 1)
+    scores = score_detections(ground_truth(index), make_table((0, 0, 0.8, [0, 0, 20, 13.2])))
+    assert scores.overall == pytest.approx((0.4, 1, 0, 1, 1))
+    scores = score_detections(ground_truth(index), make_table((0, 0, 0.8, [0, 0, 20, 9.9])))
+    assert scores.overall == pytest.approx((0, 0, 0, 0, 0))
+
+
+def test_precision_and_recall_stand_at_the_best_f1():
+    boxes = [[20.0 * row, 0, 20.0 * row + 15, 15] for row in range(4)]
+    misses = [[20.0 * row, 50, 20.0 * row + 15, 65] for row in range(4)]
+    hits = [(0, 0, score, box) for score, box in zip((0.9, 0.8, 0.7), boxes, strict=False)]
+    table = make_table(*hits, (0, 0, 0.75, misses[0]), *[(0, 0, 0.3, miss) for miss in misses])
+    scores = score_detections(ground_truth(make_index([[(0, box) for box in boxes]], 1)), table)
+    # From confidence .301 to .7: 3 of 4 right, 3 of 4 found. Lower, 4 more misses come in; higher, a hit is lost.
+    assert (scores.overall.precision, scores.overall.recall) == (0.75, 0.75)
+    assert scores.confidence == pytest.approx(0.301)
+
+
+def test_a_second_detection_of_an_object_is_false():
+    box = [10, 10, 30, 30]
+    table = make_table((0, 0, 0.9, box), (0, 0, 0.9, box), (0, 0, 0.9, box))
+    scores = score_detections(ground_truth(make_index([[(0, box)]], 1)), table)
+    assert scores.overall.recall == 1 and scores.overall.precision == pytest.approx(1 / 3)
+
+
+# ----------------------------------------------------------------------------------------- precision and recall
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_precision_and_recall_equal_a_slow_loop(seed):
+    index, table = random_case(seed + 20)
+    scores = score_detections(ground_truth(index), table)
+    pairs, confidence = slow_best_f1(index, table)
+    assert scores.confidence == pytest.approx(confidence)
+    assert [row[3:] for row in scores.by_class[:4]] == [pytest.approx(pair, abs=1e-12) for pair in pairs]
+    assert scores.overall[3:] == pytest.approx(np.mean(pairs, axis=0))
+
+
+def test_recall_is_never_above_one():
+    # Three stacked objects and many detections that fit each of them at one threshold or another
+    random = np.random.default_rng(0)
+    box = np.array([10.0, 10, 50, 50])
+    index = make_index([[(0, (box + shift).tolist()) for shift in (0, 3, 6)]] * 3, 1)
+    rows = [(row % 3, 0, random.random(), box + random.normal(3, 5, 4)) for row in range(90)]
+    scores = score_detections(ground_truth(index), make_table(*rows))
+    assert all(0 <= value <= 1 for value in scores.overall)
+    assert scores.overall.recall > 0.5
+
+
+# -------------------------------------------------------------------------------------------------------- empty
+
+
+def test_no_detections_score_zero():
+    index, _ = random_case(0)
+    scores = score_detections(ground_truth(index), make_table())
+    assert scores.overall == ClassScores(0, 0, 0, 0, 0)
+    assert scores.by_class[:4] == [ClassScores(0, 0, 0, 0, 0)] * 4
+    assert all(map(math.isnan, scores.by_class[4]))
+
+
+def test_no_objects_score_nan():
+    index = make_index([[], []], 2)
+    for table in (make_table(), make_table((1, 0, 0.5, [0, 0, 10, 10]))):
+        scores = score_detections(ground_truth(index), table)
+        assert all(map(math.isnan, scores.overall))
+        assert len(scores.by_class) == 2 and all(math.isnan(value) for row in scores.by_class for value in row)
+
+
+def test_detections_on_pictures_without_objects_count_as_false():
+    box = [10, 10, 30, 30]
+    truth = ground_truth(make_index([[(0, box)], []], 1))
+    alone = score_detections(truth, make_table((0, 0, 0.5, box)))
+    disturbed = score_detections(truth, make_table((0, 0, 0.5, box), (1, 0, 0.9, box)))
+    assert alone.overall.map50 == pytest.approx(1) and disturbed.overall.map50 == pytest.approx(0.5)
+
+
+def test_boxes_without_area_do_no_harm():
+    box = [10, 10, 30, 30]
+    index = make_index([[(0, box), (1, [5, 5, 5, 20])]], 2)
+    table = make_table((0, 0, 0.5, box), (0, 0, 0.4, [10, 10, 10, 10]), (0, 1, 0.3, [5, 5, 5, 20]))
+    truth = ground_truth(index)
+    scores = score_detections(truth, table)
+    assert all(0 <= value <= 1 for value in scores.overall)
+    assert scores.overall[:3] == pytest.approx(pycocotools_figures(truth, table)[0], abs=1e-9)
+
+
+def test_float32_table_and_scoring_twice_give_the_same():
+    index, table = random_case(3)
+    truth = ground_truth(index)
+    before = [values.copy() for values in table]
+    first = score_detections(truth, table)
+    assert repr(first) == repr(score_detections(truth, table))  # repr: NaN does not equal itself
+    assert all((one == other).all() for one, other in zip(before, table, strict=True))
+    singles = table._replace(xyxy=table.xyxy.astype(np.float32), score=table.score.astype(np.float32))
+    np.testing.assert_allclose(score_detections(truth, singles).overall, first.overall, atol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------- ground truth
+
+
+def test_ground_truth_hand_worked():
+    truth = ground_truth(make_index([[(1, [10, 20, 30, 60])], [], [(0, [0, 0, 100, 50])]], 2))
+    assert truth.getImgIds() == [0, 1, 2] and truth.getCatIds() == [0, 1]
+    fields = ("image_id", "category_id", "bbox", "area", "iscrowd")
+    rows = [tuple(annotation[name] for name in fields) for annotation in truth.dataset["annotations"]]
+    assert rows == [(0, 1, pytest.approx([10, 20, 20, 40]), pytest.approx(800), 0), (2, 0, [0, 0, 100, 50], 5000, 0)]

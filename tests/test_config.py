@@ -1,0 +1,503 @@
+"""Laws of the YAML reader, the schema and the loader: what is accepted, and what is said about the rest."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+from pydantic import ValidationError
+
+from yolo_lite.config.errors import ConfigError, nearest
+from yolo_lite.config.load import (
+    check_overrides,
+    load_dataset_config,
+    load_hyp,
+    load_model_config,
+    load_run_config,
+)
+from yolo_lite.config.schema import (
+    ACTIVATION_NAMES,
+    BLOCK_NAMES,
+    OPTIMIZER_NAMES,
+    RETIRED_HYP_KEYS,
+    Hyp,
+    ModelConfig,
+    RunConfig,
+    TrainOptions,
+    parse_activation,
+)
+from yolo_lite.config.yaml_file import parse_scalar, parse_yaml, read_yaml
+from yolo_lite.model.blocks import ACTIVATIONS, BLOCKS
+
+MODEL = """\
+nc: 3
+anchors:
+  - [10, 13, 16, 30]
+  - [30, 61, 62, 45]
+backbone:
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2]]
+head:
+  - [[0, 1], 1, Detect, [nc, anchors]]
+"""
+
+
+@pytest.fixture
+def hyp(tmp_path: Path):
+    return lambda text, *overrides: load_hyp(written(tmp_path / "hyp.yaml", text), overrides)
+
+
+@pytest.fixture
+def model(tmp_path: Path):
+    return lambda text, *overrides: load_model_config(written(tmp_path / "model.yaml", text), overrides)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path):
+    return lambda text, *overrides: load_dataset_config(written(tmp_path / "data.yaml", text), overrides)
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(load, *arguments: Any) -> list[str]:
+    """The lines of the ConfigError that loading raises, without the folder of the file."""
+    with pytest.raises(ConfigError) as error:
+        load(*arguments)
+    return [re.sub(r"^\S*/(?=\w+\.yaml)", "", line) for line in str(error.value).splitlines()]
+
+
+# ------------------------------------------------------------------------------------------------------ YAML scalars
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-2", 0.01),
+        ("1E5", 1e5),
+        ("-3e+2", -300.0),
+        ("+2e3", 2000.0),
+        (".5e1", 5.0),
+        ("1.e2", 100.0),
+        ("5.0e-04", 5e-4),
+    ],
+)
+def test_a_number_with_an_exponent_is_a_float(text: str, value: float):
+    assert parse_yaml(f"a: {text}\nb: [{text}]", "x").data == {"a": value, "b": [value]}
+    assert type(parse_scalar(text)) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("7", 7), ("0.5", 0.5), ("true", True), ("False", False), ("", None), ("null", None), ("'1e-2'", "1e-2")]
+    + [("e5", "e5"), ("1e", "1e"), ("1e-2x", "1e-2x"), ("2e3.5", "2e3.5"), ("v1e5", "v1e5"), ("[1, 2e0]", [1, 2.0])],
+)
+def test_other_scalars_read_as_in_yaml(text: str, value: Any):
+    read = parse_scalar(text)
+    assert read == value and type(read) is type(value)
+
+
+@pytest.mark.parametrize("word", ["off", "on", "yes", "no", "Off", "NO", "y", "n"])
+def test_only_true_and_false_are_booleans(word: str):
+    assert parse_scalar(word) == word
+
+
+def test_cache_off_needs_no_quotes(hyp):
+    assert hyp("cache: off").cache == "off"
+    assert hyp("cache: ram", "cache=off").cache == "off"
+
+
+# ------------------------------------------------------------------------------------------------- what is no YAML
+
+
+def test_a_duplicate_key_is_refused_with_both_lines(hyp):
+    assert problems(hyp, "lr0: 0.1\nbox: 1.0\nlr0: 0.2\n") == [
+        "hyp.yaml:3: duplicate key 'lr0', already given in line 1"
+    ]
+
+
+def test_a_duplicate_key_is_refused_at_any_depth(dataset):
+    (line,) = problems(dataset, "train: x\nnames:\n  0: a\n  1: b\n  0: c\n")
+    assert line == "data.yaml:5: duplicate key 0, already given in line 3"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("lr0: 0.1\n\tbox: 1\n", 2, "found a tab, expected spaces"),
+        ("lr0: [1\nbox: 2\n", 2, "expected ',' or ']'"),
+        ("lr0: 1\n---\nbox: 2\n", 2, "expected a single document"),
+        ("lr0: *nowhere\n", 1, "undefined alias 'nowhere'"),
+        ("box: 1\n? [1, 2]\n: 3\n", 2, "a key must be text or a number, found [1, 2]"),
+        ("box: 1\n<<: {lr0: 1}\n", 2, "merge key"),
+    ],
+)
+def test_broken_yaml_is_an_error_that_names_the_line(hyp, text: str, line: int, words: str):
+    (message,) = problems(hyp, text)
+    assert message.startswith(f"hyp.yaml:{line}: ") and words in message
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir ['made']", "!!python/name:os.system", "!Custom {}"])
+def test_a_tag_is_refused_and_nothing_is_executed(hyp, tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (message,) = problems(hyp, f"lr0: 0.1\nbox: {tag}\n")
+    assert message.startswith("hyp.yaml:2: the tag ") and "not supported" in message
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("", "nothing"), ("# only this\n", "nothing"), ("- 1\n", "[1]"), ("words", "'words'")]
+)
+def test_a_file_that_is_no_mapping_is_refused(hyp, text: str, found: str):
+    assert problems(hyp, text) == [f"hyp.yaml: expected a mapping of keys to values, found {found}"]
+
+
+def test_a_missing_file_is_named_with_the_folder_that_was_looked_in(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file \(looked in .*\)") as error:
+        read_yaml(tmp_path / "nowhere.yaml")
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_folder_or_a_binary_file_is_refused(tmp_path: Path):
+    (tmp_path / "utf16.yaml").write_bytes("lr0: 1".encode("utf-16"))
+    (tmp_path / "zero.yaml").write_bytes(b"lr0: \x00")
+    for path in (tmp_path, tmp_path / "utf16.yaml", tmp_path / "zero.yaml"):
+        with pytest.raises(ConfigError, match=path.name):
+            read_yaml(path)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_matter(tmp_path: Path):
+    (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbflr0: 1e-3\r\nbox: 2.0\r\n")
+    document = read_yaml(tmp_path / "a.yaml")
+    assert document.data == {"lr0": 0.001, "box": 2.0} and document.lines["box",] == 2
+
+
+# ---------------------------------------------------------------------------------------------------------- hyp.yaml
+
+
+def test_every_error_comes_at_once_with_file_line_and_key(hyp):
+    text = "mosiac: 1.0\nlr0: fast\nbox: -1\noptimizer: Adam\nclose_mosaic: 2.5\ncos_lr: 1\nhsv_h: 0.9\nbox_gain: 1\n"
+    assert problems(hyp, text)[:7] == [
+        "hyp.yaml:1: unknown key 'mosiac' (nearest: 'mosaic')",
+        "hyp.yaml:2: lr0: expected a number, found 'fast'",
+        "hyp.yaml:3: box: expected 0 or more, found -1",
+        "hyp.yaml:4: optimizer: expected 'SGD' or 'AdamW', found 'Adam'",
+        "hyp.yaml:5: close_mosaic: expected a whole number, found 2.5",
+        "hyp.yaml:6: cos_lr: expected true or false, found 1",
+        "hyp.yaml:7: hsv_h: expected 0.5 or less, found 0.9",
+    ]
+    assert len(problems(hyp, text)) == 8
+
+
+@pytest.mark.parametrize(
+    "text", ["lr0: true", "lr0: '0.1'", "lr0: null", "lr0: [1]", "box: .nan", "box: .inf", "box: 1e999"]
+)
+def test_types_are_strict_and_numbers_are_finite(hyp, text: str):
+    (message,) = problems(hyp, text)
+    assert "expected a number" in message or "expected a finite number" in message
+
+
+@pytest.mark.parametrize(
+    "text", ["close_mosaic: true", "close_mosaic: 10.0", "cos_lr: 1", "cos_lr: yes", "optimizer: [SGD]"]
+)
+def test_an_int_is_no_bool_and_no_float_is_an_int(hyp, text: str):
+    assert len(problems(hyp, text)) == 1
+
+
+def test_an_int_may_stand_for_a_float(hyp):
+    assert hyp("box: 1\nwarmup_epochs: 3").box == 1.0 and type(hyp("box: 1").box) is float
+
+
+def test_an_unknown_key_names_the_nearest_or_else_all(hyp):
+    assert problems(hyp, "LR0: 0.1") == ["hyp.yaml:1: unknown key 'LR0' (nearest: 'lr0')"]
+    (message,) = problems(hyp, "zzz: 1")
+    assert all(name in message for name in Hyp.model_fields)
+
+
+@pytest.mark.parametrize("key", RETIRED_HYP_KEYS)
+def test_a_retired_key_gets_advice(hyp, key: str):
+    assert problems(hyp, f"lr0: 0.1\n{key}: 3") == [f"hyp.yaml:2: unknown key {key!r}: {RETIRED_HYP_KEYS[key]}"]
+    assert key not in Hyp.model_fields
+
+
+def test_the_keys_of_yolov5_are_keys_here_or_retired():
+    theirs = """lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr box cls cls_pw obj obj_pw
+        iou_t anchor_t anchors fl_gamma hsv_h hsv_s hsv_v degrees translate scale shear perspective flipud fliplr mosaic
+        mixup copy_paste"""
+    assert set(theirs.split()) <= Hyp.model_fields.keys() | RETIRED_HYP_KEYS.keys()
+
+
+def test_the_repository_hyp_yaml_holds_every_key_and_the_defaults():
+    data = read_yaml(REPOSITORY / "cfg/hyp.yaml").data
+    assert list(data) == list(Hyp.model_fields)
+    assert Hyp(**data) == Hyp()
+    assert [type(value) for value in data.values()] == [type(value) for value in Hyp().model_dump().values()]
+
+
+def test_configurations_are_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        Hyp().lr0 = 1.0  # type: ignore[misc]
+    config = load_model_config(REPOSITORY / "cfg/yolo_n.yaml")
+    with pytest.raises(ValidationError, match="frozen"):
+        config.backbone[0].repeats = 2  # type: ignore[misc]
+    assert isinstance(config.backbone, tuple) and isinstance(config.anchors, tuple)
+
+
+# ------------------------------------------------------------------------------------------------------------- --set
+
+
+def test_set_overrides_with_the_types_of_yaml(hyp, model, dataset):
+    changed = hyp("lr0: 0.1", "lr0=1e-3", "cos_lr=true", "optimizer=SGD", "patience=5", "lr0=2e-3")
+    assert (changed.lr0, changed.cos_lr, changed.optimizer, changed.patience) == (0.002, True, "SGD", 5)
+    assert model(MODEL, "model.depth_multiple=.5").depth_multiple == 0.5
+    assert dataset("names: [a]\ntrain: x", "data.names=[b, c]", "data.val=a=b").model_dump()["val"] == ("a=b",)
+
+
+def test_set_reaches_only_the_file_of_its_prefix(hyp, model, dataset):
+    texts = ("lr0=0.5", "model.nc=7", "data.labels=here")
+    assert hyp("box: 1", *texts) == hyp("box: 1", "lr0=0.5")
+    assert model(MODEL, *texts) == model(MODEL, "model.nc=7")
+    assert dataset("names: [a]\ntrain: x", *texts).labels == "here"
+
+
+def test_check_overrides_tells_all_that_cannot_be_meant():
+    assert problems(check_overrides, ["lr1=3", "lr0", "model.nx=1", "data.nams=[a]", "foo.lr0=1", "box=1"]) == [
+        "--set lr1=3: unknown key 'lr1' (nearest: 'lrf')",
+        "--set lr0: expected key=value",
+        "--set model.nx=1: unknown key 'model.nx' (nearest: 'model.nc')",
+        "--set data.nams=[a]: unknown key 'data.nams' (nearest: 'data.names')",
+        "--set foo.lr0=1: unknown key 'foo.lr0' (nearest: 'lr0')",
+    ]
+
+
+def test_an_error_in_an_override_names_the_override_and_not_the_file(hyp, model):
+    assert problems(hyp, "lr0: 0.1\nbox: x\n", "lr0=abc") == [
+        "--set lr0=abc: expected a number, found 'abc'",
+        "hyp.yaml:2: box: expected a number, found 'x'",
+    ]
+    assert problems(model, MODEL, "model.nc=0") == ["--set model.nc=0: expected 1 or more, found 0"]
+    (message,) = problems(hyp, "lr0: 0.1", "lr0=[1")
+    assert message.startswith("--set lr0=[1: not a YAML value: ")
+
+
+# -------------------------------------------------------------------------------------------------------- model YAML
+
+
+def test_bad_rows_are_named_all_at_once(model):
+    rows = ["[-1, Conv, [8]]", "[x, 1, Conv, [8]]", "[-1, 0, Conv, [8]]", "[-1, 1, Conv, 8]", "[-1, 1, Convv, [8]]"]
+    rows += ["C3", "[[], 1, C3, []]"]
+    text = MODEL.replace("  - [-1, 1, Conv, [16, 3, 2]]\n", "".join(f"  - {row}\n" for row in rows))
+    assert problems(model, text) == [
+        "model.yaml:7: backbone row 1: expected [from, repeats, module, args], found [-1, 'Conv', [8]]",
+        "model.yaml:8: backbone row 2: 'from' must be an int or a list of ints, found 'x' in ['x', 1, 'Conv', [8]]",
+        "model.yaml:9: backbone row 3: 'repeats' must be an int of 1 or more, found 0 in [-1, 0, 'Conv', [8]]",
+        "model.yaml:10: backbone row 4: 'args' must be a list, found 8 in [-1, 1, 'Conv', 8]",
+        "model.yaml:11: backbone row 5: unknown module 'Convv' (nearest: 'Conv') in [-1, 1, 'Convv', [8]]",
+        "model.yaml:12: backbone row 6: expected [from, repeats, module, args], found 'C3'",
+        "model.yaml:13: backbone row 7: 'from' must be an int or a list of ints, found [] in [[], 1, 'C3', []]",
+    ]
+
+
+def test_a_bad_row_of_the_head_is_named_too(model):
+    text = MODEL.replace("head:\n", "head:\n  - [-1, 1, nn.Upsampel, [None, 2, nearest]]\n")
+    (message,) = problems(model, text)
+    assert message.startswith("model.yaml:9: head row 0: unknown module 'nn.Upsampel' (nearest: 'Upsample')")
+
+
+@pytest.mark.parametrize(
+    ("anchors", "words"),
+    [
+        ("0", "expected at least 1 anchor a level, found 0"),
+        ("true", "or an int, found True"),
+        ("2.5", "or an int, found 2.5"),
+        ("[10, 13]", "a list of [w, h, w, h, ...] for each level"),
+        ("[]", "for each level"),
+        ("[[10, 13], [30]]", "the same, even count of numbers, found [2, 1]"),
+        ("[[10, 13, 5], [30, 61, 5]]", "even count"),
+        ("[[10, 13], [30, x]]", "positive numbers in pixels, found [30, 'x']"),
+        ("[[10, 13], [30, 0]]", "positive numbers in pixels, found [30, 0]"),
+        ("[[10, 13], [30, .inf]]", "positive numbers in pixels, found [30, inf]"),
+    ],
+)
+def test_an_error_in_the_anchors_is_one_line_without_the_names_of_types(model, anchors: str, words: str):
+    text = MODEL.replace("anchors:\n  - [10, 13, 16, 30]\n  - [30, 61, 62, 45]\n", f"anchors: {anchors}\n")
+    (message,) = problems(model, text)
+    assert message.startswith("model.yaml:2: anchors: ") and words in message
+
+
+def test_anchors_and_rows_are_required(model):
+    assert problems(model, "nc: 3\n") == [
+        f"model.yaml: the key {key!r} is missing" for key in ("anchors", "backbone", "head")
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        MODEL.replace("Detect", "Concat"),
+        MODEL.replace("head:\n", "head:\n  - [-1, 1, Detect, [nc, anchors]]\n"),
+        MODEL.replace("Conv, [16, 3, 2]", "Detect, [nc, anchors]"),
+        MODEL.replace("  - [[0, 1], 1, Detect, [nc, anchors]]\n", "  []\n"),
+    ],
+)
+def test_detect_stands_once_and_last(model, text: str):
+    (message,) = problems(model, text)
+    assert "expected one Detect row, the last row of the head" in message
+
+
+@pytest.mark.parametrize(
+    "text", ["nn.Foo()", "SiLU(", "os.system('ls')", "nn.LeakyReLU(x)", "nn.LeakyReLU(1-1)", "ReLU(3)"]
+)
+def test_an_activation_is_a_known_name_and_is_not_evaluated(model, text: str):
+    (message,) = problems(model, MODEL + f'activation: "{text}"\n')
+    assert message.startswith("model.yaml:10: activation: ") and repr(text) in message
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [("nn.LeakyReLU(0.1)", ("LeakyReLU", (0.1,))), ("LeakyReLU( 1e-2 )", ("LeakyReLU", (0.01,)))]
+    + [("nn.SiLU()", ("SiLU", ())), ("ReLU", ("ReLU", ()))],
+)
+def test_an_activation_is_a_name_and_a_slope(text: str, parsed: tuple[str, tuple[float, ...]]):
+    assert parse_activation(text) == parsed
+
+
+def test_the_names_in_the_schema_are_those_of_the_dicts():
+    assert BLOCKS.keys() == set(BLOCK_NAMES) and len(BLOCK_NAMES) == len(BLOCKS)
+    assert ACTIVATIONS.keys() == set(ACTIVATION_NAMES) and len(ACTIVATION_NAMES) == len(ACTIVATIONS)
+    assert get_args(Hyp.model_fields["optimizer"].annotation) == OPTIMIZER_NAMES
+
+
+def test_nearest_ignores_case_and_lists_all_when_nothing_is_near():
+    assert nearest("upsample", ["Conv", "Upsample"]) == " (nearest: 'Upsample')"
+    assert nearest("zzz", ["Conv", "C3"]) == " (choices: Conv, C3)"
+
+
+# ------------------------------------------------------------------------------------------------------ dataset YAML
+
+
+@pytest.mark.parametrize("names", ["[cat, dog]", "{0: cat, 1: dog}", "{1: dog, 0: cat}", "\n  - cat\n  - dog"])
+def test_names_are_a_list_or_a_mapping_from_0(dataset, names: str):
+    assert dataset(f"train: x\nnames: {names}\n").names == ("cat", "dog")
+
+
+def test_names_that_yaml_reads_as_something_else(dataset):
+    assert dataset("train: x\nnames: [1, yes, no]").names == ("1", "yes", "no")
+    assert problems(dataset, "train: x\nnames: [a, true, 1.5]") == [
+        "data.yaml:2: names.1: expected text, found True",
+        "data.yaml:2: names.2: expected text, found 1.5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("{1: a, 2: b}", "names: expected the keys 0..1, found [1, 2]"),
+        ("{0: a, x: b}", "names: expected the keys 0..1, found [0, 'x']"),
+        ("cat", "names: expected a list of class names or a mapping 0..n-1 to names, found 'cat'"),
+        ("[]", "names: expected a list of class names or a mapping 0..n-1 to names, found []"),
+        ("[a, b, a, c, b]", "names: expected each name once, found more of a, b"),
+        ("[1, '1']", "names: expected each name once, found more of 1"),
+        ("[[a], [a]]", "names"),
+    ],
+)
+def test_unusable_names_are_refused(dataset, names: str, words: str):
+    assert words in problems(dataset, f"train: x\nnames: {names}")[0]
+
+
+def test_nc_must_agree_with_names_and_may_be_left_out(dataset):
+    assert dataset("train: x\nnames: [a, b]\nnc: 2").names == dataset("train: x\nnames: [a, b]").names
+    (message,) = problems(dataset, "train: x\nnames: [a, b]\nnc: 3")
+    assert message == "data.yaml:3: nc: expected 2, the number of names, found 3; the key may be left out"
+
+
+def test_the_download_key_is_accepted_and_nothing_comes_of_it(dataset, tmp_path: Path):
+    script = f"download: |\n  from pathlib import Path\n  Path({str(tmp_path / 'made')!r}).mkdir()\n"
+    assert dataset("train: x\nnames: [a]\n" + script).train == ("x",)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_split_is_a_path_or_several_and_may_be_empty(dataset):
+    config = dataset("path: ../coco\ntrain: images/train\nval: [a.txt, b/*.jpg]\ntest: # optional\nnames: [a]\n")
+    assert (config.train, config.val, config.test) == (("images/train",), ("a.txt", "b/*.jpg"), ())
+
+
+def test_a_dataset_without_any_split_is_refused(dataset):
+    assert problems(dataset, "names: [a]") == ["data.yaml: expected at least one of train, val, test"]
+    assert problems(dataset, "names: [a]\ntrain: 3") == [
+        "data.yaml:2: train: expected a path or a list of paths, found 3"
+    ]
+
+
+def test_errors_in_a_nested_part_name_the_whole_key_and_the_nearest(dataset):
+    text = "names: [a]\ntrain: x\nsuggested: {epocs: 3, imgsz: 0}\ngenerate: {kind: shapes, train: 3}\n"
+    assert problems(dataset, text) == [
+        "data.yaml:3: suggested.imgsz: expected 1 or more, found 0",
+        "data.yaml:3: unknown key 'suggested.epocs' (nearest: 'epochs')",
+        "data.yaml:4: the key 'generate.val' is missing",
+        "data.yaml:4: the key 'generate.image_size' is missing",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "data").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_dataset_yamls_of_the_repository_load(path: Path):
+    assert load_dataset_config(path).names
+
+
+# --------------------------------------------------------------------------------------------------------- RunConfig
+
+
+def run_config(cfg: str = "yolo_n.yaml") -> RunConfig:
+    return RunConfig(
+        train=TrainOptions(cfg=cfg, hyp="cfg/hyp.yaml", data="data/shapes.yaml", epochs=3, batch_size=4, imgsz=64),
+        hyp=Hyp(lr0=1e-5, cache="off"),
+        model=load_model_config(REPOSITORY / "cfg" / cfg),
+        data=load_dataset_config(REPOSITORY / "data/shapes.yaml"),
+        data_file=str(REPOSITORY / "data/shapes.yaml"),
+    )
+
+
+def is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(type(key) is str and is_plain(inner) for key, inner in value.items())
+    return all(map(is_plain, value)) if type(value) is list else type(value) in (str, int, float, bool, type(None))
+
+
+@pytest.mark.parametrize("size", "nsmlx")
+def test_a_run_config_comes_back_whole_from_plain_data_and_from_yaml(size: str):
+    config = run_config(f"yolo_{size}.yaml")
+    plain = config.plain()
+    assert is_plain(plain)
+    assert load_run_config(plain, "here") == config
+    assert load_run_config(yaml.safe_load(yaml.safe_dump(plain)), "here") == config
+    assert load_run_config(parse_yaml(yaml.safe_dump(plain), "here").data, "here") == config
+
+
+def test_the_model_part_of_a_plain_run_config_is_a_model_yaml(tmp_path: Path):
+    config = run_config()
+    written(tmp_path / "again.yaml", yaml.safe_dump(config.plain()["model"]))
+    assert load_model_config(tmp_path / "again.yaml") == config.model
+
+
+def test_a_stored_run_config_is_checked_and_its_source_named():
+    plain = run_config().plain()
+    plain["hyp"]["lr0"] = "x"
+    plain["hyp"]["mosiac"] = 1.0
+    plain["model"]["backbone"][3] = [-1, 1, "Convv", [8]]
+    assert problems(load_run_config, plain, "last.pt (config)") == [
+        "last.pt (config): hyp.lr0: expected a number, found 'x'",
+        "last.pt (config): unknown key 'hyp.mosiac' (nearest: 'mosaic')",
+        "last.pt (config): model.backbone row 3: unknown module 'Convv' (nearest: 'Conv') in [-1, 1, 'Convv', [8]]",
+    ]
+
+
+def test_rows_keep_the_words_of_the_file():
+    config = ModelConfig(**read_yaml(REPOSITORY / "cfg/yolo_n.yaml").data)
+    assert str(config.head[-1]) == "[[17, 20, 23], 1, Detect, ['nc', 'anchors']]"
+    assert str(config.backbone[0]) == "[-1, 1, Conv, [64, 6, 2, 2]]"

@@ -1,0 +1,308 @@
+"""Batches: the same to the bit whoever makes them, every picture once an epoch, each error with its message."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.config.schema import DatasetConfig, Hyp
+from yolo_lite.data import store as store_module
+from yolo_lite.data.dataset import EvaluationSet, Item, TrainingSet
+from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.letterbox import Letterbox, fitted_size, pad, resize, to_original
+from yolo_lite.data.loader import (
+    EpochBatches,
+    collate,
+    evaluation_loader,
+    num_batches,
+    same_shape_batches,
+    training_loader,
+)
+from yolo_lite.data.store import ImageStore
+from yolo_lite.structures import Batch
+
+SIZE = 64
+SHAPES = [(48, 64), (64, 48), (40, 64), (64, 64), (30, 50), (100, 80), (48, 64), (20, 64), (90, 120)]
+PLAIN = Hyp(hsv_h=0.0, hsv_s=0.0, hsv_v=0.0, translate=0.0, scale=0.0, fliplr=0.0, mosaic=0.5, mixup=0.5)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory) -> DatasetIndex:
+    """Nine noisy pictures of several shapes; two of them have no object."""
+    root, rng = tmp_path_factory.mktemp("nine"), np.random.default_rng(0)
+    for folder in ("images", "labels"):
+        (root / folder).mkdir()
+    for number, shape in enumerate(SHAPES):
+        assert cv2.imwrite(str(root / f"images/{number}.png"), rng.integers(0, 256, (*shape, 3)).astype(np.uint8))
+        rows = [f"{rng.integers(2)} {x:.4f} {y:.4f} 0.3 0.4\n" for x, y in rng.uniform(0.3, 0.7, (number % 4, 2))]
+        (root / f"labels/{number}.txt").write_text("".join(rows))
+    return index_split(DatasetConfig(train=("images",), names=("cat", "dog")), root / "data.yaml", "train")
+
+
+def training_set(index: DatasetIndex, hyp: Hyp = PLAIN, cache: str = "ram", mosaic_epochs: int = 99) -> TrainingSet:
+    return TrainingSet(index, ImageStore(index, SIZE, cache, True), SIZE, hyp, seed=3, mosaic_epochs=mosaic_epochs)
+
+
+def tensors(batch: Batch) -> tuple[torch.Tensor, ...]:
+    return (batch.images, *batch.targets, batch.index, batch.original_size, batch.letterbox)
+
+
+def assert_same(first: Iterable[Batch], second: Iterable[Batch]) -> None:
+    for one, other in zip(first, second, strict=True):
+        for a, b in zip(tensors(one), tensors(other), strict=True):
+            assert a.dtype == b.dtype and a.shape == b.shape and a.stride() == b.stride() and torch.equal(a, b)
+
+
+# ---------------------------------------------------------------------------------------------------------- order
+
+
+def orders(seed: int, epochs: range, num_images: int = 50, batch_size: int = 8) -> list[list[int]]:
+    by_epoch: dict[int, list[int]] = {}
+    for batch in EpochBatches(num_images, batch_size, seed, epochs):
+        for epoch, position in batch:
+            by_epoch.setdefault(epoch, []).append(position)
+    assert list(by_epoch) == list(epochs)
+    return list(by_epoch.values())
+
+
+def test_every_epoch_holds_every_picture_once_in_an_order_of_its_own():
+    epochs = orders(0, range(5))
+    assert all(sorted(order) == list(range(50)) and order != sorted(order) for order in epochs)
+    assert len({tuple(order) for order in epochs}) == 5
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    assert orders(0, range(5))[3:] == orders(0, range(3, 5)) == orders(0, range(3, 5), batch_size=7)
+    assert orders(0, range(2)) != orders(1, range(2))
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), [(1, 1), (9, 4), (8, 4), (3, 16)])
+def test_only_the_last_batch_of_an_epoch_may_be_smaller(num_images, batch_size):
+    batches = EpochBatches(num_images, batch_size, 0, range(2))
+    sizes = [len(batch) for batch in batches]
+    assert len(sizes) == len(batches) == 2 * num_batches(num_images, batch_size)
+    assert all(size == batch_size for size in sizes[: len(sizes) // 2 - 1])
+    assert sum(sizes) == 2 * num_images
+    assert all(len({epoch for epoch, _ in batch}) == 1 for batch in batches)
+
+
+# ----------------------------------------------------------------------------------- the same whoever makes them
+
+
+@pytest.fixture(scope="module")
+def reference(index) -> list[Batch]:
+    """Two epochs with every augmentation on, by the process that asks."""
+    hyp = Hyp(degrees=5.0, shear=2.0, perspective=0.0005, flipud=0.2, mosaic=0.7, mixup=0.4)
+    return list(training_loader(training_set(index, hyp, "off"), 4, 0, range(2), False))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(("workers", "cache"), [(0, "ram"), (1, "off"), (3, "ram")])
+def test_batches_do_not_depend_on_workers_or_cache(index, reference, workers, cache):
+    hyp = Hyp(degrees=5.0, shear=2.0, perspective=0.0005, flipud=0.2, mosaic=0.7, mixup=0.4)
+    torch.manual_seed(workers)  # neither on any global generator
+    np.random.seed(workers)
+    assert_same(training_loader(training_set(index, hyp, cache), 4, workers, range(2), False), reference)
+
+
+def test_a_run_that_begins_at_the_second_epoch_sees_the_same(index, reference):
+    hyp = Hyp(degrees=5.0, shear=2.0, perspective=0.0005, flipud=0.2, mosaic=0.7, mixup=0.4)
+    assert_same(training_loader(training_set(index, hyp), 4, 0, range(1, 2), False), reference[len(reference) // 2 :])
+
+
+def test_samples_do_not_depend_on_the_batch_size(index):
+    hyp = Hyp(mosaic=0.5)
+    by_size = []
+    for batch_size in (1, 4):
+        images = [
+            x
+            for batch in training_loader(training_set(index, hyp), batch_size, 0, range(1), False)
+            for x in batch.images
+        ]
+        by_size.append(torch.stack(images))
+    assert torch.equal(*by_size)
+
+
+def test_the_last_epochs_hold_the_plain_pictures(index):
+    """From ``mosaic_epochs`` on there is neither mosaic nor mixup; with all else off, that is the letterbox."""
+    loader = training_loader(training_set(index, mosaic_epochs=1), 4, 0, range(3), False)
+    num_plain = {0: 0, 1: 0, 2: 0}
+    for number, batch in enumerate(loader):
+        for position, image in zip(batch.index.tolist(), batch.images, strict=True):
+            picture = cv2.imread(index.path(position))[..., ::-1]
+            expected = pad(resize(picture, *fitted_size(*picture.shape[:2], SIZE)), (SIZE, SIZE))
+            num_plain[number // 3] += np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+    assert num_plain[0] < 9 and num_plain[1] == num_plain[2] == 9
+
+
+# -------------------------------------------------------------------------------------------------------- collate
+
+
+def item(image: np.ndarray, boxes: list[list[float]], labels: list[int]) -> Item:
+    xyxy = np.array(boxes, dtype=float).reshape(-1, 4)
+    return Item(image, np.array(labels, dtype=np.int64), xyxy, 7, (5, 6), Letterbox(0.5, 0.25, 1, 2))
+
+
+def test_collate_by_hand():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (8, 16, 3)).astype(np.uint8) for _ in range(3)]
+    items = [
+        item(images[0], [[0, 0, 5, 2], [1, 2, 3, 8]], [1, 0]),
+        item(images[1], [], []),
+        item(images[2], [[10, 0, 16, 8]], [5]),
+    ]
+    batch = collate(items)
+    assert batch.images.shape == (3, 3, 8, 16) and batch.images.dtype == torch.uint8
+    np.testing.assert_array_equal(batch.images.permute(0, 2, 3, 1).numpy(), np.stack(images))
+    assert batch.targets.image.tolist() == [0, 0, 2] and batch.targets.label.tolist() == [1, 0, 5]
+    assert batch.targets.box.tolist() == [[2.5, 1, 5, 2], [2, 5, 2, 6], [13, 4, 6, 8]]
+    assert (batch.targets.image.dtype, batch.targets.label.dtype) == (torch.int64, torch.int64)
+    assert batch.targets.box.dtype == torch.float32
+    assert batch.index.tolist() == [7, 7, 7] and batch.original_size.tolist() == [[5, 6]] * 3
+    assert batch.letterbox.tolist() == [[0.5, 0.25, 1, 2]] * 3 and batch.letterbox.dtype == torch.float64
+
+
+def test_a_batch_without_objects_keeps_its_shapes():
+    batch = collate([item(np.zeros((8, 8, 3), np.uint8), [], [])] * 2)
+    assert batch.targets.box.shape == (0, 4) and batch.targets.box.dtype == torch.float32
+    assert batch.targets.image.shape == batch.targets.label.shape == (0,)
+    assert batch.targets.image.dtype == batch.targets.label.dtype == torch.int64
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_are_channels_last_in_memory(index, workers):
+    for batch in training_loader(training_set(index), 4, workers, range(1), False):
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.images.contiguous(memory_format=torch.channels_last).data_ptr() == batch.images.data_ptr()
+
+
+# ----------------------------------------------------------------------------------------------------- evaluation
+
+
+def evaluation_set(index: DatasetIndex, stride: int = 32) -> EvaluationSet:
+    return EvaluationSet(index, ImageStore(index, SIZE, "ram", False), stride)
+
+
+@pytest.mark.parametrize(("batch_size", "stride"), [(1, 32), (2, 32), (4, 16), (100, 8)])
+def test_batches_of_one_shape_hold_every_picture_once(index, batch_size, stride):
+    dataset = evaluation_set(index, stride)
+    batches = same_shape_batches(dataset, batch_size)
+    assert sorted(position for batch in batches for position in batch) == list(range(len(index)))
+    for batch in batches:
+        assert 1 <= len(batch) <= batch_size and len({dataset.shape(position) for position in batch}) == 1
+        height, width = dataset.shape(batch[0])
+        assert height % stride == width % stride == 0
+        for position in batch:
+            assert dataset[position].image.shape == (height, width, 3)
+            assert height - dataset.store.size[position, 0] < stride  # no more padding than the stride asks for
+
+
+def test_evaluated_pictures_do_not_depend_on_batch_size_workers_or_cache(index):
+    seen = []
+    for batch_size, workers, cache in ((1, 0, "ram"), (3, 2, "off"), (9, 0, "off")):
+        dataset = EvaluationSet(index, ImageStore(index, SIZE, cache, workers > 0), 32)
+        pictures = {}
+        for batch in evaluation_loader(dataset, batch_size, workers, False):
+            for row, position in enumerate(batch.index.tolist()):
+                boxes = batch.targets.box[batch.targets.image == row]
+                pictures[position] = (batch.images[row], boxes, batch.letterbox[row])
+        seen.append([pictures[position] for position in range(len(index))])
+    for other in seen[1:]:
+        assert all(
+            torch.equal(a, b) for one, two in zip(seen[0], other, strict=True) for a, b in zip(one, two, strict=True)
+        )
+
+
+def test_an_evaluated_box_goes_back_to_its_picture(index):
+    dataset = evaluation_set(index)
+    for position in range(len(index)):
+        got = dataset[position]
+        assert got.index == position and got.original_size == tuple(index.size[position])
+        label, xyxy = index.objects(position)
+        np.testing.assert_array_equal(got.label, label)
+        np.testing.assert_allclose(to_original(got.xyxy, got.letterbox), xyxy, atol=1e-9)
+
+
+# -------------------------------------------------------------------------------------------------------- storing
+
+
+def test_cached_pictures_equal_decoded_ones(index):
+    cached, decoded = ImageStore(index, SIZE, "ram", False), ImageStore(index, SIZE, "off", False)
+    assert cached.memory is not None and decoded.memory is None
+    for _ in range(2):
+        for position in range(len(index)):
+            assert cached[position].shape[:2] == tuple(cached.size[position])
+            np.testing.assert_array_equal(cached[position], decoded[position])
+
+
+def test_a_cached_picture_is_read_once(index, monkeypatch):
+    store = ImageStore(index, SIZE, "ram", False)
+    first = [store[position].copy() for position in range(len(index))]
+    monkeypatch.setattr(store_module, "read_image", lambda path: pytest.fail(f"{path} was read again"))
+    assert all(np.array_equal(store[position], first[position]) for position in range(len(index)))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_fill_the_cache_that_all_share(index, workers):
+    dataset = training_set(index, Hyp(mosaic=0.0))
+    store = dataset.store
+    assert store.memory is not None
+    assert store.memory[store.num_bytes :] == bytes(len(index))
+    for _ in training_loader(dataset, 4, workers, range(1), False):
+        pass
+    assert store.memory[store.num_bytes :] == b"\1" * len(index)
+    decoded = ImageStore(index, SIZE, "off", False)
+    assert all(np.array_equal(store[position], decoded[position]) for position in range(len(index)))
+
+
+def test_auto_keeps_pictures_only_where_a_quarter_of_the_free_memory_will_do(index, monkeypatch):
+    num_bytes = ImageStore(index, SIZE, "off", False).num_bytes
+    assert num_bytes == sum(3 * np.prod(fitted_size(*shape, SIZE)) for shape in SHAPES)
+    for free, is_kept in ((4 * num_bytes + 1, True), (4 * num_bytes, False), (0, False)):
+        monkeypatch.setattr(store_module, "free_memory", lambda free=free: free)
+        store = ImageStore(index, SIZE, "auto", False)
+        assert (store.memory is not None) == is_kept
+        assert ("kept decoded" in store.describe()) == is_kept
+        assert ImageStore(index, SIZE, "ram", False).memory is not None
+
+
+def test_nothing_is_kept_where_workers_are_not_forked(index, monkeypatch):
+    monkeypatch.setattr(store_module.multiprocessing, "get_start_method", lambda allow_none: "spawn")
+    assert ImageStore(index, SIZE, "ram", True).memory is None
+    assert ImageStore(index, SIZE, "ram", False).memory is not None
+
+
+def test_free_memory_is_a_number_of_bytes():
+    assert 2**20 < store_module.free_memory() < 2**50
+
+
+# --------------------------------------------------------------------------------------------------------- errors
+
+
+def copied(index: DatasetIndex, folder: Path) -> DatasetIndex:
+    """The same index over copies of its pictures, which a test may spoil."""
+    paths = [folder / Path(index.path(position)).name for position in range(len(index))]
+    for position, path in enumerate(paths):
+        path.write_bytes(Path(index.path(position)).read_bytes())
+    return replace(index, paths=np.array([str(path).encode() for path in paths]))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_vanishes_is_an_error_that_names_it(index, tmp_path, workers):
+    spoilt = copied(index, tmp_path)
+    (tmp_path / "5.png").unlink()
+    with pytest.raises(DataError, match=r"5\.png: cannot be read"):
+        list(training_loader(training_set(spoilt), 4, workers, range(1), False))
+
+
+def test_a_picture_of_another_size_than_its_header_said_is_an_error(index, tmp_path):
+    spoilt = copied(index, tmp_path)
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((64, 48, 3), np.uint8))  # it was 48 x 64
+    for cache in ("ram", "off"):
+        with pytest.raises(DataError, match=r"0\.png: the header says \(48, 64\).*the pixels are \(64, 48\)"):
+            ImageStore(spoilt, SIZE, cache, False)[0]
