@@ -1,6 +1,6 @@
 """Seconds to validate a split, by stage, for checkpoints from early (many boxes) and late in a training run.
 
-    python benchmarks/evaluate.py --weights early.pt late.pt --data ../shared/data/bccd/data.yaml
+python benchmarks/evaluate.py --weights early.pt late.pt --data ../shared/data/bccd/data.yaml
 """
 
 from __future__ import annotations

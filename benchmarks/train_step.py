@@ -74,7 +74,7 @@ def measure(size_name: str, pixels: int, precision: str, index: DatasetIndex, fl
 
     def loop() -> None:
         batch = next(batches)
-        while len(batch.index) < flags.batch_size:  # the short batch at an epoch's end would count as a full one
+        while len(batch.position) < flags.batch_size:  # the short batch at an epoch's end would count as a full one
             batch = next(batches)
         train_step(state, [to_device(batch, compute)], recipe)
         _wait(compute.device)
@@ -104,7 +104,9 @@ def main() -> None:
     flags = parser.parse_args()
     index = index_split(load_dataset_config(flags.data), flags.data, "train")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {flags.workers} workers, {len(index)} images")
-    print("| model | px | precision | bare img/s | loop img/s | loop / bare | pictures |\n|---|---|---|---|---|---|---|")
+    print(
+        "| model | px | precision | bare img/s | loop img/s | loop / bare | pictures |\n|---|---|---|---|---|---|---|"
+    )
     for name in flags.sizes:
         for pixels in flags.pixels:
             for precision in flags.precisions:

@@ -39,7 +39,11 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     os.environ["YOLO_LITE_CACHE"] = str(folder / "cache")
     text = (REPOSITORY / "data/shapes.yaml").read_text().split("suggested:")[0]
-    text = text.replace("train: 256", "train: 20").replace("val: 64", "val: 8").replace("image_size: 160", "image_size: 64")
+    text = (
+        text.replace("train: 256", "train: 20")
+        .replace("val: 64", "val: 8")
+        .replace("image_size: 160", "image_size: 64")
+    )
     (folder / "tiny.yaml").write_text(text)
     return folder / "tiny.yaml"
 

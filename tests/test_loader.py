@@ -49,7 +49,7 @@ def training_set(index: DatasetIndex, hyp: Hyp = PLAIN, cache: str = "ram", mosa
 
 
 def tensors(batch: Batch) -> tuple[torch.Tensor, ...]:
-    return (batch.images, *batch.targets, batch.index, batch.original_size, batch.letterbox)
+    return (batch.images, *batch.targets, batch.position, batch.original_size, batch.letterbox)
 
 
 def assert_same(first: Iterable[Batch], second: Iterable[Batch]) -> None:
@@ -133,7 +133,7 @@ def test_the_last_epochs_hold_the_plain_pictures(index):
     loader = training_loader(training_set(index, mosaic_epochs=1), 4, 0, range(3), False)
     num_plain = {0: 0, 1: 0, 2: 0}
     for number, batch in enumerate(loader):
-        for position, image in zip(batch.index.tolist(), batch.images, strict=True):
+        for position, image in zip(batch.position.tolist(), batch.images, strict=True):
             picture = cv2.imread(index.path(position))[..., ::-1]
             expected = pad(resize(picture, *fitted_size(*picture.shape[:2], SIZE)), (SIZE, SIZE))
             num_plain[number // 3] += np.array_equal(image.permute(1, 2, 0).numpy(), expected)
@@ -163,7 +163,7 @@ def test_collate_by_hand():
     assert batch.targets.box.tolist() == [[2.5, 1, 5, 2], [2, 5, 2, 6], [13, 4, 6, 8]]
     assert (batch.targets.image.dtype, batch.targets.label.dtype) == (torch.int64, torch.int64)
     assert batch.targets.box.dtype == torch.float32
-    assert batch.index.tolist() == [7, 7, 7] and batch.original_size.tolist() == [[5, 6]] * 3
+    assert batch.position.tolist() == [7, 7, 7] and batch.original_size.tolist() == [[5, 6]] * 3
     assert batch.letterbox.tolist() == [[0.5, 0.25, 1, 2]] * 3 and batch.letterbox.dtype == torch.float64
 
 
@@ -208,7 +208,7 @@ def test_evaluated_pictures_do_not_depend_on_batch_size_workers_or_cache(index):
         dataset = EvaluationSet(index, ImageStore(index, SIZE, cache, workers > 0), 32)
         pictures = {}
         for batch in evaluation_loader(dataset, batch_size, workers, False):
-            for row, position in enumerate(batch.index.tolist()):
+            for row, position in enumerate(batch.position.tolist()):
                 boxes = batch.targets.box[batch.targets.image == row]
                 pictures[position] = (batch.images[row], boxes, batch.letterbox[row])
         seen.append([pictures[position] for position in range(len(index))])

@@ -106,7 +106,7 @@ def random_batch(num_images: int, seed: int) -> Batch:
 def part(batch: Batch, first: int, last: int) -> Batch:
     own = (batch.targets.image >= first) & (batch.targets.image < last)
     targets = Targets(batch.targets.image[own] - first, batch.targets.label[own], batch.targets.box[own])
-    return batch._replace(images=batch.images[first:last], targets=targets, index=batch.index[first:last])
+    return batch._replace(images=batch.images[first:last], targets=targets, position=batch.position[first:last])
 
 
 def gradient_of(detector: Detector, parts: list[Batch]) -> torch.Tensor:

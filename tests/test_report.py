@@ -64,9 +64,7 @@ def test_drawing_no_box_gives_the_same_picture():
 
 @pytest.mark.parametrize("label", [0, 1, 2])
 def test_the_edges_of_a_box_have_the_colour_of_its_class(label):
-    drawn = is_colour(
-        draw_boxes(grey_picture(), np.array([[40.0, 60.0, 200.0, 180.0]]), [label], NAMES), label
-    )
+    drawn = is_colour(draw_boxes(grey_picture(), np.array([[40.0, 60.0, 200.0, 180.0]]), [label], NAMES), label)
     assert drawn[60, 120:201].all() and drawn[180, 40:201].all()
     assert drawn[60:181, 40].all() and drawn[60:181, 200].all()
     assert not drawn[80:170, 60:190].any()
@@ -196,9 +194,7 @@ def test_every_row_is_on_disk_as_soon_as_it_is_appended(tmp_path):
     results = ResultsCsv(tmp_path / "results.csv")
     for epoch in range(3):
         results.append(result_of(epoch))
-        assert [row["epoch"] for row in read_rows(tmp_path / "results.csv")] == [
-            str(e) for e in range(epoch + 1)
-        ]
+        assert [row["epoch"] for row in read_rows(tmp_path / "results.csv")] == [str(e) for e in range(epoch + 1)]
 
 
 @pytest.mark.parametrize(
@@ -228,9 +224,7 @@ def test_a_resumed_run_leaves_the_file_of_an_uninterrupted_run(tmp_path, first_e
     assert sorted(path.name for path in tmp_path.iterdir()) == ["resumed.csv", "whole.csv"]
 
 
-@pytest.mark.parametrize(
-    "row", [{"epoch": 1}, {"epoch": 1, "loss": 0.5, "more": 1}, {"epoch": 1, "lass": 0.5}]
-)
+@pytest.mark.parametrize("row", [{"epoch": 1}, {"epoch": 1, "loss": 0.5, "more": 1}, {"epoch": 1, "lass": 0.5}])
 def test_a_row_with_other_keys_is_refused_and_nothing_is_written(tmp_path, row):
     ResultsCsv(tmp_path / "results.csv").append({"epoch": 0, "loss": 0.5})
     before = (tmp_path / "results.csv").read_bytes()
@@ -291,10 +285,7 @@ def test_every_column_of_the_table_ends_at_the_same_place():
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     assert [line.split()[0] for line in lines] == ["class", "all", "RBC", "an"]
     assert lines[2].split() == ["RBC", "72", "123456", "0.500", "1.000", "0.250", "0.125"]
-    ends = [
-        [i for i in range(24, len(line)) if line[i] != " " and line[i + 1 : i + 2] in ("", " ")]
-        for line in lines
-    ]
+    ends = [[i for i in range(24, len(line)) if line[i] != " " and line[i + 1 : i + 2] in ("", " ")] for line in lines]
     assert ends[0][-6:] == ends[1][-6:] == ends[2][-6:] == ends[3][-6:]
 
 
@@ -305,7 +296,5 @@ def test_what_was_not_measured_is_a_dash():
 
 def test_names_are_cut_after_24_characters_only():
     names = ["x" * 24, "y" * 25]
-    text = class_table(
-        [ClassRow(name, 0, 0, *[0.0] * 4) for name in names], ClassRow("all", 0, 0, *[0.0] * 4)
-    )
+    text = class_table([ClassRow(name, 0, 0, *[0.0] * 4) for name in names], ClassRow("all", 0, 0, *[0.0] * 4))
     assert [line.split()[0] for line in text.splitlines()[2:]] == ["x" * 24, "y" * 23 + "…"]

@@ -80,9 +80,7 @@ def test_another_seed_gives_another_curve(tiny_data: Path, tiny_run: Path, tmp_p
 
 
 @pytest.mark.parametrize("batch_size,workers", [("1", "0"), ("3", "1"), ("8", "0")])
-def test_val_gives_the_figures_of_training_again(
-    tiny_run: Path, tmp_path: Path, batch_size: str, workers: str
-) -> None:
+def test_val_gives_the_figures_of_training_again(tiny_run: Path, tmp_path: Path, batch_size: str, workers: str) -> None:
     words = ["--weights", str(tiny_run / "weights/last.pt"), "--project", str(tmp_path), "--device", "cpu"]
     assert val_main([*words, "--batch-size", batch_size, "--workers", workers]) == 0
     figures, row = json.loads((tmp_path / "exp/metrics.json").read_text()), rows_of(tiny_run)[-1]

@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # [B, 3, H, W] uint8 RGB, channels-last in memory
     targets: Targets
-    index: Tensor  # [B] int64, position of each picture in its dataset
+    position: Tensor  # [B] int64, row of each picture in its DatasetIndex
     original_size: Tensor  # [B, 2] int64, height and width of the picture file, in pixels
     letterbox: Tensor  # [B, 4] float64, scale_x scale_y left top (see yolo_lite.data.letterbox)
 

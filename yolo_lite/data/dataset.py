@@ -20,7 +20,7 @@ class Item(NamedTuple):
     image: np.ndarray  # uint8 [H, W, 3] RGB
     label: np.ndarray  # [m] int64
     xyxy: np.ndarray  # [m, 4] float64, pixels of the network input
-    index: int
+    position: int  # row of the DatasetIndex
     original_size: tuple[int, int]  # height, width
     letterbox: Letterbox
 

@@ -25,7 +25,7 @@ _TAIL = 64  # bytes in which the end is expected; some writers pad with zeros
 def image_size(path: str | Path) -> tuple[int, int]:
     """Height and width in pixels as decoded, EXIF rotation applied.
 
-    JPEG, PNG and WebP tell by their header and their end; files of other formats, and a turned PNG or WebP, are decoded.
+    JPEG, PNG and WebP tell by their header and their end. Other formats are decoded, and so are a turned PNG and WebP.
 
     Raises:
         DataError: the file is missing, no image, or cut off.

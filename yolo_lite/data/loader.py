@@ -59,7 +59,7 @@ def collate(items: list[Item]) -> Batch:
     return Batch(
         images,
         Targets(torch.from_numpy(image), torch.from_numpy(label), box),
-        torch.tensor([item.index for item in items]),
+        torch.tensor([item.position for item in items]),
         torch.tensor([item.original_size for item in items]),
         torch.tensor([item.letterbox for item in items], dtype=torch.float64),
     )

@@ -31,7 +31,7 @@ from yolo_lite.structures import Batch, Detections
 class Split(NamedTuple):
     """A split made ready for evaluation."""
 
-    index: DatasetIndex
+    dataset: DatasetIndex
     loader: DataLoader[Batch]
     truth: COCO
 
@@ -88,7 +88,7 @@ def evaluate(
             raw = family.forward(network, batch, compute)
         with _clock(seconds, "loss", compute):
             parts, missed = family.validation_losses(network, raw, batch, hyp)
-            losses += torch.stack(parts) * len(batch.index)
+            losses += torch.stack(parts) * len(batch.position)
             unmatched += missed
         with _clock(seconds, "nms", compute):
             found = family.detections(network, raw, batch, options)
@@ -96,9 +96,9 @@ def evaluate(
     table = DetectionTable(*(np.concatenate(columns) for columns in zip(*tables, strict=True)))
     with _clock(seconds, "ap", compute):
         scores = score_detections(split.truth, table)
-    means = (losses / len(split.index)).tolist()
+    means = (losses / len(split.dataset)).tolist()
     named = dict(zip(("box_loss", "obj_loss", "cls_loss"), means, strict=True))
-    return Evaluation(scores, named, unmatched.item() / max(len(split.index.label), 1), table, seconds)
+    return Evaluation(scores, named, unmatched.item() / max(len(split.dataset.label), 1), table, seconds)
 
 
 def _table_row(detections: Detections, batch: Batch, row: int) -> DetectionTable:
@@ -106,7 +106,7 @@ def _table_row(detections: Detections, batch: Batch, row: int) -> DetectionTable
     height, width = batch.original_size[row].tolist()
     box = to_original(detections.box.cpu().double().numpy(), Letterbox(*batch.letterbox[row].tolist()))
     box = box.clip(0, (width, height, width, height))
-    image = np.full(len(box), int(batch.index[row]))
+    image = np.full(len(box), int(batch.position[row]))
     return DetectionTable(image, box, detections.score.cpu().double().numpy(), detections.label.cpu().numpy())
 
 

@@ -105,14 +105,14 @@ def train(config: RunConfig, resume: Resume | None = None) -> Result:
         evaluation = evaluate(family, state.average.model, val, hyp, compute, DetectOptions())
         row = _close_epoch(state, losses, evaluation)
         # First the record, then the checkpoint: a run killed between the two writes this epoch's figures again.
-        record.epoch(row, evaluation, val.index)
+        record.epoch(row, evaluation, val.dataset)
         _save(state, config, folder, row)
         seconds.append(time.perf_counter() - start)
         record.say(row, seconds[-1])
         if hyp.patience and state.epoch - state.best_epoch >= hyp.patience:
             print(f"stopped: no progress for {hyp.patience} epochs (key patience)")
             break
-    record.finish(evaluation, val.index, state.epoch)
+    record.finish(evaluation, val.dataset, state.epoch)
     print(f"best was epoch {state.best_epoch}: {folder / 'weights' / 'best.pt'}")
     return Result(folder, state.best_epoch, evaluation.metrics(), seconds)
 
@@ -133,7 +133,7 @@ def train_epoch(state: State, batches: Iterator[Batch], recipe: Recipe) -> list[
             count = min(plan.batches_per_step, plan.batches_per_epoch - step * plan.batches_per_step)
             window = [to_device(next(batches), recipe.compute) for _ in range(count)]
             total += train_step(state, window, recipe)
-            num_images += sum(len(batch.index) for batch in window)
+            num_images += sum(len(batch.position) for batch in window)
             # Reading the losses waits for the GPU: only as often as someone can look.
             if (now := time.perf_counter()) - shown > 1:
                 shown = now
@@ -176,9 +176,7 @@ def _progress(means: Tensor, state: State, speed: float) -> dict[str, str]:
 
 def _plan(num_images: int, config: RunConfig) -> Plan:
     batch_size = config.train.batch_size
-    return Plan(
-        num_batches(num_images, batch_size), accumulated_batches(config.hyp, batch_size), config.train.epochs
-    )
+    return Plan(num_batches(num_images, batch_size), accumulated_batches(config.hyp, batch_size), config.train.epochs)
 
 
 def _initial_state(model: nn.Module, recipe: Recipe, weights: str | None, resume: Resume | None) -> State:

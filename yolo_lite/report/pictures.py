@@ -134,9 +134,7 @@ def _overlap(one: Rectangle, other: Rectangle) -> int:
 
 def _ink_on(colour: Colour) -> Colour:
     """Black or white, whichever has the higher WCAG 2 contrast ratio on the colour."""
-    linear = [
-        (part / 255 / 12.92) if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in colour
-    ]
+    linear = [(part / 255 / 12.92) if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in colour]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return BLACK if (luminance + 0.05) ** 2 > 1.05 * 0.05 else WHITE
 
@@ -198,9 +196,7 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
     A gap of 1% of a cell (2 pixels or more) lies between cells, none at the border.
     """
     if not images or columns < 1:
-        raise ValueError(
-            f"a contact sheet needs 1 or more pictures and columns, got {len(images)} and {columns}"
-        )
+        raise ValueError(f"a contact sheet needs 1 or more pictures and columns, got {len(images)} and {columns}")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
