@@ -210,3 +210,21 @@ def test_extreme_logits_give_finite_detections():
     raw = torch.randn(1, grid.num_slots, 8, generator=torch.Generator().manual_seed(3)) * 1e4
     (found,) = select_detections(raw, grid, DetectOptions())
     assert len(found.score) > 0 and found.box.isfinite().all() and ((found.score > 0) & (found.score <= 1)).all()
+
+
+@pytest.mark.parametrize("max_detections", [3, 40, 5000])
+def test_trying_the_best_candidates_first_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, max_detections: int
+) -> None:
+    from yolo_lite.ops import nms
+
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(200, 2, generator=generator) * 60
+    box = torch.cat((corner, corner + 5 + torch.rand(200, 2, generator=generator) * 30), dim=1)
+    score = torch.rand(200, generator=generator).sort(descending=True).values
+    label = torch.randint(0, 2, (200,), generator=generator)
+    options = DetectOptions(iou=0.5, max_detections=max_detections)
+    expected = nms.class_nms(box, score, label, 0.5)[:max_detections]
+    for quick in (1, 10, 60, 199, 200):
+        monkeypatch.setattr(nms, "QUICK_CANDIDATES", quick)
+        assert torch.equal(nms._first_survivors(box, score, label, options), expected)

@@ -22,7 +22,7 @@ from pydantic import (
 
 from yolo_lite.config.errors import nearest
 
-BLOCK_NAMES = ("Conv", "Bottleneck", "C3", "SPP", "SPPF", "Concat", "Upsample", "MaxPool2d", "Detect")
+BLOCK_NAMES = ("Conv", "Bottleneck", "C3", "SPP", "SPPF", "Concat", "Upsample", "MaxPool2d", "ZeroPad2d", "Detect")
 ACTIVATION_NAMES = ("SiLU", "ReLU", "LeakyReLU", "Hardswish", "Mish", "GELU", "Identity")
 OPTIMIZER_NAMES = ("SGD", "AdamW")
 
@@ -128,7 +128,7 @@ class ModelConfig(Section):
     depth_multiple: Positive = 1.0
     width_multiple: Positive = 1.0
     channel_multiple: Count = 8  # widths are rounded up to a multiple of this
-    ch: Count = 3
+    ch: Literal[3] = 3  # channels of the pictures; other numbers come with a loader for them
     inplace: bool = True  # accepted because YOLOv5 files may carry it; without effect
     activation: str = "SiLU()"
     anchors: Anchors
@@ -299,7 +299,7 @@ class TrainOptions(Section):
     weights: str | None = None
     epochs: Count
     batch_size: Count
-    imgsz: Annotated[int, Field(ge=32)]
+    imgsz: Annotated[int, Field(ge=32, le=8192)]
     device: str = ""
     workers: Annotated[int, Field(ge=0)] = 2
     seed: Seed = 0

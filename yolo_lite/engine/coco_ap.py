@@ -5,7 +5,7 @@ D detections of a split, C classes, boxes in pixels of the original pictures.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -64,7 +64,7 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
     """
     evaluation = _run_coco(truth, table)
     # precision [T, R, C, areas, max detections], -1 where a class has no objects: all areas, 100 detections
-    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
     is_true = _true_positives(truth, table)
     labels = np.array(evaluation.params.catIds)
@@ -74,7 +74,7 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
     return Scores(ClassScores(*_mean(rows, 0).tolist()), [ClassScores(*row) for row in rows.tolist()], confidence)
 
 
-def _run_coco(truth: COCO, table: DetectionTable, iou: float | None = None) -> COCOeval_faster:
+def _run_coco(truth: COCO, table: DetectionTable, iou: float | None = None) -> Any:
     """COCO's evaluation at its ten IoU thresholds, or at one and for all areas together."""
     size = table.xyxy[:, 2:] - table.xyxy[:, :2]
     rows = np.column_stack((table.image, table.xyxy[:, :2], size, table.score, table.label)).astype(np.float64)

@@ -14,6 +14,9 @@ from yolo_lite.config.errors import ConfigError
 from yolo_lite.structures import Batch, Targets
 
 
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
 class Compute(NamedTuple):
     """Where and how the network is computed."""
 
@@ -58,6 +61,8 @@ def _choose_device(name: str) -> torch.device:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(f"cuda:{name}" if name.isdigit() else name)
+        if device.type not in DEVICES:
+            raise RuntimeError(f"expected one of {', '.join(DEVICES)}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason, gpus = str(error).splitlines()[0], torch.cuda.device_count()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from yolo_lite.config.errors import UserError
+from yolo_lite.config.errors import ConfigError, UserError
 from yolo_lite.config.schema import Hyp, RunConfig
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
@@ -81,7 +81,7 @@ def train(config: RunConfig, resume: Resume | None = None) -> Result:
     compute = choose_compute(options.device, hyp.precision, hyp.channels_last)
     print(compute)
     torch.manual_seed(options.seed)
-    model = place(family.build(config.model), compute)
+    model = place(_build(family, config), compute)
     size = _rounded_up(options.imgsz, family.stride(model))
     print(f"{options.cfg}: {family.describe(model, size)}")
     train_index, val_index = (index_split(config.data, config.data_file, split) for split in ("train", "val"))
@@ -172,6 +172,13 @@ def train_step(state: State, batches: list[Batch], recipe: Recipe) -> Tensor:
 def _progress(means: Tensor, state: State, speed: float) -> dict[str, str]:
     losses = {name[:3]: f"{mean:.4f}" for name, mean in zip(LOSS_NAMES, means.tolist(), strict=True)}
     return {**losses, "lr": f"{state.optimizer.param_groups[0]['lr']:.5f}", "img/s": f"{speed:.1f}"}
+
+
+def _build(family: ModelFamily, config: RunConfig) -> nn.Module:
+    try:
+        return family.build(config.model)
+    except ConfigError as error:
+        raise ConfigError(f"{config.train.cfg}: {error}") from None
 
 
 def _plan(num_images: int, config: RunConfig) -> Plan:

@@ -192,5 +192,6 @@ BLOCKS: dict[str, type[nn.Module]] = {
     "Concat": Concat,
     "Upsample": nn.Upsample,
     "MaxPool2d": nn.MaxPool2d,
+    "ZeroPad2d": nn.ZeroPad2d,
     "Detect": Detect,
 }
