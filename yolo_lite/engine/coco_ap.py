@@ -62,11 +62,12 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
 
     ``image`` and ``label`` of the table are the ids of ``truth``.
     """
-    evaluation = _run_coco(truth, table)
+    results = _load_results(truth, table)
+    evaluation = _run_coco(truth, results)
     # precision [T, R, C, areas, max detections], -1 where a class has no objects: all areas, 100 detections
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
-    is_true = _true_positives(truth, table)
+    is_true = _true_positives(truth, results)
     labels = np.array(evaluation.params.catIds)
     objects = np.array([sum(not a["iscrowd"] for a in truth.loadAnns(truth.getAnnIds(catIds=[c]))) for c in labels])
     best, confidence = _best_f1(table, is_true, labels, objects)
@@ -74,11 +75,16 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
     return Scores(ClassScores(*_mean(rows, 0).tolist()), [ClassScores(*row) for row in rows.tolist()], confidence)
 
 
-def _run_coco(truth: COCO, table: DetectionTable, iou: float | None = None) -> Any:
-    """COCO's evaluation at its ten IoU thresholds, or at one and for all areas together."""
+def _load_results(truth: COCO, table: DetectionTable) -> COCO:
+    """The detections in COCO's form; their ids count from 1, in the order of the table."""
     size = table.xyxy[:, 2:] - table.xyxy[:, :2]
-    rows = np.column_stack((table.image, table.xyxy[:, :2], size, table.score, table.label)).astype(np.float64)
-    evaluation = COCOeval_faster(truth, truth.loadRes(rows), "bbox", print_function=lambda *_: None)
+    rows = np.column_stack((table.image, table.xyxy[:, :2], size, table.score, table.label))
+    return truth.loadRes(rows.astype(np.float64))
+
+
+def _run_coco(truth: COCO, results: COCO, iou: float | None = None) -> Any:
+    """COCO's evaluation at its ten IoU thresholds, or at one and for all areas together."""
+    evaluation = COCOeval_faster(truth, results, "bbox", print_function=lambda *_: None)
     if iou is not None:
         evaluation.params.iouThrs = np.array([iou])
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
@@ -87,11 +93,11 @@ def _run_coco(truth: COCO, table: DetectionTable, iou: float | None = None) -> A
     return evaluation
 
 
-def _true_positives(truth: COCO, table: DetectionTable) -> np.ndarray:
+def _true_positives(truth: COCO, results: COCO) -> np.ndarray:
     """Which detections ``[D]`` COCO's greedy rule matches at IoU 0.5."""
     # At several thresholds a pair of the library's "matched" may stem from any of them: it is asked about one alone.
-    pairs = _run_coco(truth, table, iou=0.5).eval["matched"]  # "detection_object", ids counted from 1
-    is_true = np.zeros(len(table.score), dtype=bool)
+    pairs = _run_coco(truth, results, iou=0.5).eval["matched"]  # "detection_object"
+    is_true = np.zeros(len(results.anns), dtype=bool)
     is_true[[int(pair.split("_")[0]) - 1 for pair in pairs]] = True
     return is_true
 

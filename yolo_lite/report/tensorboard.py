@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+import cv2
 import numpy as np
 
 
@@ -24,7 +25,13 @@ class TensorBoard:
 
     def picture(self, tag: str, image_rgb: np.ndarray, step: int) -> None:
         """Adds a picture, uint8 [H, W, 3] RGB."""
-        self._writer.add_image(tag, image_rgb, step, dataformats="HWC")
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        # SummaryWriter.add_image compresses harder: 2 s for a sheet of pictures, where OpenCV takes 0.2 s.
+        png = cv2.imencode(".png", image_rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+        height, width, _ = image_rgb.shape
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+        self._writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         self._writer.add_text(tag, markdown, step)
