@@ -222,7 +222,7 @@ def test_an_evaluated_box_goes_back_to_its_picture(index):
     dataset = evaluation_set(index)
     for position in range(len(index)):
         got = dataset[position]
-        assert got.index == position and got.original_size == tuple(index.size[position])
+        assert got.position == position and got.original_size == tuple(index.size[position])
         label, xyxy = index.objects(position)
         np.testing.assert_array_equal(got.label, label)
         np.testing.assert_allclose(to_original(got.xyxy, got.letterbox), xyxy, atol=1e-9)
