@@ -168,7 +168,9 @@ def _run(action: Callable[[argparse.Namespace], None], arguments: argparse.Names
     try:
         action(arguments)
     except UserError as error:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        # An error from a loading process arrives with that process's traceback in front of its own words.
+        message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+        print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; go on with --resume", file=sys.stderr)

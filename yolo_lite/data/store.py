@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import multiprocessing
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,11 @@ LARGEST_SHARE = 0.25  # of the free memory, that ``cache: auto`` may take for on
 
 
 def free_memory() -> int:
-    """Bytes that programs can still take without swapping; 0 where the system does not tell."""
+    """Bytes that this process may still take without swapping; 0 where the system does not tell."""
+    return min(_free_in_machine(), _free_in_container())
+
+
+def _free_in_machine() -> int:
     try:
         rows = Path("/proc/meminfo").read_text().splitlines()
         return next(int(row.split()[1]) * 1024 for row in rows if row.startswith("MemAvailable"))
@@ -26,6 +31,15 @@ def free_memory() -> int:
         names = getattr(os, "sysconf_names", {})
         known = "SC_AVPHYS_PAGES" in names and "SC_PAGE_SIZE" in names
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 0
+
+
+def _free_in_container() -> int:
+    """What is left of the control group's limit; without a limit more than any machine has."""
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+    except OSError:
+        return sys.maxsize
+    return sys.maxsize if limit == "max" else max(int(limit) - int(used), 0)
 
 
 class ImageStore:
