@@ -213,9 +213,7 @@ def test_extreme_logits_give_finite_detections():
 
 
 @pytest.mark.parametrize("max_detections", [3, 40, 5000])
-def test_trying_the_best_candidates_first_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, max_detections: int
-) -> None:
+def test_trying_the_best_candidates_first_changes_nothing(monkeypatch: pytest.MonkeyPatch, max_detections: int) -> None:
     from yolo_lite.ops import nms
 
     generator = torch.Generator().manual_seed(0)

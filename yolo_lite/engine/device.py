@@ -13,7 +13,6 @@ from torch import nn
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.structures import Batch, Targets
 
-
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 

@@ -12,7 +12,6 @@ from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.grid import Grid, decode
 from yolo_lite.structures import Detections
 
-
 QUICK_CANDIDATES = 1000  # tried before all candidates of an image
 
 
