@@ -46,13 +46,20 @@ def ground_truth(index: DatasetIndex) -> COCO:
         {"id": position, "height": int(height), "width": int(width)}
         for position, (height, width) in enumerate(index.size)
     ]
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for position in range(len(index)):
         for label, (left, top, right, bottom) in zip(*index.objects(position), strict=True):
-            box = [float(left), float(top), float(right - left), float(bottom - top)]
-            annotations.append({"image_id": position, "category_id": int(label), "bbox": box})
-    for number, annotation in enumerate(annotations, 1):  # an id of 0 would read as "not matched"
-        annotation.update(id=number, area=annotation["bbox"][2] * annotation["bbox"][3], iscrowd=0)
+            width, height = float(right - left), float(bottom - top)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,  # an id of 0 would read as "not matched"
+                    "image_id": position,
+                    "category_id": int(label),
+                    "bbox": [float(left), float(top), width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                }
+            )
     categories = [{"id": label, "name": name} for label, name in enumerate(index.names)]
     return COCO({"images": images, "annotations": annotations, "categories": categories})
 
