@@ -125,7 +125,7 @@ def refused(command: Any, words: list[str], capsys: pytest.CaptureFixture[str]) 
         ("--set lr0", ["error: --set lr0: expected key=value"]),
         (
             "--set lr0=x model.ch=x",
-            ["error: --set lr0=x: expected a number", "error: --set model.ch=x: expected a whole"],
+            ["error: --set lr0=x: expected a number", "error: --set model.ch=x: expected 3, found 'x'"],
         ),
         ("--set lr0=[1", ["error: --set lr0=[1: not a YAML value"]),
         ("--set data.train=nowhere", ["expected a folder, a list file or a glob pattern, found nothing at "]),
@@ -236,7 +236,9 @@ def test_a_file_in_the_way_of_the_project_is_named(place: Path, here: Path, caps
 def test_bad_rows_of_a_model_yaml_reach_the_user(place: Path, here: Path, capsys: pytest.CaptureFixture[str]):
     (here / "bad.yaml").write_text(TOY.replace("Conv, [8, 3, 2]]\nhead", "Conv, [8, 3, 2, 1, 1, 9, 9]]\nhead"))
     (line,) = refused(train_main, train_words(place, "--cfg", "bad.yaml"), capsys).splitlines()
-    assert line.startswith("error: backbone row 1 (layer 1) [-1, 1, Conv, [8, 3, 2, 1, 1, 9, 9]]: Conv takes [")
+    assert line.startswith(
+        "error: bad.yaml: backbone row 1 (layer 1) [-1, 1, Conv, [8, 3, 2, 1, 1, 9, 9]]: Conv takes ["
+    )
 
 
 # ------------------------------------------------------------------------------------------------ what the flags mean

@@ -129,7 +129,7 @@ def test_the_gradient_of_a_step_does_not_depend_on_its_split_into_batches(detect
 
 def test_lr0_means_the_same_whatever_the_batch_size(detector: Detector) -> None:
     # The update of plain SGD is lr * nominal_batch * gradient of the mean loss: also for a batch of another size.
-    hyp = Hyp(optimizer="SGD", momentum=0.0, weight_decay=0.0, warmup_epochs=0.0, clip_norm=0.0, lr0=1e-3)
+    hyp = Hyp(optimizer="SGD", momentum=0.0, weight_decay=0.0, warmup_epochs=0.0, clip_norm=0.0, lr0=1.0)
     compute, batch = choose_compute("cpu", "fp32", channels_last=False), random_batch(4, seed=1)
     detector.eval()
     gradient = gradient_of(detector, [batch])
@@ -139,7 +139,7 @@ def test_lr0_means_the_same_whatever_the_batch_size(detector: Detector) -> None:
     state = State(detector, MovingAverage(detector, 0.9), make_optimizer(detector, hyp), scaler)
     train_step(state, [to_device(batch, compute)], Recipe(Yolo(), hyp, compute, Plan(1, 1, 1)))
     after = torch.cat([parameter.detach().flatten() for parameter in detector.parameters()])
-    expected = 1e-3 * hyp.nominal_batch * gradient
+    expected = hyp.nominal_batch * gradient
     assert (before - after - expected).norm() < 1e-3 * expected.norm()
     assert state.step == 1 and all(p.grad is None for p in detector.parameters())
 
