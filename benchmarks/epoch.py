@@ -16,6 +16,7 @@ import torch
 
 from yolo_lite.cli import run_config, train_parser
 from yolo_lite.config.schema import RunConfig
+from yolo_lite.data.index import index_split
 from yolo_lite.engine.device import choose_compute, place
 from yolo_lite.engine.families import Yolo
 from yolo_lite.engine.train import train
@@ -60,15 +61,15 @@ def main() -> None:
     parser.add_argument("--cfg", default="cfg/yolo_n.yaml")
     parser.add_argument("--imgsz", default="320")
     parser.add_argument("--epochs", default="4")
-    parser.add_argument("--images", type=int, nargs=2, default=(205, 87), help="pictures in train and val")
     parser.add_argument("--val-shape", type=int, nargs=2, default=(256, 320), help="height, width of the val pictures")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         words = ["--cfg", flags.cfg, "--data", flags.data, "--imgsz", flags.imgsz, "--epochs", flags.epochs]
         config = run_config(train_parser().parse_args([*words, "--batch-size", "16", "--project", folder]))
-        before = bare_seconds(config, *flags.images, tuple(flags.val_shape))
+        images = [len(index_split(config.data, config.data_file, split)) for split in ("train", "val")]
+        before = bare_seconds(config, *images, tuple(flags.val_shape))
         epochs = train(config).seconds
-        after = bare_seconds(config, *flags.images, tuple(flags.val_shape))
+        after = bare_seconds(config, *images, tuple(flags.val_shape))
     bare = (before + after) / 2
     print(f"bare: {before:.2f} s before, {after:.2f} s after the run")
     for number, seconds in enumerate(epochs, 1):

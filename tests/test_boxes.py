@@ -223,3 +223,11 @@ def frozen_alpha(a: list[float], b: list[float]) -> float:
 def with_alpha(a: list[float], b: list[float], alpha: float) -> float:
     """CIoU with a given alpha."""
     return slow_ciou(a, b) + (frozen_alpha(a, b) - alpha) * shape_term(a, b)
+
+
+def test_ciou_has_a_finite_gradient_where_a_predicted_box_has_all_but_vanished():
+    for side in (0.0, 1e-45, 1e-30, 1e-20, 1e-10):
+        predicted = torch.tensor([[5.0, 5.0, side, side], [5.0, 5.0, side, 3.0]], requires_grad=True)
+        ciou, _ = aligned_ciou(predicted, torch.tensor([[6.0, 5.0, 4.0, 2.0]]).expand(2, 4))
+        (1 - ciou).sum().backward()
+        assert torch.isfinite(ciou).all() and torch.isfinite(predicted.grad).all()

@@ -272,7 +272,7 @@ def test_auto_keeps_pictures_only_where_a_quarter_of_the_free_memory_will_do(ind
 
 
 def test_nothing_is_kept_where_workers_are_not_forked(index, monkeypatch):
-    monkeypatch.setattr(store_module.multiprocessing, "get_start_method", lambda allow_none: "spawn")
+    monkeypatch.setattr(store_module, "CAN_FORK", False)
     assert ImageStore(index, SIZE, "ram", True).memory is None
     assert ImageStore(index, SIZE, "ram", False).memory is not None
 

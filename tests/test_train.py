@@ -169,3 +169,16 @@ def test_training_writes_nothing_outside_its_run_folder(tiny_data: Path, tmp_pat
     before = listing()
     train(tiny_config(tiny_data, tmp_path, "--epochs", "1"))
     assert listing() == before
+
+
+def test_a_resumed_run_keeps_its_configuration(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--resume", str(tiny_run / "weights/last.pt"), "--epochs", "9", "--set", "lr0=1"]
+    assert train_main(words) == 2
+    assert "leave out --epochs, --set" in capsys.readouterr().err
+
+
+def test_weights_do_not_bring_their_anchors(tiny_data: Path, tiny_run: Path, tmp_path: Path) -> None:
+    anchors = "[[4,4,8,8,12,12],[16,16,24,24,32,32],[40,40,48,48,64,64]]"
+    words = ["--weights", str(tiny_run / "weights/best.pt"), "--epochs", "1", "--set", f"model.anchors={anchors}"]
+    folder = train(tiny_config(tiny_data, tmp_path, *words)).folder
+    assert load_checkpoint(folder / "weights/last.pt")["ema"]["anchors"][0, 0].tolist() == [4.0, 4.0]

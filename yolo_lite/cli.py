@@ -32,7 +32,11 @@ def train_parser() -> argparse.ArgumentParser:
     add("--device", default="", help="cpu, 0, cuda:1, mps (default: a GPU if there is one)")
     add("--workers", type=int, help="processes that load data (default: one a core, at most 8)")
     add("--seed", type=int, default=0, help="one seed, one run (default: %(default)s)")
-    add("--optimizer", choices=OPTIMIZER_NAMES, help="default: the key in hyp.yaml")
+    add(
+        "--optimizer",
+        choices=OPTIMIZER_NAMES,
+        help="default: the key in hyp.yaml; see the comment there",
+    )
     add("--project", default="runs/train", help="folder of runs (default: %(default)s)")
     add("--name", default="exp", help="folder of this run; a number is added if it is there (default: %(default)s)")
     add("--exist-ok", action="store_true", help="write into an existing run folder")
@@ -75,10 +79,28 @@ def run_train(arguments: argparse.Namespace) -> None:
     content = load_checkpoint(path)
     if "optimizer" not in content:
         raise ConfigError(f"--resume {path}: holds no optimizer state, expected the last.pt of a run")
-    config = config_of(content, path)
+    config = _with_changes(config_of(content, path), arguments)
     if content["epoch"] >= config.train.epochs:
         raise ConfigError(f"--resume {path}: this run is finished, {content['epoch']} of {config.train.epochs} epochs")
     train(config, Resume(path.resolve().parent.parent, content))
+
+
+def _with_changes(config: RunConfig, arguments: argparse.Namespace) -> RunConfig:
+    """A resumed run keeps its configuration; where it is computed and by how many processes loaded may change.
+
+    Raises:
+        ConfigError: another flag was given too.
+    """
+    free = ("resume", "project", "device", "workers")
+    parser = train_parser()
+    given = [name for name, value in vars(arguments).items() if name not in free and value != parser.get_default(name)]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"--resume goes on with the run's own configuration: leave out {names}, or start a new run")
+    changes = {"device": arguments.device or config.train.device}
+    if arguments.workers is not None:
+        changes["workers"] = arguments.workers
+    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
 
 
 def run_config(arguments: argparse.Namespace) -> RunConfig:

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from yolo_lite.data.dataset import EvaluationSet, Item, TrainingSet
+from yolo_lite.data.store import CAN_FORK
 from yolo_lite.structures import Batch, Targets
 
 
@@ -88,6 +89,7 @@ def _loader(dataset, batches, workers: int, pin_memory: bool) -> DataLoader[Batc
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        multiprocessing_context="fork" if workers > 0 and CAN_FORK else None,
         worker_init_fn=_start_worker,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -15,6 +14,8 @@ from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import fitted_size, resize
 
+# Only forked processes see the memory of their parent. (Forking on macOS is not safe with its system libraries.)
+CAN_FORK = sys.platform == "linux"
 LARGEST_SHARE = 0.25  # of the free memory, that ``cache: auto`` may take for one set
 
 
@@ -58,7 +59,7 @@ class ImageStore:
         self.size = np.array(fitted, dtype=np.int64)  # [n, 2] height and width
         self.first = np.concatenate(([0], (self.size.prod(axis=1) * 3).cumsum()))  # [n + 1] bytes
         self.memory: mmap.mmap | None = None
-        if cache != "off" and self._can_share(shared) and (cache == "ram" or self._is_small()):
+        if cache != "off" and (not shared or CAN_FORK) and (cache == "ram" or self._is_small()):
             # One byte behind the pictures for each of them says whether it is there.
             self.memory = mmap.mmap(-1, self.num_bytes + len(index))
 
@@ -68,11 +69,6 @@ class ImageStore:
 
     def _is_small(self) -> bool:
         return self.num_bytes < LARGEST_SHARE * free_memory()
-
-    @staticmethod
-    def _can_share(shared: bool) -> bool:
-        method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-        return not shared or method == "fork"
 
     def describe(self) -> str:
         """One line for the start of a run."""

@@ -33,7 +33,7 @@ UNREADABLE = (
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write to a temporary file in the same folder, flush it to disk, rename it: the old file stays until then."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed run left is overwritten
     try:
         with open(temporary, "wb") as file:
             torch.save({"format": FORMAT, "yolo_lite": yolo_lite.__version__, **content}, file)

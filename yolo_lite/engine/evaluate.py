@@ -41,7 +41,7 @@ class Evaluation(NamedTuple):
 
     scores: Scores
     losses: dict[str, float]  # box_loss, obj_loss, cls_loss: means over pictures
-    unmatched_targets: float  # share of the objects that no anchor matched
+    unmatched_targets: float  # share of the objects that no slot learns (mostly: no anchor matches)
     detections: DetectionTable
     seconds: dict[str, float]  # load, model, loss, nms, ap
 

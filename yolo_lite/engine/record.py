@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from yolo_lite.config.schema import RunConfig
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.engine import sheets
 from yolo_lite.engine.evaluate import Evaluation, format_table
-from yolo_lite.report.pictures import write_picture
+from yolo_lite.report.pictures import encode_picture
 from yolo_lite.report.results_csv import ResultsCsv
 from yolo_lite.report.tensorboard import TensorBoard
 from yolo_lite.structures import Batch
@@ -38,8 +39,7 @@ class Record:
         for number, batch in enumerate(batches):
             if number == 0 and first_epoch == 0:
                 sheet = sheets.training_sheet(batch, names)
-                self.board.picture("train/batch", sheet, 0)
-                write_picture(self.folder / "train_batch.png", sheet)
+                self._picture("train/batch", "train_batch.png", sheet, 0)
             yield batch
 
     def epoch(self, row: Mapping[str, float], evaluation: Evaluation, index: DatasetIndex) -> None:
@@ -64,5 +64,9 @@ class Record:
 
     def _validation_sheet(self, evaluation: Evaluation, index: DatasetIndex, number: int) -> None:
         sheet = sheets.prediction_sheet(index, evaluation.detections)
-        self.board.picture("val/labels_and_predictions", sheet, number)
-        write_picture(self.folder / "val_predictions.png", sheet)
+        self._picture("val/labels_and_predictions", "val_predictions.png", sheet, number)
+
+    def _picture(self, tag: str, name: str, image_rgb: np.ndarray, step: int) -> None:
+        png = encode_picture(image_rgb)
+        self.board.picture(tag, png, step)
+        (self.folder / name).write_bytes(png)

@@ -13,7 +13,7 @@ from yolo_lite.structures import Batch
 SHOWN_CONFIDENCE = 0.25
 
 
-def training_sheet(batch: Batch, names: tuple[str, ...], most: int = 16) -> np.ndarray:
+def training_sheet(batch: Batch, names: tuple[str, ...], most: int = 8) -> np.ndarray:
     """The first pictures of a batch (uint8, on the CPU) with their boxes, RGB."""
     pictures = []
     for row in range(min(len(batch.images), most)):
@@ -25,7 +25,7 @@ def training_sheet(batch: Batch, names: tuple[str, ...], most: int = 16) -> np.n
     return contact_sheet(pictures, columns=4)
 
 
-def prediction_sheet(index: DatasetIndex, table: DetectionTable, most: int = 8) -> np.ndarray:
+def prediction_sheet(index: DatasetIndex, table: DetectionTable, most: int = 4) -> np.ndarray:
     """Labels beside predictions above 0.25 for pictures spread evenly over a split, RGB."""
     chosen = np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).round().astype(int))
     return contact_sheet([_labels_and_predictions(index, table, int(position)) for position in chosen], columns=2)

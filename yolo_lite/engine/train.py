@@ -89,13 +89,14 @@ def train(config: RunConfig, resume: Resume | None = None) -> Result:
     recipe = Recipe(family, hyp, compute, _plan(len(train_index), config))
     state = _initial_state(model, recipe, options.weights, resume)
     loader = _training_loader(train_index, size, config, state.epoch, compute)
+    loaded = iter(loader)  # workers start while the rest is made ready
     val = _validation_split(val_index, size, family.stride(model), config, compute)
 
     folder = resume.folder if resume else make_run_folder(options.project, options.name, options.exist_ok)
     (folder / "weights").mkdir(exist_ok=True)
     _tell_problems({"train": train_index, "val": val_index}, folder)
     record = Record(folder, config, state.epoch)
-    batches = record.batches(iter(loader), train_index.names, state.epoch)
+    batches = record.batches(loaded, train_index.names, state.epoch)
 
     print(f"{recipe.plan.epochs} epochs of {recipe.plan.steps_per_epoch} steps; everything goes to {folder}")
     seconds = []
@@ -103,6 +104,7 @@ def train(config: RunConfig, resume: Resume | None = None) -> Result:
         start = time.perf_counter()
         losses = train_epoch(state, batches, recipe)
         evaluation = evaluate(family, state.average.model, val, hyp, compute, DetectOptions())
+        _check_finite(list(evaluation.losses.values()), "validation", state.epoch)
         row = _close_epoch(state, losses, evaluation)
         # First the record, then the checkpoint: a run killed between the two writes this epoch's figures again.
         record.epoch(row, evaluation, val.dataset)
@@ -140,8 +142,7 @@ def train_epoch(state: State, batches: Iterator[Batch], recipe: Recipe) -> list[
                 bar.set_postfix(_progress(total / (step + 1), state, num_images / (now - start)), refresh=False)
             bar.update(count)
     means: list[float] = (total / plan.steps_per_epoch).tolist()
-    if not np.isfinite(means).all():
-        raise UserError(f"epoch {state.epoch + 1}: the loss is not finite (box, obj, cls: {means}): lower lr0")
+    _check_finite(means, "training", state.epoch)
     return means
 
 
@@ -167,6 +168,12 @@ def train_step(state: State, batches: list[Batch], recipe: Recipe) -> Tensor:
     state.average.update(state.model)
     state.step += 1
     return losses
+
+
+def _check_finite(losses: list[float], kind: str, epoch: int) -> None:
+    """Weights that are no longer finite show in the losses: they must not reach last.pt."""
+    if not np.isfinite(losses).all():
+        raise UserError(f"epoch {epoch + 1}: the {kind} loss is not finite (box, obj, cls: {losses}): lower lr0")
 
 
 def _progress(means: Tensor, state: State, speed: float) -> dict[str, str]:
@@ -211,7 +218,7 @@ def _training_loader(
 
 def _validation_split(index: DatasetIndex, size: int, stride: int, config: RunConfig, compute: Compute) -> Split:
     options = config.train
-    store = ImageStore(index, size, config.hyp.cache, options.workers > 0)
+    store = ImageStore(index, size, config.hyp.cache, shared=False)  # decoded pictures are read in this process
     print(f"val:   {store.describe()}")
     return prepare_split(store, stride, options.batch_size, options.workers, compute.device.type == "cuda")
 
@@ -237,10 +244,13 @@ def _tell_problems(splits: dict[str, DatasetIndex], folder: Path) -> None:
 def _start_from(model: nn.Module, weights: str) -> None:
     """Take over every tensor of a checkpoint that fits by name and shape."""
     given, own = load_checkpoint(weights)["ema"], model.state_dict()
-    taken = {name: value for name, value in given.items() if name in own and value.shape == own[name].shape}
+    # The anchors are those of --cfg, not of the checkpoint.
+    fits = {name for name in own if name in given and given[name].shape == own[name].shape and name != "anchors"}
+    taken = {name: given[name] for name in fits}
     model.load_state_dict(taken, strict=False)
-    left = [name for name in own if name not in taken]
-    print(f"{weights}: {len(taken)} of {len(own)} tensors taken over" + (f", not: {', '.join(left)}" if left else ""))
+    left = [name for name in own if name not in taken and name != "anchors"]
+    rest = f", not: {', '.join(left)}" if left else ""
+    print(f"{weights}: {len(taken)} of {len(taken) + len(left)} tensors taken over{rest}")
 
 
 def _close_epoch(state: State, losses: list[float], evaluation: Evaluation) -> dict[str, float]:
@@ -276,7 +286,8 @@ def _save(state: State, config: RunConfig, folder: Path, row: dict[str, float]) 
 def _restore(state: State, content: dict[str, Any]) -> None:
     state.model.load_state_dict(content["model"])
     state.optimizer.load_state_dict(content["optimizer"])
-    state.scaler.load_state_dict(content["scaler"])
+    if content["scaler"]:  # empty unless the run was in fp16
+        state.scaler.load_state_dict(content["scaler"])
     state.epoch, state.step = content["epoch"], content["step"]
     state.best_fitness, state.best_epoch = content["best_fitness"], content["best_epoch"]
     state.average.load(content["ema"], updates=state.step)

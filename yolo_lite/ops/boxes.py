@@ -10,6 +10,9 @@ import math
 import torch
 from torch import Tensor
 
+# Pixels; below it the gradient of a predicted box's aspect, 1 / (w^2 + h^2), would overflow.
+SMALLEST_SIDE = 1e-6
+
 
 def cxcywh_to_xyxy(box: Tensor) -> Tensor:
     """``[..., 4]`` centre and size to ``[..., 4]`` left, top, right, bottom."""
@@ -46,7 +49,8 @@ def aligned_ciou(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     mean_size = (predicted[:, 2:] + target[:, 2:]) / 2
     enclosing = (offset.abs() + mean_size).maximum(predicted[:, 2:]).maximum(target[:, 2:])  # [P, 2]
     distance = offset.square().sum(dim=1) / enclosing.square().sum(dim=1).clamp(min=tiny)
-    angle = torch.atan2(target[:, 2], target[:, 3]) - torch.atan2(predicted[:, 2], predicted[:, 3])
+    width, height = predicted[:, 2:].clamp(min=SMALLEST_SIDE).unbind(dim=1)
+    angle = torch.atan2(target[:, 2], target[:, 3]) - torch.atan2(width, height)
     v = (4 / math.pi**2) * angle.square()
     with torch.no_grad():
         alpha = v / (1 - iou + v).clamp(min=tiny)

@@ -65,6 +65,8 @@ def class_nms(box: Tensor, score: Tensor, label: Tensor, iou: float) -> Tensor:
     """Greedy NMS inside each class; indices ``[K]`` of the kept boxes ``[*, 4]`` xyxy, best score first."""
     if box.numel() == 0:
         return torch.zeros(0, dtype=torch.int64, device=box.device)
+    if box.device.type == "mps":  # it has no float64
+        return class_nms(box.cpu(), score.cpu(), label.cpu(), iou).to(box.device)
     # Every class gets a region of its own; float64 keeps the boxes exact however many classes there are.
     span = (box.max() - box.min()).double() + 1
     kept: Tensor = nms(box.double() + label[:, None] * span, score.double(), iou)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import colorsys
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -209,11 +210,16 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return sheet
 
 
-def write_picture(path: str | os.PathLike[str], image_rgb: np.ndarray) -> None:
-    """Writes an RGB picture in the format of the path's ending. Raises OSError, with the path, on failure."""
+def encode_picture(image_rgb: np.ndarray, ending: str = ".png") -> bytes:
+    """An RGB picture as the bytes of a file. Raises ValueError for an ending that OpenCV does not know."""
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1] if ending.lower() == ".png" else []  # five times quicker, a third larger
     try:
-        written = cv2.imwrite(os.fspath(path), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
-    except cv2.error as error:  # an ending that OpenCV does not know
-        raise OSError(f"{path}: the picture could not be written: {error.err}") from error
-    if not written:
-        raise OSError(f"{path}: the picture could not be written; is the folder there, and space?")
+        return cv2.imencode(ending, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+    except cv2.error as error:
+        raise ValueError(f"a picture cannot be written as {ending!r}: {error.err}") from error
+
+
+def write_picture(path: str | os.PathLike[str], image_rgb: np.ndarray) -> None:
+    """Writes an RGB picture in the format of the path's ending. Raises OSError, ValueError for an unknown ending."""
+    # Not by cv2.imwrite, which cannot open every path that Python can.
+    Path(path).write_bytes(encode_picture(image_rgb, Path(path).suffix))
