@@ -172,7 +172,8 @@ def test_too_small_pictures_are_refused(tmp_path):
 
 def test_the_smallest_size_can_be_drawn():
     for index in range(15):
-        draw_picture(SMALL._replace(image_size=32), "train", index)
+        image, _ = draw_picture(SMALL._replace(image_size=32), "train", index)
+        assert max(image.shape[:2]) == 32
 
 
 def test_cache_folder_asks_own_variable_then_xdg_then_home(monkeypatch):

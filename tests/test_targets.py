@@ -130,7 +130,8 @@ def test_cells_hand_worked(centre, cells):
 def test_a_centre_on_a_grid_line_is_counted_once(stride):
     grid = make_grid(ANCHORS, STRIDES, 96, 160)
     for line in range(0, 97, stride):
-        as_dict(build_targets(as_targets([line, line, 40, 50], [line, 33, 20, 25]), grid, 4.0))
+        matches = build_targets(as_targets([line, line, 40, 50], [line, 33, 20, 25]), grid, 4.0)
+        assert len(as_dict(matches)) == len(matches.slot) > 0
 
 
 @pytest.mark.parametrize(

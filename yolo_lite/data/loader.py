@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from yolo_lite.data.dataset import EvaluationSet, Item, TrainingSet
 from yolo_lite.data.store import CAN_FORK
+from yolo_lite.ops.boxes import xyxy_to_cxcywh
 from yolo_lite.structures import Batch, Targets
 
 
@@ -50,11 +51,9 @@ def same_shape_batches(dataset: EvaluationSet, batch_size: int) -> list[list[int
 
 def collate(items: list[Item]) -> Batch:
     """Join samples of one shape; targets become cxcywh."""
-    xyxy = np.concatenate([item.xyxy for item in items])
-    centre, size = (xyxy[:, :2] + xyxy[:, 2:]) / 2, xyxy[:, 2:] - xyxy[:, :2]
     image = np.repeat(np.arange(len(items)), [len(item.label) for item in items])
     label = np.concatenate([item.label for item in items])
-    box = torch.from_numpy(np.concatenate((centre, size), axis=1)).float()
+    box = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([item.xyxy for item in items]))).float()
     # Pictures lie as [B, H, W, 3] in memory: seen as [B, 3, H, W] they are channels-last without a copy.
     images = torch.from_numpy(np.stack([item.image for item in items])).permute(0, 3, 1, 2)
     return Batch(

@@ -27,6 +27,8 @@ from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.report.table import ClassRow, class_table
 from yolo_lite.structures import Batch, Detections
 
+LOSS_NAMES = ("box_loss", "obj_loss", "cls_loss")
+
 
 class Split(NamedTuple):
     """A split made ready for evaluation."""
@@ -40,7 +42,7 @@ class Evaluation(NamedTuple):
     """What an evaluation found."""
 
     scores: Scores
-    losses: dict[str, float]  # box_loss, obj_loss, cls_loss: means over pictures
+    losses: dict[str, float]  # by LOSS_NAMES: means over pictures
     unmatched_targets: float  # share of the objects that no slot learns (mostly: no anchor matches)
     detections: DetectionTable
     seconds: dict[str, float]  # load, model, loss, nms, ap
@@ -97,7 +99,7 @@ def evaluate(
     with _clock(seconds, "ap", compute):
         scores = score_detections(split.truth, table)
     means = (losses / len(split.dataset)).tolist()
-    named = dict(zip(("box_loss", "obj_loss", "cls_loss"), means, strict=True))
+    named = dict(zip(LOSS_NAMES, means, strict=True))
     return Evaluation(scores, named, unmatched.item() / max(len(split.dataset.label), 1), table, seconds)
 
 

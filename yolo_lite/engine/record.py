@@ -11,13 +11,12 @@ import yaml
 from yolo_lite.config.schema import RunConfig
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.engine import sheets
-from yolo_lite.engine.evaluate import Evaluation, format_table
+from yolo_lite.engine.evaluate import LOSS_NAMES, Evaluation, format_table
 from yolo_lite.report.pictures import encode_picture
 from yolo_lite.report.results_csv import ResultsCsv
 from yolo_lite.report.tensorboard import TensorBoard
 from yolo_lite.structures import Batch
 
-LOSS_NAMES = ("box_loss", "obj_loss", "cls_loss")
 SHEETS_OF_A_RUN = 8  # how often validation pictures go to TensorBoard
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.engine.coco_ap import DetectionTable
+from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.report.pictures import contact_sheet, draw_boxes, enlarge, side_by_side
 from yolo_lite.structures import Batch
 
@@ -18,8 +19,7 @@ def training_sheet(batch: Batch, names: tuple[str, ...], most: int = 8) -> np.nd
     pictures = []
     for row in range(min(len(batch.images), most)):
         own = batch.targets.image == row
-        centre, size = batch.targets.box[own][:, :2].numpy(), batch.targets.box[own][:, 2:].numpy()
-        xyxy = np.concatenate((centre - size / 2, centre + size / 2), axis=1)
+        xyxy = cxcywh_to_xyxy(batch.targets.box[own]).numpy()
         image = batch.images[row].permute(1, 2, 0).numpy()
         pictures.append(draw_boxes(*enlarge(image, xyxy), batch.targets.label[own].numpy(), names))
     return contact_sheet(pictures, columns=4)

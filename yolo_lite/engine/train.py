@@ -22,10 +22,10 @@ from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolo_lite.engine.device import Compute, choose_compute, place, to_device
-from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, prepare_split
+from yolo_lite.engine.evaluate import LOSS_NAMES, Evaluation, Split, evaluate, prepare_split
 from yolo_lite.engine.families import FAMILIES, ModelFamily
 from yolo_lite.engine.optimizer import MovingAverage, Plan, accumulated_batches, make_optimizer, rates, set_rates
-from yolo_lite.engine.record import LOSS_NAMES, Record
+from yolo_lite.engine.record import Record
 from yolo_lite.engine.run_folder import make_run_folder
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Batch
