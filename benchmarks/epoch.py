@@ -51,6 +51,8 @@ def _median(action, repeats: int = 7) -> float:  # type: ignore[no-untyped-def]
     for _ in range(repeats + 2):
         start = time.perf_counter()
         action()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return sorted(times[2:])[repeats // 2]
 

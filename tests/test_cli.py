@@ -233,6 +233,26 @@ def test_a_file_in_the_way_of_the_project_is_named(place: Path, here: Path, caps
     assert (here / "runs").read_text() == "mine"
 
 
+def test_val_names_an_unusable_project_before_it_works(
+    place: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    (here / "runs").write_text("mine")
+    monkeypatch.setattr("yolo_lite.engine.validate.evaluate", None)
+    said = refused(val_main, val_words(place), capsys)
+    assert said.startswith("error: --project runs/val: runs/val/exp cannot be made: ")
+
+
+def test_a_file_that_cannot_be_written_is_named_without_a_traceback(
+    place: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/train/exp/results.csv")
+
+    monkeypatch.setattr("yolo_lite.report.results_csv.ResultsCsv.append", full)
+    said = refused(train_main, train_words(place, "--project", str(here / "runs")), capsys)
+    assert said.endswith("error: runs/train/exp/results.csv: No space left on device\n")
+
+
 def test_bad_rows_of_a_model_yaml_reach_the_user(place: Path, here: Path, capsys: pytest.CaptureFixture[str]):
     (here / "bad.yaml").write_text(TOY.replace("Conv, [8, 3, 2]]\nhead", "Conv, [8, 3, 2, 1, 1, 9, 9]]\nhead"))
     (line,) = refused(train_main, train_words(place, "--cfg", "bad.yaml"), capsys).splitlines()

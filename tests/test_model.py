@@ -115,7 +115,7 @@ def test_widths_are_rounded_up_and_a_single_block_stays_single():
 def test_the_output_is_one_axis_of_25200_slots_at_640(small: Detector):
     with torch.no_grad():
         assert small(torch.zeros(1, 3, 640, 640)).shape == (1, 25_200, 8)
-    assert small.strides == [8, 16, 32] and small.num_classes == 3
+    assert small.strides == [8, 16, 32] and small.config.nc == 3
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 160), (96, 32), (32, 32)])

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from yolo_lite.config.errors import DataError
 from yolo_lite.data import shapes
 from yolo_lite.data.shapes import SHAPE_CLASSES, ShapesSpec, draw_picture, ensure_shapes
 
@@ -129,8 +130,8 @@ def test_an_existing_set_is_not_drawn_again(small_set, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in small_set.rglob("*")} == before
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])
-def test_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch, failure):
+@pytest.mark.parametrize(("failure", "told"), [(KeyboardInterrupt, KeyboardInterrupt), (OSError, DataError)])
+def test_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch, failure, told):
     write = shapes.write_picture
 
     def write_two(folder, spec, split, index):
@@ -139,7 +140,7 @@ def test_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch, failur
         write(folder, spec, split, index)
 
     monkeypatch.setattr(shapes, "write_picture", write_two)
-    with pytest.raises(failure, match="stop"):
+    with pytest.raises(told, match="stop"):
         ensure_shapes(SMALL, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -161,7 +162,7 @@ def test_the_loser_of_a_race_takes_the_winners_set(small_set, tmp_path, monkeypa
 
 def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=r"file.*YOLO_LITE_CACHE"):
+    with pytest.raises(DataError, match=r"file.*YOLO_LITE_CACHE"):
         ensure_shapes(SMALL, tmp_path / "file" / "cache")
 
 

@@ -144,7 +144,7 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
 def run_val(arguments: argparse.Namespace) -> None:
     """Validate a checkpoint, print the table, write metrics.json and a picture."""
     from yolo_lite.engine.run_folder import make_run_folder
-    from yolo_lite.engine.validate import validate_checkpoint
+    from yolo_lite.engine.validate import prepare_validation, validate_checkpoint
 
     _check_range("--conf", arguments.conf, 0, 1)
     _check_range("--iou", arguments.iou, 0, 1)
@@ -156,8 +156,9 @@ def run_val(arguments: argparse.Namespace) -> None:
         arguments.workers = default_workers()
     if arguments.data:
         arguments.data = _find_data(arguments.data)
-    validation = validate_checkpoint(arguments)
+    prepared = prepare_validation(arguments)
     folder = make_run_folder(arguments.project, arguments.name, arguments.exist_ok)
+    validation = validate_checkpoint(prepared)
     (folder / "metrics.json").write_text(json.dumps(validation.report, indent=2) + "\n", encoding="utf-8")
     validation.write_picture(folder / "val_predictions.png")
     print(validation.table)
@@ -193,6 +194,11 @@ def _run(action: Callable[[argparse.Namespace], None], arguments: argparse.Names
         # An error from a loading process arrives with that process's traceback in front of its own words.
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
         print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder without the right to write
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; go on with --resume", file=sys.stderr)

@@ -13,6 +13,9 @@ from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import Letterbox, pad, padded_size, place, to_canvas
 from yolo_lite.data.store import ImageStore
 
+# Streams of random numbers are told apart by the first word after the seed.
+SAMPLE_STREAM, ORDER_STREAM = 0, 1
+
 
 class Item(NamedTuple):
     """What a dataset hands to ``collate``."""
@@ -40,7 +43,7 @@ class TrainingSet:
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, position = key
-        rng = np.random.default_rng([self.seed, epoch, position])
+        rng = np.random.default_rng([self.seed, SAMPLE_STREAM, epoch, position])
         mixes = epoch < self.mosaic_epochs
         sample = self._warped(position, mixes, rng)
         if mixes and rng.random() < self.hyp.mixup:

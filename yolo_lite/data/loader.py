@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from yolo_lite.data.dataset import EvaluationSet, Item, TrainingSet
+from yolo_lite.data.dataset import ORDER_STREAM, EvaluationSet, Item, TrainingSet
 from yolo_lite.data.store import CAN_FORK
 from yolo_lite.ops.boxes import xyxy_to_cxcywh
 from yolo_lite.structures import Batch, Targets
@@ -35,7 +35,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for epoch in self.epochs:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
+            order = np.random.default_rng([self.seed, ORDER_STREAM, epoch]).permutation(self.num_images)
             for start in range(0, self.num_images, self.batch_size):
                 yield [(epoch, int(index)) for index in order[start : start + self.batch_size]]
 

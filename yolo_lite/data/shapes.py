@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from yolo_lite.config.errors import DataError
+
 FORMAT_VERSION = 1  # raise it when the drawing changes: sets in caches carry it in their names
 SPLITS = ("train", "val")  # the position is part of the seed
 SIDE_RATIOS = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.75))  # height and width, as parts of image_size
@@ -255,7 +257,7 @@ def ensure_shapes(spec: ShapesSpec, cache: Path | None = None) -> Path:
 
     A set appears under its name when it is whole: a kill leaves none, and two processes may start at once.
 
-    Raises ValueError for a picture side under 32 pixels, OSError where the cache cannot be written.
+    Raises ValueError for a picture side under 32 pixels, DataError where the cache cannot be written.
     """
     if spec.image_size < 32:
         raise ValueError(f"shapes: image_size is {spec.image_size}, expected 32 or more")
@@ -270,7 +272,7 @@ def ensure_shapes(spec: ShapesSpec, cache: Path | None = None) -> Path:
     except OSError as error:
         if not (folder / "images").is_dir():  # else another process was first: its set is the same
             hint = "set YOLO_LITE_CACHE to a folder that can be written"
-            raise OSError(f"cannot draw the shapes set into {folder}: {error}; {hint}") from error
+            raise DataError(f"cannot draw the shapes set into {folder}: {error}; {hint}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

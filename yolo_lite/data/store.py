@@ -37,10 +37,12 @@ def _free_in_machine() -> int:
 def _free_in_container() -> int:
     """What is left of the control group's limit; without a limit more than any machine has."""
     try:
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
-    except OSError:
+        limit, used, rows = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current", "stat"))
+        # Files that were read and may be forgotten count as used: they are not lost to us.
+        files = next(int(row.split()[1]) for row in rows.splitlines() if row.startswith("inactive_file "))
+    except (OSError, StopIteration):
         return sys.maxsize
-    return sys.maxsize if limit == "max" else max(int(limit) - int(used), 0)
+    return sys.maxsize if limit.strip() == "max" else max(int(limit) - int(used) + files, 0)
 
 
 class ImageStore:

@@ -64,6 +64,14 @@ class Evaluation(NamedTuple):
         }
 
 
+def rounded_up(size: int, stride: int) -> int:
+    """``--imgsz`` as a multiple of the stride; a change is said."""
+    rounded = -(-size // stride) * stride
+    if rounded != size:
+        print(f"--imgsz {size} is no multiple of the stride {stride}: {rounded} is used")
+    return rounded
+
+
 def prepare_split(store: ImageStore, stride: int, batch_size: int, workers: int, pin_memory: bool) -> Split:
     """Loader and ground truth of a split."""
     loader = evaluation_loader(EvaluationSet(store.index, store, stride), batch_size, workers, pin_memory)

@@ -22,7 +22,7 @@ from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolo_lite.engine.device import Compute, choose_compute, place, to_device
-from yolo_lite.engine.evaluate import LOSS_NAMES, Evaluation, Split, evaluate, prepare_split
+from yolo_lite.engine.evaluate import LOSS_NAMES, Evaluation, Split, evaluate, prepare_split, rounded_up
 from yolo_lite.engine.families import FAMILIES, ModelFamily
 from yolo_lite.engine.optimizer import MovingAverage, Plan, accumulated_batches, make_optimizer, rates, set_rates
 from yolo_lite.engine.record import Record
@@ -82,7 +82,7 @@ def train(config: RunConfig, resume: Resume | None = None) -> Result:
     print(compute)
     torch.manual_seed(options.seed)
     model = place(_build(family, config), compute)
-    size = _rounded_up(options.imgsz, family.stride(model))
+    size = rounded_up(options.imgsz, family.stride(model))
     print(f"{options.cfg}: {family.describe(model, size)}")
     train_index, val_index = (index_split(config.data, config.data_file, split) for split in ("train", "val"))
 
@@ -221,13 +221,6 @@ def _validation_split(index: DatasetIndex, size: int, stride: int, config: RunCo
     store = ImageStore(index, size, config.hyp.cache, shared=False)  # decoded pictures are read in this process
     print(f"val:   {store.describe()}")
     return prepare_split(store, stride, options.batch_size, options.workers, compute.device.type == "cuda")
-
-
-def _rounded_up(size: int, stride: int) -> int:
-    rounded = -(-size // stride) * stride
-    if rounded != size:
-        print(f"--imgsz {size} is no multiple of the stride {stride}: {rounded} is used")
-    return rounded
 
 
 def _tell_problems(splits: dict[str, DatasetIndex], folder: Path) -> None:

@@ -5,20 +5,33 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.load import load_dataset_config
-from yolo_lite.config.schema import DatasetConfig, RunConfig
+from yolo_lite.config.schema import DatasetConfig, Hyp, RunConfig
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine import sheets
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
-from yolo_lite.engine.device import choose_compute, place
-from yolo_lite.engine.evaluate import Evaluation, evaluate, format_table, prepare_split, report
-from yolo_lite.engine.families import FAMILIES
+from yolo_lite.engine.device import Compute, choose_compute, place
+from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, format_table, prepare_split, report, rounded_up
+from yolo_lite.engine.families import FAMILIES, ModelFamily
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.report.pictures import write_picture
+
+
+class Prepared(NamedTuple):
+    """A checkpoint and a split, ready for ``evaluate``."""
+
+    family: ModelFamily
+    model: nn.Module
+    split: Split
+    hyp: Hyp
+    compute: Compute
+    options: DetectOptions
 
 
 @dataclass(frozen=True)
@@ -40,8 +53,8 @@ class Validation:
         write_picture(path, sheets.prediction_sheet(self.index, self.evaluation.detections))
 
 
-def validate_checkpoint(flags: argparse.Namespace) -> Validation:
-    """Evaluate the averaged weights of a checkpoint with the flags of val.py."""
+def prepare_validation(flags: argparse.Namespace) -> Prepared:
+    """The averaged weights of a checkpoint and a split, by the flags of val.py."""
     content = load_checkpoint(flags.weights)
     config = config_of(content, flags.weights)
     compute = choose_compute(flags.device, config.hyp.precision, config.hyp.channels_last)
@@ -52,14 +65,19 @@ def validate_checkpoint(flags: argparse.Namespace) -> Validation:
     model = family.build(config.model)
     model.load_state_dict(content["ema"])
     model, stride = place(model, compute), family.stride(model)
-    size = -(-(flags.imgsz or config.train.imgsz) // stride) * stride
+    size = rounded_up(flags.imgsz or config.train.imgsz, stride)
     batch_size = flags.batch_size or config.train.batch_size
     pin_memory = compute.device.type == "cuda"
     store = ImageStore(index, size, "off", flags.workers > 0)
     split = prepare_split(store, stride, batch_size, flags.workers, pin_memory)
     options = DetectOptions(flags.conf, flags.iou, flags.max_det)
     print(f"{compute}, {size} px")
-    return Validation(index, evaluate(family, model, split, config.hyp, compute, options))
+    return Prepared(family, model, split, config.hyp, compute, options)
+
+
+def validate_checkpoint(prepared: Prepared) -> Validation:
+    """Evaluate what ``prepare_validation`` made ready."""
+    return Validation(prepared.split.dataset, evaluate(*prepared))
 
 
 def _dataset(config: RunConfig, flags: argparse.Namespace) -> tuple[DatasetConfig, str]:

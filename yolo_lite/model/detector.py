@@ -43,10 +43,6 @@ class Detector(nn.Module):
         self._grids: dict[tuple[int, int, torch.device], Grid] = {}
         _initialise_biases(self.layers[-1], self.strides, config.nc)
 
-    @property
-    def num_classes(self) -> int:
-        return self.config.nc
-
     def forward(self, images: Tensor) -> Tensor:
         """Raw logits ``[B, N, 5+C]`` of float images ``[B, 3, H, W]`` in 0..1, H and W multiples of the last stride."""
         outputs: dict[int, Tensor] = {-1: images}
