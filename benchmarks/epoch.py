@@ -3,14 +3,17 @@
     python benchmarks/epoch.py --data ../shared/data/bccd/data.yaml
 
 Bare is forward and backward of as many pictures as the train split has and forward of as many as the validation split
-has, measured before and after the run, in the same process.
+has, measured before and after the run, each time in a process of its own: memory that the bare passes leave behind in
+a process would be copied, page by page, once that process has forked its loading workers.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
@@ -57,6 +60,11 @@ def _median(action, repeats: int = 7) -> float:  # type: ignore[no-untyped-def]
     return sorted(times[2:])[repeats // 2]
 
 
+def _in_a_new_process(function, *arguments) -> float:  # type: ignore[no-untyped-def]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
@@ -69,9 +77,10 @@ def main() -> None:
         words = ["--cfg", flags.cfg, "--data", flags.data, "--imgsz", flags.imgsz, "--epochs", flags.epochs]
         config = run_config(train_parser().parse_args([*words, "--batch-size", "16", "--project", folder]))
         images = [len(index_split(config.data, config.data_file, split)) for split in ("train", "val")]
-        before = bare_seconds(config, *images, tuple(flags.val_shape))
+        bare_passes = (bare_seconds, config, *images, tuple(flags.val_shape))
+        before = _in_a_new_process(*bare_passes)
         epochs = train(config).seconds
-        after = bare_seconds(config, *images, tuple(flags.val_shape))
+        after = _in_a_new_process(*bare_passes)
     bare = (before + after) / 2
     print(f"bare: {before:.2f} s before, {after:.2f} s after the run")
     for number, seconds in enumerate(epochs, 1):

@@ -71,8 +71,8 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
     """
     results = _load_results(truth, table)
     evaluation = _run_coco(truth, results)
-    # precision [T, R, C, areas, max detections], -1 where a class has no objects: all areas, 100 detections
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    # precision [T, R, C, areas, max detections], -1 where a class has no objects
+    precision = evaluation.eval["precision"][:, :, :, 0, 0]
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
     is_true = _true_positives(truth, results)
     labels = np.array(evaluation.params.catIds)
@@ -90,11 +90,12 @@ def _load_results(truth: COCO, table: DetectionTable) -> COCO:
 
 
 def _run_coco(truth: COCO, results: COCO, iou: float | None = None) -> Any:
-    """COCO's evaluation at its ten IoU thresholds, or at one and for all areas together."""
+    """COCO's evaluation of objects of all areas together, at its ten IoU thresholds or at one."""
     evaluation = COCOeval_faster(truth, results, "bbox", print_function=lambda *_: None)
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+    evaluation.params.maxDets = [100]
     if iou is not None:
         evaluation.params.iouThrs = np.array([iou])
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
     evaluation.evaluate()
     evaluation.accumulate()
     return evaluation
