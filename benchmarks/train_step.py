@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from yolo_lite.config.load import load_dataset_config, load_hyp, load_model_config
@@ -58,8 +59,11 @@ def measure(size_name: str, pixels: int, precision: str, index: DatasetIndex, fl
     epochs = 1000
     plan = Plan(num_batches(len(index), flags.batch_size), 1, epochs)
     scaler = torch.amp.GradScaler(compute.device.type, enabled=False)
-    state = State(model, MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp), scaler)
-    recipe = Recipe(family, hyp, compute, plan)
+    losses = family.losses(hyp, np.bincount(index.label, minlength=len(index.names)))
+    state = State(
+        model, losses.to(compute.device), MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp), scaler
+    )
+    recipe = Recipe(family, hyp, compute, plan, seed=0)
     store = ImageStore(index, pixels, "auto", shared=flags.workers > 0)
     dataset = TrainingSet(index, store, pixels, hyp, seed=0, mosaic_epochs=epochs)
     for position in range(len(index)):  # decode once before the clock runs, as from the second epoch on

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import box_iou, complete_box_iou_loss
 
-from yolo_lite.ops.boxes import aligned_ciou, aligned_iou, cxcywh_to_xyxy, xyxy_to_cxcywh
+from yolo_lite.loss.box import ciou
+from yolo_lite.ops.boxes import aligned_iou, cxcywh_to_xyxy, xyxy_to_cxcywh
 
 # Pairs A, B (disjoint) and C (contained), xyxy, and their IoU and 1 - CIoU by independent formulas in float64.
 GOLDEN = [
@@ -18,6 +19,10 @@ GOLDEN = [
     ((2, 2, 5, 4), (0, 0, 8, 10), 0.075, 0.952450),
 ]
 SIZES = (0.0, 1e-30, 1e-4, 1.0, 37.0, 1e4, 1e6)
+
+
+def aligned_ciou(predicted: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return 1 - ciou(predicted, target), aligned_iou(predicted, target)
 
 
 def random_boxes(count: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

@@ -394,7 +394,13 @@ def test_the_latest_checkpoint_is_the_one_written_last(tmp_path: Path):
 
 
 def content(size: int = 3) -> dict[str, Any]:
-    return {"config": {"lr0": 0.1}, "epoch": 4, "ema": {"weight": torch.arange(float(size))}, "metrics": {"map": 0.5}}
+    return {
+        "config": {"lr0": 0.1},
+        "epoch": 4,
+        "ema": {"weight": torch.arange(float(size))},
+        "losses": {},
+        "metrics": {"map": 0.5},
+    }
 
 
 def test_a_checkpoint_comes_back_whole_and_is_plain_data(tmp_path: Path):

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import sigmoid_focal_loss
 
 from yolo_lite.config.schema import Hyp
+from yolo_lite.loss.box import BOX_LOSSES
 from yolo_lite.loss.classification import binary_loss, one_hot
-from yolo_lite.loss.detection import compute_loss, loss_gains, objectness_balance, step_totals
+from yolo_lite.loss.detection import DetectionLosses, compute_loss, loss_gains, objectness_balance, step_totals
 from yolo_lite.loss.targets import build_targets
 from yolo_lite.ops.grid import Grid, make_grid
 from yolo_lite.structures import LossParts, Matches, Targets
@@ -57,12 +59,21 @@ def random_case(
     return raw, Targets(image, label, torch.cat((centre, sides), dim=1)), grid
 
 
+def losses_of(hyp: Hyp, raw: Tensor) -> DetectionLosses:
+    return DetectionLosses(hyp, np.ones(raw.shape[2] - 5))
+
+
+def binary(logits: Tensor, target: Tensor, positive_weight: float = 1.0, gamma: float = 0.0) -> Tensor:
+    """BCE, or focal loss with ``fl_gamma``."""
+    return binary_loss(Hyp(obj_pw=positive_weight, fl_gamma=gamma), "obj")(logits, target)
+
+
 def losses_and_gradient(
     raw: Tensor, targets: Targets, grid: Grid, hyp: Hyp, matches: Matches | None = None, **options
 ) -> tuple[LossParts, Tensor]:
     raw = raw.clone().requires_grad_()
     matches = matches or build_targets(targets, grid, hyp.anchor_t)
-    parts = compute_loss(raw, targets, matches, grid, hyp, **options)
+    parts = compute_loss(raw, targets, matches, grid, losses_of(hyp, raw), **options)
     assert all(part.requires_grad for part in parts)
     (gradient,) = torch.autograd.grad(parts.box + parts.obj + parts.cls, raw)
     return LossParts(*(part.detach() for part in parts)), gradient
@@ -144,7 +155,7 @@ def test_loss_equals_a_slow_loop(hyp, num_classes):
     raw, targets, grid = random_case(2, num_classes)
     matches = build_targets(targets, grid, hyp.anchor_t)
     assert (step_totals([matches], [grid], 2).positives > 1).all()  # every level has several positives
-    parts = compute_loss(raw, targets, matches, grid, hyp)
+    parts = compute_loss(raw, targets, matches, grid, losses_of(hyp, raw))
     expected = slow_loss(raw, targets, matches, ANCHORS, (96, 160), hyp)
     assert [part.item() for part in parts] == pytest.approx(expected, rel=1e-5)
 
@@ -156,7 +167,7 @@ def test_other_numbers_of_levels_equal_a_slow_loop(num_levels):
     _, targets, _ = random_case(2, 3, size=(128, 128))
     raw = torch.randn(2, grid.num_slots, 8, generator=torch.Generator().manual_seed(1))
     matches = build_targets(targets, grid, 4.0)
-    parts = compute_loss(raw, targets, matches, grid, Hyp())
+    parts = compute_loss(raw, targets, matches, grid, losses_of(Hyp(), raw))
     expected = slow_loss(raw, targets, matches, anchors, (128, 128), Hyp())
     assert [part.item() for part in parts] == pytest.approx(expected, rel=1e-5)
 
@@ -234,8 +245,8 @@ def test_step_totals_hand_worked():
 def test_focal_with_gamma_zero_is_bce():
     logits, target = torch.randn(50, 3) * 5, torch.rand(50, 3)
     expected = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    assert torch.equal(binary_loss(logits, target), expected)
-    assert torch.equal(binary_loss(logits, target, gamma=0.0), expected)
+    assert torch.equal(binary(logits, target), expected)
+    assert torch.equal(binary(logits, target, gamma=0.0), expected)
     raw, targets, grid = random_case(1, 3)
     plain, focal = (losses_and_gradient(raw, targets, grid, hyp)[0] for hyp in (Hyp(), Hyp(fl_gamma=0.5)))
     assert plain.obj != focal.obj and plain.cls != focal.cls and plain.box == focal.box
@@ -244,14 +255,14 @@ def test_focal_with_gamma_zero_is_bce():
 def test_positive_weight_is_that_of_torch():
     logits, target = torch.randn(50, 3) * 5, torch.rand(50, 3)
     expected = F.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=torch.tensor(2.5))
-    torch.testing.assert_close(binary_loss(logits, target, 2.5), expected)
+    torch.testing.assert_close(binary(logits, target, 2.5), expected)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 1.5, 2.0])
 def test_focal_equals_torchvision_on_hard_targets(gamma):
     logits = torch.cat((torch.randn(200) * 4, torch.tensor([-100.0, -30, 0, 30, 100]))).repeat(2).requires_grad_()
     target = torch.arange(2.0).repeat_interleave(205)
-    ours = binary_loss(logits, target, gamma=gamma)
+    ours = binary(logits, target, gamma=gamma)
     theirs = sigmoid_focal_loss(logits, target, alpha=0.25, gamma=gamma)
     torch.testing.assert_close(ours, theirs)
     gradients = [torch.autograd.grad(loss.sum(), logits)[0] for loss in (ours, theirs)]
@@ -264,7 +275,7 @@ def test_binary_loss_of_soft_targets_equals_a_slow_loop(gamma, positive_weight):
     logits, target = torch.randn(200, dtype=torch.float64) * 3, torch.rand(200, dtype=torch.float64)
     pairs = zip(logits.tolist(), target.tolist(), strict=True)
     expected = torch.tensor([slow_bce(x, t, positive_weight, gamma) for x, t in pairs], dtype=torch.float64)
-    torch.testing.assert_close(binary_loss(logits, target, positive_weight, gamma), expected)
+    torch.testing.assert_close(binary(logits, target, positive_weight, gamma), expected)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 1.5, 2.0, 5.0])
@@ -272,7 +283,7 @@ def test_saturated_logits_give_finite_binary_losses_and_gradients(gamma):
     values = torch.tensor([-1e30, -1e4, -100, -20, 0, 20, 100, 1e4, 1e30])
     logits = values.repeat(4).requires_grad_()
     target = torch.tensor([0.0, 0.3, 0.999, 1.0]).repeat_interleave(len(values))
-    loss = binary_loss(logits, target, 1.5, gamma)
+    loss = binary(logits, target, 1.5, gamma)
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     assert loss.isfinite().all() and (loss >= 0).all() and gradient.isfinite().all()
 
@@ -412,7 +423,7 @@ def test_arguments_are_left_as_they_were():
     matches = build_targets(targets, grid, 4.0)
     arguments = (raw, *targets, *matches, *grid[1:])
     before = [values.clone() for values in arguments]
-    compute_loss(raw, targets, matches, grid, Hyp())
+    compute_loss(raw, targets, matches, grid, losses_of(Hyp(), raw))
     assert all(torch.equal(one, other) for one, other in zip(before, arguments, strict=True))
 
 
@@ -457,20 +468,24 @@ def test_the_counter_sees_what_it_is_to_see(probe):
     assert count.waits.total() == 1
 
 
-@pytest.mark.parametrize("hyp", [HYPS["defaults"], HYPS["all together"]], ids=["defaults", "all together"])
+BY_BOX_LOSS = {name: Hyp(box_loss=name) for name in BOX_LOSSES}
+
+
+@pytest.mark.parametrize("hyp", [HYPS["all together"], *BY_BOX_LOSS.values()], ids=["all together", *BY_BOX_LOSS])
 def test_only_the_selection_of_matches_waits_for_the_gpu(hyp, monkeypatch):
     monkeypatch.setattr(Tensor, "tolist", lambda self: pytest.fail("tolist"))  # no operator on a CPU: not counted
     calls = []
     for count in (10, 200):
         raw, targets, grid = random_case(2, 3, count=count)
         raw.requires_grad_()
+        losses = losses_of(hyp, raw)
         with CountSynchronisation() as selection:
             matches = build_targets(targets, grid, hyp.anchor_t)
         # which shapes fit, which cells exist, which claim to a slot is the first: three sizes that depend on values
         assert selection.waits == {"nonzero": 3}
         with CountSynchronisation() as loss:
             totals = step_totals([matches], [grid], 2)
-            sum(compute_loss(raw, targets, matches, grid, hyp, totals)).backward()
+            sum(compute_loss(raw, targets, matches, grid, losses, totals)).backward()
         assert loss.waits == {}
         calls.append(selection.calls + loss.calls)
     assert calls[0] == calls[1]  # no loop over targets

@@ -26,6 +26,7 @@ from yolo_lite.engine.optimizer import (
     set_rates,
 )
 from yolo_lite.engine.train import Recipe, State, train_step
+from yolo_lite.loss.detection import DetectionLosses
 from yolo_lite.model.detector import Detector
 from yolo_lite.structures import Batch, Targets
 
@@ -113,7 +114,7 @@ def gradient_of(detector: Detector, parts: list[Batch]) -> torch.Tensor:
     compute = choose_compute("cpu", "fp32", channels_last=False)
     detector.zero_grad()
     batches = [to_device(batch, compute) for batch in parts]
-    for losses in Yolo().step_losses(detector, batches, Hyp(), compute):
+    for losses in Yolo().step_losses(detector, batches, DetectionLosses(Hyp(), np.ones(3)), compute):
         sum(losses).backward()
     return torch.cat([parameter.grad.flatten() for parameter in detector.parameters()])
 
@@ -136,8 +137,10 @@ def test_lr0_means_the_same_whatever_the_batch_size(detector: Detector) -> None:
     before = torch.cat([parameter.detach().flatten().clone() for parameter in detector.parameters()])
     detector.zero_grad()
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state = State(detector, MovingAverage(detector, 0.9), make_optimizer(detector, hyp), scaler)
-    train_step(state, [to_device(batch, compute)], Recipe(Yolo(), hyp, compute, Plan(1, 1, 1)))
+    state = State(
+        detector, DetectionLosses(hyp, np.ones(3)), MovingAverage(detector, 0.9), make_optimizer(detector, hyp), scaler
+    )
+    train_step(state, [to_device(batch, compute)], Recipe(Yolo(), hyp, compute, Plan(1, 1, 1), seed=0))
     after = torch.cat([parameter.detach().flatten() for parameter in detector.parameters()])
     expected = hyp.nominal_batch * gradient
     assert (before - after - expected).norm() < 1e-3 * expected.norm()
@@ -149,8 +152,10 @@ def test_gradients_are_clipped(detector: Detector) -> None:
     compute, batch = choose_compute("cpu", "fp32", channels_last=False), random_batch(2, seed=1)
     before = [parameter.detach().clone() for parameter in detector.parameters()]
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state = State(detector, MovingAverage(detector, 0.9), make_optimizer(detector, hyp), scaler)
-    train_step(state, [to_device(batch, compute)], Recipe(Yolo(), hyp, compute, Plan(1, 1, 1)))
+    state = State(
+        detector, DetectionLosses(hyp, np.ones(3)), MovingAverage(detector, 0.9), make_optimizer(detector, hyp), scaler
+    )
+    train_step(state, [to_device(batch, compute)], Recipe(Yolo(), hyp, compute, Plan(1, 1, 1), seed=0))
     moved = torch.cat([(a - b.detach()).flatten() for a, b in zip(before, detector.parameters(), strict=True)])
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-2)
 

@@ -121,6 +121,9 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
     data_file = _find_data(arguments.data)
     hyp, model = load(load_hyp, arguments.hyp), load(load_model_config, arguments.cfg)
     data = load(load_dataset_config, data_file)
+    if hyp and data and isinstance(hyp.cls_weights, tuple) and len(hyp.cls_weights) != len(data.names):
+        found = f"found {len(hyp.cls_weights)}"
+        problems.append(f"{arguments.hyp}: cls_weights: expected {len(data.names)} weights, one a class, {found}")
     if problems:
         raise ConfigError("\n".join(problems))
     if arguments.optimizer:

@@ -11,6 +11,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,6 +26,12 @@ from yolo_lite.config.errors import nearest
 BLOCK_NAMES = ("Conv", "Bottleneck", "C3", "SPP", "SPPF", "Concat", "Upsample", "MaxPool2d", "ZeroPad2d", "Detect")
 ACTIVATION_NAMES = ("SiLU", "ReLU", "LeakyReLU", "Hardswish", "Mish", "GELU", "Identity")
 OPTIMIZER_NAMES = ("SGD", "AdamW")
+BOX_LOSS_NAMES = (
+    *("l1", "l2", "smooth_l1", "iou", "iou_log", "giou", "diou", "ciou", "eiou", "focal_eiou", "siou", "alpha_iou"),
+    *("wiou", "mpdiou", "inner_iou", "shape_iou", "nwd"),
+)
+CLS_LOSS_NAMES = ("bce", "focal", "qfl", "vfl", "poly")
+IOU_FORMS = ("iou", "giou", "diou", "ciou")
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -155,6 +162,25 @@ class ModelConfig(Section):
 # -------------------------------------------------------------------------------------------------------- hyp.yaml
 
 
+def _one_of(names: tuple[str, ...]) -> AfterValidator:
+    """A text that must be one of the names of a seam."""
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"unknown name {name!r}{nearest(name, names)}")
+        return name
+
+    return AfterValidator(check)
+
+
+def _weights(value: Any) -> Any:
+    if value is None or value == "auto":
+        return value
+    if not isinstance(value, (list, tuple)) or not value or not all(map(_is_number, value)):
+        raise ValueError(f"expected auto, a list with a weight for each class, or null, found {value!r}")
+    return tuple(float(weight) for weight in value)
+
+
 class Hyp(Section):
     """Hyperparameters: losses, optimizer and schedule, augmentation, run-time choices."""
 
@@ -173,14 +199,38 @@ class Hyp(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     patience: Annotated[int, Field(ge=0)] = 100  # epochs without progress before the run ends; 0 is never
 
-    # losses
+    # losses; the keys <loss>_<parameter> matter where that loss is chosen
+    box_loss: Annotated[str, _one_of(BOX_LOSS_NAMES)] = "ciou"
+    smooth_l1_beta: Positive = 1.0
+    iou_log_floor: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    focal_eiou_gamma: NotNegative = 0.5
+    siou_theta: Annotated[float, Field(gt=1)] = 4.0
+    alpha_iou_alpha: Positive = 3.0
+    alpha_iou_form: Annotated[str, _one_of(IOU_FORMS)] = "ciou"
+    wiou_version: Literal[1, 3] = 3
+    wiou_alpha: Annotated[float, Field(gt=1)] = 1.9
+    wiou_delta: Positive = 3.0
+    wiou_momentum: Annotated[float, Field(gt=0, le=1)] = 0.01  # of the running mean that wiou 3 compares with
+    inner_iou_ratio: Positive = 0.7
+    inner_iou_form: Annotated[str, _one_of(IOU_FORMS)] = "ciou"
+    shape_iou_scale: NotNegative = 0.0
+    nwd_constant: Positive = 12.8  # mean object size of the set, pixels of the network input
+    obj_loss: Annotated[str, _one_of(CLS_LOSS_NAMES)] = "bce"
+    cls_loss: Annotated[str, _one_of(CLS_LOSS_NAMES)] = "bce"
+    focal_gamma: NotNegative = 2.0
+    focal_alpha: Fraction | None = 0.25  # null leaves the weight of positives and negatives out
+    qfl_beta: Positive = 2.0
+    vfl_alpha: NotNegative = 0.75
+    vfl_gamma: Positive = 2.0
+    poly_epsilon: Annotated[float, Field(ge=-1)] = 1.0
+    cls_weights: Annotated[tuple[Positive, ...] | Literal["auto"] | None, BeforeValidator(_weights)] = None
     box: NotNegative = 0.05
     obj: NotNegative = 1.0
     cls: NotNegative = 0.5
     obj_pw: Positive = 1.0
     cls_pw: Positive = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    fl_gamma: NotNegative = 0.0  # focal loss for objectness and classes where above 0
+    fl_gamma: NotNegative = 0.0  # above 0: bce becomes focal with this gamma, as in YOLOv5
     anchor_t: Annotated[float, Field(gt=1)] = 4.0
 
     # augmentation
@@ -202,6 +252,14 @@ class Hyp(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     cache: Literal["auto", "ram", "off"] = "auto"
+
+    @model_validator(mode="after")
+    def _one_way_to_focal(self) -> Hyp:
+        others = [key for key in ("obj_loss", "cls_loss") if getattr(self, key) != "bce"]
+        if self.fl_gamma > 0 and others:
+            found = ", ".join(f"{key}: {getattr(self, key)}" for key in others)
+            raise ValueError(f"fl_gamma above 0 turns bce into focal: expected it to be 0 beside {found}")
+        return self
 
 
 # Keys of YOLOv5's hyp files that have no counterpart here, and what to do about them.

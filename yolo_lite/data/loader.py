@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import cv2
@@ -89,7 +90,7 @@ def _loader(dataset, batches, workers: int, pin_memory: bool) -> DataLoader[Batc
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         multiprocessing_context="fork" if workers > 0 and CAN_FORK else None,
-        worker_init_fn=_start_worker,
+        worker_init_fn=_start_worker if pin_memory else _start_polite_worker,
     )
 
 
@@ -97,3 +98,10 @@ def _start_worker(worker: int) -> None:
     """One thread a worker: the processes are the parallelism."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _start_polite_worker(worker: int) -> None:
+    """Where the network runs on the same cores it goes first: all its threads wait for one that a worker displaced."""
+    _start_worker(worker)
+    if hasattr(os, "nice"):
+        os.nice(10)

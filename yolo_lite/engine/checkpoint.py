@@ -70,7 +70,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path}: written by yolo_lite {content.get('yolo_lite')} in format {content['format']}, "
             f"this yolo_lite {yolo_lite.__version__} reads up to format {FORMAT}"
         )
-    if missing := {"config", "ema", "epoch"} - content.keys():
+    if missing := {"config", "ema", "losses", "epoch"} - content.keys():
         raise CheckpointError(f"{path}: not a checkpoint of yolo_lite: without {', '.join(sorted(missing))}")
     return content
 

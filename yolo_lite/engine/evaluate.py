@@ -14,7 +14,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from yolo_lite.config.schema import Hyp
 from yolo_lite.data.dataset import EvaluationSet
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import Letterbox, to_original
@@ -80,7 +79,7 @@ def prepare_split(store: ImageStore, stride: int, batch_size: int, workers: int,
 
 @torch.inference_mode()
 def evaluate(
-    family: ModelFamily, model: nn.Module, split: Split, hyp: Hyp, compute: Compute, options: DetectOptions
+    family: ModelFamily, model: nn.Module, split: Split, losses: nn.Module, compute: Compute, options: DetectOptions
 ) -> Evaluation:
     """Detect on every picture of a split and score it.
 
@@ -88,17 +87,17 @@ def evaluate(
     number of workers or on the clock, save that losses are means of batches.
     """
     seconds = dict.fromkeys(("load", "model", "loss", "nms", "ap"), 0.0)
-    network = family.for_inference(model)
+    network, losses = family.for_inference(model), losses.eval()
     tables: list[DetectionTable] = []
-    losses, unmatched = torch.zeros(3, device=compute.device), torch.zeros((), device=compute.device)
+    total, unmatched = torch.zeros(3, device=compute.device), torch.zeros((), device=compute.device)
     progress = tqdm(split.loader, desc="validating", leave=False, delay=1)
     for loaded in _timed_loads(progress, seconds):
         batch = to_device(loaded, compute)
         with _clock(seconds, "model", compute):
             raw = family.forward(network, batch, compute)
         with _clock(seconds, "loss", compute):
-            parts, missed = family.validation_losses(network, raw, batch, hyp)
-            losses += torch.stack(parts) * len(batch.position)
+            parts, missed = family.validation_losses(network, raw, batch, losses)
+            total += torch.stack(parts) * len(batch.position)
             unmatched += missed
         with _clock(seconds, "nms", compute):
             found = family.detections(network, raw, batch, options)
@@ -106,7 +105,7 @@ def evaluate(
     table = DetectionTable(*(np.concatenate(columns) for columns in zip(*tables, strict=True)))
     with _clock(seconds, "ap", compute):
         scores = score_detections(split.truth, table)
-    means = (losses / len(split.dataset)).tolist()
+    means = (total / len(split.dataset)).tolist()
     named = dict(zip(LOSS_NAMES, means, strict=True))
     return Evaluation(scores, named, unmatched.item() / max(len(split.dataset.label), 1), table, seconds)
 

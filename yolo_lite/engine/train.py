@@ -30,12 +30,15 @@ from yolo_lite.engine.run_folder import make_run_folder
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Batch
 
+STEP_STREAM = 2  # of random numbers; data/dataset.py has the others
+
 
 @dataclass
 class State:
     """Everything a run changes while it goes on; a checkpoint holds all of it."""
 
     model: nn.Module
+    losses: nn.Module
     average: MovingAverage
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -52,6 +55,7 @@ class Recipe(NamedTuple):
     hyp: Hyp
     compute: Compute
     plan: Plan
+    seed: int
 
 
 class Resume(NamedTuple):
@@ -86,8 +90,9 @@ def train(config: RunConfig, resume: Resume | None = None) -> Result:
     print(f"{options.cfg}: {family.describe(model, size)}")
     train_index, val_index = (index_split(config.data, config.data_file, split) for split in ("train", "val"))
 
-    recipe = Recipe(family, hyp, compute, _plan(len(train_index), config))
-    state = _initial_state(model, recipe, options.weights, resume)
+    recipe = Recipe(family, hyp, compute, _plan(len(train_index), config), options.seed)
+    losses = family.losses(hyp, np.bincount(train_index.label, minlength=len(train_index.names))).to(compute.device)
+    state = _initial_state(model, losses, recipe, options.weights, resume)
     loader = _training_loader(train_index, size, config, state.epoch, compute)
     loaded = iter(loader)  # workers start while the rest is made ready
     val = _validation_split(val_index, size, family.stride(model), config, compute)
@@ -102,10 +107,10 @@ def train(config: RunConfig, resume: Resume | None = None) -> Result:
     seconds = []
     while state.epoch < recipe.plan.epochs:
         start = time.perf_counter()
-        losses = train_epoch(state, batches, recipe)
-        evaluation = evaluate(family, state.average.model, val, hyp, compute, DetectOptions())
+        means = train_epoch(state, batches, recipe)
+        evaluation = evaluate(family, state.average.model, val, losses, compute, DetectOptions())
         _check_finite(list(evaluation.losses.values()), "validation", state.epoch)
-        row = _close_epoch(state, losses, evaluation)
+        row = _close_epoch(state, means, evaluation)
         # First the record, then the checkpoint: a run killed between the two writes this epoch's figures again.
         record.epoch(row, evaluation, val.dataset)
         _save(state, config, folder, row)
@@ -127,6 +132,7 @@ def train_epoch(state: State, batches: Iterator[Batch], recipe: Recipe) -> list[
     """
     plan = recipe.plan
     state.model.train()
+    state.losses.train()
     total = torch.zeros(3, device=recipe.compute.device)
     num_images, shown, start = 0, 0.0, time.perf_counter()
     title = f"epoch {state.epoch + 1}/{plan.epochs}"
@@ -153,9 +159,11 @@ def train_step(state: State, batches: list[Batch], recipe: Recipe) -> Tensor:
     same for every batch size.
     """
     hyp = recipe.hyp
+    # What a model draws in this step is a pure function of (seed, step).
+    torch.manual_seed(int(np.random.SeedSequence([recipe.seed, STEP_STREAM, state.step]).generate_state(1)[0]))
     set_rates(state.optimizer, rates(state.step, recipe.plan, hyp))
     losses = torch.zeros(3, device=recipe.compute.device)
-    for parts in recipe.family.step_losses(state.model, batches, hyp, recipe.compute):
+    for parts in recipe.family.step_losses(state.model, batches, state.losses, recipe.compute):
         values = torch.stack(parts)
         state.scaler.scale(values.sum() * hyp.nominal_batch).backward()
         losses += values.detach()
@@ -193,12 +201,14 @@ def _plan(num_images: int, config: RunConfig) -> Plan:
     return Plan(num_batches(num_images, batch_size), accumulated_batches(config.hyp, batch_size), config.train.epochs)
 
 
-def _initial_state(model: nn.Module, recipe: Recipe, weights: str | None, resume: Resume | None) -> State:
+def _initial_state(
+    model: nn.Module, losses: nn.Module, recipe: Recipe, weights: str | None, resume: Resume | None
+) -> State:
     if weights and not resume:
         _start_from(model, weights)
     device = recipe.compute.device.type
     scaler = torch.amp.GradScaler(device, enabled=recipe.compute.dtype == torch.float16)
-    state = State(model, MovingAverage(model, recipe.hyp.ema_decay), make_optimizer(model, recipe.hyp), scaler)
+    state = State(model, losses, MovingAverage(model, recipe.hyp.ema_decay), make_optimizer(model, recipe.hyp), scaler)
     if resume:
         _restore(state, resume.checkpoint)
     return state
@@ -262,7 +272,13 @@ def _close_epoch(state: State, losses: list[float], evaluation: Evaluation) -> d
 
 def _save(state: State, config: RunConfig, folder: Path, row: dict[str, float]) -> None:
     """last.pt holds all that a resumed run needs; best.pt the averaged weights alone."""
-    weights = {"config": config.plain(), "epoch": state.epoch, "metrics": row, "ema": state.average.model.state_dict()}
+    weights = {
+        "config": config.plain(),
+        "epoch": state.epoch,
+        "metrics": row,
+        "ema": state.average.model.state_dict(),
+        "losses": state.losses.state_dict(),
+    }
     if state.epoch == state.best_epoch:
         save_checkpoint(folder / "weights" / "best.pt", weights)
     progress = {
@@ -278,6 +294,7 @@ def _save(state: State, config: RunConfig, folder: Path, row: dict[str, float]) 
 
 def _restore(state: State, content: dict[str, Any]) -> None:
     state.model.load_state_dict(content["model"])
+    state.losses.load_state_dict(content["losses"])
     state.optimizer.load_state_dict(content["optimizer"])
     if content["scaler"]:  # empty unless the run was in fp16
         state.scaler.load_state_dict(content["scaler"])

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import nn
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.load import load_dataset_config
-from yolo_lite.config.schema import DatasetConfig, Hyp, RunConfig
+from yolo_lite.config.schema import DatasetConfig, RunConfig
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine import sheets
@@ -29,7 +30,7 @@ class Prepared(NamedTuple):
     family: ModelFamily
     model: nn.Module
     split: Split
-    hyp: Hyp
+    losses: nn.Module
     compute: Compute
     options: DetectOptions
 
@@ -65,6 +66,8 @@ def prepare_validation(flags: argparse.Namespace) -> Prepared:
     model = family.build(config.model)
     model.load_state_dict(content["ema"])
     model, stride = place(model, compute), family.stride(model)
+    losses = family.losses(config.hyp, np.zeros(config.model.nc))  # weights by label counts come with the state
+    losses.load_state_dict(content["losses"])
     size = rounded_up(flags.imgsz or config.train.imgsz, stride)
     batch_size = flags.batch_size or config.train.batch_size
     pin_memory = compute.device.type == "cuda"
@@ -72,7 +75,7 @@ def prepare_validation(flags: argparse.Namespace) -> Prepared:
     split = prepare_split(store, stride, batch_size, flags.workers, pin_memory)
     options = DetectOptions(flags.conf, flags.iou, flags.max_det)
     print(f"{compute}, {size} px")
-    return Prepared(family, model, split, config.hyp, compute, options)
+    return Prepared(family, model, split, losses.to(compute.device), compute, options)
 
 
 def validate_checkpoint(prepared: Prepared) -> Validation:

@@ -1,34 +1,70 @@
-"""Binary losses on logits, element by element."""
+"""Binary losses on logits behind one key, element by element: ``CLS_LOSSES[name](logits, target)``.
+
+Logits are float32, targets in 0..1 have their shape, and so has the loss. p = sigmoid(logit), y the target,
+p_t = y p + (1 - y) (1 - p). ``positive_weight`` is a factor on the positive term of BCE (keys ``obj_pw``, ``cls_pw``);
+what follows it are parameters with the defaults of the papers.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FOCAL_ALPHA = 0.25  # weight of the positives, as in the paper
+from yolo_lite.config.schema import Hyp
+
+BinaryLoss = Callable[..., Tensor]
 
 
-def binary_loss(logits: Tensor, target: Tensor, positive_weight: float = 1.0, gamma: float = 0.0) -> Tensor:
-    """BCE with logits, or focal loss where ``gamma > 0``; same shape as ``logits``.
+def bce(logits: Tensor, target: Tensor, positive_weight: float = 1.0) -> Tensor:
+    """-y ln p - (1 - y) ln(1 - p), binary cross-entropy."""
+    weight = logits.new_full((), positive_weight)
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
 
-    Focal loss (Lin et al., arXiv:1708.02002, eq. 5), for soft targets t in 0..1: with p_t = t p + (1-t)(1-p), BCE is
-    weighted by (0.25 t + 0.75 (1-t)) (1-p_t)^gamma.
 
-    Args:
-        logits: float32.
-        target: same shape, in 0..1.
-        positive_weight: factor on the positive term of BCE.
+def focal(
+    logits: Tensor, target: Tensor, positive_weight: float = 1.0, *, gamma: float = 2.0, alpha: float | None = 0.25
+) -> Tensor:
+    """alpha_t (1 - p_t)^gamma BCE, for easy pairs little (Lin et al., arXiv:1708.02002, eq. 5).
+
+    alpha_t = alpha y + (1 - alpha) (1 - y); ``None`` leaves it out.
     """
-    loss = F.binary_cross_entropy_with_logits(
-        logits, target, reduction="none", pos_weight=logits.new_full((), positive_weight)
-    )
-    if gamma == 0:
-        return loss
+    loss = bce(logits, target, positive_weight)
+    if alpha is not None:
+        loss = loss * (alpha * target + (1 - alpha) * (1 - target))
+    return loss if gamma == 0 else loss * _power(1 - _probability_of_truth(logits, target), gamma)
+
+
+def qfl(logits: Tensor, target: Tensor, positive_weight: float = 1.0, *, beta: float = 2.0) -> Tensor:
+    """|y - p|^beta BCE, focal for soft targets such as an IoU (Li et al., arXiv:2006.04388, eq. 3)."""
+    return bce(logits, target, positive_weight) * _power((target - logits.sigmoid()).abs(), beta)
+
+
+def vfl(
+    logits: Tensor, target: Tensor, positive_weight: float = 1.0, *, alpha: float = 0.75, gamma: float = 2.0
+) -> Tensor:
+    """y BCE where y > 0, alpha p^gamma BCE where y = 0 (Zhang et al., arXiv:2008.13367, eq. 2)."""
+    weight = torch.where(target > 0, target, alpha * _power(logits.sigmoid(), gamma))
+    return bce(logits, target, positive_weight) * weight
+
+
+def poly(logits: Tensor, target: Tensor, positive_weight: float = 1.0, *, epsilon: float = 1.0) -> Tensor:
+    """BCE + epsilon (1 - p_t), the first polynomial term moved (Leng et al., arXiv:2204.12511, Poly-1)."""
+    return bce(logits, target, positive_weight) + epsilon * (1 - _probability_of_truth(logits, target))
+
+
+CLS_LOSSES: dict[str, BinaryLoss] = {"bce": bce, "focal": focal, "qfl": qfl, "vfl": vfl, "poly": poly}
+
+
+def _probability_of_truth(logits: Tensor, target: Tensor) -> Tensor:
     p = logits.sigmoid()
-    p_t = target * p + (1 - target) * (1 - p)
-    alpha_t = target * FOCAL_ALPHA + (1 - target) * (1 - FOCAL_ALPHA)
-    return loss * alpha_t * _power(1 - p_t, gamma)
+    return target * p + (1 - target) * (1 - p)
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:
@@ -36,7 +72,36 @@ def _power(base: Tensor, exponent: float) -> Tensor:
     return base.clamp(min=torch.finfo(base.dtype).tiny if exponent >= 1 else 1e-12).pow(exponent)
 
 
+def cls_loss_parameters(name: str) -> dict[str, float | None]:
+    """Parameters of a binary loss and their defaults; in hyp.yaml each is the key ``<loss>_<parameter>``."""
+    parameters = inspect.signature(CLS_LOSSES[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def binary_loss(hyp: Hyp, kind: Literal["obj", "cls"]) -> BinaryLoss:
+    """The loss that hyp.yaml names for objectness or classes, with its parameters; ``fl_gamma`` makes bce focal."""
+    name, weight = (hyp.obj_loss, hyp.obj_pw) if kind == "obj" else (hyp.cls_loss, hyp.cls_pw)
+    arguments = {p: getattr(hyp, f"{name}_{p}") for p in cls_loss_parameters(name)}
+    if name == "bce" and hyp.fl_gamma > 0:
+        name, arguments = "focal", {"gamma": hyp.fl_gamma, "alpha": hyp.focal_alpha}
+    return functools.partial(CLS_LOSSES[name], positive_weight=weight, **arguments)
+
+
 def one_hot(label: Tensor, num_classes: int, smoothing: float) -> Tensor:
     """Class targets ``[P, C]`` float32: 1 - smoothing / 2 for the class, smoothing / 2 for the others."""
     target = torch.full((label.shape[0], num_classes), smoothing / 2, device=label.device)
     return target.scatter_(1, label[:, None], 1 - smoothing / 2)
+
+
+def class_weights(setting: Sequence[float] | str | None, label_counts: np.ndarray) -> Tensor:
+    """Weight of the class loss of an object by its class ``[C]``, scaled so that the mean over all objects is 1.
+
+    Args:
+        setting: key ``cls_weights``: a weight for each class, "auto" for 1 / count (a class without objects counts
+            as if it had one), or None for equal weights.
+        label_counts: objects of each class in the training split ``[C]``.
+    """
+    counts = np.maximum(label_counts, 1).astype(np.float64)
+    given = {None: np.ones_like(counts), "auto": 1 / counts}
+    weights = given[setting] if setting is None or isinstance(setting, str) else np.array(setting, dtype=np.float64)
+    return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)

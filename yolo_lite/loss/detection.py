@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from yolo_lite.config.schema import Hyp
-from yolo_lite.loss.classification import binary_loss, one_hot
-from yolo_lite.ops.boxes import aligned_ciou
+from yolo_lite.loss.box import BoxLoss
+from yolo_lite.loss.classification import binary_loss, class_weights, one_hot
+from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import Grid, decode
 from yolo_lite.structures import LossParts, Matches, Targets
 
@@ -69,12 +71,39 @@ def step_totals(matches: Iterable[Matches], grids: Iterable[Grid], num_images: i
     return StepTotals(num_images, torch.stack(counts).sum(dim=0))
 
 
-def compute_loss(
-    raw: Tensor, targets: Targets, matches: Matches, grid: Grid, hyp: Hyp, totals: StepTotals | None = None
-) -> LossParts:
-    """Box loss by CIoU, objectness against the detached IoU, classes against one-hot; BCE, or focal for fl_gamma > 0.
+class DetectionLosses(nn.Module):
+    """The three loss functions that hyp.yaml names; made once a run, since some have a state.
 
-    Only the matched rows and the objectness column are read, both in float32.
+    Args:
+        label_counts: objects of each class in the training split ``[C]``, for ``cls_weights``.
+    """
+
+    class_weight: Tensor  # [C]
+
+    def __init__(self, hyp: Hyp, label_counts: np.ndarray) -> None:
+        super().__init__()
+        self.hyp = hyp
+        self.box = BoxLoss(hyp.box_loss, hyp)
+        self.obj, self.cls = binary_loss(hyp, "obj"), binary_loss(hyp, "cls")
+        self.register_buffer("class_weight", class_weights(hyp.cls_weights, label_counts))
+
+    def finish_step(self) -> None:
+        """To be called after each optimizer step."""
+        self.box.finish_step()
+
+
+def compute_loss(
+    raw: Tensor,
+    targets: Targets,
+    matches: Matches,
+    grid: Grid,
+    losses: DetectionLosses,
+    totals: StepTotals | None = None,
+) -> LossParts:
+    """Box loss of matched pairs, objectness against their IoU, classes against one-hot.
+
+    Only the matched rows and the objectness column are read, both in float32. The target of objectness is the plain,
+    detached IoU, whatever the box loss is: the score that comes of it means the same under every box loss.
 
     Args:
         raw: logits ``[B, N, 5+C]``, any float type.
@@ -87,23 +116,23 @@ def compute_loss(
     totals = totals or step_totals([matches], [grid], raw.shape[0])
     num_classes = raw.shape[2] - 5
     height, width = (grid.levels[0].stride * cells for cells in grid.levels[0][1:3])
-    gains = loss_gains(hyp, len(grid.levels), num_classes, height, width)
+    hyp, gains = losses.hyp, loss_gains(losses.hyp, len(grid.levels), num_classes, height, width)
     matched = raw[matches.image, matches.slot].float()  # [P, 5+C]
     share = 1 / totals.positives[grid.level[matches.slot]]  # [P], of the level's mean
 
-    box = decode(matched[:, :4], grid.corner[matches.slot], grid.stride[matches.slot], grid.anchor[matches.slot])
-    ciou, iou = aligned_ciou(box, targets.box[matches.target])
-    box_loss = ((1 - ciou) * share).sum()
+    corner, stride, anchor = (values[matches.slot] for values in (grid.corner, grid.stride, grid.anchor))
+    box, target_box = decode(matched[:, :4], corner, stride, anchor), targets.box[matches.target]  # [P, 4]
+    box_loss = (losses.box(box, target_box, unit=stride, image_size=(height, width)) * share).sum()
 
     obj_target = torch.zeros(raw.shape[:2], device=raw.device)  # [B, N]
-    obj_target[matches.image, matches.slot] = iou.detach()
-    obj_error = binary_loss(raw[..., 4].float(), obj_target, hyp.obj_pw, hyp.fl_gamma)
+    obj_target[matches.image, matches.slot] = aligned_iou(box.detach(), target_box)
+    obj_error = losses.obj(raw[..., 4].float(), obj_target)
     obj_loss = (obj_error * _slot_weight(grid)).sum() / totals.images
 
     if num_classes > 1:
-        cls_target = one_hot(targets.label[matches.target], num_classes, hyp.label_smoothing)
-        cls_error = binary_loss(matched[:, 5:], cls_target, hyp.cls_pw, hyp.fl_gamma).mean(dim=1)
-        cls_loss = (cls_error * share).sum()
+        label = targets.label[matches.target]
+        cls_error = losses.cls(matched[:, 5:], one_hot(label, num_classes, hyp.label_smoothing)).mean(dim=1)  # [P]
+        cls_loss = (cls_error * losses.class_weight[label] * share).sum()
     else:  # a single class has nothing to tell apart: objectness is the score
         cls_loss = matched[:, 5:].sum() * 0
     return LossParts(box_loss * gains.box, obj_loss * gains.obj, cls_loss * gains.cls)

@@ -1,17 +1,12 @@
-"""Box formats and the IoU family on aligned pairs of boxes.
+"""Box formats and what two aligned boxes have in common.
 
 Inside yolo_lite a box is cxcywh in pixels of the network input. P aligned pairs.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
-
-# Pixels; below it the gradient of a predicted box's aspect, 1 / (w^2 + h^2), would overflow.
-SMALLEST_SIDE = 1e-6
 
 
 def cxcywh_to_xyxy(box: Tensor) -> Tensor:
@@ -26,32 +21,38 @@ def xyxy_to_cxcywh(box: Tensor) -> Tensor:
     return torch.cat(((top_left + bottom_right) / 2, bottom_right - top_left), dim=-1)
 
 
+def aligned_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Sides of the intersection and of the smallest enclosing box of each pair of cxcywh boxes ``[P, 4]``.
+
+    From centres and sizes, not from corners: two equal boxes give their own sides exactly, wherever they lie, and
+    their gradients with respect to a side are 1/2 each, so that every IoU has a zero gradient at a perfect match.
+
+    Returns:
+        Widths and heights ``[P, 2]`` of the intersection, 0 where there is none, and of the enclosing box.
+    """
+    distance = (a[:, :2] - b[:, :2]).abs()
+    size_a, size_b = a[:, 2:], b[:, 2:]
+    mean_size = (size_a + size_b) / 2
+    contained = distance <= (size_a - size_b).abs() / 2  # along this axis
+    overlap = torch.where(contained, torch.minimum(size_a, size_b), mean_size - distance).clamp(min=0)
+    enclosing = torch.where(contained, torch.maximum(size_a, size_b), mean_size + distance)
+    return overlap, enclosing
+
+
+def aligned_union(a: Tensor, b: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas ``[P]`` of intersection and union of cxcywh boxes ``[P, 4]`` whose intersection has sides ``overlap``."""
+    intersection = overlap[:, 0] * overlap[:, 1]
+    return intersection, a[:, 2] * a[:, 3] + b[:, 2] * b[:, 3] - intersection
+
+
+def safe_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """``numerator / denominator``, the denominator clamped to the smallest positive number.
+
+    Clamped rather than shifted by an epsilon: the result does not depend on the unit of the boxes.
+    """
+    return numerator / denominator.clamp(min=torch.finfo(denominator.dtype).tiny)
+
+
 def aligned_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of each pair of cxcywh boxes ``[P, 4]``, ``[P]`` in 0..1; 0 where the union is empty."""
-    # Overlap from centres and sizes: two equal boxes give exactly w*h, whatever rounding their corners have.
-    distance = (a[:, :2] - b[:, :2]).abs()
-    overlap = ((a[:, 2:] + b[:, 2:]) / 2 - distance).minimum(a[:, 2:]).minimum(b[:, 2:]).clamp(min=0)
-    intersection = overlap[:, 0] * overlap[:, 1]
-    union = a[:, 2] * a[:, 3] + b[:, 2] * b[:, 3] - intersection
-    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
-
-
-def aligned_ciou(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Complete IoU (Zheng et al., arXiv:1911.08287, eq. 10) and IoU of cxcywh boxes ``[P, 4]``, both ``[P]``.
-
-    CIoU = IoU - rho^2 / c^2 - alpha * v lies in [-1.5, 1]; alpha is constant in backward, as its authors have it.
-    Denominators are clamped rather than shifted by an epsilon, so equal boxes of any size give exactly 1, and
-    ``atan2`` keeps the gradient finite where a predicted width or height is 0.
-    """
-    tiny = torch.finfo(predicted.dtype).tiny
-    iou = aligned_iou(predicted, target)
-    offset = predicted[:, :2] - target[:, :2]
-    mean_size = (predicted[:, 2:] + target[:, 2:]) / 2
-    enclosing = (offset.abs() + mean_size).maximum(predicted[:, 2:]).maximum(target[:, 2:])  # [P, 2]
-    distance = offset.square().sum(dim=1) / enclosing.square().sum(dim=1).clamp(min=tiny)
-    width, height = predicted[:, 2:].clamp(min=SMALLEST_SIDE).unbind(dim=1)
-    angle = torch.atan2(target[:, 2], target[:, 3]) - torch.atan2(width, height)
-    v = (4 / math.pi**2) * angle.square()
-    with torch.no_grad():
-        alpha = v / (1 - iou + v).clamp(min=tiny)
-    return iou - distance - alpha * v, iou
+    return safe_ratio(*aligned_union(a, b, aligned_overlap(a, b)[0]))

@@ -1,0 +1,354 @@
+"""Box losses behind one key: ``BOX_LOSSES[name](predicted, target)``.
+
+P aligned pairs of boxes cxcywh in pixels, ``[P, 4]``, of any float type; the losses come as ``[P]``, float32 (float64
+for float64 boxes). What follows the pair are parameters with the defaults of the papers. Notation of the formulas: I
+and U are the areas of intersection and union, C that of the smallest box around both, cw and ch its sides, c its
+diagonal, rho the distance of the centres, w and h the sides of the predicted, wg and hg those of the target box.
+
+A perfect match of a box with an area has loss 0 and gradient 0 under every loss. A box without an area has IoU 0, with
+itself too. No loss depends on the unit of the boxes but l1, l2, smooth_l1, mpdiou and nwd, which say so.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from yolo_lite.config.schema import Hyp
+from yolo_lite.ops.boxes import aligned_iou, aligned_overlap, aligned_union, safe_ratio
+
+BoxLossFunction = Callable[..., Tensor]
+
+# Pixels; below it the gradient of a predicted box's aspect, 1 / (w^2 + h^2), would overflow.
+SMALLEST_SIDE = 1e-6
+# Focal-EIoU weighs pairs by a power of their IoU: one this small still counts, or disjoint boxes would learn nothing.
+FOCAL_EIOU_FLOOR = 0.01
+
+
+class Pair(NamedTuple):
+    """What the losses of the IoU family know of each pair."""
+
+    predicted: Tensor  # [P, 4]
+    target: Tensor  # [P, 4]
+    iou: Tensor  # [P] in 0..1
+    union: Tensor  # [P] area
+    enclosing: Tensor  # [P, 2] cw, ch
+
+    @property
+    def offset(self) -> Tensor:
+        """From centre to centre, ``[P, 2]``."""
+        return self.predicted[:, :2] - self.target[:, :2]
+
+    @property
+    def sizes(self) -> tuple[Tensor, Tensor]:
+        """Sides of both boxes, ``[P, 2]`` each."""
+        return self.predicted[:, 2:], self.target[:, 2:]
+
+    @property
+    def squared_diagonal(self) -> Tensor:
+        """c^2 ``[P]``."""
+        return self.enclosing.square().sum(dim=1)
+
+
+def _pair(predicted: Tensor, target: Tensor) -> Pair:
+    predicted, target = _exact(predicted), _exact(target)
+    overlap, enclosing = aligned_overlap(predicted, target)
+    intersection, union = aligned_union(predicted, target, overlap)
+    return Pair(predicted, target, safe_ratio(intersection, union), union, enclosing)
+
+
+def _exact(box: Tensor) -> Tensor:
+    """At least float32: squares of pixels overflow in fp16, differences of pixels round in bf16."""
+    return box if box.dtype == torch.float64 else box.float()
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """``base ** exponent`` for a base >= 0, with a finite gradient at 0 whatever the exponent."""
+    return base.clamp(min=torch.finfo(base.dtype).tiny if exponent >= 1 else 1e-12).pow(exponent)
+
+
+# ------------------------------------------------------------------------------------------------ coordinates
+
+
+def l1(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0) -> Tensor:
+    """Sum of |b - g| over left, top, right, bottom, in ``unit`` pixels (Girshick et al., arXiv:1311.2524)."""
+    return (_corner_differences(predicted, target) / unit).abs().sum(dim=1)
+
+
+def l2(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0) -> Tensor:
+    """Sum of (b - g)^2 over left, top, right, bottom, in ``unit`` pixels (Redmon et al., arXiv:1506.02640)."""
+    return (_corner_differences(predicted, target) / unit).square().sum(dim=1)
+
+
+def smooth_l1(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0, beta: float = 1.0) -> Tensor:
+    """l2 / (2 beta) below ``beta`` units, l1 - beta / 2 above (Girshick, arXiv:1504.08083, eq. 3)."""
+    difference = (_corner_differences(predicted, target) / unit).abs()
+    return torch.where(difference < beta, difference.square() / (2 * beta), difference - beta / 2).sum(dim=1)
+
+
+def _corner_differences(predicted: Tensor, target: Tensor) -> Tensor:
+    """Differences of left, top, right, bottom ``[P, 4]``, from centres and sizes: exact for boxes far from 0."""
+    centre, half = (_exact(predicted) - _exact(target)).split(2, dim=1)
+    return torch.cat((centre - half / 2, centre + half / 2), dim=1)
+
+
+# -------------------------------------------------------------------------------------------------- IoU family
+
+
+def iou(predicted: Tensor, target: Tensor) -> Tensor:
+    """1 - IoU; no gradient for disjoint boxes (Yu et al., arXiv:1608.01471, in its linear form)."""
+    return 1 - _pair(predicted, target).iou
+
+
+def iou_log(predicted: Tensor, target: Tensor, *, floor: float = 1e-3) -> Tensor:
+    """-ln max(IoU, floor), at most -ln floor and constant there (Yu et al., arXiv:1608.01471, UnitBox)."""
+    return -_pair(predicted, target).iou.clamp(min=floor).log()
+
+
+def giou(predicted: Tensor, target: Tensor) -> Tensor:
+    """1 - IoU + (C - U) / C (Rezatofighi et al., arXiv:1902.09630)."""
+    pair = _pair(predicted, target)
+    return 1 - pair.iou + _empty_share(pair)
+
+
+def diou(predicted: Tensor, target: Tensor) -> Tensor:
+    """1 - IoU + rho^2 / c^2 (Zheng et al., arXiv:1911.08287, eq. 7)."""
+    pair = _pair(predicted, target)
+    return 1 - pair.iou + _centre_distance(pair)
+
+
+def ciou(predicted: Tensor, target: Tensor) -> Tensor:
+    """1 - IoU + rho^2 / c^2 + alpha v, v from the aspect ratios (Zheng et al., arXiv:1911.08287, eq. 10).
+
+    v = 4 / pi^2 (atan(wg / hg) - atan(w / h))^2 and alpha = v / (1 - IoU + v), constant in backward as its authors
+    have it.
+    """
+    pair = _pair(predicted, target)
+    return 1 - pair.iou + _centre_distance(pair) + _aspect(pair)
+
+
+def eiou(predicted: Tensor, target: Tensor) -> Tensor:
+    """1 - IoU + rho^2 / c^2 + (w - wg)^2 / cw^2 + (h - hg)^2 / ch^2 (Zhang et al., arXiv:2101.08158)."""
+    return _efficient(_pair(predicted, target))
+
+
+def focal_eiou(predicted: Tensor, target: Tensor, *, gamma: float = 0.5) -> Tensor:
+    """IoU^gamma EIoU, weight constant in backward and for IoUs of at least 0.01 (Zhang et al., arXiv:2101.08158).
+
+    With a gradient through the weight a nearly disjoint box would be pushed away, and IoU^gamma has none at 0.
+    """
+    pair = _pair(predicted, target)
+    return pair.iou.detach().clamp(min=FOCAL_EIOU_FLOOR).pow(gamma) * _efficient(pair)
+
+
+def siou(predicted: Tensor, target: Tensor, *, theta: float = 4.0) -> Tensor:
+    """1 - IoU + (distance, weighted by the angle, + shape) / 2 (Gevorgyan, arXiv:2205.12740).
+
+    The angle cost sin(2 asin(min(|dx|, |dy|) / rho)) is written as 2 |dx| |dy| / rho^2, which is the same.
+    """
+    pair = _pair(predicted, target)
+    offset = pair.offset
+    angle = safe_ratio(2 * offset.abs().prod(dim=1), offset.square().sum(dim=1))  # [P] in 0..1
+    distance = 1 - torch.exp(-(2 - angle[:, None]) * safe_ratio(offset, pair.enclosing).square())  # [P, 2]
+    return 1 - pair.iou + (distance.sum(dim=1) + _shape(pair, theta).sum(dim=1)) / 2
+
+
+def alpha_iou(predicted: Tensor, target: Tensor, *, alpha: float = 3.0, form: str = "ciou") -> Tensor:
+    """1 - IoU^alpha, further terms of ``form`` to the power alpha too (He et al., arXiv:2110.13675).
+
+    ``form``: iou, giou, diou, or ciou.
+    """
+    pair = _pair(predicted, target)
+    return 1 - _power(pair.iou, alpha) + sum(_power(term, alpha) for term in _penalties(pair, form))
+
+
+def wiou(
+    predicted: Tensor,
+    target: Tensor,
+    *,
+    version: int = 3,
+    alpha: float = 1.9,
+    delta: float = 3.0,
+    mean: Tensor | None = None,
+) -> Tensor:
+    """exp(rho^2 / c^2) (1 - IoU), c constant in backward; version 3 weighs by rarity (Tong et al., arXiv:2301.10051).
+
+    Version 3 multiplies by beta / (delta alpha^(beta - delta)), beta = (1 - IoU) / mean: ordinary pairs learn most,
+    perfect and hopeless ones little.
+
+    Args:
+        mean: running mean of 1 - IoU; without it the mean over these pairs.
+    """
+    pair = _pair(predicted, target)
+    distance = safe_ratio(pair.offset.square().sum(dim=1), pair.squared_diagonal.detach())
+    loss = distance.exp() * (1 - pair.iou)
+    if version == 1:
+        return loss
+    missing = (1 - pair.iou).detach()
+    beta = safe_ratio(missing, missing.mean() if mean is None else mean)
+    return loss * beta / (delta * alpha ** (beta - delta))
+
+
+def mpdiou(predicted: Tensor, target: Tensor, *, image_size: tuple[int, int] = (640, 640)) -> Tensor:
+    """1 - IoU + (d1^2 + d2^2) / (W^2 + H^2), d between like corners, W and H of the input (arXiv:2307.07662).
+
+    ``image_size`` is (height, width) in pixels.
+    """
+    squares = _corner_differences(predicted, target).square().sum(dim=1)
+    return 1 - _pair(predicted, target).iou + squares / (image_size[0] ** 2 + image_size[1] ** 2)
+
+
+def inner_iou(predicted: Tensor, target: Tensor, *, ratio: float = 0.7, form: str = "ciou") -> Tensor:
+    """Loss of ``form`` with the IoU of both boxes scaled by ``ratio`` instead of IoU (Zhang et al., arXiv:2311.02877).
+
+    ``form``: iou, giou, diou, or ciou. Below 1 well placed boxes get larger gradients, above 1 badly placed ones.
+    """
+    pair = _pair(predicted, target)
+    scaled = (torch.cat((box[:, :2], box[:, 2:] * ratio), dim=1) for box in (pair.predicted, pair.target))
+    return 1 - aligned_iou(*scaled) + sum(_penalties(pair, form))
+
+
+def shape_iou(predicted: Tensor, target: Tensor, *, scale: float = 0.0) -> Tensor:
+    """1 - IoU + distance + shape / 2, both weighted by the target's shape^scale (Zhang et al., arXiv:2312.17663)."""
+    pair = _pair(predicted, target)
+    power = pair.target[:, 2:].clamp(min=SMALLEST_SIDE).pow(scale)  # [P, 2] wg^s, hg^s
+    weight = 2 * power / power.sum(dim=1, keepdim=True)  # ww, hh
+    crosswise = weight.flip(1)  # an offset along the short side weighs more
+    distance = safe_ratio((crosswise * pair.offset.square()).sum(dim=1), pair.squared_diagonal)
+    return 1 - pair.iou + distance + _shape(pair, 4.0, crosswise).sum(dim=1) / 2
+
+
+def nwd(predicted: Tensor, target: Tensor, *, constant: float = 12.8) -> Tensor:
+    """1 - exp(-W2 / constant), W2 the Wasserstein distance of the boxes as Gaussians (Wang et al., arXiv:2110.13389).
+
+    ``constant``: mean size of the objects in pixels, 12.8 for the paper's aerial pictures.
+    """
+    centre, size = (_exact(predicted) - _exact(target)).split(2, dim=1)
+    squared = centre.square().sum(dim=1) + size.square().sum(dim=1) / 4
+    return 1 - torch.exp(-squared.clamp(min=torch.finfo(squared.dtype).tiny).sqrt() / constant)
+
+
+# ---------------------------------------------------------------------------------------------- terms of the above
+
+
+def _empty_share(pair: Pair) -> Tensor:
+    """(C - U) / C ``[P]``: how much of the enclosing box is in neither box."""
+    area = pair.enclosing.prod(dim=1)
+    return safe_ratio(area - pair.union, area).clamp(min=0)
+
+
+def _centre_distance(pair: Pair) -> Tensor:
+    """rho^2 / c^2 ``[P]`` in 0..1."""
+    return safe_ratio(pair.offset.square().sum(dim=1), pair.squared_diagonal)
+
+
+def _aspect(pair: Pair) -> Tensor:
+    """alpha v ``[P]`` of CIoU. ``atan2`` keeps the gradient finite where a predicted side is 0."""
+    (width, height), (target_width, target_height) = (size.unbind(dim=1) for size in pair.sizes)
+    width, height = width.clamp(min=SMALLEST_SIDE), height.clamp(min=SMALLEST_SIDE)
+    angle = torch.atan2(target_width, target_height) - torch.atan2(width, height)
+    v = (4 / math.pi**2) * angle.square()
+    with torch.no_grad():
+        alpha = safe_ratio(v, 1 - pair.iou + v)
+    return alpha * v
+
+
+def _penalties(pair: Pair, form: str) -> list[Tensor]:
+    """What the forms of the IoU family add to 1 - IoU, each ``[P]`` and not negative."""
+    terms = {"iou": (), "giou": (_empty_share,), "diou": (_centre_distance,), "ciou": (_centre_distance, _aspect)}
+    return [term(pair) for term in terms[form]]
+
+
+def _efficient(pair: Pair) -> Tensor:
+    """EIoU ``[P]``."""
+    predicted, target = pair.sizes
+    sides = safe_ratio(predicted - target, pair.enclosing).square().sum(dim=1)
+    return 1 - pair.iou + _centre_distance(pair) + sides
+
+
+def _shape(pair: Pair, theta: float, weight: Tensor | float = 1.0) -> Tensor:
+    """(1 - exp(-weight |w - wg| / max(w, wg)))^theta and the same for heights, ``[P, 2]``."""
+    predicted, target = pair.sizes
+    difference = safe_ratio((predicted - target).abs(), torch.maximum(predicted, target))
+    return _power(1 - torch.exp(-weight * difference), theta)
+
+
+BOX_LOSSES: dict[str, BoxLossFunction] = {
+    "l1": l1,
+    "l2": l2,
+    "smooth_l1": smooth_l1,
+    "iou": iou,
+    "iou_log": iou_log,
+    "giou": giou,
+    "diou": diou,
+    "ciou": ciou,
+    "eiou": eiou,
+    "focal_eiou": focal_eiou,
+    "siou": siou,
+    "alpha_iou": alpha_iou,
+    "wiou": wiou,
+    "mpdiou": mpdiou,
+    "inner_iou": inner_iou,
+    "shape_iou": shape_iou,
+    "nwd": nwd,
+}
+
+
+# What the place of use knows, and no key of hyp.yaml.
+CONTEXT = ("unit", "image_size", "mean")
+
+
+def box_loss_parameters(name: str) -> dict[str, float | int | str]:
+    """Parameters of a box loss and their defaults; in hyp.yaml each is the key ``<loss>_<parameter>``."""
+    parameters = inspect.signature(BOX_LOSSES[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in CONTEXT}
+
+
+class BoxLoss(nn.Module):
+    """The box loss that hyp.yaml names, with its parameters.
+
+    Its only state is the running mean of 1 - IoU that wiou compares with: a buffer, so that it is saved. It moves once
+    an optimizer step, by ``finish_step``: how the step is split into batches changes nothing. In evaluation mode it
+    stands still.
+    """
+
+    mean: Tensor
+    step_sum: Tensor
+    step_count: Tensor
+
+    def __init__(self, name: str, hyp: Hyp) -> None:
+        super().__init__()
+        self.name, self.momentum = name, hyp.wiou_momentum
+        self.function = BOX_LOSSES[name]
+        self.arguments = {p: getattr(hyp, f"{name}_{p}") for p in box_loss_parameters(name)}
+        self.wanted = [word for word in CONTEXT if word in inspect.signature(self.function).parameters]
+        self.register_buffer("mean", torch.ones(()))
+        self.register_buffer("step_sum", torch.zeros(()), persistent=False)
+        self.register_buffer("step_count", torch.zeros(()), persistent=False)
+
+    def forward(
+        self, predicted: Tensor, target: Tensor, unit: Tensor | float = 1.0, image_size: tuple[int, int] = (640, 640)
+    ) -> Tensor:
+        """Losses ``[P]`` of aligned boxes cxcywh ``[P, 4]``.
+
+        Args:
+            unit: pixels ``[P, 1]`` or a number, what l1, l2 and smooth_l1 measure in.
+            image_size: height and width of the network input, for mpdiou.
+        """
+        context = {"unit": unit, "image_size": image_size, "mean": self.mean}
+        if self.training and "mean" in self.wanted:
+            self.step_sum += (1 - aligned_iou(predicted.detach().float(), target.float())).sum()
+            self.step_count += len(target)
+        return self.function(predicted, target, **self.arguments, **{word: context[word] for word in self.wanted})
+
+    def finish_step(self) -> None:
+        """Move the running mean by what the training step has seen."""
+        seen = self.step_sum / self.step_count.clamp(min=1)
+        self.mean += self.momentum * (seen - self.mean) * (self.step_count > 0)
+        self.step_sum.zero_()
+        self.step_count.zero_()
