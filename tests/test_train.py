@@ -23,7 +23,7 @@ from yolo_lite.engine.train import Resume, train
 
 TAGS = {
     *(f"{split}/{name}_loss" for split in ("train", "val") for name in ("box", "obj", "cls")),
-    *(f"metrics/{name}" for name in ("precision", "recall", "mAP50", "mAP50-95", "unmatched_targets")),
+    *(f"metrics/{name}" for name in ("precision", "recall", "mAP50", "mAP50-95", "mAP75", "unmatched_targets")),
     *(f"lr/{name}" for name in ("weights", "norms", "biases")),
 }
 

@@ -1,12 +1,13 @@
-"""The command line: ``yolo-lite train`` and ``yolo-lite val``; train.py and val.py are the same doors."""
+"""The command line: ``yolo-lite train|val|compare|losses``; train.py and val.py are the same doors."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,35 @@ DEFAULT_DATA = "data/shapes.yaml"
 def train_parser() -> argparse.ArgumentParser:
     """The flags of train.py."""
     parser = argparse.ArgumentParser(prog="train.py", description="Train a detector.")
+    add = parser.add_argument
+    _add_run_flags(parser)
+    add("--project", default="runs/train", help="folder of runs (default: %(default)s)")
+    add("--name", default="exp", help="folder of this run; a number is added if it is there (default: %(default)s)")
+    add("--exist-ok", action="store_true", help="write into an existing run folder")
+    add("--resume", nargs="?", const="", help="go on with a run: its last.pt, or the latest below --project")
+    return parser
+
+
+def compare_parser() -> argparse.ArgumentParser:
+    """The flags of ``yolo-lite compare``."""
+    parser = argparse.ArgumentParser(
+        prog="yolo-lite compare",
+        description="Train variants with the same seeds and tell differences from noise. The same command goes on "
+        "where it was stopped.",
+    )
+    add = parser.add_argument
+    _add_run_flags(parser)
+    add("--vary", metavar="KEY=A,B,...", help="a key of hyp.yaml, or model.KEY, data.KEY, and its values")
+    add("--variant", nargs="+", action="append", default=[], metavar="KEY=VALUE",
+        help="one variant, several keys at once; once for each variant")  # fmt: skip
+    add("--seeds", type=int, default=3, help="seeds of each variant, from --seed on (default: %(default)s)")
+    add("--project", default="runs/compare", help="folder of comparisons (default: %(default)s)")
+    add("--name", default="exp", help="folder of this comparison (default: %(default)s)")
+    return parser
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what is trained."""
     add = parser.add_argument
     add("--cfg", default="cfg/yolo_s.yaml", help="model YAML (default: %(default)s)")
     add("--hyp", default="cfg/hyp.yaml", help="hyperparameter YAML (default: %(default)s)")
@@ -37,13 +67,8 @@ def train_parser() -> argparse.ArgumentParser:
         choices=OPTIMIZER_NAMES,
         help="default: the key in hyp.yaml; see the comment there",
     )
-    add("--project", default="runs/train", help="folder of runs (default: %(default)s)")
-    add("--name", default="exp", help="folder of this run; a number is added if it is there (default: %(default)s)")
-    add("--exist-ok", action="store_true", help="write into an existing run folder")
-    add("--resume", nargs="?", const="", help="go on with a run: its last.pt, or the latest below --project")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="override keys of hyp.yaml; model.KEY and data.KEY override the other two files")  # fmt: skip
-    return parser
 
 
 def val_parser() -> argparse.ArgumentParser:
@@ -144,6 +169,62 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
     return RunConfig(train=options, hyp=hyp, model=model, data=data, data_file=str(Path(data_file).resolve()))
 
 
+def run_compare(arguments: argparse.Namespace) -> None:
+    """Train every variant with every seed, print the table."""
+    from yolo_lite.engine.compare import compare, make_runs, variant_folder
+
+    variants = _variants(arguments)
+    if arguments.seeds < 1:
+        raise ConfigError(f"--seeds: expected 1 or more, found {arguments.seeds}")
+    folder = Path(arguments.project) / arguments.name
+    configs = []
+    for texts in variants:
+        words = {"set": [*arguments.set, *texts], "exist_ok": True}
+        own = {**vars(arguments), **words, "project": str(folder / variant_folder(" ".join(texts)))}
+        seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+        flags = [argparse.Namespace(**{**own, "seed": seed, "name": f"seed{seed}"}) for seed in seeds]
+        configs.append((" ".join(texts), [run_config(seed_flags) for seed_flags in flags]))
+    print(compare(list(make_runs(configs)), folder))
+    print(f"{folder}: comparison.md, comparison.json, comparison.png")
+
+
+def _variants(arguments: argparse.Namespace) -> list[list[str]]:
+    """The ``key=value`` texts of each variant.
+
+    Raises:
+        ConfigError: neither or both of --vary and --variant, or fewer than two variants, or one twice.
+    """
+    if bool(arguments.vary) == bool(arguments.variant):
+        raise ConfigError("expected either --vary KEY=A,B,... or --variant KEY=VALUE ..., once for each variant")
+    variants = arguments.variant
+    if arguments.vary:
+        key, equals, values = arguments.vary.partition("=")
+        if not equals:
+            raise ConfigError(f"--vary {arguments.vary}: expected KEY=A,B,...")
+        # Commas inside brackets belong to a value.
+        variants = [[f"{key}={value.strip()}"] for value in re.split(r",(?![^\[{]*[\]}])", values)]
+    if len(variants) < 2 or len({" ".join(texts) for texts in variants}) < len(variants):
+        raise ConfigError(f"expected two or more variants, all different, found {[' '.join(v) for v in variants]}")
+    return variants
+
+
+def run_losses(_: argparse.Namespace) -> None:
+    """Every loss with its formula, paper and parameters."""
+    from yolo_lite.loss.box import BOX_LOSSES, box_loss_parameters
+    from yolo_lite.loss.classification import CLS_LOSSES, cls_loss_parameters
+
+    print("box_loss (and rpn_box_loss)")
+    _print_losses(BOX_LOSSES, box_loss_parameters)
+    print("\nobj_loss, cls_loss")
+    _print_losses(CLS_LOSSES, cls_loss_parameters)
+
+
+def _print_losses(losses: Mapping[str, Any], parameters_of: Callable[[str], Mapping[str, Any]]) -> None:
+    for name, loss in losses.items():
+        keys = ", ".join(f"{name}_{key}: {value}" for key, value in parameters_of(name).items())
+        print(f"  {name:<11} {(loss.__doc__ or '').splitlines()[0]}{f'  [{keys}]' if keys else ''}")
+
+
 def run_val(arguments: argparse.Namespace) -> None:
     """Validate a checkpoint, print the table, write metrics.json and a picture."""
     from yolo_lite.engine.run_folder import make_run_folder
@@ -219,9 +300,20 @@ def val_main(argv: Sequence[str] | None = None) -> int:
     return _run(run_val, val_parser().parse_args(argv))
 
 
+def compare_main(argv: Sequence[str] | None = None) -> int:
+    """``yolo-lite compare``."""
+    return _run(run_compare, compare_parser().parse_args(argv))
+
+
+def losses_main(argv: Sequence[str] | None = None) -> int:
+    """``yolo-lite losses``."""
+    parser = argparse.ArgumentParser(prog="yolo-lite losses", description="List every loss.")
+    return _run(run_losses, parser.parse_args(argv))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """``yolo-lite train|val ...``."""
-    commands = {"train": train_main, "val": val_main}
+    """``yolo-lite train|val|compare|losses ...``."""
+    commands = {"train": train_main, "val": val_main, "compare": compare_main, "losses": losses_main}
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] not in commands:
         print(f"usage: yolo-lite {{{','.join(commands)}}} ...  (yolo-lite train --help)", file=sys.stderr)

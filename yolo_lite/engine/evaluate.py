@@ -59,6 +59,7 @@ class Evaluation(NamedTuple):
             "metrics/recall": overall.recall,
             "metrics/mAP50": overall.map50,
             "metrics/mAP50-95": overall.map50_95,
+            "metrics/mAP75": overall.map75,
             "metrics/unmatched_targets": self.unmatched_targets,
         }
 

@@ -1,0 +1,195 @@
+"""Comparisons of variants: the statistics, what is trained, what is read again, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from scipy import stats
+
+import yolo_lite.engine.compare as compare_module
+from yolo_lite.cli import compare_main, losses_main
+from yolo_lite.config.schema import BOX_LOSS_NAMES, CLS_LOSS_NAMES
+from yolo_lite.engine.compare import Outcome, mean_and_deviation, paired_difference, summarise, variant_folder
+from yolo_lite.report.comparison import Row, comparison_picture, comparison_table
+
+
+def outcome(map50_95: float, seconds: float | None = 10.0) -> Outcome:
+    metrics = {"metrics/mAP50-95": map50_95, "metrics/mAP75": map50_95 / 2, "metrics/mAP50": map50_95 * 1.5}
+    return Outcome(metrics, seconds, None)
+
+
+def words(data: Path, *more: str) -> list[str]:
+    files = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
+    sizes = ["--data", str(data), "--epochs", "2", "--batch-size", "10", "--imgsz", "32", "--workers", "0"]
+    return [*files, *sizes, "--device", "cpu", *more]
+
+
+# ---------------------------------------------------------------------------------------------------- statistics
+
+
+def test_paired_difference_hand_worked():
+    # Differences 1, 2, 3: mean 2, deviation 1; t(0.975, 2) = 4.3027; half the interval 4.3027 / sqrt(3)
+    mean, half_width = paired_difference([2.0, 4, 6], [1.0, 2, 3])
+    assert mean == pytest.approx(2) and half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_paired_difference_is_that_of_scipy(count):
+    own, others = np.random.default_rng(count).normal(0.5, 0.02, (2, count))
+    mean, half_width = paired_difference(own.tolist(), others.tolist())
+    low, high = stats.ttest_rel(own, others).confidence_interval(0.95)
+    assert (mean - half_width, mean + half_width) == pytest.approx((low, high))
+
+
+def test_deviation_is_that_of_a_sample_and_a_single_value_has_none():
+    assert mean_and_deviation([1.0, 3.0]) == pytest.approx((2.0, math.sqrt(2)))
+    assert mean_and_deviation([0.4]) == (0.4, None)
+
+
+def test_verdicts_tell_noise_from_difference():
+    first = [outcome(0.500), outcome(0.510), outcome(0.520)]
+    rows = summarise(
+        {
+            "first": first,
+            "always .1 more": [outcome(0.600), outcome(0.611), outcome(0.619)],
+            "always .1 less": [outcome(0.400), outcome(0.411), outcome(0.419)],
+            "now more, now less": [outcome(0.530), outcome(0.500), outcome(0.510)],
+            "broken": [outcome(0.6), Outcome({}, None, "not finite"), outcome(0.6)],
+        }
+    )
+    assert [row.verdict for row in rows] == ["-", "better", "worse", "noise", "failed"]
+    assert rows[0].difference is None and rows[1].difference == pytest.approx(0.1)
+    (one,) = summarise({"first": first[:1], "second": [outcome(0.9)]})[1:]
+    assert one.verdict == "one seed tells nothing" and one.half_width is None
+
+
+def test_pairs_are_made_by_seed():
+    # The seeds differ far more than the variants: without pairs the difference would drown.
+    rows = summarise({"a": [outcome(0.1), outcome(0.9)], "b": [outcome(0.11), outcome(0.9101)]})
+    assert rows[1].verdict == "better"
+
+
+def test_the_table_has_a_row_a_variant():
+    table = comparison_table(summarise({"a": [outcome(0.5), outcome(0.6)], "b": [outcome(0.52, None), outcome(0.6)]}))
+    head, line, first, second = table.splitlines()
+    assert head.split("|")[1].strip() == "variant" and set(line) <= set("|-")
+    assert "0.5500 ± 0.0707" in first and "| 10" in first
+    assert "+0.0100 ± 0.1271" in second and "noise" in second
+    assert len({len(row) for row in (head, line, first, second)}) == 1
+
+
+def test_the_picture_grows_with_the_variants():
+    rows = summarise({name: [outcome(0.5), outcome(0.6)] for name in "abcdefgh"})
+    few, many = comparison_picture(rows[:2]), comparison_picture(rows)
+    assert few.dtype == np.uint8 and few.shape[2] == 3 and few.std() > 5
+    assert many.shape[0] > few.shape[0] and many.shape[1] == few.shape[1]
+    failed = Row("x", [math.nan], (math.nan, None), (math.nan, None), (math.nan, None), math.nan, None, None)
+    comparison_picture([rows[0], failed])
+
+
+def test_variants_make_usable_folders():
+    assert variant_folder("box_loss=siou box=0.05") == "box_loss=siou_box=0.05"
+    assert variant_folder("data.path=../a/b") == "data.path=.._a_b"
+
+
+# ------------------------------------------------------------------------------------------------------- command
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished comparison; tests only read it."""
+    project = tmp_path_factory.mktemp("compare")
+    vary = ["--vary", "box_loss=ciou,siou", "--seeds", "2", "--project", str(project)]
+    assert compare_main(words(tiny_data, *vary)) == 0
+    return project / "exp"
+
+
+def test_every_variant_is_trained_with_every_seed(compared: Path):
+    runs = sorted(str(path.parent.relative_to(compared)) for path in compared.rglob("results.csv"))
+    assert runs == [f"box_loss={name}/seed{seed}" for name in ("ciou", "siou") for seed in (0, 1)]
+    content = json.loads((compared / "comparison.json").read_text())
+    assert content["seeds"] == [0, 1] and [row["variant"] for row in content["variants"]] == [
+        "box_loss=ciou",
+        "box_loss=siou",
+    ]
+    assert all(outcome["seconds"] > 0 for runs in content["runs"].values() for outcome in runs)
+    assert (compared / "comparison.md").exists() and (compared / "comparison.png").exists()
+    texts = {path.read_text() for path in compared.rglob("results.csv")}
+    assert len(texts) == 4  # no two runs are the same
+
+
+def test_a_finished_comparison_is_read_not_trained(compared: Path, tiny_data: Path, monkeypatch, capsys):
+    monkeypatch.setattr(compare_module, "train", None)
+    vary = ["--vary", "box_loss=ciou,siou", "--seeds", "2", "--project", str(compared.parent)]
+    assert compare_main(words(tiny_data, *vary)) == 0
+    assert (compared / "comparison.md").read_text().strip() in capsys.readouterr().out
+
+
+def test_another_configuration_in_the_same_folder_is_refused(compared: Path, tiny_data: Path, capsys):
+    vary = ["--vary", "box_loss=ciou,siou", "--seeds", "2", "--project", str(compared.parent), "--set", "lr0=0.002"]
+    assert compare_main(words(tiny_data, *vary)) == 2
+    assert "another hyp.lr0: found 0.0015, expected 0.002; choose another --name" in capsys.readouterr().err
+
+
+def test_an_interrupted_comparison_goes_on_to_the_same_figures(
+    compared: Path, tiny_data: Path, tmp_path: Path, monkeypatch
+):
+    vary = words(tiny_data, "--vary", "box_loss=ciou,siou", "--seeds", "2", "--project", str(tmp_path))
+    train, calls = compare_module.train, []
+
+    def stop_in_the_second_run(config, resume):
+        calls.append(config.train.name)
+        if len(calls) == 2:
+            train(config.model_copy(update={"train": config.train.model_copy(update={"epochs": 1})}), resume)
+            raise KeyboardInterrupt
+        return train(config, resume)
+
+    monkeypatch.setattr(compare_module, "train", stop_in_the_second_run)
+    assert compare_main(vary) == 130
+    (tmp_path / "exp/box_loss=siou/seed0/weights/last.pt").unlink()  # killed before its first checkpoint
+    monkeypatch.setattr(compare_module, "train", train)
+    assert compare_main(vary) == 0
+    for mine in (tmp_path / "exp").rglob("results.csv"):
+        assert mine.read_bytes() == (compared / mine.relative_to(tmp_path / "exp")).read_bytes()
+
+
+def test_a_variant_that_cannot_be_trained_does_not_stop_the_others(tiny_data: Path, tmp_path: Path, capsys):
+    vary = ["--vary", "lr0=0.001,1e30", "--seeds", "1", "--set", "optimizer=SGD", "clip_norm=0", "warmup_epochs=0"]
+    assert compare_main(words(tiny_data, *vary, "--project", str(tmp_path))) == 0
+    out = capsys.readouterr().out
+    assert "loss is not finite" in out and "failed" in out
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ([], "expected either --vary"),
+        (["--vary", "box_loss=ciou,siou", "--variant", "box=1"], "expected either --vary"),
+        (["--vary", "box_loss=ciou"], "expected two or more variants, all different"),
+        (["--vary", "box_loss=ciou,ciou"], "expected two or more variants, all different"),
+        (["--vary", "box_loss"], "--vary box_loss: expected KEY=A,B,..."),
+        (["--vary", "box_loss=ciou,siuo"], "unknown name 'siuo' (nearest: 'siou')"),
+        (["--vary", "boxloss=ciou,siou"], "unknown key 'boxloss' (nearest: 'box_loss')"),
+        (["--vary", "lr0=0.1,0.2", "--seeds", "0"], "--seeds: expected 1 or more, found 0"),
+    ],
+)
+def test_unusable_comparisons_are_refused_before_anything_is_trained(
+    more: list[str], expected: str, tiny_data: Path, tmp_path: Path, capsys
+):
+    assert compare_main(words(tiny_data, *more, "--project", str(tmp_path / "runs"))) == 2
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_list_of_losses_names_every_loss_with_its_paper_and_parameters(capsys):
+    assert losses_main([]) == 0
+    out = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
+    assert set(lines) >= {*BOX_LOSS_NAMES, *CLS_LOSS_NAMES}
+    assert all("arXiv:" in lines[name] for name in BOX_LOSS_NAMES)
+    assert "[siou_theta: 4.0]" in lines["siou"]

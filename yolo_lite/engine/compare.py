@@ -1,0 +1,202 @@
+"""Variants of a configuration, trained with the same seeds, and whether they differ by more than noise."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import math
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scipy import stats
+
+from yolo_lite.config.errors import ConfigError, UserError
+from yolo_lite.config.schema import RunConfig
+from yolo_lite.engine.checkpoint import load_checkpoint
+from yolo_lite.engine.train import Resume, train
+from yolo_lite.report.comparison import Row, comparison_picture, comparison_table
+from yolo_lite.report.pictures import write_picture
+
+METRICS = ("metrics/mAP50-95", "metrics/mAP75", "metrics/mAP50")
+CONFIDENCE = 0.95  # of the interval around a difference
+FREE_FLAGS = ("device", "workers", "exist_ok")  # may differ between a run and its continuation
+
+
+class Run(NamedTuple):
+    """One variant with one seed."""
+
+    variant: str
+    seed: int
+    config: RunConfig
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.train.project) / self.config.train.name
+
+
+class Outcome(NamedTuple):
+    """What a finished run has to say; ``metrics`` is empty where its loss was no longer finite."""
+
+    metrics: dict[str, float]  # METRICS of the last epoch
+    seconds: float | None  # of all epochs; None where the run was interrupted
+    problem: str | None
+
+
+def variant_folder(variant: str) -> str:
+    """``"box_loss=siou box=0.1"`` as the name of a folder."""
+    return re.sub(r"[^\w=.,+-]+", "_", variant)
+
+
+def compare(runs: Sequence[Run], folder: Path) -> str:
+    """Train every run that is not finished yet, then write and return the table of all.
+
+    A comparison goes on where it was stopped: finished runs are read, a broken one resumes from its last.pt.
+
+    Raises:
+        ConfigError: a run folder holds a run of another configuration.
+    """
+    for run in runs:
+        _check_same_run(run)
+    outcomes: dict[str, list[Outcome]] = {}
+    for number, run in enumerate(runs, 1):
+        print(f"run {number}/{len(runs)}: {run.variant}, seed {run.seed}: ", end="", flush=True)
+        outcome = _outcome(run)
+        print(outcome.problem or f"mAP50-95 {outcome.metrics[METRICS[0]]:.4f}", flush=True)
+        outcomes.setdefault(run.variant, []).append(outcome)
+    rows = summarise(outcomes)
+    table = comparison_table(rows)
+    seeds = sorted({run.seed for run in runs})
+    _write(folder, rows, table, seeds, outcomes)
+    return table
+
+
+def _write(folder: Path, rows: list[Row], table: str, seeds: list[int], outcomes: dict[str, list[Outcome]]) -> None:
+    content = {
+        "seeds": seeds,
+        "confidence": CONFIDENCE,
+        "variants": [row._asdict() for row in rows],
+        "runs": {variant: [outcome._asdict() for outcome in own] for variant, own in outcomes.items()},
+    }
+    (folder / "comparison.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / "comparison.md").write_text(table + "\n", encoding="utf-8")
+    write_picture(folder / "comparison.png", comparison_picture(rows))
+
+
+# ----------------------------------------------------------------------------------------------------------- runs
+
+
+def _check_same_run(run: Run) -> None:
+    """Refuse a folder whose run was started with another configuration."""
+    checkpoint = run.folder / "weights" / "last.pt"
+    if not checkpoint.exists():
+        return
+    stored, wanted = load_checkpoint(checkpoint)["config"], run.config.plain()
+    differing = [key for key in _flat(wanted) if _flat(stored).get(key) != _flat(wanted)[key]]
+    if differing:
+        key = differing[0]
+        raise ConfigError(
+            f"{run.folder}: holds a run with another {key}: found {_flat(stored).get(key)!r}, "
+            f"expected {_flat(wanted)[key]!r}; choose another --name"
+        )
+
+
+def _flat(tree: dict[str, Any]) -> dict[str, Any]:
+    pairs = ((f"{part}.{key}", value) for part in ("train", "hyp", "model") for key, value in tree[part].items())
+    return {key: value for key, value in pairs if key.removeprefix("train.") not in FREE_FLAGS}
+
+
+def _outcome(run: Run) -> Outcome:
+    path = run.folder / "outcome.json"
+    if not path.exists():
+        outcome = _train(run)
+        path.write_text(json.dumps(outcome._asdict()) + "\n", encoding="utf-8")
+    return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def _train(run: Run) -> Outcome:
+    """Train a run, or what is left of it; what it says goes to log.txt in its folder."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    resume = _resume(run)
+    start = time.perf_counter()
+    with open(run.folder / "log.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        try:
+            if resume is None or resume.checkpoint["epoch"] < run.config.train.epochs:
+                train(run.config, resume)
+        except ConfigError:
+            raise
+        except UserError as error:  # this variant cannot be trained: the others can
+            return Outcome({}, None, str(error))
+    seconds = time.perf_counter() - start
+    return Outcome(_last_metrics(run.folder / "results.csv"), None if resume else seconds, None)
+
+
+def _resume(run: Run) -> Resume | None:
+    checkpoint = run.folder / "weights" / "last.pt"
+    return Resume(run.folder, load_checkpoint(checkpoint)) if checkpoint.exists() else None
+
+
+def _last_metrics(path: Path) -> dict[str, float]:
+    """Of the last epoch: the best one of the validation split would flatter the noisier variant."""
+    with open(path, newline="", encoding="utf-8") as file:
+        *_, last = csv.DictReader(file)
+    return {key: float(last[key]) for key in METRICS}
+
+
+# ----------------------------------------------------------------------------------------------------- statistics
+
+
+def summarise(outcomes: dict[str, list[Outcome]]) -> list[Row]:
+    """One row a variant: mean and standard deviation, and the paired difference to the first variant.
+
+    A difference is more than noise where the 95 % interval of Student's t for paired samples leaves out 0.
+    """
+    first = next(iter(outcomes.values()))
+    return [_row(variant, own, first if own is not first else None) for variant, own in outcomes.items()]
+
+
+def _row(variant: str, own: list[Outcome], first: list[Outcome] | None) -> Row:
+    values = {key: [outcome.metrics.get(key, math.nan) for outcome in own] for key in METRICS}
+    main = values[METRICS[0]]
+    difference, half_width = (None, None)
+    if first is not None:
+        others = [outcome.metrics.get(METRICS[0], math.nan) for outcome in first]
+        difference, half_width = paired_difference(main, others)
+    seconds = [outcome.seconds for outcome in own if outcome.seconds is not None]
+    return Row(
+        variant=variant,
+        values=main,
+        map50_95=mean_and_deviation(main),
+        map75=mean_and_deviation(values[METRICS[1]]),
+        map50=mean_and_deviation(values[METRICS[2]]),
+        difference=difference,
+        half_width=half_width,
+        seconds=sum(seconds) / len(seconds) if seconds else None,
+    )
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation, None for a single value; NaN is handed on."""
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def paired_difference(own: Sequence[float], others: Sequence[float]) -> tuple[float, float | None]:
+    """Mean difference of pairs, and half the width of its 95 % interval; None for a single pair."""
+    mean, deviation = mean_and_deviation([a - b for a, b in zip(own, others, strict=True)])
+    if deviation is None:
+        return mean, None
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, df=len(own) - 1)
+    return mean, float(quantile * deviation / math.sqrt(len(own)))
+
+
+def make_runs(variants: Sequence[tuple[str, Sequence[RunConfig]]]) -> Iterator[Run]:
+    """All variants with one seed, then all with the next: an interrupted comparison can be read seed by seed."""
+    for configs in zip(*(configs for _, configs in variants), strict=True):
+        for (variant, _), config in zip(variants, configs, strict=True):
+            yield Run(variant, config.train.seed, config)

@@ -1,0 +1,82 @@
+"""A comparison of variants as a table and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Row(NamedTuple):
+    """One variant; a mean comes with its standard deviation over seeds, None for a single seed."""
+
+    variant: str
+    values: list[float]  # mAP50-95 of each seed, NaN where the run failed
+    map50_95: tuple[float, float | None]
+    map75: tuple[float, float | None]
+    map50: tuple[float, float | None]
+    difference: float | None  # of mAP50-95 to the first variant, paired by seed; None for the first one itself
+    half_width: float | None  # of the difference's interval, None for a single seed
+    seconds: float | None  # of a run
+
+    @property
+    def verdict(self) -> str:
+        """What the difference to the first variant is worth."""
+        if self.difference is None:
+            return "-"
+        if np.isnan(self.difference):
+            return "failed"
+        if self.half_width is None:
+            return "one seed tells nothing"
+        if abs(self.difference) <= self.half_width:
+            return "noise"
+        return "better" if self.difference > 0 else "worse"
+
+
+HEADER = ("variant", "mAP50-95", "mAP75", "mAP50", "difference", "verdict", "seconds")
+
+
+def comparison_table(rows: Sequence[Row]) -> str:
+    """Markdown, aligned for the terminal."""
+    cells = [HEADER, *(_cells(row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    means = (_with_deviation(*pair) for pair in (row.map50_95, row.map75, row.map50))
+    difference = "-" if row.difference is None else f"{row.difference:+.4f}"
+    if row.half_width is not None:
+        difference += f" ± {row.half_width:.4f}"
+    return (row.variant, *means, difference, row.verdict, "-" if row.seconds is None else f"{row.seconds:.0f}")
+
+
+def _with_deviation(mean: float, deviation: float | None) -> str:
+    return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
+
+
+def comparison_picture(rows: Sequence[Row]) -> np.ndarray:
+    """Every seed a dot, every mean a bar, the first variant's mean a line through all; RGB."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.2 + 0.35 * len(rows)), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    colours = {"better": "tab:green", "worse": "tab:red"}
+    for place, row in enumerate(rows):
+        colour = "black" if place == 0 else colours.get(row.verdict, "tab:gray")
+        axes.plot(row.values, [place] * len(row.values), "o", color=colour, alpha=0.5, markersize=5)
+        axes.plot(row.map50_95[0], place, "|", color=colour, markersize=18, markeredgewidth=2.5)
+    axes.axvline(rows[0].map50_95[0], color="black", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(rows)), [row.variant for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"mAP50-95 of the last epoch; dots: seeds, bars: means; dotted: {rows[0].variant}")
+    axes.set_title("green / red: differs from the first variant by more than noise (95 %)", fontsize=10)
+    axes.grid(axis="x", alpha=0.3)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
