@@ -201,6 +201,7 @@ class Hyp(Section):
 
     # losses; the keys <loss>_<parameter> matter where that loss is chosen
     box_loss: Annotated[str, _one_of(BOX_LOSS_NAMES)] = "ciou"
+    rpn_box_loss: Annotated[str, _one_of(BOX_LOSS_NAMES)] = "smooth_l1"  # first stage of Faster R-CNN
     smooth_l1_beta: Positive = 1.0
     iou_log_floor: Annotated[float, Field(gt=0, lt=1)] = 0.001
     focal_eiou_gamma: NotNegative = 0.5
@@ -225,6 +226,7 @@ class Hyp(Section):
     poly_epsilon: Annotated[float, Field(ge=-1)] = 1.0
     cls_weights: Annotated[tuple[Positive, ...] | Literal["auto"] | None, BeforeValidator(_weights)] = None
     box: NotNegative = 0.05
+    rpn_box: NotNegative = 1.0  # first stage of Faster R-CNN
     obj: NotNegative = 1.0
     cls: NotNegative = 0.5
     obj_pw: Positive = 1.0

@@ -45,20 +45,21 @@ def _detections_of_image(raw: Tensor, grid: Grid, options: DetectOptions) -> Det
     row, label = candidate // score.shape[1], candidate % score.shape[1]
     kept = slot[row]
     box = cxcywh_to_xyxy(decode(rows[row, :4], grid.corner[kept], grid.stride[kept], grid.anchor[kept]))
-    chosen = _first_survivors(box, best, label, options)
-    return Detections(box[chosen], best[chosen], label[chosen])
+    return survivors(Detections(box, best, label), options)
 
 
-def _first_survivors(box: Tensor, score: Tensor, label: Tensor, options: DetectOptions) -> Tensor:
-    """Indices of the best boxes ``[*, 4]`` that NMS keeps, at most ``max_detections``; scores come best first.
+def survivors(candidates: Detections, options: DetectOptions) -> Detections:
+    """Those of one picture's candidates, best score first, that NMS keeps, at most ``max_detections``.
 
     NMS costs the square of its boxes, and a box is only ever dropped for a better one: where the best candidates
     alone give enough survivors, these are the first survivors of all candidates too.
     """
+    box, score, label = (column[: options.max_candidates] for column in candidates)
     chosen = class_nms(box[:QUICK_CANDIDATES], score[:QUICK_CANDIDATES], label[:QUICK_CANDIDATES], options.iou)
     if len(chosen) < options.max_detections and len(score) > QUICK_CANDIDATES:
         chosen = class_nms(box, score, label, options.iou)
-    return chosen[: options.max_detections]
+    chosen = chosen[: options.max_detections]
+    return Detections(box[chosen], score[chosen], label[chosen])
 
 
 def class_nms(box: Tensor, score: Tensor, label: Tensor, iou: float) -> Tensor:
