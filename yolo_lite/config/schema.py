@@ -31,6 +31,7 @@ BOX_LOSS_NAMES = (
     *("wiou", "mpdiou", "inner_iou", "shape_iou", "nwd"),
 )
 CLS_LOSS_NAMES = ("bce", "focal", "qfl", "vfl", "poly")
+BACKBONE_NAMES = ("mobilenet_v3_large", "mobilenet_v3_small", "resnet18", "resnet34", "resnet50")
 IOU_FORMS = ("iou", "giou", "diou", "ciou")
 
 Positive = Annotated[float, Field(gt=0)]
@@ -44,6 +45,17 @@ class Section(BaseModel):
     """Common rules of every part of the configuration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
+
+
+def _one_of(names: tuple[str, ...]) -> AfterValidator:
+    """A text that must be one of the names of a seam."""
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"unknown name {name!r}{nearest(name, names)}")
+        return name
+
+    return AfterValidator(check)
 
 
 # ---------------------------------------------------------------------------------------------------- model YAML
@@ -131,6 +143,7 @@ Anchors = Annotated[int | tuple[tuple[float, ...], ...], BeforeValidator(parse_a
 class ModelConfig(Section):
     """A model YAML: the row grammar that users of YOLOv5 v6 know."""
 
+    family: Literal["yolo"] = "yolo"
     nc: Count = 80
     depth_multiple: Positive = 1.0
     width_multiple: Positive = 1.0
@@ -159,18 +172,51 @@ class ModelConfig(Section):
         return rows
 
 
+def _positive_numbers(value: Any) -> Any:
+    listed = isinstance(value, (list, tuple)) and value
+    if not listed or not all(_is_number(number) and 0 < number < math.inf for number in value):
+        raise ValueError(f"expected a list of positive numbers, found {value!r}")
+    return tuple(float(number) for number in value)
+
+
+def parse_anchor_sizes(value: Any) -> Any:
+    """``[32, 64]``, sizes on every level, or ``[[32], [64], ...]``, as many sizes for each level of the pyramid."""
+    if not isinstance(value, (list, tuple)) or not any(isinstance(level, (list, tuple)) for level in value):
+        return _positive_numbers(value)
+    levels = tuple(_positive_numbers(level) for level in value)
+    if len({len(level) for level in levels}) != 1:
+        raise ValueError(f"every level needs as many sizes as the others, found {[len(level) for level in levels]}")
+    return levels
+
+
+def _train_and_test(value: Any) -> Any:
+    pair = isinstance(value, (list, tuple)) and len(value) == 2
+    if not pair or not all(_is_int(count) and count >= 1 for count in value):
+        raise ValueError(f"expected [train, test], two whole numbers of 1 or more, found {value!r}")
+    return tuple(value)
+
+
+TrainAndTest = Annotated[tuple[int, int], BeforeValidator(_train_and_test)]
+AnchorSizes = Annotated[tuple[float, ...] | tuple[tuple[float, ...], ...], BeforeValidator(parse_anchor_sizes)]
+
+
+class FasterRcnnConfig(Section):
+    """A model YAML of torchvision's Faster R-CNN with a feature pyramid; the defaults are torchvision's."""
+
+    family: Literal["faster_rcnn"]
+    nc: Count = 80  # without the background
+    backbone: Annotated[str, _one_of(BACKBONE_NAMES)] = "mobilenet_v3_large"
+    pretrained: bool = False  # true fetches torchvision's ImageNet weights of the backbone, and freezes its first part
+    levels: Count | None = None  # coarsest stages that the pyramid reads; null: the last 2 of mobilenets, 4 of resnets
+    anchors: AnchorSizes = (32.0, 64.0, 128.0, 256.0, 512.0)  # pixels
+    aspect_ratios: Annotated[tuple[float, ...], BeforeValidator(_positive_numbers)] = (0.5, 1.0, 2.0)  # height / width
+    rpn_pre_nms: TrainAndTest = (2000, 1000)  # best anchors of a level that enter the first stage's NMS
+    rpn_post_nms: TrainAndTest = (2000, 1000)  # best proposals of a picture that leave it
+    rpn_samples: Count = 256  # anchors of a picture that the first stage learns from, at most half of them positive
+    roi_samples: Count = 512  # proposals of a picture that the second stage learns from, at most a quarter positive
+
+
 # -------------------------------------------------------------------------------------------------------- hyp.yaml
-
-
-def _one_of(names: tuple[str, ...]) -> AfterValidator:
-    """A text that must be one of the names of a seam."""
-
-    def check(name: str) -> str:
-        if name not in names:
-            raise ValueError(f"unknown name {name!r}{nearest(name, names)}")
-        return name
-
-    return AfterValidator(check)
 
 
 def _weights(value: Any) -> Any:

@@ -1,0 +1,317 @@
+"""torchvision's Faster R-CNN, taken apart: its stages, its losses with exchangeable box losses, its candidates.
+
+B images, H W input size, N anchors of an image, R proposals (of all images), C classes without the background,
+M targets in the batch, P positive pairs. Boxes are xyxy in pixels where torchvision sees them.
+
+torchvision's modules do the work (Ren et al., arXiv:1506.01497, with the pyramid of arXiv:1612.03144), and parameters
+have its names. Only what ties them together is written here: torchvision's own ``forward`` functions resize pictures,
+hard-code smooth L1, and show neither anchors nor proposals to their box losses.
+
+Normalisation in one sentence: the losses of the first stage are divided by the number of sampled anchors of the batch,
+those of the second by the number of sampled proposals, as torchvision does; so the losses of a batch are the means over
+its images, weighted by how many samples each has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, clip_boxes_to_image
+
+from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.schema import FasterRcnnConfig
+from yolo_lite.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from yolo_lite.structures import Detections, Targets
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STRIDE = 32  # sides of the network input must be multiples of it
+SMALLEST_SIDE = 0.01  # pixels; candidates with a shorter side are dropped, as in torchvision
+
+
+class Backbone(NamedTuple):
+    """How torchvision makes a backbone with a feature pyramid."""
+
+    make: Callable[..., nn.Module]
+    stages: int  # of which the first is never read by the pyramid
+    levels: int  # stages that the pyramid reads unless told otherwise
+    trained: int = 3  # last stages that are trained where the weights are pretrained
+
+
+_MOBILENET = Backbone(partial(mobilenet_backbone, fpn=True), stages=6, levels=2)
+_RESNET = Backbone(resnet_fpn_backbone, stages=5, levels=4)
+
+BACKBONES: dict[str, Backbone] = {
+    "mobilenet_v3_large": _MOBILENET,
+    "mobilenet_v3_small": _MOBILENET,
+    "resnet18": _RESNET,
+    "resnet34": _RESNET,
+    "resnet50": _RESNET,
+}
+
+
+class BoxObjective(NamedTuple):
+    """The box loss of one stage."""
+
+    function: Callable[[Tensor, Tensor], Tensor]  # predicted [P, 4], target [P, 4] -> [P]
+    on: Literal["boxes", "deltas"]  # boxes cxcywh in pixels, or what the network predicts and its encoded target
+    gain: float = 1.0
+
+
+class BoxObjectives(NamedTuple):
+    """The box losses of both stages."""
+
+    rpn: BoxObjective
+    roi: BoxObjective
+
+
+class FirstStage(NamedTuple):
+    """What pyramid and region proposal network make of a batch; float32 under autocast too."""
+
+    features: dict[str, Tensor]  # maps [B, 256, h, w], fine to coarse
+    size: tuple[int, int]  # H, W
+    anchors: Tensor  # [N, 4] xyxy, the same for every image
+    objectness: Tensor  # [B, N] logits
+    deltas: Tensor  # [B, N, 4] relative to the anchors
+    proposals: list[Tensor]  # [*, 4] xyxy for each image, no gradient
+
+
+class RawDetections(NamedTuple):
+    """What both stages make of a batch, before anything is chosen."""
+
+    first: FirstStage
+    logits: Tensor  # [R, 1+C] of the proposals of all images one after the other; 0 is the background
+    box: Tensor  # [R, C, 4] xyxy inside the picture, a box for each class
+
+
+class FasterRcnnLosses(NamedTuple):
+    """The four losses of a batch, gains applied; their sum is what is minimised."""
+
+    objectness: Tensor  # [] first stage
+    rpn_box: Tensor  # [] first stage
+    classifier: Tensor  # [] second stage
+    box: Tensor  # [] second stage
+
+
+class FasterRcnn(nn.Module):
+    """A two-stage detector from picture to raw detections, and its losses.
+
+    Args:
+        fetch: whether ``pretrained: true`` may download the weights; False where others are loaded afterwards.
+
+    Raises:
+        ConfigError: levels or anchors do not fit the backbone.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: FasterRcnnConfig, *, fetch: bool = True) -> None:
+        super().__init__()
+        parts: Any = _assemble(config, fetch)
+        self.config = config
+        self.backbone, self.rpn, self.roi_heads = parts.backbone, parts.rpn, parts.roi_heads
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        _initialise_predictor(self.roi_heads.box_predictor)
+
+    def forward(self, images: Tensor) -> RawDetections:
+        """Raw detections of float images ``[B, 3, H, W]`` in 0..1, H and W multiples of ``STRIDE``."""
+        first = self.first_stage(images)
+        logits, deltas = self.second_stage(first, first.proposals)
+        box = self.roi_heads.box_coder.decode(deltas.flatten(1), first.proposals).reshape(deltas.shape)
+        return RawDetections(first, logits, clip_boxes_to_image(box[:, 1:], first.size))
+
+    def first_stage(self, images: Tensor) -> FirstStage:
+        """Features, predictions for the anchors, and the proposals chosen by them."""
+        size = (images.shape[2], images.shape[3])
+        features = self.backbone((images - self.mean) / self.std)
+        objectness, deltas = self.rpn.head(list(features.values()))
+        features = {name: feature.float() for name, feature in features.items()}  # anchors and RoIs need the precision
+        anchors = self.rpn.anchor_generator(ImageList(images, [size]), list(features.values()))[0]
+        per_level = [level[0].numel() for level in objectness]
+        objectness = torch.cat([_by_anchor(level, 1) for level in objectness], dim=1).squeeze(2).float()
+        deltas = torch.cat([_by_anchor(level, 4) for level in deltas], dim=1).float()
+        every = self.rpn.box_coder.decode(deltas.detach(), [anchors] * len(images)).reshape(deltas.shape)
+        proposals, _ = self.rpn.filter_proposals(every, objectness, [size] * len(images), per_level)
+        return FirstStage(features, size, anchors, objectness, deltas, proposals)
+
+    def second_stage(self, first: FirstStage, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits ``[R, 1+C]`` and deltas ``[R, 1+C, 4]`` of proposals xyxy ``[*, 4]`` for each image, float32."""
+        pooled = self.roi_heads.box_roi_pool(first.features, proposals, [first.size] * len(proposals))
+        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+        return logits.float(), deltas.float().unflatten(1, (-1, 4))
+
+    def losses(self, first: FirstStage, targets: Targets, objectives: BoxObjectives) -> FasterRcnnLosses:
+        """Finite scalars that carry a gradient, also without any object.
+
+        Anchors and proposals are sampled by torch's global random generator of the device. Targets without an area
+        are left out.
+        """
+        objects = _objects(targets, len(first.proposals))
+        objectness, rpn_box = self._first_losses(first, objects, objectives.rpn)
+        classifier, box = self._second_losses(first, objects, objectives.roi)
+        return FasterRcnnLosses(objectness, rpn_box, classifier, box)
+
+    @torch.no_grad()
+    def validation_losses(
+        self, raw: RawDetections, targets: Targets, objectives: BoxObjectives, seed: int = 0
+    ) -> FasterRcnnLosses:
+        """The losses of a validated batch without another pass of the backbone; the same for the same input.
+
+        The second stage sees the proposals of test time, fewer than in training. No random generator moves.
+        """
+        with _fixed_randomness(seed, raw.logits.device):
+            return self.losses(raw.first, targets, objectives)
+
+    def _first_losses(
+        self, first: FirstStage, objects: list[dict[str, Tensor]], objective: BoxObjective
+    ) -> tuple[Tensor, Tensor]:
+        assigned = self.rpn.assign_targets_to_anchors([first.anchors] * len(objects), objects)
+        label, box = (torch.stack(each) for each in assigned)  # [B, N] 1, 0 or -1 for neither; [B, N, 4] xyxy
+        positive, negative = (torch.stack(masks).bool() for masks in self.rpn.fg_bg_sampler(list(label)))  # [B, N]
+        sampled = positive | negative
+        count = sampled.sum().clamp(min=1)
+        objectness = F.binary_cross_entropy_with_logits(first.objectness[sampled], label[sampled], reduction="sum")
+        reference = first.anchors.expand(len(objects), -1, -1)[positive]  # [P, 4]
+        box_loss = box_objective(objective, self.rpn.box_coder, first.deltas[positive], reference, box[positive])
+        return objectness / count, box_loss / count
+
+    def _second_losses(
+        self, first: FirstStage, objects: list[dict[str, Tensor]], objective: BoxObjective
+    ) -> tuple[Tensor, Tensor]:
+        heads = self.roi_heads
+        proposals, matches, labels, _ = heads.select_training_samples(first.proposals, objects)
+        logits, deltas = self.second_stage(first, proposals)
+        label = torch.cat(labels)  # [R], 0 is the background
+        classifier = F.cross_entropy(logits, label, reduction="sum")
+        boxes = [each["boxes"][match[own > 0]] for each, match, own in zip(objects, matches, labels, strict=True)]
+        positive = (label > 0).nonzero().squeeze(1)  # [P]
+        own_class, reference = deltas[positive, label[positive]], torch.cat(proposals)[positive]  # [P, 4]
+        box_loss = box_objective(objective, heads.box_coder, own_class, reference, torch.cat(boxes))
+        count = max(len(label), 1)
+        return classifier / count, box_loss / count
+
+
+def box_objective(objective: BoxObjective, coder: Any, deltas: Tensor, reference: Tensor, target: Tensor) -> Tensor:
+    """Box loss of one stage, summed over the pairs: the one place where a box loss meets Faster R-CNN.
+
+    Args:
+        coder: torchvision's box coder of the stage.
+        deltas: ``[P, 4]``, predicted relative to ``reference``.
+        reference: anchors or proposals xyxy ``[P, 4]``.
+        target: matched objects xyxy ``[P, 4]``.
+    """
+    if objective.on == "deltas":
+        loss = objective.function(deltas, coder.encode_single(target, reference))
+    else:
+        box = coder.decode_single(deltas, reference)
+        loss = objective.function(xyxy_to_cxcywh(box), xyxy_to_cxcywh(target))
+    return loss.sum() * objective.gain
+
+
+def candidates(raw: RawDetections, confidence: float) -> list[Detections]:
+    """For each picture its boxes whose class scores lie above ``confidence``, best first, before any NMS.
+
+    The score is the softmax over classes and background; a proposal may stand for several classes. Boxes are xyxy in
+    pixels and have an area, labels count from 0.
+    """
+    counts = [len(proposals) for proposals in raw.first.proposals]
+    scores = raw.logits.softmax(dim=1)[:, 1:]  # [R, C]
+    solid = ((raw.box[..., 2:] - raw.box[..., :2]) >= SMALLEST_SIDE).all(dim=-1)  # [R, C]
+    scores = scores.where(solid, -1.0)
+    return [
+        _above(score, box, confidence) for score, box in zip(scores.split(counts), raw.box.split(counts), strict=True)
+    ]
+
+
+def _above(scores: Tensor, box: Tensor, confidence: float) -> Detections:
+    """Scores ``[R, C]`` above ``confidence`` and their boxes ``[R, C, 4]``; equal scores keep their order."""
+    row, label = (scores > max(confidence, 0.0)).nonzero(as_tuple=True)
+    score, order = scores[row, label].sort(descending=True, stable=True)
+    row, label = row[order], label[order]
+    return Detections(box[row, label], score, label)
+
+
+def _objects(targets: Targets, num_images: int) -> list[dict[str, Tensor]]:
+    """For each image its boxes xyxy and its labels, which count from 1; what has no area is left out."""
+    box = cxcywh_to_xyxy(targets.box.float())
+    usable = (box[:, 2:] > box[:, :2]).all(dim=1)  # after the conversion: tiny sides may be rounded away in it
+    own = [usable & (targets.image == image) for image in range(num_images)]
+    return [{"boxes": box[mine], "labels": targets.label[mine] + 1} for mine in own]
+
+
+def _by_anchor(level: Tensor, outputs: int) -> Tensor:
+    """A level's map ``[B, A * outputs, h, w]`` as ``[B, h * w * A, outputs]``, the order of the anchors."""
+    return level.unflatten(1, (-1, outputs)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+
+
+@contextlib.contextmanager
+def _fixed_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers from ``seed`` on the CPU and on ``device``; afterwards the generators are as they were before."""
+    gpus = [device] if device.type in ("cuda", "xpu") else []
+    with torch.random.fork_rng(gpus, device_type=device.type if gpus else "cuda"):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the devices that are not forked too
+        for gpu in gpus:
+            module = torch.get_device_module(gpu)
+            with module.device(gpu):
+                module.manual_seed(seed)
+        yield
+
+
+def _assemble(config: FasterRcnnConfig, fetch: bool) -> FasterRCNN:
+    """torchvision's model, of which only the parts are used."""
+    kind = BACKBONES[config.backbone]
+    levels = config.levels or kind.levels
+    if levels >= kind.stages:
+        raise ConfigError(f"levels: expected {kind.stages - 1} or less for {config.backbone}, found {levels}")
+    return FasterRCNN(
+        _make_backbone(config, kind, levels, fetch),
+        num_classes=config.nc + 1,
+        rpn_anchor_generator=_anchor_generator(config, levels + 1),
+        box_roi_pool=MultiScaleRoIAlign([str(level) for level in range(levels)], output_size=7, sampling_ratio=2),
+        rpn_pre_nms_top_n_train=config.rpn_pre_nms[0],
+        rpn_pre_nms_top_n_test=config.rpn_pre_nms[1],
+        rpn_post_nms_top_n_train=config.rpn_post_nms[0],
+        rpn_post_nms_top_n_test=config.rpn_post_nms[1],
+        rpn_batch_size_per_image=config.rpn_samples,
+        box_batch_size_per_image=config.roi_samples,
+    )
+
+
+def _make_backbone(config: FasterRcnnConfig, kind: Backbone, levels: int, fetch: bool) -> nn.Module:
+    """Pretrained: frozen batch normalisation and first stages; from scratch everything learns. As in torchvision."""
+    return kind.make(
+        backbone_name=config.backbone,
+        weights="IMAGENET1K_V1" if config.pretrained and fetch else None,
+        norm_layer=FrozenBatchNorm2d if config.pretrained else nn.BatchNorm2d,
+        trainable_layers=kind.trained if config.pretrained else kind.stages,
+        returned_layers=list(range(kind.stages - levels, kind.stages)),
+    )
+
+
+def _anchor_generator(config: FasterRcnnConfig, levels: int) -> AnchorGenerator:
+    """Anchors for each level of the pyramid, the pooled last one included."""
+    sizes = config.anchors
+    each = sizes if isinstance(sizes[0], tuple) else (sizes,) * levels
+    if len(each) != levels:
+        raise ConfigError(f"anchors: expected one list for all or {levels}, one for each level, found {len(each)}")
+    return AnchorGenerator(each, (config.aspect_ratios,) * levels)
+
+
+@torch.no_grad()
+def _initialise_predictor(predictor: Any) -> None:
+    """Evenly likely classes and boxes that are their proposals (Girshick, arXiv:1504.08083, section 4.2)."""
+    nn.init.normal_(predictor.cls_score.weight, std=0.01)
+    nn.init.normal_(predictor.bbox_pred.weight, std=0.001)
+    nn.init.zeros_(predictor.cls_score.bias)
+    nn.init.zeros_(predictor.bbox_pred.bias)
