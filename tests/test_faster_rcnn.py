@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, tiny_config
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, fasterrcnn_mobilenet_v3_large_320_fpn, fasterrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 
+import yolo_lite.engine.train as train_module
+from yolo_lite.cli import val_main
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.load import validate
-from yolo_lite.config.schema import BACKBONE_NAMES, BOX_LOSS_NAMES, FasterRcnnConfig, Hyp
+from yolo_lite.config.load import load_model_config, validate
+from yolo_lite.config.schema import BACKBONE_NAMES, BOX_LOSS_NAMES, FasterRcnnConfig, Hyp, RunConfig
 from yolo_lite.config.yaml_file import parse_yaml, read_yaml
-from yolo_lite.loss.box import BoxLoss
-from yolo_lite.loss.deltas import DELTA_LOSSES
+from yolo_lite.engine.checkpoint import load_checkpoint
+from yolo_lite.engine.train import Resume, train
+from yolo_lite.loss.box import COORDINATE_LOSSES, BoxLoss
 from yolo_lite.model.faster_rcnn import (
     BACKBONES,
     BoxObjective,
     BoxObjectives,
     FasterRcnn,
-    FasterRcnnLosses,
+    StageLosses,
     box_objective,
     candidates,
 )
@@ -36,6 +41,8 @@ from yolo_lite.structures import Targets
 NUM_CLASSES = 3
 TINY = "family: faster_rcnn\nnc: 3\nbackbone: mobilenet_v3_small\nanchors: [16, 32, 64]\nrpn_post_nms: [200, 60]\n"
 FEW = "rpn_samples: 32\nroi_samples: 32\n"  # which anchors and proposals are sampled is a matter of chance
+NINTH = Hyp(smooth_l1_beta=1 / 9)
+DELTA_LOSSES = {name: BoxLoss(name, NINTH).of_differences for name in COORDINATE_LOSSES}
 SMOOTH_L1 = BoxObjective(DELTA_LOSSES["smooth_l1"], on="deltas")
 AS_TORCHVISION = BoxObjectives(SMOOTH_L1, SMOOTH_L1)
 BOX_NAMES = [name for name in BOX_LOSS_NAMES if name not in DELTA_LOSSES]
@@ -254,7 +261,7 @@ def test_losses_of_a_batch_are_means_over_its_images_weighted_by_their_samples(s
     # So few anchors and proposals that all of them are sampled: nothing depends on chance.
     objectives = box_objectives("giou")
     together = scene.model.validation_losses(scene.raw, BOTH, objectives)
-    parts: list[FasterRcnnLosses] = []
+    parts: list[StageLosses] = []
     samples: list[tuple[int, int]] = []
     for image in range(2):
         own = single(BOTH, image)
@@ -430,3 +437,66 @@ def test_more_levels_give_finer_maps():
     with torch.no_grad():
         features = model(TINY + "levels: 4\n").eval().first_stage(IMAGES).features
     assert [64 // feature.shape[2] for feature in features.values()] == [8, 16, 32, 32, 64]
+
+
+# ----------------------------------------------------------------------------------------- through the same engine
+
+
+def two_stage_config(data: Path, project: Path, *words: str) -> RunConfig:
+    """A run of a small Faster R-CNN; the flags that come later win."""
+    files = ["--cfg", str(REPOSITORY / "cfg/faster_rcnn.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp_faster_rcnn.yaml")]
+    small = ["model.backbone=mobilenet_v3_small", "model.roi_samples=16", "model.rpn_samples=16"]
+    small += ["model.rpn_post_nms=[100, 30]"]
+    return tiny_config(data, project, *files, "--set", *small, *words)
+
+
+@pytest.fixture(scope="module")
+def two_stage_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished short run; tests only read it."""
+    return train(two_stage_config(tiny_data, tmp_path_factory.mktemp("runs"))).folder
+
+
+def test_train_py_leaves_the_same_files_and_figures_as_for_yolo(two_stage_run: Path, tiny_run: Path):
+    files = [{path.relative_to(run).as_posix() for path in run.rglob("*.*")} for run in (two_stage_run, tiny_run)]
+    mine, theirs = ({name for name in own if "tfevents" not in name} for own in files)
+    assert mine == theirs
+    header, *rows = (two_stage_run / "results.csv").read_text().splitlines()
+    assert header == (tiny_run / "results.csv").read_text().splitlines()[0] and len(rows) == 2
+
+
+def test_val_py_gives_the_figures_of_training_again(two_stage_run: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = two_stage_run / "weights/last.pt"
+    assert val_main(["--weights", str(weights), "--device", "cpu", "--workers", "0"]) == 0
+    metrics = json.loads((tmp_path / "runs/val/exp/metrics.json").read_text())
+    row = load_checkpoint(weights)["metrics"]
+    assert metrics["map50_95"] == row["metrics/mAP50-95"] and metrics["map50"] == row["metrics/mAP50"]
+    assert metrics["losses"]["box_loss"] == pytest.approx(row["val/box_loss"])
+    assert metrics["unmatched_targets"] == 0
+
+
+def test_a_resumed_run_samples_the_same_anchors_and_proposals(two_stage_run: Path, tiny_data: Path, tmp_path: Path):
+    config = two_stage_config(tiny_data, tmp_path)
+
+    def stop_after_the_first_epoch(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module.Record, "say", stop_after_the_first_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    folder = tmp_path / "exp"
+    train(config, Resume(folder, load_checkpoint(folder / "weights/last.pt")))
+    assert (folder / "results.csv").read_bytes() == (two_stage_run / "results.csv").read_bytes()
+
+
+def test_keys_without_effect_are_refused(tiny_data: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="cls_loss: without effect on Faster R-CNN"):
+        train(two_stage_config(tiny_data, tmp_path, "cls_loss=focal"))
+
+
+@pytest.mark.parametrize("family", ["faster_rcn", "7", "[yolo]"])
+def test_an_unknown_family_is_named(family: str, tmp_path: Path):
+    (tmp_path / "model.yaml").write_text(f"nc: 3\nfamily: {family}\n")
+    with pytest.raises(ConfigError, match=r"model\.yaml:2: family: unknown name"):
+        load_model_config(tmp_path / "model.yaml")

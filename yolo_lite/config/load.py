@@ -11,12 +11,25 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from yolo_lite.config.errors import ConfigError, nearest
-from yolo_lite.config.schema import RETIRED_HYP_KEYS, DatasetConfig, Hyp, ModelConfig, RunConfig, Section
+from yolo_lite.config.schema import (
+    MODEL_SECTIONS,
+    RETIRED_HYP_KEYS,
+    AnyModelConfig,
+    DatasetConfig,
+    Hyp,
+    RunConfig,
+    Section,
+)
 from yolo_lite.config.yaml_file import Document, KeyPath, parse_scalar, read_yaml
 
 S = TypeVar("S", bound=Section)
 
-PREFIXES: dict[str, type[Section]] = {"": Hyp, "model.": ModelConfig, "data.": DatasetConfig}
+# What ``--set`` may override, by the prefix of its keys.
+PREFIXES: dict[str, tuple[type[Section], ...]] = {
+    "": (Hyp,),
+    "model.": tuple(MODEL_SECTIONS.values()),
+    "data.": (DatasetConfig,),
+}
 
 
 def load_hyp(path: str | Path, overrides: Sequence[str] = ()) -> Hyp:
@@ -24,9 +37,14 @@ def load_hyp(path: str | Path, overrides: Sequence[str] = ()) -> Hyp:
     return validate(Hyp, override(read_yaml(path), overrides, ""))
 
 
-def load_model_config(path: str | Path, overrides: Sequence[str] = ()) -> ModelConfig:
-    """Read a model YAML; ``--set model.key=value`` overrides."""
-    return validate(ModelConfig, override(read_yaml(path), overrides, "model."))
+def load_model_config(path: str | Path, overrides: Sequence[str] = ()) -> AnyModelConfig:
+    """Read a model YAML of any family; ``--set model.key=value`` overrides."""
+    document = override(read_yaml(path), overrides, "model.")
+    family = document.data.get("family", "yolo")
+    if not isinstance(family, str) or family not in MODEL_SECTIONS:
+        where = document.flags.get("family", f"{document.source}:{document.lines.get(('family',), 1)}: family")
+        raise ConfigError(f"{where}: unknown name {family!r}{nearest(str(family), MODEL_SECTIONS)}")
+    return validate(MODEL_SECTIONS[family], document)
 
 
 def load_dataset_config(path: str | Path, overrides: Sequence[str] = ()) -> DatasetConfig:
@@ -51,7 +69,7 @@ def _override_problem(text: str) -> str | None:
     if not equals:
         return f"--set {text}: expected key=value"
     prefix = next((p for p in PREFIXES if p and key.startswith(p)), "")
-    fields = PREFIXES[prefix].model_fields
+    fields = [name for section in PREFIXES[prefix] for name in section.model_fields]
     if key.removeprefix(prefix) not in fields:
         return f"--set {text}: unknown key {key!r}{nearest(key, [prefix + name for name in fields])}"
     return None
@@ -121,7 +139,8 @@ def _describe(section: type[Section], document: Document, detail: ErrorDetails) 
 
 def _location(detail: ErrorDetails) -> KeyPath:
     # pydantic adds the name of the union's branch to the location: what is no key of the file is left out.
-    return tuple(part for part in detail["loc"] if not str(part).startswith(("tuple[", "function-")))
+    branches = ("tuple[", "function-", *MODEL_SECTIONS)
+    return tuple(part for part in detail["loc"] if not str(part).startswith(branches))
 
 
 def _line(document: Document, location: KeyPath) -> int | None:

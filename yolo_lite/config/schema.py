@@ -15,7 +15,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -393,6 +395,22 @@ class DatasetConfig(Section):
         return self
 
 
+# Model YAMLs by their key ``family``.
+MODEL_SECTIONS: dict[str, type[ModelConfig] | type[FasterRcnnConfig]] = {
+    "yolo": ModelConfig,
+    "faster_rcnn": FasterRcnnConfig,
+}
+
+
+def _family(model: Any) -> Any:
+    return model.get("family", "yolo") if isinstance(model, dict) else model.family
+
+
+AnyModelConfig = Annotated[
+    Annotated[ModelConfig, Tag("yolo")] | Annotated[FasterRcnnConfig, Tag("faster_rcnn")], Discriminator(_family)
+]
+
+
 # ---------------------------------------------------------------------------------------------------- command line
 
 
@@ -419,14 +437,14 @@ class RunConfig(Section):
 
     train: TrainOptions
     hyp: Hyp
-    model: ModelConfig
+    model: AnyModelConfig
     data: DatasetConfig
     data_file: str  # absolute path of the dataset YAML: relative paths start there
 
     def plain(self) -> dict[str, Any]:
         """Plain lists, dicts, numbers and strings, in the form the YAML files have."""
         tree = self.model_dump(mode="json")
-        for part in ("backbone", "head"):
+        for part in ("backbone", "head") if isinstance(self.model, ModelConfig) else ():
             tree["model"][part] = [
                 [list(row.source) if len(row.source) > 1 else row.source[0], row.repeats, row.module, list(row.args)]
                 for row in getattr(self.model, part)

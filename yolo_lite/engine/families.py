@@ -1,7 +1,12 @@
-"""What the engine may ask of a model: build it, its losses, its detections. It knows nothing else of it."""
+"""What the engine may ask of a model: build it, its losses, its detections. It knows nothing else of it.
+
+``fetch`` allows a model YAML that asks for pretrained weights to download them.
+"""
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -9,12 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yolo_lite.config.schema import Hyp, ModelConfig
+from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.schema import AnyModelConfig, FasterRcnnConfig, Hyp, ModelConfig
 from yolo_lite.engine.device import Compute
+from yolo_lite.loss.box import BoxLoss
 from yolo_lite.loss.detection import DetectionLosses, compute_loss, step_totals
 from yolo_lite.loss.targets import build_targets
 from yolo_lite.model.detector import Detector, fused, summarise
-from yolo_lite.ops.nms import DetectOptions, select_detections
+from yolo_lite.model.faster_rcnn import (
+    STRIDE,
+    BoxObjective,
+    BoxObjectives,
+    FasterRcnn,
+    RawDetections,
+    StageLosses,
+    candidates,
+)
+from yolo_lite.ops.nms import DetectOptions, select_detections, survivors
 from yolo_lite.structures import Batch, Detections, LossParts
 
 
@@ -28,7 +44,7 @@ class BatchLosses(NamedTuple):
 class ModelFamily(Protocol):
     """One kind of model. Batches come from ``to_device``; ``raw`` is whatever ``forward`` gives."""
 
-    def build(self, config: ModelConfig) -> nn.Module: ...
+    def build(self, config: AnyModelConfig, fetch: bool) -> nn.Module: ...
 
     def stride(self, model: nn.Module) -> int: ...
 
@@ -52,7 +68,8 @@ class ModelFamily(Protocol):
 class Yolo:
     """The anchor-based one-stage detector."""
 
-    def build(self, config: ModelConfig) -> Detector:
+    def build(self, config: AnyModelConfig, fetch: bool = False) -> Detector:
+        assert isinstance(config, ModelConfig)
         return Detector(config)
 
     def stride(self, model: nn.Module) -> int:
@@ -109,4 +126,104 @@ def _detector(model: nn.Module) -> Detector:
     return model
 
 
-FAMILIES: dict[str, ModelFamily] = {"yolo": Yolo()}
+class FasterRcnnLosses(nn.Module):
+    """The loss functions of a run of Faster R-CNN: torchvision's, with box losses of hyp.yaml's choice.
+
+    Raises:
+        ConfigError: hyp.yaml sets a key that has no effect here.
+    """
+
+    def __init__(self, hyp: Hyp) -> None:
+        super().__init__()
+        keys = ("obj_loss", "cls_loss", "cls_weights", "fl_gamma", "label_smoothing", "obj_pw", "cls_pw")
+        idle = [key for key in keys if getattr(hyp, key) != Hyp.model_fields[key].default]
+        if idle:
+            raise ConfigError(f"{', '.join(idle)}: without effect on Faster R-CNN, expected the default")
+        self.hyp = hyp
+        self.box, self.rpn_box = BoxLoss(hyp.box_loss, hyp), BoxLoss(hyp.rpn_box_loss, hyp)
+
+    def objectives(self, height: int, width: int) -> BoxObjectives:
+        """The box losses of both stages for inputs of this size."""
+        gains = ((self.rpn_box, self.hyp.rpn_box), (self.box, self.hyp.box))
+        return BoxObjectives(*(self._objective(loss, gain, (height, width)) for loss, gain in gains))
+
+    def _objective(self, loss: BoxLoss, gain: float, image_size: tuple[int, int]) -> BoxObjective:
+        # Coordinates are compared as the network predicts them, relative to anchor or proposal, as in torchvision.
+        if loss.of_coordinates:
+            return BoxObjective(loss.of_differences, "deltas", gain)
+        return BoxObjective(functools.partial(loss, image_size=image_size), "boxes", gain)
+
+    def parts(self, found: StageLosses) -> LossParts:
+        """torchvision's four losses as our three: ``box`` is the sum of both stages, ``obj`` the first stage's."""
+        box = found.box + found.rpn_box  # their gains lie in the objectives
+        return LossParts(box, found.objectness * self.hyp.obj, found.classifier * self.hyp.cls)
+
+    def finish_step(self) -> None:
+        """To be called after each optimizer step."""
+        self.box.finish_step()
+        self.rpn_box.finish_step()
+
+
+class TwoStage:
+    """torchvision's Faster R-CNN."""
+
+    def build(self, config: AnyModelConfig, fetch: bool = False) -> FasterRcnn:
+        assert isinstance(config, FasterRcnnConfig)
+        return FasterRcnn(config, fetch=fetch)
+
+    def stride(self, model: nn.Module) -> int:
+        """Sides of the network input must be multiples of it."""
+        return STRIDE
+
+    def describe(self, model: nn.Module, size: int) -> str:
+        """Backbone and parameters, for the start of a run."""
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        return f"Faster R-CNN, {_two_stage(model).config.backbone}, {parameters:,} parameters, {size} px"
+
+    def losses(self, hyp: Hyp, label_counts: np.ndarray) -> FasterRcnnLosses:
+        """The loss functions of a run."""
+        return FasterRcnnLosses(hyp)
+
+    def step_losses(
+        self, model: nn.Module, batches: Sequence[Batch], losses: nn.Module, compute: Compute
+    ) -> Iterator[LossParts]:
+        """The losses of each batch of one optimizer step, weighted by its number of pictures."""
+        assert isinstance(losses, FasterRcnnLosses)
+        network, num_images = _two_stage(model), sum(len(batch.images) for batch in batches)
+        for batch in batches:
+            with compute.autocast():
+                first = network.first_stage(batch.images)
+                found = network.losses(first, batch.targets, losses.objectives(*first.size))
+            share = len(batch.images) / num_images
+            yield LossParts(*(part * share for part in losses.parts(found)))
+        losses.finish_step()
+
+    def for_inference(self, model: nn.Module) -> FasterRcnn:
+        """A copy in evaluation mode."""
+        return copy.deepcopy(_two_stage(model)).eval()
+
+    def forward(self, model: nn.Module, batch: Batch, compute: Compute) -> RawDetections:
+        """What both stages make of a batch."""
+        with compute.autocast():
+            return model(batch.images)
+
+    def detections(
+        self, model: nn.Module, raw: RawDetections, batch: Batch, options: DetectOptions
+    ) -> list[Detections]:
+        """One for each picture, boxes in pixels of the network input."""
+        return [survivors(found, options) for found in candidates(raw, options.confidence)]
+
+    def validation_losses(self, model: nn.Module, raw: RawDetections, batch: Batch, losses: nn.Module) -> BatchLosses:
+        """Losses of one batch. The first stage gives every object its best anchor: none is left unmatched."""
+        assert isinstance(losses, FasterRcnnLosses)
+        objectives = losses.objectives(*raw.first.size)
+        found = _two_stage(model).validation_losses(raw, batch.targets, objectives)
+        return BatchLosses(losses.parts(found), torch.zeros((), dtype=torch.int64, device=batch.images.device))
+
+
+def _two_stage(model: nn.Module) -> FasterRcnn:
+    assert isinstance(model, FasterRcnn)
+    return model
+
+
+FAMILIES: dict[str, ModelFamily] = {"yolo": Yolo(), "faster_rcnn": TwoStage()}

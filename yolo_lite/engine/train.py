@@ -81,11 +81,11 @@ def train(config: RunConfig, resume: Resume | None = None) -> Result:
         UserError: the configuration or the data cannot be used, or the loss is no longer finite.
     """
     options, hyp = config.train, config.hyp
-    family = FAMILIES["yolo"]
+    family = FAMILIES[config.model.family]
     compute = choose_compute(options.device, hyp.precision, hyp.channels_last)
     print(compute)
     torch.manual_seed(options.seed)
-    model = place(_build(family, config), compute)
+    model = place(_build(family, config, fetch=resume is None), compute)
     size = rounded_up(options.imgsz, family.stride(model))
     print(f"{options.cfg}: {family.describe(model, size)}")
     train_index, val_index = (index_split(config.data, config.data_file, split) for split in ("train", "val"))
@@ -189,9 +189,9 @@ def _progress(means: Tensor, state: State, speed: float) -> dict[str, str]:
     return {**losses, "lr": f"{state.optimizer.param_groups[0]['lr']:.5f}", "img/s": f"{speed:.1f}"}
 
 
-def _build(family: ModelFamily, config: RunConfig) -> nn.Module:
+def _build(family: ModelFamily, config: RunConfig, fetch: bool) -> nn.Module:
     try:
-        return family.build(config.model)
+        return family.build(config.model, fetch)
     except ConfigError as error:
         raise ConfigError(f"{config.train.cfg}: {error}") from None
 

@@ -62,8 +62,8 @@ def prepare_validation(flags: argparse.Namespace) -> Prepared:
     data, data_file = _dataset(config, flags)
     index = index_split(data, data_file, flags.split)
     print(f"{flags.split}: {index.describe()}")
-    family = FAMILIES["yolo"]
-    model = family.build(config.model)
+    family = FAMILIES[config.model.family]
+    model = family.build(config.model, fetch=False)
     model.load_state_dict(content["ema"])
     model, stride = place(model, compute), family.stride(model)
     losses = family.losses(config.hyp, np.zeros(config.model.nc))  # weights by label counts come with the state

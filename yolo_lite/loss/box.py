@@ -77,18 +77,34 @@ def _power(base: Tensor, exponent: float) -> Tensor:
 
 def l1(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0) -> Tensor:
     """Sum of |b - g| over left, top, right, bottom, in ``unit`` pixels (Girshick et al., arXiv:1311.2524)."""
-    return (_corner_differences(predicted, target) / unit).abs().sum(dim=1)
+    return _absolute(_corner_differences(predicted, target) / unit)
 
 
 def l2(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0) -> Tensor:
     """Sum of (b - g)^2 over left, top, right, bottom, in ``unit`` pixels (Redmon et al., arXiv:1506.02640)."""
-    return (_corner_differences(predicted, target) / unit).square().sum(dim=1)
+    return _squared(_corner_differences(predicted, target) / unit)
 
 
 def smooth_l1(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0, beta: float = 1.0) -> Tensor:
     """l2 / (2 beta) below ``beta`` units, l1 - beta / 2 above (Girshick, arXiv:1504.08083, eq. 3)."""
-    difference = (_corner_differences(predicted, target) / unit).abs()
-    return torch.where(difference < beta, difference.square() / (2 * beta), difference - beta / 2).sum(dim=1)
+    return _huber(_corner_differences(predicted, target) / unit, beta=beta)
+
+
+def _absolute(difference: Tensor) -> Tensor:
+    return difference.abs().sum(dim=1)
+
+
+def _squared(difference: Tensor) -> Tensor:
+    return difference.square().sum(dim=1)
+
+
+def _huber(difference: Tensor, *, beta: float) -> Tensor:
+    size = difference.abs()
+    return torch.where(size < beta, size.square() / (2 * beta), size - beta / 2).sum(dim=1)
+
+
+# Losses of any four differences ``[P, 4]``, not only of corners: Faster R-CNN compares encoded boxes with them.
+COORDINATE_LOSSES: dict[str, BoxLossFunction] = {"l1": _absolute, "l2": _squared, "smooth_l1": _huber}
 
 
 def _corner_differences(predicted: Tensor, target: Tensor) -> Tensor:
@@ -345,6 +361,15 @@ class BoxLoss(nn.Module):
             self.step_sum += (1 - aligned_iou(predicted.detach().float(), target.float())).sum()
             self.step_count += len(target)
         return self.function(predicted, target, **self.arguments, **{word: context[word] for word in self.wanted})
+
+    @property
+    def of_coordinates(self) -> bool:
+        """Whether the loss compares coordinates, not areas."""
+        return self.name in COORDINATE_LOSSES
+
+    def of_differences(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Losses ``[P]`` of encoded boxes ``[P, 4]``, for a loss of coordinates."""
+        return COORDINATE_LOSSES[self.name](_exact(predicted) - _exact(target), **self.arguments)
 
     def finish_step(self) -> None:
         """Move the running mean by what the training step has seen."""

@@ -93,7 +93,7 @@ class RawDetections(NamedTuple):
     box: Tensor  # [R, C, 4] xyxy inside the picture, a box for each class
 
 
-class FasterRcnnLosses(NamedTuple):
+class StageLosses(NamedTuple):
     """The four losses of a batch, gains applied; their sum is what is minimised."""
 
     objectness: Tensor  # [] first stage
@@ -151,7 +151,7 @@ class FasterRcnn(nn.Module):
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
         return logits.float(), deltas.float().unflatten(1, (-1, 4))
 
-    def losses(self, first: FirstStage, targets: Targets, objectives: BoxObjectives) -> FasterRcnnLosses:
+    def losses(self, first: FirstStage, targets: Targets, objectives: BoxObjectives) -> StageLosses:
         """Finite scalars that carry a gradient, also without any object.
 
         Anchors and proposals are sampled by torch's global random generator of the device. Targets without an area
@@ -160,12 +160,12 @@ class FasterRcnn(nn.Module):
         objects = _objects(targets, len(first.proposals))
         objectness, rpn_box = self._first_losses(first, objects, objectives.rpn)
         classifier, box = self._second_losses(first, objects, objectives.roi)
-        return FasterRcnnLosses(objectness, rpn_box, classifier, box)
+        return StageLosses(objectness, rpn_box, classifier, box)
 
     @torch.no_grad()
     def validation_losses(
         self, raw: RawDetections, targets: Targets, objectives: BoxObjectives, seed: int = 0
-    ) -> FasterRcnnLosses:
+    ) -> StageLosses:
         """The losses of a validated batch without another pass of the backbone; the same for the same input.
 
         The second stage sees the proposals of test time, fewer than in training. No random generator moves.
