@@ -68,7 +68,7 @@ def _exact(box: Tensor) -> Tensor:
 
 
 def _upright(box: Tensor) -> Tensor:
-    """Negative sides count as 0: with them the enclosing box could be smaller than the distance of the centres, or 0."""
+    """Negative sides count as 0: else the centres might be farther apart than the box around both is long."""
     return torch.cat((box[:, :2], box[:, 2:].clamp(min=0)), dim=1)
 
 
@@ -205,6 +205,7 @@ def mpdiou(predicted: Tensor, target: Tensor, *, image_size: tuple[int, int] = (
 
     ``image_size`` is (height, width) in pixels.
     """
+    predicted, target = _exact(predicted), _exact(target)  # once: a half-precision gradient is rounded only at its end
     squares = _corner_differences(predicted, target).square().sum(dim=1)
     return 1 - _pair(predicted, target).iou + squares / (image_size[0] ** 2 + image_size[1] ** 2)
 

@@ -46,7 +46,7 @@ def aligned_union(a: Tensor, b: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor
 
 
 def safe_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """``numerator / denominator``, and 0 with a gradient of 0 where the denominator is below the smallest normal number.
+    """``numerator / denominator``; 0, with a gradient of 0, where the denominator is below the smallest normal number.
 
     No epsilon is added: the result does not depend on the unit of the boxes.
     """
