@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.ops import sigmoid_focal_loss
 
 from yolo_lite.config.schema import Hyp
 from yolo_lite.loss.box import BOX_LOSSES
-from yolo_lite.loss.classification import binary_loss, one_hot
+from yolo_lite.loss.classification import CLS_LOSSES
 from yolo_lite.loss.detection import DetectionLosses, compute_loss, loss_gains, objectness_balance, step_totals
 from yolo_lite.loss.targets import build_targets
 from yolo_lite.ops.grid import Grid, make_grid
@@ -35,6 +33,9 @@ HYPS = {
     "focal": Hyp(fl_gamma=1.5),
     "all together": RICH.model_copy(update={"fl_gamma": 2.0}),
 }
+BY_BOX_LOSS = {name: Hyp(box_loss=name) for name in BOX_LOSSES}
+BY_BINARY_LOSS = {f"obj and cls {name}": Hyp(obj_loss=name, cls_loss=name) for name in CLS_LOSSES}
+EVERY_LOSS = HYPS | BY_BOX_LOSS | BY_BINARY_LOSS
 
 
 def as_targets(*rows: tuple[int, int, list[float]]) -> Targets:
@@ -61,11 +62,6 @@ def random_case(
 
 def losses_of(hyp: Hyp, raw: Tensor) -> DetectionLosses:
     return DetectionLosses(hyp, np.ones(raw.shape[2] - 5))
-
-
-def binary(logits: Tensor, target: Tensor, positive_weight: float = 1.0, gamma: float = 0.0) -> Tensor:
-    """BCE, or focal loss with ``fl_gamma``."""
-    return binary_loss(Hyp(obj_pw=positive_weight, fl_gamma=gamma), "obj")(logits, target)
 
 
 def losses_and_gradient(
@@ -239,66 +235,10 @@ def test_step_totals_hand_worked():
     assert totals.images == 7 and totals.positives.tolist() == [3, 1, 1]
 
 
-# ------------------------------------------------------------------------------------------------- binary losses
-
-
-def test_focal_with_gamma_zero_is_bce():
-    logits, target = torch.randn(50, 3) * 5, torch.rand(50, 3)
-    expected = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    assert torch.equal(binary(logits, target), expected)
-    assert torch.equal(binary(logits, target, gamma=0.0), expected)
-    raw, targets, grid = random_case(1, 3)
-    plain, focal = (losses_and_gradient(raw, targets, grid, hyp)[0] for hyp in (Hyp(), Hyp(fl_gamma=0.5)))
-    assert plain.obj != focal.obj and plain.cls != focal.cls and plain.box == focal.box
-
-
-def test_positive_weight_is_that_of_torch():
-    logits, target = torch.randn(50, 3) * 5, torch.rand(50, 3)
-    expected = F.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=torch.tensor(2.5))
-    torch.testing.assert_close(binary(logits, target, 2.5), expected)
-
-
-@pytest.mark.parametrize("gamma", [1.0, 1.5, 2.0])
-def test_focal_equals_torchvision_on_hard_targets(gamma):
-    logits = torch.cat((torch.randn(200) * 4, torch.tensor([-100.0, -30, 0, 30, 100]))).repeat(2).requires_grad_()
-    target = torch.arange(2.0).repeat_interleave(205)
-    ours = binary(logits, target, gamma=gamma)
-    theirs = sigmoid_focal_loss(logits, target, alpha=0.25, gamma=gamma)
-    torch.testing.assert_close(ours, theirs)
-    gradients = [torch.autograd.grad(loss.sum(), logits)[0] for loss in (ours, theirs)]
-    torch.testing.assert_close(*gradients)
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.5])
-@pytest.mark.parametrize("positive_weight", [1.0, 2.5])
-def test_binary_loss_of_soft_targets_equals_a_slow_loop(gamma, positive_weight):
-    logits, target = torch.randn(200, dtype=torch.float64) * 3, torch.rand(200, dtype=torch.float64)
-    pairs = zip(logits.tolist(), target.tolist(), strict=True)
-    expected = torch.tensor([slow_bce(x, t, positive_weight, gamma) for x, t in pairs], dtype=torch.float64)
-    torch.testing.assert_close(binary(logits, target, positive_weight, gamma), expected)
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 1.5, 2.0, 5.0])
-def test_saturated_logits_give_finite_binary_losses_and_gradients(gamma):
-    values = torch.tensor([-1e30, -1e4, -100, -20, 0, 20, 100, 1e4, 1e30])
-    logits = values.repeat(4).requires_grad_()
-    target = torch.tensor([0.0, 0.3, 0.999, 1.0]).repeat_interleave(len(values))
-    loss = binary(logits, target, 1.5, gamma)
-    (gradient,) = torch.autograd.grad(loss.sum(), logits)
-    assert loss.isfinite().all() and (loss >= 0).all() and gradient.isfinite().all()
-
-
-def test_one_hot_hand_worked():
-    label = torch.tensor([2, 0])
-    assert one_hot(label, 3, 0.0).tolist() == [[0, 0, 1], [1, 0, 0]]
-    torch.testing.assert_close(one_hot(label, 3, 0.1), torch.tensor([[0.05, 0.05, 0.95], [0.95, 0.05, 0.05]]))
-    assert one_hot(label[:0], 3, 0.1).shape == (0, 3)
-
-
 # ----------------------------------------------------------------------------------------------------------- laws
 
 
-@pytest.mark.parametrize("hyp", HYPS.values(), ids=HYPS)
+@pytest.mark.parametrize("hyp", EVERY_LOSS.values(), ids=EVERY_LOSS)
 @pytest.mark.parametrize("sizes", [[2, 2], [1, 3], [1, 1, 1, 1], [3, 1]])
 def test_gradient_does_not_depend_on_how_a_batch_is_split(hyp, sizes):
     raw, targets, grid = random_case(4, 3, count=60)
@@ -346,12 +286,13 @@ def test_order_of_matches_does_not_matter():
     torch.testing.assert_close(one, other)
 
 
-def test_objectness_target_is_the_detached_iou():
+@pytest.mark.parametrize("name", BOX_LOSSES)
+def test_objectness_target_is_the_detached_iou_under_every_box_loss(name):
     """Where objectness equals the IoU its gradient is 0, and objectness alone moves no box."""
     _, targets, grid = random_case(1, 3, count=10)
     matches = build_targets(targets, grid, 4.0)
     raw = torch.zeros(1, grid.num_slots, 8)
-    only_obj = Hyp(box=0.0, cls=0.0)
+    only_obj = Hyp(box=0.0, cls=0.0, box_loss=name)
     for image, slot, target in zip(*(values.tolist() for values in matches), strict=True):
         box = [*(grid.corner[slot] + grid.stride[slot] / 2).tolist(), *grid.anchor[slot].tolist()]  # of raw zeros
         iou = slow_ciou(box, targets.box[target].tolist())[1]
@@ -370,7 +311,7 @@ def test_one_class_has_no_class_loss():
     assert parts.box > 0 and gradient[..., :4].abs().sum() > 0
 
 
-@pytest.mark.parametrize("hyp", HYPS.values(), ids=HYPS)
+@pytest.mark.parametrize("hyp", EVERY_LOSS.values(), ids=EVERY_LOSS)
 def test_bfloat16_equals_float32_of_the_same_values(hyp):
     raw, targets, grid = random_case(2, 3)
     half = raw.bfloat16()
@@ -381,21 +322,20 @@ def test_bfloat16_equals_float32_of_the_same_values(hyp):
     torch.testing.assert_close(gradient.float(), full_gradient, rtol=2**-8, atol=1e-12)
 
 
+ODD_TARGETS = {
+    "no targets": as_targets(),
+    "one level": as_targets((0, 0, [80, 48, 12, 14])),  # fits no anchor of the coarse levels
+    "edges": as_targets((1, 0, [0, 0, 20, 30]), (1, 0, [160, 96, 20, 30]), (0, 0, [160, 0, 60, 60])),
+    "no area": as_targets((0, 0, [80, 48, 0, 0]), (0, 0, [80, 48, 0, 30]), (1, 0, [80, 48, 1e-20, 1e-20])),
+    "huge": as_targets((0, 0, [80, 48, 1e6, 1e6]), (0, 0, [80, 48, 160, 96]), (1, 0, [80, 48, 1e6, 1e-6])),
+}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("hyp", [HYPS["defaults"], HYPS["all together"]], ids=["defaults", "all together"])
 @pytest.mark.parametrize("spread", [0.0, 1.0, 1e4])
 @pytest.mark.parametrize("num_classes", [1, 3])
-@pytest.mark.parametrize(
-    "targets",
-    [
-        as_targets(),
-        as_targets((0, 0, [80, 48, 12, 14])),  # fits no anchor of the coarse levels
-        as_targets((1, 0, [0, 0, 20, 30]), (1, 0, [160, 96, 20, 30]), (0, 0, [160, 0, 60, 60])),
-        as_targets((0, 0, [80, 48, 0, 0]), (0, 0, [80, 48, 0, 30]), (1, 0, [80, 48, 1e-20, 1e-20])),
-        as_targets((0, 0, [80, 48, 1e6, 1e6]), (0, 0, [80, 48, 160, 96]), (1, 0, [80, 48, 1e6, 1e-6])),
-    ],
-    ids=["no targets", "one level", "edges", "no area", "huge"],
-)
+@pytest.mark.parametrize("targets", ODD_TARGETS.values(), ids=ODD_TARGETS)
 def test_losses_and_gradients_are_finite(targets, num_classes, spread, hyp, dtype):
     grid = make_grid(ANCHORS, STRIDES, 96, 160)
     generator = torch.Generator().manual_seed(0)
@@ -405,6 +345,15 @@ def test_losses_and_gradients_are_finite(targets, num_classes, spread, hyp, dtyp
     assert gradient.dtype == dtype and gradient.shape == raw.shape
     if len(build_targets(targets, grid, 4.0).slot) == 0:
         assert parts.box.item() == parts.cls.item() == 0
+
+
+@pytest.mark.parametrize("hyp", EVERY_LOSS.values(), ids=EVERY_LOSS)
+def test_every_loss_is_finite_for_odd_targets_and_saturated_logits(hyp):
+    grid = make_grid(ANCHORS, STRIDES, 96, 160)
+    raw = torch.randn(2, grid.num_slots, 8, generator=torch.Generator().manual_seed(0))
+    for targets in ODD_TARGETS.values():
+        for spread, dtype in ((1.0, torch.float32), (1e4, torch.float32), (1e4, torch.float16)):
+            assert_finite(*losses_and_gradient((raw * spread).to(dtype), targets, grid, hyp))
 
 
 def test_a_level_without_positives_adds_nothing_to_box_and_class():
@@ -466,9 +415,6 @@ def test_the_counter_sees_what_it_is_to_see(probe):
     with CountSynchronisation() as count:
         probe(torch.arange(3.0))
     assert count.waits.total() == 1
-
-
-BY_BOX_LOSS = {name: Hyp(box_loss=name) for name in BOX_LOSSES}
 
 
 @pytest.mark.parametrize("hyp", [HYPS["all together"], *BY_BOX_LOSS.values()], ids=["all together", *BY_BOX_LOSS])

@@ -56,7 +56,7 @@ class Pair(NamedTuple):
 
 
 def _pair(predicted: Tensor, target: Tensor) -> Pair:
-    predicted, target = _exact(predicted), _exact(target)
+    predicted, target = _upright(_exact(predicted)), _upright(_exact(target))
     overlap, enclosing = aligned_overlap(predicted, target)
     intersection, union = aligned_union(predicted, target, overlap)
     return Pair(predicted, target, safe_ratio(intersection, union), union, enclosing)
@@ -67,9 +67,15 @@ def _exact(box: Tensor) -> Tensor:
     return box if box.dtype == torch.float64 else box.float()
 
 
+def _upright(box: Tensor) -> Tensor:
+    """Negative sides count as 0: else the centres might be farther apart than the box around both is long."""
+    return torch.cat((box[:, :2], box[:, 2:].clamp(min=0)), dim=1)
+
+
 def _power(base: Tensor, exponent: float) -> Tensor:
-    """``base ** exponent`` for a base >= 0, with a finite gradient at 0 whatever the exponent."""
-    return base.clamp(min=torch.finfo(base.dtype).tiny if exponent >= 1 else 1e-12).pow(exponent)
+    """``base ** exponent`` for a base >= 0 and an exponent > 0; 0 with a gradient of 0 at 0, whatever the exponent."""
+    floor = torch.finfo(base.dtype).tiny if exponent >= 1 else 1e-12
+    return base.clamp(min=floor).pow(exponent).masked_fill(base < floor, 0)
 
 
 # ------------------------------------------------------------------------------------------------ coordinates
@@ -215,6 +221,7 @@ def mpdiou(predicted: Tensor, target: Tensor, *, image_size: tuple[int, int] = (
 
     ``image_size`` is (height, width) in pixels.
     """
+    predicted, target = _exact(predicted), _exact(target)  # once: a half-precision gradient is rounded only at its end
     squares = _corner_differences(predicted, target).square().sum(dim=1)
     return 1 - _pair(predicted, target).iou + squares / (image_size[0] ** 2 + image_size[1] ** 2)
 
@@ -232,7 +239,8 @@ def inner_iou(predicted: Tensor, target: Tensor, *, ratio: float = 0.7, form: st
 def shape_iou(predicted: Tensor, target: Tensor, *, scale: float = 0.0) -> Tensor:
     """1 - IoU + distance + shape / 2, both weighted by the target's shape^scale (Zhang et al., arXiv:2312.17663)."""
     pair = _pair(predicted, target)
-    power = pair.target[:, 2:].clamp(min=SMALLEST_SIDE).pow(scale)  # [P, 2] wg^s, hg^s
+    sides = pair.target[:, 2:].clamp(min=SMALLEST_SIDE)
+    power = (sides / sides.amax(dim=1, keepdim=True)).pow(scale)  # [P, 2] wg^s, hg^s in a unit in which none overflows
     weight = 2 * power / power.sum(dim=1, keepdim=True)  # ww, hh
     crosswise = weight.flip(1)  # an offset along the short side weighs more
     distance = safe_ratio((crosswise * pair.offset.square()).sum(dim=1), pair.squared_diagonal)

@@ -68,8 +68,9 @@ def _probability_of_truth(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:
-    """``base ** exponent`` for base in 0..1, with a finite gradient at 0 for exponents below 1."""
-    return base.clamp(min=torch.finfo(base.dtype).tiny if exponent >= 1 else 1e-12).pow(exponent)
+    """``base ** exponent`` for base in 0..1 and an exponent > 0; 0 with a gradient of 0 at 0, whatever the exponent."""
+    floor = torch.finfo(base.dtype).tiny if exponent >= 1 else 1e-12
+    return base.clamp(min=floor).pow(exponent).masked_fill(base < floor, 0)
 
 
 def cls_loss_parameters(name: str) -> dict[str, float | None]:
@@ -101,7 +102,7 @@ def class_weights(setting: Sequence[float] | str | None, label_counts: np.ndarra
             as if it had one), or None for equal weights.
         label_counts: objects of each class in the training split ``[C]``.
     """
-    counts = np.maximum(label_counts, 1).astype(np.float64)
-    given = {None: np.ones_like(counts), "auto": 1 / counts}
+    counts = (label_counts if label_counts.any() else np.ones_like(label_counts)).astype(np.float64)
+    given = {None: np.ones_like(counts), "auto": 1 / counts.clip(1)}
     weights = given[setting] if setting is None or isinstance(setting, str) else np.array(setting, dtype=np.float64)
     return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)

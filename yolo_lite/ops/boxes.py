@@ -46,11 +46,12 @@ def aligned_union(a: Tensor, b: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor
 
 
 def safe_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """``numerator / denominator``, the denominator clamped to the smallest positive number.
+    """``numerator / denominator``; 0, with a gradient of 0, where the denominator is below the smallest normal number.
 
-    Clamped rather than shifted by an epsilon: the result does not depend on the unit of the boxes.
+    No epsilon is added: the result does not depend on the unit of the boxes.
     """
-    return numerator / denominator.clamp(min=torch.finfo(denominator.dtype).tiny)
+    tiny = torch.finfo(denominator.dtype).tiny
+    return numerator.masked_fill(denominator < tiny, 0) / denominator.clamp(min=tiny)
 
 
 def aligned_iou(a: Tensor, b: Tensor) -> Tensor:
