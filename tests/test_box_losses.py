@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from yolo_lite.config.schema import BOX_LOSS_NAMES, IOU_FORMS, Hyp
-from yolo_lite.loss.box import BOX_LOSSES, BoxLoss, box_loss_parameters
-from yolo_lite.loss.classification import CLS_LOSSES, cls_loss_parameters
+from yolo_lite.loss.box import BOX_LOSSES, CONTEXT, BoxLoss
+from yolo_lite.loss.classification import CLS_LOSSES
+from yolo_lite.loss.parameters import parameters_of
 from yolo_lite.ops.boxes import aligned_iou, cxcywh_to_xyxy, xyxy_to_cxcywh
 
 # Pairs A, B (disjoint) and C (contained), xyxy: predicted and target.
@@ -630,8 +631,8 @@ def test_the_schema_names_the_losses():
 
 
 def test_every_parameter_is_a_key_with_the_same_default_and_every_key_a_parameter():
-    box = {f"{name}_{p}": value for name in BOX_LOSSES for p, value in box_loss_parameters(name).items()}
-    binary = {f"{name}_{p}": value for name in CLS_LOSSES for p, value in cls_loss_parameters(name).items()}
+    box = {f"{name}_{p}": value for name in BOX_LOSSES for p, value in parameters_of(BOX_LOSSES[name], CONTEXT).items()}
+    binary = {f"{name}_{p}": value for name in CLS_LOSSES for p, value in parameters_of(CLS_LOSSES[name]).items()}
     expected, hyp = box | binary, Hyp().model_dump()
     assert {key: hyp[key] for key in expected} == expected
     named = {key for key in hyp if key.startswith(tuple(f"{name}_" for name in (*BOX_LOSSES, *CLS_LOSSES)))}
@@ -655,7 +656,7 @@ def test_the_module_is_the_function_with_the_keys_of_hyp(name):
     mean = {"mean": torch.ones(())} if name == "wiou" else {}
     default = BoxLoss(name, Hyp())(*pairs)
     assert torch.equal(default, BOX_LOSSES[name](*pairs, **mean))
-    for parameter in box_loss_parameters(name):
+    for parameter in parameters_of(BOX_LOSSES[name], CONTEXT):
         value = OTHER_VALUES[f"{name}_{parameter}"]
         changed = BoxLoss(name, Hyp(**{f"{name}_{parameter}": value}))(*pairs)
         assert torch.equal(changed, BOX_LOSSES[name](*pairs, **{parameter: value}, **mean))

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
-from yolo_lite.ops.boxes import aligned_iou, aligned_overlap, cxcywh_to_xyxy, safe_ratio, xyxy_to_cxcywh
+from yolo_lite.ops.boxes import aligned_iou, aligned_overlap, cxcywh_to_xyxy, xyxy_to_cxcywh
+from yolo_lite.ops.safe import safe_ratio
 
 # Pairs A, B (disjoint) and C (contained), xyxy, and their IoU.
 GOLDEN = [

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from yolo_lite.config.schema import CLS_LOSS_NAMES, Hyp
-from yolo_lite.loss.classification import CLS_LOSSES, binary_loss, class_weights, cls_loss_parameters, one_hot
+from yolo_lite.loss.classification import CLS_LOSSES, binary_loss, class_weights, one_hot
 from yolo_lite.loss.detection import DetectionLosses, compute_loss
+from yolo_lite.loss.parameters import parameters_of
 from yolo_lite.loss.targets import build_targets
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -251,7 +252,7 @@ def test_keys_reach_the_loss(name, kind):
     other = {"gamma": 1.3, "alpha": 0.4, "beta": 1.7, "epsilon": 0.6}
     default = binary_loss(Hyp(**{f"{kind}_loss": name}), kind)(logits, target)
     assert torch.equal(default, CLS_LOSSES[name](logits, target))
-    chosen = {p: other[p] for p in cls_loss_parameters(name)}
+    chosen = {p: other[p] for p in parameters_of(CLS_LOSSES[name])}
     keys = {f"{name}_{p}": value for p, value in chosen.items()} | {f"{kind}_loss": name, f"{kind}_pw": 2.0}
     changed = binary_loss(Hyp(**keys), kind)(logits, target)
     assert torch.equal(changed, CLS_LOSSES[name](logits, target, 2.0, **chosen))

@@ -108,6 +108,7 @@ def refused(command: Any, words: list[str], capsys: pytest.CaptureFixture[str]) 
         ("--hyp nowhere.yaml", ["error: nowhere.yaml: no such file (looked in "]),
         ("--cfg a.yaml --hyp b.yaml --data c.yaml", [f"error: {name}.yaml: no such file" for name in "bac"]),
         ("--device cuda:77", ["error: --device cuda:77: not available"]),
+        ("--set cls_weights=[1,2,3,4,5,6,7]", ["hyp.yaml: cls_weights: expected "]),
         ("--device toaster", ["error: --device toaster: not available"]),
         ("--epochs -1", ["error: --epochs: expected 1 or more, found -1"]),
         ("--imgsz 0", ["error: --imgsz: expected 32 or more, found 0"]),

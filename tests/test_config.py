@@ -501,3 +501,34 @@ def test_rows_keep_the_words_of_the_file():
     config = ModelConfig(**read_yaml(REPOSITORY / "cfg/yolo_n.yaml").data)
     assert str(config.head[-1]) == "[[17, 20, 23], 1, Detect, ['nc', 'anchors']]"
     assert str(config.backbone[0]) == "[-1, 1, Conv, [64, 6, 2, 2]]"
+
+
+# ---------------------------------------------------------------------------------------------------- choice of losses
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("box_loss: siuo", "box_loss: unknown name 'siuo' (nearest: 'siou')"),
+        ("cls_loss: focl", "cls_loss: unknown name 'focl' (nearest: 'focal')"),
+        ("alpha_iou_form: eiou", "alpha_iou_form: unknown name 'eiou' (nearest: "),
+        ("cls_weights: [1, 0]", "cls_weights"),
+        ("cls_weights: [1, a]", "cls_weights: expected auto, a list with a weight for each class, or null"),
+        (
+            "fl_gamma: 1.5\nobj_loss: qfl",
+            "fl_gamma above 0 turns bce into focal: expected it to be 0 beside obj_loss: qfl",
+        ),
+        ("cls_loss: vfl\nlabel_smoothing: 0.1", "label_smoothing leaves no negatives to vfl"),
+        ("focal_alpha: 2", "focal_alpha: expected 1 or less, found 2"),
+    ],
+)
+def test_an_unusable_choice_of_losses_is_named(text: str, expected: str, tmp_path: Path):
+    (tmp_path / "hyp.yaml").write_text(text + "\n")
+    with pytest.raises(ConfigError) as caught:
+        load_hyp(tmp_path / "hyp.yaml")
+    assert expected in str(caught.value)
+
+
+def test_null_auto_and_lists_are_read():
+    assert Hyp(focal_alpha=None).focal_alpha is None
+    assert Hyp(cls_weights="auto").cls_weights == "auto" and Hyp(cls_weights=[1, 2.5]).cls_weights == (1.0, 2.5)

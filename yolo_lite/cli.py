@@ -210,18 +210,20 @@ def _variants(arguments: argparse.Namespace) -> list[list[str]]:
 
 def run_losses(_: argparse.Namespace) -> None:
     """Every loss with its formula, paper and parameters."""
-    from yolo_lite.loss.box import BOX_LOSSES, box_loss_parameters
-    from yolo_lite.loss.classification import CLS_LOSSES, cls_loss_parameters
+    from yolo_lite.loss.box import BOX_LOSSES, CONTEXT
+    from yolo_lite.loss.classification import CLS_LOSSES
 
     print("box_loss (and rpn_box_loss)")
-    _print_losses(BOX_LOSSES, box_loss_parameters)
+    _print_losses(BOX_LOSSES, CONTEXT)
     print("\nobj_loss, cls_loss")
-    _print_losses(CLS_LOSSES, cls_loss_parameters)
+    _print_losses(CLS_LOSSES, ())
 
 
-def _print_losses(losses: Mapping[str, Any], parameters_of: Callable[[str], Mapping[str, Any]]) -> None:
+def _print_losses(losses: Mapping[str, Callable[..., Any]], context: Sequence[str]) -> None:
+    from yolo_lite.loss.parameters import parameters_of
+
     for name, loss in losses.items():
-        keys = ", ".join(f"{name}_{key}: {value}" for key, value in parameters_of(name).items())
+        keys = ", ".join(f"{name}_{key}: {value}" for key, value in parameters_of(loss, context).items())
         print(f"  {name:<11} {(loss.__doc__ or '').splitlines()[0]}{f'  [{keys}]' if keys else ''}")
 
 

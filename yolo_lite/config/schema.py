@@ -304,11 +304,13 @@ class Hyp(Section):
     cache: Literal["auto", "ram", "off"] = "auto"
 
     @model_validator(mode="after")
-    def _one_way_to_focal(self) -> Hyp:
+    def _losses_agree(self) -> Hyp:
         others = [key for key in ("obj_loss", "cls_loss") if getattr(self, key) != "bce"]
         if self.fl_gamma > 0 and others:
             found = ", ".join(f"{key}: {getattr(self, key)}" for key in others)
             raise ValueError(f"fl_gamma above 0 turns bce into focal: expected it to be 0 beside {found}")
+        if self.cls_loss == "vfl" and self.label_smoothing > 0:
+            raise ValueError("label_smoothing leaves no negatives to vfl: expected it to be 0 beside cls_loss: vfl")
         return self
 
 

@@ -58,8 +58,11 @@ class Record:
     def finish(self, evaluation: Evaluation, index: DatasetIndex, epoch: int) -> None:
         """The last pictures and the per-class table of the last epoch."""
         self._validation_sheet(evaluation, index, epoch)
-        self.board.close()
         print(f"last epoch:\n{format_table(evaluation, index)}")
+
+    def close(self) -> None:
+        """Write what TensorBoard has not written yet."""
+        self.board.close()
 
     def _validation_sheet(self, evaluation: Evaluation, index: DatasetIndex, number: int) -> None:
         sheet = sheets.prediction_sheet(index, evaluation.detections)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,15 +75,33 @@ class Result(NamedTuple):
     seconds: list[float]  # of each epoch: training, validation, saving
 
 
+class Prepared(NamedTuple):
+    """A run that is ready to go."""
+
+    config: RunConfig
+    folder: Path
+    state: State
+    recipe: Recipe
+    batches: Iterator[Batch]  # of all epochs
+    val: Split
+    record: Record
+
+
 def train(config: RunConfig, resume: Resume | None = None) -> Result:
     """Train a model, or go on with a run.
 
     Raises:
         UserError: the configuration or the data cannot be used, or the loss is no longer finite.
     """
+    run = _prepare(config, resume)
+    with contextlib.closing(run.record):
+        return _run_epochs(run)
+
+
+def _prepare(config: RunConfig, resume: Resume | None) -> Prepared:
+    """Model, data and run folder."""
     options, hyp = config.train, config.hyp
-    family = FAMILIES[config.model.family]
-    compute = choose_compute(options.device, hyp.precision, hyp.channels_last)
+    family, compute = FAMILIES[config.model.family], choose_compute(options.device, hyp.precision, hyp.channels_last)
     print(compute)
     torch.manual_seed(options.seed)
     model = place(_build(family, config, fetch=resume is None), compute)
@@ -93,8 +112,7 @@ def train(config: RunConfig, resume: Resume | None = None) -> Result:
     recipe = Recipe(family, hyp, compute, _plan(len(train_index), config), options.seed)
     losses = family.losses(hyp, np.bincount(train_index.label, minlength=len(train_index.names))).to(compute.device)
     state = _initial_state(model, losses, recipe, options.weights, resume)
-    loader = _training_loader(train_index, size, config, state.epoch, compute)
-    loaded = iter(loader)  # workers start while the rest is made ready
+    loaded = iter(_training_loader(train_index, size, config, state.epoch, compute))  # workers start meanwhile
     val = _validation_split(val_index, size, family.stride(model), config, compute)
 
     folder = resume.folder if resume else make_run_folder(options.project, options.name, options.exist_ok)
@@ -102,26 +120,30 @@ def train(config: RunConfig, resume: Resume | None = None) -> Result:
     _tell_problems({"train": train_index, "val": val_index}, folder)
     record = Record(folder, config, state.epoch)
     batches = record.batches(loaded, train_index.names, state.epoch)
+    return Prepared(config, folder, state, recipe, batches, val, record)
 
-    print(f"{recipe.plan.epochs} epochs of {recipe.plan.steps_per_epoch} steps; everything goes to {folder}")
+
+def _run_epochs(run: Prepared) -> Result:
+    """Train, validate, record, save; to the last epoch, or until nothing improves."""
+    state, plan, record, patience = run.state, run.recipe.plan, run.record, run.recipe.hyp.patience
+    print(f"{plan.epochs} epochs of {plan.steps_per_epoch} steps; everything goes to {run.folder}")
     seconds = []
-    while state.epoch < recipe.plan.epochs:
+    while state.epoch < plan.epochs:
         start = time.perf_counter()
-        means = train_epoch(state, batches, recipe)
-        evaluation = evaluate(family, state.average.model, val, losses, compute, DetectOptions())
-        _check_finite(list(evaluation.losses.values()), "validation", state.epoch)
+        means = train_epoch(state, run.batches, run.recipe)
+        evaluation = _validate(state, run.recipe, run.val)
         row = _close_epoch(state, means, evaluation)
         # First the record, then the checkpoint: a run killed between the two writes this epoch's figures again.
-        record.epoch(row, evaluation, val.dataset)
-        _save(state, config, folder, row)
+        record.epoch(row, evaluation, run.val.dataset)
+        _save(state, run.config, run.folder, row)
         seconds.append(time.perf_counter() - start)
         record.say(row, seconds[-1])
-        if hyp.patience and state.epoch - state.best_epoch >= hyp.patience:
-            print(f"stopped: no progress for {hyp.patience} epochs (key patience)")
+        if patience and state.epoch - state.best_epoch >= patience:
+            print(f"stopped: no progress for {patience} epochs (key patience)")
             break
-    record.finish(evaluation, val.dataset, state.epoch)
-    print(f"best was epoch {state.best_epoch}: {folder / 'weights' / 'best.pt'}")
-    return Result(folder, state.best_epoch, evaluation.metrics(), seconds)
+    record.finish(evaluation, run.val.dataset, state.epoch)
+    print(f"best was epoch {state.best_epoch}: {run.folder / 'weights' / 'best.pt'}")
+    return Result(run.folder, state.best_epoch, evaluation.metrics(), seconds)
 
 
 def train_epoch(state: State, batches: Iterator[Batch], recipe: Recipe) -> list[float]:
@@ -176,6 +198,14 @@ def train_step(state: State, batches: list[Batch], recipe: Recipe) -> Tensor:
     state.average.update(state.model)
     state.step += 1
     return losses
+
+
+def _validate(state: State, recipe: Recipe, val: Split) -> Evaluation:
+    """The averaged weights on the validation split."""
+    averaged = state.average.model
+    evaluation = evaluate(recipe.family, averaged, val, state.losses, recipe.compute, DetectOptions())
+    _check_finite(list(evaluation.losses.values()), "validation", state.epoch)
+    return evaluation
 
 
 def _check_finite(losses: list[float], kind: str, epoch: int) -> None:

@@ -11,7 +11,6 @@ itself too. No loss depends on the unit of the boxes but l1, l2, smooth_l1, mpdi
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.schema import Hyp
-from yolo_lite.ops.boxes import aligned_iou, aligned_overlap, aligned_union, safe_ratio
+from yolo_lite.loss.parameters import arguments_of, parameters_of
+from yolo_lite.ops.boxes import aligned_iou, aligned_overlap, aligned_union
+from yolo_lite.ops.safe import safe_power, safe_ratio
 
 BoxLossFunction = Callable[..., Tensor]
 
@@ -70,12 +71,6 @@ def _exact(box: Tensor) -> Tensor:
 def _upright(box: Tensor) -> Tensor:
     """Negative sides count as 0: else the centres might be farther apart than the box around both is long."""
     return torch.cat((box[:, :2], box[:, 2:].clamp(min=0)), dim=1)
-
-
-def _power(base: Tensor, exponent: float) -> Tensor:
-    """``base ** exponent`` for a base >= 0 and an exponent > 0; 0 with a gradient of 0 at 0, whatever the exponent."""
-    floor = torch.finfo(base.dtype).tiny if exponent >= 1 else 1e-12
-    return base.clamp(min=floor).pow(exponent).masked_fill(base < floor, 0)
 
 
 # ------------------------------------------------------------------------------------------------ coordinates
@@ -186,7 +181,7 @@ def alpha_iou(predicted: Tensor, target: Tensor, *, alpha: float = 3.0, form: st
     ``form``: iou, giou, diou, or ciou.
     """
     pair = _pair(predicted, target)
-    return 1 - _power(pair.iou, alpha) + sum(_power(term, alpha) for term in _penalties(pair, form))
+    return 1 - safe_power(pair.iou, alpha) + sum(safe_power(term, alpha) for term in _penalties(pair, form))
 
 
 def wiou(
@@ -299,7 +294,7 @@ def _shape(pair: Pair, theta: float, weight: Tensor | float = 1.0) -> Tensor:
     """(1 - exp(-weight |w - wg| / max(w, wg)))^theta and the same for heights, ``[P, 2]``."""
     predicted, target = pair.sizes
     difference = safe_ratio((predicted - target).abs(), torch.maximum(predicted, target))
-    return _power(1 - torch.exp(-weight * difference), theta)
+    return safe_power(1 - torch.exp(-weight * difference), theta)
 
 
 BOX_LOSSES: dict[str, BoxLossFunction] = {
@@ -327,12 +322,6 @@ BOX_LOSSES: dict[str, BoxLossFunction] = {
 CONTEXT = ("unit", "image_size", "mean")
 
 
-def box_loss_parameters(name: str) -> dict[str, float | int | str]:
-    """Parameters of a box loss and their defaults; in hyp.yaml each is the key ``<loss>_<parameter>``."""
-    parameters = inspect.signature(BOX_LOSSES[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in CONTEXT}
-
-
 class BoxLoss(nn.Module):
     """The box loss that hyp.yaml names, with its parameters.
 
@@ -349,8 +338,8 @@ class BoxLoss(nn.Module):
         super().__init__()
         self.name, self.momentum = name, hyp.wiou_momentum
         self.function = BOX_LOSSES[name]
-        self.arguments = {p: getattr(hyp, f"{name}_{p}") for p in box_loss_parameters(name)}
-        self.wanted = [word for word in CONTEXT if word in inspect.signature(self.function).parameters]
+        self.arguments = arguments_of(name, self.function, hyp, CONTEXT)
+        self.wanted = [word for word in CONTEXT if word in parameters_of(self.function)]
         self.register_buffer("mean", torch.ones(()))
         self.register_buffer("step_sum", torch.zeros(()), persistent=False)
         self.register_buffer("step_count", torch.zeros(()), persistent=False)

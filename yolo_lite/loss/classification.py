@@ -8,7 +8,6 @@ what follows it are parameters with the defaults of the papers.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -18,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from yolo_lite.config.schema import Hyp
+from yolo_lite.loss.parameters import arguments_of
+from yolo_lite.ops.safe import safe_power
 
 BinaryLoss = Callable[..., Tensor]
 
@@ -33,24 +34,25 @@ def focal(
 ) -> Tensor:
     """alpha_t (1 - p_t)^gamma BCE, for easy pairs little (Lin et al., arXiv:1708.02002, eq. 5).
 
-    alpha_t = alpha y + (1 - alpha) (1 - y); ``None`` leaves it out.
+    alpha_t = alpha y + (1 - alpha) (1 - y); ``None`` leaves it out. Made for hard targets: against an IoU its minimum
+    lies off y, which is what qfl mends.
     """
     loss = bce(logits, target, positive_weight)
     if alpha is not None:
         loss = loss * (alpha * target + (1 - alpha) * (1 - target))
-    return loss if gamma == 0 else loss * _power(1 - _probability_of_truth(logits, target), gamma)
+    return loss if gamma == 0 else loss * safe_power(1 - _probability_of_truth(logits, target), gamma)
 
 
 def qfl(logits: Tensor, target: Tensor, positive_weight: float = 1.0, *, beta: float = 2.0) -> Tensor:
     """|y - p|^beta BCE, focal for soft targets such as an IoU (Li et al., arXiv:2006.04388, eq. 3)."""
-    return bce(logits, target, positive_weight) * _power((target - logits.sigmoid()).abs(), beta)
+    return bce(logits, target, positive_weight) * safe_power((target - logits.sigmoid()).abs(), beta)
 
 
 def vfl(
     logits: Tensor, target: Tensor, positive_weight: float = 1.0, *, alpha: float = 0.75, gamma: float = 2.0
 ) -> Tensor:
     """y BCE where y > 0, alpha p^gamma BCE where y = 0 (Zhang et al., arXiv:2008.13367, eq. 2)."""
-    weight = torch.where(target > 0, target, alpha * _power(logits.sigmoid(), gamma))
+    weight = torch.where(target > 0, target, alpha * safe_power(logits.sigmoid(), gamma))
     return bce(logits, target, positive_weight) * weight
 
 
@@ -67,22 +69,10 @@ def _probability_of_truth(logits: Tensor, target: Tensor) -> Tensor:
     return target * p + (1 - target) * (1 - p)
 
 
-def _power(base: Tensor, exponent: float) -> Tensor:
-    """``base ** exponent`` for base in 0..1 and an exponent > 0; 0 with a gradient of 0 at 0, whatever the exponent."""
-    floor = torch.finfo(base.dtype).tiny if exponent >= 1 else 1e-12
-    return base.clamp(min=floor).pow(exponent).masked_fill(base < floor, 0)
-
-
-def cls_loss_parameters(name: str) -> dict[str, float | None]:
-    """Parameters of a binary loss and their defaults; in hyp.yaml each is the key ``<loss>_<parameter>``."""
-    parameters = inspect.signature(CLS_LOSSES[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
 def binary_loss(hyp: Hyp, kind: Literal["obj", "cls"]) -> BinaryLoss:
     """The loss that hyp.yaml names for objectness or classes, with its parameters; ``fl_gamma`` makes bce focal."""
     name, weight = (hyp.obj_loss, hyp.obj_pw) if kind == "obj" else (hyp.cls_loss, hyp.cls_pw)
-    arguments = {p: getattr(hyp, f"{name}_{p}") for p in cls_loss_parameters(name)}
+    arguments = arguments_of(name, CLS_LOSSES[name], hyp)
     if name == "bce" and hyp.fl_gamma > 0:
         name, arguments = "focal", {"gamma": hyp.fl_gamma, "alpha": hyp.focal_alpha}
     return functools.partial(CLS_LOSSES[name], positive_weight=weight, **arguments)

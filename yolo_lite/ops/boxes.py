@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from yolo_lite.ops.safe import safe_ratio
+
 
 def cxcywh_to_xyxy(box: Tensor) -> Tensor:
     """``[..., 4]`` centre and size to ``[..., 4]`` left, top, right, bottom."""
@@ -43,15 +45,6 @@ def aligned_union(a: Tensor, b: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor
     """Areas ``[P]`` of intersection and union of cxcywh boxes ``[P, 4]`` whose intersection has sides ``overlap``."""
     intersection = overlap[:, 0] * overlap[:, 1]
     return intersection, a[:, 2] * a[:, 3] + b[:, 2] * b[:, 3] - intersection
-
-
-def safe_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """``numerator / denominator``; 0, with a gradient of 0, where the denominator is below the smallest normal number.
-
-    No epsilon is added: the result does not depend on the unit of the boxes.
-    """
-    tiny = torch.finfo(denominator.dtype).tiny
-    return numerator.masked_fill(denominator < tiny, 0) / denominator.clamp(min=tiny)
 
 
 def aligned_iou(a: Tensor, b: Tensor) -> Tensor:
