@@ -215,8 +215,8 @@ def lovasz(
     """
     pixels = _pixels(logits, target, ignore_index)
     truth = pixels.truth
-    error = _errors(pixels, truth)
-    ordered, order = error.masked_fill(~pixels.valid, -1).sort(dim=2, descending=True)  # ignored pixels come last
+    error = _errors(pixels, truth).masked_fill(~pixels.valid, -1)  # ignored pixels come after every error
+    ordered, order = error.sort(dim=2, descending=True)
     ordered = ordered.clamp(min=0)
     loss = (ordered * _jaccard_steps(truth.gather(2, order), ordered.dtype)).sum(dim=2)  # [B, C]
     present, counts = _presence(pixels.valid, truth, absent, loss.dtype)
