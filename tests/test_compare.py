@@ -15,6 +15,7 @@ import yolo_lite.engine.compare as compare_module
 from yolo_lite.cli import compare_main, losses_main
 from yolo_lite.config.schema import BOX_LOSS_NAMES, CLS_LOSS_NAMES
 from yolo_lite.engine.compare import Outcome, mean_and_deviation, paired_difference, summarise, variant_folder
+from yolo_lite.loss import MASK_LOSSES
 from yolo_lite.report.comparison import Row, comparison_picture, comparison_table
 
 
@@ -188,8 +189,8 @@ def test_unusable_comparisons_are_refused_before_anything_is_trained(
 
 def test_the_list_of_losses_names_every_loss_with_its_paper_and_parameters(capsys):
     assert losses_main([]) == 0
-    out = capsys.readouterr().out
-    lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
-    assert set(lines) >= {*BOX_LOSS_NAMES, *CLS_LOSS_NAMES}
-    assert all("arXiv:" in lines[name] for name in BOX_LOSS_NAMES)
-    assert "[siou_theta: 4.0]" in lines["siou"]
+    sections = [section.splitlines()[1:] for section in capsys.readouterr().out.split("\n\n")]
+    box, binary, mask = ({line.split()[0]: line for line in section} for section in sections)
+    assert (tuple(box), tuple(binary), set(mask)) == (BOX_LOSS_NAMES, CLS_LOSS_NAMES, set(MASK_LOSSES))
+    assert all("arXiv:" in line for line in box.values())
+    assert "[siou_theta: 4.0]" in box["siou"] and "alpha=0.3" in mask["tversky"]
