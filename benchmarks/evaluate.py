@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from yolo_lite.cli import val_parser
-from yolo_lite.engine.validate import validate_checkpoint
+from yolo_lite.engine.validate import prepare_validation, validate_checkpoint
 
 
 def main() -> None:
@@ -20,7 +20,10 @@ def main() -> None:
     rows = []
     for weights in flags.weights:
         words = ["--weights", weights, "--data", flags.data, "--workers", "0"]
-        runs = [validate_checkpoint(val_parser().parse_args(words)).evaluation for _ in range(flags.repeats)]
+        runs = [
+            validate_checkpoint(prepare_validation(val_parser().parse_args(words))).evaluation
+            for _ in range(flags.repeats)
+        ]
         best = min(runs, key=lambda run: sum(run.seconds.values()))
         cells = " | ".join(f"{seconds:.2f}" for seconds in (*best.seconds.values(), sum(best.seconds.values())))
         rows.append(f"| {weights} | {len(best.detections.score)} | {best.scores.overall.map50_95:.3f} | {cells} |")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolo_lite.config.load import load_model_config
+from yolo_lite.config.schema import ModelConfig
 from yolo_lite.data.shapes import SHAPE_CLASSES, ShapesSpec, coverage, draw_picture
 from yolo_lite.loss.classification import class_weights
 from yolo_lite.loss.mask import MASK_LOSSES
@@ -92,7 +93,9 @@ class Segmenter(nn.Module):
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        layers = build_layers(load_model_config("cfg/yolo_n.yaml"))[: self.TAPS[-1] + 1]
+        config = load_model_config("cfg/yolo_n.yaml")
+        assert isinstance(config, ModelConfig)
+        layers = build_layers(config)[: self.TAPS[-1] + 1]
         self.backbone = nn.ModuleList(layer.module for layer in layers)
         self.lateral = nn.ModuleList(nn.Conv2d(layers[tap].out_channels, width, 1) for tap in self.TAPS)
         self.head = nn.Sequential(
@@ -101,7 +104,8 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, C, P, P]`` of images ``[B, 3, P, P]`` in 0..1."""
-        maps, result = [], images
+        maps: list[Tensor] = []
+        result = images
         for index, layer in enumerate(self.backbone):
             result = layer(result)
             if index in self.TAPS:

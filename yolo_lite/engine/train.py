@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint
-from yolo_lite.engine.device import Compute, choose_compute, place, to_device
+from yolo_lite.engine.device import Compute, choose_compute, libraries_left_uncollected, place, to_device
 from yolo_lite.engine.evaluate import LOSS_NAMES, Evaluation, Split, evaluate, prepare_split, rounded_up
 from yolo_lite.engine.families import FAMILIES, ModelFamily
 from yolo_lite.engine.optimizer import MovingAverage, Plan, accumulated_batches, make_optimizer, rates, set_rates
@@ -94,25 +93,10 @@ def train(config: RunConfig, resume: Resume | None = None) -> Result:
     Raises:
         UserError: the configuration or the data cannot be used, or the loss is no longer finite.
     """
-    with _libraries_left_uncollected():
+    with libraries_left_uncollected():
         run = _prepare(config, resume)
         with contextlib.closing(run.record):
             return _run_epochs(run)
-
-
-@contextlib.contextmanager
-def _libraries_left_uncollected() -> Iterator[None]:
-    """Spare Python's garbage collector the half million objects of the imported libraries.
-
-    Each of its full passes takes 0.1 s for them, and the dicts of COCO's evaluation trigger several an epoch. Forked
-    workers also share what no collector touches.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _prepare(config: RunConfig, resume: Resume | None) -> Prepared:

@@ -17,7 +17,7 @@ from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine import sheets
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
-from yolo_lite.engine.device import Compute, choose_compute, place
+from yolo_lite.engine.device import Compute, choose_compute, libraries_left_uncollected, place
 from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, format_table, prepare_split, report, rounded_up
 from yolo_lite.engine.families import FAMILIES, ModelFamily
 from yolo_lite.ops.nms import DetectOptions
@@ -80,7 +80,8 @@ def prepare_validation(flags: argparse.Namespace) -> Prepared:
 
 def validate_checkpoint(prepared: Prepared) -> Validation:
     """Evaluate what ``prepare_validation`` made ready."""
-    return Validation(prepared.split.dataset, evaluate(*prepared))
+    with libraries_left_uncollected():
+        return Validation(prepared.split.dataset, evaluate(*prepared))
 
 
 def _dataset(config: RunConfig, flags: argparse.Namespace) -> tuple[DatasetConfig, str]:
