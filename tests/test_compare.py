@@ -35,14 +35,14 @@ def words(data: Path, *more: str) -> list[str]:
 
 def test_paired_difference_hand_worked():
     # Differences 1, 2, 3: mean 2, deviation 1; t(0.975, 2) = 4.3027; half the interval 4.3027 / sqrt(3)
-    mean, half_width = paired_difference([2.0, 4, 6], [1.0, 2, 3])
+    mean, half_width = paired_difference([2.0, 4, 6], [1.0, 2, 3], 0.95)
     assert mean == pytest.approx(2) and half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
 
 
 @pytest.mark.parametrize("count", [2, 3, 10])
 def test_paired_difference_is_that_of_scipy(count):
     own, others = np.random.default_rng(count).normal(0.5, 0.02, (2, count))
-    mean, half_width = paired_difference(own.tolist(), others.tolist())
+    mean, half_width = paired_difference(own.tolist(), others.tolist(), 0.95)
     low, high = stats.ttest_rel(own, others).confidence_interval(0.95)
     assert (mean - half_width, mean + half_width) == pytest.approx((low, high))
 
@@ -67,6 +67,14 @@ def test_verdicts_tell_noise_from_difference():
     assert rows[0].difference is None and rows[1].difference == pytest.approx(0.1)
     (one,) = summarise({"first": first[:1], "second": [outcome(0.9)]})[1:]
     assert one.verdict == "one seed tells nothing" and one.half_width is None
+
+
+def test_the_more_variants_the_wider_the_intervals():
+    # Differences of 0 and 0.02: half the 95 % interval of two pairs is t(0.975, 1) * 0.01 = 0.12706
+    first, other = [outcome(0.5), outcome(0.5)], [outcome(0.5), outcome(0.52)]
+    assert summarise({"first": first, "a": other})[1].half_width == pytest.approx(0.12706, abs=1e-5)
+    many = summarise({"first": first, **{str(number): other for number in range(5)}})
+    assert many[1].half_width == pytest.approx(stats.t.ppf(1 - 0.05 / 5 / 2, df=1) * 0.01)
 
 
 def test_pairs_are_made_by_seed():

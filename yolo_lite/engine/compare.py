@@ -22,7 +22,7 @@ from yolo_lite.report.comparison import Row, comparison_picture, comparison_tabl
 from yolo_lite.report.pictures import write_picture
 
 METRICS = ("metrics/mAP50-95", "metrics/mAP75", "metrics/mAP50")
-CONFIDENCE = 0.95  # of the interval around a difference
+CONFIDENCE = 0.95  # that the intervals of all variants hold at once
 FREE_FLAGS = ("device", "workers", "exist_ok")  # may differ between a run and its continuation
 
 
@@ -152,19 +152,22 @@ def _last_metrics(path: Path) -> dict[str, float]:
 def summarise(outcomes: dict[str, list[Outcome]]) -> list[Row]:
     """One row a variant: mean and standard deviation, and the paired difference to the first variant.
 
-    A difference is more than noise where the 95 % interval of Student's t for paired samples leaves out 0.
+    A difference is more than noise where the interval of Student's t for paired samples leaves out 0. The intervals
+    are as wide as it takes for all of them to hold at once with 95 % (Bonferroni): else one of twenty variants that
+    are all the same would pass for better or worse.
     """
     first = next(iter(outcomes.values()))
-    return [_row(variant, own, first if own is not first else None) for variant, own in outcomes.items()]
+    confidence = 1 - (1 - CONFIDENCE) / max(len(outcomes) - 1, 1)
+    return [_row(variant, own, None if own is first else first, confidence) for variant, own in outcomes.items()]
 
 
-def _row(variant: str, own: list[Outcome], first: list[Outcome] | None) -> Row:
+def _row(variant: str, own: list[Outcome], first: list[Outcome] | None, confidence: float) -> Row:
     values = {key: [outcome.metrics.get(key, math.nan) for outcome in own] for key in METRICS}
     main = values[METRICS[0]]
     difference, half_width = (None, None)
     if first is not None:
         others = [outcome.metrics.get(METRICS[0], math.nan) for outcome in first]
-        difference, half_width = paired_difference(main, others)
+        difference, half_width = paired_difference(main, others, confidence)
     seconds = [outcome.seconds for outcome in own if outcome.seconds is not None]
     return Row(
         variant=variant,
@@ -186,12 +189,12 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def paired_difference(own: Sequence[float], others: Sequence[float]) -> tuple[float, float | None]:
-    """Mean difference of pairs, and half the width of its 95 % interval; None for a single pair."""
+def paired_difference(own: Sequence[float], others: Sequence[float], confidence: float) -> tuple[float, float | None]:
+    """Mean difference of pairs, and half the width of its interval by Student's t; None for a single pair."""
     mean, deviation = mean_and_deviation([a - b for a, b in zip(own, others, strict=True)])
     if deviation is None:
         return mean, None
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, df=len(own) - 1)
+    quantile = stats.t.ppf((1 + confidence) / 2, df=len(own) - 1)
     return mean, float(quantile * deviation / math.sqrt(len(own)))
 
 

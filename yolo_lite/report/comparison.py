@@ -75,7 +75,7 @@ def comparison_picture(rows: Sequence[Row]) -> np.ndarray:
     axes.set_yticks(range(len(rows)), [row.variant for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel(f"mAP50-95 of the last epoch; dots: seeds, bars: means; dotted: {rows[0].variant}")
-    axes.set_title("green / red: differs from the first variant by more than noise (95 %)", fontsize=10)
+    axes.set_title("green / red: differs from the first variant by more than noise (95 %, all at once)", fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
