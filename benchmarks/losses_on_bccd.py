@@ -25,9 +25,9 @@ from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import collate
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_checkpoint
+from yolo_lite.engine.compare import Run, finish
 from yolo_lite.engine.device import choose_compute, to_device
 from yolo_lite.engine.families import Yolo
-from yolo_lite.engine.train import train
 from yolo_lite.loss.box import BoxLoss
 from yolo_lite.loss.targets import build_targets
 from yolo_lite.ops.boxes import aligned_iou
@@ -44,11 +44,10 @@ def words_of_run(flags: argparse.Namespace) -> list[str]:
 
 
 def probe_run(flags: argparse.Namespace) -> RunConfig:
-    """The run whose matched pairs the gains are measured on; trained unless it is there."""
+    """The run whose matched pairs the gains are measured on; trained, or what is left of it, unless it is there."""
     words = [*words_of_run(flags), "--epochs", str(PROBE_EPOCHS), "--project", flags.project, "--name", "probe"]
     config = run_config(train_parser().parse_args([*words, "--exist-ok"]))
-    if not (Path(flags.project) / "probe/weights/last.pt").exists():
-        train(config)
+    finish(Run("probe", 0, config))
     return config
 
 

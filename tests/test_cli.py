@@ -108,7 +108,7 @@ def refused(command: Any, words: list[str], capsys: pytest.CaptureFixture[str]) 
         ("--hyp nowhere.yaml", ["error: nowhere.yaml: no such file (looked in "]),
         ("--cfg a.yaml --hyp b.yaml --data c.yaml", [f"error: {name}.yaml: no such file" for name in "bac"]),
         ("--device cuda:77", ["error: --device cuda:77: not available"]),
-        ("--set cls_weights=[1,2,3,4,5,6,7]", ["hyp.yaml: cls_weights: expected "]),
+        ("--set cls_weights=[1,2,3,4,5,6,7]", ["error: --set cls_weights=[1,2,3,4,5,6,7]: expected "]),
         ("--device toaster", ["error: --device toaster: not available"]),
         ("--epochs -1", ["error: --epochs: expected 1 or more, found -1"]),
         ("--imgsz 0", ["error: --imgsz: expected 32 or more, found 0"]),
@@ -186,7 +186,7 @@ def bad_weights(folder: Path, kind: str, good: Path) -> Path:
     elif kind == "foreign":
         torch.save({"model": {}, "epoch": 3}, path)
     elif kind == "without_weights":
-        torch.save({"format": 1, "yolo_lite": "0.1", "config": {}, "epoch": 1}, path)
+        torch.save({"format": 2, "yolo_lite": "0.1", "config": {}, "epoch": 1}, path)
     else:
         noise = random.Random(0).randbytes(5000)
         contents = {
@@ -485,10 +485,16 @@ def test_a_folder_that_is_gone_is_an_error_of_the_checkpoint(tmp_path: Path):
         save_checkpoint(tmp_path / "gone/last.pt", content())
 
 
+def test_an_older_format_is_refused_with_the_way_out(tmp_path: Path):
+    torch.save({"format": 1, "yolo_lite": "0.0.1"}, tmp_path / "old.pt")
+    with pytest.raises(CheckpointError, match="in format 1 by an older yolo_lite, expected format 2: train"):
+        load_checkpoint(tmp_path / "old.pt")
+
+
 def test_a_newer_format_is_refused_with_both_versions(tmp_path: Path):
     torch.save({"format": 99, "yolo_lite": "9.9.9"}, tmp_path / "new.pt")
     with pytest.raises(
-        CheckpointError, match=r"written by yolo_lite 9\.9\.9 in format 99, this yolo_lite .* up to format 1"
+        CheckpointError, match=r"written by yolo_lite 9\.9\.9 in format 99, this yolo_lite .* reads format 2"
     ):
         load_checkpoint(tmp_path / "new.pt")
 

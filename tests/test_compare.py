@@ -12,9 +12,11 @@ from conftest import REPOSITORY
 from scipy import stats
 
 import yolo_lite.engine.compare as compare_module
-from yolo_lite.cli import compare_main, losses_main
+from yolo_lite.cli import _split_at_commas, compare_main, losses_main
+from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import BOX_LOSS_NAMES, CLS_LOSS_NAMES
 from yolo_lite.engine.compare import Outcome, mean_and_deviation, paired_difference, summarise, variant_folder
+from yolo_lite.engine.record import Record
 from yolo_lite.loss import MASK_LOSSES
 from yolo_lite.report.comparison import Row, comparison_picture, comparison_table
 
@@ -75,6 +77,11 @@ def test_the_more_variants_the_wider_the_intervals():
     assert summarise({"first": first, "a": other})[1].half_width == pytest.approx(0.12706, abs=1e-5)
     many = summarise({"first": first, **{str(number): other for number in range(5)}})
     assert many[1].half_width == pytest.approx(stats.t.ppf(1 - 0.05 / 5 / 2, df=1) * 0.01)
+
+
+def test_where_the_first_variant_failed_the_others_are_not_blamed():
+    rows = summarise({"first": [Outcome({}, None, "not finite")] * 2, "second": [outcome(0.5), outcome(0.6)]})
+    assert [row.verdict for row in rows] == ["failed", "the first variant failed"]
 
 
 def test_pairs_are_made_by_seed():
@@ -145,23 +152,23 @@ def test_another_configuration_in_the_same_folder_is_refused(compared: Path, tin
     assert "another hyp.lr0: found 0.0015, expected 0.002; choose another --name" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("first_checkpoint_lost", [False, True])
 def test_an_interrupted_comparison_goes_on_to_the_same_figures(
-    compared: Path, tiny_data: Path, tmp_path: Path, monkeypatch
+    compared: Path, tiny_data: Path, tmp_path: Path, monkeypatch, first_checkpoint_lost: bool
 ):
     vary = words(tiny_data, "--vary", "box_loss=ciou,siou", "--seeds", "2", "--project", str(tmp_path))
-    train, calls = compare_module.train, []
+    say, epochs = Record.say, []
 
-    def stop_in_the_second_run(config, resume):
-        calls.append(config.train.name)
-        if len(calls) == 2:
-            train(config.model_copy(update={"train": config.train.model_copy(update={"epochs": 1})}), resume)
+    def stop_in_the_second_run(self, row, seconds):
+        epochs.append(row["epoch"])
+        if len(epochs) == 3:
             raise KeyboardInterrupt
-        return train(config, resume)
+        say(self, row, seconds)
 
-    monkeypatch.setattr(compare_module, "train", stop_in_the_second_run)
-    assert compare_main(vary) == 130
-    (tmp_path / "exp/box_loss=siou/seed0/weights/last.pt").unlink()  # killed before its first checkpoint
-    monkeypatch.setattr(compare_module, "train", train)
+    monkeypatch.setattr(Record, "say", stop_in_the_second_run)
+    assert compare_main(vary) == 130  # after the first of the second run's two epochs
+    if first_checkpoint_lost:
+        (tmp_path / "exp/box_loss=siou/seed0/weights/last.pt").unlink()
     assert compare_main(vary) == 0
     for mine in (tmp_path / "exp").rglob("results.csv"):
         assert mine.read_bytes() == (compared / mine.relative_to(tmp_path / "exp")).read_bytes()
@@ -172,12 +179,43 @@ def test_a_variant_that_cannot_be_trained_does_not_stop_the_others(tiny_data: Pa
     assert compare_main(words(tiny_data, *vary, "--project", str(tmp_path))) == 0
     out = capsys.readouterr().out
     assert "loss is not finite" in out and "failed" in out
+    content = json.loads((tmp_path / "exp/comparison.json").read_text(), parse_constant=pytest.fail)
+    assert [row["verdict"] for row in content["variants"]] == ["-", "failed"]
+
+
+def test_what_the_user_can_mend_is_no_result(tiny_data: Path, tmp_path: Path, monkeypatch, capsys):
+    """A missing dataset ends the comparison; the same command goes on once it is there."""
+    vary = words(tiny_data, "--vary", "box_loss=ciou,siou", "--seeds", "1", "--project", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr("yolo_lite.engine.train.index_split", missing)
+        assert compare_main(vary) == 2
+    assert "error: no such folder" in capsys.readouterr().err and not list(tmp_path.rglob("outcome.json"))
+
+
+def missing(*_: object) -> None:
+    raise DataError("no such folder")
+
+
+def test_other_data_in_the_same_folder_is_refused(compared: Path, tiny_data: Path, tmp_path: Path, capsys):
+    (tmp_path / "other.yaml").write_text(tiny_data.read_text().replace("seed: 0", "seed: 1"))
+    vary = ["--vary", "box_loss=ciou,siou", "--seeds", "2", "--project", str(compared.parent)]
+    assert compare_main(words(tmp_path / "other.yaml", *vary)) == 2
+    assert "holds a run with another " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("a,b", ["a", "b"]), ("[1, 2],[3]", ["[1, 2]", "[3]"]), ("[[1],[2]], auto", ["[[1],[2]]", "auto"])],
+)
+def test_commas_inside_brackets_belong_to_a_value(text: str, values: list[str]):
+    assert _split_at_commas(text) == values
 
 
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
         ([], "expected either --vary"),
+        (["--vary", "model.anchors=[32],[[32]]"], "expected two or more variants, all different"),
         (["--vary", "box_loss=ciou,siou", "--variant", "box=1"], "expected either --vary"),
         (["--vary", "box_loss=ciou"], "expected two or more variants, all different"),
         (["--vary", "box_loss=ciou,ciou"], "expected two or more variants, all different"),

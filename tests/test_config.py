@@ -512,8 +512,9 @@ def test_rows_keep_the_words_of_the_file():
         ("box_loss: siuo", "box_loss: unknown name 'siuo' (nearest: 'siou')"),
         ("cls_loss: focl", "cls_loss: unknown name 'focl' (nearest: 'focal')"),
         ("alpha_iou_form: eiou", "alpha_iou_form: unknown name 'eiou' (nearest: "),
-        ("cls_weights: [1, 0]", "cls_weights"),
-        ("cls_weights: [1, a]", "cls_weights: expected auto, a list with a weight for each class, or null"),
+        ("cls_weights: [1, 0]", "cls_weights: expected auto, a list with a weight above 0"),
+        ("yolo_foo: 3", "unknown key 'yolo_foo'"),
+        ("cls_weights: [1, a]", "cls_weights: expected auto, a list with a weight above 0 for each class, or null"),
         (
             "fl_gamma: 1.5\nobj_loss: qfl",
             "fl_gamma above 0 turns bce into focal: expected it to be 0 beside obj_loss: qfl",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from yolo_lite.config.schema import OPTIMIZER_NAMES, RunConfig, TrainOptions
 from yolo_lite.config.yaml_file import Document
 
 DEFAULT_DATA = "data/shapes.yaml"
+DEFAULT_HYP = {"yolo": "cfg/hyp.yaml", "faster_rcnn": "cfg/hyp_faster_rcnn.yaml"}  # by family
 
 
 def train_parser() -> argparse.ArgumentParser:
@@ -53,7 +53,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say what is trained."""
     add = parser.add_argument
     add("--cfg", default="cfg/yolo_s.yaml", help="model YAML (default: %(default)s)")
-    add("--hyp", default="cfg/hyp.yaml", help="hyperparameter YAML (default: %(default)s)")
+    add("--hyp", help="hyperparameter YAML (default: cfg/hyp.yaml; for Faster R-CNN cfg/hyp_faster_rcnn.yaml)")
     add("--data", default=DEFAULT_DATA, help="dataset YAML (default: the embedded shapes, %(default)s)")
     add("--weights", help="checkpoint to start from (default: from scratch)")
     add("--epochs", type=int, help="default: what the dataset YAML suggests, else 100")
@@ -95,7 +95,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     """Train from flags, or go on with a run."""
     from yolo_lite.engine.checkpoint import config_of, load_checkpoint
     from yolo_lite.engine.run_folder import latest_checkpoint
-    from yolo_lite.engine.train import Resume, train
+    from yolo_lite.engine.train import Resume, is_finished, train
 
     if arguments.resume is None:
         train(run_config(arguments))
@@ -105,7 +105,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     if "optimizer" not in content:
         raise ConfigError(f"--resume {path}: holds no optimizer state, expected the last.pt of a run")
     config = _with_changes(config_of(content, path), arguments)
-    if content["epoch"] >= config.train.epochs:
+    if is_finished(content, config):
         raise ConfigError(f"--resume {path}: this run is finished, {content['epoch']} of {config.train.epochs} epochs")
     train(config, Resume(path.resolve().parent.parent, content))
 
@@ -143,19 +143,21 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
         except ConfigError as error:
             problems.append(str(error))
 
-    data_file = _find_data(arguments.data)
-    hyp, model = load(load_hyp, arguments.hyp), load(load_model_config, arguments.cfg)
-    data = load(load_dataset_config, data_file)
+    data_file, model = _find_data(arguments.data), load(load_model_config, arguments.cfg)
+    hyp_file = arguments.hyp or DEFAULT_HYP[model.family if model else "yolo"]
+    hyp, data = load(load_hyp, hyp_file), load(load_dataset_config, data_file)
     if hyp and data and isinstance(hyp.cls_weights, tuple) and len(hyp.cls_weights) != len(data.names):
-        found = f"found {len(hyp.cls_weights)}"
-        problems.append(f"{arguments.hyp}: cls_weights: expected {len(data.names)} weights, one a class, {found}")
+        flags = [f"--set {text}" for text in arguments.set if text.startswith("cls_weights=")]
+        where, found = (flags or [f"{hyp_file}: cls_weights"])[-1], len(hyp.cls_weights)
+        problems.append(f"{where}: expected {len(data.names)} weights, one a class, found {found}")
     if problems:
         raise ConfigError("\n".join(problems))
     if arguments.optimizer:
         hyp = hyp.model_copy(update={"optimizer": arguments.optimizer})
     suggested = data.suggested
     flags = {
-        **{key: getattr(arguments, key) for key in ("cfg", "hyp", "weights", "device", "seed")},
+        **{key: getattr(arguments, key) for key in ("cfg", "weights", "device", "seed")},
+        "hyp": hyp_file,
         **{key: getattr(arguments, key) for key in ("project", "name", "exist_ok")},
         "data": arguments.data,
         "epochs": _first_given(arguments.epochs, suggested.epochs, 100),
@@ -192,8 +194,10 @@ def _variants(arguments: argparse.Namespace) -> list[list[str]]:
     """The ``key=value`` texts of each variant.
 
     Raises:
-        ConfigError: neither or both of --vary and --variant, or fewer than two variants, or one twice.
+        ConfigError: neither or both of --vary and --variant, or fewer than two variants, or two of one folder.
     """
+    from yolo_lite.engine.compare import variant_folder
+
     if bool(arguments.vary) == bool(arguments.variant):
         raise ConfigError("expected either --vary KEY=A,B,... or --variant KEY=VALUE ..., once for each variant")
     variants = arguments.variant
@@ -201,11 +205,22 @@ def _variants(arguments: argparse.Namespace) -> list[list[str]]:
         key, equals, values = arguments.vary.partition("=")
         if not equals:
             raise ConfigError(f"--vary {arguments.vary}: expected KEY=A,B,...")
-        # Commas inside brackets belong to a value.
-        variants = [[f"{key}={value.strip()}"] for value in re.split(r",(?![^\[{]*[\]}])", values)]
-    if len(variants) < 2 or len({" ".join(texts) for texts in variants}) < len(variants):
+        variants = [[f"{key}={value}"] for value in _split_at_commas(values)]
+    if len(variants) < 2 or len({variant_folder(" ".join(texts)) for texts in variants}) < len(variants):
         raise ConfigError(f"expected two or more variants, all different, found {[' '.join(v) for v in variants]}")
     return variants
+
+
+def _split_at_commas(text: str) -> list[str]:
+    """Values between commas; commas inside brackets belong to a value."""
+    values, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            values.append("")
+        else:
+            values[-1] += letter
+    return [value.strip() for value in values]
 
 
 def run_losses(_: argparse.Namespace) -> None:
@@ -276,7 +291,7 @@ def _check_range(flag: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f"{flag}: expected {low}..{high}, found {value}")
 
 
-def _run(action: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
+def _run(action: Callable[[argparse.Namespace], None], arguments: argparse.Namespace, hint: str = "") -> int:
     """Run a command; what a user can mend ends with its message and exit status 2."""
     try:
         action(arguments)
@@ -291,14 +306,14 @@ def _run(action: Callable[[argparse.Namespace], None], arguments: argparse.Names
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; go on with --resume", file=sys.stderr)
+        print(f"interrupted{hint}", file=sys.stderr)
         return 130
     return 0
 
 
 def train_main(argv: Sequence[str] | None = None) -> int:
     """``python train.py``."""
-    return _run(run_train, train_parser().parse_args(argv))
+    return _run(run_train, train_parser().parse_args(argv), "; go on with --resume")
 
 
 def val_main(argv: Sequence[str] | None = None) -> int:
@@ -308,7 +323,7 @@ def val_main(argv: Sequence[str] | None = None) -> int:
 
 def compare_main(argv: Sequence[str] | None = None) -> int:
     """``yolo-lite compare``."""
-    return _run(run_compare, compare_parser().parse_args(argv))
+    return _run(run_compare, compare_parser().parse_args(argv), "; the same command goes on")
 
 
 def losses_main(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,10 @@ class DataError(UserError):
     """A dataset, an image or a label file is unusable."""
 
 
+class DivergedError(UserError):
+    """A loss is no longer finite."""
+
+
 class CheckpointError(UserError):
     """A checkpoint is missing, unreadable or of another kind."""
 

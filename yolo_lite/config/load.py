@@ -127,7 +127,7 @@ def _describe(section: type[Section], document: Document, detail: ErrorDetails) 
     if location and (flag := document.flags.get(str(location[0]))):
         where, key = flag, _key(location) if len(location) > 1 else ""
     if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key!r}{_advice(section, location)}"
+        return f"{where}: unknown key {_key(location)!r}{_advice(section, location)}"
     if detail["type"] == "missing":
         return f"{where}: the key {key!r} is missing"
     message = detail["msg"].removeprefix("Value error, ")
@@ -139,8 +139,11 @@ def _describe(section: type[Section], document: Document, detail: ErrorDetails) 
 
 def _location(detail: ErrorDetails) -> KeyPath:
     # pydantic adds the name of the union's branch to the location: what is no key of the file is left out.
-    branches = ("tuple[", "function-", *MODEL_SECTIONS)
-    return tuple(part for part in detail["loc"] if not str(part).startswith(branches))
+    first, *rest = detail["loc"] or ("",)
+    if first == "model" and rest and rest[0] in MODEL_SECTIONS:
+        del rest[0]
+    kept = [part for part in rest if not str(part).startswith(("tuple[", "function-", "literal["))]
+    return (first, *kept) if detail["loc"] else ()
 
 
 def _line(document: Document, location: KeyPath) -> int | None:

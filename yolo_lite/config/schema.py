@@ -224,8 +224,9 @@ class FasterRcnnConfig(Section):
 def _weights(value: Any) -> Any:
     if value is None or value == "auto":
         return value
-    if not isinstance(value, (list, tuple)) or not value or not all(map(_is_number, value)):
-        raise ValueError(f"expected auto, a list with a weight for each class, or null, found {value!r}")
+    numbers = isinstance(value, (list, tuple)) and value and all(map(_is_number, value))
+    if not numbers or min(value) <= 0:
+        raise ValueError(f"expected auto, a list with a weight above 0 for each class, or null, found {value!r}")
     return tuple(float(weight) for weight in value)
 
 

@@ -16,7 +16,7 @@ from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.load import load_run_config
 from yolo_lite.config.schema import RunConfig
 
-FORMAT = 1
+FORMAT = 2
 
 # What torch raises for an archive that is damaged or holds more than plain data.
 UNREADABLE = (
@@ -68,7 +68,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if content["format"] > FORMAT:
         raise CheckpointError(
             f"{path}: written by yolo_lite {content.get('yolo_lite')} in format {content['format']}, "
-            f"this yolo_lite {yolo_lite.__version__} reads up to format {FORMAT}"
+            f"this yolo_lite {yolo_lite.__version__} reads format {FORMAT}"
+        )
+    if content["format"] < FORMAT:
+        raise CheckpointError(
+            f"{path}: written in format {content['format']} by an older yolo_lite, expected format {FORMAT}: "
+            "train again, or use the yolo_lite that wrote it"
         )
     if missing := {"config", "ema", "losses", "epoch"} - content.keys():
         raise CheckpointError(f"{path}: not a checkpoint of yolo_lite: without {', '.join(sorted(missing))}")

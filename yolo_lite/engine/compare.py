@@ -7,17 +7,18 @@ import csv
 import json
 import math
 import re
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scipy import stats
 
-from yolo_lite.config.errors import ConfigError, UserError
+from yolo_lite.config.errors import ConfigError, DivergedError
+from yolo_lite.config.load import load_run_config
 from yolo_lite.config.schema import RunConfig
+from yolo_lite.config.yaml_file import read_yaml
 from yolo_lite.engine.checkpoint import load_checkpoint
-from yolo_lite.engine.train import Resume, train
+from yolo_lite.engine.train import Resume, is_finished, train
 from yolo_lite.report.comparison import Row, comparison_picture, comparison_table
 from yolo_lite.report.pictures import write_picture
 
@@ -41,7 +42,7 @@ class Run(NamedTuple):
 class Outcome(NamedTuple):
     """What a finished run has to say; ``metrics`` is empty where its loss was no longer finite."""
 
-    metrics: dict[str, float]  # METRICS of the last epoch
+    metrics: dict[str, float]  # METRICS of the last epoch: the best one would flatter the noisier variant
     seconds: float | None  # of all epochs; None where the run was interrupted
     problem: str | None
 
@@ -60,11 +61,11 @@ def compare(runs: Sequence[Run], folder: Path) -> str:
         ConfigError: a run folder holds a run of another configuration.
     """
     for run in runs:
-        _check_same_run(run)
+        check_same_run(run)
     outcomes: dict[str, list[Outcome]] = {}
     for number, run in enumerate(runs, 1):
         print(f"run {number}/{len(runs)}: {run.variant}, seed {run.seed}: ", end="", flush=True)
-        outcome = _outcome(run)
+        outcome = finish(run)
         print(outcome.problem or f"mAP50-95 {outcome.metrics[METRICS[0]]:.4f}", flush=True)
         outcomes.setdefault(run.variant, []).append(outcome)
     rows = summarise(outcomes)
@@ -78,69 +79,80 @@ def _write(folder: Path, rows: list[Row], table: str, seeds: list[int], outcomes
     content = {
         "seeds": seeds,
         "confidence": CONFIDENCE,
-        "variants": [row._asdict() for row in rows],
+        "variants": [{**row._asdict(), "verdict": row.verdict} for row in rows],
         "runs": {variant: [outcome._asdict() for outcome in own] for variant, own in outcomes.items()},
     }
-    (folder / "comparison.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / "comparison.json").write_text(json.dumps(_without_nan(content), indent=2) + "\n", encoding="utf-8")
     (folder / "comparison.md").write_text(table + "\n", encoding="utf-8")
     write_picture(folder / "comparison.png", comparison_picture(rows))
+
+
+def _without_nan(value: Any) -> Any:
+    """The same tree with None for NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 # ----------------------------------------------------------------------------------------------------------- runs
 
 
-def _check_same_run(run: Run) -> None:
-    """Refuse a folder whose run was started with another configuration."""
-    checkpoint = run.folder / "weights" / "last.pt"
-    if not checkpoint.exists():
-        return
-    stored, wanted = load_checkpoint(checkpoint)["config"], run.config.plain()
-    differing = [key for key in _flat(wanted) if _flat(stored).get(key) != _flat(wanted)[key]]
-    if differing:
-        key = differing[0]
-        raise ConfigError(
-            f"{run.folder}: holds a run with another {key}: found {_flat(stored).get(key)!r}, "
-            f"expected {_flat(wanted)[key]!r}; choose another --name"
-        )
+def finish(run: Run) -> Outcome:
+    """Train a run, or what is left of it, and keep what it came to.
 
-
-def _flat(tree: dict[str, Any]) -> dict[str, Any]:
-    pairs = ((f"{part}.{key}", value) for part in ("train", "hyp", "model") for key, value in tree[part].items())
-    return {key: value for key, value in pairs if key.removeprefix("train.") not in FREE_FLAGS}
-
-
-def _outcome(run: Run) -> Outcome:
+    Raises:
+        ConfigError: its folder holds a run of another configuration.
+    """
+    check_same_run(run)
     path = run.folder / "outcome.json"
     if not path.exists():
-        outcome = _train(run)
-        path.write_text(json.dumps(outcome._asdict()) + "\n", encoding="utf-8")
+        text = json.dumps(_train(run)._asdict()) + "\n"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
     return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def check_same_run(run: Run) -> None:
+    """Refuse a folder whose run was started with another configuration."""
+    path = run.folder / "config.yaml"
+    if not path.exists():
+        return
+    stored, wanted = (_flat(config) for config in (load_run_config(read_yaml(path).data, str(path)), run.config))
+    for key in {**wanted, **stored}:
+        if stored.get(key) != wanted.get(key):
+            raise ConfigError(
+                f"{run.folder}: holds a run with another {key}: found {stored.get(key)!r}, "
+                f"expected {wanted.get(key)!r}; choose another --name"
+            )
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    tree = config.plain()
+    parts = ("train", "hyp", "model", "data")
+    pairs = {f"{part}.{key}": value for part in parts for key, value in tree[part].items() if key not in FREE_FLAGS}
+    return {**pairs, "data_file": tree["data_file"]}
 
 
 def _train(run: Run) -> Outcome:
     """Train a run, or what is left of it; what it says goes to log.txt in its folder."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    resume = _resume(run)
-    start = time.perf_counter()
+    checkpoint = run.folder / "weights" / "last.pt"
+    resume = Resume(run.folder, load_checkpoint(checkpoint)) if checkpoint.exists() else None
+    if resume and is_finished(resume.checkpoint, run.config):
+        return Outcome(_last_metrics(run.folder / "results.csv"), None, None)
     with open(run.folder / "log.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         try:
-            if resume is None or resume.checkpoint["epoch"] < run.config.train.epochs:
-                train(run.config, resume)
-        except ConfigError:
-            raise
-        except UserError as error:  # this variant cannot be trained: the others can
+            result = train(run.config, resume)
+        except DivergedError as error:  # this variant cannot be trained: the others can
             return Outcome({}, None, str(error))
-    seconds = time.perf_counter() - start
-    return Outcome(_last_metrics(run.folder / "results.csv"), None if resume else seconds, None)
-
-
-def _resume(run: Run) -> Resume | None:
-    checkpoint = run.folder / "weights" / "last.pt"
-    return Resume(run.folder, load_checkpoint(checkpoint)) if checkpoint.exists() else None
+    metrics = {key: result.metrics[key] for key in METRICS}
+    return Outcome(metrics, None if resume else sum(result.seconds), None)
 
 
 def _last_metrics(path: Path) -> dict[str, float]:
-    """Of the last epoch: the best one of the validation split would flatter the noisier variant."""
     with open(path, newline="", encoding="utf-8") as file:
         *_, last = csv.DictReader(file)
     return {key: float(last[key]) for key in METRICS}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from yolo_lite.config.errors import ConfigError, UserError
+from yolo_lite.config.errors import ConfigError, DivergedError
 from yolo_lite.config.schema import Hyp, RunConfig
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
@@ -66,6 +66,12 @@ class Resume(NamedTuple):
     checkpoint: dict[str, Any]  # content of its last.pt
 
 
+def is_finished(checkpoint: dict[str, Any], config: RunConfig) -> bool:
+    """Whether the run of a last.pt has come to its end: to the last epoch, or to where nothing improved."""
+    idle = checkpoint["epoch"] - checkpoint["best_epoch"]
+    return checkpoint["epoch"] >= config.train.epochs or 0 < config.hyp.patience <= idle
+
+
 class Result(NamedTuple):
     """What a finished run leaves."""
 
@@ -105,7 +111,7 @@ def _prepare(config: RunConfig, resume: Resume | None) -> Prepared:
     family, compute = FAMILIES[config.model.family], choose_compute(options.device, hyp.precision, hyp.channels_last)
     print(compute)
     torch.manual_seed(options.seed)
-    model = place(_build(family, config, fetch=resume is None), compute)
+    model = place(_build(family, config, fetch=not (resume or options.weights)), compute)
     size = rounded_up(options.imgsz, family.stride(model))
     print(f"{options.cfg}: {family.describe(model, size)}")
     train_index, val_index = (index_split(config.data, config.data_file, split) for split in ("train", "val"))
@@ -151,7 +157,7 @@ def train_epoch(state: State, batches: Iterator[Batch], recipe: Recipe) -> list[
     """One epoch; returns its mean box, objectness and class loss.
 
     Raises:
-        UserError: the losses are no longer finite. The checkpoint of the epoch before is untouched.
+        DivergedError: the losses are no longer finite. The checkpoint of the epoch before is untouched.
     """
     plan = recipe.plan
     state.model.train()
@@ -212,7 +218,7 @@ def _validate(state: State, recipe: Recipe, val: Split) -> Evaluation:
 def _check_finite(losses: list[float], kind: str, epoch: int) -> None:
     """Weights that are no longer finite show in the losses: they must not reach last.pt."""
     if not np.isfinite(losses).all():
-        raise UserError(f"epoch {epoch + 1}: the {kind} loss is not finite (box, obj, cls: {losses}): lower lr0")
+        raise DivergedError(f"epoch {epoch + 1}: the {kind} loss is not finite (box, obj, cls: {losses}): lower lr0")
 
 
 def _progress(means: Tensor, state: State, speed: float) -> dict[str, str]:

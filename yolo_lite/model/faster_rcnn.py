@@ -290,13 +290,16 @@ def _assemble(config: FasterRcnnConfig, fetch: bool) -> FasterRCNN:
 
 def _make_backbone(config: FasterRcnnConfig, kind: Backbone, levels: int, fetch: bool) -> nn.Module:
     """Pretrained: frozen batch normalisation and first stages; from scratch everything learns. As in torchvision."""
-    return kind.make(
-        backbone_name=config.backbone,
-        weights="IMAGENET1K_V1" if config.pretrained and fetch else None,
-        norm_layer=FrozenBatchNorm2d if config.pretrained else nn.BatchNorm2d,
-        trainable_layers=kind.trained if config.pretrained else kind.stages,
-        returned_layers=list(range(kind.stages - levels, kind.stages)),
-    )
+    try:
+        return kind.make(
+            backbone_name=config.backbone,
+            weights="IMAGENET1K_V1" if config.pretrained and fetch else None,
+            norm_layer=FrozenBatchNorm2d if config.pretrained else nn.BatchNorm2d,
+            trainable_layers=kind.trained if config.pretrained else kind.stages,
+            returned_layers=list(range(kind.stages - levels, kind.stages)),
+        )
+    except OSError as error:
+        raise ConfigError(f"pretrained: torchvision cannot fetch the weights of {config.backbone}: {error}") from error
 
 
 def _anchor_generator(config: FasterRcnnConfig, levels: int) -> AnchorGenerator:

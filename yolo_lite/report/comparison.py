@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,10 +24,12 @@ class Row(NamedTuple):
     @property
     def verdict(self) -> str:
         """What the difference to the first variant is worth."""
+        if math.isnan(self.map50_95[0]):
+            return "failed"
         if self.difference is None:
             return "-"
-        if np.isnan(self.difference):
-            return "failed"
+        if math.isnan(self.difference):
+            return "the first variant failed"
         if self.half_width is None:
             return "one seed tells nothing"
         if abs(self.difference) <= self.half_width:
