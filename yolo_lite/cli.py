@@ -147,8 +147,8 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
     hyp_file = arguments.hyp or DEFAULT_HYP[model.family if model else "yolo"]
     hyp, data = load(load_hyp, hyp_file), load(load_dataset_config, data_file)
     if hyp and data and isinstance(hyp.cls_weights, tuple) and len(hyp.cls_weights) != len(data.names):
-        flags = [f"--set {text}" for text in arguments.set if text.startswith("cls_weights=")]
-        where, found = (flags or [f"{hyp_file}: cls_weights"])[-1], len(hyp.cls_weights)
+        given = [f"--set {text}" for text in arguments.set if text.startswith("cls_weights=")]
+        where, found = (given or [f"{hyp_file}: cls_weights"])[-1], len(hyp.cls_weights)
         problems.append(f"{where}: expected {len(data.names)} weights, one a class, found {found}")
     if problems:
         raise ConfigError("\n".join(problems))
