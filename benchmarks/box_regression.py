@@ -136,6 +136,7 @@ def regress(loss: Loss, coordinates: str, num_points: int, iterations: int, chun
     factors = torch.tensor(COORDINATES[coordinates])
     boxes, targets = make_cases(num_points)
     num_cases = boxes.shape[1]
+    torch.compiler.reset()  # each loss compiles step anew, and after eight torch.compile would run it unfused
     advance = torch.compile(partial(step, loss), dynamic=False) if fused else partial(step, loss)
     errors, ious = [], []
     started = time.perf_counter()
