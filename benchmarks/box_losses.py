@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -48,6 +49,10 @@ def make_pairs(number: int) -> tuple[Tensor, Tensor]:
     return torch.cat((centre, target[:, 2:] * (noise[:, 2:] / 4).exp()), dim=1), target
 
 
+def _with_conversion(loss: Callable[..., Tensor], predicted: Tensor, target: Tensor) -> Tensor:
+    return loss(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(target))
+
+
 def entries(num_pairs: int) -> dict[str, Entry]:
     """Ours, torchvision's on corners, and torchvision's with the conversion."""
     predicted, target = make_pairs(num_pairs)
@@ -55,9 +60,7 @@ def entries(num_pairs: int) -> dict[str, Entry]:
     ours = {name: Entry(loss, predicted, target) for name, loss in BOX_LOSSES.items()}
     bare = {f"torchvision {name}": Entry(loss, *corners) for name, loss in THEIRS.items()}
     converted = {
-        f"torchvision {name}, converted": Entry(
-            lambda a, b, loss=loss: loss(cxcywh_to_xyxy(a), cxcywh_to_xyxy(b)), predicted, target
-        )
+        f"torchvision {name}, converted": Entry(partial(_with_conversion, loss), predicted, target)
         for name, loss in THEIRS.items()
     }
     return ours | bare | converted

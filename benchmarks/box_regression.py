@@ -69,7 +69,7 @@ class Result(NamedTuple):
 
 def losses() -> dict[str, Loss]:
     """Every box loss and both versions of wiou, with the settings of the docstring above."""
-    units = {"nwd": {"constant": 1.0}, "mpdiou": {"image_size": (20, 20)}}
+    units: dict[str, dict[str, object]] = {"nwd": {"constant": 1.0}, "mpdiou": {"image_size": (20, 20)}}
     plain: dict[str, Loss] = {
         name: partial(_without_mean, loss, units.get(name, {})) for name, loss in BOX_LOSSES.items() if name != "wiou"
     }
@@ -138,7 +138,8 @@ def regress(loss: Loss, coordinates: str, num_points: int, iterations: int, chun
     num_cases = boxes.shape[1]
     torch.compiler.reset()  # each loss compiles step anew, and after eight torch.compile would run it unfused
     advance = torch.compile(partial(step, loss), dynamic=False) if fused else partial(step, loss)
-    errors, ious = [], []
+    errors: list[float] = []
+    ious: list[float] = []
     started = time.perf_counter()
     for iteration in tqdm(range(iterations), leave=False):
         rate = step_rate(iteration, iterations) * factors
@@ -197,7 +198,7 @@ def draw(results: dict[str, dict[str, Result]], path: Path) -> None:
     from matplotlib import colors, pyplot
 
     figure = pyplot.figure(figsize=(13, 9), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1.35, 1))
+    above, below = figure.subfigures(2, 1, height_ratios=(1.35, 1), squeeze=False)[:, 0]
     panels = above.subplots(1, len(results), sharey=True, squeeze=False)[0]
     for panel, (coordinates, by_loss) in zip(panels, results.items(), strict=True):
         for (style, width), names in FAMILIES.items():
