@@ -23,7 +23,8 @@ An image that is ignored as a whole does not count; where nothing counts at all 
 "area"      FP / n, the mean probability over the image's n pixels, in place of 1 - index: every false positive has the
             same slope 1 / n. For lovasz the mean error.
 "formula"   what the formula gives with TP = FN = 0, for iou and dice FP / (FP + smooth): its slope all but vanishes
-            once FP is more than a few pixels. For lovasz the image's largest error, whose slope is in one pixel.
+            where FP is many pixels and is steep for the last ones, which costs small objects (LOG.md). For lovasz the
+            image's largest error, whose slope is in one pixel.
 "skip"      nothing: the pair does not count, false positives there are never punished.
 
 On a GPU nothing waits for the host, so target values out of range are found by the device's own assertions; on a CPU
