@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from yolo_lite.data.dataset import EvaluationSet
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.data.letterbox import Letterbox, to_original
+from yolo_lite.data.letterbox import Letterbox, padded_size, to_original
 from yolo_lite.data.loader import evaluation_loader
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.coco_ap import DetectionTable, Scores, ground_truth, score_detections
@@ -66,7 +66,7 @@ class Evaluation(NamedTuple):
 
 def rounded_up(size: int, stride: int) -> int:
     """``--imgsz`` as a multiple of the stride; a change is said."""
-    rounded = -(-size // stride) * stride
+    rounded, _ = padded_size(size, size, stride)
     if rounded != size:
         print(f"--imgsz {size} is no multiple of the stride {stride}: {rounded} is used")
     return rounded

@@ -110,8 +110,8 @@ COORDINATE_LOSSES: dict[str, BoxLossFunction] = {"l1": _absolute, "l2": _squared
 
 def _corner_differences(predicted: Tensor, target: Tensor) -> Tensor:
     """Differences of left, top, right, bottom ``[P, 4]``, from centres and sizes: exact for boxes far from 0."""
-    centre, half = (_exact(predicted) - _exact(target)).split(2, dim=1)
-    return torch.cat((centre - half / 2, centre + half / 2), dim=1)
+    centre, size = (_exact(predicted) - _exact(target)).split(2, dim=1)
+    return torch.cat((centre - size / 2, centre + size / 2), dim=1)
 
 
 # -------------------------------------------------------------------------------------------------- IoU family
