@@ -14,8 +14,16 @@ from scipy import stats
 import yolo_lite.engine.compare as compare_module
 from yolo_lite.cli import _split_at_commas, compare_main, losses_main
 from yolo_lite.config.errors import DataError
-from yolo_lite.config.schema import BOX_LOSS_NAMES, CLS_LOSS_NAMES
-from yolo_lite.engine.compare import Outcome, mean_and_deviation, paired_difference, summarise, variant_folder
+from yolo_lite.config.schema import BOX_LOSS_NAMES, CLS_LOSS_NAMES, RunConfig
+from yolo_lite.engine.compare import (
+    Outcome,
+    Run,
+    compare,
+    mean_and_deviation,
+    paired_difference,
+    summarise,
+    variant_folder,
+)
 from yolo_lite.engine.record import Record
 from yolo_lite.loss import MASK_LOSSES
 from yolo_lite.report.comparison import Row, comparison_picture, comparison_table
@@ -172,6 +180,20 @@ def test_an_interrupted_comparison_goes_on_to_the_same_figures(
     assert compare_main(vary) == 0
     for mine in (tmp_path / "exp").rglob("results.csv"):
         assert mine.read_bytes() == (compared / mine.relative_to(tmp_path / "exp")).read_bytes()
+
+
+def test_the_table_is_there_after_each_seed(tmp_path: Path, monkeypatch):
+    runs = [Run(variant, seed, RunConfig.model_construct()) for seed in (5, 6) for variant in "ab"]
+    monkeypatch.setattr(compare_module, "check_same_run", lambda run: None)
+    monkeypatch.setattr(compare_module, "finish", lambda run: stopped() if run == runs[3] else outcome(0.5))
+    with pytest.raises(KeyboardInterrupt):
+        compare(runs, tmp_path)
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert content["seeds"] == [5] and {name: len(own) for name, own in content["runs"].items()} == {"a": 1, "b": 1}
+
+
+def stopped() -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_variant_that_cannot_be_trained_does_not_stop_the_others(tiny_data: Path, tmp_path: Path, capsys):

@@ -53,29 +53,34 @@ def variant_folder(variant: str) -> str:
 
 
 def compare(runs: Sequence[Run], folder: Path) -> str:
-    """Train every run that is not finished yet, then write and return the table of all.
+    """Train every run that is not finished yet; the table of all is written after each seed and returned at the end.
 
     A comparison goes on where it was stopped: finished runs are read, a broken one resumes from its last.pt.
+
+    Args:
+        runs: as ``make_runs`` orders them, seed by seed.
 
     Raises:
         ConfigError: a run folder holds a run of another configuration.
     """
     for run in runs:
         check_same_run(run)
-    outcomes: dict[str, list[Outcome]] = {}
+    table = ""
+    outcomes: dict[str, list[Outcome]] = {run.variant: [] for run in runs}
     for number, run in enumerate(runs, 1):
         print(f"run {number}/{len(runs)}: {run.variant}, seed {run.seed}: ", end="", flush=True)
         outcome = finish(run)
         print(outcome.problem or f"mAP50-95 {outcome.metrics[METRICS[0]]:.4f}", flush=True)
-        outcomes.setdefault(run.variant, []).append(outcome)
-    rows = summarise(outcomes)
-    table = comparison_table(rows)
-    seeds = sorted({run.seed for run in runs})
-    _write(folder, rows, table, seeds, outcomes)
+        outcomes[run.variant].append(outcome)
+        if number % len(outcomes) == 0:  # every variant has had this seed
+            table = _write(folder, [first.seed for first in runs[: number : len(outcomes)]], outcomes)
     return table
 
 
-def _write(folder: Path, rows: list[Row], table: str, seeds: list[int], outcomes: dict[str, list[Outcome]]) -> None:
+def _write(folder: Path, seeds: list[int], outcomes: dict[str, list[Outcome]]) -> str:
+    """Table, JSON and picture of what is there so far; the table is returned."""
+    rows = summarise(outcomes)
+    table = comparison_table(rows)
     content = {
         "seeds": seeds,
         "confidence": CONFIDENCE,
@@ -85,6 +90,7 @@ def _write(folder: Path, rows: list[Row], table: str, seeds: list[int], outcomes
     (folder / "comparison.json").write_text(json.dumps(_without_nan(content), indent=2) + "\n", encoding="utf-8")
     (folder / "comparison.md").write_text(table + "\n", encoding="utf-8")
     write_picture(folder / "comparison.png", comparison_picture(rows))
+    return table
 
 
 def _without_nan(value: Any) -> Any:
