@@ -24,7 +24,9 @@ from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.device import choose_compute, place, to_device
 from yolo_lite.engine.families import Yolo
 from yolo_lite.engine.optimizer import MovingAverage, Plan, make_optimizer
-from yolo_lite.engine.train import Recipe, State, train_step
+from yolo_lite.engine.prepare import Recipe
+from yolo_lite.engine.state import State
+from yolo_lite.engine.train import train_step
 
 BLOCK_SECONDS = 8.0  # of one kind of step before the other has its turn
 QUEUED = 5  # batches that workers may have ready from the other kind's turn: not counted where steps are quick

@@ -23,7 +23,8 @@ from yolo_lite.config.load import load_model_config, validate
 from yolo_lite.config.schema import BACKBONE_NAMES, BOX_LOSS_NAMES, FasterRcnnConfig, Hyp, RunConfig
 from yolo_lite.config.yaml_file import parse_yaml, read_yaml
 from yolo_lite.engine.checkpoint import load_checkpoint
-from yolo_lite.engine.train import Resume, train
+from yolo_lite.engine.state import Resume
+from yolo_lite.engine.train import train
 from yolo_lite.loss.box import COORDINATE_LOSSES, BoxLoss
 from yolo_lite.model.faster_rcnn import (
     BACKBONES,

@@ -25,7 +25,9 @@ from yolo_lite.engine.optimizer import (
     rates,
     set_rates,
 )
-from yolo_lite.engine.train import Recipe, State, train_step
+from yolo_lite.engine.prepare import Recipe
+from yolo_lite.engine.state import State
+from yolo_lite.engine.train import train_step
 from yolo_lite.loss.detection import DetectionLosses
 from yolo_lite.model.detector import Detector
 from yolo_lite.structures import Batch, Targets

@@ -14,6 +14,7 @@ from yolo_lite.config.errors import ConfigError, UserError
 from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp, load_model_config, validate
 from yolo_lite.config.schema import OPTIMIZER_NAMES, RunConfig, TrainOptions
 from yolo_lite.config.yaml_file import Document
+from yolo_lite.engine.stop import StoppedError
 
 DEFAULT_DATA = "data/shapes.yaml"
 DEFAULT_HYP = {"yolo": "cfg/hyp.yaml", "faster_rcnn": "cfg/hyp_faster_rcnn.yaml"}  # by family
@@ -27,7 +28,9 @@ def train_parser() -> argparse.ArgumentParser:
     add("--project", default="runs/train", help="folder of runs (default: %(default)s)")
     add("--name", default="exp", help="folder of this run; a number is added if it is there (default: %(default)s)")
     add("--exist-ok", action="store_true", help="write into an existing run folder")
-    add("--resume", nargs="?", const="", help="go on with a run: its last.pt, or the latest below --project")
+    add("--resume", nargs="?", const="", help="go on with a run: its folder or last.pt, or the latest below --project")
+    add("--save-period", metavar="N", help="write last.pt every N epochs, 0.25 for four times an epoch, or 10min for "
+        "every ten minutes and after each epoch (default: 1)")  # fmt: skip
     return parser
 
 
@@ -93,39 +96,61 @@ def val_parser() -> argparse.ArgumentParser:
 
 def run_train(arguments: argparse.Namespace) -> None:
     """Train from flags, or go on with a run."""
+    from yolo_lite.engine.processes import joined
+    from yolo_lite.engine.train import train
+
+    with joined() as processes:
+        # The first process reads a checkpoint for all: others may run where its file is not.
+        resume, config = processes.from_first(lambda: _resumed(arguments))
+        train(config or run_config(arguments), resume, processes)
+
+
+def _resumed(arguments: argparse.Namespace) -> tuple[Any, RunConfig | None]:
+    """The run to go on with and its configuration, or neither."""
     from yolo_lite.engine.checkpoint import config_of, load_checkpoint
     from yolo_lite.engine.run_folder import latest_checkpoint
-    from yolo_lite.engine.train import Resume, is_finished, train
+    from yolo_lite.engine.state import Resume, is_finished
 
     if arguments.resume is None:
-        train(run_config(arguments))
-        return
+        return None, None
     path = Path(arguments.resume) if arguments.resume else latest_checkpoint(arguments.project)
+    path = path / "weights" / "last.pt" if path.is_dir() else path
     content = load_checkpoint(path)
     if "optimizer" not in content:
         raise ConfigError(f"--resume {path}: holds no optimizer state, expected the last.pt of a run")
-    config = _with_changes(config_of(content, path), arguments)
+    config = _with_changes(config_of(content, path), content["epoch"], arguments)
     if is_finished(content, config):
-        raise ConfigError(f"--resume {path}: this run is finished, {content['epoch']} of {config.train.epochs} epochs")
-    train(config, Resume(path.resolve().parent.parent, content))
+        of = f"{content['epoch']} of {config.train.epochs} epochs"
+        raise ConfigError(f"--resume {path}: this run is finished, {of}; --epochs N with a larger N goes on")
+    return Resume(path.resolve().parent.parent, content), config
 
 
-def _with_changes(config: RunConfig, arguments: argparse.Namespace) -> RunConfig:
-    """A resumed run keeps its configuration; where it is computed and by how many processes loaded may change.
+def _with_changes(config: RunConfig, done: int, arguments: argparse.Namespace) -> RunConfig:
+    """A resumed run keeps its configuration; its length, where it is computed and how it is loaded may change.
+
+    With another number of epochs the rest of the new schedule is followed from where the run stands: the learning rate
+    is what it would be there in a run that was given so many epochs from the start. There is no second warm-up.
 
     Raises:
         ConfigError: another flag was given too.
     """
-    free = ("resume", "project", "device", "workers")
+    free = ("resume", "project", "device", "workers", "epochs", "save_period")
     parser = train_parser()
     given = [name for name, value in vars(arguments).items() if name not in free and value != parser.get_default(name)]
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"--resume goes on with the run's own configuration: leave out {names}, or start a new run")
-    changes = {"device": arguments.device or config.train.device}
-    if arguments.workers is not None:
-        changes["workers"] = arguments.workers
-    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
+    options = config.train
+    wanted = {name: getattr(arguments, name) for name in ("device", "workers", "epochs", "save_period")}
+    changes = {name: value for name, value in wanted.items() if value not in (None, "")}
+    if (epochs := changes.get("epochs", options.epochs)) != options.epochs:
+        if epochs <= done:
+            raise ConfigError(f"--epochs {epochs}: expected more than the {done} epochs that are done")
+        changes["first_epochs"] = options.first_epochs or options.epochs
+        print(f"--epochs {epochs} instead of {options.epochs}: the rest of that schedule, without a second warm-up")
+    words = {name: f"--{name.replace('_', '-')}" for name in changes}
+    changed = validate(TrainOptions, Document("train.py", {**options.model_dump(), **changes}, {}, words))
+    return config.model_copy(update={"train": changed})
 
 
 def run_config(arguments: argparse.Namespace) -> RunConfig:
@@ -159,6 +184,7 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
         **{key: getattr(arguments, key) for key in ("cfg", "weights", "device", "seed")},
         "hyp": hyp_file,
         **{key: getattr(arguments, key) for key in ("project", "name", "exist_ok")},
+        "save_period": _first_given(getattr(arguments, "save_period", None), "1"),
         "data": arguments.data,
         "epochs": _first_given(arguments.epochs, suggested.epochs, 100),
         "batch_size": _first_given(arguments.batch_size, suggested.batch_size, 16),
@@ -305,6 +331,9 @@ def _run(action: Callable[[argparse.Namespace], None], arguments: argparse.Names
             raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_status
     except KeyboardInterrupt:
         print(f"interrupted{hint}", file=sys.stderr)
         return 130

@@ -22,6 +22,10 @@ class DivergedError(UserError):
     """A loss is no longer finite."""
 
 
+class LostProcessError(UserError):
+    """Another process of a distributed run has ended."""
+
+
 class CheckpointError(UserError):
     """A checkpoint is missing, unreadable or of another kind."""
 

@@ -247,6 +247,8 @@ class Hyp(Section):
     clip_norm: NotNegative = 10.0  # 0 is off
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     patience: Annotated[int, Field(ge=0)] = 100  # epochs without progress before the run ends; 0 is never
+    min_epochs: Annotated[int, Field(ge=0)] = 0  # before which patience ends no run
+    nonfinite: Literal["skip", "stop"] = "skip"  # what becomes of a step whose loss or gradient is not finite
 
     # losses; the keys <loss>_<parameter> matter where that loss is chosen
     box_loss: Annotated[str, _one_of(BOX_LOSS_NAMES)] = "ciou"
@@ -417,6 +419,26 @@ AnyModelConfig = Annotated[
 # ---------------------------------------------------------------------------------------------------- command line
 
 
+class SavePeriod(Section):
+    """How often last.pt is written."""
+
+    number: Positive
+    unit: Literal["epochs", "min"]
+
+    def __str__(self) -> str:
+        return f"{self.number:g} {self.unit}"
+
+
+def parse_save_period(text: Any) -> Any:
+    """``"2"`` or ``"0.25"`` epochs, ``"10min"``."""
+    if not isinstance(text, str):
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epochs?|min|)\s*", text)
+    if not match or float(match[1]) == 0:
+        raise ValueError(f"expected a number of epochs such as 2 or 0.25, or minutes such as 10min, found {text!r}")
+    return SavePeriod(number=float(match[1]), unit="min" if match[2] == "min" else "epochs")
+
+
 class TrainOptions(Section):
     """The flags of ``train.py``, resolved."""
 
@@ -433,6 +455,8 @@ class TrainOptions(Section):
     project: str = "runs/train"
     name: str = "exp"
     exist_ok: bool = False
+    save_period: Annotated[SavePeriod, BeforeValidator(parse_save_period)] = SavePeriod(number=1.0, unit="epochs")
+    first_epochs: Count | None = None  # as first planned, where --resume was given another --epochs
 
 
 class RunConfig(Section):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -21,24 +22,46 @@ def num_batches(num_images: int, batch_size: int) -> int:
     return -(-num_images // batch_size)
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
+Share = Callable[[Sequence[tuple[int, int]]], Sequence[tuple[int, int]]]
+
+
+def _everything(batch: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    return batch
+
+
+class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
     """Lists of (epoch, index) for all epochs of a run, each epoch in an order of its own.
 
     One iteration holds the whole run: workers go on with the next epoch while the last one is validated. The order of
     an epoch is a pure function of (seed, epoch).
+
+    Args:
+        first_batch: of the first epoch, where a run goes on within one.
+        share: what of each batch, which is that of all processes, this process loads; it may be nothing.
     """
 
-    def __init__(self, num_images: int, batch_size: int, seed: int, epochs: range) -> None:
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        seed: int,
+        epochs: range,
+        first_batch: int = 0,
+        share: Share = _everything,
+    ) -> None:
         self.num_images, self.batch_size, self.seed, self.epochs = num_images, batch_size, seed, epochs
+        self.first_batch, self.share = first_batch, share
 
     def __len__(self) -> int:
-        return len(self.epochs) * num_batches(self.num_images, self.batch_size)
+        return len(self.epochs) * num_batches(self.num_images, self.batch_size) - self.first_batch
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[Sequence[tuple[int, int]]]:
+        first = self.first_batch
         for epoch in self.epochs:
             order = np.random.default_rng([self.seed, ORDER_STREAM, epoch]).permutation(self.num_images)
-            for start in range(0, self.num_images, self.batch_size):
-                yield [(epoch, int(index)) for index in order[start : start + self.batch_size]]
+            for start in range(first * self.batch_size, self.num_images, self.batch_size):
+                yield self.share([(epoch, int(index)) for index in order[start : start + self.batch_size]])
+            first = 0
 
 
 def same_shape_batches(dataset: EvaluationSet, batch_size: int) -> list[list[int]]:
@@ -52,6 +75,8 @@ def same_shape_batches(dataset: EvaluationSet, batch_size: int) -> list[list[int
 
 def collate(items: list[Item]) -> Batch:
     """Join samples of one shape; targets become cxcywh."""
+    if not items:
+        return EMPTY
     image = np.repeat(np.arange(len(items)), [len(item.label) for item in items])
     label = np.concatenate([item.label for item in items])
     box = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([item.xyxy for item in items]))).float()
@@ -66,19 +91,37 @@ def collate(items: list[Item]) -> Batch:
     )
 
 
+# What a process gets of a batch that has fewer pictures than there are processes.
+EMPTY = Batch(
+    torch.zeros(0, 3, 0, 0, dtype=torch.uint8),
+    Targets(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)),
+    torch.zeros(0, dtype=torch.int64),
+    torch.zeros(0, 2, dtype=torch.int64),
+    torch.zeros(0, 4, dtype=torch.float64),
+)
+
+
 def training_loader(
-    dataset: TrainingSet, batch_size: int, workers: int, epochs: range, pin_memory: bool
+    dataset: TrainingSet,
+    batch_size: int,
+    workers: int,
+    epochs: range,
+    pin_memory: bool,
+    first_batch: int = 0,
+    share: Share = _everything,
 ) -> DataLoader[Batch]:
-    """All batches of all ``epochs``, to be iterated once."""
-    batches = EpochBatches(len(dataset), batch_size, dataset.seed, epochs)
+    """All batches of all ``epochs``, to be iterated once; see ``EpochBatches``."""
+    batches = EpochBatches(len(dataset), batch_size, dataset.seed, epochs, first_batch, share)
     return _loader(dataset, batches, workers, pin_memory)
 
 
-def evaluation_loader(dataset: EvaluationSet, batch_size: int, workers: int, pin_memory: bool) -> DataLoader[Batch]:
-    """Every picture once; the order depends on the pictures' shapes alone."""
+def evaluation_loader(
+    dataset: EvaluationSet, batch_size: int, workers: int, pin_memory: bool, part: slice = slice(None)
+) -> DataLoader[Batch]:
+    """Every picture once, or some of the batches; the order depends on the pictures' shapes alone."""
     # Decoded pictures only need their borders: that is quicker than sending them from another process.
     workers = 0 if dataset.store.memory else workers
-    return _loader(dataset, same_shape_batches(dataset, batch_size), workers, pin_memory)
+    return _loader(dataset, same_shape_batches(dataset, batch_size)[part], workers, pin_memory)
 
 
 def _loader(dataset, batches, workers: int, pin_memory: bool) -> DataLoader[Batch]:  # type: ignore[no-untyped-def]
@@ -95,7 +138,13 @@ def _loader(dataset, batches, workers: int, pin_memory: bool) -> DataLoader[Batc
 
 
 def _start_worker(worker: int) -> None:
-    """One thread a worker: the processes are the parallelism."""
+    """One thread a worker: the processes are the parallelism.
+
+    Signals that are sent to the whole group of processes are for the first one: it still needs its workers to finish
+    the step. When it ends, or is killed, torch's workers notice and end too.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

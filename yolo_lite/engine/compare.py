@@ -18,7 +18,8 @@ from yolo_lite.config.load import load_run_config
 from yolo_lite.config.schema import RunConfig
 from yolo_lite.config.yaml_file import read_yaml
 from yolo_lite.engine.checkpoint import load_checkpoint
-from yolo_lite.engine.train import Resume, is_finished, train
+from yolo_lite.engine.state import Resume, is_finished
+from yolo_lite.engine.train import train
 from yolo_lite.report.comparison import Row, comparison_picture, comparison_table
 from yolo_lite.report.pictures import write_picture
 

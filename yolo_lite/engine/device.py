@@ -37,17 +37,18 @@ class Compute(NamedTuple):
         return f"{name}, {str(self.dtype).removeprefix('torch.')}, {layout}, torch {torch.__version__}"
 
 
-def choose_compute(device: str, precision: str, channels_last: bool) -> Compute:
+def choose_compute(device: str, precision: str, channels_last: bool, local_rank: int = 0) -> Compute:
     """Resolve ``--device`` and the keys ``precision`` and ``channels_last``.
 
     Args:
         device: "" picks a GPU if there is one; "cpu", "mps", "cuda:1" or "1" as torch names them.
+        local_rank: number of this process on its machine; each takes a GPU of its own unless ``device`` names one.
         precision: "auto" is bf16 where the hardware computes in it, fp16 on older GPUs, else fp32.
 
     Raises:
         ConfigError: the device is not there.
     """
-    chosen = _choose_device(device)
+    chosen = _choose_device(device, local_rank)
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = dtypes[precision] if precision != "auto" else _native_dtype(chosen)
     if dtype == torch.float16 and chosen.type == "cpu":
@@ -57,9 +58,9 @@ def choose_compute(device: str, precision: str, channels_last: bool) -> Compute:
     return Compute(chosen, dtype, torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def _choose_device(name: str) -> torch.device:
-    if not name:
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+def _choose_device(name: str, local_rank: int) -> torch.device:
+    if not name or name == "cuda":
+        name = f"cuda:{local_rank}" if name or torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(f"cuda:{name}" if name.isdigit() else name)
         if device.type not in DEVICES:
@@ -94,6 +95,19 @@ def _keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(m_mmap_max, 0)
     libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+@contextlib.contextmanager
+def memory_errors_explained(batch_size: int, imgsz: int) -> Iterator[None]:
+    """Turn an allocation that fails, on a GPU or in main memory, into one line that says what to make smaller."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+            raise
+        smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else f"--imgsz {imgsz // 2}"
+        advice = f"try {smaller}; gradients are accumulated, so that the learning rate keeps its meaning"
+        raise ConfigError(f"out of memory with --batch-size {batch_size} at --imgsz {imgsz}: {advice}") from error
 
 
 def to_device(batch: Batch, compute: Compute) -> Batch:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from faster_coco_eval import COCO
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -22,6 +23,7 @@ from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.coco_ap import DetectionTable, Scores, ground_truth, score_detections
 from yolo_lite.engine.device import Compute, to_device
 from yolo_lite.engine.families import ModelFamily
+from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.report.table import ClassRow, class_table
 from yolo_lite.structures import Batch, Detections
@@ -72,43 +74,71 @@ def rounded_up(size: int, stride: int) -> int:
     return rounded
 
 
-def prepare_split(store: ImageStore, stride: int, batch_size: int, workers: int, pin_memory: bool) -> Split:
-    """Loader and ground truth of a split."""
-    loader = evaluation_loader(EvaluationSet(store.index, store, stride), batch_size, workers, pin_memory)
+def prepare_split(
+    store: ImageStore, stride: int, batch_size: int, workers: int, pin_memory: bool, processes: Processes = ALONE
+) -> Split:
+    """Loader and ground truth of a split; of many processes each loads whole batches, in turn."""
+    part = slice(processes.rank, None, processes.size)
+    loader = evaluation_loader(EvaluationSet(store.index, store, stride), batch_size, workers, pin_memory, part)
     return Split(store.index, loader, ground_truth(store.index))
+
+
+class _Found(NamedTuple):
+    """What one batch came to, on the CPU."""
+
+    tables: list[DetectionTable]  # one for each picture
+    losses: Tensor  # [3] box, obj, cls, times the number of pictures
+    unmatched: Tensor  # []
 
 
 @torch.inference_mode()
 def evaluate(
-    family: ModelFamily, model: nn.Module, split: Split, losses: nn.Module, compute: Compute, options: DetectOptions
+    family: ModelFamily,
+    model: nn.Module,
+    split: Split,
+    losses: nn.Module,
+    compute: Compute,
+    options: DetectOptions,
+    processes: Processes = ALONE,
+    check: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Detect on every picture of a split and score it.
 
     ``model`` stays as it is: a copy made for inference is evaluated. No result depends on the batch size, on the
-    number of workers or on the clock, save that losses are means of batches.
+    number of workers or processes or on the clock, save that losses are means of batches. ``check`` is called before
+    each batch and may raise.
     """
     seconds = dict.fromkeys(("load", "model", "loss", "nms", "ap"), 0.0)
-    network, losses = family.for_inference(model), losses.eval()
-    tables: list[DetectionTable] = []
-    total, unmatched = torch.zeros(3, device=compute.device), torch.zeros((), device=compute.device)
-    progress = tqdm(split.loader, desc="validating", leave=False, delay=1)
+    network, losses, own = family.for_inference(model), losses.eval(), []
+    progress = tqdm(split.loader, desc="validating", leave=False, delay=1, **processes.bar)
     for loaded in _timed_loads(progress, seconds):
+        if check:
+            check()
         batch = to_device(loaded, compute)
         with _clock(seconds, "model", compute):
             raw = family.forward(network, batch, compute)
         with _clock(seconds, "loss", compute):
-            parts, missed = family.validation_losses(network, raw, batch, losses)
-            total += torch.stack(parts) * len(batch.position)
-            unmatched += missed
+            parts, unmatched = family.validation_losses(network, raw, batch, losses)
+            weighted = (torch.stack(parts) * len(batch.position)).cpu()
         with _clock(seconds, "nms", compute):
             found = family.detections(network, raw, batch, options)
-            tables += [_table_row(detections, loaded, row) for row, detections in enumerate(found)]
+            tables = [_table_row(detections, loaded, row) for row, detections in enumerate(found)]
+        own.append(_Found(tables, weighted, unmatched.cpu()))
+    every = _in_turn(processes.gather_everywhere(own))
+    tables = [table for found in every for table in found.tables]
     table = DetectionTable(*(np.concatenate(columns) for columns in zip(*tables, strict=True)))
     with _clock(seconds, "ap", compute):
-        scores = score_detections(split.truth, table)
-    means = (total / len(split.dataset)).tolist()
+        scores = processes.from_first(lambda: score_detections(split.truth, table))
+    means = (sum((found.losses for found in every), torch.zeros(3)) / len(split.dataset)).tolist()
     named = dict(zip(LOSS_NAMES, means, strict=True))
-    return Evaluation(scores, named, unmatched.item() / max(len(split.dataset.label), 1), table, seconds)
+    missed = sum(int(found.unmatched) for found in every)
+    return Evaluation(scores, named, missed / max(len(split.dataset.label), 1), table, seconds)
+
+
+def _in_turn(shares: list[list[_Found]]) -> list[_Found]:
+    """The batches of all processes in the order that one process would have."""
+    rounds = itertools.zip_longest(*shares)
+    return [found for one_round in rounds for found in one_round if found is not None]
 
 
 def _table_row(detections: Detections, batch: Batch, row: int) -> DetectionTable:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import AnyModelConfig, FasterRcnnConfig, Hyp, ModelConfig
 from yolo_lite.engine.device import Compute
-from yolo_lite.loss.box import BoxLoss
-from yolo_lite.loss.detection import DetectionLosses, compute_loss, step_totals
+from yolo_lite.engine.processes import ALONE, Processes
+from yolo_lite.loss.box import BoxLoss, RunLosses
+from yolo_lite.loss.detection import DetectionLosses, StepTotals, compute_loss, step_totals
 from yolo_lite.loss.targets import build_targets
 from yolo_lite.model.detector import Detector, fused, summarise
 from yolo_lite.model.faster_rcnn import (
@@ -50,10 +51,15 @@ class ModelFamily(Protocol):
 
     def describe(self, model: nn.Module, size: int) -> str: ...
 
-    def losses(self, hyp: Hyp, label_counts: np.ndarray) -> nn.Module: ...
+    def losses(self, hyp: Hyp, label_counts: np.ndarray) -> RunLosses: ...
 
     def step_losses(
-        self, model: nn.Module, batches: Sequence[Batch], losses: nn.Module, compute: Compute
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        losses: nn.Module,
+        compute: Compute,
+        processes: Processes = ALONE,
     ) -> Iterator[LossParts]: ...
 
     def for_inference(self, model: nn.Module) -> nn.Module: ...
@@ -85,18 +91,29 @@ class Yolo:
         return DetectionLosses(hyp, label_counts)
 
     def step_losses(
-        self, model: nn.Module, batches: Sequence[Batch], losses: nn.Module, compute: Compute
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        losses: nn.Module,
+        compute: Compute,
+        processes: Processes = ALONE,
     ) -> Iterator[LossParts]:
-        """The losses of each batch of one optimizer step; their sum does not depend on the split into batches."""
+        """The losses of each batch of one optimizer step.
+
+        Their sum over batches and processes does not depend on how the pictures are split. Empty batches are left out.
+        """
         assert isinstance(losses, DetectionLosses)
         detector, anchor_t = _detector(model), losses.hyp.anchor_t
+        batches = [batch for batch in batches if len(batch.position)]
         grids = [detector.grid(*batch.images.shape[2:]) for batch in batches]
         matches = [build_targets(b.targets, grid, anchor_t) for b, grid in zip(batches, grids, strict=True)]
-        totals = step_totals(matches, grids, sum(batch.images.shape[0] for batch in batches))
+        totals = StepTotals(torch.zeros((), device=compute.device), detector.anchors.new_zeros(len(detector.strides)))
+        if batches:
+            totals = step_totals(matches, grids, sum(batch.images.shape[0] for batch in batches))
+        processes.add(totals)
         for batch, grid, match in zip(batches, grids, matches, strict=True):
             raw = self.forward(model, batch, compute)
             yield compute_loss(raw, batch.targets, match, grid, losses, totals)
-        losses.finish_step()
 
     def for_inference(self, model: nn.Module) -> Detector:
         """A fused copy in evaluation mode."""
@@ -126,7 +143,7 @@ def _detector(model: nn.Module) -> Detector:
     return model
 
 
-class FasterRcnnLosses(nn.Module):
+class FasterRcnnLosses(RunLosses):
     """The loss functions of a run of Faster R-CNN: torchvision's, with box losses of hyp.yaml's choice.
 
     Raises:
@@ -158,11 +175,6 @@ class FasterRcnnLosses(nn.Module):
         box = found.box + found.rpn_box  # their gains lie in the objectives
         return LossParts(box, found.objectness * self.hyp.obj, found.classifier * self.hyp.cls)
 
-    def finish_step(self) -> None:
-        """To be called after each optimizer step."""
-        self.box.finish_step()
-        self.rpn_box.finish_step()
-
 
 class TwoStage:
     """torchvision's Faster R-CNN."""
@@ -185,18 +197,23 @@ class TwoStage:
         return FasterRcnnLosses(hyp)
 
     def step_losses(
-        self, model: nn.Module, batches: Sequence[Batch], losses: nn.Module, compute: Compute
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        losses: nn.Module,
+        compute: Compute,
+        processes: Processes = ALONE,
     ) -> Iterator[LossParts]:
         """The losses of each batch of one optimizer step, weighted by its number of pictures."""
         assert isinstance(losses, FasterRcnnLosses)
-        network, num_images = _two_stage(model), sum(len(batch.images) for batch in batches)
-        for batch in batches:
+        network, num_images = _two_stage(model), torch.tensor(float(sum(len(batch.images) for batch in batches)))
+        processes.add([num_images])
+        for batch in (batch for batch in batches if len(batch.position)):
             with compute.autocast():
                 first = network.first_stage(batch.images)
                 found = network.losses(first, batch.targets, losses.objectives(*first.size))
-            share = len(batch.images) / num_images
+            share = len(batch.images) / num_images.item()
             yield LossParts(*(part * share for part in losses.parts(found)))
-        losses.finish_step()
 
     def for_inference(self, model: nn.Module) -> FasterRcnn:
         """A copy in evaluation mode."""

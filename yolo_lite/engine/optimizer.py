@@ -41,6 +41,7 @@ class Plan(NamedTuple):
     batches_per_epoch: int
     batches_per_step: int  # accumulated; the last step of an epoch may hold fewer
     epochs: int
+    first_epochs: int | None = None  # that the run was started with, where it was given more or fewer later
 
     @property
     def steps_per_epoch(self) -> int:
@@ -51,8 +52,9 @@ class Plan(NamedTuple):
         return self.steps_per_epoch * self.epochs
 
     def warmup_steps(self, hyp: Hyp) -> int:
-        """``warmup_epochs``, but at most a quarter of the run."""
-        return min(round(hyp.warmup_epochs * self.steps_per_epoch), self.steps // 4)
+        """``warmup_epochs``, but at most a quarter of the run as it was first planned: there is no second warm-up."""
+        first_steps = self.steps_per_epoch * (self.first_epochs or self.epochs)
+        return min(round(hyp.warmup_epochs * self.steps_per_epoch), first_steps // 4)
 
 
 def accumulated_batches(hyp: Hyp, batch_size: int) -> int:

@@ -33,10 +33,10 @@ class Record:
         if first_epoch == 0:
             self.board.text("config", f"```yaml\n{text}\n```")
 
-    def batches(self, batches: Iterator[Batch], names: tuple[str, ...], first_epoch: int) -> Iterator[Batch]:
+    def batches(self, batches: Iterator[Batch], names: tuple[str, ...], first_step: int) -> Iterator[Batch]:
         """Pass batches on; the first one of a run is also drawn, with its boxes."""
         for number, batch in enumerate(batches):
-            if number == 0 and first_epoch == 0:
+            if number == 0 and first_step == 0:
                 sheet = sheets.training_sheet(batch, names)
                 self._picture("train/batch", "train_batch.png", sheet, 0)
             yield batch
@@ -48,12 +48,6 @@ class Record:
         self.board.scalars({key: value for key, value in row.items() if key != "epoch"}, number)
         if (number - 1) % max(self.epochs // SHEETS_OF_A_RUN, 1) == 0:
             self._validation_sheet(evaluation, index, number)
-
-    def say(self, row: Mapping[str, float], seconds: float) -> None:
-        """One line for the terminal."""
-        losses = "  ".join(f"{name[:3]} {row[f'train/{name}']:.4f}" for name in LOSS_NAMES)
-        metrics = f"mAP50 {row['metrics/mAP50']:.4f}  mAP50-95 {row['metrics/mAP50-95']:.4f}"
-        print(f"epoch {int(row['epoch']):>3}/{self.epochs}  {losses}  {metrics}  {seconds:.1f} s", flush=True)
 
     def finish(self, evaluation: Evaluation, index: DatasetIndex, epoch: int) -> None:
         """The last pictures and the per-class table of the last epoch."""
@@ -72,3 +66,10 @@ class Record:
         png = encode_picture(image_rgb)
         self.board.picture(tag, png, step)
         (self.folder / name).write_bytes(png)
+
+
+def say(row: Mapping[str, float], seconds: float, epochs: int) -> None:
+    """An epoch in one line of the terminal."""
+    losses = "  ".join(f"{name[:3]} {row[f'train/{name}']:.4f}" for name in LOSS_NAMES)
+    metrics = f"mAP50 {row['metrics/mAP50']:.4f}  mAP50-95 {row['metrics/mAP50-95']:.4f}"
+    print(f"epoch {int(row['epoch']):>3}/{epochs}  {losses}  {metrics}  {seconds:.1f} s", flush=True)

@@ -374,3 +374,19 @@ class BoxLoss(nn.Module):
         self.mean += self.momentum * (seen - self.mean) * (self.step_count > 0)
         self.step_sum.zero_()
         self.step_count.zero_()
+
+
+class RunLosses(nn.Module):
+    """The loss functions of a run. Box losses among them may have a state that moves once an optimizer step."""
+
+    def step_sums(self) -> list[Tensor]:
+        """What is counted during a step; many processes add theirs before ``finish_step``."""
+        return [tensor for loss in self._box_losses() for tensor in (loss.step_sum, loss.step_count)]
+
+    def finish_step(self) -> None:
+        """To be called after each optimizer step."""
+        for loss in self._box_losses():
+            loss.finish_step()
+
+    def _box_losses(self) -> list[BoxLoss]:
+        return [module for module in self.modules() if isinstance(module, BoxLoss)]

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from yolo_lite.config.schema import Hyp
-from yolo_lite.loss.box import BoxLoss
+from yolo_lite.loss.box import BoxLoss, RunLosses
 from yolo_lite.loss.classification import binary_loss, class_weights, one_hot
 from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import Grid, decode
@@ -39,7 +39,7 @@ class Gains(NamedTuple):
 class StepTotals(NamedTuple):
     """What the losses of one optimizer step are divided by."""
 
-    images: int
+    images: Tensor  # [] float32
     positives: Tensor  # [L] float32, matched pairs of each level
 
 
@@ -61,17 +61,17 @@ def objectness_balance(num_levels: int) -> tuple[float, ...]:
 
 
 def step_totals(matches: Iterable[Matches], grids: Iterable[Grid], num_images: int) -> StepTotals:
-    """Count over all batches of an optimizer step."""
+    """Count over all batches of an optimizer step; there must be one."""
     counts = [
         torch.zeros(len(grid.levels), device=match.slot.device).index_add_(
             0, grid.level[match.slot], torch.ones_like(match.slot, dtype=torch.float32)
         )
         for match, grid in zip(matches, grids, strict=True)
     ]
-    return StepTotals(num_images, torch.stack(counts).sum(dim=0))
+    return StepTotals(torch.tensor(float(num_images), device=counts[0].device), torch.stack(counts).sum(dim=0))
 
 
-class DetectionLosses(nn.Module):
+class DetectionLosses(RunLosses):
     """The three loss functions that hyp.yaml names; made once a run, since some have a state.
 
     Args:
@@ -86,10 +86,6 @@ class DetectionLosses(nn.Module):
         self.box = BoxLoss(hyp.box_loss, hyp)
         self.obj, self.cls = binary_loss(hyp, "obj"), binary_loss(hyp, "cls")
         self.register_buffer("class_weight", class_weights(hyp.cls_weights, label_counts))
-
-    def finish_step(self) -> None:
-        """To be called after each optimizer step."""
-        self.box.finish_step()
 
 
 def compute_loss(

@@ -1,0 +1,143 @@
+"""What a run needs before its first step: device, model, data, folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.schema import Hyp, RunConfig
+from yolo_lite.data.dataset import TrainingSet
+from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.loader import num_batches, training_loader
+from yolo_lite.data.store import ImageStore
+from yolo_lite.engine.device import Compute, choose_compute, place
+from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
+from yolo_lite.engine.families import FAMILIES, ModelFamily
+from yolo_lite.engine.optimizer import Plan, accumulated_batches
+from yolo_lite.engine.processes import ALONE, Processes
+from yolo_lite.engine.record import Record
+from yolo_lite.engine.run_folder import make_run_folder
+from yolo_lite.engine.state import Resume, State, initial_state
+from yolo_lite.structures import Batch
+
+
+class Recipe(NamedTuple):
+    """What a run goes by and never changes."""
+
+    family: ModelFamily
+    hyp: Hyp
+    compute: Compute
+    plan: Plan
+    seed: int
+    processes: Processes = ALONE
+
+
+class Prepared(NamedTuple):
+    """A run that is ready to go."""
+
+    config: RunConfig
+    folder: Path
+    state: State
+    recipe: Recipe
+    train: DatasetIndex
+    batches: Iterator[Batch]  # of all epochs
+    val: Split
+    record: Record | None  # kept by the first process
+
+    def close(self) -> None:
+        """Write what TensorBoard has not written yet."""
+        if self.record is not None:
+            self.record.close()
+
+
+def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> Prepared:
+    """Model, data and run folder."""
+    options, hyp = config.train, config.hyp
+    family, compute = FAMILIES[config.model.family], _compute(config, processes)
+    print(f"{compute}{f', {processes.size} processes' if processes.size > 1 else ''}")
+    torch.manual_seed(options.seed)
+    model = place(_build(family, config, fetch=not (resume or options.weights)), compute)
+    size = rounded_up(options.imgsz, family.stride(model))
+    print(f"{options.cfg}: {family.describe(model, size)}")
+    train_index, val_index = (index_split(config.data, config.data_file, split) for split in ("train", "val"))
+
+    recipe = Recipe(family, hyp, compute, _plan(len(train_index), config), options.seed, processes)
+    losses = family.losses(hyp, np.bincount(train_index.label, minlength=len(train_index.names))).to(compute.device)
+    state = initial_state(model, losses, hyp, compute, options.weights, resume)
+    loaded = iter(_training_loader(train_index, size, config, state, recipe))  # workers start meanwhile
+    val = _validation_split(val_index, size, family.stride(model), config, recipe)
+
+    folder = processes.from_first(lambda: _run_folder(config, resume, {"train": train_index, "val": val_index}))
+    record = Record(folder, config, state.epoch) if processes.is_first else None
+    batches = record.batches(loaded, train_index.names, state.step) if record else loaded
+    return Prepared(config, folder, state, recipe, train_index, batches, val, record)
+
+
+def _compute(config: RunConfig, processes: Processes) -> Compute:
+    hyp = config.hyp
+    compute = choose_compute(config.train.device, hyp.precision, hyp.channels_last, processes.local_rank)
+    print(compute if processes.size == 1 else f"{compute}, {processes.size} processes")
+    return compute
+
+
+def _build(family: ModelFamily, config: RunConfig, fetch: bool) -> nn.Module:
+    try:
+        return family.build(config.model, fetch)
+    except ConfigError as error:
+        raise ConfigError(f"{config.train.cfg}: {error}") from None
+
+
+def _plan(num_images: int, config: RunConfig) -> Plan:
+    options = config.train
+    accumulated = accumulated_batches(config.hyp, options.batch_size)
+    return Plan(num_batches(num_images, options.batch_size), accumulated, options.epochs, options.first_epochs)
+
+
+def _training_loader(
+    index: DatasetIndex, size: int, config: RunConfig, state: State, recipe: Recipe
+) -> DataLoader[Batch]:
+    """All batches that the run still has to see."""
+    options, hyp = config.train, config.hyp
+    store = ImageStore(index, size, hyp.cache, options.workers > 0)
+    print(f"train: {store.describe()}")
+    mosaic_epochs = options.epochs - min(hyp.close_mosaic, options.epochs // 3)
+    dataset = TrainingSet(index, store, size, hyp, options.seed, mosaic_epochs)
+    return training_loader(
+        dataset,
+        options.batch_size,
+        options.workers,
+        epochs=range(state.epoch, options.epochs),
+        pin_memory=recipe.compute.device.type == "cuda",
+        first_batch=state.tally.steps * recipe.plan.batches_per_step,
+        share=recipe.processes.share_of,
+    )
+
+
+def _validation_split(index: DatasetIndex, size: int, stride: int, config: RunConfig, recipe: Recipe) -> Split:
+    options = config.train
+    store = ImageStore(index, size, config.hyp.cache, shared=False)  # decoded pictures are read in this process
+    print(f"val:   {store.describe()}")
+    pin_memory = recipe.compute.device.type == "cuda"
+    return prepare_split(store, stride, options.batch_size, options.workers, pin_memory, recipe.processes)
+
+
+def _run_folder(config: RunConfig, resume: Resume | None, splits: dict[str, DatasetIndex]) -> Path:
+    """The run's folder; what the dataset's reader left out is said, and kept there as a whole."""
+    options = config.train
+    folder = resume.folder if resume else make_run_folder(options.project, options.name, options.exist_ok)
+    (folder / "weights").mkdir(exist_ok=True)
+    for name, index in splits.items():
+        print(f"{name + ':':6} {index.describe()}")
+    problems = [line for index in splits.values() for line in index.problems]
+    if problems:
+        path = folder / "data_problems.txt"
+        path.write_text("\n".join(problems) + "\n", encoding="utf-8")
+        print(f"what was left out, in full: {path}")
+    return folder

@@ -1,0 +1,140 @@
+"""One run in many processes, as torchrun starts them; alone, everything here does nothing.
+
+Rank counts the processes of all machines from 0, ``size`` of them. Process 0 alone writes and speaks.
+
+torch's DistributedDataParallel is not used: it averages over processes, which is wrong where their shares of a batch
+differ, and it needs a backward pass in every process, which an empty share has not. Here the sums that make up the
+gradient are added once a step, so that two processes give the gradient of one, whatever their shares.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from yolo_lite.config.errors import LostProcessError
+
+T = TypeVar("T")
+
+PATIENCE = datetime.timedelta(minutes=30)  # that a process waits for the others: the first one may read a large set
+
+
+class Processes(NamedTuple):
+    """This process among those of the run."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # on its machine: the number of its GPU
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes; float32, one transfer for all."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten().float() for tensor in tensors])
+        with _lost_processes_named(self):
+            distributed.all_reduce(flat)
+        for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; they all wait for each other."""
+        count = torch.tensor(float(flag))
+        self.add([count])
+        return bool(count)
+
+    def gather_everywhere(self, value: T) -> list[T]:
+        """The value of every process, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[T | None] = [None] * self.size
+        with _lost_processes_named(self):
+            distributed.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What ``make`` gives in the first process; an error that it raises there is raised everywhere."""
+        if self.size == 1:
+            return make()
+        box: list[T | Exception | None] = [None]
+        if self.is_first:
+            try:
+                box = [make()]
+            except Exception as error:  # handed on: the others would wait for ever
+                box = [error]
+        with _lost_processes_named(self):
+            distributed.broadcast_object_list(box, src=0)
+        if isinstance(box[0], Exception):
+            raise box[0]
+        return box[0]  # type: ignore[return-value]
+
+    @property
+    def bar(self) -> dict[str, Any]:
+        """Options of tqdm: one process shows its progress."""
+        return {} if self.is_first else {"disable": True}
+
+    def share_of(self, values: Sequence[T]) -> Sequence[T]:
+        """This process's part of a list: neighbours; sizes differ by one at most, the first's is largest."""
+        start, stop = (-(-len(values) * rank // self.size) for rank in (self.rank, self.rank + 1))
+        return values[start:stop]
+
+
+ALONE = Processes()
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Processes]:
+    """Join the processes that torchrun has started; without torchrun this one is alone."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        yield ALONE
+        return
+    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    processes = Processes(rank, size, local_rank)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    with _lost_processes_named(processes):
+        distributed.init_process_group(backend, timeout=PATIENCE)
+    try:
+        with _quiet(not processes.is_first):
+            yield processes
+    finally:
+        distributed.destroy_process_group()
+
+
+def restarts(processes: Processes) -> int:
+    """How often torchrun has restarted the processes of this run."""
+    return max(processes.gather_everywhere(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))))
+
+
+@contextlib.contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    """One process speaks for all; errors are said by each."""
+    if not quiet:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+@contextlib.contextmanager
+def _lost_processes_named(processes: Processes) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch's distributed errors are RuntimeErrors, gloo's nothing more
+        reason = str(error).strip().splitlines()[0][:200]
+        sys.stdout.flush()
+        raise LostProcessError(
+            f"process {processes.rank} of {processes.size}: another process of this run has ended or does not answer "
+            f"({reason}); see its own message"
+        ) from error

@@ -1,0 +1,151 @@
+"""Everything a run changes while it goes on, and how it comes into a checkpoint and out of it again.
+
+No random generator is among it: each sample draws from a generator of its own, seeded by (seed, epoch, index), and each
+step seeds torch's by (seed, step). Where a run stands is therefore all that a resumed one needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from yolo_lite.config.schema import Hyp, RunConfig
+from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint
+from yolo_lite.engine.device import Compute
+from yolo_lite.engine.optimizer import MovingAverage, make_optimizer
+from yolo_lite.loss.box import RunLosses
+
+
+@dataclass
+class Tally:
+    """What the epoch under way has come to."""
+
+    losses: Tensor  # [3] box, obj, cls; sums over the steps that counted, on the device
+    norm: Tensor  # [] sum of the gradient's lengths before clipping
+    steps: int = 0  # optimizer steps done, skipped ones too
+    skipped: int = 0  # not taken, because loss or gradient were not finite
+    skipped_in_a_row: int = 0  # goes on over the end of the epoch
+
+    def means(self) -> list[float]:
+        """Mean box, objectness and class loss and length of the gradient."""
+        counted = max(self.steps - self.skipped, 1)
+        means: list[float] = (torch.cat((self.losses, self.norm[None])) / counted).tolist()
+        return means
+
+    def for_next_epoch(self) -> Tally:
+        """An empty one."""
+        return Tally(torch.zeros_like(self.losses), torch.zeros_like(self.norm), skipped_in_a_row=self.skipped_in_a_row)
+
+
+@dataclass
+class State:
+    """Everything a run changes; a checkpoint holds all of it."""
+
+    model: nn.Module
+    losses: RunLosses
+    average: MovingAverage
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    tally: Tally = field(default_factory=lambda: Tally(torch.zeros(3), torch.zeros(())))
+    epoch: int = 0  # epochs done
+    step: int = 0  # optimizer steps done, skipped ones too
+    best_fitness: float = -1.0
+    best_epoch: int = 0  # counted from 1
+
+
+class Resume(NamedTuple):
+    """A run to go on with."""
+
+    folder: Path
+    checkpoint: dict[str, Any]  # content of its last.pt
+
+
+def is_finished(checkpoint: dict[str, Any], config: RunConfig) -> bool:
+    """Whether the run of a last.pt has come to its end: to the last epoch, or to where nothing improved."""
+    out_of_patience = no_progress(checkpoint["epoch"], checkpoint["best_epoch"], config.hyp)
+    return checkpoint["epoch"] >= config.train.epochs or out_of_patience
+
+
+def no_progress(epoch: int, best_epoch: int, hyp: Hyp) -> bool:
+    """Whether a run ends for lack of progress: ``patience`` epochs after its best."""
+    return 0 < hyp.patience <= epoch - best_epoch
+
+
+def initial_state(
+    model: nn.Module, losses: RunLosses, hyp: Hyp, compute: Compute, weights: str | None, resume: Resume | None
+) -> State:
+    """The state of a fresh run, of one that starts from the weights of another, or of one that goes on."""
+    if weights and not resume:
+        _start_from(model, weights)
+    device = compute.device
+    scaler = torch.amp.GradScaler(device.type, enabled=compute.dtype == torch.float16)
+    tally = Tally(torch.zeros(3, device=device), torch.zeros((), device=device))
+    state = State(model, losses, MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp), scaler, tally)
+    if resume:
+        _restore(state, resume.checkpoint)
+    return state
+
+
+def _start_from(model: nn.Module, weights: str) -> None:
+    """Take over every tensor of a checkpoint that fits by name and shape."""
+    given, own = load_checkpoint(weights)["ema"], model.state_dict()
+    # The anchors are those of --cfg, not of the checkpoint.
+    fits = {name for name in own if name in given and given[name].shape == own[name].shape and name != "anchors"}
+    taken = {name: given[name] for name in fits}
+    model.load_state_dict(taken, strict=False)
+    left = [name for name in own if name not in taken and name != "anchors"]
+    rest = f", not: {', '.join(left)}" if left else ""
+    print(f"{weights}: {len(taken)} of {len(taken) + len(left)} tensors taken over{rest}")
+
+
+def save_best(state: State, config: RunConfig, folder: Path, row: dict[str, float]) -> None:
+    """best.pt: the averaged weights alone."""
+    save_checkpoint(folder / "weights" / "best.pt", {**_weights(state, config), "metrics": row})
+
+
+def save_last(state: State, config: RunConfig, folder: Path) -> None:
+    """last.pt: all that a resumed run needs."""
+    tally = state.tally
+    progress = {
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "step": state.step,
+        "updates": state.average.updates,
+        "best_fitness": state.best_fitness,
+        "best_epoch": state.best_epoch,
+        "tally": {**vars(tally), "losses": tally.losses.cpu(), "norm": tally.norm.cpu()},
+    }
+    save_checkpoint(folder / "weights" / "last.pt", {**_weights(state, config), **progress})
+
+
+def _weights(state: State, config: RunConfig) -> dict[str, Any]:
+    return {
+        "config": config.plain(),
+        "epoch": state.epoch,
+        "ema": state.average.model.state_dict(),
+        "losses": state.losses.state_dict(),
+    }
+
+
+def _restore(state: State, content: dict[str, Any]) -> None:
+    state.model.load_state_dict(content["model"])
+    state.losses.load_state_dict(content["losses"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    if content["scaler"]:  # empty unless the run was in fp16
+        state.scaler.load_state_dict(content["scaler"])
+    state.epoch, state.step = content["epoch"], content["step"]
+    state.best_fitness, state.best_epoch = content["best_fitness"], content["best_epoch"]
+    state.average.load(content["ema"], updates=content["updates"])
+    device = state.tally.losses.device
+    state.tally = Tally(**{key: _on(device, value) for key, value in content["tally"].items()})
+    within = f", {state.tally.steps} steps into the next" if state.tally.steps else ""
+    print(f"resumed after epoch {state.epoch}{within}")
+
+
+def _on(device: torch.device, value: Any) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value

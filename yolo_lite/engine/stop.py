@@ -1,0 +1,60 @@
+"""Being asked to stop: by Ctrl-C, or by SIGTERM, as schedulers and containers send it before they kill."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StoppedError(Exception):
+    """A run was asked to stop and has saved where it stands."""
+
+    def __init__(self, number: int, place: str = "") -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}{place}")
+        self.number = number
+
+    @property
+    def exit_status(self) -> int:
+        """What shells report for a process that the signal ended: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.number
+
+
+class StopRequest:
+    """Whether a signal has come. The second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.number = 0  # of the signal
+
+    def __bool__(self) -> bool:
+        return self.number != 0
+
+    def take(self, number: int, _: FrameType | None) -> None:
+        """The signal handler."""
+        if number == signal.SIGINT and self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+    def check(self) -> None:
+        """Raise StoppedError if a signal has come."""
+        if self.number:
+            raise StoppedError(self.number)
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Catch SIGINT and SIGTERM; outside the main thread, where Python has no signals, none ever comes."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, request.take) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
