@@ -29,7 +29,7 @@ from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Batch
 
 STEP_STREAM = 2  # of random numbers; data/dataset.py has the others
-MOST_SKIPS_IN_A_ROW = 10  # a bad batch is skipped, a run that has diverged is not
+MOST_SKIPS_IN_A_ROW = 10  # or a whole epoch: a bad batch is skipped, a run that has diverged is not
 
 
 class Result(NamedTuple):
@@ -202,7 +202,7 @@ def _count(step: Step, window: Sequence[Batch], run: Prepared) -> None:
     Raises:
         DivergedError: the run shall not or cannot go on.
     """
-    state, tally = run.state, run.state.tally
+    tally = run.state.tally
     tally.steps += 1
     if not step.problem:
         tally.losses += step.losses
@@ -211,15 +211,25 @@ def _count(step: Step, window: Sequence[Batch], run: Prepared) -> None:
         return
     tally.skipped += 1
     tally.skipped_in_a_row += 1
-    positions = [int(position) for batch in window for position in batch.position]
-    shares = run.recipe.processes.gather_everywhere([run.train.path(position) for position in positions])
-    place = f"epoch {state.epoch + 1}, step {tally.steps}: the {step.problem} is not finite"
-    pictures = f"the pictures of the step: {', '.join(path for share in shares for path in share)}"
+    told = (
+        f"epoch {run.state.epoch + 1}, step {tally.steps}: the {step.problem} is not finite; {_pictures(window, run)}"
+    )
     if run.recipe.hyp.nonfinite == "stop":
-        raise DivergedError(f"{place} (key nonfinite: stop); {pictures}")
-    if tally.skipped_in_a_row == MOST_SKIPS_IN_A_ROW:
-        raise DivergedError(f"{place}, for {MOST_SKIPS_IN_A_ROW} steps in a row: lower lr0; {pictures}")
-    tqdm.write(f"{place}: skipped; {pictures}")
+        raise DivergedError(f"{told} (key nonfinite: stop)")
+    if tally.skipped_in_a_row == min(MOST_SKIPS_IN_A_ROW, run.recipe.plan.steps_per_epoch):
+        raise DivergedError(f"{told}; nor was it in the {tally.skipped_in_a_row - 1} steps before: lower lr0")
+    tqdm.write(f"{told}; the step is skipped")
+
+
+def _pictures(place: str, window: Sequence[Batch], run: Prepared) -> str:
+    """The files of a step, those of other processes too: a few by name, all in a file of the run folder."""
+    own = [run.train.path(int(position)) for batch in window for position in batch.position]
+    paths = [path for share in run.recipe.processes.gather_everywhere(own) for path in share]
+    file = run.folder / "nonfinite_steps.txt"
+    if run.recipe.processes.is_first:
+        with open(file, "a", encoding="utf-8") as lines:
+            lines.writelines(f"{place}: {path}\n" for path in paths)
+    return f"{len(paths)} pictures, {', '.join(paths[:3])}, ... (all in {file})"
 
 
 def _progress(state: State, speed: float) -> dict[str, str]:
