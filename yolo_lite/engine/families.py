@@ -19,7 +19,7 @@ from yolo_lite.config.schema import AnyModelConfig, FasterRcnnConfig, Hyp, Model
 from yolo_lite.engine.device import Compute
 from yolo_lite.loss.box import BoxLoss
 from yolo_lite.loss.detection import DetectionLosses, compute_loss, step_totals
-from yolo_lite.loss.targets import build_targets
+from yolo_lite.loss.targets import assign
 from yolo_lite.model.detector import Detector, fused, summarise
 from yolo_lite.model.faster_rcnn import (
     STRIDE,
@@ -89,9 +89,9 @@ class Yolo:
     ) -> Iterator[LossParts]:
         """The losses of each batch of one optimizer step; their sum does not depend on the split into batches."""
         assert isinstance(losses, DetectionLosses)
-        detector, anchor_t = _detector(model), losses.hyp.anchor_t
+        detector, hyp = _detector(model), losses.hyp
         grids = [detector.grid(*batch.images.shape[2:]) for batch in batches]
-        matches = [build_targets(b.targets, grid, anchor_t) for b, grid in zip(batches, grids, strict=True)]
+        matches = [assign(b.targets, grid, hyp) for b, grid in zip(batches, grids, strict=True)]
         totals = step_totals(matches, grids, sum(batch.images.shape[0] for batch in batches))
         for batch, grid, match in zip(batches, grids, matches, strict=True):
             raw = self.forward(model, batch, compute)
@@ -112,10 +112,10 @@ class Yolo:
         return select_detections(raw, _detector(model).grid(*batch.images.shape[2:]), options)
 
     def validation_losses(self, model: nn.Module, raw: Tensor, batch: Batch, losses: nn.Module) -> BatchLosses:
-        """Losses of one batch, normalised over it, and how many of its objects match no anchor."""
+        """Losses of one batch, normalised over it, and how many of its objects no slot learns."""
         assert isinstance(losses, DetectionLosses)
         grid = _detector(model).grid(*batch.images.shape[2:])
-        matches = build_targets(batch.targets, grid, losses.hyp.anchor_t)
+        matches = assign(batch.targets, grid, losses.hyp)
         unmatched = torch.ones(len(batch.targets.label), dtype=torch.int64, device=raw.device)
         unmatched[matches.target] = 0
         return BatchLosses(compute_loss(raw, batch.targets, matches, grid, losses), unmatched.sum())
@@ -135,7 +135,7 @@ class FasterRcnnLosses(nn.Module):
 
     def __init__(self, hyp: Hyp) -> None:
         super().__init__()
-        keys = ("obj_loss", "cls_loss", "cls_weights", "fl_gamma", "label_smoothing", "obj_pw", "cls_pw")
+        keys = ("obj_loss", "cls_loss", "cls_weights", "fl_gamma", "label_smoothing", "obj_pw", "cls_pw", "assigner")
         idle = [key for key in keys if getattr(hyp, key) != Hyp.model_fields[key].default]
         if idle:
             raise ConfigError(f"{', '.join(idle)}: without effect on Faster R-CNN, expected the default")
