@@ -8,12 +8,15 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yolo_lite.config.errors import ConfigError, UserError
 from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp, load_model_config, validate
 from yolo_lite.config.schema import OPTIMIZER_NAMES, RunConfig, TrainOptions
 from yolo_lite.config.yaml_file import Document
+
+if TYPE_CHECKING:
+    from yolo_lite.engine.train import Result
 
 DEFAULT_DATA = "data/shapes.yaml"
 DEFAULT_HYP = {"yolo": "cfg/hyp.yaml", "faster_rcnn": "cfg/hyp_faster_rcnn.yaml"}  # by family
@@ -69,6 +72,12 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="override keys of hyp.yaml; model.KEY and data.KEY override the other two files")  # fmt: skip
+    _add_plugin_flag(parser)
+
+
+def _add_plugin_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE.py",
+        help="a Python file of yours with BLOCKS, BOX_LOSSES, CLS_LOSSES or ASSIGNERS; may be repeated")  # fmt: skip
 
 
 def val_parser() -> argparse.ArgumentParser:
@@ -85,21 +94,28 @@ def val_parser() -> argparse.ArgumentParser:
     add("--conf", type=float, default=0.001, help="lowest confidence (default: %(default)s)")
     add("--iou", type=float, default=0.6, help="overlap above which NMS drops a box (default: %(default)s)")
     add("--max-det", type=int, default=300, help="most detections of an image (default: %(default)s)")
+    _add_plugin_flag(parser)
     add("--project", default="runs/val", help="folder of runs (default: %(default)s)")
     add("--name", default="exp", help="folder of this run; a number is added if it is there (default: %(default)s)")
     add("--exist-ok", action="store_true", help="write into an existing run folder")
     return parser
 
 
-def run_train(arguments: argparse.Namespace) -> None:
+def run_train(arguments: argparse.Namespace) -> Result:
     """Train from flags, or go on with a run."""
+    from yolo_lite.engine.train import train
+    from yolo_lite.plugins import loaded
+
+    with loaded(arguments.plugin):
+        return train(run_config(arguments)) if arguments.resume is None else _go_on(arguments)
+
+
+def _go_on(arguments: argparse.Namespace) -> Result:
+    """Train what is left of the run that --resume names."""
     from yolo_lite.engine.checkpoint import config_of, load_checkpoint
     from yolo_lite.engine.run_folder import latest_checkpoint
     from yolo_lite.engine.train import Resume, is_finished, train
 
-    if arguments.resume is None:
-        train(run_config(arguments))
-        return
     path = Path(arguments.resume) if arguments.resume else latest_checkpoint(arguments.project)
     content = load_checkpoint(path)
     if "optimizer" not in content:
@@ -107,25 +123,33 @@ def run_train(arguments: argparse.Namespace) -> None:
     config = _with_changes(config_of(content, path), arguments)
     if is_finished(content, config):
         raise ConfigError(f"--resume {path}: this run is finished, {content['epoch']} of {config.train.epochs} epochs")
-    train(config, Resume(path.resolve().parent.parent, content))
+    return train(config, Resume(path.resolve().parent.parent, content))
 
 
 def _with_changes(config: RunConfig, arguments: argparse.Namespace) -> RunConfig:
     """A resumed run keeps its configuration; where it is computed and by how many processes loaded may change.
 
+    So may the path of a plugin: it is the one that the user has given now.
+
     Raises:
         ConfigError: another flag was given too.
     """
-    free = ("resume", "project", "device", "workers")
+    free = ("resume", "project", "device", "workers", "plugin")
     parser = train_parser()
     given = [name for name, value in vars(arguments).items() if name not in free and value != parser.get_default(name)]
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"--resume goes on with the run's own configuration: leave out {names}, or start a new run")
     changes = {"device": arguments.device or config.train.device}
+    if arguments.plugin:
+        changes["plugin"] = _absolute(arguments.plugin)
     if arguments.workers is not None:
         changes["workers"] = arguments.workers
     return config.model_copy(update={"train": config.train.model_copy(update=changes)})
+
+
+def _absolute(paths: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(Path(path).resolve()) for path in paths)
 
 
 def run_config(arguments: argparse.Namespace) -> RunConfig:
@@ -160,6 +184,7 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
         "hyp": hyp_file,
         **{key: getattr(arguments, key) for key in ("project", "name", "exist_ok")},
         "data": arguments.data,
+        "plugin": _absolute(arguments.plugin),
         "epochs": _first_given(arguments.epochs, suggested.epochs, 100),
         "batch_size": _first_given(arguments.batch_size, suggested.batch_size, 16),
         "imgsz": _first_given(arguments.imgsz, suggested.imgsz, 640),
@@ -173,6 +198,13 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
 
 def run_compare(arguments: argparse.Namespace) -> None:
     """Train every variant with every seed, print the table."""
+    from yolo_lite.plugins import loaded
+
+    with loaded(arguments.plugin):
+        _compare(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
     from yolo_lite.engine.compare import compare, make_runs, variant_folder
 
     variants = _variants(arguments)
@@ -246,28 +278,42 @@ def _print_losses(losses: Mapping[str, Callable[..., Any]], context: Sequence[st
         print(f"  {name:<11} {(loss.__doc__ or '').splitlines()[0]}{f'  [{keys}]' if keys else ''}")
 
 
-def run_val(arguments: argparse.Namespace) -> None:
-    """Validate a checkpoint, print the table, write metrics.json and a picture."""
+def run_val(arguments: argparse.Namespace, in_folder: bool = True) -> dict[str, Any]:
+    """Validate a checkpoint and print the table; the content of metrics.json comes back.
+
+    Args:
+        in_folder: write metrics.json and a picture into a run folder.
+    """
     from yolo_lite.engine.run_folder import make_run_folder
     from yolo_lite.engine.validate import prepare_validation, validate_checkpoint
+    from yolo_lite.plugins import loaded
 
+    _check_val_flags(arguments)
+    if arguments.workers is None:
+        arguments.workers = default_workers()
+    if arguments.data:
+        arguments.data = _find_data(arguments.data)
+    with loaded(arguments.plugin):
+        prepared = prepare_validation(arguments)
+        folder = make_run_folder(arguments.project, arguments.name, arguments.exist_ok) if in_folder else None
+        validation = validate_checkpoint(prepared)
+    report, place = validation.report, ""
+    if folder:
+        (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        validation.write_picture(folder / "val_predictions.png")
+        place = f"; {folder / 'metrics.json'}"
+    print(f"{validation.table}\n{report['ms_per_image']:.1f} ms an image{place}")
+    return report
+
+
+def _check_val_flags(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for the first number out of range."""
     _check_range("--conf", arguments.conf, 0, 1)
     _check_range("--iou", arguments.iou, 0, 1)
     for flag in ("batch_size", "imgsz", "max_det", "workers"):
         value, least = getattr(arguments, flag), 0 if flag == "workers" else 1
         if value is not None and value < least:
             raise ConfigError(f"--{flag.replace('_', '-')}: expected {least} or more, found {value}")
-    if arguments.workers is None:
-        arguments.workers = default_workers()
-    if arguments.data:
-        arguments.data = _find_data(arguments.data)
-    prepared = prepare_validation(arguments)
-    folder = make_run_folder(arguments.project, arguments.name, arguments.exist_ok)
-    validation = validate_checkpoint(prepared)
-    (folder / "metrics.json").write_text(json.dumps(validation.report, indent=2) + "\n", encoding="utf-8")
-    validation.write_picture(folder / "val_predictions.png")
-    print(validation.table)
-    print(f"{validation.report['ms_per_image']:.1f} ms an image; {folder / 'metrics.json'}")
 
 
 def default_workers() -> int:
@@ -291,7 +337,7 @@ def _check_range(flag: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f"{flag}: expected {low}..{high}, found {value}")
 
 
-def _run(action: Callable[[argparse.Namespace], None], arguments: argparse.Namespace, hint: str = "") -> int:
+def _run(action: Callable[[argparse.Namespace], object], arguments: argparse.Namespace, hint: str = "") -> int:
     """Run a command; what a user can mend ends with its message and exit status 2."""
     try:
         action(arguments)

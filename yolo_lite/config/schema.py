@@ -145,10 +145,11 @@ def parse_activation(text: str) -> tuple[str, tuple[float, ...]]:
     return name, (float(slope),)
 
 
-Rows = Annotated[
-    tuple[Annotated[Row, BeforeValidator(parse_row)], ...],
-    BeforeValidator(lambda rows: tuple(rows) if isinstance(rows, list) else rows),
-]
+def _list_to_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Rows = Annotated[tuple[Annotated[Row, BeforeValidator(parse_row)], ...], BeforeValidator(_list_to_tuple)]
 Anchors = Annotated[int | tuple[tuple[float, ...], ...], BeforeValidator(parse_anchors)]
 
 
@@ -444,6 +445,8 @@ class TrainOptions(Section):
     project: str = "runs/train"
     name: str = "exp"
     exist_ok: bool = False
+    # Absolute paths, for the record: a file that a checkpoint or a config.yaml names is never executed.
+    plugin: Annotated[tuple[str, ...], BeforeValidator(_list_to_tuple)] = ()
 
 
 class RunConfig(Section):
