@@ -136,10 +136,10 @@ def _line(error: BaseException, path: Path) -> str:
 
 def _checked_entries(module: ModuleType, given: str) -> list[Entry]:
     dicts = {name: value for name, value in vars(module).items() if name in SEAMS or _is_misspelt(name, value)}
-    problems = [problem for name, value in dicts.items() if (problem := _dict_problem(name, value))]
-    good = {name: value for name, value in dicts.items() if not _dict_problem(name, value)}
-    entries = [Entry(seam, name, value) for seam, own in good.items() for name, value in own.items()]
-    problems += [f"{e.seam}[{e.name!r}]: {problem}" for e in entries if (problem := _entry_problem(e))]
+    wrong = {name: problem for name, value in dicts.items() if (problem := _dict_problem(name, value))}
+    entries = [Entry(seam, *pair) for seam in dicts if seam not in wrong for pair in dicts[seam].items()]
+    entry_problems = [f"{e.seam}[{e.name!r}]: {problem}" for e in entries if (problem := _entry_problem(e))]
+    problems = [*wrong.values(), *entry_problems]
     if not dicts:
         problems = [f"brings nothing, expected a dict with entries: {', '.join(SEAMS)}"]
     if problems:
