@@ -24,6 +24,7 @@ from yolo_lite.config.schema import (
     BLOCK_NAMES,
     OPTIMIZER_NAMES,
     RETIRED_HYP_KEYS,
+    SEAM_NAMES,
     Hyp,
     ModelConfig,
     RunConfig,
@@ -31,6 +32,9 @@ from yolo_lite.config.schema import (
     parse_activation,
 )
 from yolo_lite.config.yaml_file import parse_scalar, parse_yaml, read_yaml
+from yolo_lite.loss.box import BOX_LOSSES
+from yolo_lite.loss.classification import CLS_LOSSES
+from yolo_lite.loss.targets import ASSIGNERS
 from yolo_lite.model.blocks import ACTIVATIONS, BLOCKS
 
 MODEL = """\
@@ -372,6 +376,14 @@ def test_the_names_in_the_schema_are_those_of_the_dicts():
     assert BLOCKS.keys() == set(BLOCK_NAMES) and len(BLOCK_NAMES) == len(BLOCKS)
     assert ACTIVATIONS.keys() == set(ACTIVATION_NAMES) and len(ACTIVATION_NAMES) == len(ACTIVATIONS)
     assert get_args(Hyp.model_fields["optimizer"].annotation) == OPTIMIZER_NAMES
+    seams = {"BLOCKS": BLOCKS, "BOX_LOSSES": BOX_LOSSES, "CLS_LOSSES": CLS_LOSSES, "ASSIGNERS": ASSIGNERS}
+    assert {seam: list(entries) for seam, entries in seams.items()} == SEAM_NAMES
+
+
+@pytest.mark.parametrize("key", ["box_loss", "rpn_box_loss", "obj_loss", "cls_loss", "assigner"])
+def test_a_key_that_names_an_entry_of_a_dict_refuses_other_names(hyp, key: str):
+    (message,) = problems(hyp, f"{key}: nothing_like_it")
+    assert message.startswith(f"hyp.yaml:1: {key}: unknown name 'nothing_like_it' (choices: ")
 
 
 def test_nearest_ignores_case_and_lists_all_when_nothing_is_near():

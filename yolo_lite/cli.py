@@ -8,13 +8,16 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yolo_lite.config.errors import ConfigError, UserError
 from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp, load_model_config, validate
 from yolo_lite.config.schema import OPTIMIZER_NAMES, RunConfig, TrainOptions
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.stop import StoppedError
+
+if TYPE_CHECKING:
+    from yolo_lite.engine.train import Result
 
 DEFAULT_DATA = "data/shapes.yaml"
 DEFAULT_HYP = {"yolo": "cfg/hyp.yaml", "faster_rcnn": "cfg/hyp_faster_rcnn.yaml"}  # by family
@@ -72,6 +75,12 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="override keys of hyp.yaml; model.KEY and data.KEY override the other two files")  # fmt: skip
+    _add_plugin_flag(parser)
+
+
+def _add_plugin_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE.py",
+        help="a Python file of yours with BLOCKS, BOX_LOSSES, CLS_LOSSES or ASSIGNERS; may be repeated")  # fmt: skip
 
 
 def val_parser() -> argparse.ArgumentParser:
@@ -88,21 +97,39 @@ def val_parser() -> argparse.ArgumentParser:
     add("--conf", type=float, default=0.001, help="lowest confidence (default: %(default)s)")
     add("--iou", type=float, default=0.6, help="overlap above which NMS drops a box (default: %(default)s)")
     add("--max-det", type=int, default=300, help="most detections of an image (default: %(default)s)")
+    _add_plugin_flag(parser)
     add("--project", default="runs/val", help="folder of runs (default: %(default)s)")
     add("--name", default="exp", help="folder of this run; a number is added if it is there (default: %(default)s)")
     add("--exist-ok", action="store_true", help="write into an existing run folder")
     return parser
 
 
-def run_train(arguments: argparse.Namespace) -> None:
+def run_train(arguments: argparse.Namespace) -> Result:
     """Train from flags, or go on with a run."""
-    from yolo_lite.engine.processes import joined
+    from yolo_lite.engine.processes import joined, restarts
     from yolo_lite.engine.train import train
+    from yolo_lite.plugins import loaded
 
-    with joined() as processes:
+    with loaded(arguments.plugin), joined() as processes:
+        if restarts(processes):
+            arguments = processes.from_first(lambda: _restarted(arguments))
         # The first process reads a checkpoint for all: others may run where its file is not.
         resume, config = processes.from_first(lambda: _resumed(arguments))
-        train(config or run_config(arguments), resume, processes)
+        return train(config or run_config(arguments), resume, processes)
+
+
+def _restarted(arguments: argparse.Namespace) -> argparse.Namespace:
+    """torchrun has started this command anew: its run goes on in its folder, from its last.pt if it has come to one."""
+    from yolo_lite.engine.run_folder import folder_of_torchrun
+
+    folder = folder_of_torchrun(arguments.project)
+    if folder is None or arguments.resume is not None:
+        return arguments
+    if not (folder / "weights" / "last.pt").exists():
+        return argparse.Namespace(**{**vars(arguments), "name": folder.name, "exist_ok": True})
+    kept = {name: getattr(arguments, name) for name in ("device", "workers", "plugin", "project")}
+    print(f"restarted by torchrun: {folder} goes on")
+    return argparse.Namespace(**{**vars(train_parser().parse_args(["--resume", str(folder)])), **kept})
 
 
 def _resumed(arguments: argparse.Namespace) -> tuple[Any, RunConfig | None]:
@@ -131,10 +158,12 @@ def _with_changes(config: RunConfig, done: int, arguments: argparse.Namespace) -
     With another number of epochs the rest of the new schedule is followed from where the run stands: the learning rate
     is what it would be there in a run that was given so many epochs from the start. There is no second warm-up.
 
+    So may the path of a plugin: it is the one that the user has given now.
+
     Raises:
         ConfigError: another flag was given too.
     """
-    free = ("resume", "project", "device", "workers", "epochs", "save_period")
+    free = ("resume", "project", "device", "workers", "plugin", "epochs", "save_period")
     parser = train_parser()
     given = [name for name, value in vars(arguments).items() if name not in free and value != parser.get_default(name)]
     if given:
@@ -143,6 +172,8 @@ def _with_changes(config: RunConfig, done: int, arguments: argparse.Namespace) -
     options = config.train
     wanted = {name: getattr(arguments, name) for name in ("device", "workers", "epochs", "save_period")}
     changes = {name: value for name, value in wanted.items() if value not in (None, "")}
+    if arguments.plugin:
+        changes["plugin"] = _absolute(arguments.plugin)
     if (epochs := changes.get("epochs", options.epochs)) != options.epochs:
         if epochs <= done:
             raise ConfigError(f"--epochs {epochs}: expected more than the {done} epochs that are done")
@@ -151,6 +182,10 @@ def _with_changes(config: RunConfig, done: int, arguments: argparse.Namespace) -
     words = {name: f"--{name.replace('_', '-')}" for name in changes}
     changed = validate(TrainOptions, Document("train.py", {**options.model_dump(), **changes}, {}, words))
     return config.model_copy(update={"train": changed})
+
+
+def _absolute(paths: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(Path(path).resolve()) for path in paths)
 
 
 def run_config(arguments: argparse.Namespace) -> RunConfig:
@@ -186,6 +221,7 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
         **{key: getattr(arguments, key) for key in ("project", "name", "exist_ok")},
         "save_period": _first_given(getattr(arguments, "save_period", None), "1"),
         "data": arguments.data,
+        "plugin": _absolute(arguments.plugin),
         "epochs": _first_given(arguments.epochs, suggested.epochs, 100),
         "batch_size": _first_given(arguments.batch_size, suggested.batch_size, 16),
         "imgsz": _first_given(arguments.imgsz, suggested.imgsz, 640),
@@ -199,6 +235,13 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
 
 def run_compare(arguments: argparse.Namespace) -> None:
     """Train every variant with every seed, print the table."""
+    from yolo_lite.plugins import loaded
+
+    with loaded(arguments.plugin):
+        _compare(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
     from yolo_lite.engine.compare import compare, make_runs, variant_folder
 
     variants = _variants(arguments)
@@ -272,28 +315,42 @@ def _print_losses(losses: Mapping[str, Callable[..., Any]], context: Sequence[st
         print(f"  {name:<11} {(loss.__doc__ or '').splitlines()[0]}{f'  [{keys}]' if keys else ''}")
 
 
-def run_val(arguments: argparse.Namespace) -> None:
-    """Validate a checkpoint, print the table, write metrics.json and a picture."""
+def run_val(arguments: argparse.Namespace, in_folder: bool = True) -> dict[str, Any]:
+    """Validate a checkpoint and print the table; the content of metrics.json comes back.
+
+    Args:
+        in_folder: write metrics.json and a picture into a run folder.
+    """
     from yolo_lite.engine.run_folder import make_run_folder
     from yolo_lite.engine.validate import prepare_validation, validate_checkpoint
+    from yolo_lite.plugins import loaded
 
+    _check_val_flags(arguments)
+    if arguments.workers is None:
+        arguments.workers = default_workers()
+    if arguments.data:
+        arguments.data = _find_data(arguments.data)
+    with loaded(arguments.plugin):
+        prepared = prepare_validation(arguments)
+        folder = make_run_folder(arguments.project, arguments.name, arguments.exist_ok) if in_folder else None
+        validation = validate_checkpoint(prepared)
+    report, place = validation.report, ""
+    if folder:
+        (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        validation.write_picture(folder / "val_predictions.png")
+        place = f"; {folder / 'metrics.json'}"
+    print(f"{validation.table}\n{report['ms_per_image']:.1f} ms an image{place}")
+    return report
+
+
+def _check_val_flags(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for the first number out of range."""
     _check_range("--conf", arguments.conf, 0, 1)
     _check_range("--iou", arguments.iou, 0, 1)
     for flag in ("batch_size", "imgsz", "max_det", "workers"):
         value, least = getattr(arguments, flag), 0 if flag == "workers" else 1
         if value is not None and value < least:
             raise ConfigError(f"--{flag.replace('_', '-')}: expected {least} or more, found {value}")
-    if arguments.workers is None:
-        arguments.workers = default_workers()
-    if arguments.data:
-        arguments.data = _find_data(arguments.data)
-    prepared = prepare_validation(arguments)
-    folder = make_run_folder(arguments.project, arguments.name, arguments.exist_ok)
-    validation = validate_checkpoint(prepared)
-    (folder / "metrics.json").write_text(json.dumps(validation.report, indent=2) + "\n", encoding="utf-8")
-    validation.write_picture(folder / "val_predictions.png")
-    print(validation.table)
-    print(f"{validation.report['ms_per_image']:.1f} ms an image; {folder / 'metrics.json'}")
 
 
 def default_workers() -> int:
@@ -317,7 +374,7 @@ def _check_range(flag: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f"{flag}: expected {low}..{high}, found {value}")
 
 
-def _run(action: Callable[[argparse.Namespace], None], arguments: argparse.Namespace, hint: str = "") -> int:
+def _run(action: Callable[[argparse.Namespace], object], arguments: argparse.Namespace, hint: str = "") -> int:
     """Run a command; what a user can mend ends with its message and exit status 2."""
     try:
         action(arguments)

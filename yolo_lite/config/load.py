@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +55,20 @@ def load_dataset_config(path: str | Path, overrides: Sequence[str] = ()) -> Data
 
 def load_run_config(plain: Mapping[str, Any], source: str) -> RunConfig:
     """The inverse of ``RunConfig.plain``, for checkpoints and config.yaml files named by ``source``."""
-    return validate(RunConfig, Document(source, dict(plain), {}))
+    try:
+        return validate(RunConfig, Document(source, dict(plain), {}))
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_plugins_to_give(plain, source, str(error))}") from None
+
+
+def _plugins_to_give(plain: Mapping[str, Any], source: str, problem: str) -> str:
+    """What to do about names that are unknown because the plugins of a run are not loaded."""
+    train = plain.get("train")
+    paths = train.get("plugin") if isinstance(train, Mapping) else None
+    if "unknown" not in problem or not paths or not isinstance(paths, list):
+        return ""
+    flags = " ".join(f"--plugin {shlex.quote(str(path))}" for path in paths)
+    return f"\n{source}: the run was trained with a plugin, which is executed only where you give it again: {flags}"
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

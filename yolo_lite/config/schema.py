@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -33,8 +34,17 @@ BOX_LOSS_NAMES = (
     *("wiou", "mpdiou", "inner_iou", "shape_iou", "nwd"),
 )
 CLS_LOSS_NAMES = ("bce", "focal", "qfl", "vfl", "poly")
+ASSIGNER_NAMES = ("anchor_ratio",)
 BACKBONE_NAMES = ("mobilenet_v3_large", "mobilenet_v3_small", "resnet18", "resnet34", "resnet50")
 IOU_FORMS = ("iou", "giou", "diou", "ciou")
+
+# What the dicts of these names hold: yolo_lite's own names, and those of plugins while they are loaded (plugins.py).
+SEAM_NAMES: dict[str, list[str]] = {
+    "BLOCKS": list(BLOCK_NAMES),
+    "BOX_LOSSES": list(BOX_LOSS_NAMES),
+    "CLS_LOSSES": list(CLS_LOSS_NAMES),
+    "ASSIGNERS": list(ASSIGNER_NAMES),
+}
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -49,8 +59,8 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
 
 
-def _one_of(names: tuple[str, ...]) -> AfterValidator:
-    """A text that must be one of the names of a seam."""
+def _one_of(names: Sequence[str]) -> AfterValidator:
+    """A text that must be one of the names; they are read when a value is checked."""
 
     def check(name: str) -> str:
         if name not in names:
@@ -99,8 +109,8 @@ def parse_row(row: Any) -> Row:
     if not isinstance(args, list):
         raise ValueError(f"'args' must be a list, found {args!r} in {row!r}")
     name = str(module).removeprefix("nn.")
-    if name not in BLOCK_NAMES:
-        raise ValueError(f"unknown module {module!r}{nearest(name, BLOCK_NAMES)} in {row!r}")
+    if name not in SEAM_NAMES["BLOCKS"]:
+        raise ValueError(f"unknown module {module!r}{nearest(name, SEAM_NAMES['BLOCKS'])} in {row!r}")
     return Row(source=tuple(source), repeats=repeats, module=name, args=tuple(args))
 
 
@@ -135,10 +145,11 @@ def parse_activation(text: str) -> tuple[str, tuple[float, ...]]:
     return name, (float(slope),)
 
 
-Rows = Annotated[
-    tuple[Annotated[Row, BeforeValidator(parse_row)], ...],
-    BeforeValidator(lambda rows: tuple(rows) if isinstance(rows, list) else rows),
-]
+def _list_to_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Rows = Annotated[tuple[Annotated[Row, BeforeValidator(parse_row)], ...], BeforeValidator(_list_to_tuple)]
 Anchors = Annotated[int | tuple[tuple[float, ...], ...], BeforeValidator(parse_anchors)]
 
 
@@ -251,8 +262,8 @@ class Hyp(Section):
     nonfinite: Literal["skip", "stop"] = "skip"  # what becomes of a step whose loss or gradient is not finite
 
     # losses; the keys <loss>_<parameter> matter where that loss is chosen
-    box_loss: Annotated[str, _one_of(BOX_LOSS_NAMES)] = "ciou"
-    rpn_box_loss: Annotated[str, _one_of(BOX_LOSS_NAMES)] = "smooth_l1"  # first stage of Faster R-CNN
+    box_loss: Annotated[str, _one_of(SEAM_NAMES["BOX_LOSSES"])] = "ciou"
+    rpn_box_loss: Annotated[str, _one_of(SEAM_NAMES["BOX_LOSSES"])] = "smooth_l1"  # first stage of Faster R-CNN
     smooth_l1_beta: Positive = 1.0
     iou_log_floor: Annotated[float, Field(gt=0, lt=1)] = 0.001
     focal_eiou_gamma: NotNegative = 0.5
@@ -267,8 +278,8 @@ class Hyp(Section):
     inner_iou_form: Annotated[str, _one_of(IOU_FORMS)] = "ciou"
     shape_iou_scale: NotNegative = 0.0
     nwd_constant: Positive = 12.8  # mean object size of the set, pixels of the network input
-    obj_loss: Annotated[str, _one_of(CLS_LOSS_NAMES)] = "bce"
-    cls_loss: Annotated[str, _one_of(CLS_LOSS_NAMES)] = "bce"
+    obj_loss: Annotated[str, _one_of(SEAM_NAMES["CLS_LOSSES"])] = "bce"
+    cls_loss: Annotated[str, _one_of(SEAM_NAMES["CLS_LOSSES"])] = "bce"
     focal_gamma: NotNegative = 2.0
     focal_alpha: Fraction | None = 0.25  # null leaves the weight of positives and negatives out
     qfl_beta: Positive = 2.0
@@ -284,6 +295,7 @@ class Hyp(Section):
     cls_pw: Positive = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     fl_gamma: NotNegative = 0.0  # above 0: bce becomes focal with this gamma, as in YOLOv5
+    assigner: Annotated[str, _one_of(SEAM_NAMES["ASSIGNERS"])] = "anchor_ratio"
     anchor_t: Annotated[float, Field(gt=1)] = 4.0
 
     # augmentation
@@ -457,6 +469,8 @@ class TrainOptions(Section):
     exist_ok: bool = False
     save_period: Annotated[SavePeriod, BeforeValidator(parse_save_period)] = SavePeriod(number=1.0, unit="epochs")
     first_epochs: Count | None = None  # as first planned, where --resume was given another --epochs
+    # Absolute paths, for the record: a file that a checkpoint or a config.yaml names is never executed.
+    plugin: Annotated[tuple[str, ...], BeforeValidator(_list_to_tuple)] = ()
 
 
 class RunConfig(Section):

@@ -20,7 +20,7 @@ from yolo_lite.engine.device import Compute
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.loss.box import BoxLoss, RunLosses
 from yolo_lite.loss.detection import DetectionLosses, StepTotals, compute_loss, step_totals
-from yolo_lite.loss.targets import build_targets
+from yolo_lite.loss.targets import assign
 from yolo_lite.model.detector import Detector, fused, summarise
 from yolo_lite.model.faster_rcnn import (
     STRIDE,
@@ -103,10 +103,10 @@ class Yolo:
         Their sum over batches and processes does not depend on how the pictures are split. Empty batches are left out.
         """
         assert isinstance(losses, DetectionLosses)
-        detector, anchor_t = _detector(model), losses.hyp.anchor_t
+        detector, hyp = _detector(model), losses.hyp
         batches = [batch for batch in batches if len(batch.position)]
         grids = [detector.grid(*batch.images.shape[2:]) for batch in batches]
-        matches = [build_targets(b.targets, grid, anchor_t) for b, grid in zip(batches, grids, strict=True)]
+        matches = [assign(b.targets, grid, hyp) for b, grid in zip(batches, grids, strict=True)]
         totals = StepTotals(torch.zeros((), device=compute.device), detector.anchors.new_zeros(len(detector.strides)))
         if batches:
             totals = step_totals(matches, grids, sum(batch.images.shape[0] for batch in batches))
@@ -129,10 +129,10 @@ class Yolo:
         return select_detections(raw, _detector(model).grid(*batch.images.shape[2:]), options)
 
     def validation_losses(self, model: nn.Module, raw: Tensor, batch: Batch, losses: nn.Module) -> BatchLosses:
-        """Losses of one batch, normalised over it, and how many of its objects match no anchor."""
+        """Losses of one batch, normalised over it, and how many of its objects no slot learns."""
         assert isinstance(losses, DetectionLosses)
         grid = _detector(model).grid(*batch.images.shape[2:])
-        matches = build_targets(batch.targets, grid, losses.hyp.anchor_t)
+        matches = assign(batch.targets, grid, losses.hyp)
         unmatched = torch.ones(len(batch.targets.label), dtype=torch.int64, device=raw.device)
         unmatched[matches.target] = 0
         return BatchLosses(compute_loss(raw, batch.targets, matches, grid, losses), unmatched.sum())
@@ -152,7 +152,7 @@ class FasterRcnnLosses(RunLosses):
 
     def __init__(self, hyp: Hyp) -> None:
         super().__init__()
-        keys = ("obj_loss", "cls_loss", "cls_weights", "fl_gamma", "label_smoothing", "obj_pw", "cls_pw")
+        keys = ("obj_loss", "cls_loss", "cls_weights", "fl_gamma", "label_smoothing", "obj_pw", "cls_pw", "assigner")
         idle = [key for key in keys if getattr(hyp, key) != Hyp.model_fields[key].default]
         if idle:
             raise ConfigError(f"{', '.join(idle)}: without effect on Faster R-CNN, expected the default")

@@ -23,7 +23,7 @@ from yolo_lite.engine.families import FAMILIES, ModelFamily
 from yolo_lite.engine.optimizer import Plan, accumulated_batches
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import Record
-from yolo_lite.engine.run_folder import make_run_folder
+from yolo_lite.engine.run_folder import make_run_folder, mark_torchrun
 from yolo_lite.engine.state import Resume, State, initial_state
 from yolo_lite.structures import Batch
 
@@ -133,6 +133,7 @@ def _run_folder(config: RunConfig, resume: Resume | None, splits: dict[str, Data
     options = config.train
     folder = resume.folder if resume else make_run_folder(options.project, options.name, options.exist_ok)
     (folder / "weights").mkdir(exist_ok=True)
+    mark_torchrun(folder)
     for name, index in splits.items():
         print(f"{name + ':':6} {index.describe()}")
     problems = [line for index in splits.values() for line in index.problems]

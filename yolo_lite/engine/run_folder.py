@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 from yolo_lite.config.errors import ConfigError
@@ -26,6 +27,22 @@ def make_run_folder(project: str, name: str, exist_ok: bool) -> Path:
             raise ConfigError(f"--project {project}: {folder} cannot be made: {error.strerror}") from error
         return folder
     raise AssertionError("unreachable")
+
+
+TORCHRUN_FILE = "torchrun.txt"  # in a run folder: the id of the torchrun that made it
+
+
+def mark_torchrun(folder: Path) -> None:
+    """Note which torchrun made a run, if one did, for ``folder_of_torchrun``."""
+    if run_id := os.environ.get("TORCHELASTIC_RUN_ID"):
+        (folder / TORCHRUN_FILE).write_text(run_id + "\n", encoding="utf-8")
+
+
+def folder_of_torchrun(project: str) -> Path | None:
+    """The latest run folder below ``project`` that this torchrun has made, before it restarted its processes."""
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    files = [file for file in Path(project).glob(f"*/{TORCHRUN_FILE}") if file.read_text().strip() == run_id]
+    return max(files, key=lambda file: file.stat().st_mtime).parent if files else None
 
 
 def latest_checkpoint(project: str) -> Path:

@@ -211,9 +211,8 @@ def _count(step: Step, window: Sequence[Batch], run: Prepared) -> None:
         return
     tally.skipped += 1
     tally.skipped_in_a_row += 1
-    told = (
-        f"epoch {run.state.epoch + 1}, step {tally.steps}: the {step.problem} is not finite; {_pictures(window, run)}"
-    )
+    place = f"epoch {run.state.epoch + 1}, step {tally.steps}"
+    told = f"{place}: the {step.problem} is not finite; {_pictures(place, window, run)}"
     if run.recipe.hyp.nonfinite == "stop":
         raise DivergedError(f"{told} (key nonfinite: stop)")
     if tally.skipped_in_a_row == min(MOST_SKIPS_IN_A_ROW, run.recipe.plan.steps_per_epoch):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from yolo_lite.config.schema import Hyp
+from yolo_lite.config.schema import BOX_LOSS_NAMES, Hyp
 from yolo_lite.loss.parameters import arguments_of, parameters_of
 from yolo_lite.ops.boxes import aligned_iou, aligned_overlap, aligned_union
 from yolo_lite.ops.safe import safe_power, safe_ratio
@@ -338,7 +338,8 @@ class BoxLoss(nn.Module):
         super().__init__()
         self.name, self.momentum = name, hyp.wiou_momentum
         self.function = BOX_LOSSES[name]
-        self.arguments = arguments_of(name, self.function, hyp, CONTEXT)
+        # The loss of a plugin has no keys in hyp.yaml: its own defaults hold.
+        self.arguments = arguments_of(name, self.function, hyp, CONTEXT) if name in BOX_LOSS_NAMES else {}
         self.wanted = [word for word in CONTEXT if word in parameters_of(self.function)]
         self.register_buffer("mean", torch.ones(()))
         self.register_buffer("step_sum", torch.zeros(()), persistent=False)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from yolo_lite.config.schema import Hyp
+from yolo_lite.config.schema import CLS_LOSS_NAMES, Hyp
 from yolo_lite.loss.parameters import arguments_of
 from yolo_lite.ops.safe import safe_power
 
@@ -72,7 +72,8 @@ def _probability_of_truth(logits: Tensor, target: Tensor) -> Tensor:
 def binary_loss(hyp: Hyp, kind: Literal["obj", "cls"]) -> BinaryLoss:
     """The loss that hyp.yaml names for objectness or classes, with its parameters; ``fl_gamma`` makes bce focal."""
     name, weight = (hyp.obj_loss, hyp.obj_pw) if kind == "obj" else (hyp.cls_loss, hyp.cls_pw)
-    arguments = arguments_of(name, CLS_LOSSES[name], hyp)
+    # The loss of a plugin has no keys in hyp.yaml: its own defaults hold.
+    arguments = arguments_of(name, CLS_LOSSES[name], hyp) if name in CLS_LOSS_NAMES else {}
     if name == "bce" and hyp.fl_gamma > 0:
         name, arguments = "focal", {"gamma": hyp.fl_gamma, "alpha": hyp.focal_alpha}
     return functools.partial(CLS_LOSSES[name], positive_weight=weight, **arguments)

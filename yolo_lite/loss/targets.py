@@ -1,17 +1,24 @@
-"""Which slot learns which target: anchor shape first, then the target's cell and its two nearest neighbours.
+"""Which slot learns which target, behind one key: ``ASSIGNERS[name](targets, grid, anchor_t)``.
+
+Ours goes by anchor shape first, then takes the target's cell and its two nearest neighbours.
 
 M targets, L levels, A anchors a level, N slots, P matched pairs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from yolo_lite.config.schema import Hyp
 from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import Grid
 from yolo_lite.structures import Matches, Targets
+
+Assigner = Callable[[Targets, Grid, float], Matches]
 
 
 def build_targets(targets: Targets, grid: Grid, anchor_t: float) -> Matches:
@@ -32,6 +39,14 @@ def build_targets(targets: Targets, grid: Grid, anchor_t: float) -> Matches:
     slot, inside = _candidate_slots(targets.box[pair_target], pair_level, pair_anchor, grid)  # [pairs, 3]
     pair, cell = inside.nonzero(as_tuple=True)
     return _one_target_a_slot(targets, pair_target[pair], slot[pair, cell], grid)
+
+
+ASSIGNERS: dict[str, Assigner] = {"anchor_ratio": build_targets}
+
+
+def assign(targets: Targets, grid: Grid, hyp: Hyp) -> Matches:
+    """Match targets to slots by the rule that hyp.yaml names."""
+    return ASSIGNERS[hyp.assigner](targets, grid, hyp.anchor_t)
 
 
 def _matching_shapes(box: Tensor, anchors: Tensor, anchor_t: float) -> tuple[Tensor, Tensor, Tensor]:

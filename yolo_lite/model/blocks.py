@@ -1,6 +1,10 @@
 """The blocks that a model YAML may name, and the dict that names them.
 
-A block is built as ``Block(in_channels, *args)``: B images, C channels, H x W cells.
+The builder goes by the names of a block's parameters. It gives ``in_channels``, the channels that come in, and, where
+the block has them, ``activation``, a function that makes the model's, and ``repeats``, of its inner part; the row gives
+the others in their order. ``out_channels`` is scaled by width_multiple; a block without it keeps the channels, and one
+without ``in_channels`` is not told them. A block reads and returns a map ``[B, C, H, W]``: B images, C channels, H x W
+cells.
 """
 
 from __future__ import annotations
@@ -178,17 +182,12 @@ class Detect(nn.Module):
         return torch.cat(slots, dim=1)
 
 
-# Blocks whose first argument is their width: scaled by width_multiple and given the channels that come in.
-WIDE_BLOCKS: dict[str, type[nn.Module]] = {
+BLOCKS: dict[str, Callable[..., nn.Module]] = {
     "Conv": Conv,
     "Bottleneck": Bottleneck,
     "C3": C3,
     "SPP": SPP,
     "SPPF": SPPF,
-}
-
-BLOCKS: dict[str, type[nn.Module]] = {
-    **WIDE_BLOCKS,
     "Concat": Concat,
     "Upsample": nn.Upsample,
     "MaxPool2d": nn.MaxPool2d,

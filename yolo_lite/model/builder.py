@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,10 +13,14 @@ from torch import Tensor, nn
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import ModelConfig, Row
-from yolo_lite.model.blocks import BLOCKS, WIDE_BLOCKS, Activation, Concat, Detect, activation_maker
+from yolo_lite.model.blocks import BLOCKS, Activation, Concat, Detect, activation_maker
 
 # What torch raises where a row's numbers make no sense together.
 BAD_ROW = (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError)
+
+# Parameters of a block that a row does not give, and numbers that must be more than 0.
+GIVEN_BY_BUILDER = ("in_channels", "repeats", "activation")
+POSITIVE = ("out_channels", "kernel", "stride", "groups", "expansion")
 
 
 class Layer(NamedTuple):
@@ -85,8 +90,8 @@ def _build_layer(row: Row, layers: list[Layer], config: ModelConfig, activation:
     if row.module == "Concat":
         return Layer(row, sources, Concat(*row.args), sum(widths))
     arguments = [None if argument == "None" else argument for argument in row.args]
-    if row.module in WIDE_BLOCKS:
-        return Layer(row, sources, *_build_wide(row, arguments, widths[0], config, activation))
+    if "in_channels" in inspect.signature(BLOCKS[row.module]).parameters:
+        return Layer(row, sources, *_build_block(row, arguments, widths[0], config, activation))
     module = BLOCKS[row.module](*arguments)
     repeated = nn.Sequential(*(module for _ in range(row.repeats))) if row.repeats > 1 else module
     return Layer(row, sources, repeated, widths[0])
@@ -101,37 +106,48 @@ def _sources(row: Row, index: int) -> tuple[int, ...]:
     return sources
 
 
-def _build_wide(
+def _build_block(
     row: Row, arguments: list[Any], in_channels: int, config: ModelConfig, activation: Activation
 ) -> tuple[nn.Module, int]:
-    block = WIDE_BLOCKS[row.module]
-    _check_arguments(block, arguments)
-    out_channels, repeats = scaled_width(arguments[0], config), scaled_repeats(row.repeats, config)
+    """A block that is given the channels that come in, and how many leave it."""
+    block = BLOCKS[row.module]
+    parameters = inspect.signature(block, eval_str=True).parameters
+    given, repeats = _given_by_row(row, parameters, arguments), scaled_repeats(row.repeats, config)
+    if "out_channels" in given:
+        given["out_channels"] = scaled_width(given["out_channels"], config)
+    if "activation" in parameters:
+        given["activation"] = activation
+    if "repeats" in parameters:  # its inner part is repeated, not the block
+        given["repeats"], repeats = repeats, 1
+    out_channels = given.get("out_channels", in_channels)
+    widths = (in_channels, *(out_channels for _ in range(repeats - 1)))
+    blocks = [block(in_channels=width, **given) for width in widths]
+    return blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks), out_channels
 
-    def make(channels: int, *inner: Any) -> nn.Module:
-        return block(channels, out_channels, *inner, *arguments[1:], activation=activation)
 
-    if row.module == "C3":  # its bottlenecks are repeated, not the block
-        return make(in_channels, repeats), out_channels
-    if repeats == 1:
-        return make(in_channels), out_channels
-    return nn.Sequential(make(in_channels), *(make(out_channels) for _ in range(repeats - 1))), out_channels
+def _given_by_row(row: Row, parameters: Mapping[str, inspect.Parameter], arguments: list[Any]) -> dict[str, Any]:
+    """The arguments of a row by name; ValueError where they do not fit the parameters of the block."""
+    own = [p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    own = [p for p in own if p.name not in GIVEN_BY_BUILDER]
+    required = sum(p.default is p.empty for p in own)
+    if not required <= len(arguments) <= len(own):
+        names = ", ".join(p.name for p in own)
+        raise ValueError(f"{row.module} takes [{names}], found {len(arguments)} arguments")
+    for parameter, argument in zip(own, arguments, strict=False):
+        _check_argument(parameter, argument)
+    return {p.name: argument for p, argument in zip(own, arguments, strict=False)}
 
 
-def _check_arguments(block: type[nn.Module], arguments: list[Any]) -> None:
-    """Raise ValueError where ``[out_channels, ...]`` does not fit the signature of the block."""
-    hints = {name: p.annotation for name, p in inspect.signature(block, eval_str=True).parameters.items()}
-    names = [name for name in hints if name not in ("in_channels", "repeats", "activation")]
-    if not 1 <= len(arguments) <= len(names):
-        raise ValueError(f"{block.__name__} takes [{', '.join(names)}], found {len(arguments)} arguments")
-    for name, argument in zip(names, arguments, strict=False):
-        try:
-            TypeAdapter(hints[name]).validate_python(argument, strict=True)
-        except ValidationError:
-            expected = hints[name].__name__ if isinstance(hints[name], type) else hints[name]
-            raise ValueError(f"{name}: expected {expected}, found {argument!r}") from None
-        if _is_number(argument) and argument <= 0 and name != "padding":
-            raise ValueError(f"{name}: expected more than 0, found {argument}")
+def _check_argument(parameter: inspect.Parameter, argument: Any) -> None:
+    """Raise ValueError where an argument is not of the annotated type; without an annotation anything goes."""
+    name, hint = parameter.name, parameter.annotation
+    try:
+        TypeAdapter(Any if hint is parameter.empty else hint).validate_python(argument, strict=True)
+    except ValidationError:
+        expected = hint.__name__ if isinstance(hint, type) else hint
+        raise ValueError(f"{name}: expected {expected}, found {argument!r}") from None
+    if name in POSITIVE and _is_number(argument) and argument <= 0:
+        raise ValueError(f"{name}: expected more than 0, found {argument}")
 
 
 def _is_number(value: Any) -> bool:

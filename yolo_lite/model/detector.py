@@ -78,7 +78,7 @@ def _find_strides(config: ModelConfig, layers: list[Layer]) -> list[int]:
         maps = [outputs[source] for source in layer.sources]
         try:
             module = copy.deepcopy(layer.module).to("meta").eval()
-            outputs[index] = module(maps if layer.row.module == "Concat" else maps[0])
+            outputs[index] = _checked_map(module(maps if layer.row.module == "Concat" else maps[0]), layer.out_channels)
         except BAD_ROW as error:
             raise ConfigError(f"{row_name(config, index)}: {error}") from error
     cells, detect = [outputs[source].shape[-1] for source in layers[-1].sources], row_name(config, len(layers) - 1)
@@ -88,6 +88,14 @@ def _find_strides(config: ModelConfig, layers: list[Layer]) -> list[int]:
     if strides != sorted(strides):
         raise ConfigError(f"{detect}: levels must come fine to coarse, found strides {strides}")
     return strides
+
+
+def _checked_map(found: object, channels: int) -> Tensor:
+    """Raise ValueError where a block does not return what the rows after it are built for; a plugin's may not."""
+    if isinstance(found, Tensor) and found.ndim == 4 and found.shape[1] == channels:
+        return found
+    shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    raise ValueError(f"expected a map [B, {channels}, H, W] to come out, found {shape}")
 
 
 def _checked_anchors(config: ModelConfig, strides: list[int]) -> Tensor:

@@ -1,0 +1,195 @@
+"""Plugins: a user's Python file whose blocks, losses and assigners join the dicts while a command runs.
+
+The file holds module-level dicts of the names that the seams have, ``BOX_LOSSES = {"my_iou": my_iou}``. It is code and
+is executed: only files that the user names are, never one that a checkpoint or a YAML file names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import sys
+import traceback
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from yolo_lite.config.errors import ConfigError, nearest
+from yolo_lite.config.schema import SEAM_NAMES
+from yolo_lite.config.yaml_file import parse_scalar
+from yolo_lite.loss.box import BOX_LOSSES, CONTEXT
+from yolo_lite.loss.classification import CLS_LOSSES
+from yolo_lite.loss.targets import ASSIGNERS
+from yolo_lite.model.blocks import BLOCKS
+
+
+class Seam(NamedTuple):
+    """A dict that plugins may add to, and how its entries are called."""
+
+    entries: dict[str, Callable[..., Any]]
+    positional: tuple[str, ...]  # in their order, under any name
+    by_name: tuple[str, ...]  # handed over by name
+    context: tuple[str, ...]  # handed over by name to those that have it behind the *
+
+    def __str__(self) -> str:
+        return f"({', '.join((*self.positional, *self.by_name))}, ...)"
+
+
+SEAMS = {
+    "BLOCKS": Seam(BLOCKS, (), ("in_channels",), ()),
+    "BOX_LOSSES": Seam(BOX_LOSSES, ("predicted", "target"), (), CONTEXT),
+    "CLS_LOSSES": Seam(CLS_LOSSES, ("logits", "target"), ("positive_weight",), ()),
+    "ASSIGNERS": Seam(ASSIGNERS, ("targets", "grid", "anchor_t"), (), ()),
+}
+
+_loaded: list[Path] = []
+
+
+class Entry(NamedTuple):
+    """One thing that a plugin brings."""
+
+    seam: str
+    name: str
+    value: Any
+
+
+@contextlib.contextmanager
+def loaded(paths: Sequence[str]) -> Iterator[None]:
+    """The entries of plugin files are in the dicts, and their names in the schema, until the block ends.
+
+    A file that is loaded already stays as it is.
+
+    Raises:
+        ConfigError: a file is missing, fails, or does not hold what a plugin may hold; all problems of a file at once.
+    """
+    with contextlib.ExitStack() as undo:
+        for given in paths:
+            path = Path(given).resolve()
+            if path not in _loaded:
+                undo.enter_context(_joined(path, given))
+        yield
+
+
+@contextlib.contextmanager
+def _joined(path: Path, given: str) -> Iterator[None]:
+    """One plugin, by its absolute path and as the user wrote it."""
+    module = _execute(path, given)
+    try:
+        entries = _checked_entries(module, given)
+        for seam, name, value in entries:
+            SEAMS[seam].entries[name] = value
+            SEAM_NAMES[seam].append(name)
+        _loaded.append(path)
+        try:
+            yield
+        finally:
+            _loaded.remove(path)
+            for seam, name, _ in entries:
+                del SEAMS[seam].entries[name]
+                SEAM_NAMES[seam].remove(name)
+    finally:
+        sys.modules.pop(module.__name__, None)
+
+
+# ------------------------------------------------------------------------------------------------------- execution
+
+
+class _Uncached(SourceFileLoader):
+    """Reads the source each time: nothing is written beside the user's file, and no stale bytecode is taken for it."""
+
+    def path_stats(self, path: str) -> Any:
+        raise OSError  # what importlib takes for "there are no stamps to compare bytecode with"
+
+
+def _execute(path: Path, given: str) -> ModuleType:
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise ConfigError(f"--plugin {given}: {found}, expected a Python file (looked in {Path.cwd()})")
+    name = f"plugin_{zlib.crc32(str(path).encode()):08x}_{path.stem}"
+    spec = spec_from_file_location(name, path, loader=_Uncached(name, str(path)))
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
+        sys.modules.pop(name, None)
+        raise ConfigError(f"--plugin {given}{_line(error, path)}: {type(error).__name__} ({error})") from error
+    return module
+
+
+def _line(error: BaseException, path: Path) -> str:
+    """``":12"``, the innermost line of the plugin that an error comes from."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f":{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f":{lines[-1]}" if lines else ""
+
+
+# ----------------------------------------------------------------------------------------------------------- checks
+
+
+def _checked_entries(module: ModuleType, given: str) -> list[Entry]:
+    dicts = {name: value for name, value in vars(module).items() if name in SEAMS or _is_misspelt(name, value)}
+    wrong = {name: problem for name, value in dicts.items() if (problem := _dict_problem(name, value))}
+    entries = [Entry(seam, *pair) for seam in dicts if seam not in wrong for pair in dicts[seam].items()]
+    entry_problems = [f"{e.seam}[{e.name!r}]: {problem}" for e in entries if (problem := _entry_problem(e))]
+    problems = [*wrong.values(), *entry_problems]
+    if not dicts:
+        problems = [f"brings nothing, expected a dict with entries: {', '.join(SEAMS)}"]
+    if problems:
+        raise ConfigError("\n".join(f"--plugin {given}: {problem}" for problem in problems))
+    return entries
+
+
+def _is_misspelt(name: str, value: Any) -> bool:
+    """A dict in capitals whose name resembles one of ours: ``BOX_LOSES`` would bring nothing, and say nothing."""
+    ours = any(value is seam.entries for seam in SEAMS.values())
+    meant = name.isupper() and not name.startswith("_") and difflib.get_close_matches(name, SEAMS)
+    return isinstance(value, dict) and bool(meant) and not ours
+
+
+def _dict_problem(name: str, value: Any) -> str | None:
+    if name not in SEAMS:
+        return f"unknown dict {name!r}{nearest(name, SEAMS)}; begin its name with _ if it is none of them"
+    if value is SEAMS[name].entries:
+        return f"{name}: expected a dict of the plugin's own, found yolo_lite's; import that under another name"
+    if not isinstance(value, dict) or not value:
+        return f"{name}: expected a dict from names to functions or classes, found {value!r}"
+    return None
+
+
+def _entry_problem(entry: Entry) -> str | None:
+    seam = SEAMS[entry.seam]
+    if not isinstance(entry.name, str) or not entry.name.isidentifier() or parse_scalar(entry.name) != entry.name:
+        return f"expected a name that YAML reads as a word, such as my_loss, found {entry.name!r}"
+    if entry.name in seam.entries:
+        return "the name is taken, expected one that neither yolo_lite nor another plugin has"
+    if not callable(entry.value):
+        return f"expected a function or a class, found {entry.value!r}"
+    try:
+        signature = inspect.signature(entry.value, eval_str=True)
+    except Exception as error:  # annotations are evaluated: they may raise anything
+        return f"its signature cannot be read ({error}), expected {seam}"
+    return _signature_problem(signature, seam)
+
+
+def _signature_problem(signature: inspect.Signature, seam: Seam) -> str | None:
+    """Whether the call that yolo_lite makes would fit; a block's other arguments are a row's, seen when it is built."""
+    parameters = signature.parameters
+    late = [n for n in seam.context if n in parameters and parameters[n].kind is not parameters[n].KEYWORD_ONLY]
+    if late:
+        return f"expected {', '.join(late)} behind a *, as in (predicted, target, *, {late[0]}), found {signature}"
+    words = {*seam.by_name, *(name for name in seam.context if name in parameters)}
+    missing = [name for name in seam.by_name if name not in parameters]
+    try:
+        bind = signature.bind_partial if seam.entries is BLOCKS else signature.bind
+        bind(*seam.positional, **dict.fromkeys(words))
+    except TypeError as error:
+        return f"expected {seam}, found {signature}: {error}"
+    return f"expected {seam}, found {signature}: without {', '.join(missing)}" if missing else None
