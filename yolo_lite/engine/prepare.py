@@ -61,7 +61,6 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> P
     """Model, data and run folder."""
     options, hyp = config.train, config.hyp
     family, compute = FAMILIES[config.model.family], _compute(config, processes)
-    print(f"{compute}{f', {processes.size} processes' if processes.size > 1 else ''}")
     torch.manual_seed(options.seed)
     model = place(_build(family, config, fetch=not (resume or options.weights)), compute)
     size = rounded_up(options.imgsz, family.stride(model))

@@ -1,0 +1,273 @@
+"""Two processes are one run: the same gradients, the same figures, nothing lost when one of them dies."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, equal_states
+from test_optimizer import random_batch
+from torch import nn
+
+from yolo_lite.cli import val_main
+from yolo_lite.config.errors import ConfigError, LostProcessError
+from yolo_lite.config.load import load_model_config
+from yolo_lite.config.schema import Hyp
+from yolo_lite.data.loader import EMPTY, EpochBatches, collate
+from yolo_lite.engine.checkpoint import load_checkpoint
+from yolo_lite.engine.device import choose_compute, to_device
+from yolo_lite.engine.families import Yolo
+from yolo_lite.engine.optimizer import Plan
+from yolo_lite.engine.prepare import Recipe
+from yolo_lite.engine.processes import ALONE, Processes, joined
+from yolo_lite.engine.state import initial_state
+from yolo_lite.engine.train import train_step
+from yolo_lite.structures import Batch, Targets
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def in_two_processes(action: Callable[..., object], *arguments: object) -> None:
+    """Run ``action(processes, *arguments)`` in two joined processes."""
+    port, context = free_port(), multiprocessing.get_context("spawn")
+    members = [context.Process(target=_member, args=(rank, port, action, arguments)) for rank in range(2)]
+    for member in members:
+        member.start()
+    for member in members:
+        member.join(120)
+    assert [member.exitcode for member in members] == [0, 0]
+
+
+def _member(rank: int, port: int, action: Callable[..., object], arguments: Sequence[object]) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", TORCHELASTIC_RUN_ID="test")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    with joined() as processes:
+        action(processes, *arguments)
+
+
+# ------------------------------------------------------------------------------------------------------ gradients
+
+
+def one_step(processes: Processes, counts: Sequence[int], hyp: Hyp) -> dict[str, torch.Tensor]:
+    """Gradients and what else a step leaves, of batches with so many pictures; batch normalisation stands still."""
+    compute, family = choose_compute("cpu", "fp32", channels_last=False), Yolo()
+    torch.manual_seed(0)
+    model = family.build(load_model_config(REPOSITORY / "cfg/yolo_n.yaml").model_copy(update={"nc": 3}))
+    state = initial_state(model, family.losses(hyp, torch.ones(3).numpy()), hyp, compute, None, None)
+    for module in state.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    state.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
+    batches = [part_of(random_batch(count, seed=count), processes) for count in counts]
+    step = train_step(
+        state,
+        [to_device(batch, compute) for batch in batches],
+        Recipe(family, hyp, compute, Plan(9, 1, 9), 0, processes),
+    )
+    gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    return {**gradients, "losses": step.losses, "norm": step.norm, **state.losses.state_dict()}
+
+
+def part_of(batch: Batch, processes: Processes) -> Batch:
+    """The pictures of a batch that this process has."""
+    own = list(processes.share_of(range(len(batch.images))))
+    if not own:
+        return EMPTY
+    mine = (batch.targets.image >= own[0]) & (batch.targets.image <= own[-1])
+    targets = Targets(*(column[mine] for column in batch.targets))
+    targets = targets._replace(image=targets.image - own[0])
+    return batch._replace(images=batch.images[own], targets=targets, position=batch.position[own])
+
+
+def store_step(processes: Processes, counts: Sequence[int], hyp: Hyp, path: Path) -> None:
+    found = one_step(processes, counts, hyp)
+    torch.save(found, path.with_suffix(f".{processes.rank}"))
+
+
+@pytest.mark.parametrize(
+    ("counts", "box_loss"), [((4,), "ciou"), ((5, 3), "wiou"), ((1,), "ciou")], ids=["even", "uneven", "one picture"]
+)
+def test_two_processes_give_the_gradient_of_one(counts: tuple[int, ...], box_loss: str, tmp_path: Path):
+    hyp = Hyp(box_loss=box_loss, clip_norm=0.0)
+    in_two_processes(store_step, counts, hyp, tmp_path / "step")
+    alone = one_step(ALONE, counts, hyp)
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"step.{rank}", weights_only=True)
+        assert found.keys() == alone.keys()
+        for name, value in alone.items():
+            assert (found[name] - value).norm() <= 1e-5 * value.norm() + 1e-12, name
+
+
+def check_statistics(processes: Processes) -> None:
+    """Running statistics are means over all pictures, the same in each process."""
+    hyp, compute, family = Hyp(), choose_compute("cpu", "fp32", channels_last=False), Yolo()
+    torch.manual_seed(0)
+    model = family.build(load_model_config(REPOSITORY / "cfg/yolo_n.yaml").model_copy(update={"nc": 3}))
+    state = initial_state(model, family.losses(hyp, torch.ones(3).numpy()), hyp, compute, None, None)
+    state.model.train()
+    batch = part_of(random_batch(5, seed=1), processes)
+    train_step(state, [to_device(batch, compute)], Recipe(family, hyp, compute, Plan(9, 1, 9), 0, processes))
+    states = processes.gather_everywhere({**model.state_dict(), **state.average.model.state_dict()})
+    counters = {name for name in states[0] if "num_batches" in name}
+    first, second = ({name: value for name, value in each.items() if name not in counters} for each in states)
+    assert equal_states(first, second)
+
+
+def test_all_processes_have_the_same_weights_and_statistics_after_a_step():
+    in_two_processes(check_statistics)
+
+
+def check_collectives(processes: Processes) -> None:
+    rank = processes.rank
+    a, b = torch.full((2, 3), rank + 1.0), torch.tensor(float(rank))
+    processes.add([a, b])
+    assert a.tolist() == [[3.0] * 3] * 2 and b.item() == 1
+    assert processes.any(rank == 1) and not processes.any(False)
+    assert processes.gather_everywhere(rank * 10) == [0, 10]
+    assert processes.from_first(lambda: rank + 5) == 5
+    with pytest.raises(ConfigError, match="broken"):
+        processes.from_first(broken)
+
+
+def broken() -> None:
+    raise ConfigError("broken")
+
+
+def test_what_processes_tell_each_other():
+    in_two_processes(check_collectives)
+
+
+def lose_the_other(processes: Processes) -> None:
+    if processes.rank == 1:
+        os._exit(0)
+    start = time.monotonic()
+    with pytest.raises(LostProcessError, match="process 0 of 2: another process of this run has ended"):
+        processes.add([torch.ones(3)])
+    assert time.monotonic() - start < 60
+    os._exit(0)
+
+
+def test_a_dead_process_ends_the_others_with_a_message():
+    in_two_processes(lose_the_other)
+
+
+def test_alone_there_is_nothing_to_add():
+    value = torch.ones(2)
+    ALONE.add([value])
+    assert value.tolist() == [1, 1] and ALONE.any(True) and not ALONE.any(False)
+    assert ALONE.gather_everywhere(3) == [3] and ALONE.from_first(lambda: 4) == 4
+    assert ALONE.share_of([1, 2, 3]) == [1, 2, 3]
+
+
+# ---------------------------------------------------------------------------------------------------------- order
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_any_number_of_processes_sees_the_same_batches(size: int):
+    whole = list(EpochBatches(23, 4, 7, range(3)))
+    members = [Processes(rank, size) for rank in range(size)]
+    parts = [list(EpochBatches(23, 4, 7, range(3), share=member.share_of)) for member in members]
+    for number, batch in enumerate(whole):
+        shares = [part[number] for part in parts]
+        assert [sample for share in shares for sample in share] == list(batch)
+        sizes = [len(share) for share in shares]
+        assert max(sizes) - min(sizes) <= 1 and sizes[0] == max(sizes)
+
+
+@pytest.mark.parametrize("done", [0, 1, 4, 5])
+def test_a_run_that_goes_on_sees_the_rest(done: int):
+    whole = list(EpochBatches(23, 4, 7, range(3)))
+    batches = EpochBatches(23, 4, 7, range(3), first_batch=done)
+    assert list(batches) == whole[done:] and len(batches) == len(whole) - done
+
+
+def test_a_batch_of_nothing_has_the_form_of_a_batch():
+    full = random_batch(2, seed=0)
+    for mine, other in zip((*EMPTY.targets, *EMPTY), (*full.targets, *full), strict=True):
+        if isinstance(mine, torch.Tensor):
+            assert len(mine) == 0 and mine.shape[1:2] == other.shape[1:2]
+    assert collate([]) is EMPTY
+
+
+# ------------------------------------------------------------------------------------------------------- torchrun
+
+
+def torchrun(data: Path, project: Path, *words: str, restarts: int = 0) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    flags = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml"), "--workers", "0"]
+    flags += ["--data", str(data), "--imgsz", "64", "--batch-size", "6", "--device", "cpu", "--project", str(project)]
+    return [*launcher, f"--max-restarts={restarts}", str(REPOSITORY / "train.py"), *flags, *words]
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def test_two_processes_validate_like_one(tiny_data: Path, tmp_path: Path):
+    done = subprocess.run(torchrun(tiny_data, tmp_path, "--epochs", "3"), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch   3/3") == 1  # one process speaks for all
+    row = rows_of(tmp_path / "exp")[-1]
+    words = ["--weights", str(tmp_path / "exp/weights/last.pt"), "--project", str(tmp_path / "val"), "--device", "cpu"]
+    assert val_main([*words, "--workers", "0"]) == 0
+    figures = json.loads((tmp_path / "val/exp/metrics.json").read_text())
+    pairs = {"map50_95": "mAP50-95", "map50": "mAP50", "map75": "mAP75", "precision": "precision", "recall": "recall"}
+    assert {mine: figures[mine] for mine in pairs} == {mine: float(row[f"metrics/{pairs[mine]}"]) for mine in pairs}
+    assert figures["losses"] == {name: float(row[f"val/{name}"]) for name in figures["losses"]}
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_is_restarted_and_the_run_goes_on(tiny_data: Path, tmp_path: Path, victim: int):
+    command = torchrun(tiny_data, tmp_path, "--epochs", "12", "--save-period", "0.3", restarts=1)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    last = tmp_path / "exp/weights/last.pt"
+    wait_for(lambda: last.exists() and load_checkpoint(last)["epoch"] >= 1)
+    tasks = Path(f"/proc/{process.pid}/task")
+    children = sorted(int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split())
+    os.kill(children[victim], signal.SIGKILL)
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0 and "restarted by torchrun" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["exp"]
+    assert [row["epoch"] for row in rows_of(tmp_path / "exp")] == [str(epoch) for epoch in range(1, 13)]
+
+
+def test_a_stopped_run_goes_on_with_another_number_of_processes(tiny_data: Path, tmp_path: Path):
+    process = subprocess.Popen(
+        torchrun(tiny_data, tmp_path, "--epochs", "400"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    last = tmp_path / "exp/weights/last.pt"
+    wait_for(last.exists)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert "stopped by SIGTERM in epoch" in said
+    content = load_checkpoint(last)
+    done = content["epoch"]
+    from yolo_lite.cli import train_main
+
+    assert train_main(["--resume", str(last), "--epochs", str(done + 2)]) == 0
+    epochs = [row["epoch"] for row in rows_of(tmp_path / "exp")]
+    assert epochs == [str(epoch) for epoch in range(1, done + 3)]
