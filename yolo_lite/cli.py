@@ -63,7 +63,9 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--data", default=DEFAULT_DATA, help="dataset YAML (default: the embedded shapes, %(default)s)")
     add("--weights", help="checkpoint to start from (default: from scratch)")
     add("--epochs", type=int, help="default: what the dataset YAML suggests, else 100")
-    add("--batch-size", type=int, help="default: what the dataset YAML suggests, else 16")
+    add("--batch-size", type=_number_or_auto, metavar="N",
+        help="over all processes; auto: the largest power of two that fits on the GPU (default: what the dataset YAML "
+        "suggests, else 16)")  # fmt: skip
     add("--imgsz", type=int, help="longest side in pixels (default: what the dataset YAML suggests, else 640)")
     add("--device", default="", help="cpu, 0, cuda:1, mps (default: a GPU if there is one)")
     add("--workers", type=int, help="processes that load data (default: one a core, at most 8)")
@@ -104,6 +106,10 @@ def val_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _number_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
 def run_train(arguments: argparse.Namespace) -> Result:
     """Train from flags, or go on with a run."""
     from yolo_lite.engine.processes import joined, restarts
@@ -115,7 +121,18 @@ def run_train(arguments: argparse.Namespace) -> Result:
             arguments = processes.from_first(lambda: _restarted(arguments))
         # The first process reads a checkpoint for all: others may run where its file is not.
         resume, config = processes.from_first(lambda: _resumed(arguments))
+        if arguments.batch_size == "auto" and config is None:
+            arguments = processes.from_first(lambda: _with_measured_batch_size(arguments, processes.size))
         return train(config or run_config(arguments), resume, processes)
+
+
+def _with_measured_batch_size(arguments: argparse.Namespace, num_processes: int) -> argparse.Namespace:
+    from yolo_lite.engine.batch_size import largest_batch_size
+
+    one = run_config(argparse.Namespace(**{**vars(arguments), "batch_size": 1}))
+    batch_size = largest_batch_size(one) * num_processes
+    print(f"--batch-size auto: {batch_size}")
+    return argparse.Namespace(**{**vars(arguments), "batch_size": batch_size})
 
 
 def _restarted(arguments: argparse.Namespace) -> argparse.Namespace:

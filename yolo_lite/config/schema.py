@@ -241,6 +241,10 @@ def _weights(value: Any) -> Any:
     return tuple(float(weight) for weight in value)
 
 
+# Rows of the model YAML, counted from 0, or its backbone.
+Freeze = Annotated[tuple[Annotated[int, Field(ge=0)], ...] | Literal["backbone"], BeforeValidator(_list_to_tuple)]
+
+
 class Hyp(Section):
     """Hyperparameters: losses, optimizer and schedule, augmentation, run-time choices."""
 
@@ -259,6 +263,7 @@ class Hyp(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     patience: Annotated[int, Field(ge=0)] = 100  # epochs without progress before the run ends; 0 is never
     min_epochs: Annotated[int, Field(ge=0)] = 0  # before which patience ends no run
+    freeze: Freeze = ()
     nonfinite: Literal["skip", "stop"] = "skip"  # what becomes of a step whose loss or gradient is not finite
 
     # losses; the keys <loss>_<parameter> matter where that loss is chosen
@@ -312,11 +317,15 @@ class Hyp(Section):
     mosaic: Fraction = 1.0
     mixup: Fraction = 0.0
     close_mosaic: Annotated[int, Field(ge=0)] = 10  # the last epochs are trained without mosaic and mixup
+    multi_scale: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0.5: each step at 0.5 to 1.5 times --imgsz
 
     # run time
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     cache: Literal["auto", "ram", "off"] = "auto"
+    compile: bool = False
+    deterministic: bool = False
+    sync_bn: bool = False
 
     @model_validator(mode="after")
     def _losses_agree(self) -> Hyp:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.schema import AnyModelConfig, FasterRcnnConfig, Hyp, ModelConfig
+from yolo_lite.config.schema import AnyModelConfig, FasterRcnnConfig, Freeze, Hyp, ModelConfig
 from yolo_lite.engine.device import Compute
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.loss.box import BoxLoss, RunLosses
@@ -49,6 +49,10 @@ class ModelFamily(Protocol):
 
     def stride(self, model: nn.Module) -> int: ...
 
+    def frozen(self, model: nn.Module, freeze: Freeze) -> list[nn.Module]: ...
+
+    def compile(self, model: nn.Module) -> None: ...
+
     def describe(self, model: nn.Module, size: int) -> str: ...
 
     def losses(self, hyp: Hyp, label_counts: np.ndarray) -> RunLosses: ...
@@ -81,6 +85,22 @@ class Yolo:
     def stride(self, model: nn.Module) -> int:
         """Sides of the network input must be multiples of it."""
         return max(_detector(model).strides)
+
+    def frozen(self, model: nn.Module, freeze: Freeze) -> list[nn.Module]:
+        """The modules that the key ``freeze`` names: rows of the model YAML, counted from 0, or its backbone.
+
+        Raises:
+            ConfigError: there is no such row.
+        """
+        detector = _detector(model)
+        rows = range(len(detector.config.backbone)) if freeze == "backbone" else freeze
+        if missing := [row for row in rows if row not in range(len(detector.layers))]:
+            raise ConfigError(f"freeze: expected rows 0..{len(detector.layers) - 1}, found {missing}")
+        return [detector.layers[int(row)] for row in rows]
+
+    def compile(self, model: nn.Module) -> None:
+        """Compile the forward pass at its first use."""
+        model.compile()
 
     def describe(self, model: nn.Module, size: int) -> str:
         """Layers, parameters and operations at ``size`` pixels, for the start of a run."""
@@ -186,6 +206,20 @@ class TwoStage:
     def stride(self, model: nn.Module) -> int:
         """Sides of the network input must be multiples of it."""
         return STRIDE
+
+    def frozen(self, model: nn.Module, freeze: Freeze) -> list[nn.Module]:
+        """The backbone without its pyramid, where the key ``freeze`` says so.
+
+        Raises:
+            ConfigError: rows are named; this model has none.
+        """
+        if freeze and freeze != "backbone":
+            raise ConfigError(f"freeze: expected backbone or [] for Faster R-CNN, found {list(freeze)}")
+        return [_two_stage(model).backbone.body] if freeze else []
+
+    def compile(self, model: nn.Module) -> None:
+        """Compile the backbone with its pyramid at its first use."""
+        _two_stage(model).backbone.compile()
 
     def describe(self, model: nn.Module, size: int) -> str:
         """Backbone and parameters, for the start of a run."""

@@ -37,6 +37,7 @@ class Recipe(NamedTuple):
     plan: Plan
     seed: int
     processes: Processes = ALONE
+    stride: int = 32  # sides of the network input are multiples of it
 
 
 class Prepared(NamedTuple):
@@ -63,15 +64,21 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> P
     family, compute = FAMILIES[config.model.family], _compute(config, processes)
     torch.manual_seed(options.seed)
     model = place(_build(family, config, fetch=not (resume or options.weights)), compute)
+    if hyp.sync_bn:
+        model = _synchronised(model, compute)
     size = rounded_up(options.imgsz, family.stride(model))
     print(f"{options.cfg}: {family.describe(model, size)}")
     train_index, val_index = (index_split(config.data, config.data_file, split) for split in ("train", "val"))
 
-    recipe = Recipe(family, hyp, compute, _plan(len(train_index), config), options.seed, processes)
+    plan, stride = _plan(len(train_index), config), family.stride(model)
+    recipe = Recipe(family, hyp, compute, plan, options.seed, processes, stride)
     losses = family.losses(hyp, np.bincount(train_index.label, minlength=len(train_index.names))).to(compute.device)
-    state = initial_state(model, losses, hyp, compute, options.weights, resume)
+    frozen = family.frozen(model, hyp.freeze)
+    state = initial_state(model, losses, hyp, compute, options.weights, resume, frozen)
+    if hyp.compile:
+        family.compile(model)
     loaded = iter(_training_loader(train_index, size, config, state, recipe))  # workers start meanwhile
-    val = _validation_split(val_index, size, family.stride(model), config, recipe)
+    val = _validation_split(val_index, size, stride, config, recipe)
 
     folder = processes.from_first(lambda: _run_folder(config, resume, {"train": train_index, "val": val_index}))
     record = Record(folder, config, state.epoch) if processes.is_first else None
@@ -91,6 +98,12 @@ def _build(family: ModelFamily, config: RunConfig, fetch: bool) -> nn.Module:
         return family.build(config.model, fetch)
     except ConfigError as error:
         raise ConfigError(f"{config.train.cfg}: {error}") from None
+
+
+def _synchronised(model: nn.Module, compute: Compute) -> nn.Module:
+    if compute.device.type == "cpu":
+        raise ConfigError("sync_bn: torch synchronises batch statistics on GPUs only, expected false on the CPU")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def _plan(num_images: int, config: RunConfig) -> Plan:

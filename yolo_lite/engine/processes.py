@@ -13,11 +13,14 @@ import contextlib
 import datetime
 import os
 import sys
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
 from yolo_lite.config.errors import LostProcessError
 
@@ -104,12 +107,43 @@ def joined() -> Iterator[Processes]:
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _lost_processes_named(processes):
-        distributed.init_process_group(backend, timeout=PATIENCE)
+        shared, _, _ = next(iter(distributed.rendezvous("env://", rank, size)))  # type: ignore[attr-defined]
+        store = _fresh_store(shared, rank, size)
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         with _quiet(not processes.is_first):
             yield processes
     finally:
         distributed.destroy_process_group()
+
+
+def _fresh_store(store: Store, rank: int, size: int) -> Store:
+    """A part of torchrun's store that no earlier start of these processes has written to.
+
+    torchrun keeps its store when it restarts them: who came first would be sent to the addresses of the dead. Each
+    process therefore asks under a name of its own, and the first one answers until all have come.
+    """
+    own = uuid.uuid4().hex
+    if rank == 0:
+        _answer(store, own, size)
+        return PrefixStore(own, store)
+    store.set(f"ask/{rank}", own)
+    store.wait([f"answer/{own}"], PATIENCE)
+    name = store.get(f"answer/{own}").decode()
+    store.set(f"{name}/come/{rank}", "")
+    return PrefixStore(name, store)
+
+
+def _answer(store: Store, name: str, size: int) -> None:
+    missing, deadline = set(range(1, size)), time.monotonic() + PATIENCE.total_seconds()
+    while missing:
+        for rank in missing:
+            if store.check([f"ask/{rank}"]):  # maybe what a dead process has asked
+                store.set(f"answer/{store.get(f'ask/{rank}').decode()}", name)
+        missing = {rank for rank in missing if not store.check([f"{name}/come/{rank}"])}
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"processes {sorted(missing)} have not come within {PATIENCE}")
+        time.sleep(0.02)
 
 
 def restarts(processes: Processes) -> int:

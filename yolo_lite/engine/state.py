@@ -6,6 +6,7 @@ step seeds torch's by (seed, step). Where a run stands is therefore all that a r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,8 +54,16 @@ class State:
     tally: Tally = field(default_factory=lambda: Tally(torch.zeros(3), torch.zeros(())))
     epoch: int = 0  # epochs done
     step: int = 0  # optimizer steps done, skipped ones too
+    frozen: Sequence[nn.Module] = ()  # modules that learn nothing
     best_fitness: float = -1.0
     best_epoch: int = 0  # counted from 1
+
+    def in_training(self) -> None:
+        """Everything in training mode but what is frozen: its batch statistics stand still too."""
+        self.model.train()
+        self.losses.train()
+        for module in self.frozen:
+            module.eval()
 
 
 class Resume(NamedTuple):
@@ -76,7 +85,13 @@ def no_progress(epoch: int, best_epoch: int, hyp: Hyp) -> bool:
 
 
 def initial_state(
-    model: nn.Module, losses: RunLosses, hyp: Hyp, compute: Compute, weights: str | None, resume: Resume | None
+    model: nn.Module,
+    losses: RunLosses,
+    hyp: Hyp,
+    compute: Compute,
+    weights: str | None = None,
+    resume: Resume | None = None,
+    frozen: Sequence[nn.Module] = (),
 ) -> State:
     """The state of a fresh run, of one that starts from the weights of another, or of one that goes on."""
     if weights and not resume:
@@ -87,6 +102,9 @@ def initial_state(
     state = State(model, losses, MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp), scaler, tally)
     if resume:
         _restore(state, resume.checkpoint)
+    state.frozen = frozen
+    for module in frozen:
+        module.requires_grad_(False)
     return state
 
 

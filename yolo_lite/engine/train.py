@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from yolo_lite.config.errors import DivergedError
 from yolo_lite.config.schema import RunConfig
-from yolo_lite.engine.device import libraries_left_uncollected, memory_errors_explained, to_device
+from yolo_lite.engine.device import deterministic, libraries_left_uncollected, memory_errors_explained, to_device
 from yolo_lite.engine.evaluate import LOSS_NAMES, Evaluation, evaluate
+from yolo_lite.engine.multi_scale import multi_scaled
 from yolo_lite.engine.optimizer import rates, set_rates
 from yolo_lite.engine.prepare import Prepared, Recipe, prepare
 from yolo_lite.engine.processes import ALONE, Processes
@@ -56,7 +57,8 @@ def train(config: RunConfig, resume: Resume | None = None, processes: Processes 
         UserError: the configuration or the data cannot be used, or loss and gradient are no longer finite.
         StoppedError: SIGINT or SIGTERM came; last.pt holds where the run stands, to the step.
     """
-    with libraries_left_uncollected(), memory_errors_explained(config.train.batch_size, config.train.imgsz):
+    explained = memory_errors_explained(config.train.batch_size, config.train.imgsz)
+    with libraries_left_uncollected(), explained, deterministic(config.hyp.deterministic):
         run = prepare(config, resume, processes)
         with contextlib.closing(run), stop_requests() as stop:
             return _run_epochs(run, stop)
@@ -97,8 +99,7 @@ def train_epoch(run: Prepared, saving: Saving, stop: StopRequest) -> None:
         StoppedError: asked to stop; the last step was finished.
     """
     state, recipe, plan = run.state, run.recipe, run.recipe.plan
-    state.model.train()
-    state.losses.train()
+    state.in_training()
     num_images, shown, start = 0, 0.0, time.perf_counter()
     done = state.tally.steps * plan.batches_per_step
     options = {"desc": f"epoch {state.epoch + 1}/{plan.epochs}", "leave": False, **recipe.processes.bar}
@@ -108,6 +109,8 @@ def train_epoch(run: Prepared, saving: Saving, stop: StopRequest) -> None:
                 raise StoppedError(stop.number)
             count = min(plan.batches_per_step, plan.batches_per_epoch - state.tally.steps * plan.batches_per_step)
             window = [to_device(next(run.batches), recipe.compute) for _ in range(count)]
+            if recipe.hyp.multi_scale:
+                window = multi_scaled(window, recipe.hyp.multi_scale, recipe.stride, (recipe.seed, state.step))
             step = train_step(state, window, recipe)
             _count(step, window, run)
             if saving.due_after_step(state.step) and recipe.processes.is_first:

@@ -66,7 +66,8 @@ class Detector(nn.Module):
         memo[id(self)] = clone
         nn.Module.__init__(clone)
         for name, value in self.__dict__.items():
-            clone.__dict__[name] = {} if name == "_grids" else copy.deepcopy(value, memo)
+            if name != "_compiled_call_impl":  # compiled code belongs to the original
+                clone.__dict__[name] = {} if name == "_grids" else copy.deepcopy(value, memo)
         return clone
 
 
@@ -121,7 +122,7 @@ def fused(detector: Detector) -> Detector:
     """A copy for inference whose batch normalisations are folded into the convolutions before them."""
     clone = copy.deepcopy(detector).eval()
     for module in clone.modules():
-        if isinstance(module, Conv) and isinstance(module.norm, nn.BatchNorm2d):
+        if isinstance(module, Conv) and isinstance(module.norm, nn.modules.batchnorm._BatchNorm):
             module.conv = torch.nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.norm)
             module.norm = nn.Identity()
     return clone

@@ -1,0 +1,119 @@
+"""Kill a run with SIGKILL at random moments, resume it, and compare with the run that nobody killed, to the bit.
+
+    python benchmarks/kill_resume.py --data ../shared/data/bccd/data.yaml
+
+Each time a fresh run of yolo_n is started, killed once and resumed. Every third kill waits for a checkpoint to be
+under way and strikes then; the others strike at a moment drawn evenly from the time of the whole run. Checkpoints are
+written several times an epoch. Compared are the weights, the averaged weights, the optimizer's state and results.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from yolo_lite.engine.checkpoint import load_checkpoint
+
+TRAIN = Path(__file__).resolve().parent.parent / "train.py"
+
+
+def command(flags: argparse.Namespace, project: Path) -> list[str]:
+    words = ["--cfg", "cfg/yolo_n.yaml", "--hyp", "cfg/hyp.yaml", "--data", flags.data, "--imgsz", str(flags.imgsz)]
+    words += ["--epochs", str(flags.epochs), "--batch-size", "16", "--workers", str(flags.workers), "--device", "cpu"]
+    return [sys.executable, str(TRAIN), *words, "--save-period", "0.15", "--project", str(project)]
+
+
+def run(words: list[str]) -> float:
+    """Run to the end; returns the seconds it took."""
+    start = time.monotonic()
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.monotonic() - start
+
+
+def killed(words: list[str], folder: Path, delay: float | None) -> bool:
+    """Start a run and kill it, after ``delay`` seconds or when a checkpoint is being written; whether it was."""
+    temporary = folder / "weights" / ".last.pt.tmp"
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    start = time.monotonic()
+    while process.poll() is None:
+        if temporary.exists() if delay is None else time.monotonic() - start > delay:
+            break
+        time.sleep(0.0005)
+    process.kill()
+    process.wait()
+    return temporary.exists()
+
+
+def states_of(folder: Path) -> dict[str, Any]:
+    content = load_checkpoint(folder / "weights" / "last.pt")
+    return {key: content[key] for key in ("model", "ema", "losses", "optimizer", "step", "updates", "epoch")}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two trees of tensors and plain values are equal to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def trial(flags: argparse.Namespace, whole: Path, scratch: Path, number: int, delay: float | None) -> tuple[str, bool]:
+    """One kill and what came of it: a line for the table, and whether all was the same."""
+    project = scratch / f"killed{number}"
+    folder, words = project / "exp", command(flags, project)
+    writing = killed(words, folder, delay)
+    last = folder / "weights" / "last.pt"
+    stood = load_checkpoint(last) if last.exists() else None
+    where = f"epoch {stood['epoch']}, step {stood['tally']['steps']}" if stood else "no checkpoint yet: started anew"
+    if stood is None:
+        shutil.rmtree(project, ignore_errors=True)
+    finished = stood is not None and stood["epoch"] == flags.epochs
+    if not finished:
+        run([sys.executable, str(TRAIN), "--resume", str(last)] if stood else words)
+    table = (folder / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    equal = table and same(states_of(folder), states_of(whole))
+    shutil.rmtree(project)
+    moment = "writing" if delay is None else f"{delay:.1f} s"
+    return f"| {number} | {moment} | {'yes' if writing else 'no'} | {where} | {'same' if equal else 'OTHER'} |", equal
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--imgsz", type=int, default=96)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args()
+    moments = random.Random(flags.seed)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        seconds = run(command(flags, scratch / "whole"))
+        print(f"{flags.epochs} epochs at {flags.imgsz} px, {flags.workers} workers, {seconds:.0f} s when not killed")
+        print("| kill | at | while writing | last.pt stood at | resumed run |\n|---|---|---|---|---|")
+        good = 0
+        for number in tqdm(range(1, flags.kills + 1), unit="kill"):
+            delay = None if number % 3 == 0 else moments.uniform(0, seconds)
+            line, equal = trial(flags, scratch / "whole" / "exp", scratch, number, delay)
+            good += equal
+            tqdm.write(line)
+    print(f"{good} of {flags.kills} ended as the run that nobody killed")
+    raise SystemExit(good != flags.kills)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""``--batch-size auto``: the largest power of two that fits on the GPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.schema import RunConfig
+from yolo_lite.engine.device import Compute, choose_compute, place
+from yolo_lite.engine.families import FAMILIES
+from yolo_lite.engine.optimizer import Plan
+from yolo_lite.engine.prepare import Recipe
+from yolo_lite.engine.state import initial_state
+from yolo_lite.engine.train import train_step
+from yolo_lite.structures import Batch, Targets
+
+LARGEST = 1024
+LARGEST_SHARE = 0.9  # of the GPU's memory; the rest is for batches with more objects
+OBJECTS = 20  # of each picture in the trial
+
+
+def largest_batch_size(config: RunConfig, local_rank: int = 0) -> int:
+    """Try a training step with 1, 2, 4, ... random pictures.
+
+    Raises:
+        ConfigError: not on a GPU, or not even one picture fits.
+    """
+    hyp = config.hyp
+    compute = choose_compute(config.train.device, hyp.precision, hyp.channels_last, local_rank)
+    if compute.device.type != "cuda":
+        raise ConfigError(f"--batch-size auto: measures the memory of a CUDA GPU, found {compute.device.type}")
+    return largest_that_fits(lambda count: memory_share(config, compute, count))
+
+
+def largest_that_fits(share_of: Callable[[int], float]) -> int:
+    """The largest power of two whose trial takes no more than ``LARGEST_SHARE`` of the memory.
+
+    Args:
+        share_of: share of the memory that so many pictures take; raises torch.OutOfMemoryError where they do not fit.
+
+    Raises:
+        ConfigError: one picture is too many.
+    """
+    best, count = 0, 1
+    while count <= LARGEST:
+        try:
+            if share_of(count) > LARGEST_SHARE:
+                break
+        except torch.OutOfMemoryError:
+            break
+        best, count = count, 2 * count
+    if not best:
+        raise ConfigError("--batch-size auto: not even one picture fits on the GPU; try a smaller --imgsz or model")
+    return best
+
+
+def memory_share(config: RunConfig, compute: Compute, count: int) -> float:
+    """Share of the GPU's memory that two training steps on ``count`` random pictures have reserved."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(compute.device)
+    family, hyp = FAMILIES[config.model.family], config.hyp
+    model = place(family.build(config.model, fetch=False), compute)
+    losses = family.losses(hyp, np.ones(config.model.nc)).to(compute.device)
+    state = initial_state(model, losses, hyp, compute)
+    state.in_training()
+    stride = family.stride(model)
+    size = math.ceil(config.train.imgsz * (1 + hyp.multi_scale) / stride) * stride
+    batch = random_batch(count, size, compute)
+    for _ in range(2):  # the optimizer's memory comes with its first step
+        train_step(state, [batch], Recipe(family, hyp, compute, Plan(1, 1, 1), seed=0))
+    total = torch.cuda.get_device_properties(compute.device).total_memory
+    return torch.cuda.max_memory_reserved(compute.device) / total
+
+
+def random_batch(count: int, size: int, compute: Compute) -> Batch:
+    """Noise with ``OBJECTS`` boxes a picture, on the device."""
+    images = torch.rand(count, 3, size, size, device=compute.device).to(memory_format=compute.memory_format)
+    owner = torch.arange(count, device=compute.device).repeat_interleave(OBJECTS)
+    box = torch.rand(len(owner), 4, device=compute.device) * size / 2 + size / 8
+    targets = Targets(owner, torch.zeros_like(owner), box)
+    nothing = torch.zeros(count, 0)
+    return Batch(images, targets, torch.arange(count), nothing, nothing)
