@@ -112,13 +112,13 @@ def _number_or_auto(text: str) -> int | str:
 
 def run_train(arguments: argparse.Namespace) -> Result:
     """Train from flags, or go on with a run."""
-    from yolo_lite.engine.processes import joined, restarts
+    from yolo_lite.engine.processes import joined, launchers
     from yolo_lite.engine.train import train
     from yolo_lite.plugins import loaded
 
     with loaded(arguments.plugin), joined() as processes:
-        if restarts(processes):
-            arguments = processes.from_first(lambda: _restarted(arguments))
+        if launched := launchers(processes):
+            arguments = processes.from_first(lambda: _restarted(arguments, launched))
         # The first process reads a checkpoint for all: others may run where its file is not.
         resume, config = processes.from_first(lambda: _resumed(arguments))
         if arguments.batch_size == "auto" and config is None:
@@ -135,11 +135,11 @@ def _with_measured_batch_size(arguments: argparse.Namespace, num_processes: int)
     return argparse.Namespace(**{**vars(arguments), "batch_size": batch_size})
 
 
-def _restarted(arguments: argparse.Namespace) -> argparse.Namespace:
-    """torchrun has started this command anew: its run goes on in its folder, from its last.pt if it has come to one."""
-    from yolo_lite.engine.run_folder import folder_of_torchrun
+def _restarted(arguments: argparse.Namespace, launched: Sequence[str]) -> argparse.Namespace:
+    """Where torchrun starts its command anew, the run goes on in its folder, from its last.pt if there is one yet."""
+    from yolo_lite.engine.run_folder import folder_of
 
-    folder = folder_of_torchrun(arguments.project)
+    folder = folder_of(arguments.project, launched)
     if folder is None or arguments.resume is not None:
         return arguments
     if not (folder / "weights" / "last.pt").exists():

@@ -21,9 +21,9 @@ from yolo_lite.engine.device import Compute, choose_compute, place
 from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
 from yolo_lite.engine.families import FAMILIES, ModelFamily
 from yolo_lite.engine.optimizer import Plan, accumulated_batches
-from yolo_lite.engine.processes import ALONE, Processes
+from yolo_lite.engine.processes import ALONE, Processes, launchers
 from yolo_lite.engine.record import Record
-from yolo_lite.engine.run_folder import make_run_folder, mark_torchrun
+from yolo_lite.engine.run_folder import make_run_folder, mark_launchers
 from yolo_lite.engine.state import Resume, State, initial_state
 from yolo_lite.structures import Batch
 
@@ -80,7 +80,8 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> P
     loaded = iter(_training_loader(train_index, size, config, state, recipe))  # workers start meanwhile
     val = _validation_split(val_index, size, stride, config, recipe)
 
-    folder = processes.from_first(lambda: _run_folder(config, resume, {"train": train_index, "val": val_index}))
+    splits, launched = {"train": train_index, "val": val_index}, launchers(processes)
+    folder = processes.from_first(lambda: _run_folder(config, resume, splits, launched))
     record = Record(folder, config, state.epoch) if processes.is_first else None
     batches = record.batches(loaded, train_index.names, state.step) if record else loaded
     return Prepared(config, folder, state, recipe, train_index, batches, val, record)
@@ -140,12 +141,12 @@ def _validation_split(index: DatasetIndex, size: int, stride: int, config: RunCo
     return prepare_split(store, stride, options.batch_size, options.workers, pin_memory, recipe.processes)
 
 
-def _run_folder(config: RunConfig, resume: Resume | None, splits: dict[str, DatasetIndex]) -> Path:
+def _run_folder(config: RunConfig, resume: Resume | None, splits: dict[str, DatasetIndex], launched: list[str]) -> Path:
     """The run's folder; what the dataset's reader left out is said, and kept there as a whole."""
     options = config.train
     folder = resume.folder if resume else make_run_folder(options.project, options.name, options.exist_ok)
     (folder / "weights").mkdir(exist_ok=True)
-    mark_torchrun(folder)
+    mark_launchers(folder, launched)
     for name, index in splits.items():
         print(f"{name + ':':6} {index.describe()}")
     problems = [line for index in splits.values() for line in index.problems]

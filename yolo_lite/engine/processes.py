@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import socket
 import sys
 import time
 import uuid
@@ -146,9 +147,11 @@ def _answer(store: Store, name: str, size: int) -> None:
         time.sleep(0.02)
 
 
-def restarts(processes: Processes) -> int:
-    """How often torchrun has restarted the processes of this run."""
-    return max(processes.gather_everywhere(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))))
+def launchers(processes: Processes) -> list[str]:
+    """The torchruns that have started these processes: id of the run, machine, process; none without torchrun."""
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
+    own = f"{run_id} {socket.gethostname()} {os.getppid()}" if run_id else ""
+    return sorted({launcher for launcher in processes.gather_everywhere(own) if launcher})
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from yolo_lite.config.errors import ConfigError
@@ -29,19 +29,24 @@ def make_run_folder(project: str, name: str, exist_ok: bool) -> Path:
     raise AssertionError("unreachable")
 
 
-TORCHRUN_FILE = "torchrun.txt"  # in a run folder: the id of the torchrun that made it
+TORCHRUN_FILE = "torchrun.txt"  # in a run folder: the torchruns that started its processes, a line each
 
 
-def mark_torchrun(folder: Path) -> None:
-    """Note which torchrun made a run, if one did, for ``folder_of_torchrun``."""
-    if run_id := os.environ.get("TORCHELASTIC_RUN_ID"):
-        (folder / TORCHRUN_FILE).write_text(run_id + "\n", encoding="utf-8")
+def mark_launchers(folder: Path, launchers: Sequence[str]) -> None:
+    """Note which torchruns work on a run, if any do, for ``folder_of``."""
+    if launchers:
+        (folder / TORCHRUN_FILE).write_text("\n".join(launchers) + "\n", encoding="utf-8")
 
 
-def folder_of_torchrun(project: str) -> Path | None:
-    """The latest run folder below ``project`` that this torchrun has made, before it restarted its processes."""
-    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    files = [file for file in Path(project).glob(f"*/{TORCHRUN_FILE}") if file.read_text().strip() == run_id]
+def folder_of(project: str, launchers: Sequence[str]) -> Path | None:
+    """The latest run folder below ``project`` on which one of these torchruns has worked before.
+
+    torchrun starts its processes anew when one has failed, or a machine has come or gone. Restarts cannot be told by
+    its own count, which leaves the latter out; a new torchrun by hand is a new run.
+    """
+    files = [
+        file for file in Path(project).glob(f"*/{TORCHRUN_FILE}") if {*file.read_text().splitlines()} & {*launchers}
+    ]
     return max(files, key=lambda file: file.stat().st_mtime).parent if files else None
 
 

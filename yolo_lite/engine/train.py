@@ -106,7 +106,7 @@ def train_epoch(run: Prepared, saving: Saving, stop: StopRequest) -> None:
     with tqdm(total=plan.batches_per_epoch, initial=done, unit="batch", mininterval=0.5, **options) as bar:
         while state.tally.steps < plan.steps_per_epoch:
             if recipe.processes.any(bool(stop)):
-                raise StoppedError(stop.number)
+                raise StoppedError(max(recipe.processes.gather_everywhere(stop.number)))
             count = min(plan.batches_per_step, plan.batches_per_epoch - state.tally.steps * plan.batches_per_step)
             window = [to_device(next(run.batches), recipe.compute) for _ in range(count)]
             if recipe.hyp.multi_scale:
