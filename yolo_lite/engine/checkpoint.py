@@ -16,7 +16,7 @@ from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.load import load_run_config
 from yolo_lite.config.schema import RunConfig
 
-FORMAT = 2
+FORMAT = 3
 
 # What torch raises for an archive that is damaged or holds more than plain data.
 UNREADABLE = (
