@@ -154,11 +154,11 @@ def test_resume_goes_on_with_a_run_and_refuses_other_options(tiny_data: Path, ti
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yolo_lite.engine.record.Record.say", interrupt)
+        patch.setattr("yolo_lite.engine.train.say", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(**options_of(tiny_data, tmp_path))
-    with pytest.raises(ConfigError, match="leave out --epochs"):
-        train(resume=tmp_path / "exp/weights/last.pt", epochs=9)
+    with pytest.raises(ConfigError, match="leave out --imgsz"):
+        train(resume=tmp_path / "exp/weights/last.pt", imgsz=96)
     result = train(resume=True, project=tmp_path)
     assert (result.folder / "results.csv").read_bytes() == (tiny_run / "results.csv").read_bytes()
     with pytest.raises(ConfigError, match="this run is finished"):

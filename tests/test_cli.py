@@ -186,7 +186,7 @@ def bad_weights(folder: Path, kind: str, good: Path) -> Path:
     elif kind == "foreign":
         torch.save({"model": {}, "epoch": 3}, path)
     elif kind == "without_weights":
-        torch.save({"format": 2, "yolo_lite": "0.1", "config": {}, "epoch": 1}, path)
+        torch.save({"format": 3, "yolo_lite": "0.1", "config": {}, "epoch": 1}, path)
     else:
         noise = random.Random(0).randbytes(5000)
         contents = {
@@ -222,7 +222,8 @@ def test_resume_tells_apart_a_finished_run_and_a_file_without_progress(
 ):
     weights = place / "done/exp/weights"
     said = refused(train_main, ["--resume", str(weights / "last.pt")], capsys)
-    assert said == f"error: --resume {weights / 'last.pt'}: this run is finished, 1 of 1 epochs\n"
+    finished = "this run is finished, 1 of 1 epochs; --epochs N with a larger N goes on"
+    assert said == f"error: --resume {weights / 'last.pt'}: {finished}\n"
     said = refused(train_main, ["--resume", str(weights / "best.pt")], capsys)
     assert "holds no optimizer state, expected the last.pt of a run" in said
 

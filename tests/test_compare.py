@@ -12,6 +12,7 @@ from conftest import REPOSITORY
 from scipy import stats
 
 import yolo_lite.engine.compare as compare_module
+import yolo_lite.engine.train as train_module
 from yolo_lite.cli import _split_at_commas, compare_main, losses_main
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import BOX_LOSS_NAMES, CLS_LOSS_NAMES, RunConfig
@@ -24,7 +25,6 @@ from yolo_lite.engine.compare import (
     summarise,
     variant_folder,
 )
-from yolo_lite.engine.record import Record
 from yolo_lite.loss import MASK_LOSSES
 from yolo_lite.report.comparison import Row, comparison_picture, comparison_table
 
@@ -165,15 +165,15 @@ def test_an_interrupted_comparison_goes_on_to_the_same_figures(
     compared: Path, tiny_data: Path, tmp_path: Path, monkeypatch, first_checkpoint_lost: bool
 ):
     vary = words(tiny_data, "--vary", "box_loss=ciou,siou", "--seeds", "2", "--project", str(tmp_path))
-    say, epochs = Record.say, []
+    say, epochs = train_module.say, []
 
-    def stop_in_the_second_run(self, row, seconds):
+    def stop_in_the_second_run(row, seconds, planned):
         epochs.append(row["epoch"])
         if len(epochs) == 3:
             raise KeyboardInterrupt
-        say(self, row, seconds)
+        say(row, seconds, planned)
 
-    monkeypatch.setattr(Record, "say", stop_in_the_second_run)
+    monkeypatch.setattr(train_module, "say", stop_in_the_second_run)
     assert compare_main(vary) == 130  # after the first of the second run's two epochs
     if first_checkpoint_lost:
         (tmp_path / "exp/box_loss=siou/seed0/weights/last.pt").unlink()
@@ -209,7 +209,7 @@ def test_what_the_user_can_mend_is_no_result(tiny_data: Path, tmp_path: Path, mo
     """A missing dataset ends the comparison; the same command goes on once it is there."""
     vary = words(tiny_data, "--vary", "box_loss=ciou,siou", "--seeds", "1", "--project", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr("yolo_lite.engine.train.index_split", missing)
+        patch.setattr("yolo_lite.engine.prepare.index_split", missing)
         assert compare_main(vary) == 2
     assert "error: no such folder" in capsys.readouterr().err and not list(tmp_path.rglob("outcome.json"))
 

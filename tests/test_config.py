@@ -241,7 +241,7 @@ def test_the_repository_hyp_yaml_holds_every_key_and_the_defaults():
     data = read_yaml(REPOSITORY / "cfg/hyp.yaml").data
     assert list(data) == list(Hyp.model_fields)
     assert Hyp(**data) == Hyp()
-    assert [type(value) for value in data.values()] == [type(value) for value in Hyp().model_dump().values()]
+    assert [type(value) for value in data.values()] == [type(value) for value in Hyp().model_dump(mode="json").values()]
 
 
 def test_configurations_are_frozen():

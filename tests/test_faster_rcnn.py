@@ -483,7 +483,7 @@ def test_a_resumed_run_samples_the_same_anchors_and_proposals(two_stage_run: Pat
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module.Record, "say", stop_after_the_first_epoch)
+        patch.setattr(train_module, "say", stop_after_the_first_epoch)
         with pytest.raises(KeyboardInterrupt):
             train(config)
     folder = tmp_path / "exp"

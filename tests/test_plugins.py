@@ -432,7 +432,7 @@ def unfinished(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         def stop_after_the_first_epoch(*_: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr("yolo_lite.engine.record.Record.say", stop_after_the_first_epoch)
+        patch.setattr("yolo_lite.engine.train.say", stop_after_the_first_epoch)
         chosen = ["--plugin", str(folder / "twins.py"), "--set", "box_loss=my_giou", "assigner=mine"]
         assert train_main(words_of(tiny_data, folder, *chosen, "--epochs", "2")) == 130
     return folder

@@ -19,11 +19,12 @@ from conftest import REPOSITORY, equal_states, tiny_config
 
 import yolo_lite.engine.train as train_module
 from yolo_lite.cli import train_main
+from yolo_lite.config.errors import StoppedError
 from yolo_lite.config.schema import Hyp, parse_save_period
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.optimizer import Plan, rates
 from yolo_lite.engine.saving import Saving
-from yolo_lite.engine.stop import StoppedError, stop_requests
+from yolo_lite.engine.stop import stop_requests
 from yolo_lite.engine.train import train
 
 # 20 pictures in batches of 4, two batches a step: 3 steps an epoch, the last one of a single batch.

@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolo_lite.config.errors import ConfigError, UserError
+from yolo_lite.config.errors import ConfigError, StoppedError, UserError
 from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp, load_model_config, validate
 from yolo_lite.config.schema import OPTIMIZER_NAMES, RunConfig, TrainOptions
 from yolo_lite.config.yaml_file import Document
-from yolo_lite.engine.stop import StoppedError
 
 if TYPE_CHECKING:
     from yolo_lite.engine.train import Result

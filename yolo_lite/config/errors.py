@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -28,6 +29,19 @@ class LostProcessError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint is missing, unreadable or of another kind."""
+
+
+class StoppedError(Exception):
+    """A run was asked to stop and has saved where it stands."""
+
+    def __init__(self, number: int, place: str = "") -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}{place}")
+        self.number = number
+
+    @property
+    def exit_status(self) -> int:
+        """What shells report for a process that the signal ended: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.number
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

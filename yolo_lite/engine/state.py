@@ -57,6 +57,7 @@ class State:
     frozen: Sequence[nn.Module] = ()  # modules that learn nothing
     best_fitness: float = -1.0
     best_epoch: int = 0  # counted from 1
+    row: dict[str, float] = field(default_factory=dict)  # figures of the last whole epoch
 
     def in_training(self) -> None:
         """Everything in training mode but what is frozen: its batch statistics stand still too."""
@@ -80,8 +81,8 @@ def is_finished(checkpoint: dict[str, Any], config: RunConfig) -> bool:
 
 
 def no_progress(epoch: int, best_epoch: int, hyp: Hyp) -> bool:
-    """Whether a run ends for lack of progress: ``patience`` epochs after its best."""
-    return 0 < hyp.patience <= epoch - best_epoch
+    """Whether a run ends for lack of progress: ``patience`` epochs after its best, not before ``min_epochs``."""
+    return epoch >= hyp.min_epochs and 0 < hyp.patience <= epoch - best_epoch
 
 
 def initial_state(
@@ -120,9 +121,9 @@ def _start_from(model: nn.Module, weights: str) -> None:
     print(f"{weights}: {len(taken)} of {len(taken) + len(left)} tensors taken over{rest}")
 
 
-def save_best(state: State, config: RunConfig, folder: Path, row: dict[str, float]) -> None:
+def save_best(state: State, config: RunConfig, folder: Path) -> None:
     """best.pt: the averaged weights alone."""
-    save_checkpoint(folder / "weights" / "best.pt", {**_weights(state, config), "metrics": row})
+    save_checkpoint(folder / "weights" / "best.pt", _weights(state, config))
 
 
 def save_last(state: State, config: RunConfig, folder: Path) -> None:
@@ -145,6 +146,7 @@ def _weights(state: State, config: RunConfig) -> dict[str, Any]:
     return {
         "config": config.plain(),
         "epoch": state.epoch,
+        "metrics": state.row,
         "ema": state.average.model.state_dict(),
         "losses": state.losses.state_dict(),
     }
@@ -156,7 +158,7 @@ def _restore(state: State, content: dict[str, Any]) -> None:
     state.optimizer.load_state_dict(content["optimizer"])
     if content["scaler"]:  # empty unless the run was in fp16
         state.scaler.load_state_dict(content["scaler"])
-    state.epoch, state.step = content["epoch"], content["step"]
+    state.epoch, state.step, state.row = content["epoch"], content["step"], content["metrics"]
     state.best_fitness, state.best_epoch = content["best_fitness"], content["best_epoch"]
     state.average.load(content["ema"], updates=content["updates"])
     device = state.tally.losses.device

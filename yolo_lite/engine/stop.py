@@ -8,20 +8,9 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from yolo_lite.config.errors import StoppedError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class StoppedError(Exception):
-    """A run was asked to stop and has saved where it stands."""
-
-    def __init__(self, number: int, place: str = "") -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}{place}")
-        self.number = number
-
-    @property
-    def exit_status(self) -> int:
-        """What shells report for a process that the signal ended: 130 for SIGINT, 143 for SIGTERM."""
-        return 128 + self.number
 
 
 class StopRequest:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from yolo_lite.config.errors import DivergedError
+from yolo_lite.config.errors import DivergedError, StoppedError
 from yolo_lite.config.schema import RunConfig
 from yolo_lite.engine.device import deterministic, libraries_left_uncollected, memory_errors_explained, to_device
 from yolo_lite.engine.evaluate import LOSS_NAMES, Evaluation, evaluate
@@ -25,7 +25,7 @@ from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import say
 from yolo_lite.engine.saving import Saving
 from yolo_lite.engine.state import Resume, State, no_progress, save_best, save_last
-from yolo_lite.engine.stop import StoppedError, StopRequest, stop_requests
+from yolo_lite.engine.stop import StopRequest, stop_requests
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Batch
 
@@ -78,7 +78,7 @@ def _run_epochs(run: Prepared, stop: StopRequest) -> Result:
         except StoppedError as stopped:
             raise _saved(run, stopped) from None
         row = _close_epoch(state, evaluation)
-        out_of_patience = state.epoch >= hyp.min_epochs and no_progress(state.epoch, state.best_epoch, hyp)
+        out_of_patience = no_progress(state.epoch, state.best_epoch, hyp)
         goes_on = state.epoch < plan.epochs and not out_of_patience
         _keep(run, row, evaluation, saving.due_after_epoch(state.step) or not goes_on)
         seconds.append(time.perf_counter() - start)
@@ -177,7 +177,7 @@ def _add_over_processes(state: State, losses: Tensor, num_images: int, processes
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     statistics, sums = _changed_by_forward(state)
-    images = losses.new_tensor(num_images)
+    images = losses.new_full((), num_images)
     torch._foreach_mul_(statistics, num_images)
     processes.add([*gradients, losses, *statistics, *sums, images])
     torch._foreach_div_(statistics, images)
@@ -264,7 +264,7 @@ def _close_epoch(state: State, evaluation: Evaluation) -> dict[str, float]:
     if evaluation.fitness > state.best_fitness:
         state.best_fitness, state.best_epoch = evaluation.fitness, state.epoch
     *losses, norm = state.tally.means()
-    row = {
+    state.row = {
         "epoch": state.epoch,
         **{f"train/{name}": value for name, value in zip(LOSS_NAMES, losses, strict=True)},
         "train/gradient_norm": norm,
@@ -274,7 +274,7 @@ def _close_epoch(state: State, evaluation: Evaluation) -> dict[str, float]:
         **{f"lr/{group['name']}": group["lr"] for group in state.optimizer.param_groups},
     }
     state.tally = state.tally.for_next_epoch()
-    return row
+    return state.row
 
 
 def _keep(run: Prepared, row: dict[str, float], evaluation: Evaluation, last_is_due: bool) -> None:
@@ -284,7 +284,7 @@ def _keep(run: Prepared, row: dict[str, float], evaluation: Evaluation, last_is_
     # First the record, then the checkpoint: a run killed between the two writes this epoch's figures again.
     run.record.epoch(row, evaluation, run.val.dataset)
     if run.state.epoch == run.state.best_epoch:
-        save_best(run.state, run.config, run.folder, row)
+        save_best(run.state, run.config, run.folder)
     if last_is_due:
         save_last(run.state, run.config, run.folder)
 

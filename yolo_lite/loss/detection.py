@@ -68,7 +68,7 @@ def step_totals(matches: Iterable[Matches], grids: Iterable[Grid], num_images: i
         )
         for match, grid in zip(matches, grids, strict=True)
     ]
-    return StepTotals(torch.tensor(float(num_images), device=counts[0].device), torch.stack(counts).sum(dim=0))
+    return StepTotals(counts[0].new_full((), num_images), torch.stack(counts).sum(dim=0))
 
 
 class DetectionLosses(RunLosses):
