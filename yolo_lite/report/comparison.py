@@ -67,7 +67,7 @@ def comparison_picture(rows: Sequence[Row]) -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 1.2 + 0.35 * len(rows)), dpi=110, layout="constrained")
+    figure = Figure(figsize=(8, 1.4 + 0.35 * len(rows)), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     colours = {"better": "tab:green", "worse": "tab:red"}
     for place, row in enumerate(rows):
@@ -76,9 +76,12 @@ def comparison_picture(rows: Sequence[Row]) -> np.ndarray:
         axes.plot(row.map50_95[0], place, "|", color=colour, markersize=18, markeredgewidth=2.5)
     axes.axvline(rows[0].map50_95[0], color="black", linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), [row.variant for row in rows])
-    axes.invert_yaxis()
-    axes.set_xlabel(f"mAP50-95 of the last epoch; dots: seeds, bars: means; dotted: {rows[0].variant}")
-    axes.set_title("green / red: differs from the first variant by more than noise (95 %, all at once)", fontsize=10)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("mAP50-95 of the last epoch")
+    # Titles of the figure, not of the axes, which long names make narrow.
+    legend = "dots: seeds, bars: means, dotted: the first variant's mean\n"
+    legend += "green or red: differs from the first variant by more than noise (95 %, all at once)"
+    figure.suptitle(legend, fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
