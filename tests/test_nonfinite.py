@@ -107,3 +107,11 @@ def test_an_overflow_in_fp16_is_the_scalers_business():
     assert step.problem == "" and not step.norm.isfinite()
     assert state.scaler.get_scale() == 2.0**126
     assert equal_states(dict(state.model.named_parameters()), before)
+
+
+def test_a_gradient_that_no_scale_helps_is_a_problem_in_fp16_too():
+    state, recipe = fresh(Hyp())
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    next(state.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    step = train_step(state, [to_device(random_batch(2, seed=1), recipe.compute)], recipe)
+    assert step.problem == "gradient" and state.scaler.get_scale() == 1.0

@@ -325,3 +325,8 @@ def test_there_is_no_second_warm_up():
 def test_what_a_resumed_run_may_not_be_given(straight: Path, words: list[str], expected: str, capsys):
     assert train_main(["--resume", str(straight), *words]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_after_a_resume_within_an_epoch_its_end_is_saved():
+    saving = Saving(parse_save_period("1"), 10, 5)
+    assert [step for step in (10, 20, 30) if saving.due_after_epoch(step)] == [10, 20, 30]

@@ -136,10 +136,17 @@ def _with_measured_batch_size(arguments: argparse.Namespace, num_processes: int)
 
 def _restarted(arguments: argparse.Namespace, launched: Sequence[str]) -> argparse.Namespace:
     """Where torchrun starts its command anew, the run goes on in its folder, from its last.pt if there is one yet."""
+    from yolo_lite.config.load import load_run_config
+    from yolo_lite.config.yaml_file import read_yaml
     from yolo_lite.engine.run_folder import folder_of
 
     folder = folder_of(arguments.project, launched)
-    if folder is None or arguments.resume is not None:
+    if folder is None or arguments.resume is not None or not (folder / "config.yaml").exists():
+        return arguments
+    stored = load_run_config(read_yaml(folder / "config.yaml").data, str(folder / "config.yaml"))
+    if arguments.batch_size == "auto":
+        arguments = argparse.Namespace(**{**vars(arguments), "batch_size": stored.train.batch_size})
+    if run_config(arguments) != stored:  # another run of the same torchrun, by a script that trains several
         return arguments
     if not (folder / "weights" / "last.pt").exists():
         return argparse.Namespace(**{**vars(arguments), "name": folder.name, "exist_ok": True})
@@ -163,6 +170,11 @@ def _resumed(arguments: argparse.Namespace) -> tuple[Any, RunConfig | None]:
         raise ConfigError(f"--resume {path}: holds no optimizer state, expected the last.pt of a run")
     config = _with_changes(config_of(content, path), content["epoch"], arguments)
     if is_finished(content, config):
+        if content["epoch"] < config.train.epochs:
+            raise ConfigError(
+                f"--resume {path}: this run has ended for lack of progress (key patience) after {content['epoch']} "
+                f"epochs; a new run can start from it with --weights {path}"
+            )
         of = f"{content['epoch']} of {config.train.epochs} epochs"
         raise ConfigError(f"--resume {path}: this run is finished, {of}; --epochs N with a larger N goes on")
     return Resume(path.resolve().parent.parent, content), config
@@ -372,7 +384,7 @@ def _check_val_flags(arguments: argparse.Namespace) -> None:
 def default_workers() -> int:
     """One process a core that this process may use, at most 8."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, 8)
+    return min(max(usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1), 8)  # torchrun's processes share them
 
 
 def _first_given(*values: Any) -> Any:

@@ -70,7 +70,8 @@ class ImageStore:
         return int(self.first[-1])
 
     def _is_small(self) -> bool:
-        return self.num_bytes < LARGEST_SHARE * free_memory()
+        num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's: each has a copy of its own
+        return self.num_bytes < LARGEST_SHARE * free_memory() / num_processes
 
     def describe(self) -> str:
         """One line for the start of a run."""

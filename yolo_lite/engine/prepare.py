@@ -70,6 +70,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> P
     print(f"{options.cfg}: {family.describe(model, size)}")
     train_index, val_index = (index_split(config.data, config.data_file, split) for split in ("train", "val"))
 
+    _check_shares(len(train_index), config, processes)
     plan, stride = _plan(len(train_index), config), family.stride(model)
     recipe = Recipe(family, hyp, compute, plan, options.seed, processes, stride)
     losses = family.losses(hyp, np.bincount(train_index.label, minlength=len(train_index.names))).to(compute.device)
@@ -99,6 +100,17 @@ def _build(family: ModelFamily, config: RunConfig, fetch: bool) -> nn.Module:
         return family.build(config.model, fetch)
     except ConfigError as error:
         raise ConfigError(f"{config.train.cfg}: {error}") from None
+
+
+def _check_shares(num_images: int, config: RunConfig, processes: Processes) -> None:
+    """Synchronised batch statistics wait for every process: none may be left without a picture."""
+    batch_size = config.train.batch_size
+    smallest = min(batch_size, num_images % batch_size or batch_size)
+    if config.hyp.sync_bn and smallest < processes.size:
+        raise ConfigError(
+            f"sync_bn: expected a picture for each of {processes.size} processes in every batch, found {smallest} in "
+            f"the smallest of {num_images} pictures with --batch-size {batch_size}; choose another batch size"
+        )
 
 
 def _synchronised(model: nn.Module, compute: Compute) -> nn.Module:

@@ -17,6 +17,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -150,8 +151,16 @@ def _answer(store: Store, name: str, size: int) -> None:
 def launchers(processes: Processes) -> list[str]:
     """The torchruns that have started these processes: id of the run, machine, process; none without torchrun."""
     run_id = os.environ.get("TORCHELASTIC_RUN_ID")
-    own = f"{run_id} {socket.gethostname()} {os.getppid()}" if run_id else ""
+    own = f"{run_id} {socket.gethostname()} {os.getppid()} {_started(os.getppid())}" if run_id else ""
     return sorted({launcher for launcher in processes.gather_everywhere(own) if launcher})
+
+
+def _started(process: int) -> str:
+    """When a process was started, as Linux counts; in a container its number alone is the same every time."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return "-"
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ class Saving:
     ) -> None:
         self.period, self.clock = period, clock
         self.steps = max(round(period.number * steps_per_epoch), 1)
-        self.last_step, self.last_time = step, clock()
+        self.last_step, self.last_time = step - step % steps_per_epoch, clock()
 
     def due_after_step(self, step: int) -> bool:
         """Whether it is due within an epoch; then it counts as written."""

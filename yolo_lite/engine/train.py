@@ -30,7 +30,7 @@ from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Batch
 
 STEP_STREAM = 2  # of random numbers; data/dataset.py has the others
-MOST_SKIPS_IN_A_ROW = 10  # or a whole epoch: a bad batch is skipped, a run that has diverged is not
+MOST_SKIPS_IN_A_ROW = 10  # or a whole epoch of three or more: a bad batch is skipped, a run that has diverged is not
 
 
 class Result(NamedTuple):
@@ -74,6 +74,8 @@ def _run_epochs(run: Prepared, stop: StopRequest) -> Result:
         start = time.perf_counter()
         try:
             train_epoch(run, saving, stop)
+            if run.recipe.processes.size > 1 and run.record is not None:
+                save_last(state, run.config, run.folder)  # many processes cannot stop while they validate
             evaluation = _validate(run, stop)
         except StoppedError as stopped:
             raise _saved(run, stopped) from None
@@ -162,7 +164,8 @@ def _seed(recipe: Recipe, step: int) -> None:
 
 def _changed_by_forward(state: State) -> tuple[list[Tensor], list[Tensor]]:
     """Running statistics of batch normalisation, and what the losses count during a step."""
-    norms = (module for module in state.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    modules = (module for module in state.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    norms = [module for module in modules if module.training]  # what is frozen stands still
     statistics = [values for norm in norms for values in (norm.running_mean, norm.running_var) if values is not None]
     return statistics, state.losses.step_sums()
 
@@ -178,17 +181,20 @@ def _add_over_processes(state: State, losses: Tensor, num_images: int, processes
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     statistics, sums = _changed_by_forward(state)
     images = losses.new_full((), num_images)
-    torch._foreach_mul_(statistics, num_images)
+    for values in statistics:
+        values.mul_(num_images)
     processes.add([*gradients, losses, *statistics, *sums, images])
-    torch._foreach_div_(statistics, images)
+    for values in statistics:
+        values.div_(images)
 
 
 def _problem(losses: Tensor, norm: Tensor, scaler: torch.amp.GradScaler) -> str:
-    """What is not finite. An overflow of the gradient in fp16 is no problem: the scaler skips such a step itself."""
+    """What is not finite. An overflow of the gradient in fp16 is the scaler's: it skips the step, and scales less."""
     loss_is_finite, gradient_is_finite = torch.stack((losses.isfinite().all(), norm.isfinite())).tolist()
     if not loss_is_finite:
         return "loss"
-    return "" if gradient_is_finite or scaler.is_enabled() else "gradient"
+    # Without a scaler the scale is 1; with one there is nothing left to lower at 1.
+    return "" if gradient_is_finite or scaler.get_scale() > 1 else "gradient"
 
 
 def _update(state: State) -> None:
@@ -218,7 +224,7 @@ def _count(step: Step, window: Sequence[Batch], run: Prepared) -> None:
     told = f"{place}: the {step.problem} is not finite; {_pictures(place, window, run)}"
     if run.recipe.hyp.nonfinite == "stop":
         raise DivergedError(f"{told} (key nonfinite: stop)")
-    if tally.skipped_in_a_row == min(MOST_SKIPS_IN_A_ROW, run.recipe.plan.steps_per_epoch):
+    if tally.skipped_in_a_row == max(min(MOST_SKIPS_IN_A_ROW, run.recipe.plan.steps_per_epoch), 3):
         raise DivergedError(f"{told}; nor was it in the {tally.skipped_in_a_row - 1} steps before: lower lr0")
     tqdm.write(f"{told}; the step is skipped")
 
