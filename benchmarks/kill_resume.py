@@ -2,9 +2,9 @@
 
     python benchmarks/kill_resume.py --data ../shared/data/bccd/data.yaml
 
-Each time a fresh run of yolo_n is started, killed once and resumed. Every third kill waits for a checkpoint to be
-under way and strikes then; the others strike at a moment drawn evenly from the time of the whole run. Checkpoints are
-written several times an epoch. Compared are the weights, the averaged weights, the optimizer's state and results.csv.
+Each time a fresh run of yolo_n is started, killed once and resumed. Every third kill waits until the second to sixth
+checkpoint is being written and strikes then; the others strike at a moment drawn evenly from the time of the whole run.
+Checkpoints are written several times an epoch. Compared are the weights, the averaged weights, the optimizer's state and results.csv.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -40,13 +40,25 @@ def run(words: list[str]) -> float:
     return time.monotonic() - start
 
 
-def killed(words: list[str], folder: Path, delay: float | None) -> bool:
-    """Start a run and kill it, after ``delay`` seconds or when a checkpoint is being written; whether it was."""
+class Moment(NamedTuple):
+    """When to kill: after so many seconds, or while the n-th checkpoint is being written."""
+
+    seconds: float | None = None
+    write: int | None = None
+
+    def __str__(self) -> str:
+        return f"write {self.write}" if self.seconds is None else f"{self.seconds:.1f} s"
+
+
+def killed(words: list[str], folder: Path, moment: Moment) -> bool:
+    """Start a run and kill it; whether a checkpoint was being written then."""
     temporary = folder / "weights" / ".last.pt.tmp"
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    start = time.monotonic()
+    start, writes, was_there = time.monotonic(), 0, False
     while process.poll() is None:
-        if temporary.exists() if delay is None else time.monotonic() - start > delay:
+        is_there = temporary.exists()
+        writes, was_there = writes + (is_there and not was_there), is_there
+        if writes == moment.write if moment.seconds is None else time.monotonic() - start > moment.seconds:
             break
         time.sleep(0.0005)
     process.kill()
@@ -70,11 +82,11 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def trial(flags: argparse.Namespace, whole: Path, scratch: Path, number: int, delay: float | None) -> tuple[str, bool]:
+def trial(flags: argparse.Namespace, whole: Path, scratch: Path, number: int, moment: Moment) -> tuple[str, bool]:
     """One kill and what came of it: a line for the table, and whether all was the same."""
     project = scratch / f"killed{number}"
     folder, words = project / "exp", command(flags, project)
-    writing = killed(words, folder, delay)
+    writing = killed(words, folder, moment)
     last = folder / "weights" / "last.pt"
     stood = load_checkpoint(last) if last.exists() else None
     where = f"epoch {stood['epoch']}, step {stood['tally']['steps']}" if stood else "no checkpoint yet: started anew"
@@ -86,7 +98,6 @@ def trial(flags: argparse.Namespace, whole: Path, scratch: Path, number: int, de
     table = (folder / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
     equal = table and same(states_of(folder), states_of(whole))
     shutil.rmtree(project)
-    moment = "writing" if delay is None else f"{delay:.1f} s"
     return f"| {number} | {moment} | {'yes' if writing else 'no'} | {where} | {'same' if equal else 'OTHER'} |", equal
 
 
@@ -107,8 +118,8 @@ def main() -> None:
         print("| kill | at | while writing | last.pt stood at | resumed run |\n|---|---|---|---|---|")
         good = 0
         for number in tqdm(range(1, flags.kills + 1), unit="kill"):
-            delay = None if number % 3 == 0 else moments.uniform(0, seconds)
-            line, equal = trial(flags, scratch / "whole" / "exp", scratch, number, delay)
+            moment = Moment(write=moments.randint(2, 6)) if number % 3 == 0 else Moment(moments.uniform(0, seconds))
+            line, equal = trial(flags, scratch / "whole" / "exp", scratch, number, moment)
             good += equal
             tqdm.write(line)
     print(f"{good} of {flags.kills} ended as the run that nobody killed")
