@@ -4,7 +4,8 @@
 
 Each time a fresh run of yolo_n is started, killed once and resumed. Every third kill waits until the second to sixth
 checkpoint is being written and strikes then; the others strike at a moment drawn evenly from the time of the whole run.
-Checkpoints are written several times an epoch. Compared are the weights, the averaged weights, the optimizer's state and results.csv.
+Checkpoints are written several times an epoch. Compared are the weights, the averaged weights, the optimizer's state
+and results.csv.
 """
 
 from __future__ import annotations
