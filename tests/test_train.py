@@ -142,7 +142,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_older_checkpoint(tiny_d
     before = (folder / "weights/last.pt").read_bytes()
     content["epoch"] = 1
     content["model"]["layers.0.conv.weight"][0, 0, 0, 0] = float("nan")
-    with pytest.raises(UserError, match="nor was it in the 2 steps before: lower lr0"):
+    with pytest.raises(UserError, match="nor was it in the 1 steps before: lower lr0"):
         train(config_of(content, ""), Resume(folder, content))
     assert (folder / "weights/last.pt").read_bytes() == before
 

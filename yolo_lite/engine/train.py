@@ -30,7 +30,7 @@ from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Batch
 
 STEP_STREAM = 2  # of random numbers; data/dataset.py has the others
-MOST_SKIPS_IN_A_ROW = 10  # or a whole epoch of three or more: a bad batch is skipped, a run that has diverged is not
+MOST_SKIPS_IN_A_ROW = 10  # or a whole epoch: a bad batch is skipped, a run that has diverged is not
 
 
 class Result(NamedTuple):
@@ -224,7 +224,8 @@ def _count(step: Step, window: Sequence[Batch], run: Prepared) -> None:
     told = f"{place}: the {step.problem} is not finite; {_pictures(place, window, run)}"
     if run.recipe.hyp.nonfinite == "stop":
         raise DivergedError(f"{told} (key nonfinite: stop)")
-    if tally.skipped_in_a_row == max(min(MOST_SKIPS_IN_A_ROW, run.recipe.plan.steps_per_epoch), 3):
+    whole_epoch = tally.skipped == run.recipe.plan.steps_per_epoch
+    if tally.skipped_in_a_row == MOST_SKIPS_IN_A_ROW or (whole_epoch and tally.skipped_in_a_row > 1):
         raise DivergedError(f"{told}; nor was it in the {tally.skipped_in_a_row - 1} steps before: lower lr0")
     tqdm.write(f"{told}; the step is skipped")
 
