@@ -1,5 +1,8 @@
 """Batches: the same to the bit whoever makes them, every picture once an epoch, each error with its message."""
 
+import multiprocessing
+import signal
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +20,14 @@ from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import Letterbox, fitted_size, pad, resize, to_original
 from yolo_lite.data.loader import (
     EpochBatches,
+    _start_worker,
     collate,
     evaluation_loader,
     num_batches,
     same_shape_batches,
     training_loader,
 )
-from yolo_lite.data.store import ImageStore
+from yolo_lite.data.store import CAN_FORK, ImageStore
 from yolo_lite.structures import Batch
 
 SIZE = 64
@@ -306,3 +310,23 @@ def test_a_picture_of_another_size_than_its_header_said_is_an_error(index, tmp_p
     for cache in ("ram", "off"):
         with pytest.raises(DataError, match=r"0\.png: the header says \(48, 64\).*the pixels are \(64, 48\)"):
             ImageStore(spoilt, SIZE, cache, False)[0]
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="workers are not forked here")
+def test_a_worker_outlives_sigterm_for_a_while_and_no_longer(monkeypatch: pytest.MonkeyPatch):
+    """At once it would take the step along; never, and whoever waits for it at exit would wait for ever."""
+    monkeypatch.setattr("yolo_lite.data.loader.SECONDS_AFTER_SIGTERM", 1)
+    process = multiprocessing.get_context("fork").Process(target=_idle_worker, daemon=True)
+    process.start()
+    time.sleep(1)
+    process.terminate()
+    process.join(0.5)
+    assert process.is_alive()
+    process.join(10)
+    assert process.exitcode == -signal.SIGALRM
+
+
+def _idle_worker() -> None:
+    _start_worker(0)
+    while True:
+        time.sleep(0.05)

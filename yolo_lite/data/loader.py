@@ -91,6 +91,9 @@ def collate(items: list[Item]) -> Batch:
     )
 
 
+SECONDS_AFTER_SIGTERM = 10  # that a loading process goes on for
+
+
 # What a process gets of a batch that has fewer pictures than there are processes.
 EMPTY = Batch(
     torch.zeros(0, 3, 0, 0, dtype=torch.uint8),
@@ -141,10 +144,11 @@ def _start_worker(worker: int) -> None:
     """One thread a worker: the processes are the parallelism.
 
     Signals that are sent to the whole group of processes are for the first one: it still needs its workers to finish
-    the step. When it ends, or is killed, torch's workers notice and end too.
+    the step, for which SIGTERM leaves them some seconds. When it ends, or is killed, the workers notice and end too.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
