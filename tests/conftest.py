@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import os
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,3 +71,25 @@ def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def equal_states(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Whether two state dicts are the same to the bit."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's results.csv."""
+    with (folder / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until something has happened, which must be within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def children_of(process: int) -> list[int]:
+    """The processes that a process has started and that still are, oldest first."""
+    tasks = Path(f"/proc/{process}/task")
+    if not tasks.exists():
+        pytest.skip("this system has no /proc")
+    return sorted(int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import pickle
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, tiny_config
+from conftest import REPOSITORY, rows_of, tiny_config
 from torch import nn
 
 from yolo_lite.cli import compare_main, train_main, val_main
@@ -102,11 +101,6 @@ def twins(tmp_path: Path) -> Path:
 def words_of(data: Path, project: Path, *more: str) -> list[str]:
     files = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
     return [*files, "--data", str(data), "--project", str(project), *SIZES, *more]
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 # ------------------------------------------------------------------------------------------------- what a plugin can do

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import multiprocessing
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, equal_states
+from conftest import REPOSITORY, children_of, equal_states, rows_of, wait_for
 from test_optimizer import random_batch
 from torch import nn
 
@@ -220,25 +219,6 @@ def torchrun(data: Path, project: Path, *words: str, restarts: int = 0) -> list[
     flags = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml"), "--workers", "0"]
     flags += ["--data", str(data), "--imgsz", "64", "--batch-size", "6", "--device", "cpu", "--project", str(project)]
     return [*launcher, f"--max-restarts={restarts}", str(REPOSITORY / "train.py"), *flags, *words]
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def children_of(process: int) -> list[int]:
-    tasks = Path(f"/proc/{process}/task")
-    if not tasks.exists():
-        pytest.skip("this system has no /proc")
-    return sorted(int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split())
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 def test_two_processes_validate_like_one(tiny_data: Path, tmp_path: Path):

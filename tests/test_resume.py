@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, equal_states, tiny_config
+from conftest import REPOSITORY, children_of, equal_states, rows_of, tiny_config, wait_for
 
 import yolo_lite.engine.train as train_module
 from yolo_lite.cli import train_main
@@ -213,25 +211,11 @@ def test_no_process_outlives_a_killed_run(tiny_data: Path, tmp_path: Path):
     assert load_checkpoint(last_of(tmp_path))["epoch"] >= 1
 
 
-def children_of(process: int) -> list[int]:
-    tasks = Path(f"/proc/{process}/task")
-    if not tasks.exists():
-        pytest.skip("this system has no /proc")
-    return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
-
-
 def is_alive(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 # ---------------------------------------------------------------------------------------------------- when to save
@@ -298,11 +282,6 @@ def test_a_longer_run_follows_the_rest_of_the_new_schedule(tiny_data: Path, stra
     assert longer[1]["lr/weights"] != whole[1]["lr/weights"]
     stored = config_of(load_checkpoint(last_of(tmp_path)), "").train
     assert (stored.epochs, stored.first_epochs) == (4, 2)
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_there_is_no_second_warm_up():

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, equal_states, tiny_config
+from conftest import REPOSITORY, equal_states, rows_of, tiny_config, wait_for
 
 from yolo_lite.cli import train_main, val_main
 from yolo_lite.config.errors import UserError
@@ -28,11 +26,6 @@ TAGS = {
     *("train/gradient_norm", "train/skipped_steps"),
     *(f"lr/{name}" for name in ("weights", "norms", "biases")),
 }
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_leaves_weights_figures_and_pictures(tiny_run: Path) -> None:
@@ -101,9 +94,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint_and_goes_on_as_if_nothing_happen
     words += ["--epochs", "6", "--batch-size", "8", "--imgsz", "64"]
     process = subprocess.Popen([sys.executable, str(REPOSITORY / "train.py"), *words], stdout=subprocess.DEVNULL)
     last = tmp_path / "killed/exp/weights/last.pt"
-    deadline = time.monotonic() + 120
-    while not last.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(last.exists)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert load_checkpoint(last)["epoch"] >= 1

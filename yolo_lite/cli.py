@@ -51,6 +51,7 @@ def compare_parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=3, help="seeds of each variant, from --seed on (default: %(default)s)")
     add("--project", default="runs/compare", help="folder of comparisons (default: %(default)s)")
     add("--name", default="exp", help="folder of this comparison (default: %(default)s)")
+    parser.set_defaults(save_period=None)
     return parser
 
 
@@ -111,13 +112,13 @@ def _number_or_auto(text: str) -> int | str:
 
 def run_train(arguments: argparse.Namespace) -> Result:
     """Train from flags, or go on with a run."""
-    from yolo_lite.engine.processes import joined, launchers
+    from yolo_lite.engine.processes import joined
     from yolo_lite.engine.train import train
     from yolo_lite.plugins import loaded
 
     with loaded(arguments.plugin), joined() as processes:
-        if launched := launchers(processes):
-            arguments = processes.from_first(lambda: _restarted(arguments, launched))
+        if processes.launchers:
+            arguments = processes.from_first(lambda: _restarted(arguments, processes.launchers))
         # The first process reads a checkpoint for all: others may run where its file is not.
         resume, config = processes.from_first(lambda: _resumed(arguments))
         if arguments.batch_size == "auto" and config is None:
@@ -134,13 +135,13 @@ def _with_measured_batch_size(arguments: argparse.Namespace, num_processes: int)
     return argparse.Namespace(**{**vars(arguments), "batch_size": batch_size})
 
 
-def _restarted(arguments: argparse.Namespace, launched: Sequence[str]) -> argparse.Namespace:
+def _restarted(arguments: argparse.Namespace, launchers: Sequence[str]) -> argparse.Namespace:
     """Where torchrun starts its command anew, the run goes on in its folder, from its last.pt if there is one yet."""
     from yolo_lite.config.load import load_run_config
     from yolo_lite.config.yaml_file import read_yaml
     from yolo_lite.engine.run_folder import folder_of
 
-    folder = folder_of(arguments.project, launched)
+    folder = folder_of(arguments.project, launchers)
     if folder is None or arguments.resume is not None or not (folder / "config.yaml").exists():
         return arguments
     stored = load_run_config(read_yaml(folder / "config.yaml").data, str(folder / "config.yaml"))
@@ -247,7 +248,7 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
         **{key: getattr(arguments, key) for key in ("cfg", "weights", "device", "seed")},
         "hyp": hyp_file,
         **{key: getattr(arguments, key) for key in ("project", "name", "exist_ok")},
-        "save_period": _first_given(getattr(arguments, "save_period", None), "1"),
+        "save_period": _first_given(arguments.save_period, "1"),
         "data": arguments.data,
         "plugin": _absolute(arguments.plugin),
         "epochs": _first_given(arguments.epochs, suggested.epochs, 100),

@@ -16,6 +16,8 @@ from yolo_lite.data.store import CAN_FORK
 from yolo_lite.ops.boxes import xyxy_to_cxcywh
 from yolo_lite.structures import Batch, Targets
 
+SECONDS_AFTER_SIGTERM = 10  # that a loading process goes on for
+
 
 def num_batches(num_images: int, batch_size: int) -> int:
     """Batches of an epoch; the last may be smaller."""
@@ -89,9 +91,6 @@ def collate(items: list[Item]) -> Batch:
         torch.tensor([item.original_size for item in items]),
         torch.tensor([item.letterbox for item in items], dtype=torch.float64),
     )
-
-
-SECONDS_AFTER_SIGTERM = 10  # that a loading process goes on for
 
 
 # What a process gets of a batch that has fewer pictures than there are processes.

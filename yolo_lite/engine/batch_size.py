@@ -10,6 +10,7 @@ import torch
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import RunConfig
+from yolo_lite.data.letterbox import padded_size
 from yolo_lite.engine.device import Compute, choose_compute, place
 from yolo_lite.engine.families import FAMILIES
 from yolo_lite.engine.optimizer import Plan
@@ -67,8 +68,8 @@ def memory_share(config: RunConfig, compute: Compute, count: int) -> float:
     losses = family.losses(hyp, np.ones(config.model.nc)).to(compute.device)
     state = initial_state(model, losses, hyp, compute)
     state.in_training()
-    stride = family.stride(model)
-    size = math.ceil(config.train.imgsz * (1 + hyp.multi_scale) / stride) * stride
+    largest = math.ceil(config.train.imgsz * (1 + hyp.multi_scale))
+    size, _ = padded_size(largest, largest, family.stride(model))
     batch = random_batch(count, size, compute)
     for _ in range(2):  # the optimizer's memory comes with its first step
         train_step(state, [batch], Recipe(family, hyp, compute, Plan(1, 1, 1), seed=0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import math
 import re
@@ -149,20 +148,17 @@ def _train(run: Run) -> Outcome:
     checkpoint = run.folder / "weights" / "last.pt"
     resume = Resume(run.folder, load_checkpoint(checkpoint)) if checkpoint.exists() else None
     if resume and is_finished(resume.checkpoint, run.config):
-        return Outcome(_last_metrics(run.folder / "results.csv"), None, None)
+        return Outcome(_chosen(resume.checkpoint["metrics"]), None, None)
     with open(run.folder / "log.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         try:
             result = train(run.config, resume)
         except DivergedError as error:  # this variant cannot be trained: the others can
             return Outcome({}, None, str(error))
-    metrics = {key: result.metrics[key] for key in METRICS}
-    return Outcome(metrics, None if resume else sum(result.seconds), None)
+    return Outcome(_chosen(result.metrics), None if resume else sum(result.seconds), None)
 
 
-def _last_metrics(path: Path) -> dict[str, float]:
-    with open(path, newline="", encoding="utf-8") as file:
-        *_, last = csv.DictReader(file)
-    return {key: float(last[key]) for key in METRICS}
+def _chosen(metrics: dict[str, float]) -> dict[str, float]:
+    return {key: metrics[key] for key in METRICS}
 
 
 # ----------------------------------------------------------------------------------------------------- statistics

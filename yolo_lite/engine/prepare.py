@@ -21,7 +21,7 @@ from yolo_lite.engine.device import Compute, choose_compute, place
 from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
 from yolo_lite.engine.families import FAMILIES, ModelFamily
 from yolo_lite.engine.optimizer import Plan, accumulated_batches
-from yolo_lite.engine.processes import ALONE, Processes, launchers
+from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import Record
 from yolo_lite.engine.run_folder import make_run_folder, mark_launchers
 from yolo_lite.engine.state import Resume, State, initial_state
@@ -37,7 +37,6 @@ class Recipe(NamedTuple):
     plan: Plan
     seed: int
     processes: Processes = ALONE
-    stride: int = 32  # sides of the network input are multiples of it
 
 
 class Prepared(NamedTuple):
@@ -66,13 +65,13 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> P
     model = place(_build(family, config, fetch=not (resume or options.weights)), compute)
     if hyp.sync_bn:
         model = _synchronised(model, compute)
-    size = rounded_up(options.imgsz, family.stride(model))
+    stride = family.stride(model)
+    size = rounded_up(options.imgsz, stride)
     print(f"{options.cfg}: {family.describe(model, size)}")
     train_index, val_index = (index_split(config.data, config.data_file, split) for split in ("train", "val"))
 
     _check_shares(len(train_index), config, processes)
-    plan, stride = _plan(len(train_index), config), family.stride(model)
-    recipe = Recipe(family, hyp, compute, plan, options.seed, processes, stride)
+    recipe = Recipe(family, hyp, compute, _plan(len(train_index), config), options.seed, processes)
     losses = family.losses(hyp, np.bincount(train_index.label, minlength=len(train_index.names))).to(compute.device)
     frozen = family.frozen(model, hyp.freeze)
     state = initial_state(model, losses, hyp, compute, options.weights, resume, frozen)
@@ -81,8 +80,8 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> P
     loaded = iter(_training_loader(train_index, size, config, state, recipe))  # workers start meanwhile
     val = _validation_split(val_index, size, stride, config, recipe)
 
-    splits, launched = {"train": train_index, "val": val_index}, launchers(processes)
-    folder = processes.from_first(lambda: _run_folder(config, resume, splits, launched))
+    splits = {"train": train_index, "val": val_index}
+    folder = processes.from_first(lambda: _run_folder(config, resume, splits, processes))
     record = Record(folder, config, state.epoch) if processes.is_first else None
     batches = record.batches(loaded, train_index.names, state.step) if record else loaded
     return Prepared(config, folder, state, recipe, train_index, batches, val, record)
@@ -153,12 +152,14 @@ def _validation_split(index: DatasetIndex, size: int, stride: int, config: RunCo
     return prepare_split(store, stride, options.batch_size, options.workers, pin_memory, recipe.processes)
 
 
-def _run_folder(config: RunConfig, resume: Resume | None, splits: dict[str, DatasetIndex], launched: list[str]) -> Path:
+def _run_folder(
+    config: RunConfig, resume: Resume | None, splits: dict[str, DatasetIndex], processes: Processes
+) -> Path:
     """The run's folder; what the dataset's reader left out is said, and kept there as a whole."""
     options = config.train
     folder = resume.folder if resume else make_run_folder(options.project, options.name, options.exist_ok)
     (folder / "weights").mkdir(exist_ok=True)
-    mark_launchers(folder, launched)
+    mark_launchers(folder, processes.launchers)
     for name, index in splits.items():
         print(f"{name + ':':6} {index.describe()}")
     problems = [line for index in splits.values() for line in index.problems]

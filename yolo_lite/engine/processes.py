@@ -13,7 +13,6 @@ import contextlib
 import datetime
 import os
 import socket
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +36,7 @@ class Processes(NamedTuple):
     rank: int = 0
     size: int = 1
     local_rank: int = 0  # on its machine: the number of its GPU
+    launchers: tuple[str, ...] = ()  # the torchruns of all processes, none without torchrun
 
     @property
     def is_first(self) -> bool:
@@ -100,8 +100,11 @@ ALONE = Processes()
 @contextlib.contextmanager
 def joined() -> Iterator[Processes]:
     """Join the processes that torchrun has started; without torchrun this one is alone."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield ALONE
+        return
+    if int(os.environ["WORLD_SIZE"]) == 1:
+        yield ALONE._replace(launchers=(_launcher(),))
         return
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     processes = Processes(rank, size, local_rank)
@@ -114,7 +117,7 @@ def joined() -> Iterator[Processes]:
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         with _quiet(not processes.is_first):
-            yield processes
+            yield processes._replace(launchers=tuple(sorted({*processes.gather_everywhere(_launcher())})))
     finally:
         distributed.destroy_process_group()
 
@@ -148,11 +151,10 @@ def _answer(store: Store, name: str, size: int) -> None:
         time.sleep(0.02)
 
 
-def launchers(processes: Processes) -> list[str]:
-    """The torchruns that have started these processes: id of the run, machine, process; none without torchrun."""
-    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
-    own = f"{run_id} {socket.gethostname()} {os.getppid()} {_started(os.getppid())}" if run_id else ""
-    return sorted({launcher for launcher in processes.gather_everywhere(own) if launcher})
+def _launcher() -> str:
+    """The torchrun that has started this process: id of its run, machine, process and start."""
+    parent = os.getppid()
+    return f"{os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {parent} {_started(parent)}"
 
 
 def _started(process: int) -> str:
@@ -179,7 +181,6 @@ def _lost_processes_named(processes: Processes) -> Iterator[None]:
         yield
     except RuntimeError as error:  # torch's distributed errors are RuntimeErrors, gloo's nothing more
         reason = str(error).strip().splitlines()[0][:200]
-        sys.stdout.flush()
         raise LostProcessError(
             f"process {processes.rank} of {processes.size}: another process of this run has ended or does not answer "
             f"({reason}); see its own message"

@@ -112,7 +112,8 @@ def train_epoch(run: Prepared, saving: Saving, stop: StopRequest) -> None:
             count = min(plan.batches_per_step, plan.batches_per_epoch - state.tally.steps * plan.batches_per_step)
             window = [to_device(next(run.batches), recipe.compute) for _ in range(count)]
             if recipe.hyp.multi_scale:
-                window = multi_scaled(window, recipe.hyp.multi_scale, recipe.stride, (recipe.seed, state.step))
+                stride = recipe.family.stride(state.model)
+                window = multi_scaled(window, recipe.hyp.multi_scale, stride, (recipe.seed, state.step))
             step = train_step(state, window, recipe)
             _count(step, window, run)
             if saving.due_after_step(state.step) and recipe.processes.is_first:
