@@ -2,7 +2,7 @@
 
 import sys
 
-from yolo_lite.cli import train_main
+from yolo_lite.cli.main import train_main
 
 if __name__ == "__main__":
     sys.exit(train_main())

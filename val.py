@@ -2,7 +2,7 @@
 
 import sys
 
-from yolo_lite.cli import val_main
+from yolo_lite.cli.main import val_main
 
 if __name__ == "__main__":
     sys.exit(val_main())

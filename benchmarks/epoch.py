@@ -17,7 +17,8 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
-from yolo_lite.cli import run_config, train_parser
+from yolo_lite.cli.flags import run_config
+from yolo_lite.cli.train import make_parser as train_parser
 from yolo_lite.config.schema import RunConfig
 from yolo_lite.data.index import index_split
 from yolo_lite.engine.device import choose_compute, place

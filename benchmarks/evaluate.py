@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from yolo_lite.cli import val_parser
+from yolo_lite.cli.val import make_parser as val_parser
 from yolo_lite.engine.validate import prepare_validation, validate_checkpoint
 
 

@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_lite.cli import compare_main, run_config, train_parser
+from yolo_lite.cli.flags import run_config
+from yolo_lite.cli.main import main as command
+from yolo_lite.cli.train import make_parser as train_parser
 from yolo_lite.config.schema import BOX_LOSS_NAMES, Hyp, RunConfig
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
@@ -118,7 +120,7 @@ def main() -> None:
     for folder, names, seeds in (("all", list(texts), 1), ("main", list(MAIN), 3)):
         chosen = [word for name in names for word in ("--variant", *texts[name])]
         # One folder of runs for both tables: what the first has trained the second reads.
-        if compare_main([*words, *chosen, "--seeds", str(seeds), "--name", "runs"]) != 0:
+        if command(["compare", *words, *chosen, "--seeds", str(seeds), "--name", "runs"]) != 0:
             raise SystemExit(2)
         for file in Path(flags.project, "runs").glob("comparison.*"):
             file.replace(Path(flags.project, f"{folder}{file.suffix}"))

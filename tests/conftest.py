@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from yolo_lite.cli import run_config, train_parser
+from yolo_lite.cli.flags import run_config
+from yolo_lite.cli.train import make_parser as train_parser
 from yolo_lite.config.schema import RunConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -17,7 +17,9 @@ from conftest import REPOSITORY, equal_states, tiny_config
 import yolo_lite
 from yolo_lite import evaluate, train
 from yolo_lite.api import _arguments
-from yolo_lite.cli import train_parser, val_main, val_parser
+from yolo_lite.cli.main import val_main
+from yolo_lite.cli.train import make_parser as train_parser
+from yolo_lite.cli.val import make_parser as val_parser
 from yolo_lite.config.errors import CheckpointError, ConfigError, UserError
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.train import train as run_training

@@ -13,7 +13,8 @@ from scipy import stats
 
 import yolo_lite.engine.compare as compare_module
 import yolo_lite.engine.train as train_module
-from yolo_lite.cli import _split_at_commas, compare_main, losses_main
+from yolo_lite.cli.compare import _split_at_commas
+from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import BOX_LOSS_NAMES, CLS_LOSS_NAMES, RunConfig
 from yolo_lite.engine.compare import (
@@ -129,7 +130,7 @@ def compared(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished comparison; tests only read it."""
     project = tmp_path_factory.mktemp("compare")
     vary = ["--vary", "box_loss=ciou,siou", "--seeds", "2", "--project", str(project)]
-    assert compare_main(words(tiny_data, *vary)) == 0
+    assert main(["compare", *words(tiny_data, *vary)]) == 0
     return project / "exp"
 
 
@@ -150,13 +151,13 @@ def test_every_variant_is_trained_with_every_seed(compared: Path):
 def test_a_finished_comparison_is_read_not_trained(compared: Path, tiny_data: Path, monkeypatch, capsys):
     monkeypatch.setattr(compare_module, "train", None)
     vary = ["--vary", "box_loss=ciou,siou", "--seeds", "2", "--project", str(compared.parent)]
-    assert compare_main(words(tiny_data, *vary)) == 0
+    assert main(["compare", *words(tiny_data, *vary)]) == 0
     assert (compared / "comparison.md").read_text().strip() in capsys.readouterr().out
 
 
 def test_another_configuration_in_the_same_folder_is_refused(compared: Path, tiny_data: Path, capsys):
     vary = ["--vary", "box_loss=ciou,siou", "--seeds", "2", "--project", str(compared.parent), "--set", "lr0=0.002"]
-    assert compare_main(words(tiny_data, *vary)) == 2
+    assert main(["compare", *words(tiny_data, *vary)]) == 2
     assert "another hyp.lr0: found 0.0015, expected 0.002; choose another --name" in capsys.readouterr().err
 
 
@@ -174,10 +175,10 @@ def test_an_interrupted_comparison_goes_on_to_the_same_figures(
         say(row, seconds, planned)
 
     monkeypatch.setattr(train_module, "say", stop_in_the_second_run)
-    assert compare_main(vary) == 130  # after the first of the second run's two epochs
+    assert main(["compare", *vary]) == 130  # after the first of the second run's two epochs
     if first_checkpoint_lost:
         (tmp_path / "exp/box_loss=siou/seed0/weights/last.pt").unlink()
-    assert compare_main(vary) == 0
+    assert main(["compare", *vary]) == 0
     for mine in (tmp_path / "exp").rglob("results.csv"):
         assert mine.read_bytes() == (compared / mine.relative_to(tmp_path / "exp")).read_bytes()
 
@@ -198,7 +199,7 @@ def stopped() -> None:
 
 def test_a_variant_that_cannot_be_trained_does_not_stop_the_others(tiny_data: Path, tmp_path: Path, capsys):
     vary = ["--vary", "lr0=0.001,1e30", "--seeds", "1", "--set", "optimizer=SGD", "clip_norm=0", "warmup_epochs=0"]
-    assert compare_main(words(tiny_data, *vary, "--project", str(tmp_path))) == 0
+    assert main(["compare", *words(tiny_data, *vary, "--project", str(tmp_path))]) == 0
     out = capsys.readouterr().out
     assert "loss is not finite" in out and "failed" in out
     content = json.loads((tmp_path / "exp/comparison.json").read_text(), parse_constant=pytest.fail)
@@ -210,7 +211,7 @@ def test_what_the_user_can_mend_is_no_result(tiny_data: Path, tmp_path: Path, mo
     vary = words(tiny_data, "--vary", "box_loss=ciou,siou", "--seeds", "1", "--project", str(tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr("yolo_lite.engine.prepare.index_split", missing)
-        assert compare_main(vary) == 2
+        assert main(["compare", *vary]) == 2
     assert "error: no such folder" in capsys.readouterr().err and not list(tmp_path.rglob("outcome.json"))
 
 
@@ -221,7 +222,7 @@ def missing(*_: object) -> None:
 def test_other_data_in_the_same_folder_is_refused(compared: Path, tiny_data: Path, tmp_path: Path, capsys):
     (tmp_path / "other.yaml").write_text(tiny_data.read_text().replace("seed: 0", "seed: 1"))
     vary = ["--vary", "box_loss=ciou,siou", "--seeds", "2", "--project", str(compared.parent)]
-    assert compare_main(words(tmp_path / "other.yaml", *vary)) == 2
+    assert main(["compare", *words(tmp_path / "other.yaml", *vary)]) == 2
     assert "holds a run with another " in capsys.readouterr().err
 
 
@@ -250,13 +251,13 @@ def test_commas_inside_brackets_belong_to_a_value(text: str, values: list[str]):
 def test_unusable_comparisons_are_refused_before_anything_is_trained(
     more: list[str], expected: str, tiny_data: Path, tmp_path: Path, capsys
 ):
-    assert compare_main(words(tiny_data, *more, "--project", str(tmp_path / "runs"))) == 2
+    assert main(["compare", *words(tiny_data, *more, "--project", str(tmp_path / "runs"))]) == 2
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_list_of_losses_names_every_loss_with_its_paper_and_parameters(capsys):
-    assert losses_main([]) == 0
+    assert main(["losses"]) == 0
     sections = [section.splitlines()[1:] for section in capsys.readouterr().out.split("\n\n")]
     box, binary, mask = ({line.split()[0]: line for line in section} for section in sections)
     assert (tuple(box), tuple(binary), set(mask)) == (BOX_LOSS_NAMES, CLS_LOSS_NAMES, set(MASK_LOSSES))

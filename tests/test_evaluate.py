@@ -11,7 +11,7 @@ import torch
 from conftest import SHARED
 from torch import nn
 
-from yolo_lite.cli import val_main
+from yolo_lite.cli.main import val_main
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.schema import Hyp
 from yolo_lite.data.index import DatasetIndex, index_split

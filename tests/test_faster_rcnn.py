@@ -17,7 +17,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 
 import yolo_lite.engine.train as train_module
-from yolo_lite.cli import val_main
+from yolo_lite.cli.main import val_main
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import load_model_config, validate
 from yolo_lite.config.schema import BACKBONE_NAMES, BOX_LOSS_NAMES, FasterRcnnConfig, Hyp, RunConfig

@@ -16,7 +16,7 @@ import torch
 from conftest import REPOSITORY, rows_of, tiny_config
 from torch import nn
 
-from yolo_lite.cli import compare_main, train_main, val_main
+from yolo_lite.cli.main import main, train_main, val_main
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import load_hyp, load_run_config
 from yolo_lite.config.schema import SEAM_NAMES, FasterRcnnConfig, Hyp, ModelConfig
@@ -388,8 +388,8 @@ def test_a_plugin_that_is_no_file_is_refused_by_every_command(
 ):
     monkeypatch.chdir(tmp_path)
     vary = ["--vary", "box_loss=ciou,giou"]
-    for command, more in [(train_main, []), (val_main, ["--weights", "a.pt"]), (compare_main, vary)]:
-        assert command(["--plugin", name, *more]) == 2
+    for command, more in [("train", []), ("val", ["--weights", "a.pt"]), ("compare", vary)]:
+        assert main([command, "--plugin", name, *more]) == 2
         expected = f"error: --plugin {name}: {words}, expected a Python file (looked in {tmp_path})\n"
         assert capsys.readouterr().err == expected
 
@@ -473,10 +473,10 @@ def test_a_run_that_uses_nothing_of_its_plugin_validates_without_it(tiny_run: Pa
 
 def test_comparisons_vary_what_a_plugin_brings(tiny_data: Path, tmp_path: Path, twins: Path):
     words = words_of(tiny_data, tmp_path, "--plugin", str(twins), "--vary", "box_loss=giou,my_giou", "--seeds", "1")
-    assert compare_main(words) == 0
+    assert main(["compare", *words]) == 0
     first, second = json.loads((tmp_path / "exp/comparison.json").read_text())["runs"].values()
     assert first[0]["metrics"] == second[0]["metrics"]
-    assert compare_main(words) == 0  # finished: its folders are read, by the same plugin
+    assert main(["compare", *words]) == 0  # finished: its folders are read, by the same plugin
 
 
 def test_the_example_of_the_readme_is_a_plugin_whose_loss_and_block_work(tmp_path: Path):

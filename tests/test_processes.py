@@ -19,7 +19,7 @@ from conftest import REPOSITORY, children_of, equal_states, rows_of, wait_for
 from test_optimizer import random_batch
 from torch import nn
 
-from yolo_lite.cli import val_main
+from yolo_lite.cli.main import val_main
 from yolo_lite.config.errors import ConfigError, LostProcessError
 from yolo_lite.config.load import load_model_config
 from yolo_lite.config.schema import Hyp
@@ -258,7 +258,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(tiny_data: Path,
     assert "stopped by SIGTERM in epoch" in said
     content = load_checkpoint(last)
     done = content["epoch"]
-    from yolo_lite.cli import train_main
+    from yolo_lite.cli.main import train_main
 
     assert train_main(["--resume", str(last), "--epochs", str(done + 2)]) == 0
     epochs = [row["epoch"] for row in rows_of(tmp_path / "exp")]

@@ -16,7 +16,7 @@ import torch
 from conftest import REPOSITORY, children_of, equal_states, rows_of, tiny_config, wait_for
 
 import yolo_lite.engine.train as train_module
-from yolo_lite.cli import train_main
+from yolo_lite.cli.main import train_main
 from yolo_lite.config.errors import StoppedError
 from yolo_lite.config.schema import Hyp, parse_save_period
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
@@ -192,7 +192,7 @@ def test_the_second_ctrl_c_stops_at_once():
 
 def test_the_command_line_tells_a_stop_by_its_exit_status(tiny_data: Path, tmp_path: Path, monkeypatch, capsys):
     config = tiny_config(tiny_data, tmp_path, *RECIPE)
-    monkeypatch.setattr("yolo_lite.cli.run_config", lambda _: config)
+    monkeypatch.setattr("yolo_lite.cli.train.run_config", lambda _: config)
     stop_after(monkeypatch, 2, send(signal.SIGTERM))
     assert train_main([]) == 143
     assert f"go on with --resume {last_of(tmp_path)}" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import torch
 import yaml
 from conftest import REPOSITORY, equal_states, rows_of, tiny_config, wait_for
 
-from yolo_lite.cli import train_main, val_main
+from yolo_lite.cli.main import train_main, val_main
 from yolo_lite.config.errors import UserError
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.state import Resume

@@ -14,7 +14,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from yolo_lite import cli
+from yolo_lite.cli import train as train_command
+from yolo_lite.cli import val as val_command
 from yolo_lite.config.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def train(**options: Any) -> Result:
     Raises:
         UserError: an option, a file or the data cannot be used, or the loss is no longer finite.
     """
-    return cli.run_train(_arguments("train", cli.train_parser(), options))
+    return train_command.run(_arguments("train", train_command.make_parser(), options))
 
 
 def evaluate(**options: Any) -> dict[str, Any]:
@@ -47,8 +48,8 @@ def evaluate(**options: Any) -> dict[str, Any]:
     Raises:
         UserError: an option, the checkpoint or the data cannot be used.
     """
-    arguments = _arguments("evaluate", cli.val_parser(), options)
-    return cli.run_val(arguments, in_folder=any(options.get(name) is not None for name in ("project", "name")))
+    arguments = _arguments("evaluate", val_command.make_parser(), options)
+    return val_command.run(arguments, in_folder=any(options.get(name) is not None for name in ("project", "name")))
 
 
 def _arguments(function: str, parser: argparse.ArgumentParser, options: Mapping[str, Any]) -> argparse.Namespace:
@@ -118,5 +119,5 @@ def _signature(function: Callable[..., Any], parser: argparse.ArgumentParser) ->
     return inspect.Signature(options, return_annotation=inspect.signature(function).return_annotation)
 
 
-train.__signature__ = _signature(train, cli.train_parser())  # type: ignore[attr-defined]
-evaluate.__signature__ = _signature(evaluate, cli.val_parser())  # type: ignore[attr-defined]
+train.__signature__ = _signature(train, train_command.make_parser())  # type: ignore[attr-defined]
+evaluate.__signature__ = _signature(evaluate, val_command.make_parser())  # type: ignore[attr-defined]

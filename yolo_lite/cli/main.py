@@ -1,0 +1,67 @@
+"""The door of every command: ``yolo-lite COMMAND``; train.py and val.py are two of them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from yolo_lite.config.errors import StoppedError, UserError
+
+# Each is a module of this folder with make_parser(), run(arguments) and, where it can go on after Ctrl-C, a HINT how.
+COMMANDS = {
+    "train": "train a detector, or go on with a run",
+    "val": "validate a checkpoint",
+    "compare": "train variants with the same seeds and tell differences from noise",
+    "losses": "list every loss",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the first word names; its exit status comes back."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in COMMANDS:
+        commands = "".join(f"\n  {name:<10} {purpose}" for name, purpose in COMMANDS.items())
+        print(f"usage: yolo-lite COMMAND ...  (yolo-lite train --help){commands}", file=sys.stderr)
+        return 0 if words[:1] in (["-h"], ["--help"]) else 2
+    command = importlib.import_module(f"yolo_lite.cli.{words[0]}")
+    return _run(command.run, command.make_parser().parse_args(words[1:]), getattr(command, "HINT", ""))
+
+
+def train_main(argv: Sequence[str] | None = None) -> int:
+    """``python train.py``."""
+    return main(["train", *(sys.argv[1:] if argv is None else argv)])
+
+
+def val_main(argv: Sequence[str] | None = None) -> int:
+    """``python val.py``."""
+    return main(["val", *(sys.argv[1:] if argv is None else argv)])
+
+
+def _run(action: Callable[[argparse.Namespace], object], arguments: argparse.Namespace, hint: str = "") -> int:
+    """Run a command; what a user can mend ends with its message and exit status 2."""
+    try:
+        action(arguments)
+    except UserError as error:
+        # An error from a loading process arrives with that process's traceback in front of its own words.
+        message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+        print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder without the right to write
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_status
+    except KeyboardInterrupt:
+        print(f"interrupted{hint}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
