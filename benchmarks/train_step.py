@@ -13,7 +13,6 @@ import statistics
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from yolo_lite.config.load import load_dataset_config, load_hyp, load_model_config
@@ -61,7 +60,7 @@ def measure(size_name: str, pixels: int, precision: str, index: DatasetIndex, fl
     epochs = 1000
     plan = Plan(num_batches(len(index), flags.batch_size), 1, epochs)
     scaler = torch.amp.GradScaler(compute.device.type, enabled=False)
-    losses = family.losses(hyp, np.bincount(index.label, minlength=len(index.names)))
+    losses = family.losses(hyp, index.counts)
     state = State(
         model, losses.to(compute.device), MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp), scaler
     )

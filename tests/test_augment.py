@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from conftest import boxes_only
 
 from yolo_lite.config.schema import Hyp
 from yolo_lite.data import augment
@@ -324,15 +325,16 @@ def test_samples_do_not_change_what_they_are_made_of(tmp_path):
     paths = [str(tmp_path / f"{i}.png") for i in range(4)]
     for path in paths:
         assert cv2.imwrite(path, rng.integers(0, 256, (48, 64, 3)).astype(np.uint8))
-    boxes = np.sort(rng.uniform(0, 1, (8, 2, 2)), axis=1).reshape(8, 4)
+    boxes = np.sort(rng.uniform(0, 1, (8, 2, 2)), axis=1).reshape(8, 4) * (64, 48, 64, 48)
     index = DatasetIndex(
         names=("cat",),
         paths=np.array([path.encode() for path in paths]),
         size=np.array([[48, 64]] * 4),
         first=np.arange(5) * 2,
         label=np.zeros(8, np.int64),
-        xyxy=boxes.copy(),
-        num_backgrounds=0,
+        **boxes_only(boxes.copy()),
+        image_id=np.arange(4),
+        category_id=np.arange(1),
         problems=(),
     )
     hyp = Hyp(degrees=10.0, shear=5.0, perspective=0.001, flipud=0.5, mosaic=0.5, mixup=0.5)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import boxes_only
 from faster_coco_eval import COCO
 from pycocotools.coco import COCO as ReferenceCOCO
 from pycocotools.cocoeval import COCOeval as ReferenceCOCOeval
@@ -31,8 +32,9 @@ def make_index(objects: list[list[tuple[int, list[float]]]], num_classes: int, s
         size=np.full((len(objects), 2), size, dtype=np.int64),
         first=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
         label=np.array([label for label, _ in flat], dtype=np.int64),
-        xyxy=np.array([box for _, box in flat], dtype=np.float64).reshape(-1, 4) / size,
-        num_backgrounds=counts.count(0),
+        **boxes_only(np.array([box for _, box in flat], dtype=np.float64).reshape(-1, 4)),
+        image_id=np.arange(len(objects)),
+        category_id=np.arange(num_classes),
         problems=(),
     )
 

@@ -10,9 +10,10 @@ import pytest
 from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.schema import DatasetConfig, Hyp
 from yolo_lite.data.dataset import TrainingSet
-from yolo_lite.data.index import DatasetIndex, index_split, label_path
+from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import training_loader
 from yolo_lite.data.store import ImageStore
+from yolo_lite.data.yolo_txt import YoloLabels
 
 BOX = "1 0.5 0.5 0.5 0.25\n"
 
@@ -122,10 +123,10 @@ def test_labels_are_found_whatever_the_image_is_called(tmp_path, name):
 
 
 def test_the_last_images_folder_becomes_labels():
-    root = Path("/d")
-    assert label_path(Path("/d/images/set/images/x/a.b.jpg"), root) == Path("/d/images/set/labels/x/a.b.txt")
-    assert label_path(Path("/d/images_old/a.jpg"), root) == Path("/d/images_old/a.txt")  # a whole folder's name only
-    assert label_path(Path("/d/train/images.jpg"), root) == Path("/d/train/images.txt")
+    file_of = YoloLabels(Path("/d"), None, ("cat",)).file_of
+    assert file_of(Path("/d/images/set/images/x/a.b.jpg")) == Path("/d/images/set/labels/x/a.b.txt")
+    assert file_of(Path("/d/images_old/a.jpg")) == Path("/d/images_old/a.txt")  # a whole folder's name only
+    assert file_of(Path("/d/train/images.jpg")) == Path("/d/train/images.txt")
 
 
 def test_a_label_beside_the_image_is_found_with_and_without_an_images_folder(tmp_path):
@@ -150,7 +151,7 @@ def test_the_labels_key_names_a_folder_that_mirrors_the_images_or_is_flat(tmp_pa
 
 
 def test_a_labels_folder_that_is_missing_is_an_error(root):
-    with pytest.raises(DataError, match=r"no such folder.*boxes"):
+    with pytest.raises(DataError, match=r"no such folder or file.*boxes"):
         index_of(root, "images", labels="boxes")
 
 

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
-from yolo_lite.data.labels import read_labels
+from yolo_lite.data.yolo_txt import YoloLabels
+
+HEIGHT, WIDTH = 200, 100
 
 
-def read(tmp_path, text: str | bytes, num_classes: int = 3):
+def read(tmp_path, text: str | bytes):
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    labels = read_labels(path, num_classes)
+    labels = YoloLabels(tmp_path, None, ("a", "b", "c")).read(tmp_path / "a.png", (HEIGHT, WIDTH))
+    labels = labels._replace(xyxy=labels.xyxy / (WIDTH, HEIGHT, WIDTH, HEIGHT))
     assert labels.label.dtype == np.int64 and labels.xyxy.dtype == np.float64
     assert labels.xyxy.shape == (len(labels.label), 4)
     return labels
@@ -56,9 +59,9 @@ def test_a_hair_outside_is_clipped(tmp_path):
         ("0 0.5 0.5 0.2 -0.2", "width and height above 0"),
         ("0 0.5 0.5 0 0.2", "width and height above 0"),
         ("0 0.1 0.1 0.5 0.1 0.9 0.1", "width and height above 0"),
-        ("0 0.9 0.5 0.3 0.2", "coordinates in 0..1"),
-        ("0 160 120 40 30", "coordinates in 0..1"),
-        ("0 0.1 0.1 1.5 0.2 0.5 0.6", "coordinates in 0..1"),
+        ("0 0.9 0.5 0.3 0.2", r"inside the 100 x 200 picture, found \(75, 80\) to \(105, 120\)"),
+        ("0 160 120 40 30", "inside the 100 x 200 picture"),
+        ("0 0.1 0.1 1.5 0.2 0.5 0.6", "inside the 100 x 200 picture"),
     ],
 )
 def test_a_bad_row_is_left_out_and_named(tmp_path, row, reason):
@@ -99,5 +102,3 @@ def test_an_empty_file_is_background(tmp_path, text):
 def test_a_file_that_is_no_text_is_named(tmp_path):
     labels = read(tmp_path, b"\xff\xfe0\x00 \x00")
     assert len(labels.label) == 0 and str(tmp_path / "a.txt") in labels.problems[0]
-    missing = read_labels(tmp_path / "missing.txt", 3)
-    assert len(missing.label) == 0 and "missing.txt" in missing.problems[0]

@@ -301,3 +301,17 @@ def test_names_are_cut_after_24_characters_only():
     names = ["x" * 24, "y" * 25]
     text = class_table([ClassRow(name, 0, 0, *[0.0] * 4) for name in names], ClassRow("all", 0, 0, *[0.0] * 4))
     assert [line.split()[0] for line in text.splitlines()[2:]] == ["x" * 24, "y" * 23 + "…"]
+
+
+def test_a_full_disk_names_the_folder_and_closing_hides_nothing(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    board = TensorBoard(tmp_path)
+    monkeypatch.setattr(board._writer, "add_scalar", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        board.scalars({"a": 1.0}, 1)
+    assert caught.value.filename == str(tmp_path)
+    monkeypatch.setattr(board._writer, "close", fail)
+    board.close()
+    assert f"{tmp_path}: the curves are not complete: No space left on device" in capsys.readouterr().out

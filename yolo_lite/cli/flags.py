@@ -69,10 +69,10 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
     data_file, model = find_data(arguments.data), load(load_model_config, arguments.cfg)
     hyp_file = arguments.hyp or DEFAULT_HYP[model.family if model else "yolo"]
     hyp, data = load(load_hyp, hyp_file), load(load_dataset_config, data_file)
-    if hyp and data and isinstance(hyp.cls_weights, tuple) and len(hyp.cls_weights) != len(data.names):
+    if hyp and data and isinstance(hyp.cls_weights, tuple) and len(hyp.cls_weights) != len(data.class_names):
         given = [f"--set {text}" for text in arguments.set if text.startswith("cls_weights=")]
         where, found = (given or [f"{hyp_file}: cls_weights"])[-1], len(hyp.cls_weights)
-        problems.append(f"{where}: expected {len(data.names)} weights, one a class, found {found}")
+        problems.append(f"{where}: expected {len(data.class_names)} weights, one a class, found {found}")
     if problems:
         raise ConfigError("\n".join(problems))
     if arguments.optimizer:
@@ -92,7 +92,7 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
     }
     words = {key: f"--{key.replace('_', '-')}" for key in flags}
     options = validate(TrainOptions, Document("train.py", flags, {}, words))
-    model = model.model_copy(update={"nc": len(data.names)})
+    model = model.model_copy(update={"nc": len(data.class_names)})
     return RunConfig(train=options, hyp=hyp, model=model, data=data, data_file=str(Path(data_file).resolve()))
 
 

@@ -35,6 +35,7 @@ BOX_LOSS_NAMES = (
 )
 CLS_LOSS_NAMES = ("bce", "focal", "qfl", "vfl", "poly")
 ASSIGNER_NAMES = ("anchor_ratio",)
+FORMAT_NAMES = ("yolo", "voc", "coco")
 BACKBONE_NAMES = ("mobilenet_v3_large", "mobilenet_v3_small", "resnet18", "resnet34", "resnet50")
 IOU_FORMS = ("iou", "giou", "diou", "ciou")
 
@@ -392,6 +393,12 @@ def _sources_to_tuple(value: Any) -> Any:
 Sources = Annotated[tuple[str, ...], BeforeValidator(_sources_to_tuple)]
 
 
+def _labels_by_split(labels: Any) -> Any:
+    if isinstance(labels, dict) and (unknown := set(labels) - {"train", "val", "test"}):
+        raise ValueError(f"expected a path, or one for each of train, val, test, found {sorted(map(str, unknown))[0]}")
+    return labels
+
+
 class DatasetConfig(Section):
     """A dataset YAML. Relative paths start at ``path``, and ``path`` at the YAML file's folder."""
 
@@ -399,9 +406,13 @@ class DatasetConfig(Section):
     train: Sources = ()
     val: Sources = ()
     test: Sources = ()
-    labels: str | None = None  # folder of label files, where the images -> labels rule does not fit
+    # Folder of label files where the images -> labels rule does not fit, or COCO's file; of all splits or of each.
+    labels: Annotated[str | dict[str, str] | None, BeforeValidator(_labels_by_split)] = None
+    format: Annotated[str, _one_of(FORMAT_NAMES)] | None = None  # else it is found out
     names: Annotated[tuple[str, ...], BeforeValidator(_names_to_tuple)]
     nc: Count | None = None
+    classes: Annotated[tuple[str, ...] | None, BeforeValidator(_list_to_tuple)] = None  # only these, by name
+    single_cls: bool = False  # all objects are of one class
     download: Any = None  # accepted because YOLOv5 files carry it; never fetched, never executed
     generate: Generate | None = None
     suggested: SuggestedFlags = SuggestedFlags()
@@ -413,6 +424,26 @@ class DatasetConfig(Section):
         if nc is not None and names is not None and nc != len(names):
             raise ValueError(f"expected {len(names)}, the number of names, found {nc}; the key may be left out")
         return nc
+
+    @field_validator("classes")
+    @classmethod
+    def _are_among_the_names(cls, classes: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        names = info.data.get("names", ())
+        if classes is not None and (unknown := [name for name in classes if name not in names]):
+            raise ValueError(f"expected names of classes, found {unknown[0]!r}{nearest(unknown[0], names)}")
+        if classes is not None and not 0 < len(classes) == len(set(classes)):
+            raise ValueError("expected one name or more, each once")
+        return classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that a model learns."""
+        wanted = self.classes or self.names
+        return (wanted[0] if len(wanted) == 1 else "object",) if self.single_cls else wanted
+
+    def labels_of(self, split: str) -> str | None:
+        """The folder or file of a split's labels, if it is given."""
+        return self.labels.get(split) if isinstance(self.labels, dict) else self.labels
 
     @model_validator(mode="after")
     def _has_a_split(self) -> DatasetConfig:

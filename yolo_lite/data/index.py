@@ -7,32 +7,57 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.config.schema import DatasetConfig
+from yolo_lite.data.coco_json import CocoLabels
+from yolo_lite.data.formats import label_reader
 from yolo_lite.data.images import IMAGE_SUFFIXES, image_size
-from yolo_lite.data.labels import read_labels
+from yolo_lite.data.labels import LabelReader, Labels, Ring
 from yolo_lite.data.shapes import ShapesSpec, ensure_shapes
+
+
+class Rings(NamedTuple):
+    """Outlines of T objects, R rings of Q corners together."""
+
+    corner: np.ndarray  # [Q, 2] float32, x y in pixels of the picture
+    first_corner: np.ndarray  # [R + 1] int64
+    first_ring: np.ndarray  # [T + 1] int64
+
+    def of(self, thing: int | np.integer) -> list[Ring]:
+        """The outlines of an object; none where only its box is known."""
+        first, end = self.first_ring[thing : thing + 2]
+        starts = self.first_corner[first : end + 1]
+        return np.split(self.corner[starts[0] : starts[-1]], starts[1:-1] - starts[0]) if end > first else []
+
+    def chosen(self, kept: np.ndarray) -> Rings:
+        """The outlines of some objects, ``kept`` [T] bool."""
+        return _packed([tuple(self.of(thing)) for thing in np.flatnonzero(kept)])
 
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """n images and T objects of one split."""
+    """n images and T objects of one split, C classes."""
 
     names: tuple[str, ...]  # class names
     paths: np.ndarray  # [n] bytes, image files
     size: np.ndarray  # [n, 2] int64, height and width in pixels
     first: np.ndarray  # [n + 1] int64: the objects of image i are rows first[i]:first[i + 1]
     label: np.ndarray  # [T] int64
-    xyxy: np.ndarray  # [T, 4] float64, fractions of the picture
-    num_backgrounds: int  # images without an object
+    xyxy: np.ndarray  # [T, 4] float64, pixels of the picture
+    area: np.ndarray  # [T] float64, square pixels
+    crowd: np.ndarray  # [T] bool: neither learnt nor counted, see Annotation
+    rings: Rings | None  # where index_split was asked for them
+    image_id: np.ndarray  # [n] int64: those of a COCO file, or positions
+    category_id: np.ndarray  # [C] int64: those of a COCO file, or class indices
     problems: tuple[str, ...]  # what was left out and why, one line each
 
     def __len__(self) -> int:
@@ -41,17 +66,42 @@ class DatasetIndex:
     def path(self, index: int) -> str:
         return os.fsdecode(bytes(self.paths[index]))
 
+    @property
+    def counts(self) -> np.ndarray:
+        """Objects of each class ``[C]``, crowds apart."""
+        return np.bincount(self.label[~self.crowd], minlength=len(self.names))
+
+    @property
+    def num_objects(self) -> int:
+        """Objects, crowds apart."""
+        return int((~self.crowd).sum())
+
+    @property
+    def num_backgrounds(self) -> int:
+        """Images without an object."""
+        return len(self) - len(np.unique(self.owner[~self.crowd]))
+
+    @property
+    def owner(self) -> np.ndarray:
+        """The image ``[T]`` of each object."""
+        return np.repeat(np.arange(len(self)), np.diff(self.first))
+
     def describe(self) -> str:
         """Counts, and the first things that were left out."""
-        counts = f"{len(self)} images, {self.num_backgrounds} of them without objects, {len(self.label)} objects"
+        counts = f"{len(self)} images, {self.num_backgrounds} of them without objects, {self.num_objects} objects"
+        crowds = f", {int(self.crowd.sum())} crowds or difficult" if self.crowd.any() else ""
         left_out = f"; {len(self.problems)} things left out, the first:" if self.problems else ""
-        return "\n  ".join((counts + left_out, *self.problems[:3]))
+        return "\n  ".join((counts + crowds + left_out, *self.problems[:3]))
 
     def objects(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Labels ``[m]`` and boxes ``[m, 4]`` (xyxy in pixels of the picture) of one image."""
-        rows = slice(self.first[index], self.first[index + 1])
-        height, width = self.size[index]
-        return self.label[rows], self.xyxy[rows] * (width, height, width, height)
+        """Labels ``[m]`` and boxes ``[m, 4]`` (xyxy in pixels of the picture) of one image, crowds apart."""
+        rows = self.rows(index)
+        return self.label[rows], self.xyxy[rows]
+
+    def rows(self, index: int) -> np.ndarray:
+        """Which objects ``[m]`` one image has, crowds apart."""
+        first, end = self.first[index : index + 2]
+        return first + np.flatnonzero(~self.crowd[first:end])
 
 
 def dataset_root(config: DatasetConfig, data_file: str | Path) -> Path:
@@ -62,8 +112,11 @@ def dataset_root(config: DatasetConfig, data_file: str | Path) -> Path:
     return (Path(data_file).resolve().parent / Path(config.path).expanduser()).resolve()
 
 
-def index_split(config: DatasetConfig, data_file: str | Path, split: str) -> DatasetIndex:
+def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_rings: bool = False) -> DatasetIndex:
     """Read sizes and labels of the split ``train``, ``val`` or ``test``.
+
+    Args:
+        with_rings: keep the outlines of objects too.
 
     Raises:
         ConfigError: the dataset YAML does not name the split.
@@ -75,12 +128,9 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str) -> Dat
         given = [name for name in ("train", "val", "test") if getattr(config, name) or config.generate]
         raise ConfigError(f"{data_file}: the split {split!r} is not given{nearest(split, given)}")
     images = [path for source in sources for path in _list_images(root, source, data_file)]
-    label_folder = root / Path(config.labels).expanduser() if config.labels else None
-    if label_folder and not label_folder.is_dir():
-        raise DataError(f"{data_file}: labels: no such folder: {label_folder}")
-    labels = [label_path(path, root, label_folder) for path in images]
-    index = _read_all(images, labels, config.names, split)
-    _check_usable(index, labels, f"{data_file}: {split}", sources, root)
+    reader = label_reader(config, root, split, images, data_file)
+    index = _with_chosen_classes(_read_all(images, reader, config.names, split, with_rings), config)
+    _check_usable(index, [reader.file_of(image) for image in images[:3]], f"{data_file}: {split}", sources, root)
     return index
 
 
@@ -105,70 +155,89 @@ def _list_images(root: Path, source: str, data_file: str | Path) -> list[Path]:
 
 
 def _listed_path(row: str, list_folder: Path, root: Path) -> Path:
-    """A row of a list file is relative to the list file, or to the dataset's root."""
+    """A row of a list file is relative to the list file or to the dataset's root, or is an id of Pascal VOC's."""
     beside = list_folder / row
+    if Path(row).suffix.lower() not in IMAGE_SUFFIXES and list_folder.parts[-2:] == ("ImageSets", "Main"):
+        return list_folder.parents[1] / "JPEGImages" / f"{row}.jpg"
     return beside if beside.exists() or not (root / row).exists() else root / row
 
 
-def label_path(image: Path, root: Path, label_folder: Path | None = None) -> Path:
-    """Where the labels of an image are expected.
-
-    In ``label_folder`` if there is one, under the image's path below the root (without a leading ``images``) or under
-    its bare name; else with the last ``images`` folder of its path replaced by ``labels``; else beside the image.
-    """
-    if label_folder:
-        below = Path(os.path.relpath(image, root)).with_suffix(".txt")
-        below = below.relative_to("images") if below.parts[0] == "images" else below
-        mirrored = label_folder / below
-        return mirrored if mirrored.is_file() else label_folder / below.name
-    parts = image.parts
-    if "images" in parts[:-1]:
-        at = len(parts) - 2 - parts[-2::-1].index("images")
-        mapped = Path(*parts[:at], "labels", *parts[at + 1 :]).with_suffix(".txt")
-        if mapped.is_file() or not image.with_suffix(".txt").is_file():
-            return mapped
-    return image.with_suffix(".txt")
-
-
-def _read_all(images: list[Path], labels: list[Path], names: tuple[str, ...], split: str) -> DatasetIndex:
-    def read(item: tuple[Path, Path]) -> tuple[Path, tuple[int, int], np.ndarray, np.ndarray, list[str]] | str:
-        image, label_file = item
+def _read_all(
+    images: list[Path], reader: LabelReader, names: tuple[str, ...], split: str, with_rings: bool
+) -> DatasetIndex:
+    def read(image: Path) -> tuple[Path, tuple[int, int], Labels] | str:
         try:
             size = image_size(image)
+            return image, size, reader.read(image, size)
         except DataError as error:
             return str(error)
-        if not label_file.exists():
-            return image, size, np.zeros(0, np.int64), np.zeros((0, 4)), []
-        return image, size, *read_labels(label_file, len(names))
 
     with ThreadPoolExecutor() as pool:
-        jobs = pool.map(read, zip(images, labels, strict=True))
+        jobs = pool.map(read, images)
         rows = list(tqdm(jobs, desc=f"reading {split}", total=len(images), leave=False, delay=1))
     usable = [row for row in rows if not isinstance(row, str)]
-    problems = [line for row in rows for line in ([row] if isinstance(row, str) else row[4])]
-    counts = np.array([len(row[2]) for row in usable], dtype=np.int64)
+    labels = [row[2] for row in usable]
+    counts = np.array([len(one.label) for one in labels], dtype=np.int64)
+    image_id, category_id = np.arange(len(usable)), np.arange(len(names))
+    if isinstance(reader, CocoLabels):
+        image_id, category_id = reader.ids([row[0] for row in usable])
     return DatasetIndex(
         names=names,
         paths=np.array([os.fsencode(row[0]) for row in usable], dtype=np.bytes_),
         size=np.array([row[1] for row in usable], dtype=np.int64).reshape(-1, 2),
-        first=np.concatenate(([0], counts.cumsum())).astype(np.int64),
-        label=_joined([row[2] for row in usable], np.zeros(0, np.int64)),
-        xyxy=_joined([row[3] for row in usable], np.zeros((0, 4))),
-        num_backgrounds=int((counts == 0).sum()),
-        problems=tuple(problems),
+        first=_starts(counts),
+        label=_joined([one.label for one in labels], np.zeros(0, np.int64)),
+        xyxy=_joined([one.xyxy for one in labels], np.zeros((0, 4))),
+        area=_joined([one.area for one in labels], np.zeros(0)),
+        crowd=_joined([one.crowd for one in labels], np.zeros(0, bool)),
+        rings=_packed([rings for one in labels for rings in one.rings]) if with_rings else None,
+        image_id=image_id,
+        category_id=category_id,
+        problems=tuple(line for row in rows for line in ([row] if isinstance(row, str) else row[2].problems)),
     )
+
+
+def _packed(rings: list[tuple[Ring, ...]]) -> Rings:
+    flat = [ring for own in rings for ring in own]
+    corner = _joined(flat, np.zeros((0, 2), np.float32))
+    return Rings(corner, _starts([len(ring) for ring in flat]), _starts([len(own) for own in rings]))
+
+
+def _starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
 
 
 def _joined(arrays: Iterable[np.ndarray], empty: np.ndarray) -> np.ndarray:
     return np.concatenate([empty, *arrays])
 
 
+def _with_chosen_classes(index: DatasetIndex, config: DatasetConfig) -> DatasetIndex:
+    """The objects of the classes that ``classes`` names, all of one class where ``single_cls`` says so."""
+    if config.class_names == index.names:
+        return index
+    wanted = config.classes or index.names
+    new = np.array([wanted.index(name) if name in wanted else -1 for name in index.names])
+    kept = new[index.label] >= 0
+    label = new[index.label][kept]
+    chosen = [index.names.index(name) for name in wanted]
+    return replace(
+        index,
+        names=config.class_names,
+        first=_starts(np.bincount(index.owner[kept], minlength=len(index))),
+        label=np.zeros_like(label) if config.single_cls else label,
+        xyxy=index.xyxy[kept],
+        area=index.area[kept],
+        crowd=index.crowd[kept],
+        rings=index.rings and index.rings.chosen(kept),
+        category_id=index.category_id[chosen[: len(config.class_names)]],
+    )
+
+
 def _check_usable(index: DatasetIndex, labels: list[Path], where: str, sources: Iterable[str], root: Path) -> None:
     tried = "\n  ".join(str(root / source) for source in sources)
+    reasons = "".join(f"\n  {line}" for line in index.problems[:3])
     if not len(index):
-        reasons = "".join(f"\n  {line}" for line in index.problems[:3])
         raise DataError(f"{where}: no usable image; tried\n  {tried}{reasons}")
-    if not len(index.label):
-        examples = "\n  ".join(str(path) for path in labels[:3])
-        reasons = "".join(f"\n  {line}" for line in index.problems[:3])
+    if not index.num_objects:
+        examples = "\n  ".join(str(path) for path in dict.fromkeys(labels))
         raise DataError(f"{where}: {len(index)} images but not one label; looked for\n  {examples}{reasons}")

@@ -1,76 +1,124 @@
-"""Reading one YOLO label file: ``class cx cy w h``, or ``class x1 y1 x2 y2 x3 y3 ...`` for a polygon, row by row."""
+"""The objects of one picture, and the rules they must keep, whatever format they are written in."""
 
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-# Annotation tools round: what lies outside 0..1 by less than this is clipped, what lies further is an error.
+# Annotation tools round: what lies outside the picture by less than this share of its side is clipped, what lies
+# further is an error.
 TOLERANCE = 0.01
+# Coordinates are rounded to 1/100 of a pixel: fractions of six digits then say the same as the pixels they came from.
+STEPS_PER_PIXEL = 100
+
+Ring = np.ndarray  # [q, 2] float32, the corners of a polygon in pixels
+
+
+class Annotation(NamedTuple):
+    """One object as a file states it."""
+
+    where: str  # file and line, or whatever else finds it there
+    label: int
+    xyxy: tuple[float, ...]  # pixels of the picture
+    rings: tuple[Ring, ...] = ()  # outlines, where the file has them
+    area: float | None = None  # square pixels, where the file states it
+    crowd: bool = False  # neither learnt nor counted as missed, and nothing found in it is wrong
 
 
 class Labels(NamedTuple):
     """The objects of one picture."""
 
     label: np.ndarray  # [m] int64
-    xyxy: np.ndarray  # [m, 4] float64, fractions of the picture in 0..1
-    problems: list[str]  # one for each row that was left out: file, line, reason
+    xyxy: np.ndarray  # [m, 4] float64, pixels of the picture
+    area: np.ndarray  # [m] float64, square pixels
+    crowd: np.ndarray  # [m] bool
+    rings: list[tuple[Ring, ...]]  # m times the outlines of an object
+    problems: list[str]  # one for each object that was left out: where, and why
 
 
-def read_labels(path: str | Path, num_classes: int) -> Labels:
-    """Read a label file; a row that cannot be used is left out and named."""
-    try:
-        rows = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        return Labels(*_arrays([]), [f"{path}: cannot be read: {error}"])
-    objects: list[tuple[int, tuple[float, ...]]] = []
+class LabelReader(Protocol):
+    """How the labels of a split are read; one class a format."""
+
+    def file_of(self, image: Path) -> Path:
+        """The file that holds the labels of an image, or would."""
+        ...
+
+    def read(self, image: Path, size: tuple[int, int]) -> Labels:
+        """The objects of an image of (height, width) pixels.
+
+        Raises:
+            DataError: the labels do not belong to this image.
+        """
+        ...
+
+
+def checked(found: Iterable[Annotation | str], size: tuple[int, int], drop_repeats: bool = True) -> Labels:
+    """The usable annotations of a picture of (height, width) pixels; texts among them are problems already."""
+    usable: list[Annotation] = []
     problems, seen = [], set()
-    for number, row in enumerate(rows, 1):
-        if not row.strip():
-            continue
-        parsed = _parse_row(row, num_classes)
-        if isinstance(parsed, str):
-            problems.append(f"{path}:{number}: {parsed}")
-        elif parsed in seen:
-            problems.append(f"{path}:{number}: repeats an earlier row")
+    for one in found:
+        if isinstance(one, str):
+            problems.append(one)
+        elif isinstance(box := _inside(one.xyxy, size), str):
+            problems.append(f"{one.where}: {box}")
+        elif drop_repeats and (one.label, box) in seen:
+            problems.append(f"{one.where}: repeats an earlier object")
         else:
-            seen.add(parsed)
-            objects.append(parsed)
-    return Labels(*_arrays(objects), problems)
+            seen.add((one.label, box))
+            usable.append(one._replace(xyxy=box))
+    xyxy = np.array([one.xyxy for one in usable], dtype=np.float64).reshape(-1, 4)
+    box_area = (xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1)
+    stated = np.array([math.nan if one.area is None else one.area for one in usable], dtype=np.float64)
+    return Labels(
+        label=np.array([one.label for one in usable], dtype=np.int64),
+        xyxy=xyxy,
+        area=np.where(np.isnan(stated), box_area, stated),
+        crowd=np.array([one.crowd for one in usable], dtype=bool),
+        rings=[one.rings for one in usable],
+        problems=problems,
+    )
 
 
-def _arrays(objects: list[tuple[int, tuple[float, ...]]]) -> tuple[np.ndarray, np.ndarray]:
-    label = np.array([label for label, _ in objects], dtype=np.int64)
-    return label, np.array([box for _, box in objects], dtype=np.float64).reshape(-1, 4)
-
-
-def _parse_row(row: str, num_classes: int) -> tuple[int, tuple[float, ...]] | str:
-    """Class and xyxy fractions of a row, or what is wrong with it."""
-    words = row.split()
-    try:
-        values = [float(word) for word in words]
-    except ValueError:
-        return f"expected numbers, found {row.strip()[:60]!r}"
-    if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
-        return f"expected 5 columns, or a class and at least 3 points, found {len(values)} columns"
-    if not all(map(math.isfinite, values)):
-        return f"expected finite numbers, found {row.strip()[:60]!r}"
-    if values[0] != int(values[0]) or not 0 <= values[0] < num_classes:
-        return f"expected a class in 0..{num_classes - 1}, found {words[0]}"
-    box = _box_of(values[1:])
-    if min(box) < -TOLERANCE or max(box) > 1 + TOLERANCE:
-        return f"expected coordinates in 0..1, found a box from {box[:2]} to {box[2:]}"
-    left, top, right, bottom = (min(max(value, 0.0), 1.0) for value in box)
+def _inside(xyxy: tuple[float, ...], size: tuple[int, int]) -> tuple[float, ...] | str:
+    """The box clipped to the picture and rounded, or what is wrong with it."""
+    sides = (size[1], size[0]) * 2
+    if not all(map(math.isfinite, xyxy)):
+        return f"expected finite numbers, found a box {xyxy}"
+    if any(not -TOLERANCE * side <= value <= (1 + TOLERANCE) * side for value, side in zip(xyxy, sides, strict=True)):
+        corners = " to ".join(f"({x:g}, {y:g})" for x, y in (xyxy[:2], xyxy[2:]))
+        return f"expected a box inside the {size[1]} x {size[0]} picture, found {corners}"
+    left, top, right, bottom = (
+        round(min(max(value, 0.0), side) * STEPS_PER_PIXEL) / STEPS_PER_PIXEL
+        for value, side in zip(xyxy, sides, strict=True)
+    )
     if right <= left or bottom <= top:
-        return f"expected a width and height above 0, found {row.strip()[:60]!r}"
-    return int(values[0]), (left, top, right, bottom)
+        return f"expected a width and height above 0, found {xyxy[2] - xyxy[0]:g} x {xyxy[3] - xyxy[1]:g} pixels"
+    return left, top, right, bottom
 
 
-def _box_of(values: list[float]) -> tuple[float, float, float, float]:
-    if len(values) == 4:
-        x, y, width, height = values
-        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
-    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+def label_path(image: Path, root: Path, folder: Path | None, suffix: str, twins: Mapping[str, str]) -> Path:
+    """Where the label file of an image is expected.
+
+    In ``folder`` if there is one, under the image's path below the root (without a leading ``images``) or under its
+    bare name; else where the last folder of the image's path that has a twin, such as images has labels, is replaced
+    by it; else beside the image.
+    """
+    beside = image.with_suffix(suffix)
+    if folder:
+        below = Path(os.path.relpath(beside, root))
+        below = below.relative_to(below.parts[0]) if below.parts[0] in twins else below
+        mirrored = folder / below
+        return mirrored if mirrored.is_file() else folder / below.name
+    parts = beside.parts
+    places = [place for place, part in enumerate(parts[:-1]) if part in twins]
+    if places:
+        at = places[-1]
+        mapped = Path(*parts[:at], twins[parts[at]], *parts[at + 1 :])
+        if mapped.is_file() or not beside.is_file():
+            return mapped
+    return beside

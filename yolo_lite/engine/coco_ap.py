@@ -46,20 +46,13 @@ def ground_truth(index: DatasetIndex) -> COCO:
         {"id": position, "height": int(height), "width": int(width)}
         for position, (height, width) in enumerate(index.size)
     ]
-    annotations: list[dict[str, Any]] = []
-    for position in range(len(index)):
-        for label, (left, top, right, bottom) in zip(*index.objects(position), strict=True):
-            width, height = float(right - left), float(bottom - top)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,  # an id of 0 would read as "not matched"
-                    "image_id": position,
-                    "category_id": int(label),
-                    "bbox": [float(left), float(top), width, height],
-                    "area": width * height,
-                    "iscrowd": 0,
-                }
-            )
+    bbox = np.concatenate((index.xyxy[:, :2], index.xyxy[:, 2:] - index.xyxy[:, :2]), axis=1)
+    columns = (index.owner, index.label, bbox, index.area, index.crowd.astype(int))
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    annotations = [  # an id of 0 would read as "not matched"
+        {"id": number, "image_id": image, "category_id": label, "bbox": box, "area": area, "iscrowd": crowd}
+        for number, (image, label, box, area, crowd) in enumerate(rows, 1)
+    ]
     categories = [{"id": label, "name": name} for label, name in enumerate(index.names)]
     return COCO({"images": images, "annotations": annotations, "categories": categories})
 

@@ -132,7 +132,7 @@ def evaluate(
     means = (sum((found.losses for found in every), torch.zeros(3)) / len(split.dataset)).tolist()
     named = dict(zip(LOSS_NAMES, means, strict=True))
     missed = sum(int(found.unmatched) for found in every)
-    return Evaluation(scores, named, missed / max(len(split.dataset.label), 1), table, seconds)
+    return Evaluation(scores, named, missed / max(split.dataset.num_objects, 1), table, seconds)
 
 
 def _in_turn(shares: list[list[_Found]]) -> list[_Found]:
@@ -170,19 +170,18 @@ def _timed_loads(batches: Any, seconds: dict[str, float]) -> Iterator[Batch]:
 def format_table(evaluation: Evaluation, index: DatasetIndex) -> str:
     """The per-class table for the terminal."""
     images = _images_by_class(index)
-    objects = np.bincount(index.label, minlength=len(index.names))
+    objects = index.counts
     rows = [
         ClassRow(name, int(images[c]), int(objects[c]), s.precision, s.recall, s.map50, s.map50_95)
         for c, (name, s) in enumerate(zip(index.names, evaluation.scores.by_class, strict=True))
     ]
     s = evaluation.scores.overall
-    return class_table(rows, ClassRow("all", len(index), len(index.label), s.precision, s.recall, s.map50, s.map50_95))
+    return class_table(rows, ClassRow("all", len(index), index.num_objects, s.precision, s.recall, s.map50, s.map50_95))
 
 
 def _images_by_class(index: DatasetIndex) -> np.ndarray:
     """Pictures ``[C]`` that hold each class."""
-    owner = np.repeat(np.arange(len(index)), np.diff(index.first))
-    pairs = np.unique(np.stack((owner, index.label)), axis=1)
+    pairs = np.unique(np.stack((index.owner, index.label))[:, ~index.crowd], axis=1)
     return np.bincount(pairs[1], minlength=len(index.names))
 
 
@@ -192,7 +191,7 @@ def report(evaluation: Evaluation, index: DatasetIndex) -> dict[str, Any]:
     def plain(value: float) -> float | None:
         return None if np.isnan(value) else value
 
-    objects = np.bincount(index.label, minlength=len(index.names))
+    objects = index.counts
     per_class = {
         name: {"objects": int(objects[c]), **{key: plain(value) for key, value in scores._asdict().items()}}
         for c, (name, scores) in enumerate(zip(index.names, evaluation.scores.by_class, strict=True))
@@ -203,7 +202,7 @@ def report(evaluation: Evaluation, index: DatasetIndex) -> dict[str, Any]:
         "confidence": evaluation.scores.confidence,
         "per_class": per_class,
         "images": len(index),
-        "objects": len(index.label),
+        "objects": index.num_objects,
         "unmatched_targets": evaluation.unmatched_targets,
         "losses": evaluation.losses,
         "ms_per_image": milliseconds["model"] + milliseconds["nms"],

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -72,7 +71,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> P
 
     _check_shares(len(train_index), config, processes)
     recipe = Recipe(family, hyp, compute, _plan(len(train_index), config), options.seed, processes)
-    losses = family.losses(hyp, np.bincount(train_index.label, minlength=len(train_index.names))).to(compute.device)
+    losses = family.losses(hyp, train_index.counts).to(compute.device)
     frozen = family.frozen(model, hyp.freeze)
     state = initial_state(model, losses, hyp, compute, options.weights, resume, frozen)
     if hyp.compile:

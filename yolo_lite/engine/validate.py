@@ -88,9 +88,9 @@ def _dataset(config: RunConfig, flags: argparse.Namespace) -> tuple[DatasetConfi
     if not flags.data:
         return config.data, config.data_file
     data = load_dataset_config(flags.data)
-    if data.names != config.data.names:
+    if data.class_names != config.data.class_names:
         raise DataError(
             f"{flags.data}: names differ from those {flags.weights} was trained with: "
-            f"expected {list(config.data.names)}, found {list(data.names)}"
+            f"expected {list(config.data.class_names)}, found {list(data.class_names)}"
         )
     return data, flags.data

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 
 class TensorBoard:
@@ -13,12 +14,14 @@ class TensorBoard:
         # imported here since it costs about 2 s, which commands that log nothing need not pay
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(os.fspath(folder), purge_step=purge_step, flush_secs=20)
+        self.folder = os.fspath(folder)
+        self._writer = SummaryWriter(self.folder, purge_step=purge_step, flush_secs=20)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Adds a point to the curve of each tag; "loss/box" and "loss/obj" share a section."""
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, value, step)
+        with self._named_errors():
+            for tag, value in values.items():
+                self._writer.add_scalar(tag, value, step)
 
     def picture(self, tag: str, png: bytes, step: int) -> None:
         """Adds a picture, as the bytes of a PNG file."""
@@ -27,11 +30,24 @@ class TensorBoard:
         # SummaryWriter.add_image would encode it anew, and slowly: 2 s for a sheet of pictures.
         width, height = (int.from_bytes(png[first : first + 4], "big") for first in (16, 20))
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
-        self._writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+        with self._named_errors():
+            self._writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
-        self._writer.add_text(tag, markdown, step)
+        with self._named_errors():
+            self._writer.add_text(tag, markdown, step)
 
     def close(self) -> None:
-        """Writes what is still buffered."""
-        self._writer.close()
+        """Writes what is still buffered. Where that fails it is said: what ends a run is not lost for its curves."""
+        try:
+            self._writer.close()
+        except OSError as error:
+            print(f"{self.folder}: the curves are not complete: {error.strerror}")
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """The writer's thread tells what befell it, such as a full disk, at the next call, but not where."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.folder) from error

@@ -1,0 +1,126 @@
+"""COCO annotations: one JSON file a split, boxes ``x y width height`` in pixels, classes by name."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolo_lite.config.errors import DataError, nearest
+from yolo_lite.data.labels import Annotation, Labels, Ring, checked
+
+KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
+    "images": {"id": (int, str), "file_name": str},
+    "annotations": {"image_id": (int, str)},
+    "categories": {"id": int, "name": (int, str)},
+}
+
+
+class CocoLabels:
+    """The file's annotations, by picture.
+
+    Raises:
+        DataError: there is no such file, or it is no annotation file of COCO's form.
+    """
+
+    def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
+        if place is None:
+            raise DataError("format: coco needs the key labels: expected the annotation file, or one for each split")
+        self.path = place
+        content = _load(place)
+        labels = {name: label for label, name in enumerate(names)}
+        self.categories = {row["id"]: str(row["name"]) for row in content["categories"]}
+        self.labels = {number: labels[name] for number, name in self.categories.items() if name in labels}
+        self.names = names
+        self.images = {str(row["file_name"]): row for row in content["images"]}
+        self.annotations: dict[Any, list[dict[str, Any]]] = {row["id"]: [] for row in content["images"]}
+        for row in content["annotations"]:
+            if row["image_id"] in self.annotations:
+                self.annotations[row["image_id"]].append(row)
+
+    def file_of(self, image: Path) -> Path:
+        """One file for all."""
+        return self.path
+
+    def record(self, image: Path) -> dict[str, Any] | None:
+        """What the file says of an image: its name there is the end of the image's path, the longest that fits."""
+        parts = image.parts
+        ends = ("/".join(parts[first:]) for first in range(len(parts)))
+        return next((self.images[end] for end in ends if end in self.images), None)
+
+    def ids(self, images: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+        """The file's ids of listed images and of all classes; a class that it does not know gets a new one.
+
+        Where the file's image ids are no numbers they are counted instead.
+        """
+        image_ids = [(self.record(image) or {}).get("id") for image in images]
+        if not all(isinstance(number, int) for number in image_ids):
+            image_ids = list(range(len(images)))
+        known = {label: number for number, label in self.labels.items()}
+        unused = itertools.count(max([0, *self.categories]) + 1)
+        category_ids = [known[label] if label in known else next(unused) for label in range(len(self.names))]
+        return np.array(image_ids, dtype=np.int64), np.array(category_ids, dtype=np.int64)
+
+    def read(self, image: Path, size: tuple[int, int]) -> Labels:
+        """The objects that can be used; the others are named.
+
+        Raises:
+            DataError: the file does not list the image, or one of another size.
+        """
+        record = self.record(image)
+        if record is None:
+            raise DataError(f"{image}: not among the images of {self.path}")
+        stated = (record.get("height", size[0]), record.get("width", size[1]))
+        if stated != size:
+            raise DataError(
+                f"{image}: {size[1]} x {size[0]} pixels, but {self.path} has it as {stated[1]} x {stated[0]}"
+            )
+        # Repeats stay: pycocotools counts them too.
+        return checked(self._objects(self.annotations[record["id"]]), size, drop_repeats=False)
+
+    def _objects(self, rows: list[dict[str, Any]]) -> Iterator[Annotation | str]:
+        for row in rows:
+            where = f"{self.path}: annotation {row.get('id')}"
+            label = self.labels.get(row.get("category_id"))
+            if label is None:
+                name = self.categories.get(row.get("category_id"), row.get("category_id"))
+                yield f"{where}: expected a class of the dataset YAML, found {name!r}{nearest(str(name), self.names)}"
+                continue
+            try:
+                x, y, width, height = (float(value) for value in row["bbox"])
+                rings = _rings(row.get("segmentation"))
+                area = None if row.get("area") is None else float(row["area"])
+            except (KeyError, TypeError, ValueError):
+                yield f"{where}: expected bbox: [x, y, width, height], polygons and area as numbers"
+                continue
+            yield Annotation(where, label, (x, y, x + width, y + height), rings, area, bool(row.get("iscrowd")))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """The annotation file, with the parts that every row must have."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"labels: {path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"labels: {path}: not a JSON file: {error}") from error
+    for part, needed in KEYS.items():
+        rows = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            raise DataError(f"labels: {path}: expected a list {part!r} as in COCO's annotation files")
+        for number, row in enumerate(rows):
+            if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in needed.items()):
+                raise DataError(f"labels: {path}: {part}[{number}]: expected {', '.join(needed)}, found {row!r:.80}")
+    return content
+
+
+def _rings(segmentation: Any) -> tuple[Ring, ...]:
+    """Outlines of at least 3 points; run-length masks have none."""
+    if not isinstance(segmentation, list):
+        return ()
+    rings = (np.array(points, dtype=np.float32).reshape(-1, 2) for points in segmentation)
+    return tuple(ring for ring in rings if len(ring) >= 3)

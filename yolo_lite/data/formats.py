@@ -1,0 +1,52 @@
+"""The label formats of a dataset, and which one a dataset has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.config.schema import DatasetConfig
+from yolo_lite.data.coco_json import CocoLabels
+from yolo_lite.data.labels import LabelReader
+from yolo_lite.data.voc_xml import VocLabels
+from yolo_lite.data.yolo_txt import YoloLabels
+
+FORMATS: dict[str, Callable[[Path, Path | None, tuple[str, ...]], LabelReader]] = {
+    "yolo": YoloLabels,
+    "voc": VocLabels,
+    "coco": CocoLabels,
+}
+ASKED = 100  # images of which it is asked whose label files are there
+
+
+def label_reader(
+    config: DatasetConfig, root: Path, split: str, images: Sequence[Path], data_file: str | Path
+) -> LabelReader:
+    """The reader of a split's labels: of the format that the dataset YAML states, or that is found.
+
+    Raises:
+        DataError: what the key ``labels`` names is not there.
+    """
+    given = config.labels_of(split)
+    place = root / Path(given).expanduser() if given else None
+    if place and not place.exists():
+        raise DataError(f"{data_file}: labels: no such folder or file: {place}")
+    name = config.format or _detected(root, place, images)
+    if place and place.is_dir() == (name == "coco"):
+        expected = "an annotation file" if name == "coco" else "a folder"
+        raise DataError(f"{data_file}: labels: expected {expected} for the format {name}, found {place}")
+    return FORMATS[name](root, place, config.names)
+
+
+def _detected(root: Path, place: Path | None, images: Sequence[Path]) -> str:
+    """COCO if the labels are one file, VOC if they are XML files and none is YOLO's, else YOLO."""
+    if place and place.is_file():
+        return "coco"
+    if place:
+        has_yolo, has_voc = (any(place.rglob(f"*{suffix}")) for suffix in (".txt", ".xml"))
+    else:
+        readers = (FORMATS[name](root, None, ()) for name in ("yolo", "voc"))
+        has_yolo, has_voc = (any(r.file_of(image).exists() for image in islice(images, ASKED)) for r in readers)
+    return "voc" if has_voc and not has_yolo else "yolo"

@@ -1,0 +1,65 @@
+"""Pascal VOC annotations: one XML file a picture, boxes in pixels, classes by name.
+
+Coordinates are taken as they stand. (Labelling tools write edges counted from 0; the boxes of the official VOC sets,
+which count pixels from 1, so begin one pixel late.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+from yolo_lite.config.errors import DataError, nearest
+from yolo_lite.data.labels import Annotation, Labels, checked, label_path
+
+TWINS = {"images": "annotations", "JPEGImages": "Annotations"}
+EDGES = ("xmin", "ymin", "xmax", "ymax")
+
+
+class VocLabels:
+    """One XML file a picture; a picture without one is background.
+
+    An object marked ``difficult`` is treated like a crowd: not learnt, and neither a hit nor a miss.
+    """
+
+    def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
+        self.root, self.folder = root, place
+        self.labels = {name: label for label, name in enumerate(names)}
+
+    def file_of(self, image: Path) -> Path:
+        """In the folder ``annotations`` beside ``images`` (``Annotations``, ``JPEGImages``), or beside the image."""
+        return label_path(image, self.root, self.folder, ".xml", TWINS)
+
+    def read(self, image: Path, size: tuple[int, int]) -> Labels:
+        """The objects that can be used; the others are named.
+
+        Raises:
+            DataError: the file is of a picture of another size.
+        """
+        path = self.file_of(image)
+        if not path.exists():
+            return checked([], size)
+        try:
+            tree = ElementTree.parse(path).getroot()
+        except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:  # LookupError: an encoding
+            return checked([f"{path}: not a readable XML file: {error}"], size)
+        stated = tuple(tree.findtext(f"size/{side}", "").strip() for side in ("height", "width"))
+        if all(text.isdecimal() and int(text) for text in stated) and tuple(map(int, stated)) != size:
+            height, width = stated
+            raise DataError(f"{image}: {size[1]} x {size[0]} pixels, but {path} is of a picture of {width} x {height}")
+        return checked(self._objects(tree, path), size)
+
+    def _objects(self, tree: ElementTree.Element, path: Path) -> Iterator[Annotation | str]:
+        for number, thing in enumerate(tree.iter("object"), 1):
+            where, name = f"{path}: object {number}", thing.findtext("name", "").strip()
+            texts = [thing.findtext(f"bndbox/{edge}", "") for edge in EDGES]
+            if name not in self.labels:
+                yield f"{where}: expected a class of the dataset YAML, found {name!r}{nearest(name, self.labels)}"
+                continue
+            try:
+                box = tuple(float(text) for text in texts)
+            except ValueError:
+                yield f"{where}: expected a bndbox with numbers {', '.join(EDGES)}, found {texts}"
+                continue
+            yield Annotation(where, self.labels[name], box, crowd=thing.findtext("difficult", "0").strip() == "1")

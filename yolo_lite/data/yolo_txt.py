@@ -1,0 +1,56 @@
+"""YOLO label files: ``class cx cy w h``, or ``class x1 y1 x2 y2 x3 y3 ...`` for a polygon, row by row, as fractions."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from yolo_lite.data.labels import Annotation, Labels, checked, label_path
+
+TWINS = {"images": "labels"}
+
+
+class YoloLabels:
+    """One text file a picture; a picture without one is background."""
+
+    def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
+        self.root, self.folder, self.num_classes = root, place, len(names)
+
+    def file_of(self, image: Path) -> Path:
+        """In the folder ``labels`` beside ``images``, or beside the image."""
+        return label_path(image, self.root, self.folder, ".txt", TWINS)
+
+    def read(self, image: Path, size: tuple[int, int]) -> Labels:
+        """The rows that can be used; the others are named."""
+        path = self.file_of(image)
+        if not path.exists():
+            return checked([], size)
+        try:
+            rows = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            return checked([f"{path}: cannot be read: {error}"], size)
+        found = (self._parse(row, f"{path}:{number}", size) for number, row in enumerate(rows, 1) if row.strip())
+        return checked(found, size)
+
+    def _parse(self, row: str, where: str, size: tuple[int, int]) -> Annotation | str:
+        words, most = row.split(), self.num_classes - 1
+        try:
+            values = [float(word) for word in words]
+        except ValueError:
+            return f"{where}: expected numbers, found {row.strip()[:60]!r}"
+        if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
+            return f"{where}: expected 5 columns, or a class and at least 3 points, found {len(values)} columns"
+        if not all(map(math.isfinite, values)):
+            return f"{where}: expected finite numbers, found {row.strip()[:60]!r}"
+        if values[0] != int(values[0]) or not 0 <= values[0] <= most:
+            return f"{where}: expected a class in 0..{most}, found {words[0]}"
+        height, width = size
+        if len(values) == 5:
+            _, x, y, w, h = values
+            box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+            return Annotation(where, int(values[0]), box)
+        ring = np.array(values[1:]).reshape(-1, 2) * (width, height)
+        box = (*ring.min(axis=0).tolist(), *ring.max(axis=0).tolist())
+        return Annotation(where, int(values[0]), box, (ring.astype(np.float32),))
