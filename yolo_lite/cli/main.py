@@ -15,6 +15,7 @@ COMMANDS = {
     "val": "validate a checkpoint",
     "compare": "train variants with the same seeds and tell differences from noise",
     "losses": "list every loss",
+    "convert": "write a dataset's labels in another format: YOLO, VOC, COCO",
 }
 
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from yolo_lite.config.errors import DataError, nearest
 from yolo_lite.data.labels import Annotation, Labels, checked, label_path
+
+if TYPE_CHECKING:
+    from yolo_lite.data.index import DatasetIndex
 
 TWINS = {"images": "annotations", "JPEGImages": "Annotations"}
 EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -63,3 +67,29 @@ class VocLabels:
                 yield f"{where}: expected a bndbox with numbers {', '.join(EDGES)}, found {texts}"
                 continue
             yield Annotation(where, self.labels[name], box, crowd=thing.findtext("difficult", "0").strip() == "1")
+
+
+def write(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
+    """An XML file a picture below ``annotations``; crowds become ``difficult``, outlines are not written."""
+    for position, name in enumerate(names):
+        tree = ElementTree.Element("annotation")
+        ElementTree.SubElement(tree, "filename").text = name.name
+        size = ElementTree.SubElement(tree, "size")
+        for side, pixels in zip(("height", "width"), index.size[position], strict=True):
+            ElementTree.SubElement(size, side).text = str(pixels)
+        for thing in range(index.first[position], index.first[position + 1]):
+            _add_object(tree, index, thing)
+        ElementTree.indent(tree)
+        path = folder / "annotations" / name.with_suffix(".xml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ElementTree.ElementTree(tree).write(path, encoding="utf-8")
+    return "annotations"
+
+
+def _add_object(tree: ElementTree.Element, index: DatasetIndex, thing: int) -> None:
+    item = ElementTree.SubElement(tree, "object")
+    ElementTree.SubElement(item, "name").text = index.names[index.label[thing]]
+    ElementTree.SubElement(item, "difficult").text = str(int(index.crowd[thing]))
+    box = ElementTree.SubElement(item, "bndbox")
+    for edge, value in zip(EDGES, index.xyxy[thing], strict=True):
+        ElementTree.SubElement(box, edge).text = f"{value:.2f}".removesuffix(".00")

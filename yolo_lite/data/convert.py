@@ -1,0 +1,106 @@
+"""Writing a dataset's labels in another format, in a folder of their own; the dataset stays as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.config.schema import DatasetConfig
+from yolo_lite.data import coco_json, voc_xml, yolo_txt
+from yolo_lite.data.index import DatasetIndex, dataset_root, index_split
+
+# Each writes the labels of a split, whose pictures have these names, below a folder; what is to be said of them in the
+# key `labels` comes back.
+WRITERS: dict[str, Callable[[DatasetIndex, list[Path], Path, str, bool], str]] = {
+    "yolo": yolo_txt.write,
+    "voc": voc_xml.write,
+    "coco": coco_json.write,
+}
+
+
+def convert(
+    config: DatasetConfig, data_file: str, to: str, folder: Path, polygons: bool = False, copy_images: bool = False
+) -> Path:
+    """Write all splits of a dataset in the format ``to``; the path of the new dataset YAML comes back.
+
+    Its pictures stay where they are, unless they are copied. What the reader leaves out is left out there too.
+
+    Args:
+        polygons: write outlines where they are known. YOLO's rows have them in place of boxes.
+
+    Raises:
+        DataError: the folder is not empty or lies in the dataset, or two pictures would have one label file.
+    """
+    root, folder = dataset_root(config, data_file), folder.resolve()
+    if folder.is_relative_to(root):
+        raise DataError(f"--out {folder}: expected a folder outside the dataset, which is never written into: {root}")
+    content: dict[str, Any] = {"path": "." if copy_images else str(root), "format": to, "labels": {}}
+    with _made_whole(folder) as place:
+        for split in ("train", "val", "test"):
+            if not (getattr(config, split) or (config.generate and split != "test")):
+                continue
+            index = index_split(config, data_file, split, with_rings=polygons or to == "coco")
+            lost = "; crowds are left out, YOLO's format knows none" if to == "yolo" and index.crowd.any() else ""
+            print(f"{split}: {index.describe()}{lost}")
+            names = _names_below(index, root)
+            if copy_images:
+                names = [Path("images", _without_images(name)) for name in names]
+                _copy_images(index, [place / name for name in names])
+            rows = "".join(f"{name.as_posix()}\n" for name in names)
+            (place / f"{split}.txt").write_text(rows, encoding="utf-8")
+            content[split] = f"{split}.txt" if copy_images else str(folder / f"{split}.txt")
+            labels = WRITERS[to](index, [_without_images(name) for name in names], place, split, polygons)
+            content["labels"][split] = labels if copy_images else str(folder / labels)
+            content["names"] = dict(enumerate(index.names))
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        (place / "data.yaml").write_text(text, encoding="utf-8")
+    return folder / "data.yaml"
+
+
+@contextlib.contextmanager
+def _made_whole(folder: Path) -> Iterator[Path]:
+    """A new folder that takes its name when everything is in it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"--out {folder}: expected a new folder or an empty one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield place
+        place.chmod(0o755)  # mkdtemp lets nobody else in
+        os.replace(place, folder)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _names_below(index: DatasetIndex, root: Path) -> list[Path]:
+    """Paths of the pictures below the dataset's root, bare names for those elsewhere."""
+    names = []
+    for position in range(len(index)):
+        path = Path(os.path.normpath(index.path(position)))
+        names.append(path.relative_to(root) if path.is_relative_to(root) else Path(path.name))
+    seen: dict[Path, str] = {}
+    for position, name in enumerate(names):
+        other = seen.setdefault(_without_images(name).with_suffix(""), index.path(position))
+        if other != index.path(position):
+            raise DataError(f"{index.path(position)}: would have the same label file as {other}; rename one of them")
+    return names
+
+
+def _without_images(name: Path) -> Path:
+    """As label files lie: without the folder of all pictures."""
+    return name.relative_to(name.parts[0]) if name.parts[0] in voc_xml.TWINS and len(name.parts) > 1 else name
+
+
+def _copy_images(index: DatasetIndex, places: list[Path]) -> None:
+    for position, place in enumerate(tqdm(places, desc="copying pictures", leave=False, delay=1)):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(index.path(position), place)
