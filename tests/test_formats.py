@@ -154,7 +154,7 @@ def test_coco128_has_the_same_boxes_in_yolo_and_coco(tmp_path: Path) -> None:
     outlined = convert(of_json, str(path), "yolo", tmp_path / "out", polygons=True)
     again = index_split(load_dataset_config(outlined), outlined, "val", with_rings=True)
     assert again.num_objects == 929 and again.rings is not None and coco.rings is not None
-    for ours, theirs in zip(range(929), np.flatnonzero(~coco.crowd), strict=True):
+    for ours, theirs in list(zip(range(929), np.flatnonzero(~coco.crowd), strict=True))[::10]:
         [one], several = again.rings.of(ours), coco.rings.of(theirs)
         if len(several) == 1:  # drawn, the lines between several parts are a pixel wide
             np.testing.assert_array_equal(filled([one]), filled(several))
