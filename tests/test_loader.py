@@ -330,3 +330,16 @@ def _idle_worker() -> None:
     _start_worker(0)
     while True:
         time.sleep(0.05)
+
+
+def test_an_error_of_a_loading_process_is_told_in_its_own_words(tmp_path):
+    for number in range(2):
+        make_picture = np.full((20, 30, 3), number, np.uint8)
+        assert cv2.imwrite(str(tmp_path / f"{number}.png"), make_picture)
+        (tmp_path / f"{number}.txt").write_text("0 .5 .5 .5 .5\n")
+    index = index_split(DatasetConfig(train=".", names=["a"]), tmp_path / "data.yaml", "train")
+    (tmp_path / "1.png").unlink()
+    dataset = EvaluationSet(index, ImageStore(index, 32, "off", True), 32)
+    with pytest.raises(DataError) as caught:
+        list(evaluation_loader(dataset, 1, 1, False))
+    assert str(caught.value) == f"{tmp_path / '1.png'}: cannot be read: No such file or directory"

@@ -6,14 +6,25 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from yolo_lite.cli.flags import add_plugin_flag
+
 
 def make_parser() -> argparse.ArgumentParser:
-    """No flags."""
-    return argparse.ArgumentParser(prog="yolo-lite losses", description="List every loss.")
+    """The flags of ``yolo-lite losses``."""
+    parser = argparse.ArgumentParser(prog="yolo-lite losses", description="List every loss.")
+    add_plugin_flag(parser)
+    return parser
 
 
-def run(_: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Every loss with its formula, paper and parameters."""
+    from yolo_lite.plugins import loaded
+
+    with loaded(arguments.plugin):
+        _print_all()
+
+
+def _print_all() -> None:
     from yolo_lite.loss.box import BOX_LOSSES, CONTEXT
     from yolo_lite.loss.classification import CLS_LOSSES
     from yolo_lite.loss.mask import MASK_LOSSES
@@ -32,4 +43,5 @@ def _print_losses(losses: Mapping[str, Callable[..., Any]], context: Sequence[st
     for name, loss in losses.items():
         parameters = parameters_of(loss, context)
         keys = ", ".join(form.format(name=name, key=key, value=value) for key, value in parameters.items())
-        print(f"  {name:<11} {(loss.__doc__ or '').splitlines()[0]}{f'  [{keys}]' if keys else ''}")
+        formula = (loss.__doc__ or "").strip().partition("\n")[0]
+        print(f"  {name:<11} {formula}{f'  [{keys}]' if keys else ''}")

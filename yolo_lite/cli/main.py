@@ -45,9 +45,7 @@ def _run(action: Callable[[argparse.Namespace], object], arguments: argparse.Nam
     try:
         action(arguments)
     except UserError as error:
-        # An error from a loading process arrives with that process's traceback in front of its own words.
-        message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
-        print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder without the right to write
         if error.filename is None:

@@ -10,6 +10,11 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """Something given by the user is unusable; the message says what, where, and what was expected."""
 
+    def __init__(self, message: str) -> None:
+        # torch raises an error of a loading process anew, with that process's traceback in front of its words.
+        words = message.rpartition(f"{type(self).__name__}: ")[2] if message.startswith("Caught ") else message
+        super().__init__(words.strip())
+
 
 class ConfigError(UserError):
     """A YAML file, a ``--set`` override or a flag is unusable."""
