@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": "train variants with the same seeds and tell differences from noise",
     "losses": "list every loss",
     "convert": "write a dataset's labels in another format: YOLO, VOC, COCO",
+    "download": "fetch a public set: coco128, voc, coco",
 }
 
 

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -175,8 +175,9 @@ def _key(location: KeyPath) -> str:
 def _advice(section: type[Section], location: KeyPath) -> str:
     word, owner = str(location[-1]), section
     for part in location[:-1]:
-        annotation = owner.model_fields[str(part)].annotation
-        owner = annotation if isinstance(annotation, type) and issubclass(annotation, Section) else owner
+        annotation = None if isinstance(part, int) else owner.model_fields[part].annotation
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        owner = next((kind for kind in kinds if issubclass(kind, Section)), owner)
     if owner is Hyp and word in RETIRED_HYP_KEYS:
         return f": {RETIRED_HYP_KEYS[word]}"
     return nearest(word, owner.model_fields)

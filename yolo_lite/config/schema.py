@@ -360,6 +360,37 @@ class Generate(Section):
     seed: Seed = 0
 
 
+def _relative_folder(path: str) -> str:
+    if re.match(r"/|\\|[A-Za-z]:", path) or ".." in re.split(r"[/\\]", path):
+        raise ValueError(f"expected a folder below the set's, found {path!r}")
+    return path
+
+
+def _matches(pattern: str, expected: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"expected {expected}, found {text!r}")
+        return text
+
+    return AfterValidator(check)
+
+
+class Archive(Section):
+    """A file that ``yolo-lite download`` fetches and unpacks."""
+
+    url: Annotated[
+        str, _matches(r"https?://\S+/[\w.-]+\.(zip|tar|tar\.gz|tgz)", "http(s)://... of a .zip or .tar(.gz)")
+    ]
+    size: Count  # bytes
+    sha256: Annotated[str, _matches("[0-9a-f]{64}", "64 digits 0-9a-f")]
+    into: Annotated[str, AfterValidator(_relative_folder)] = "."  # folder of the set that it is unpacked into
+
+
+def _own_archives(value: Any) -> Any:
+    # YOLOv5 files carry an address or a script here: it is accepted, and neither fetched nor executed.
+    return () if value is None or isinstance(value, str) else _list_to_tuple(value)
+
+
 class SuggestedFlags(Section):
     """What ``train.py`` uses where its flags are not given."""
 
@@ -413,7 +444,7 @@ class DatasetConfig(Section):
     nc: Count | None = None
     classes: Annotated[tuple[str, ...] | None, BeforeValidator(_list_to_tuple)] = None  # only these, by name
     single_cls: bool = False  # all objects are of one class
-    download: Any = None  # accepted because YOLOv5 files carry it; never fetched, never executed
+    download: Annotated[tuple[Archive, ...], BeforeValidator(_own_archives)] = ()
     generate: Generate | None = None
     suggested: SuggestedFlags = SuggestedFlags()
 

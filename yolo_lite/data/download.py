@@ -1,0 +1,202 @@
+"""Fetching a public set, for ``yolo-lite download`` alone: nothing that trains imports this module.
+
+Everything happens in ``<set>.download`` beside the set's folder: archives, named ``.part`` until their checksum is
+right, and the unpacked set, which becomes ``<set>`` when it is whole. What is stopped anywhere goes on from there.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import ssl
+import time
+from pathlib import Path
+from typing import IO, Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from tqdm import tqdm
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.config.schema import Archive, DatasetConfig
+from yolo_lite.data.unpack import unpack
+
+CHUNK = 1 << 20  # bytes
+TIMEOUT = 30.0  # seconds without an answer or a byte
+ATTEMPTS = 4  # in a row that bring nothing new
+PAUSE = 2.0  # seconds before the second attempt, twice that before the third, ...
+NETWORK_ERRORS = (URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
+
+
+def download_set(config: DatasetConfig, root: Path) -> bool:
+    """Fetch, verify and unpack the archives of a dataset YAML; False where the set is there already.
+
+    Raises:
+        DataError: a transfer fails for good, a checksum is wrong, an archive is refused, the disk is too small, or
+            something else is in the set's place. A set that is there is never touched.
+    """
+    work = root.with_name(f"{root.name}.download")
+    try:
+        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+            if missing := _missing(config, root):
+                raise DataError(f"{root} is there but has no {missing[0]}: move it away, or choose a place with --into")
+            shutil.rmtree(work, ignore_errors=True)  # of a run that was stopped at its very end
+            return False
+        _check_space(config.download, work)
+        work.mkdir(parents=True, exist_ok=True)
+        files = [_fetch(archive, work) for archive in config.download]
+        whole = _unpack_all(config, files, work / "unpacked")
+        if root.exists():
+            root.rmdir()  # it is empty
+        os.replace(whole, root)
+        shutil.rmtree(work)
+    except OSError as error:
+        raise DataError(f"{error.filename or work}: {error.strerror or error}") from error
+    return True
+
+
+def _missing(config: DatasetConfig, root: Path) -> list[str]:
+    """The sources that a set should have and has not."""
+    sources = (*config.train, *config.val, *config.test)
+    return [path for path in sources if not next(glob.iglob(path, root_dir=root, recursive=True), None)]
+
+
+def _check_space(archives: tuple[Archive, ...], work: Path) -> None:
+    """Pictures hardly shrink in an archive: the unpacked set takes about as much again."""
+    there = sum(file.stat().st_size for file in work.glob("*") if file.is_file())
+    needed = 2 * sum(archive.size for archive in archives) - there
+    disk = next(folder for folder in work.parents if folder.exists())
+    if (free := shutil.disk_usage(disk).free) < needed:
+        raise DataError(f"{disk}: archives and set need about {readable(needed)}, {readable(free)} are free")
+
+
+def readable(num_bytes: int) -> str:
+    """``"20.4GB"``."""
+    return tqdm.format_sizeof(num_bytes, "B")
+
+
+def _unpack_all(config: DatasetConfig, files: list[Path], folder: Path) -> Path:
+    """Unpack into a new folder; where all of it lies in one folder, that is the set."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
+    folder.mkdir()
+    seen: dict[str, str] = {}
+    try:
+        for file, archive in zip(files, config.download, strict=True):
+            unpack(file, folder / archive.into, seen)
+        tops = sorted(folder.iterdir())
+        whole = tops[0] if len(tops) == 1 and tops[0].is_dir() else folder
+        if missing := _missing(config, whole):
+            raise DataError(f"the archives hold no {missing[0]}; found {', '.join(top.name for top in tops)}")
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return whole
+
+
+def _fetch(archive: Archive, folder: Path) -> Path:
+    """The verified file of an archive: transferred, gone on with, or laid there by hand."""
+    file = folder / urlsplit(archive.url).path.rpartition("/")[2]
+    if file.exists():
+        if problem := _problem(file, archive):
+            raise DataError(f"{file}: {problem}; remove it")
+        return file
+    part = file.with_name(f"{file.name}.part")
+    _transfer(archive, part)
+    if problem := _problem(part, archive):
+        part.unlink()
+        raise DataError(f"{archive.url}: {problem}; what was transferred is deleted")
+    os.replace(part, file)
+    return file
+
+
+def _problem(file: Path, archive: Archive) -> str | None:
+    """What a file is other than it should be."""
+    digest = hashlib.sha256()
+    with file.open("rb") as content, _bar(archive, f"checking {file.name}") as bar:
+        while chunk := content.read(CHUNK):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    if digest.hexdigest() == archive.sha256:
+        return None
+    return f"expected sha256 {archive.sha256}, found {digest.hexdigest()} ({file.stat().st_size} bytes)"
+
+
+def _bar(archive: Archive, text: str, done: int = 0) -> tqdm[Any]:
+    return tqdm(desc=text, total=archive.size, initial=done, unit="B", unit_scale=True, leave=False, delay=1)
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _transfer(archive: Archive, part: Path) -> None:
+    """Transfer until all bytes are there; a broken connection is taken up where it broke."""
+    most = _size(part)  # that was there at any time: a server may make us begin anew
+    failures = 0
+    while _size(part) < archive.size:
+        problem = _try_transfer(archive, part)
+        done = _size(part)
+        failures = 0 if done > most else failures + 1
+        most = max(most, done)
+        if failures == ATTEMPTS:
+            kept = f"{done} of {archive.size} bytes are kept, the same command goes on"
+            raise DataError(f"{archive.url}: {problem}; {kept}")
+        if done < archive.size:
+            print(f"{part.stem}: {problem} after {done} of {archive.size} bytes; trying again")
+            time.sleep(PAUSE * failures)
+
+
+def _try_transfer(archive: Archive, part: Path) -> str:
+    """One connection, which may break; why, if it has not brought all."""
+    done = _size(part)
+    headers = {"User-Agent": "yolo-lite", **({"Range": f"bytes={done}-"} if done else {})}
+    try:
+        with OPENER.open(Request(archive.url, headers=headers), timeout=TIMEOUT) as answer:
+            done = done if answer.status == 206 else 0  # a server that knows no ranges begins anew
+            _check_answer(answer, archive, done)
+            with part.open("ab" if done else "wb") as file, _bar(archive, part.stem, done) as bar:
+                _copy(answer, file, archive, bar)
+    except HTTPError as error:
+        error.close()
+        if error.code == 416:  # nothing lies behind what we have: it is no part of the server's file
+            part.unlink()
+        elif error.code < 500 and error.code not in (408, 429):
+            raise DataError(f"{archive.url}: HTTP {error.code} {error.reason}") from error
+        return f"HTTP {error.code} {error.reason}"
+    except NETWORK_ERRORS as error:
+        return str(getattr(error, "reason", error))
+    return "the connection was closed"
+
+
+def _check_answer(answer: http.client.HTTPResponse, archive: Archive, start: int) -> None:
+    """Raise DataError where the server has another file than the one that is described."""
+    if start:
+        found, expected = answer.headers["Content-Range"], rf"bytes {start}-\d+/({archive.size}|\*)"
+    else:
+        found, expected = answer.headers["Content-Length"], str(archive.size)
+    if found and not re.fullmatch(expected, found):
+        asked = f"{archive.size} bytes{f', from {start} on' if start else ''}"
+        raise DataError(f"{archive.url}: expected {asked}, the server has {found}: it is another file")
+
+
+def _copy(answer: IO[bytes], file: IO[bytes], archive: Archive, bar: tqdm[Any]) -> None:
+    while (left := archive.size - file.tell()) and (chunk := answer.read(min(CHUNK, left))):
+        file.write(chunk)
+        bar.update(len(chunk))
+
+
+class _WebOnly(HTTPRedirectHandler):
+    """urllib would also follow a redirect to ftp."""
+
+    def redirect_request(self, request: Request, *answer: Any) -> Request | None:
+        if urlsplit(answer[-1]).scheme not in ("http", "https"):
+            raise DataError(f"{request.full_url}: refused: the server redirects to {answer[-1]}")
+        return super().redirect_request(request, *answer)
+
+
+OPENER = build_opener(_WebOnly)
