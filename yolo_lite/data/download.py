@@ -6,6 +6,7 @@ right, and the unpacked set, which becomes ``<set>`` when it is whole. What is s
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import http.client
@@ -14,6 +15,7 @@ import re
 import shutil
 import ssl
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
@@ -25,6 +27,11 @@ from tqdm import tqdm
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import Archive, DatasetConfig
 from yolo_lite.data.unpack import unpack
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without an answer or a byte
@@ -48,22 +55,36 @@ def download_set(config: DatasetConfig, root: Path) -> bool:
             shutil.rmtree(work, ignore_errors=True)  # of a run that was stopped at its very end
             return False
         _check_space(config.download, work)
-        work.mkdir(parents=True, exist_ok=True)
-        files = [_fetch(archive, work) for archive in config.download]
-        whole = _unpack_all(config, files, work / "unpacked")
-        if root.exists():
-            root.rmdir()  # it is empty
-        os.replace(whole, root)
+        with _alone_in(work):
+            files = [_fetch(archive, work) for archive in config.download]
+            whole = _unpack_all(config, files, work / "unpacked")
+            if root.exists():
+                root.rmdir()  # it is empty
+            os.replace(whole, root)
         shutil.rmtree(work)
     except OSError as error:
         raise DataError(f"{error.filename or work}: {error.strerror or error}") from error
     return True
 
 
+@contextlib.contextmanager
+def _alone_in(work: Path) -> Iterator[None]:
+    """A folder that no second command works in at the same time; where the system has no such locks, that is hoped."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        try:
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{work}: another yolo-lite download is at work there") from None
+        yield
+
+
 def _missing(config: DatasetConfig, root: Path) -> list[str]:
     """The sources that a set should have and has not."""
     sources = (*config.train, *config.val, *config.test)
-    return [path for path in sources if not next(glob.iglob(path, root_dir=root, recursive=True), None)]
+    patterns = (path for path in sources if not (root / path).exists())
+    return [path for path in patterns if not glob.glob(path, root_dir=root, recursive=True)]
 
 
 def _check_space(archives: tuple[Archive, ...], work: Path) -> None:
@@ -89,13 +110,13 @@ def _unpack_all(config: DatasetConfig, files: list[Path], folder: Path) -> Path:
         for file, archive in zip(files, config.download, strict=True):
             unpack(file, folder / archive.into, seen)
         tops = sorted(folder.iterdir())
-        whole = tops[0] if len(tops) == 1 and tops[0].is_dir() else folder
-        if missing := _missing(config, whole):
-            raise DataError(f"the archives hold no {missing[0]}; found {', '.join(top.name for top in tops)}")
+        for whole in [folder, *tops] if len(tops) == 1 else [folder]:
+            if not (missing := _missing(config, whole)):
+                return whole
+        raise DataError(f"the archives hold no {missing[0]}; found {', '.join(top.name for top in tops)}")
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return whole
 
 
 def _fetch(archive: Archive, folder: Path) -> Path:
@@ -164,7 +185,7 @@ def _try_transfer(archive: Archive, part: Path) -> str:
     except HTTPError as error:
         error.close()
         if error.code == 416:  # nothing lies behind what we have: it is no part of the server's file
-            part.unlink()
+            part.unlink(missing_ok=True)
         elif error.code < 500 and error.code not in (408, 429):
             raise DataError(f"{archive.url}: HTTP {error.code} {error.reason}") from error
         return f"HTTP {error.code} {error.reason}"
