@@ -559,6 +559,13 @@ def test_the_download_key_of_a_yolov5_file_is_neither_fetched_nor_executed(serve
     assert not server.asked
 
 
+def test_a_set_that_is_not_there_yet_is_answered_with_the_command(tmp_path):
+    data = REPOSITORY / "data/coco128.yaml"
+    config = load_dataset_config(data, [f"data.path={tmp_path / 'coco128'}"])
+    with pytest.raises(DataError, match=f"no such folder: .*; yolo-lite download {re.escape(str(data))} fetches"):
+        index_split(config, data, "train")
+
+
 def test_an_unknown_name_is_answered_with_the_nearest(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["download", "coco182"]) == 2

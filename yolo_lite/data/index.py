@@ -127,6 +127,8 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_r
     if not sources:
         given = [name for name in ("train", "val", "test") if getattr(config, name) or config.generate]
         raise ConfigError(f"{data_file}: the split {split!r} is not given{nearest(split, given)}")
+    if config.download and not root.exists():
+        raise DataError(f"{data_file}: no such folder: {root}; yolo-lite download {data_file} fetches the set")
     images = [path for source in sources for path in _list_images(root, source, data_file)]
     reader = label_reader(config, root, split, images, data_file)
     index = _with_chosen_classes(_read_all(images, reader, config.names, split, with_rings), config)
