@@ -1,7 +1,7 @@
-"""``yolo_lite.train`` and ``yolo_lite.evaluate``: the commands train.py and val.py as functions.
+"""``yolo_lite.train`` and ``yolo_lite.evaluate``: the commands train.py and val.py as functions; and ``load``.
 
-Options are the flags, ``--batch-size 8`` as ``batch_size=8``. They go through the parsers of the command line, so both
-doors know the same options, defaults and checks.
+Options of commands are the flags, ``--batch-size 8`` as ``batch_size=8``. They go through the parsers of the command
+line, so both doors know the same options, defaults and checks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import inspect
 import json
 import numbers
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from yolo_lite.cli import train as train_command
@@ -19,6 +19,7 @@ from yolo_lite.cli import val as val_command
 from yolo_lite.config.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from yolo_lite.deploy.predictor import Predictor
     from yolo_lite.engine.train import Result
 
 
@@ -50,6 +51,26 @@ def evaluate(**options: Any) -> dict[str, Any]:
     """
     arguments = _arguments("evaluate", val_command.make_parser(), options)
     return val_command.run(arguments, in_folder=any(options.get(name) is not None for name in ("project", "name")))
+
+
+def load(
+    weights: str | os.PathLike[str], device: str = "", imgsz: int | None = None, plugin: Sequence[str] = ()
+) -> Predictor:
+    """A trained detector: ``load("best.pt").predict("image.jpg").plot()``.
+
+    Args:
+        device: "cpu", "0", "cuda:1", "mps"; "" picks a GPU if there is one.
+        imgsz: pixels of a picture's longest side in the network; None: as trained.
+        plugin: Python files of yours that the checkpoint was trained with.
+
+    Raises:
+        UserError: the checkpoint, the device or a plugin cannot be used.
+    """
+    from yolo_lite.deploy import predictor
+    from yolo_lite.plugins import loaded
+
+    with loaded(plugin):
+        return predictor.load(os.fspath(weights), device, imgsz)
 
 
 def _arguments(function: str, parser: argparse.ArgumentParser, options: Mapping[str, Any]) -> argparse.Namespace:

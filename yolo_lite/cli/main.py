@@ -13,6 +13,7 @@ from yolo_lite.config.errors import StoppedError, UserError
 COMMANDS = {
     "train": "train a detector, or go on with a run",
     "val": "validate a checkpoint",
+    "predict": "detect on pictures, videos, cameras and streams",
     "compare": "train variants with the same seeds and tell differences from noise",
     "losses": "list every loss",
     "convert": "write a dataset's labels in another format: YOLO, VOC, COCO",

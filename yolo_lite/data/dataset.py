@@ -10,7 +10,7 @@ from yolo_lite.config.schema import Hyp
 from yolo_lite.data import augment
 from yolo_lite.data.augment import Sample
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.data.letterbox import Letterbox, pad, padded_size, place, to_canvas
+from yolo_lite.data.letterbox import Letterbox, on_canvas, padded_size, to_canvas
 from yolo_lite.data.store import ImageStore
 
 # Streams of random numbers are told apart by the first word after the seed.
@@ -94,8 +94,7 @@ class EvaluationSet:
         return padded_size(int(height), int(width), self.stride)
 
     def __getitem__(self, position: int) -> Item:
-        image, canvas = self.store[position], self.shape(position)
         original = (int(self.index.size[position, 0]), int(self.index.size[position, 1]))
-        letterbox = place(original, (image.shape[0], image.shape[1]), canvas)
+        image, letterbox = on_canvas(self.store[position], original, self.stride)
         label, xyxy = self.index.objects(position)
-        return Item(pad(image, canvas), label, to_canvas(xyxy, letterbox), position, original, letterbox)
+        return Item(image, label, to_canvas(xyxy, letterbox), position, original, letterbox)

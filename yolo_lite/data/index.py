@@ -129,31 +129,39 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_r
         raise ConfigError(f"{data_file}: the split {split!r} is not given{nearest(split, given)}")
     if config.download and not root.exists():
         raise DataError(f"{data_file}: no such folder: {root}; yolo-lite download {data_file} fetches the set")
-    images = [path for source in sources for path in _list_images(root, source, data_file)]
+    images = [path for source in sources for path in list_files(root, source, data_file)]
     reader = label_reader(config, root, split, images, data_file)
     index = _with_chosen_classes(_read_all(images, reader, config.names, split, with_rings), config)
     _check_usable(index, [reader.file_of(image) for image in images[:3]], f"{data_file}: {split}", sources, root)
     return index
 
 
-def _list_images(root: Path, source: str, data_file: str | Path) -> list[Path]:
-    """Image files of a folder, a list file or a glob pattern, in a fixed order."""
+def list_files(root: Path, source: str, where: str | Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """Files of a folder, a list file or a glob pattern, in a fixed order.
+
+    Args:
+        root: the folder at which relative sources start.
+        where: what names the source, for messages.
+
+    Raises:
+        DataError: there is nothing of the kind.
+    """
     place = root / Path(source).expanduser()
     if place.is_dir():
-        return sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        return sorted(path for path in place.rglob("*") if path.suffix.lower() in suffixes)
     if place.is_file():
-        if place.suffix.lower() in IMAGE_SUFFIXES:
+        if place.suffix.lower() in suffixes:
             return [place]
         try:
             rows = place.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{data_file}: expected a list of images in {place}: {error}") from error
+            raise DataError(f"{where}: expected a list of images in {place}: {error}") from error
         return [_listed_path(row.strip(), place.parent, root) for row in rows if row.strip()]
     pattern = str(Path(source).expanduser())  # not joined to the root: its name may hold a [ that is meant literally
     found = sorted(root / path for path in glob.glob(pattern, root_dir=root, recursive=True))
     if not found:
-        raise DataError(f"{data_file}: expected a folder, a list file or a glob pattern, found nothing at {place}")
-    return [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+        raise DataError(f"{where}: expected a folder, a list file or a glob pattern, found nothing at {place}")
+    return [path for path in found if path.suffix.lower() in suffixes]
 
 
 def _listed_path(row: str, list_folder: Path, root: Path) -> Path:

@@ -52,6 +52,13 @@ def pad(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
     return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(GREY, GREY, GREY))
 
 
+def on_canvas(image: np.ndarray, original_size: tuple[int, int], stride: int) -> tuple[np.ndarray, Letterbox]:
+    """A resized picture on the smallest canvas of whole strides, as the network reads it outside of training."""
+    size = (image.shape[0], image.shape[1])
+    canvas = padded_size(*size, stride)
+    return pad(image, canvas), place(original_size, size, canvas)
+
+
 def to_canvas(xyxy: np.ndarray, letterbox: Letterbox) -> np.ndarray:
     """Boxes ``[*, 4]`` from pixels of the original picture to pixels of the canvas."""
     scale_x, scale_y, left, top = letterbox

@@ -22,6 +22,8 @@ class DetectOptions(NamedTuple):
     iou: float = 0.6  # a box that overlaps a better one of its class by more is dropped
     max_detections: int = 300  # for one image
     max_candidates: int = 3000  # best scores of one image that enter NMS
+    classes: tuple[int, ...] | None = None  # labels that are looked for; None: all
+    agnostic: bool = False  # a box is dropped for a better one of any class
 
 
 def select_detections(raw: Tensor, grid: Grid, options: DetectOptions) -> list[Detections]:
@@ -38,6 +40,8 @@ def _detections_of_image(raw: Tensor, grid: Grid, options: DetectOptions) -> Det
     slot = (raw[:, 4].float().sigmoid() > options.confidence).nonzero().squeeze(1)  # [S]
     rows = raw[slot].float()
     score = rows[:, 4:5].sigmoid() * rows[:, 5:].sigmoid()  # [S, C]
+    if options.classes is not None:
+        score = score * _is_wanted(torch.arange(score.shape[1], device=score.device), options.classes)
     candidate = (score > options.confidence).flatten().nonzero().squeeze(1)
     # A stable sort: equal scores keep the order of the slots, on every device.
     best, order = score.flatten()[candidate].sort(descending=True, stable=True)
@@ -48,16 +52,24 @@ def _detections_of_image(raw: Tensor, grid: Grid, options: DetectOptions) -> Det
     return survivors(Detections(box, best, label), options)
 
 
+def _is_wanted(label: Tensor, classes: tuple[int, ...]) -> Tensor:
+    return torch.isin(label, torch.tensor(classes, dtype=label.dtype, device=label.device))
+
+
 def survivors(candidates: Detections, options: DetectOptions) -> Detections:
     """Those of one picture's candidates, best score first, that NMS keeps, at most ``max_detections``.
 
     NMS costs the square of its boxes, and a box is only ever dropped for a better one: where the best candidates
     alone give enough survivors, these are the first survivors of all candidates too.
     """
+    if options.classes is not None:
+        wanted = _is_wanted(candidates.label, options.classes)
+        candidates = Detections(*(column[wanted] for column in candidates))
     box, score, label = (column[: options.max_candidates] for column in candidates)
-    chosen = class_nms(box[:QUICK_CANDIDATES], score[:QUICK_CANDIDATES], label[:QUICK_CANDIDATES], options.iou)
+    group = torch.zeros_like(label) if options.agnostic else label
+    chosen = class_nms(box[:QUICK_CANDIDATES], score[:QUICK_CANDIDATES], group[:QUICK_CANDIDATES], options.iou)
     if len(chosen) < options.max_detections and len(score) > QUICK_CANDIDATES:
-        chosen = class_nms(box, score, label, options.iou)
+        chosen = class_nms(box, score, group, options.iou)
     chosen = chosen[: options.max_detections]
     return Detections(box[chosen], score[chosen], label[chosen])
 

@@ -1,0 +1,122 @@
+"""``yolo-lite predict``: detections of pictures, videos, cameras and streams."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from yolo_lite.cli.flags import add_plugin_flag
+from yolo_lite.config.errors import DataError
+
+if TYPE_CHECKING:
+    from yolo_lite.deploy.prediction import Prediction
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags of ``yolo-lite predict``."""
+    parser = argparse.ArgumentParser(prog="yolo-lite predict", description="Detect on pictures, videos and streams.")
+    add = parser.add_argument
+    add("--weights", required=True, help="checkpoint, for example runs/train/exp/weights/best.pt")
+    add("--source", required=True, nargs="+",
+        help="pictures and videos: files, folders, glob patterns, list files; the number of a camera; "
+        "the URL of a stream (rtsp, rtmp, udp, http)")  # fmt: skip
+    add("--imgsz", type=int, help="longest side in pixels (default: as trained)")
+    add("--batch-size", type=int, default=8, help="the result does not depend on it (default: %(default)s)")
+    add("--device", default="", help="cpu, 0, cuda:1, mps (default: a GPU if there is one)")
+    add("--conf", type=float, default=0.25, help="lowest confidence (default: %(default)s)")
+    add("--iou", type=float, default=0.45, help="overlap above which NMS drops a box (default: %(default)s)")
+    add("--max-det", type=int, default=300, help="most detections of a picture (default: %(default)s)")
+    add("--classes", nargs="+", metavar="NAME", help="look for these only (default: all)")
+    add("--agnostic-nms", action="store_true", help="a better box of any class drops a box, not only of its own")
+    add("--no-save", action="store_true", help="no annotated pictures and videos")
+    add("--save-txt", action="store_true", help="labels/*.txt: class cx cy w h confidence, in fractions of the picture")
+    add("--save-json", action="store_true", help="predictions.json: boxes xyxy in pixels, names, scores")
+    add("--save-crop", action="store_true", help="crops/CLASS/*.jpg")
+    add_plugin_flag(parser)
+    add("--project", default="runs/predict", help="folder of runs (default: %(default)s)")
+    add("--name", default="exp", help="folder of this run; a number is added if it is there (default: %(default)s)")
+    add("--exist-ok", action="store_true", help="write into an existing run folder")
+    return parser
+
+
+class _Tally:
+    """What was found so far, and what could not be read."""
+
+    def __init__(self) -> None:
+        self.frames = self.objects = self.skipped = 0
+        self.start = time.perf_counter()
+
+    def skip(self, problem: DataError) -> None:
+        """Name an input and pass over it."""
+        self.skipped += 1
+        tqdm.write(f"passed over: {problem}", file=sys.stderr)
+
+    def __str__(self) -> str:
+        milliseconds = 1000 * (time.perf_counter() - self.start) / max(self.frames, 1)
+        skipped = f", {self.skipped} inputs passed over" if self.skipped else ""
+        return f"{self.frames} pictures, {self.objects} objects{skipped}, {milliseconds:.1f} ms a picture"
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Detect on everything that ``--source`` names: a line for each input, files in a run folder.
+
+    Raises:
+        DataError: there is nothing to detect on, or none of it can be read. Where some of it can, the rest is named
+            and passed over, and that is no error.
+    """
+    from yolo_lite.deploy.outputs import Wanted, outputs
+    from yolo_lite.deploy.predictor import load
+    from yolo_lite.deploy.sources import count_frames, find_media, read_frames
+    from yolo_lite.engine.run_folder import make_run_folder
+    from yolo_lite.engine.stop import stop_requests
+    from yolo_lite.plugins import loaded
+
+    media = find_media(arguments.source)
+    with loaded(arguments.plugin):
+        predictor = load(arguments.weights, arguments.device, arguments.imgsz)
+    options = predictor.options(
+        arguments.conf, arguments.iou, arguments.max_det, arguments.classes, arguments.agnostic_nms
+    )
+    wanted = Wanted(not arguments.no_save, arguments.save_txt, arguments.save_json, arguments.save_crop)
+    batch_size = 1 if any(one.kind == "live" for one in media) else arguments.batch_size  # nothing live waits
+    tally = _Tally()
+    with tqdm(total=count_frames(media), desc="predicting", leave=False, delay=1) as bar, stop_requests() as stop:
+        stream = predictor.run(read_frames(media, tally.skip), options, batch_size)
+        first = next(stream, None)
+        if first is None:
+            raise DataError(f"--source {' '.join(arguments.source)}: not one of {tally.skipped} inputs can be read")
+        folder = make_run_folder(arguments.project, arguments.name, arguments.exist_ok) if any(wanted) else Path()
+        try:
+            with outputs(folder, wanted) as files:
+                for prediction in _said(itertools.chain([first], stream), tally):
+                    files.add(prediction)
+                    bar.update()
+                    stop.check()
+        finally:
+            tqdm.write(f"{tally}{f'; {folder}' if any(wanted) else ''}")
+
+
+def _said(stream: Iterable[Prediction], tally: _Tally) -> Iterator[Prediction]:
+    """The predictions, counted; behind the last one of each input a line that says what was found."""
+    for file, group in itertools.groupby(stream, key=lambda prediction: prediction.frame.file):
+        frames, found = 0, Counter[int]()
+        for prediction in group:
+            frames, tally.frames = frames + 1, tally.frames + 1
+            tally.objects += len(prediction)
+            found.update(prediction.label.tolist())
+            yield prediction
+        length = "" if prediction.frame.number is None else f"{frames} frames, "
+        tqdm.write(f"{file}: {length}{_counted(prediction.names, found)}")
+
+
+def _counted(names: tuple[str, ...], found: Counter[int]) -> str:
+    """``"3 RBC, 1 WBC"``, in the order of the classes."""
+    return ", ".join(f"{found[label]} {names[label]}" for label in sorted(found)) or "nothing found"

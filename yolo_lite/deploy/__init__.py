@@ -1,0 +1,1 @@
+"""What happens after training: detections of files, streams and arrays."""

@@ -1,0 +1,129 @@
+"""What predictions leave in a run folder: annotated pictures and videos, label files, predictions.json, crops."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import cv2
+import numpy as np
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.deploy.prediction import Prediction
+from yolo_lite.deploy.sources import Frame
+from yolo_lite.report.pictures import write_picture
+
+
+class Wanted(NamedTuple):
+    """What is written."""
+
+    pictures: bool = True
+    labels: bool = False
+    records: bool = False
+    crops: bool = False
+
+
+class Outputs:
+    """The files of one run; every prediction is written when it comes, so that little is in memory."""
+
+    def __init__(self, folder: Path, wanted: Wanted) -> None:
+        self.folder, self.wanted = folder, wanted
+        self._video: cv2.VideoWriter | None = None
+        self._video_stem: Path | None = None
+        self._records: IO[str] | None = None
+        if wanted.records:
+            self._records = (folder / "predictions.json").open("w", encoding="utf-8")
+            self._records.write("[")
+
+    def add(self, prediction: Prediction) -> None:
+        """Write one prediction; those of a video one after the other."""
+        if self.wanted.pictures:
+            self._draw(prediction)
+        place = _place(prediction.frame)
+        if self.wanted.labels:
+            _write(self.folder / "labels" / f"{place}.txt", label_rows(prediction))
+        if self._records:
+            self._records.write(("\n" if self._records.tell() == 1 else ",\n") + prediction.to_json())
+        if self.wanted.crops:
+            for number, (name, crop) in enumerate(_crops(prediction)):
+                path = self.folder / "crops" / name / f"{place}_{number}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_picture(path, crop)
+
+    def close(self) -> None:
+        """End what is open, so that every file is whole."""
+        self._end_video()
+        if self._records:
+            self._records.write("\n]\n")
+            self._records.close()
+
+    def _draw(self, prediction: Prediction) -> None:
+        frame = prediction.frame
+        if frame.number is not None:
+            self._video_of(frame).write(cv2.cvtColor(prediction.plot(), cv2.COLOR_RGB2BGR))
+            return
+        path = (self.folder / frame.stem).parent / Path(frame.file).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_picture(path, prediction.plot())
+
+    def _video_of(self, frame: Frame) -> cv2.VideoWriter:
+        if self._video is None or self._video_stem != frame.stem:
+            self._end_video()
+            path = self.folder / f"{frame.stem}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            height, width = frame.image.shape[:2]
+            self._video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), frame.fps, (width, height))
+            self._video_stem = frame.stem
+            if not self._video.isOpened():
+                raise DataError(f"{path}: OpenCV cannot write mp4v of {width} x {height} px; --no-save does without")
+        return self._video
+
+    def _end_video(self) -> None:
+        if self._video is not None:
+            self._video.release()
+            self._video = None
+
+
+@contextmanager
+def outputs(folder: Path, wanted: Wanted) -> Iterator[Outputs]:
+    """Outputs that are closed whatever happens."""
+    files = Outputs(folder, wanted)
+    try:
+        yield files
+    finally:
+        files.close()
+
+
+def label_rows(prediction: Prediction) -> str:
+    """A row ``class cx cy w h confidence`` for each detection, boxes in fractions of the picture."""
+    height, width = prediction.image.shape[:2]
+    low, high = prediction.xyxy[:, :2], prediction.xyxy[:, 2:]
+    boxes = np.concatenate(((low + high) / 2, high - low), axis=1) / (width, height, width, height)
+    rows = zip(prediction.label, boxes, prediction.score, strict=True)
+    return "".join(f"{label} {x:.6f} {y:.6f} {w:.6f} {h:.6f} {score:.5f}\n" for label, (x, y, w, h), score in rows)
+
+
+def _place(frame: Frame) -> Path:
+    """Where small files of a frame go; a video has a folder of them."""
+    return frame.stem if frame.number is None else frame.stem / f"{frame.number:06}"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _crops(prediction: Prediction) -> Iterator[tuple[str, np.ndarray]]:
+    """Folder and pixels of each detection that covers any."""
+    low, high = np.floor(prediction.xyxy[:, :2]).astype(int), np.ceil(prediction.xyxy[:, 2:]).astype(int)
+    for (left, top), (right, bottom), name in zip(low, high, prediction.class_names, strict=True):
+        if left < right and top < bottom:
+            yield _folder_name(name), prediction.image[top:bottom, left:right]
+
+
+def _folder_name(class_name: str) -> str:
+    """A class name without what means something in paths."""
+    return re.sub(r"[^\w .-]", "_", class_name).strip(". ") or "_"

@@ -1,0 +1,182 @@
+"""Detections of any picture: validation's letterbox, a model, NMS, and boxes back in the picture's own pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yolo_lite.config.errors import ConfigError, DataError, nearest
+from yolo_lite.data.letterbox import Letterbox, fitted_size, on_canvas, resize, to_original
+from yolo_lite.data.loader import EMPTY
+from yolo_lite.deploy.pixels import as_frame, is_several
+from yolo_lite.deploy.prediction import Prediction
+from yolo_lite.deploy.sources import Frame, Skip, find_media, read_frames
+from yolo_lite.engine.checkpoint import config_of, load_checkpoint
+from yolo_lite.engine.device import choose_compute, place, to_device
+from yolo_lite.engine.evaluate import rounded_up
+from yolo_lite.engine.families import FAMILIES
+from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.structures import Detections
+
+BATCHES_WAITING = 2  # pictures that wait for others of their shape, in batches
+
+
+class _Waiting(NamedTuple):
+    """A picture on its way to the network."""
+
+    number: int
+    frame: Frame
+    canvas: np.ndarray  # uint8 [H, W, 3], what the network reads
+    letterbox: Letterbox
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A detector of pictures; ``detect`` is all it asks of a model, a checkpoint's or an exported one."""
+
+    names: tuple[str, ...]  # of the classes
+    size: int  # pixels of the longest side in the network
+    stride: int  # sides of the network's input are multiples of it; the size itself where that is one fixed square
+    detect: Callable[[Tensor, DetectOptions], list[Detections]]  # uint8 RGB [B, 3, H, W]; boxes in pixels of these
+
+    def predict(self, pictures: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
+        """Detect on a picture, or on a list of them.
+
+        Args:
+            pictures: a path, a numpy array (uint8 ``[H, W, 3]`` **RGB**, or grey ``[H, W]``), a PIL image, a tensor
+                (``[3, H, W]`` or ``[B, 3, H, W]`` RGB, uint8 or floats in 0..1), or a list of these.
+            choice: ``conf=0.25, iou=0.45, max_det=300, classes=None, agnostic_nms=False``, see ``options``.
+
+        Returns:
+            A Prediction; of a list or a tensor ``[B, 3, H, W]`` a list of them.
+
+        Raises:
+            UserError: a picture cannot be read or is of another type or shape; an option is out of range.
+        """
+        several = is_several(pictures)
+        frames = (as_frame(picture) for picture in (pictures if several else [pictures]))
+        found = list(self.run(frames, self.options(**choice), batch_size))
+        return found if several else found[0]
+
+    def stream(
+        self, *sources: str, skip: Skip | None = None, batch_size: int = 8, **choice: Any
+    ) -> Iterator[Prediction]:
+        """Detect on what ``--source`` takes: folders, list files, globs, videos, cameras, URLs; little is in memory.
+
+        ``skip`` is called with the DataError of an input that cannot be read; without it, that is raised.
+        """
+        frames = read_frames(find_media(sources), skip or _raise)
+        return self.run(frames, self.options(**choice), batch_size)
+
+    def options(
+        self,
+        conf: float = 0.25,
+        iou: float = 0.45,
+        max_det: int = 300,
+        classes: Sequence[str] | None = None,
+        agnostic_nms: bool = False,
+    ) -> DetectOptions:
+        """How detections are chosen.
+
+        Args:
+            conf: scores must lie above it.
+            iou: overlap above which NMS drops a box for a better one of its class.
+            max_det: most detections of a picture.
+            classes: names of those that are looked for.
+            agnostic_nms: a better box of any class drops a box.
+
+        Raises:
+            ConfigError: out of range, or no such class.
+        """
+        for name, value in (("conf", conf), ("iou", iou)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name}: expected 0..1, found {value}")
+        if max_det < 1:
+            raise ConfigError(f"max_det: expected 1 or more, found {max_det}")
+        wanted = None if classes is None else tuple(self._label(name) for name in classes)
+        return DetectOptions(conf, iou, max_det, classes=wanted, agnostic=agnostic_nms)
+
+    def _label(self, name: str) -> int:
+        if name not in self.names:
+            raise ConfigError(f"classes: unknown name {name!r}{nearest(name, self.names)}")
+        return self.names.index(name)
+
+    def run(self, frames: Iterable[Frame], options: DetectOptions, batch_size: int) -> Iterator[Prediction]:
+        """Detect on frames in batches of one shape; predictions come in the order of the frames."""
+        if batch_size < 1:
+            raise ConfigError(f"batch_size: expected 1 or more, found {batch_size}")
+        due, ready = 0, {}
+        waiting = (self._prepare(number, frame) for number, frame in enumerate(frames))
+        for batch in _same_shape_batches(waiting, batch_size):
+            for one, found in zip(batch, self._detect(batch, options), strict=True):
+                ready[one.number] = self._prediction(one, found)
+            while due in ready:
+                yield ready.pop(due)
+                due += 1
+
+    def _prepare(self, number: int, frame: Frame) -> _Waiting:
+        original = (frame.image.shape[0], frame.image.shape[1])
+        resized = resize(frame.image, *fitted_size(*original, self.size))
+        return _Waiting(number, frame, *on_canvas(resized, original, self.stride))
+
+    def _detect(self, batch: Sequence[_Waiting], options: DetectOptions) -> list[Detections]:
+        images = torch.from_numpy(np.stack([one.canvas for one in batch])).permute(0, 3, 1, 2)
+        return self.detect(images, options)
+
+    def _prediction(self, one: _Waiting, found: Detections) -> Prediction:
+        height, width = one.frame.image.shape[:2]
+        box = to_original(found.box.cpu().double().numpy(), one.letterbox).clip(0, (width, height, width, height))
+        return Prediction(one.frame, box, found.score.cpu().double().numpy(), found.label.cpu().numpy(), self.names)
+
+
+def _raise(problem: DataError) -> None:
+    raise problem
+
+
+def _same_shape_batches(pictures: Iterable[_Waiting], batch_size: int) -> Iterator[list[_Waiting]]:
+    """Pictures whose canvases have one shape; none waits for more than two batches of others."""
+    groups: dict[tuple[int, ...], list[_Waiting]] = {}  # the one with the oldest picture comes first
+    for picture in pictures:
+        shape = picture.canvas.shape
+        group = groups.setdefault(shape, [])
+        group.append(picture)
+        if len(group) == batch_size:
+            yield groups.pop(shape)
+        oldest = next(iter(groups.values()), [picture])[0]
+        if picture.number - oldest.number >= BATCHES_WAITING * batch_size:
+            yield groups.pop(oldest.canvas.shape)
+    yield from groups.values()
+
+
+def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Predictor:
+    """The averaged weights of a checkpoint, ready to predict with.
+
+    Args:
+        device: "" picks a GPU if there is one.
+        imgsz: pixels of a picture's longest side in the network; None: as trained.
+
+    Raises:
+        UserError: the checkpoint or the device cannot be used.
+    """
+    if imgsz is not None and imgsz < 1:
+        raise ConfigError(f"imgsz: expected 1 or more, found {imgsz}")
+    content = load_checkpoint(weights)
+    config = config_of(content, weights)
+    compute = choose_compute(device, config.hyp.precision, config.hyp.channels_last)
+    family = FAMILIES[config.model.family]
+    model = family.build(config.model, fetch=False)
+    model.load_state_dict(content["ema"])
+    network, stride = family.for_inference(place(model, compute)), family.stride(model)
+
+    @torch.inference_mode()
+    def detect(images: Tensor, options: DetectOptions) -> list[Detections]:
+        batch = to_device(EMPTY._replace(images=images), compute)
+        return family.detections(network, family.forward(network, batch, compute), batch, options)
+
+    return Predictor(config.data.names, rounded_up(imgsz or config.train.imgsz, stride), stride, detect)

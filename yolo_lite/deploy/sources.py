@@ -1,0 +1,160 @@
+"""What ``--source`` means: picture files, videos, cameras and streams, as one iterator of named frames."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, read_image
+from yolo_lite.data.index import list_files
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
+STREAM_SCHEMES = ("rtsp", "rtmp", "udp", "http", "https")
+READ_AHEAD = 4  # pictures that are read while the network is at work on others
+READERS = 2  # threads; OpenCV decodes outside of Python's lock
+USUAL_FPS = 25.0  # of a camera or stream that does not tell
+
+Skip = Callable[[DataError], None]  # what becomes of an input that cannot be read
+
+
+class Media(NamedTuple):
+    """One thing to look at."""
+
+    address: str  # a file, the number of a camera, or the URL of a stream
+    kind: Literal["picture", "video", "live"]
+    stem: Path  # relative, no other's: where its results go
+
+
+class Frame(NamedTuple):
+    """A picture, or one of a video."""
+
+    image: np.ndarray  # uint8 [H, W, 3] RGB
+    file: str = ""  # what it was read from
+    stem: Path = Path()
+    number: int | None = None  # in its video, from 0
+    fps: float = 0.0  # of its video
+
+
+def find_media(sources: Sequence[str]) -> list[Media]:
+    """What folders, list files, glob patterns, files, camera numbers and URLs name, each once, in their order.
+
+    Raises:
+        DataError: a source names nothing; whether files can be read is seen later.
+    """
+    live = [source for source in sources if is_live(source)]
+    files = list(dict.fromkeys(file for source in sources if source not in live for file in _files(source)))
+    folders = [os.path.abspath(file.parent) for file in files]
+    root = os.path.commonpath(folders) if files else ""
+    names = [Path(os.path.relpath(os.path.abspath(file), root)) for file in files]
+    shared = Counter(name.with_suffix("") for name in names)
+    stems = [name if shared[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
+    kinds: list[Literal["picture", "video"]] = [
+        "video" if file.suffix.lower() in VIDEO_SUFFIXES else "picture" for file in files
+    ]
+    found = [Media(str(file), kind, stem) for file, kind, stem in zip(files, kinds, stems, strict=True)]
+    return [*found, *(Media(source, "live", Path(f"live{number}")) for number, source in enumerate(live))]
+
+
+def is_live(source: str) -> bool:
+    """Whether a source is a camera, by its number, or a stream, by its URL.
+
+    Raises:
+        DataError: the URL is of a kind that is no stream.
+    """
+    scheme, colon, _ = source.partition("://")
+    if colon and scheme.lower() not in STREAM_SCHEMES:
+        raise DataError(f"--source {source}: expected a URL of {', '.join(STREAM_SCHEMES)}, found {scheme}")
+    return bool(colon) or (source.isdecimal() and not Path(source).exists())
+
+
+def _files(source: str) -> list[Path]:
+    files = list_files(Path(), source, f"--source {source}", IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+    if not files:
+        raise DataError(f"--source {source}: no picture or video in it")
+    return files
+
+
+def count_frames(media: Sequence[Media]) -> int | None:
+    """About how many frames will come; None where nobody knows."""
+    if any(one.kind == "live" for one in media):
+        return None
+    videos = [cv2.VideoCapture(one.address) for one in media if one.kind == "video"]
+    return len(media) - len(videos) + sum(max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) for video in videos)
+
+
+def read_frames(media: Sequence[Media], skip: Skip) -> Iterator[Frame]:
+    """All frames in their order, few of them in memory; what cannot be read is handed to ``skip``."""
+    for is_picture, group in itertools.groupby(media, key=lambda one: one.kind == "picture"):
+        reader = _pictures if is_picture else _videos
+        yield from reader(group, skip)
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """RGB pixels uint8 ``[H, W, 3]`` of a file that validation would take too.
+
+    Raises:
+        DataError: the file is missing, no picture, or cut off.
+    """
+    image_size(path)  # finds what is cut off, which OpenCV would fill with grey
+    return read_image(path)
+
+
+def _pictures(media: Iterator[Media], skip: Skip) -> Iterator[Frame]:
+    ahead: deque[tuple[Media, Future[np.ndarray]]] = deque()
+    with ThreadPoolExecutor(READERS) as pool:
+        while True:
+            for one in itertools.islice(media, READ_AHEAD - len(ahead)):
+                ahead.append((one, pool.submit(read_picture, one.address)))
+            if not ahead:
+                return
+            one, image = ahead.popleft()
+            try:
+                frame = Frame(image.result(), one.address, one.stem)
+            except DataError as problem:
+                skip(problem)
+                continue
+            yield frame
+
+
+def _videos(media: Iterator[Media], skip: Skip) -> Iterator[Frame]:
+    for one in media:
+        try:
+            yield from _video(one)
+        except DataError as problem:
+            skip(problem)
+
+
+def _video(media: Media) -> Iterator[Frame]:
+    """The frames of a video, a camera or a stream, as they are asked for.
+
+    Raises:
+        DataError: it cannot be opened, or ends more than a second before its end.
+    """
+    camera = media.kind == "live" and media.address.isdecimal()
+    capture = cv2.VideoCapture(int(media.address) if camera else media.address)
+    if camera:
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the picture of now, not of a while ago
+    told = capture.get(cv2.CAP_PROP_FPS)
+    fps = told if 0 < told < 1000 else USUAL_FPS
+    number = 0
+    try:
+        while (read := capture.read())[0]:
+            image = cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
+            yield Frame(image, media.address, media.stem, number, fps)
+            number += 1
+        expected = 0 if media.kind == "live" else capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    finally:
+        capture.release()
+    if number == 0:
+        raise DataError(f"{media.address}: cannot be opened, or holds no frame that OpenCV can read")
+    if number + fps < expected:
+        raise DataError(f"{media.address}: damaged, {number} of {expected:.0f} frames could be read")
