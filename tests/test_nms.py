@@ -8,7 +8,7 @@ from torchvision.ops import batched_nms, box_iou
 
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.grid import Grid, make_grid
-from yolo_lite.ops.nms import DetectOptions, class_nms, select_detections
+from yolo_lite.ops.nms import DetectOptions, class_nms, select_detections, survivors
 from yolo_lite.structures import Detections
 
 ANCHORS = torch.tensor([[[10.0, 13], [16, 30]], [[30, 61], [62, 45]]])
@@ -55,10 +55,13 @@ def slow_detections(raw: torch.Tensor, grid: Grid, options: DetectOptions) -> li
         centre = left + (2 * x - 0.5) * stride, top + (2 * y - 0.5) * stride
         half = 2 * w * w * anchor[0], 2 * h * h * anchor[1]
         box = [centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]]
-        found += [(obj * p, label, slot, box) for label, p in enumerate(classes) if obj * p > options.confidence]
+        wanted = range(len(classes)) if options.classes is None else options.classes
+        scores = [(obj * p, label) for label, p in enumerate(classes) if label in wanted]
+        found += [(score, label, slot, box) for score, label in scores if score > options.confidence]
     found = sorted(found, key=lambda row: -row[0])[: options.max_candidates]
     score, label, _, box = zip(*found, strict=True) if found else ((), (), (), ())
-    kept = slow_nms(torch.tensor(box).reshape(-1, 4), torch.tensor(score), torch.tensor(label), options.iou)
+    group = torch.zeros(len(label)) if options.agnostic else torch.tensor(label)
+    kept = slow_nms(torch.tensor(box).reshape(-1, 4), torch.tensor(score), group, options.iou)
     return [found[index] for index in kept][: options.max_detections]
 
 
@@ -98,6 +101,16 @@ def test_class_nms_keeps_a_box_that_overlaps_by_exactly_the_threshold():
     assert class_nms(box, score, label, 0.499).tolist() == [0]
 
 
+def test_agnostic_nms_drops_a_box_for_a_better_one_of_another_class_and_classes_are_chosen_before():
+    box = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10]])
+    found = Detections(box, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 2]))
+    assert survivors(found, DetectOptions(agnostic=True)).label.tolist() == [0, 2]
+    assert survivors(found, DetectOptions()).label.tolist() == [0, 1, 2]
+    assert survivors(found, DetectOptions(agnostic=True, classes=(1, 2))).label.tolist() == [1, 2]
+    assert survivors(found, DetectOptions(max_detections=1, classes=(2,))).score.tolist() == pytest.approx([0.7])
+    assert survivors(found, DetectOptions(classes=())).box.shape == (0, 4)
+
+
 def test_class_nms_of_nothing():
     kept = class_nms(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), 0.5)
     assert kept.shape == (0,) and kept.dtype == torch.int64
@@ -115,8 +128,10 @@ def test_class_nms_of_nothing():
         DetectOptions(max_detections=7),
         DetectOptions(max_candidates=25),
         DetectOptions(confidence=0.0, iou=1.0, max_detections=10**6, max_candidates=10**6),
+        DetectOptions(classes=(0, 2), max_candidates=25),
+        DetectOptions(iou=0.3, agnostic=True),
     ],
-    ids=["defaults", "strict", "few detections", "few candidates", "everything"],
+    ids=["defaults", "strict", "few detections", "few candidates", "everything", "two classes", "agnostic"],
 )
 def test_detections_equal_a_slow_loop(num_classes, options):
     raw, grid = random_raw(2, num_classes, seed=num_classes), small_grid()

@@ -47,7 +47,7 @@ def _from_pil(picture: Image.Image) -> np.ndarray:
     try:
         return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     except (OSError, SyntaxError) as error:  # PIL decodes late: the file may be cut off
-        raise DataError(f"{getattr(picture, 'filename', 'PIL image')}: not a readable image: {error}") from error
+        raise DataError(f"{getattr(picture, 'filename', '') or 'PIL image'}: not a readable image: {error}") from error
 
 
 def _from_tensor(picture: Tensor) -> np.ndarray:

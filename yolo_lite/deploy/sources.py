@@ -50,18 +50,24 @@ def find_media(sources: Sequence[str]) -> list[Media]:
     Raises:
         DataError: a source names nothing; whether files can be read is seen later.
     """
-    live = [source for source in sources if is_live(source)]
-    files = list(dict.fromkeys(file for source in sources if source not in live for file in _files(source)))
-    folders = [os.path.abspath(file.parent) for file in files]
-    root = os.path.commonpath(folders) if files else ""
-    names = [Path(os.path.relpath(os.path.abspath(file), root)) for file in files]
+    files: dict[str, Path] = {}  # by absolute path, as first written
+    for source in sources:
+        for file in () if is_live(source) else _files(source):
+            files.setdefault(os.path.abspath(file), file)
+    live = [Media(source, "live", Path(f"live{number}")) for number, source in enumerate(filter(is_live, sources))]
+    return [*map(_media, files.values(), _stems(list(files))), *live]
+
+
+def _media(file: Path, stem: Path) -> Media:
+    return Media(str(file), "video" if file.suffix.lower() in VIDEO_SUFFIXES else "picture", stem)
+
+
+def _stems(files: Sequence[str]) -> list[Path]:
+    """Paths below the folder that all files share, without their ending unless another one has the same then."""
+    root = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
+    names = [Path(os.path.relpath(file, root)) for file in files]
     shared = Counter(name.with_suffix("") for name in names)
-    stems = [name if shared[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
-    kinds: list[Literal["picture", "video"]] = [
-        "video" if file.suffix.lower() in VIDEO_SUFFIXES else "picture" for file in files
-    ]
-    found = [Media(str(file), kind, stem) for file, kind, stem in zip(files, kinds, stems, strict=True)]
-    return [*found, *(Media(source, "live", Path(f"live{number}")) for number, source in enumerate(live))]
+    return [name if shared[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
 
 
 def is_live(source: str) -> bool:

@@ -98,7 +98,7 @@ def _draw_tag(
     text_width, ascent, descent = _text_size(text, scale)
     size = (text_width + 4, ascent + descent + 2)
     places = _tag_places(box, size, (width, height))
-    place = min(places, key=lambda one: sum(_overlap(one, other) for other in taken))
+    place = places[int(_overlaps(places, taken).argmin())]
     left, top, right, bottom = place
     canvas[top:bottom, left:right] = colour
     _put_text(canvas, text, (left + 2, top + 1 + ascent), scale, _ink_on(colour))
@@ -126,11 +126,12 @@ def _tag_places(box: Sequence[int], size: tuple[int, int], limits: tuple[int, in
     return places
 
 
-def _overlap(one: Rectangle, other: Rectangle) -> int:
-    """The area shared by two rectangles, in pixels."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return max(0, width) * max(0, height)
+def _overlaps(places: Sequence[Rectangle], taken: Sequence[Rectangle]) -> np.ndarray:
+    """The area in pixels that each of P places shares with all that is taken, [P]."""
+    place, other = np.array(places)[:, None], np.array(taken, dtype=int).reshape(1, -1, 4)
+    sides = np.minimum(place[..., 2:], other[..., 2:]) - np.maximum(place[..., :2], other[..., :2])  # [P, T, 2]
+    area: np.ndarray = sides.clip(min=0).prod(axis=-1).sum(axis=1)
+    return area
 
 
 def _ink_on(colour: Colour) -> Colour:
