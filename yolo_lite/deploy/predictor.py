@@ -179,4 +179,4 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
         batch = to_device(EMPTY._replace(images=images), compute)
         return family.detections(network, family.forward(network, batch, compute), batch, options)
 
-    return Predictor(config.data.names, rounded_up(imgsz or config.train.imgsz, stride), stride, detect)
+    return Predictor(config.data.class_names, rounded_up(imgsz or config.train.imgsz, stride), stride, detect)
