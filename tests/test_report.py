@@ -109,6 +109,21 @@ def test_the_best_detection_lies_on_top():
     assert is_colour(drawn, 1)[180, 60:201].all()
 
 
+def test_a_tag_hides_no_object_that_it_can_spare():
+    """The tag of the lower box would stand on the small box above it."""
+    boxes = np.array([[100.0, 120.0, 200.0, 200.0], [105.0, 100.0, 125.0, 115.0]])
+    drawn = is_colour(draw_boxes(grey_picture(), boxes, [0, 1], NAMES, [0.9, 0.8]), 0)
+    assert not drawn[98:118, 103:128].any() and drawn[202:, 100:201].sum() > 300
+
+
+def test_where_tags_must_overlap_the_best_one_is_whole():
+    boxes = np.array([[4.0, 4.0, 56.0, 36.0]] * 6)
+    alone, among = (draw_boxes(grey_picture(40, 60), boxes[:n], [0, *[1] * 5][:n], NAMES) for n in (1, 6))
+    rows, columns = np.nonzero(is_colour(alone, 0)[6:35, 6:55])  # the tag lies inside its box
+    tag = np.s_[6 + rows.min() : 7 + rows.max(), 6 + columns.min() : 7 + columns.max()]
+    assert len(rows) > 100 and np.array_equal(among[tag], alone[tag]) and not np.array_equal(among, alone)
+
+
 def test_a_crowd_hides_less_of_the_picture_than_one_box_fewer_than_a_crowd():
     image, boxes = grey_picture(480, 640), scattered_boxes(26, 480, 640)
     covered = [

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.data.letterbox import Letterbox, fitted_size, on_canvas, resize, to_original
@@ -18,12 +18,14 @@ from yolo_lite.deploy.pixels import as_frame, is_several
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.sources import Frame, Skip, find_media, read_frames
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
-from yolo_lite.engine.device import choose_compute, place, to_device
+from yolo_lite.engine.device import Compute, choose_compute, place, to_device
 from yolo_lite.engine.evaluate import rounded_up
-from yolo_lite.engine.families import FAMILIES
+from yolo_lite.engine.families import FAMILIES, ModelFamily
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Detections
 
+# Pictures uint8 [B, 3, H, W] RGB -> for each the detections, boxes xyxy in pixels of the network's input.
+Detect = Callable[[Tensor, DetectOptions], list[Detections]]
 BATCHES_WAITING = 2  # pictures that wait for others of their shape, in batches
 
 
@@ -43,7 +45,7 @@ class Predictor:
     names: tuple[str, ...]  # of the classes
     size: int  # pixels of the longest side in the network
     stride: int  # sides of the network's input are multiples of it; the size itself where that is one fixed square
-    detect: Callable[[Tensor, DetectOptions], list[Detections]]  # uint8 RGB [B, 3, H, W]; boxes in pixels of these
+    detect: Detect
 
     def predict(self, pictures: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
         """Detect on a picture, or on a list of them.
@@ -173,10 +175,16 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
     model = family.build(config.model, fetch=False)
     model.load_state_dict(content["ema"])
     network, stride = family.for_inference(place(model, compute)), family.stride(model)
+    size = rounded_up(imgsz or config.train.imgsz, stride)
+    return Predictor(config.data.class_names, size, stride, detector_of(family, network, compute))
+
+
+def detector_of(family: ModelFamily, network: nn.Module, compute: Compute) -> Detect:
+    """What a Predictor asks of a network that was made for inference."""
 
     @torch.inference_mode()
     def detect(images: Tensor, options: DetectOptions) -> list[Detections]:
         batch = to_device(EMPTY._replace(images=images), compute)
         return family.detections(network, family.forward(network, batch, compute), batch, options)
 
-    return Predictor(config.data.class_names, rounded_up(imgsz or config.train.imgsz, stride), stride, detect)
+    return detect

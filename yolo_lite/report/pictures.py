@@ -56,12 +56,15 @@ def draw_boxes(
         cv2.rectangle(canvas, edges[i][:2], edges[i][2:], colours[i], thickness)
 
     scale = max(0.4, max(image.shape[:2]) / 1250) * (0.8 if crowded else 1.0)
-    taken: list[Rectangle] = []
-    for i in visible:
-        score = None if scores is None else float(scores[i])
-        text = _tag_text(int(labels[i]), names, score, crowded)
-        if text:
-            taken.append(_draw_tag(canvas, text, edges[i], colours[i], scale, taken))
+    objects, places = np.array(edges, dtype=int).reshape(-1, 4)[visible], dict[int, Rectangle]()
+    texts = {
+        i: _tag_text(int(labels[i]), names, None if scores is None else float(scores[i]), crowded) for i in visible
+    }
+    for i in (i for i in visible if texts[i]):
+        tried = _tag_places(edges[i], _tag_size(texts[i], scale, canvas.shape), canvas.shape)
+        places[i] = _best_place(tried, list(places.values()), objects)
+    for i in reversed(places):
+        _draw_tag(canvas, texts[i], places[i], colours[i], scale)
     return canvas
 
 
@@ -84,28 +87,25 @@ def _tag_text(label: int, names: Sequence[str], score: float | None, crowded: bo
     return f"{name} {number}".rstrip()
 
 
-def _draw_tag(
-    canvas: np.ndarray,
-    text: str,
-    box: Sequence[int],
-    colour: Colour,
-    scale: float,
-    taken: Sequence[Rectangle],
-) -> Rectangle:
-    """Draws a filled tag at a corner of its box, into `canvas`, and returns the place that it takes."""
-    height, width = canvas.shape[:2]
-    scale = _scale_to_fit(text, scale, width - 4, height - 4)
-    text_width, ascent, descent = _text_size(text, scale)
-    size = (text_width + 4, ascent + descent + 2)
-    places = _tag_places(box, size, (width, height))
-    place = places[int(_overlaps(places, taken).argmin())]
+def _draw_tag(canvas: np.ndarray, text: str, place: Rectangle, colour: Colour, scale: float) -> None:
+    """Draws a filled tag into `canvas`."""
     left, top, right, bottom = place
+    scale = _tag_scale(text, scale, canvas.shape)
     canvas[top:bottom, left:right] = colour
-    _put_text(canvas, text, (left + 2, top + 1 + ascent), scale, _ink_on(colour))
-    return place
+    _put_text(canvas, text, (left + 2, top + 1 + _text_size(text, scale)[1]), scale, _ink_on(colour))
 
 
-def _tag_places(box: Sequence[int], size: tuple[int, int], limits: tuple[int, int]) -> list[Rectangle]:
+def _tag_size(text: str, scale: float, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Width and height of a tag on a picture of this shape."""
+    width, ascent, descent = _text_size(text, _tag_scale(text, scale, shape))
+    return width + 4, ascent + descent + 2
+
+
+def _tag_scale(text: str, scale: float, shape: tuple[int, ...]) -> float:
+    return _scale_to_fit(text, scale, shape[1] - 4, shape[0] - 4)
+
+
+def _tag_places(box: Sequence[int], size: tuple[int, int], shape: tuple[int, ...]) -> list[Rectangle]:
     """Places for a tag of size (width, height) around a box, the favoured first, moved inside the picture."""
     left, top, right, bottom = box
     tag_width, tag_height = size
@@ -116,22 +116,34 @@ def _tag_places(box: Sequence[int], size: tuple[int, int], limits: tuple[int, in
         (right + 1 - tag_width, top - tag_height),
         (right + 1 - tag_width, bottom + 1),
         (right + 1 - tag_width, bottom + 1 - tag_height),
+        (right + 1, top),  # beside it
+        (left - tag_width, top),
+        (right + 1, bottom + 1 - tag_height),
+        (left - tag_width, bottom + 1 - tag_height),
     ]
     if top < tag_height:
         corners = corners[1:]  # moved down, it would float across the top edge
     places = []
     for x, y in corners:
-        x, y = max(0, min(x, limits[0] - tag_width)), max(0, min(y, limits[1] - tag_height))
-        places.append((x, y, min(x + tag_width, limits[0]), min(y + tag_height, limits[1])))
+        x, y = max(0, min(x, shape[1] - tag_width)), max(0, min(y, shape[0] - tag_height))
+        places.append((x, y, min(x + tag_width, shape[1]), min(y + tag_height, shape[0])))
     return places
 
 
-def _overlaps(places: Sequence[Rectangle], taken: Sequence[Rectangle]) -> np.ndarray:
-    """The area in pixels that each of P places shares with all that is taken, [P]."""
-    place, other = np.array(places)[:, None], np.array(taken, dtype=int).reshape(1, -1, 4)
-    sides = np.minimum(place[..., 2:], other[..., 2:]) - np.maximum(place[..., :2], other[..., :2])  # [P, T, 2]
-    area: np.ndarray = sides.clip(min=0).prod(axis=-1).sum(axis=1)
-    return area
+def _best_place(places: Sequence[Rectangle], tags: Sequence[Rectangle], objects: np.ndarray) -> Rectangle:
+    """The place that hides least of other tags and of objects; a favoured one may hide a tenth of an object more."""
+    rank = np.arange(len(places)) / 10
+    cost = 4 * _hidden(places, np.array(tags, dtype=int).reshape(-1, 4)) + _hidden(places, objects) + rank
+    return places[int(cost.argmin())]
+
+
+def _hidden(places: Sequence[Rectangle], others: np.ndarray) -> np.ndarray:
+    """Which shares of rectangles [T, 4] each of P places covers, summed up, [P]."""
+    place = np.array(places)[:, None]
+    sides = np.minimum(place[..., 2:], others[:, 2:]) - np.maximum(place[..., :2], others[:, :2])  # [P, T, 2]
+    area = (others[:, 2:] - others[:, :2]).prod(axis=1).clip(min=1)  # [T]
+    shares: np.ndarray = (sides.clip(min=0).prod(axis=-1) / area).sum(axis=1)
+    return shares
 
 
 def _ink_on(colour: Colour) -> Colour:

@@ -1,0 +1,112 @@
+"""Milliseconds a picture: the bare network in several forms, and the whole of `predict` beside it.
+
+    python benchmarks/inference.py --weights runs/train/exp/weights/best.pt --source ../shared/data/bccd/images
+
+`predict` reads, decodes, letterboxes, runs the network and NMS, and puts the boxes back; nothing is drawn or written.
+The bare network runs on the very same batches, resident. All kinds take turns: a drifting machine hits them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from yolo_lite.data.loader import EMPTY
+from yolo_lite.deploy.predictor import Predictor, load
+from yolo_lite.deploy.sources import find_media, read_frames
+from yolo_lite.engine.checkpoint import config_of, load_checkpoint
+from yolo_lite.engine.device import Compute, choose_compute, place, to_device
+from yolo_lite.engine.families import FAMILIES, ModelFamily
+from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.structures import Detections
+
+FORMS = {"fp32": ("fp32", False), "fp32_last": ("fp32", True), "bf16_last": ("bf16", True)}  # precision, channels-last
+
+
+def bare(form: str, family: ModelFamily, model: nn.Module, batches: list[Tensor], device: str) -> Callable[[], None]:
+    """Run the fused network on resident batches."""
+    compute = choose_compute(device, *FORMS[form])
+    network = family.for_inference(place(model, compute))
+    resident = [to_device(EMPTY._replace(images=images), compute) for images in batches]
+
+    @torch.inference_mode()
+    def run() -> None:
+        for batch in resident:
+            family.forward(network, batch, compute)
+        _wait(compute)
+
+    return run
+
+
+def batches_of(predictor: Predictor, predict: Callable[[Predictor], None]) -> list[Tensor]:
+    """The batches that the network sees while `predict` runs."""
+    seen: list[Tensor] = []
+
+    def spy(images: Tensor, options: DetectOptions) -> list[Detections]:
+        seen.append(images)
+        return predictor.detect(images, options)
+
+    predict(dataclasses.replace(predictor, detect=spy))
+    return seen
+
+
+def measure(batch_size: int, flags: argparse.Namespace) -> str:
+    """One row of the table."""
+    content = load_checkpoint(flags.weights)
+    config = config_of(content, flags.weights)
+    family = FAMILIES[config.model.family]
+    model = family.build(config.model, fetch=False)
+    model.load_state_dict(content["ema"])
+    predictor = load(flags.weights, flags.device, flags.imgsz)
+    media = find_media([flags.source])[: flags.pictures]
+
+    def predict(by: Predictor) -> None:
+        for _ in by.run(read_frames(media, print), by.options(), batch_size):
+            pass
+
+    batches = batches_of(predictor, predict)
+    kinds = {form: bare(form, family, model, batches, flags.device) for form in flags.forms}
+    kinds["predict"] = lambda: predict(predictor)
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _, (kind, run) in itertools.product(range(flags.rounds), kinds.items()):
+        start = time.perf_counter()
+        run()
+        seconds[kind].append(time.perf_counter() - start)
+    figures = [f"{1000 * statistics.median(values) / len(media):.1f}" for values in seconds.values()]
+    shapes = sorted({f"{images.shape[3]} x {images.shape[2]}" for images in batches})
+    return f"| {batch_size} | {' | '.join(figures)} | {len(media)} of {', '.join(shapes[:3])} |"
+
+
+def _wait(compute: Compute) -> None:
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize(compute.device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--source", required=True)
+    parser.add_argument("--imgsz", type=int)
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=["fp32", "fp32_last"])
+    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    flags = parser.parse_args()
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, ms a picture, median of {flags.rounds} rounds"
+    )
+    print(f"| batch | {' | '.join(flags.forms)} | predict | pictures |\n|{'---|' * (len(flags.forms) + 3)}")
+    for batch_size in flags.batch_sizes:
+        print(measure(batch_size, flags), flush=True)
+
+
+if __name__ == "__main__":
+    main()
