@@ -266,6 +266,9 @@ def test_a_size_out_of_range_is_refused(confident: Path):
         load(confident, imgsz=0)
     with pytest.raises(UserError, match=r"nowhere\.pt: no such file"):
         load("nowhere.pt")
+    for plugin in ("nowhere.py", [Path("nowhere.py")]):
+        with pytest.raises(ConfigError, match=r"--plugin nowhere\.py: no such file"):
+            load(confident, plugin=plugin)
 
 
 def test_json_holds_what_was_found():
@@ -387,6 +390,16 @@ def test_more_pictures_than_are_read_ahead_come_in_order(tmp_path: Path):
     problems: list[DataError] = []
     widths = [frame.image.shape[1] - 8 for frame in read_frames(media, problems.append)]
     assert widths == [number for number in range(30) if number % 7] and len(problems) == 5
+
+
+def test_a_stream_of_predictions_names_its_files_and_raises_unless_told_to_skip(pictures: Path):
+    (pictures / "c.jpg").write_bytes(b"no picture")
+    problems: list[DataError] = []
+    found = COLOURS.stream(str(pictures), skip=problems.append, classes=["red"], batch_size=2)
+    assert [Path(one.frame.file).name for one in found] == ["x.png", "#1 ä [2].JPG", "x.jpg", "x.png"]
+    assert len(problems) == 1
+    with pytest.raises(DataError, match=r"c\.jpg: not a readable image"):
+        list(COLOURS.stream(str(pictures)))
 
 
 # ------------------------------------------------------------------------------------------------------------ files
@@ -554,3 +567,15 @@ def test_a_damaged_video_is_named_and_what_it_holds_is_predicted(colours: Path, 
     assert predict("--source", "a.avi", "--no-save") == 0
     said = capsys.readouterr()
     assert "passed over: a.avi: damaged, " in said.err and "frames, " in said.out
+
+
+def test_too_little_memory_is_explained(
+    colours: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def detect(images: Tensor, options: DetectOptions) -> list[Detections]:
+        raise torch.OutOfMemoryError("tried to allocate")
+
+    monkeypatch.setattr("yolo_lite.deploy.predictor.load", lambda *_: Predictor(NAMES, 64, 32, detect))
+    write(colours / "a.png", painted(9, 9))
+    assert predict("--source", "a.png") == 2
+    assert capsys.readouterr().err == "error: out of memory with --batch-size 8 at --imgsz 64: try --batch-size 4\n"

@@ -54,14 +54,17 @@ def evaluate(**options: Any) -> dict[str, Any]:
 
 
 def load(
-    weights: str | os.PathLike[str], device: str = "", imgsz: int | None = None, plugin: Sequence[str] = ()
+    weights: str | os.PathLike[str],
+    device: str = "",
+    imgsz: int | None = None,
+    plugin: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
 ) -> Predictor:
     """A trained detector: ``load("best.pt").predict("image.jpg").plot()``.
 
     Args:
         device: "cpu", "0", "cuda:1", "mps"; "" picks a GPU if there is one.
         imgsz: pixels of a picture's longest side in the network; None: as trained.
-        plugin: Python files of yours that the checkpoint was trained with.
+        plugin: a Python file of yours that the checkpoint was trained with, or a list of them.
 
     Raises:
         UserError: the checkpoint, the device or a plugin cannot be used.
@@ -69,7 +72,8 @@ def load(
     from yolo_lite.deploy import predictor
     from yolo_lite.plugins import loaded
 
-    with loaded(plugin):
+    plugins = [plugin] if isinstance(plugin, (str, os.PathLike)) else plugin
+    with loaded([os.fspath(path) for path in plugins]):
         return predictor.load(os.fspath(weights), device, imgsz)
 
 

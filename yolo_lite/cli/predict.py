@@ -17,6 +17,7 @@ from yolo_lite.cli.flags import add_plugin_flag
 from yolo_lite.config.errors import DataError
 
 if TYPE_CHECKING:
+    from yolo_lite.deploy.outputs import Wanted
     from yolo_lite.deploy.prediction import Prediction
 
 
@@ -72,11 +73,11 @@ def run(arguments: argparse.Namespace) -> None:
         DataError: there is nothing to detect on, or none of it can be read. Where some of it can, the rest is named
             and passed over, and that is no error.
     """
-    from yolo_lite.deploy.outputs import Wanted, outputs
+    from yolo_lite.deploy.outputs import Wanted
     from yolo_lite.deploy.predictor import load
     from yolo_lite.deploy.sources import count_frames, find_media, read_frames
+    from yolo_lite.engine.device import memory_errors_explained
     from yolo_lite.engine.run_folder import make_run_folder
-    from yolo_lite.engine.stop import stop_requests
     from yolo_lite.plugins import loaded
 
     media = find_media(arguments.source)
@@ -88,20 +89,32 @@ def run(arguments: argparse.Namespace) -> None:
     wanted = Wanted(not arguments.no_save, arguments.save_txt, arguments.save_json, arguments.save_crop)
     batch_size = 1 if any(one.kind == "live" for one in media) else arguments.batch_size  # nothing live waits
     tally = _Tally()
-    with tqdm(total=count_frames(media), desc="predicting", leave=False, delay=1) as bar, stop_requests() as stop:
+    with memory_errors_explained(batch_size, predictor.size, remark=""):
         stream = predictor.run(read_frames(media, tally.skip), options, batch_size)
         first = next(stream, None)
         if first is None:
             raise DataError(f"--source {' '.join(arguments.source)}: not one of {tally.skipped} inputs can be read")
-        folder = make_run_folder(arguments.project, arguments.name, arguments.exist_ok) if any(wanted) else Path()
-        try:
-            with outputs(folder, wanted) as files:
-                for prediction in _said(itertools.chain([first], stream), tally):
-                    files.add(prediction)
-                    bar.update()
-                    stop.check()
-        finally:
-            tqdm.write(f"{tally}{f'; {folder}' if any(wanted) else ''}")
+        folder = make_run_folder(arguments.project, arguments.name, arguments.exist_ok) if any(wanted) else None
+        bar = tqdm(
+            _said(itertools.chain([first], stream), tally),
+            desc="predicting",
+            total=count_frames(media),
+            leave=False,
+            delay=1,
+        )
+        _write(bar, folder, wanted)
+    tqdm.write(f"{tally}{f'; {folder}' if folder else ''}")
+
+
+def _write(predictions: Iterable[Prediction], folder: Path | None, wanted: Wanted) -> None:
+    """Write every prediction when it comes; a signal ends this between two of them, with whole files."""
+    from yolo_lite.deploy.outputs import outputs
+    from yolo_lite.engine.stop import stop_requests
+
+    with stop_requests() as stop, outputs(folder or Path(), wanted) as files:
+        for prediction in predictions:
+            files.add(prediction)
+            stop.check()
 
 
 def _said(stream: Iterable[Prediction], tally: _Tally) -> Iterator[Prediction]:

@@ -34,9 +34,9 @@ class Outputs:
         self._video: cv2.VideoWriter | None = None
         self._video_stem: Path | None = None
         self._records: IO[str] | None = None
+        self._separator = "[\n"
         if wanted.records:
             self._records = (folder / "predictions.json").open("w", encoding="utf-8")
-            self._records.write("[")
 
     def add(self, prediction: Prediction) -> None:
         """Write one prediction; those of a video one after the other."""
@@ -46,7 +46,8 @@ class Outputs:
         if self.wanted.labels:
             _write(self.folder / "labels" / f"{place}.txt", label_rows(prediction))
         if self._records:
-            self._records.write(("\n" if self._records.tell() == 1 else ",\n") + prediction.to_json())
+            self._records.write(self._separator + prediction.to_json())
+            self._separator = ",\n"
         if self.wanted.crops:
             for number, (name, crop) in enumerate(_crops(prediction)):
                 path = self.folder / "crops" / name / f"{place}_{number}.jpg"

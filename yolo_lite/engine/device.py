@@ -113,8 +113,11 @@ def deterministic(wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
+ACCUMULATED = "; gradients are accumulated, so that the learning rate keeps its meaning"
+
+
 @contextlib.contextmanager
-def memory_errors_explained(batch_size: int, imgsz: int) -> Iterator[None]:
+def memory_errors_explained(batch_size: int, imgsz: int, remark: str = ACCUMULATED) -> Iterator[None]:
     """Turn an allocation that fails, on a GPU or in main memory, into one line that says what to make smaller."""
     try:
         yield
@@ -122,8 +125,9 @@ def memory_errors_explained(batch_size: int, imgsz: int) -> Iterator[None]:
         if type(error) is RuntimeError and "can't allocate memory" not in str(error):
             raise
         smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else f"--imgsz {imgsz // 2}"
-        advice = f"try {smaller}; gradients are accumulated, so that the learning rate keeps its meaning"
-        raise ConfigError(f"out of memory with --batch-size {batch_size} at --imgsz {imgsz}: {advice}") from error
+        raise ConfigError(
+            f"out of memory with --batch-size {batch_size} at --imgsz {imgsz}: try {smaller}{remark}"
+        ) from error
 
 
 def to_device(batch: Batch, compute: Compute) -> Batch:
