@@ -63,7 +63,7 @@ def fresh(hyp: Hyp) -> tuple[State, Recipe]:
     compute, family = choose_compute("cpu", "fp32", channels_last=False), Yolo()
     torch.manual_seed(0)
     model = family.build(load_model_config("cfg/yolo_n.yaml").model_copy(update={"nc": 3}))
-    state = initial_state(model, family.losses(hyp, torch.ones(3).numpy()), hyp, compute, None, None)
+    state = initial_state(model, family.losses(hyp, torch.ones(3).numpy()), hyp, compute)
     state.model.train()
     return state, Recipe(family, hyp, compute, Plan(10, 1, 1), seed=0)
 

@@ -68,7 +68,7 @@ def one_step(processes: Processes, counts: Sequence[int], hyp: Hyp) -> dict[str,
     compute, family = choose_compute("cpu", "fp32", channels_last=False), Yolo()
     torch.manual_seed(0)
     model = family.build(load_model_config(REPOSITORY / "cfg/yolo_n.yaml").model_copy(update={"nc": 3}))
-    state = initial_state(model, family.losses(hyp, torch.ones(3).numpy()), hyp, compute, None, None)
+    state = initial_state(model, family.losses(hyp, torch.ones(3).numpy()), hyp, compute)
     for module in state.model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -133,7 +133,7 @@ def check_statistics(processes: Processes) -> None:
     hyp, compute, family = Hyp(), choose_compute("cpu", "fp32", channels_last=False), Yolo()
     torch.manual_seed(0)
     model = family.build(load_model_config(REPOSITORY / "cfg/yolo_n.yaml").model_copy(update={"nc": 3}))
-    state = initial_state(model, family.losses(hyp, torch.ones(3).numpy()), hyp, compute, None, None)
+    state = initial_state(model, family.losses(hyp, torch.ones(3).numpy()), hyp, compute)
     state.model.train()
     batch = part_of(random_batch(5, seed=1), processes)
     train_step(state, [to_device(batch, compute)], Recipe(family, hyp, compute, Plan(9, 1, 9), 0, processes))

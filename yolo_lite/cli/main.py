@@ -14,11 +14,14 @@ COMMANDS = {
     "train": "train a detector, or go on with a run",
     "val": "validate a checkpoint",
     "predict": "detect on pictures, videos, cameras and streams",
+    "import": "make a checkpoint of weights of YOLOv5",
     "compare": "train variants with the same seeds and tell differences from noise",
     "losses": "list every loss",
     "convert": "write a dataset's labels in another format: YOLO, VOC, COCO",
     "download": "fetch a public set: coco128, voc, coco",
 }
+
+MODULES = {"import": "import_weights"}  # of commands whose name Python keeps for itself
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands = "".join(f"\n  {name:<10} {purpose}" for name, purpose in COMMANDS.items())
         print(f"usage: yolo-lite COMMAND ...  (yolo-lite train --help){commands}", file=sys.stderr)
         return 0 if words[:1] in (["-h"], ["--help"]) else 2
-    command = importlib.import_module(f"yolo_lite.cli.{words[0]}")
+    command = importlib.import_module(f"yolo_lite.cli.{MODULES.get(words[0], words[0])}")
     return _run(command.run, command.make_parser().parse_args(words[1:]), getattr(command, "HINT", ""))
 
 

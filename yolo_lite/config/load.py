@@ -50,7 +50,10 @@ def load_model_config(path: str | Path, overrides: Sequence[str] = ()) -> AnyMod
 
 def load_dataset_config(path: str | Path, overrides: Sequence[str] = ()) -> DatasetConfig:
     """Read a dataset YAML; ``--set data.key=value`` overrides."""
-    return validate(DatasetConfig, override(read_yaml(path), overrides, "data."))
+    config = validate(DatasetConfig, override(read_yaml(path), overrides, "data."))
+    if not (config.generate or config.train or config.val or config.test):
+        raise ConfigError(f"{path}: expected at least one of train, val, test")
+    return config
 
 
 def load_run_config(plain: Mapping[str, Any], source: str) -> RunConfig:

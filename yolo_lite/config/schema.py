@@ -431,7 +431,10 @@ def _labels_by_split(labels: Any) -> Any:
 
 
 class DatasetConfig(Section):
-    """A dataset YAML. Relative paths start at ``path``, and ``path`` at the YAML file's folder."""
+    """A dataset YAML. Relative paths start at ``path``, and ``path`` at the YAML file's folder.
+
+    Imported weights know the names alone.
+    """
 
     path: str = "."
     train: Sources = ()
@@ -476,12 +479,6 @@ class DatasetConfig(Section):
         """The folder or file of a split's labels, if it is given."""
         return self.labels.get(split) if isinstance(self.labels, dict) else self.labels
 
-    @model_validator(mode="after")
-    def _has_a_split(self) -> DatasetConfig:
-        if not self.generate and not (self.train or self.val or self.test):
-            raise ValueError("expected at least one of train, val, test")
-        return self
-
 
 # Model YAMLs by their key ``family``.
 MODEL_SECTIONS: dict[str, type[ModelConfig] | type[FasterRcnnConfig]] = {
@@ -523,15 +520,15 @@ def parse_save_period(text: Any) -> Any:
 
 
 class TrainOptions(Section):
-    """The flags of ``train.py``, resolved."""
+    """The flags of ``train.py``, resolved; files are "" where there were none, for imported weights."""
 
-    cfg: str
-    hyp: str
-    data: str
+    cfg: str = ""
+    hyp: str = ""
+    data: str = ""
     weights: str | None = None
-    epochs: Count
-    batch_size: Count
-    imgsz: Annotated[int, Field(ge=32, le=8192)]
+    epochs: Count = 100
+    batch_size: Count = 16
+    imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
     device: str = ""
     workers: Annotated[int, Field(ge=0)] = 2
     seed: Seed = 0
@@ -551,7 +548,7 @@ class RunConfig(Section):
     hyp: Hyp
     model: AnyModelConfig
     data: DatasetConfig
-    data_file: str  # absolute path of the dataset YAML: relative paths start there
+    data_file: str  # absolute path of the dataset YAML: relative paths start there; "" for imported weights
 
     def plain(self) -> dict[str, Any]:
         """Plain lists, dicts, numbers and strings, in the form the YAML files have."""

@@ -64,7 +64,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except UNREADABLE:
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        raise CheckpointError(f"{path}: damaged, or not a checkpoint of yolo_lite")
+        raise CheckpointError(
+            f"{path}: damaged, or not a checkpoint of yolo_lite; weights of YOLOv5 come in by yolo-lite import"
+        )
     if content["format"] > FORMAT:
         raise CheckpointError(
             f"{path}: written by yolo_lite {content.get('yolo_lite')} in format {content['format']}, "

@@ -42,6 +42,23 @@ class BatchLosses(NamedTuple):
     unmatched: Tensor  # [] int64, objects that no slot learns
 
 
+class ClassRows(NamedTuple):
+    """How the rows of a tensor belong to classes: in each group some are shared by all, the others follow by class."""
+
+    num_groups: int
+    shared: int
+    per_class: int
+
+    def count(self, num_classes: int) -> int:
+        return self.num_groups * (self.shared + num_classes * self.per_class)
+
+    def of(self, classes: Sequence[int], num_classes: int) -> list[int]:
+        """The shared rows and those of some classes, group by group."""
+        own = [self.shared + each * self.per_class + row for each in classes for row in range(self.per_class)]
+        size = self.shared + num_classes * self.per_class
+        return [group * size + row for group in range(self.num_groups) for row in (*range(self.shared), *own)]
+
+
 class ModelFamily(Protocol):
     """One kind of model. Batches come from ``to_device``; ``raw`` is whatever ``forward`` gives."""
 
@@ -50,6 +67,8 @@ class ModelFamily(Protocol):
     def stride(self, model: nn.Module) -> int: ...
 
     def frozen(self, model: nn.Module, freeze: Freeze) -> list[nn.Module]: ...
+
+    def class_rows(self, model: nn.Module) -> dict[str, ClassRows]: ...
 
     def compile(self, model: nn.Module) -> None: ...
 
@@ -97,6 +116,12 @@ class Yolo:
         if missing := [row for row in rows if row not in range(len(detector.layers))]:
             raise ConfigError(f"freeze: expected rows 0..{len(detector.layers) - 1}, found {missing}")
         return [detector.layers[int(row)] for row in rows]
+
+    def class_rows(self, model: nn.Module) -> dict[str, ClassRows]:
+        """The tensors that depend on the classes: each anchor has four rows for its box, one for its objectness."""
+        detector = _detector(model)
+        head, rows = f"layers.{len(detector.layers) - 1}.heads", ClassRows(detector.anchors.shape[1], 5, 1)
+        return {f"{head}.{level}.{part}": rows for level in range(len(detector.strides)) for part in ("weight", "bias")}
 
     def compile(self, model: nn.Module) -> None:
         """Compile the forward pass at its first use."""
@@ -216,6 +241,11 @@ class TwoStage:
         if freeze and freeze != "backbone":
             raise ConfigError(f"freeze: expected backbone or [] for Faster R-CNN, found {list(freeze)}")
         return [_two_stage(model).backbone.body] if freeze else []
+
+    def class_rows(self, model: nn.Module) -> dict[str, ClassRows]:
+        """The tensors that depend on the classes; the background comes first."""
+        rows = {"cls_score": ClassRows(1, 1, 1), "bbox_pred": ClassRows(1, 4, 4)}
+        return {f"roi_heads.box_predictor.{key}.{part}": rows[key] for key in rows for part in ("weight", "bias")}
 
     def compile(self, model: nn.Module) -> None:
         """Compile the backbone with its pyramid at its first use."""

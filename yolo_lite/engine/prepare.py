@@ -23,6 +23,7 @@ from yolo_lite.engine.optimizer import Plan, accumulated_batches
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import Record
 from yolo_lite.engine.run_folder import make_run_folder, mark_launchers
+from yolo_lite.engine.start import start_from
 from yolo_lite.engine.state import Resume, State, initial_state
 from yolo_lite.structures import Batch
 
@@ -72,8 +73,9 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> P
     _check_shares(len(train_index), config, processes)
     recipe = Recipe(family, hyp, compute, _plan(len(train_index), config), options.seed, processes)
     losses = family.losses(hyp, train_index.counts).to(compute.device)
-    frozen = family.frozen(model, hyp.freeze)
-    state = initial_state(model, losses, hyp, compute, options.weights, resume, frozen)
+    if options.weights and not resume:
+        start_from(options.weights, model, family.class_rows(model), config.data.class_names)
+    state = initial_state(model, losses, hyp, compute, resume, family.frozen(model, hyp.freeze))
     if hyp.compile:
         family.compile(model)
     loaded = iter(_training_loader(train_index, size, config, state, recipe))  # workers start meanwhile

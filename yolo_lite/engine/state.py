@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.schema import Hyp, RunConfig
-from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint
+from yolo_lite.engine.checkpoint import save_checkpoint
 from yolo_lite.engine.device import Compute
 from yolo_lite.engine.optimizer import MovingAverage, make_optimizer
 from yolo_lite.loss.box import RunLosses
@@ -90,13 +90,10 @@ def initial_state(
     losses: RunLosses,
     hyp: Hyp,
     compute: Compute,
-    weights: str | None = None,
     resume: Resume | None = None,
     frozen: Sequence[nn.Module] = (),
 ) -> State:
-    """The state of a fresh run, of one that starts from the weights of another, or of one that goes on."""
-    if weights and not resume:
-        _start_from(model, weights)
+    """The state of a run that starts with the weights of ``model``, or of one that goes on."""
     device = compute.device
     scaler = torch.amp.GradScaler(device.type, enabled=compute.dtype == torch.float16)
     tally = Tally(torch.zeros(3, device=device), torch.zeros((), device=device))
@@ -107,18 +104,6 @@ def initial_state(
     for module in frozen:
         module.requires_grad_(False)
     return state
-
-
-def _start_from(model: nn.Module, weights: str) -> None:
-    """Take over every tensor of a checkpoint that fits by name and shape."""
-    given, own = load_checkpoint(weights)["ema"], model.state_dict()
-    # The anchors are those of --cfg, not of the checkpoint.
-    fits = {name for name in own if name in given and given[name].shape == own[name].shape and name != "anchors"}
-    taken = {name: given[name] for name in fits}
-    model.load_state_dict(taken, strict=False)
-    left = [name for name in own if name not in taken and name != "anchors"]
-    rest = f", not: {', '.join(left)}" if left else ""
-    print(f"{weights}: {len(taken)} of {len(taken) + len(left)} tensors taken over{rest}")
 
 
 def save_best(state: State, config: RunConfig, folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
-from yolo_lite.config.errors import DataError
+from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.schema import DatasetConfig, RunConfig
 from yolo_lite.data.index import DatasetIndex, index_split
@@ -86,6 +86,8 @@ def validate_checkpoint(prepared: Prepared) -> Validation:
 
 def _dataset(config: RunConfig, flags: argparse.Namespace) -> tuple[DatasetConfig, str]:
     if not flags.data:
+        if not config.data_file:
+            raise ConfigError(f"{flags.weights}: imported weights, which know no dataset, expected --data")
         return config.data, config.data_file
     data = load_dataset_config(flags.data)
     if data.class_names != config.data.class_names:

@@ -1,0 +1,77 @@
+"""Where a run starts from the weights of another, with other classes perhaps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from yolo_lite.config.errors import CheckpointError
+from yolo_lite.config.load import validate
+from yolo_lite.config.schema import DatasetConfig
+from yolo_lite.config.yaml_file import Document
+from yolo_lite.engine.checkpoint import load_checkpoint
+from yolo_lite.engine.families import ClassRows
+
+
+class Classes(NamedTuple):
+    """Names of the classes of a checkpoint and of the run that starts from it."""
+
+    given: Sequence[str]
+    own: Sequence[str]
+
+    @property
+    def shared(self) -> list[str]:
+        return [name for name in self.own if name in self.given]
+
+    def describe(self) -> str:
+        """What becomes of the classes; "" where they are the same."""
+        if list(self.own) == list(self.given):
+            return ""
+        new = [name for name in self.own if name not in self.given]
+        left = [name for name in self.given if name not in self.own]
+        parts = {"taken over": self.shared, "new": new, "left behind": left}
+        return "\nrows of classes " + "; ".join(f"{part}: {', '.join(names)}" for part, names in parts.items() if names)
+
+
+def start_from(weights: str, model: nn.Module, class_rows: Mapping[str, ClassRows], names: Sequence[str]) -> None:
+    """Take over the tensors of a checkpoint that fit by name and shape, and say which did not.
+
+    Of the tensors in ``class_rows`` the shared rows are taken, and those of classes of the same name.
+
+    Raises:
+        CheckpointError: it cannot be read, or nothing in it fits.
+    """
+    content = load_checkpoint(weights)
+    given, own = content["ema"], model.state_dict()
+    data = validate(DatasetConfig, Document(f"{weights} (config)", content["config"]["data"], {}))
+    classes = Classes(data.class_names, names)
+    taken = {}
+    for name in own.keys() & given.keys():
+        found = given[name]
+        if name in class_rows:
+            found = _with_rows_of(own[name], found, class_rows[name], classes)
+        if found.shape == own[name].shape and name != "anchors":  # which are those of --cfg
+            taken[name] = found
+    if not taken:
+        raise CheckpointError(f"{weights}: not one tensor fits the model of --cfg by name and shape")
+    model.load_state_dict(taken, strict=False)
+    left = [name for name in own if name not in taken and name != "anchors"]
+    rest = f", not: {', '.join(left)}" if left else ""
+    print(f"{weights}: {len(taken)} of {len(taken) + len(left)} tensors taken over{rest}{classes.describe()}")
+    if "anchors" in own and not torch.equal(given.get("anchors", own["anchors"]).cpu(), own["anchors"].cpu()):
+        print(f"{weights}: was trained with other anchors; those of --cfg stay")
+    if "source" in content:
+        print(f"{weights}: {content['source']}")
+
+
+def _with_rows_of(own: Tensor, given: Tensor, rows: ClassRows, classes: Classes) -> Tensor:
+    """``own`` with the rows of ``given`` that mean the same; ``given`` itself where it is laid out in another way."""
+    if given.shape[1:] != own.shape[1:] or len(given) != rows.count(len(classes.given)):
+        return given
+    to, source = ([names.index(name) for name in classes.shared] for names in (classes.own, classes.given))
+    merged = own.clone()
+    merged[rows.of(to, len(classes.own))] = given[rows.of(source, len(classes.given))].to(own)
+    return merged

@@ -1,0 +1,177 @@
+"""Weights of YOLOv5 (v6 and v7), by the names of its state dict, into a detector of ours."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yolo_lite.config.errors import CheckpointError, ConfigError
+from yolo_lite.config.load import validate
+from yolo_lite.config.schema import DatasetConfig, ModelConfig
+from yolo_lite.config.yaml_file import Document
+from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv, Detect
+from yolo_lite.model.builder import build_layers
+from yolo_lite.model.detector import Detector
+from yolo_lite.model.torch_file import read_torch_file
+
+M = TypeVar("M")
+
+# The parts of a block that have another name there.
+THEIR_NAMES: dict[type[nn.Module], dict[str, str]] = {
+    Conv: {"norm": "bn"},
+    Bottleneck: {"reduce": "cv1", "expand": "cv2"},
+    C3: {"deep": "cv1", "plain": "cv2", "merge": "cv3", "bottlenecks": "m"},
+    SPP: {"reduce": "cv1", "merge": "cv2"},
+    SPPF: {"reduce": "cv1", "merge": "cv2"},
+    Detect: {"heads": "m"},
+}
+
+
+class Weights(NamedTuple):
+    """Tensors by the names of YOLOv5's state dict, and the model that they belong to."""
+
+    path: Path
+    config: ModelConfig
+    names: tuple[str, ...]  # of the classes
+    shapes: dict[str, tuple[int, ...]]
+    load: Callable[[str], Tensor]
+
+
+def read_checkpoint(path: str | Path) -> Weights:
+    """A checkpoint of YOLOv5 (``.pt``), which brings its own YAML and names; nothing of its pickle is run.
+
+    Raises:
+        CheckpointError: it is none, or its pickle names what a checkpoint does not.
+        ConfigError: its YAML is unusable.
+    """
+    file = read_torch_file(path)
+    content = file.content if isinstance(file.content, dict) else {}
+    if "format" in content:
+        raise CheckpointError(f"{path}: already a checkpoint of yolo_lite")
+    model = content.get("ema") or content.get("model")
+    if model is None:
+        raise CheckpointError(f"{path}: expected a checkpoint of YOLOv5, found no 'ema' or 'model' in it")
+    tensors = file.stored_tensors(model)
+    own_yaml, names = model.state.get("yaml"), model.state.get("names")
+    if not isinstance(own_yaml, dict) or names is None:
+        raise CheckpointError(f"{path}: expected a model of YOLOv5, found one without YAML or names")
+    config = validate(ModelConfig, Document(f"{path} (its YAML)", own_yaml, {}))
+    names = validate(DatasetConfig, Document(f"{path} (its names)", {"names": names}, {})).names
+    if len(names) != config.nc:
+        raise CheckpointError(f"{path}: expected {config.nc} names, the classes of its YAML, found {len(names)}")
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return Weights(file.path, config, names, shapes, lambda name: file.tensor(tensors[name]))
+
+
+def read_state_dict(path: str | Path, config: ModelConfig, names: tuple[str, ...]) -> Weights:
+    """A state dict of YOLOv5 as ``.npz`` or ``.safetensors``, for the model of a YAML.
+
+    Raises:
+        CheckpointError: it is none.
+        ConfigError: the package that reads it is missing.
+    """
+    path = Path(path)
+    try:
+        tensors = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: damaged, or not a {path.suffix} file of tensors") from error
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return Weights(path, config.model_copy(update={"nc": len(names)}), names, shapes, tensors.__getitem__)
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ConfigError(f"{path}: reading it needs the package safetensors: pip install safetensors") from None
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise ValueError(error) from error
+
+
+def convert(weights: Weights) -> Detector:
+    """The detector with these weights in float32; its anchors are those that they were trained with.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over or of another shape; the message holds the list.
+        ConfigError: the YAML makes no detector.
+    """
+    expected = _made(_expected_tensors, weights)
+    _check_complete(weights, dict(expected.values()))
+    # Copies, because a view would be saved with all of its storage.
+    state = {name: _plain(weights.load(their_name)) for name, (their_name, _) in expected.items()}
+    strides = torch.tensor(_made(Detector, weights).strides)
+    state["anchors"] *= strides[:, None, None]  # kept in cells there, in pixels here
+    anchors = tuple(tuple(level) for level in state["anchors"].flatten(1).tolist())
+    detector = Detector(weights.config.model_copy(update={"anchors": anchors}))
+    detector.load_state_dict(state)
+    return detector
+
+
+def _made(make: Callable[[ModelConfig], M], weights: Weights) -> M:
+    try:
+        return make(weights.config)
+    except ConfigError as error:
+        raise ConfigError(f"{weights.path}: {error}") from None
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    dtype = torch.float32 if tensor.is_floating_point() else torch.int64
+    return tensor.to(dtype, copy=True).contiguous()
+
+
+def _expected_tensors(config: ModelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """For each tensor of our state dict its name in YOLOv5's, and its shape; no memory is taken for any."""
+    with torch.device("meta"):
+        layers = build_layers(config)
+    expected = {
+        f"layers.{index}.{name}": (f"model.{index}.{_their_name(layer.module, name)}", tuple(tensor.shape))
+        for index, layer in enumerate(layers)
+        for name, tensor in layer.module.state_dict().items()
+    }
+    detect: Any = layers[-1].module
+    num_anchors = detect.heads[0].out_channels // detect.num_outputs
+    expected["anchors"] = (f"model.{len(layers) - 1}.anchors", (len(detect.heads), num_anchors, 2))
+    return expected
+
+
+def _their_name(module: nn.Module, name: str) -> str:
+    """``"deep.norm.weight"`` of a C3 is ``"cv1.bn.weight"``."""
+    parts = []
+    for part in name.split("."):
+        parts.append(THEIR_NAMES.get(type(module), {}).get(part, part))
+        module = getattr(module, part)
+    return ".".join(parts)
+
+
+def _check_complete(weights: Weights, expected: dict[str, tuple[int, ...]]) -> None:
+    found = weights.shapes
+    # v5 and v6.0 keep the anchors a second time.
+    left_over = [name for name in found if name not in expected and not name.endswith(".anchor_grid")]
+    others = {
+        "missing": [name for name in expected if name not in found],
+        "left over": left_over,
+        "of another shape": [
+            f"{name} {list(found[name])}, expected {list(shape)}"
+            for name, shape in expected.items()
+            if found.get(name, shape) != shape
+        ],
+    }
+    problems = [f"{kind}: {', '.join(names)}" for kind, names in others.items() if names]
+    if problems:
+        raise CheckpointError(f"{weights.path}: its tensors do not fit the model; {'; '.join(problems)}")
