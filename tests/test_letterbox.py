@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo_lite.data.letterbox import GREY, fitted_size, pad, padded_size, place, resize, to_canvas, to_original
+from yolo_lite.data.letterbox import (
+    GREY,
+    canvas_size,
+    fitted_size,
+    pad,
+    padded_size,
+    place,
+    resize,
+    to_canvas,
+    to_original,
+)
 
 side = st.integers(1, 5000)
 
@@ -93,3 +103,8 @@ def test_shrinking_averages_and_growing_interpolates():
     image[::3, ::3] = 180  # one pixel of nine, beside those that linear interpolation would look at
     assert np.all(resize(image, 3, 3) == 20)
     assert len(np.unique(resize(np.array([[[0] * 3, [200] * 3]], np.uint8), 1, 8))) > 3
+
+
+def test_a_canvas_has_half_a_stride_of_grey_or_more():
+    assert canvas_size(640, 640, 32) == (672, 672)
+    assert canvas_size(480, 625, 32) == (512, 672) and canvas_size(496, 624, 32) == (512, 640)

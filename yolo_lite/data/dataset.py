@@ -10,7 +10,7 @@ from yolo_lite.config.schema import Hyp
 from yolo_lite.data import augment
 from yolo_lite.data.augment import Sample
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.data.letterbox import Letterbox, on_canvas, padded_size, to_canvas
+from yolo_lite.data.letterbox import Letterbox, canvas_size, on_canvas, to_canvas
 from yolo_lite.data.store import ImageStore
 
 # Streams of random numbers are told apart by the first word after the seed.
@@ -77,7 +77,7 @@ class TrainingSet:
 
 
 class EvaluationSet:
-    """Letterboxed pictures, each padded to the next multiple of the stride; asked by index.
+    """Letterboxed pictures, each padded to a multiple of the stride; asked by index.
 
     The shape of a picture depends on nothing but the picture, so results do not depend on the batch size.
     """
@@ -91,10 +91,10 @@ class EvaluationSet:
     def shape(self, position: int) -> tuple[int, int]:
         """Height and width of the network input for this picture."""
         height, width = self.store.size[position]
-        return padded_size(int(height), int(width), self.stride)
+        return canvas_size(int(height), int(width), self.stride)
 
     def __getitem__(self, position: int) -> Item:
         original = (int(self.index.size[position, 0]), int(self.index.size[position, 1]))
-        image, letterbox = on_canvas(self.store[position], original, self.stride)
+        image, letterbox = on_canvas(self.store[position], original, self.shape(position))
         label, xyxy = self.index.objects(position)
         return Item(image, label, to_canvas(xyxy, letterbox), position, original, letterbox)

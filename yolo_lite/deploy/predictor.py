@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.errors import ConfigError, DataError, nearest
-from yolo_lite.data.letterbox import Letterbox, fitted_size, on_canvas, resize, to_original
+from yolo_lite.data.letterbox import Letterbox, canvas_size, fitted_size, on_canvas, resize, to_original
 from yolo_lite.data.loader import EMPTY
 from yolo_lite.deploy.pixels import as_frame, is_several
 from yolo_lite.deploy.prediction import Prediction
@@ -44,7 +45,7 @@ class Predictor:
 
     names: tuple[str, ...]  # of the classes
     size: int  # pixels of the longest side in the network
-    stride: int  # sides of the network's input are multiples of it; the size itself where that is one fixed square
+    canvas: Callable[[int, int], tuple[int, int]]  # height and width of a resized picture -> of the network's input
     detect: Detect
 
     def predict(self, pictures: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
@@ -125,7 +126,7 @@ class Predictor:
     def _prepare(self, number: int, frame: Frame) -> _Waiting:
         original = (frame.image.shape[0], frame.image.shape[1])
         resized = resize(frame.image, *fitted_size(*original, self.size))
-        return _Waiting(number, frame, *on_canvas(resized, original, self.stride))
+        return _Waiting(number, frame, *on_canvas(resized, original, self.canvas(*resized.shape[:2])))
 
     def _detect(self, batch: Sequence[_Waiting], options: DetectOptions) -> list[Detections]:
         images = torch.from_numpy(np.stack([one.canvas for one in batch])).permute(0, 3, 1, 2)
@@ -176,7 +177,8 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
     model.load_state_dict(content["ema"])
     network, stride = family.for_inference(place(model, compute)), family.stride(model)
     size = rounded_up(imgsz or config.train.imgsz, stride)
-    return Predictor(config.data.class_names, size, stride, detector_of(family, network, compute))
+    canvas = functools.partial(canvas_size, stride=stride)
+    return Predictor(config.data.class_names, size, canvas, detector_of(family, network, compute))
 
 
 def detector_of(family: ModelFamily, network: nn.Module, compute: Compute) -> Detect:
