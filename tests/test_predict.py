@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import signal
@@ -22,6 +23,7 @@ from yolo_lite import load
 from yolo_lite.cli.main import main
 from yolo_lite.cli.val import make_parser as val_parser
 from yolo_lite.config.errors import ConfigError, DataError, UserError
+from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.deploy import sources
 from yolo_lite.deploy.predictor import BATCHES_WAITING, Predictor
 from yolo_lite.deploy.sources import Frame, count_frames, find_media, is_live, read_frames
@@ -56,7 +58,8 @@ def detect_colours(images: Tensor, options: DetectOptions) -> list[Detections]:
     return found
 
 
-COLOURS = Predictor(NAMES, 64, 32, detect_colours)
+CANVAS = functools.partial(canvas_size, stride=32)
+COLOURS = Predictor(NAMES, 64, CANVAS, detect_colours)
 
 
 def weights_of(folder: Path, content: dict[str, Any]) -> Path:
@@ -157,10 +160,10 @@ def test_a_batch_holds_one_shape_and_few_pictures_wait():
             yield Frame(painted(64, 64) if number else painted(64, 20))
 
     most = 0
-    for number, _ in enumerate(Predictor(NAMES, 64, 32, detect).run(frames(), DetectOptions(), 4)):
+    for number, _ in enumerate(Predictor(NAMES, 64, CANVAS, detect).run(frames(), DetectOptions(), 4)):
         most = max(most, pulled - number)
     assert most <= BATCHES_WAITING * 4 + 4
-    assert all(shape[2:] in ((64, 64), (64, 32)) for shape in seen) and seen.count((4, 3, 64, 64)) >= 99
+    assert all(shape[2:] in ((96, 96), (96, 64)) for shape in seen) and seen.count((4, 3, 96, 96)) >= 99
 
 
 def test_a_picture_does_not_depend_on_its_batch(confident: Path):
@@ -436,7 +439,7 @@ def test_classes_are_chosen_by_name_and_runs_are_numbered(colours: Path, capsys:
 
 
 def test_a_class_name_cannot_leave_the_folder_of_crops(colours: Path, monkeypatch: pytest.MonkeyPatch):
-    model = Predictor(("../up", "..", "traffic light/red"), 64, 32, detect_colours)
+    model = Predictor(("../up", "..", "traffic light/red"), 64, CANVAS, detect_colours)
     monkeypatch.setattr("yolo_lite.deploy.predictor.load", lambda *_: model)
     write(colours / "a.png", painted(64, 64, (0, 1, 1, 9, 9), (1, 20, 20, 30, 30), (2, 40, 40, 60, 60)))
     assert predict("--source", "a.png", "--no-save", "--save-crop") == 0
@@ -553,7 +556,7 @@ def test_a_stopped_prediction_leaves_whole_files(
         return detect_colours(images, options)
 
     calls: list[int] = []
-    monkeypatch.setattr("yolo_lite.deploy.predictor.load", lambda *_: Predictor(NAMES, 64, 32, detect))
+    monkeypatch.setattr("yolo_lite.deploy.predictor.load", lambda *_: Predictor(NAMES, 64, CANVAS, detect))
     make_film(colours / "a.avi", num_frames=40)
     assert predict("--source", "a.avi", "--save-json", "--batch-size", "4") == status
     records = json.loads((colours / "runs/predict/exp/predictions.json").read_text())
@@ -575,7 +578,7 @@ def test_too_little_memory_is_explained(
     def detect(images: Tensor, options: DetectOptions) -> list[Detections]:
         raise torch.OutOfMemoryError("tried to allocate")
 
-    monkeypatch.setattr("yolo_lite.deploy.predictor.load", lambda *_: Predictor(NAMES, 64, 32, detect))
+    monkeypatch.setattr("yolo_lite.deploy.predictor.load", lambda *_: Predictor(NAMES, 64, CANVAS, detect))
     write(colours / "a.png", painted(9, 9))
     assert predict("--source", "a.png") == 2
     assert capsys.readouterr().err == "error: out of memory with --batch-size 8 at --imgsz 64: try --batch-size 4\n"
