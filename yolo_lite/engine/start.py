@@ -33,7 +33,11 @@ class Classes(NamedTuple):
         new = [name for name in self.own if name not in self.given]
         left = [name for name in self.given if name not in self.own]
         parts = {"taken over": self.shared, "new": new, "left behind": left}
-        return "\nrows of classes " + "; ".join(f"{part}: {', '.join(names)}" for part, names in parts.items() if names)
+        return "\nrows of classes " + "; ".join(f"{part}: {_some(names)}" for part, names in parts.items() if names)
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def start_from(weights: str, model: nn.Module, class_rows: Mapping[str, ClassRows], names: Sequence[str]) -> None:
