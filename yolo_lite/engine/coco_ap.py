@@ -1,16 +1,21 @@
-"""COCO average precision by faster-coco-eval, and precision and recall at the best F1.
+"""COCO average precision by faster-coco-eval, curves over confidence, precision and recall at the best F1.
 
 D detections of a split, C classes, boxes in pixels of the original pictures.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from yolo_lite.data.index import DatasetIndex
+from yolo_lite.report.curves import Curves
+
+CONFIDENCES = np.linspace(0.001, 1, 1000)
+UNMATCHED, IN_CROWD = -1, -2  # what else than an object a detection may be matched to
 
 
 class DetectionTable(NamedTuple):
@@ -38,6 +43,24 @@ class Scores(NamedTuple):
     overall: ClassScores
     by_class: list[ClassScores]
     confidence: float  # at which precision and recall stand: the best mean F1 at IoU 0.5
+    curves: Curves  # at IoU 0.5
+
+
+class SizeScores(NamedTuple):
+    """COCO's AP and recall by the size of objects, recall by the number of detections; NaN without such objects.
+
+    Small is below 32 x 32 pixels of the picture file, large from 96 x 96; ``area`` of the ground truth counts.
+    """
+
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    ar_1: float
+    ar_10: float
+    ar_100: float
+    ar_small: float
+    ar_medium: float
+    ar_large: float
 
 
 def ground_truth(index: DatasetIndex) -> COCO:
@@ -62,17 +85,45 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
 
     ``image`` and ``label`` of the table are the ids of ``truth``.
     """
-    results = _load_results(truth, table)
-    evaluation = _run_coco(truth, results)
+    evaluation = _run_coco(truth, _load_results(truth, table))
     # precision [T, R, C, areas, max detections], -1 where a class has no objects
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
-    is_true = _true_positives(truth, results)
-    labels = np.array(evaluation.params.catIds)
-    objects = np.array([sum(not a["iscrowd"] for a in truth.loadAnns(truth.getAnnIds(catIds=[c]))) for c in labels])
-    best, confidence = _best_f1(table, is_true, labels, objects)
+    curves = _curves(truth, table)._replace(interpolated=np.where(precision[0] < 0, np.nan, precision[0]).T)
+    best, confidence = _best_f1(curves)
     rows = np.stack((_mean(ap, 0), ap[0], ap[5], *best), axis=1)  # [C, 5]
-    return Scores(ClassScores(*_mean(rows, 0).tolist()), [ClassScores(*row) for row in rows.tolist()], confidence)
+    by_class = [ClassScores(*row) for row in rows.tolist()]
+    return Scores(ClassScores(*_mean(rows, 0).tolist()), by_class, confidence, curves)
+
+
+def score_by_size(truth: COCO, table: DetectionTable) -> SizeScores:
+    """What COCO adds to AP; it costs as much again, several times over: not for every epoch."""
+    found = _run_coco(truth, _load_results(truth, table), by_size=True).eval
+    precision, recall = (np.where(found[name] < 0, np.nan, found[name]) for name in ("precision", "recall"))
+    by_size = [precision[:, :, :, area, 2] for area in (1, 2, 3)]
+    by_size += [recall[:, :, 0, most] for most in (0, 1, 2)] + [recall[:, :, area, 2] for area in (1, 2, 3)]
+    return SizeScores(*(float(_mean(values.ravel(), 0)) for values in by_size))
+
+
+def match(truth: COCO, table: DetectionTable, any_class: bool = False) -> np.ndarray:
+    """Which object each detection ``[D]`` finds by COCO's greedy rule at IoU 0.5, as its row in the ground truth.
+
+    From the best score down, each detection of a picture takes the free object that it overlaps most. One that finds
+    none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``.
+
+    Args:
+        any_class: objects of other classes are taken too, and every detection is matched; else only the best 100 of
+            an image and class are, those that AP knows.
+    """
+    found = np.full(len(table.score), UNMATCHED)
+    # At several thresholds a pair of the library's "matched" may stem from any of them: it is asked about one alone.
+    pairs = _run_coco(truth, _load_results(truth, table), iou=0.5, any_class=any_class).eval["matched"]
+    annotations = truth.dataset["annotations"]
+    rows = {object["id"]: IN_CROWD if object["iscrowd"] else row for row, object in enumerate(annotations)}
+    for pair in pairs:  # "detection_object"
+        detection, _, object = pair.partition("_")
+        found[int(detection) - 1] = rows[int(object)]
+    return found
 
 
 def _load_results(truth: COCO, table: DetectionTable) -> COCO:
@@ -82,46 +133,45 @@ def _load_results(truth: COCO, table: DetectionTable) -> COCO:
     return truth.loadRes(rows.astype(np.float64))
 
 
-def _run_coco(truth: COCO, results: COCO, iou: float | None = None) -> Any:
-    """COCO's evaluation of objects of all areas together, at its ten IoU thresholds or at one."""
+def _run_coco(
+    truth: COCO, results: COCO, iou: float | None = None, by_size: bool = False, any_class: bool = False
+) -> Any:
+    """COCO's evaluation, at its ten IoU thresholds or at one, of all objects together or also of each size."""
     evaluation = COCOeval_faster(truth, results, "bbox", print_function=lambda *_: None)
-    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-    evaluation.params.maxDets = [100]
+    parameters = evaluation.params
+    if not by_size:
+        parameters.areaRng, parameters.areaRngLbl, parameters.maxDets = [[0, 1e10]], ["all"], [100]
     if iou is not None:
-        evaluation.params.iouThrs = np.array([iou])
+        parameters.iouThrs = np.array([iou])
+    if any_class:
+        parameters.useCats, parameters.maxDets = 0, [max(len(results.anns), 1)]
     evaluation.evaluate()
     evaluation.accumulate()
     return evaluation
 
 
-def _true_positives(truth: COCO, results: COCO) -> np.ndarray:
-    """Which detections ``[D]`` COCO's greedy rule matches at IoU 0.5."""
-    # At several thresholds a pair of the library's "matched" may stem from any of them: it is asked about one alone.
-    pairs = _run_coco(truth, results, iou=0.5).eval["matched"]  # "detection_object"
-    is_true = np.zeros(len(results.anns), dtype=bool)
-    is_true[[int(pair.split("_")[0]) - 1 for pair in pairs]] = True
-    return is_true
-
-
-def _best_f1(
-    table: DetectionTable, is_true: np.ndarray, labels: np.ndarray, objects: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Precision and recall ``[2, C]`` at the confidence (in steps of 0.001) with the best mean F1 over classes."""
-    confidences = np.linspace(0.001, 1, 1000)
-    precision, recall = np.zeros((2, len(labels), len(confidences)))
+def _curves(truth: COCO, table: DetectionTable) -> Curves:
+    """Detections and hits of each class from each confidence on; those in a crowd do not count."""
+    labels, found = truth.getCatIds(), match(truth, table)
+    objects = Counter(object["category_id"] for object in truth.dataset["annotations"] if not object["iscrowd"])
+    hits, above = np.zeros((2, len(labels), len(CONFIDENCES)), dtype=np.int64)
     for row, label in enumerate(labels):
-        own = table.label == label
+        own = (table.label == label) & (found != IN_CROWD)
         order = np.argsort(table.score[own])  # ascending: those from a place on are the ones above a confidence
-        scores, hits = table.score[own][order], is_true[own][order]
-        place = np.searchsorted(scores, confidences)
-        above = len(scores) - place
-        hits_above = np.concatenate((hits[::-1].cumsum()[::-1], [0]))[place]
-        precision[row] = hits_above / np.maximum(above, 1)
-        recall[row] = hits_above / max(objects[row], 1)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    present = objects > 0
-    best = int(_mean(f1[present], 0).argmax()) if present.any() else 0
-    return np.where(present, np.stack((precision[:, best], recall[:, best])), np.nan), float(confidences[best])
+        scores, is_hit = table.score[own][order], found[own][order] >= 0
+        place = np.searchsorted(scores, CONFIDENCES)
+        above[row] = len(scores) - place
+        hits[row] = np.concatenate((is_hit[::-1].cumsum()[::-1], [0]))[place]
+    counts = np.array([objects[label] for label in labels])
+    return Curves(CONFIDENCES, hits, above, counts, interpolated=np.zeros((0, 0)))
+
+
+def _best_f1(curves: Curves) -> tuple[np.ndarray, float]:
+    """Precision and recall ``[2, C]`` at the confidence (in steps of 0.001) with the best mean F1 over classes."""
+    present = curves.objects > 0
+    best = int(_mean(curves.f1[present], 0).argmax()) if present.any() else 0
+    chosen = np.stack((np.nan_to_num(curves.precision[:, best]), curves.recall[:, best]))
+    return np.where(present, chosen, np.nan), float(curves.confidence[best])
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:

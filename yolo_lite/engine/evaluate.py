@@ -20,7 +20,7 @@ from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import Letterbox, padded_size, to_original
 from yolo_lite.data.loader import evaluation_loader
 from yolo_lite.data.store import ImageStore
-from yolo_lite.engine.coco_ap import DetectionTable, Scores, ground_truth, score_detections
+from yolo_lite.engine.coco_ap import DetectionTable, Scores, SizeScores, ground_truth, score_detections
 from yolo_lite.engine.device import Compute, to_device
 from yolo_lite.engine.families import ModelFamily
 from yolo_lite.engine.processes import ALONE, Processes
@@ -185,7 +185,7 @@ def _images_by_class(index: DatasetIndex) -> np.ndarray:
     return np.bincount(pairs[1], minlength=len(index.names))
 
 
-def report(evaluation: Evaluation, index: DatasetIndex) -> dict[str, Any]:
+def report(evaluation: Evaluation, index: DatasetIndex, by_size: SizeScores) -> dict[str, Any]:
     """Plain data for metrics.json; a class without objects has null."""
 
     def plain(value: float) -> float | None:
@@ -199,6 +199,7 @@ def report(evaluation: Evaluation, index: DatasetIndex) -> dict[str, Any]:
     milliseconds = {stage: 1000 * value / len(index) for stage, value in evaluation.seconds.items()}
     return {
         **{key: plain(value) for key, value in evaluation.scores.overall._asdict().items()},
+        **{key: plain(value) for key, value in by_size._asdict().items()},
         "confidence": evaluation.scores.confidence,
         "per_class": per_class,
         "images": len(index),

@@ -31,6 +31,8 @@ from yolo_lite.model.faster_rcnn import (
     StageLosses,
     candidates,
 )
+from yolo_lite.ops.boxes import cxcywh_to_xyxy
+from yolo_lite.ops.grid import make_grid
 from yolo_lite.ops.nms import DetectOptions, select_detections, survivors
 from yolo_lite.structures import Batch, Detections, LossParts
 
@@ -57,6 +59,14 @@ class ClassRows(NamedTuple):
         own = [self.shared + each * self.per_class + row for each in classes for row in range(self.per_class)]
         size = self.shared + num_classes * self.per_class
         return [group * size + row for group in range(self.num_groups) for row in (*range(self.shared), *own)]
+
+
+class Anchors(NamedTuple):
+    """Which anchors learn which objects of a batch, to be looked at; P pairs."""
+
+    image: np.ndarray  # [P] int64, which image of the batch
+    target: np.ndarray  # [P] int64, row of its targets
+    xyxy: np.ndarray  # [P, 4] float32, pixels of the network input
 
 
 class ModelFamily(Protocol):
@@ -92,6 +102,10 @@ class ModelFamily(Protocol):
     def detections(self, model: nn.Module, raw: Any, batch: Batch, options: DetectOptions) -> list[Detections]: ...
 
     def validation_losses(self, model: nn.Module, raw: Any, batch: Batch, losses: nn.Module) -> BatchLosses: ...
+
+    def assigned_anchors(self, model: nn.Module, batch: Batch, hyp: Hyp) -> Anchors | None: ...
+
+    def graph(self, model: nn.Module) -> nn.Module: ...
 
 
 class Yolo:
@@ -181,6 +195,18 @@ class Yolo:
         unmatched = torch.ones(len(batch.targets.label), dtype=torch.int64, device=raw.device)
         unmatched[matches.target] = 0
         return BatchLosses(compute_loss(raw, batch.targets, matches, grid, losses), unmatched.sum())
+
+    def assigned_anchors(self, model: nn.Module, batch: Batch, hyp: Hyp) -> Anchors:
+        """The anchors that learn the objects of a batch on the CPU, each in its cell."""
+        detector = _detector(model)
+        grid = make_grid(detector.anchors.cpu(), detector.strides, *batch.images.shape[2:])
+        image, slot, target = assign(batch.targets, grid, hyp)
+        box = torch.cat((grid.corner + grid.stride / 2, grid.anchor), dim=1)[slot]
+        return Anchors(image.numpy(), target.numpy(), cxcywh_to_xyxy(box).numpy())
+
+    def graph(self, model: nn.Module) -> nn.Module:
+        """A copy for TensorBoard's graph of operations, on the CPU."""
+        return copy.deepcopy(_detector(model)).cpu().eval()
 
 
 def _detector(model: nn.Module) -> Detector:
@@ -300,6 +326,13 @@ class TwoStage:
         objectives = losses.objectives(*raw.first.size)
         found = _two_stage(model).validation_losses(raw, batch.targets, objectives)
         return BatchLosses(losses.parts(found), torch.zeros((), dtype=torch.int64, device=batch.images.device))
+
+    def assigned_anchors(self, model: nn.Module, batch: Batch, hyp: Hyp) -> None:
+        """None: anchors are assigned inside torchvision, and drawn by lot."""
+
+    def graph(self, model: nn.Module) -> nn.Module:
+        """A copy of the backbone with its pyramid: what comes after depends on the picture and cannot be traced."""
+        return copy.deepcopy(_two_stage(model).backbone).cpu().eval()
 
 
 def _two_stage(model: nn.Module) -> FasterRcnn:

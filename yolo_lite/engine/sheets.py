@@ -7,11 +7,11 @@ import numpy as np
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.engine.coco_ap import DetectionTable
+from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors
+from yolo_lite.engine.families import Anchors
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
-from yolo_lite.report.pictures import contact_sheet, draw_boxes, enlarge, side_by_side
+from yolo_lite.report.pictures import contact_sheet, draw_boxes, draw_thin_boxes, enlarge, side_by_side, titled
 from yolo_lite.structures import Batch
-
-SHOWN_CONFIDENCE = 0.25
 
 
 def training_sheet(batch: Batch, names: tuple[str, ...], most: int = 8) -> np.ndarray:
@@ -23,6 +23,23 @@ def training_sheet(batch: Batch, names: tuple[str, ...], most: int = 8) -> np.nd
         image = batch.images[row].permute(1, 2, 0).numpy()
         pictures.append(draw_boxes(*enlarge(image, xyxy), batch.targets.label[own].numpy(), names))
     return contact_sheet(pictures, columns=4)
+
+
+def anchor_sheet(batch: Batch, anchors: Anchors, names: tuple[str, ...], most: int = 4) -> np.ndarray:
+    """Objects of a training batch and, thin, in the same colour, the anchors that learn them, RGB.
+
+    Of the first 16 pictures those with the fewest objects are shown: in a crowd nothing could be told apart.
+    """
+    counts = np.bincount(batch.targets.image.numpy(), minlength=len(batch.images))[:16]
+    labels, pictures = batch.targets.label.numpy(), []
+    for row in np.argsort(np.where(counts > 0, counts, counts.max() + 1), kind="stable")[:most]:
+        own, learning = (batch.targets.image == row).numpy(), anchors.image == row
+        boxes = np.concatenate((cxcywh_to_xyxy(batch.targets.box[own]).numpy(), anchors.xyxy[learning]))
+        image, boxes = enlarge(batch.images[row].permute(1, 2, 0).numpy(), boxes, longest=640, below=640)
+        image = draw_thin_boxes(image, boxes[own.sum() :], labels[anchors.target[learning]])
+        drawn = draw_boxes(image, boxes[: own.sum()], labels[own], names)
+        pictures.append(titled(drawn, f"{learning.sum()} anchors learn {own.sum()} objects"))
+    return contact_sheet(pictures, columns=2)
 
 
 def prediction_sheet(index: DatasetIndex, table: DetectionTable, most: int = 4) -> np.ndarray:
@@ -38,3 +55,24 @@ def _labels_and_predictions(index: DatasetIndex, table: DetectionTable, position
     left = draw_boxes(*enlarge(image, xyxy), label, index.names)
     right = draw_boxes(*enlarge(image, table.xyxy[own]), table.label[own], index.names, table.score[own])
     return side_by_side(left, right)
+
+
+def worst_sheet(index: DatasetIndex, errors: Errors, most: int = 6) -> np.ndarray:
+    """The pictures with the most errors, RGB: on the left what is missed, on the right what is false, the rest thin."""
+    num_errors = errors.by_image(len(index))
+    worst = np.argsort(-num_errors, kind="stable")[:most]
+    return contact_sheet([_missed_and_false(index, errors, int(position)) for position in worst], columns=2)
+
+
+def _missed_and_false(index: DatasetIndex, errors: Errors, position: int) -> np.ndarray:
+    image, table, names = read_image(index.path(position)), errors.detections, index.names
+    own, found = errors.image == position, table.image == position
+    missed, false = errors.is_missed[own], errors.is_false[found]
+    larger, boxes = enlarge(image, errors.xyxy[own])
+    left = draw_thin_boxes(larger, boxes[~missed], errors.label[own][~missed])
+    left = draw_boxes(left, boxes[missed], errors.label[own][missed], names)
+    larger, boxes = enlarge(image, table.xyxy[found])
+    right = draw_thin_boxes(larger, boxes[~false], table.label[found][~false])
+    right = draw_boxes(right, boxes[false], table.label[found][false], names, table.score[found][false])
+    titles = f"labels: {missed.sum()} of {len(missed)} missed", f"predictions: {false.sum()} of {len(false)} false"
+    return side_by_side(left, right, titles)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from yolo_lite.report.figure import new_figure, pixels
+
 
 class Row(NamedTuple):
     """One variant; a mean comes with its standard deviation over seeds, None for a single seed."""
@@ -64,10 +66,7 @@ def _with_deviation(mean: float, deviation: float | None) -> str:
 
 def comparison_picture(rows: Sequence[Row]) -> np.ndarray:
     """Every seed a dot, every mean a bar, the first variant's mean a line through all; RGB."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 1.4 + 0.35 * len(rows)), dpi=110, layout="constrained")
+    figure = new_figure(8, 1.4 + 0.35 * len(rows))
     axes = figure.add_subplot()
     colours = {"better": "tab:green", "worse": "tab:red"}
     for place, row in enumerate(rows):
@@ -83,6 +82,4 @@ def comparison_picture(rows: Sequence[Row]) -> np.ndarray:
     legend += "green or red: differs from the first variant by more than noise (95 %, all at once)"
     figure.suptitle(legend, fontsize=9)
     axes.grid(axis="x", alpha=0.3)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(figure)

@@ -68,6 +68,15 @@ def draw_boxes(
     return canvas
 
 
+def draw_thin_boxes(image: np.ndarray, xyxy: np.ndarray, labels: Sequence[int] | np.ndarray) -> np.ndarray:
+    """A copy of the picture with a hairline without a tag around each of K objects, in the colours of `draw_boxes`."""
+    canvas = np.ascontiguousarray(image).copy()
+    edges, visible = _pixel_boxes(xyxy, image.shape)
+    for i in visible:
+        cv2.rectangle(canvas, edges[i][:2], edges[i][2:], class_colour(int(labels[i])), 1)
+    return canvas
+
+
 def _pixel_boxes(xyxy: np.ndarray, shape: tuple[int, ...]) -> tuple[list[list[int]], list[int]]:
     """Boxes rounded to whole pixels inside the picture, and which of them hold no NaN."""
     boxes = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4)  # [K, 4]
@@ -175,11 +184,13 @@ def _put_text(canvas: np.ndarray, text: str, origin: tuple[int, int], scale: flo
     cv2.putText(canvas, text, origin, FONT, scale, colour, _stroke(scale), cv2.LINE_AA)
 
 
-def enlarge(image: np.ndarray, xyxy: np.ndarray, longest: int = 480) -> tuple[np.ndarray, np.ndarray]:
-    """The picture and its boxes, scaled up to `longest` pixels if its longest side is under 320."""
+def enlarge(
+    image: np.ndarray, xyxy: np.ndarray, longest: int = 480, below: int = SMALL_SIDE
+) -> tuple[np.ndarray, np.ndarray]:
+    """The picture and its boxes, scaled up to `longest` pixels if its longest side is under `below`."""
     height, width = image.shape[:2]
     boxes = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4)
-    if max(height, width) >= SMALL_SIDE:
+    if max(height, width) >= below:
         return image, boxes
     ratio = longest / max(height, width)
     size = (max(1, round(width * ratio)), max(1, round(height * ratio)))

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from yolo_lite.report.curves import Curves
+
+PR_THRESHOLDS = 128  # of the curves in the PR CURVES tab
 
 
 class TensorBoard:
@@ -36,6 +44,31 @@ class TensorBoard:
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         with self._named_errors():
             self._writer.add_text(tag, markdown, step)
+
+    def pr_curves(self, names: Mapping[str, int], curves: Curves, step: int) -> None:
+        """Adds precision over recall of each class, given with its row of the curves; missed objects count."""
+        places = np.linspace(0, len(curves.confidence) - 1, PR_THRESHOLDS).round().astype(int)
+        for name, row in names.items():
+            hits, above = curves.hits[row, places], curves.above[row, places]
+            counts = (hits, above - hits, np.zeros_like(hits), curves.objects[row] - hits)  # tp fp tn fn
+            precision, recall = np.nan_to_num(curves.precision[row, places]), curves.recall[row, places]
+            with self._named_errors():
+                self._writer.add_pr_curve_raw(f"pr/{name}", *counts, precision, recall, step, PR_THRESHOLDS)
+
+    def graph(self, module: Any, inputs: Any) -> None:
+        """Adds the operations of a module, as they are traced with these inputs."""
+        with warnings.catch_warnings(), self._named_errors():
+            warnings.simplefilter("ignore")  # the tracer's, of sizes that it takes for constants
+            self._writer.add_graph(module, inputs, use_strict_trace=False)
+
+    def hyperparameters(self, values: Mapping[str, float | str], metrics: list[str]) -> None:
+        """Adds a line to the HPARAMS tab: the values beside the last points of the scalars that are named."""
+        from torch.utils.tensorboard.summary import hparams
+
+        # SummaryWriter.add_hparams would make a second run, in a folder below, with points of its own.
+        with self._named_errors():
+            for summary in hparams(dict(values), dict.fromkeys(metrics, 0.0)):
+                self._writer._get_file_writer().add_summary(summary)
 
     def close(self) -> None:
         """Writes what is still buffered. Where that fails it is said: what ends a run is not lost for its curves."""

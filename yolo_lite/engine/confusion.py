@@ -1,0 +1,72 @@
+"""What a detector takes for what, and on which pictures it errs most.
+
+D detections above a confidence, C classes. Detections and objects are paired whatever their classes, by COCO's greedy
+rule at IoU 0.5 (``coco_ap.match``): each object is found once at most, second detections of it are false.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from faster_coco_eval import COCO
+
+from yolo_lite.engine.coco_ap import IN_CROWD, DetectionTable, match
+
+SHOWN_CONFIDENCE = 0.25
+
+
+class Errors(NamedTuple):
+    """Detections above 0.25, but those in crowd regions, against the objects of a split, T without crowds."""
+
+    detections: DetectionTable
+    taken_for: np.ndarray  # [D] int64, class of the object that a detection finds, C where it finds none
+    image: np.ndarray  # [T] int64, picture of each object
+    xyxy: np.ndarray  # [T, 4] float64
+    label: np.ndarray  # [T] int64
+    found_as: np.ndarray  # [T] int64, class of the detection that finds an object, C where none does
+
+    @property
+    def is_false(self) -> np.ndarray:
+        """Detections ``[D]`` that find nothing, or an object of another class."""
+        return self.detections.label != self.taken_for
+
+    @property
+    def is_missed(self) -> np.ndarray:
+        """Objects ``[T]`` that are not found, or as another class."""
+        return self.label != self.found_as
+
+    def matrix(self, num_classes: int) -> np.ndarray:
+        """Counts ``[C + 1, C + 1]``: rows predictions, columns truth, the last row missed, the last column false.
+
+        A column adds up to the objects of a class, a row to its detections.
+        """
+        matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
+        np.add.at(matrix, (self.detections.label, self.taken_for), 1)
+        np.add.at(matrix[-1], self.label[self.found_as == num_classes], 1)
+        return matrix
+
+    def by_image(self, num_images: int) -> np.ndarray:
+        """False detections and missed objects of each picture ``[n]``; one taken for another is both."""
+        false, missed = self.detections.image[self.is_false], self.image[self.is_missed]
+        return np.bincount(false, minlength=num_images) + np.bincount(missed, minlength=num_images)
+
+
+def find_errors(truth: COCO, table: DetectionTable) -> Errors:
+    """Pair the detections above 0.25 with the objects of a split; its category ids count from 0."""
+    confident = DetectionTable(*(column[table.score > SHOWN_CONFIDENCE] for column in table))
+    matched = match(truth, confident, any_class=True)
+    detections = DetectionTable(*(column[matched != IN_CROWD] for column in confident))
+    matched = matched[matched != IN_CROWD]
+    objects, num_classes = truth.dataset["annotations"], len(truth.getCatIds())
+    label = np.array([one["category_id"] for one in objects], dtype=np.int64)
+    xywh = np.array([one["bbox"] for one in objects], dtype=np.float64).reshape(-1, 4)
+    hits = matched >= 0
+    taken_for = np.full(len(matched), num_classes)
+    taken_for[hits] = label[matched[hits]]
+    found_as = np.full(len(label), num_classes)
+    found_as[matched[hits]] = detections.label[hits]
+    counted = np.array([not one["iscrowd"] for one in objects], dtype=bool)
+    image = np.array([one["image_id"] for one in objects], dtype=np.int64)
+    xyxy = np.concatenate((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), axis=1)
+    return Errors(detections, taken_for, *(column[counted] for column in (image, xyxy, label, found_as)))
