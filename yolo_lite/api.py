@@ -41,7 +41,8 @@ def train(**options: Any) -> Result:
 def evaluate(**options: Any) -> dict[str, Any]:
     """Validate a checkpoint: ``evaluate(weights="runs/train/exp/weights/best.pt", split="test")``.
 
-    Options are the flags of val.py. A run folder is written only where ``project`` or ``name`` is given.
+    Options are the flags of val.py. A run folder is written only where ``project``, ``name``, ``save_json`` or
+    ``save_txt`` is given.
 
     Returns:
         The content of metrics.json: ``map50_95``, ``map50``, ``per_class``, ...
@@ -50,7 +51,8 @@ def evaluate(**options: Any) -> dict[str, Any]:
         UserError: an option, the checkpoint or the data cannot be used.
     """
     arguments = _arguments("evaluate", val_command.make_parser(), options)
-    return val_command.run(arguments, in_folder=any(options.get(name) is not None for name in ("project", "name")))
+    in_folder = any(options.get(name) not in (None, False) for name in ("project", "name", "save_json", "save_txt"))
+    return val_command.run(arguments, in_folder)
 
 
 def load(
@@ -109,7 +111,7 @@ def _words(action: argparse.Action, value: Any) -> list[str]:
         return [flag] if value else []
     if action.nargs == 0:
         raise ConfigError(f"{action.dest}: expected True or False, found {value!r}")
-    several = isinstance(value, (list, tuple)) and action.dest == "plugin"
+    several = isinstance(value, (list, tuple)) and action.dest in ("plugin", "classes")
     return [f"{flag}={_text(action.dest, item)}" for item in (value if several else [value])]
 
 

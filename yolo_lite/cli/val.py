@@ -24,6 +24,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--conf", type=float, default=0.001, help="lowest confidence (default: %(default)s)")
     add("--iou", type=float, default=0.6, help="overlap above which NMS drops a box (default: %(default)s)")
     add("--max-det", type=int, default=300, help="most detections of an image (default: %(default)s)")
+    add("--classes", nargs="+", action="extend", default=[], metavar="NAME", help="report these classes alone")
+    add("--save-json", action="store_true",
+        help="write predictions.json, COCO's results, and ground_truth.json, with boxes in pixels")  # fmt: skip
+    add("--save-txt", action="store_true",
+        help="write labels/<picture>.txt, rows of class cx cy w h confidence in fractions of the picture")  # fmt: skip
     add_plugin_flag(parser)
     add("--project", default="runs/val", help="folder of runs (default: %(default)s)")
     add("--name", default="exp", help="folder of this run; a number is added if it is there (default: %(default)s)")
@@ -35,7 +40,7 @@ def run(arguments: argparse.Namespace, in_folder: bool = True) -> dict[str, Any]
     """Validate a checkpoint and print the table; the content of metrics.json comes back.
 
     Args:
-        in_folder: write metrics.json and a picture into a run folder.
+        in_folder: write metrics.json and pictures into a run folder.
     """
     from yolo_lite.engine.run_folder import make_run_folder
     from yolo_lite.engine.validate import prepare_validation, validate_checkpoint
@@ -50,12 +55,19 @@ def run(arguments: argparse.Namespace, in_folder: bool = True) -> dict[str, Any]
         prepared = prepare_validation(arguments)
         folder = make_run_folder(arguments.project, arguments.name, arguments.exist_ok) if in_folder else None
         validation = validate_checkpoint(prepared)
-    report, place = validation.report, ""
+    if arguments.classes:
+        validation = validation.of_classes(arguments.classes)
+    report = validation.report
+    stages = ", ".join(f"{stage} {milliseconds:.1f}" for stage, milliseconds in report["ms_per_image_by_stage"].items())
+    print(f"{validation.table}\nmilliseconds an image: {stages}")
     if folder:
         (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        validation.write_picture(folder / "val_predictions.png")
-        place = f"; {folder / 'metrics.json'}"
-    print(f"{validation.table}\n{report['ms_per_image']:.1f} ms an image{place}")
+        validation.write_pictures(folder)
+        if arguments.save_json:
+            validation.write_json(folder)
+        if arguments.save_txt:
+            validation.write_txt(folder)
+        print(f"everything is in {folder}")
     return report
 
 

@@ -221,26 +221,32 @@ def _joined(arrays: Iterable[np.ndarray], empty: np.ndarray) -> np.ndarray:
     return np.concatenate([empty, *arrays])
 
 
-def _with_chosen_classes(index: DatasetIndex, config: DatasetConfig) -> DatasetIndex:
-    """The objects of the classes that ``classes`` names, all of one class where ``single_cls`` says so."""
-    if config.class_names == index.names:
-        return index
-    wanted = config.classes or index.names
+def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
+    """The same images with the objects of these classes alone, which are numbered in this order."""
     new = np.array([wanted.index(name) if name in wanted else -1 for name in index.names])
     kept = new[index.label] >= 0
-    label = new[index.label][kept]
-    chosen = [index.names.index(name) for name in wanted]
     return replace(
         index,
-        names=config.class_names,
+        names=tuple(wanted),
         first=_starts(np.bincount(index.owner[kept], minlength=len(index))),
-        label=np.zeros_like(label) if config.single_cls else label,
+        label=new[index.label][kept],
         xyxy=index.xyxy[kept],
         area=index.area[kept],
         crowd=index.crowd[kept],
         rings=index.rings and index.rings.chosen(kept),
-        category_id=index.category_id[chosen[: len(config.class_names)]],
+        category_id=index.category_id[[index.names.index(name) for name in wanted]],
     )
+
+
+def _with_chosen_classes(index: DatasetIndex, config: DatasetConfig) -> DatasetIndex:
+    """The objects of the classes that ``classes`` names, all of one class where ``single_cls`` says so."""
+    if config.class_names == index.names:
+        return index
+    chosen = only_classes(index, config.classes or index.names)
+    if not config.single_cls:
+        return chosen
+    label, category_id = np.zeros_like(chosen.label), chosen.category_id[:1]
+    return replace(chosen, names=config.class_names, label=label, category_id=category_id)
 
 
 def _check_usable(index: DatasetIndex, labels: list[Path], where: str, sources: Iterable[str], root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -78,13 +79,17 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> P
     state = initial_state(model, losses, hyp, compute, resume, family.frozen(model, hyp.freeze))
     if hyp.compile:
         family.compile(model)
-    loaded = iter(_training_loader(train_index, size, config, state, recipe))  # workers start meanwhile
+    loader = _training_loader(train_index, size, config, state, recipe)
+    batches: Iterator[Batch] = iter(loader)  # workers start meanwhile
     val = _validation_split(val_index, size, stride, config, recipe)
 
     splits = {"train": train_index, "val": val_index}
     folder = processes.from_first(lambda: _run_folder(config, resume, splits, processes))
     record = Record(folder, config, state.epoch) if processes.is_first else None
-    batches = record.batches(loaded, train_index.names, state.step) if record else loaded
+    if record and state.step == 0:
+        record.graph(family.graph(model), stride)
+        anchors = functools.partial(family.assigned_anchors, model, hyp=hyp)
+        batches = record.batches(batches, train_index.names, anchors)
     return Prepared(config, folder, state, recipe, train_index, batches, val, record)
 
 

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
+from torch import nn
+from torch.jit._trace import TracingCheckError
 
 from yolo_lite.config.schema import RunConfig
-from yolo_lite.data.index import DatasetIndex
 from yolo_lite.engine import sheets
-from yolo_lite.engine.evaluate import LOSS_NAMES, Evaluation, format_table
+from yolo_lite.engine.coco_ap import score_by_size
+from yolo_lite.engine.evaluate import LOSS_NAMES, Evaluation, Split, format_table, report
+from yolo_lite.engine.families import Anchors
+from yolo_lite.engine.figures import figures
 from yolo_lite.report.pictures import encode_picture
+from yolo_lite.report.results import results_picture
 from yolo_lite.report.results_csv import ResultsCsv
 from yolo_lite.report.tensorboard import TensorBoard
 from yolo_lite.structures import Batch
 
-SHEETS_OF_A_RUN = 8  # how often validation pictures go to TensorBoard
+FIGURES_OF_A_RUN = 8  # how often the pictures of an evaluation are drawn, but not
+LEAST_EPOCHS = 5  # within so many epochs
 
 
 class Record:
     """The record of a run in ``folder``, from epoch ``first_epoch`` (counted from 0) on."""
 
     def __init__(self, folder: Path, config: RunConfig, first_epoch: int) -> None:
-        self.folder, self.epochs = folder, config.train.epochs
+        self.folder, self.config = folder, config
         text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
         (folder / "config.yaml").write_text(text, encoding="utf-8")
         self.table = ResultsCsv(folder / "results.csv", first_epoch + 1)  # its rows count from 1
@@ -33,34 +41,61 @@ class Record:
         if first_epoch == 0:
             self.board.text("config", f"```yaml\n{text}\n```")
 
-    def batches(self, batches: Iterator[Batch], names: tuple[str, ...], first_step: int) -> Iterator[Batch]:
-        """Pass batches on; the first one of a run is also drawn, with its boxes."""
+    def graph(self, module: nn.Module, stride: int) -> None:
+        """The operations of a model; the size of the picture changes none of them."""
+        try:
+            self.board.graph(module, torch.zeros(1, 3, 2 * stride, 2 * stride))
+        except (RuntimeError, TracingCheckError) as error:  # a plugin's block may do what cannot be traced
+            print(f"TensorBoard has no graph of this model: {str(error).strip().splitlines()[0]}")
+
+    def batches(
+        self, batches: Iterator[Batch], names: tuple[str, ...], anchors: Callable[[Batch], Anchors | None]
+    ) -> Iterator[Batch]:
+        """Pass batches on; the first one is also drawn, with its boxes, and with the anchors that learn them."""
         for number, batch in enumerate(batches):
-            if number == 0 and first_step == 0:
-                sheet = sheets.training_sheet(batch, names)
-                self._picture("train/batch", "train_batch.png", sheet, 0)
+            if number == 0:
+                self._picture("train/batch", "train_batch.png", sheets.training_sheet(batch, names), 0)
+                if (assigned := anchors(batch)) and len(assigned.image):
+                    sheet = sheets.anchor_sheet(batch, assigned, names)
+                    self._picture("train/assigned_anchors", "assigned_anchors.png", sheet, 0)
             yield batch
 
-    def epoch(self, row: Mapping[str, float], evaluation: Evaluation, index: DatasetIndex) -> None:
-        """Add a row of figures (``epoch`` counted from 1) and now and then a sheet of validation pictures."""
+    def epoch(
+        self, row: Mapping[str, float], seconds: Mapping[str, float], evaluation: Evaluation, split: Split
+    ) -> None:
+        """Add a row of figures (``epoch`` counted from 1), and now and then the pictures of its evaluation.
+
+        Args:
+            seconds: for TensorBoard alone: in results.csv, a resumed run would differ from one that was not stopped.
+        """
         number = int(row["epoch"])
         self.table.append(row)
-        self.board.scalars({key: value for key, value in row.items() if key != "epoch"}, number)
-        if (number - 1) % max(self.epochs // SHEETS_OF_A_RUN, 1) == 0:
-            self._validation_sheet(evaluation, index, number)
+        values = {key: value for key, value in row.items() if key != "epoch"}
+        self.board.scalars({**values, **seconds}, number)
+        last, every = self.config.train.epochs, max(self.config.train.epochs // FIGURES_OF_A_RUN, LEAST_EPOCHS)
+        if number % every == 0 and number < last:  # those of the last epoch come with the end of the run
+            self._figures(evaluation, split, number)
 
-    def finish(self, evaluation: Evaluation, index: DatasetIndex, epoch: int) -> None:
-        """The last pictures and the per-class table of the last epoch."""
-        self._validation_sheet(evaluation, index, epoch)
-        print(f"last epoch:\n{format_table(evaluation, index)}")
+    def finish(self, row: Mapping[str, float], evaluation: Evaluation, split: Split) -> None:
+        """The last epoch: pictures, metrics.json, the per-class table."""
+        self._figures(evaluation, split, int(row["epoch"]))
+        self._picture("figures/results", "results.png", results_picture(self.table.path), int(row["epoch"]))
+        metrics = [key for key in row if key.startswith(("metrics/", "val/"))]
+        self.board.hyperparameters(_hyperparameters(self.config), metrics)
+        content = report(evaluation, split.dataset, score_by_size(split.truth, evaluation.detections))
+        (self.folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        print(f"last epoch:\n{format_table(evaluation, split.dataset)}")
 
     def close(self) -> None:
         """Write what TensorBoard has not written yet."""
         self.board.close()
 
-    def _validation_sheet(self, evaluation: Evaluation, index: DatasetIndex, number: int) -> None:
-        sheet = sheets.prediction_sheet(index, evaluation.detections)
-        self._picture("val/labels_and_predictions", "val_predictions.png", sheet, number)
+    def _figures(self, evaluation: Evaluation, split: Split, number: int) -> None:
+        for name, image_rgb in figures(evaluation, split):
+            self._picture(f"figures/{name}", f"{name}.png", image_rgb, number)
+        curves = evaluation.scores.curves
+        present = {name: row for row, name in enumerate(split.dataset.names) if curves.objects[row]}
+        self.board.pr_curves(present, curves, number)
 
     def _picture(self, tag: str, name: str, image_rgb: np.ndarray, step: int) -> None:
         png = encode_picture(image_rgb)
@@ -73,3 +108,12 @@ def say(row: Mapping[str, float], seconds: float, epochs: int) -> None:
     losses = "  ".join(f"{name[:3]} {row[f'train/{name}']:.4f}" for name in LOSS_NAMES)
     metrics = f"mAP50 {row['metrics/mAP50']:.4f}  mAP50-95 {row['metrics/mAP50-95']:.4f}"
     print(f"epoch {int(row['epoch']):>3}/{epochs}  {losses}  {metrics}  {seconds:.1f} s", flush=True)
+
+
+def _hyperparameters(config: RunConfig) -> dict[str, float | str]:
+    """What runs are compared by: hyp.yaml and the flags that change a result."""
+    flags = {
+        key: getattr(config.train, key) for key in ("cfg", "data", "weights", "epochs", "batch_size", "imgsz", "seed")
+    }
+    values = {**flags, **config.plain()["hyp"]}
+    return {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in values.items()}

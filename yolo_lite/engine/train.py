@@ -73,28 +73,34 @@ def _run_epochs(run: Prepared, stop: StopRequest) -> Result:
     while goes_on:
         start = time.perf_counter()
         try:
-            train_epoch(run, saving, stop)
+            waited = train_epoch(run, saving, stop)
+            trained = time.perf_counter()
             if run.recipe.processes.size > 1 and run.record is not None:
                 save_last(state, run.config, run.folder)  # many processes cannot stop while they validate
             evaluation = _validate(run, stop)
+            validated = time.perf_counter()
         except StoppedError as stopped:
             raise _saved(run, stopped) from None
         row = _close_epoch(state, evaluation)
         out_of_patience = no_progress(state.epoch, state.best_epoch, hyp)
         goes_on = state.epoch < plan.epochs and not out_of_patience
-        _keep(run, row, evaluation, saving.due_after_epoch(state.step) or not goes_on)
+        spent = {"time/train": trained - start, "time/data_wait": waited, "time/validation": validated - trained}
+        _keep(run, spent, evaluation, saving.due_after_epoch(state.step) or not goes_on)
         seconds.append(time.perf_counter() - start)
         say(row, seconds[-1], plan.epochs)
     if state.epoch < plan.epochs:
         print(f"stopped: no progress for {hyp.patience} epochs (key patience)")
     if run.record is not None:
-        run.record.finish(evaluation, run.val.dataset, state.epoch)
+        run.record.finish(row, evaluation, run.val)
     print(f"best was epoch {state.best_epoch}: {run.folder / 'weights' / 'best.pt'}")
     return Result(run.folder, state.best_epoch, evaluation.metrics(), seconds)
 
 
-def train_epoch(run: Prepared, saving: Saving, stop: StopRequest) -> None:
+def train_epoch(run: Prepared, saving: Saving, stop: StopRequest) -> float:
     """The steps of the epoch that are still to be done; what they come to is in the state's tally.
+
+    Returns:
+        Seconds of waiting for data: for the loading processes, or for loading itself where there are none.
 
     Raises:
         DivergedError: too many steps in a row were not finite, or one was and ``nonfinite: stop`` says so.
@@ -102,7 +108,7 @@ def train_epoch(run: Prepared, saving: Saving, stop: StopRequest) -> None:
     """
     state, recipe, plan = run.state, run.recipe, run.recipe.plan
     state.in_training()
-    num_images, shown, start = 0, 0.0, time.perf_counter()
+    num_images, waited, shown, start = 0, 0.0, 0.0, time.perf_counter()
     done = state.tally.steps * plan.batches_per_step
     options = {"desc": f"epoch {state.epoch + 1}/{plan.epochs}", "leave": False, **recipe.processes.bar}
     with tqdm(total=plan.batches_per_epoch, initial=done, unit="batch", mininterval=0.5, **options) as bar:
@@ -110,7 +116,10 @@ def train_epoch(run: Prepared, saving: Saving, stop: StopRequest) -> None:
             if recipe.processes.any(bool(stop)):
                 raise StoppedError(max(recipe.processes.gather_everywhere(stop.number)))
             count = min(plan.batches_per_step, plan.batches_per_epoch - state.tally.steps * plan.batches_per_step)
-            window = [to_device(next(run.batches), recipe.compute) for _ in range(count)]
+            asked = time.perf_counter()
+            loaded = [next(run.batches) for _ in range(count)]
+            waited += time.perf_counter() - asked
+            window = [to_device(batch, recipe.compute) for batch in loaded]
             if recipe.hyp.multi_scale:
                 stride = recipe.family.stride(state.model)
                 window = multi_scaled(window, recipe.hyp.multi_scale, stride, (recipe.seed, state.step))
@@ -124,6 +133,7 @@ def train_epoch(run: Prepared, saving: Saving, stop: StopRequest) -> None:
                 shown = now
                 bar.set_postfix(_progress(state, num_images / (now - start)), refresh=False)
             bar.update(count)
+    return waited
 
 
 def train_step(state: State, batches: Sequence[Batch], recipe: Recipe) -> Step:
@@ -285,12 +295,12 @@ def _close_epoch(state: State, evaluation: Evaluation) -> dict[str, float]:
     return state.row
 
 
-def _keep(run: Prepared, row: dict[str, float], evaluation: Evaluation, last_is_due: bool) -> None:
+def _keep(run: Prepared, seconds: dict[str, float], evaluation: Evaluation, last_is_due: bool) -> None:
     """Record the epoch and save; the first process does it for all."""
     if run.record is None:
         return
     # First the record, then the checkpoint: a run killed between the two writes this epoch's figures again.
-    run.record.epoch(row, evaluation, run.val.dataset)
+    run.record.epoch(run.state.row, seconds, evaluation, run.val)
     if run.state.epoch == run.state.best_epoch:
         save_best(run.state, run.config, run.folder)
     if last_is_due:

@@ -41,8 +41,9 @@ class Curves(NamedTuple):
 
 def curves_picture(curves: Curves, names: Sequence[str]) -> np.ndarray:
     """Four panels, a line for each class that has objects and a thick one for their mean; RGB."""
-    present = np.flatnonzero(curves.objects > 0)
-    figure = new_figure(11, 8.5)
+    present = np.flatnonzero(curves.objects > 0).tolist()
+    figure = new_figure(11, 9, arranged=False)
+    figure.subplots_adjust(left=0.06, right=0.98, top=0.93, bottom=0.14, hspace=0.28, wspace=0.16)
     panels = (
         ("precision over recall", "recall", "precision", RECALLS, curves.interpolated),
         ("F1", "confidence", "F1", curves.confidence, curves.f1),
@@ -61,7 +62,7 @@ def curves_picture(curves: Curves, names: Sequence[str]) -> np.ndarray:
         axes.grid(alpha=0.3)
     # One legend for all four, below them: inside a panel it would hide lines.
     handles, texts = axes.get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=4, fontsize=9)
+    figure.legend(handles, texts, loc="lower center", ncols=4, fontsize=9)
     figure.suptitle("at IoU 0.5", fontsize=10)
     return pixels(figure)
 

@@ -10,11 +10,15 @@ if TYPE_CHECKING:  # matplotlib costs half a second, which commands that draw no
     from matplotlib.figure import Figure
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, 110 dots each."""
+def new_figure(width: float, height: float, arranged: bool = True) -> Figure:
+    """An empty figure of so many inches, 110 dots each.
+
+    Args:
+        arranged: let matplotlib find room for all labels, for which it draws everything twice.
+    """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+    return Figure(figsize=(width, height), dpi=110, layout="constrained" if arranged else None)
 
 
 def pixels(figure: Figure) -> np.ndarray:

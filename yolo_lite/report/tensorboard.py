@@ -57,9 +57,12 @@ class TensorBoard:
 
     def graph(self, module: Any, inputs: Any) -> None:
         """Adds the operations of a module, as they are traced with these inputs."""
+        import torch
+
         with warnings.catch_warnings(), self._named_errors():
             warnings.simplefilter("ignore")  # the tracer's, of sizes that it takes for constants
-            self._writer.add_graph(module, inputs, use_strict_trace=False)
+            traced = torch.jit.trace(module, inputs, check_trace=False, strict=False)
+            self._writer.add_graph(traced, inputs, use_strict_trace=False)
 
     def hyperparameters(self, values: Mapping[str, float | str], metrics: list[str]) -> None:
         """Adds a line to the HPARAMS tab: the values beside the last points of the scalars that are named."""
