@@ -16,7 +16,7 @@ from pycocotools.coco import COCO as ReferenceCOCO
 from pycocotools.cocoeval import COCOeval as ReferenceCOCOeval
 
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.engine.coco_ap import ClassScores, DetectionTable, ground_truth, score_detections
+from yolo_lite.engine.coco_ap import ClassScores, DetectionTable, ground_truth, score_by_size, score_detections
 
 COCO128 = Path(__file__).parents[2] / "shared/reference/coco128_detections.json.gz"
 NUM_CLASSES = 5
@@ -73,15 +73,21 @@ def random_case(seed: int, num_images: int = 12) -> tuple[DatasetIndex, Detectio
     return make_index(objects, NUM_CLASSES), make_table(*rows)
 
 
-def pycocotools_figures(truth: COCO, table: DetectionTable) -> tuple[list[float], np.ndarray]:
-    """AP, AP50 and AP75 as pycocotools prints them, and its precision ``[T, R, C]`` (all areas, 100 detections)."""
+def pycocotools_inputs(truth: COCO, table: DetectionTable) -> tuple[ReferenceCOCO, ReferenceCOCO]:
+    """Objects and detections as pycocotools wants them."""
     reference = ReferenceCOCO()
     reference.dataset = copy.deepcopy(truth.dataset)
     size = table.xyxy[:, 2:] - table.xyxy[:, :2]
     rows = np.column_stack((table.image, table.xyxy[:, :2], size, table.score, table.label))
     with contextlib.redirect_stdout(io.StringIO()):
         reference.createIndex()
-        evaluation = ReferenceCOCOeval(reference, reference.loadRes(rows), "bbox")
+        return reference, reference.loadRes(rows)
+
+
+def pycocotools_figures(truth: COCO, table: DetectionTable) -> tuple[list[float], np.ndarray]:
+    """AP, AP50 and AP75 as pycocotools prints them, and its precision ``[T, R, C]`` (all areas, 100 detections)."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = ReferenceCOCOeval(*pycocotools_inputs(truth, table), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -140,6 +146,8 @@ def test_coco128_equals_the_figures_of_pycocotools():
     scores = score_detections(truth, make_table(*rows))
     assert scores.overall[:3] == pytest.approx((0.36218, 0.56371, 0.36542), abs=1e-5)
     assert 0 < scores.overall.precision <= 1 and 0 < scores.overall.recall <= 1
+    by_size = (0.17353, 0.40002, 0.53622, 0.30612, 0.49351, 0.53933)
+    assert score_by_size(truth, make_table(*rows))[:6] == pytest.approx(by_size, abs=1e-5)
     with_objects = {annotation["category_id"] for annotation in content["annotations"]}
     for label, row in enumerate(scores.by_class):
         assert all(math.isnan(value) != (label in with_objects) for value in row)

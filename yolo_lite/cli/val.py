@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace, in_folder: bool = True) -> dict[str, Any]
             validation.write_json(folder)
         if arguments.save_txt:
             validation.write_txt(folder)
-        print(f"everything is in {folder}")
+        print(f"{folder / 'metrics.json'}, pictures beside it")
     return report
 
 

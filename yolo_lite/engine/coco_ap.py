@@ -85,11 +85,12 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
 
     ``image`` and ``label`` of the table are the ids of ``truth``.
     """
-    evaluation = _run_coco(truth, _load_results(truth, table))
+    results = _load_results(truth, table)
+    evaluation = _run_coco(truth, results)
     # precision [T, R, C, areas, max detections], -1 where a class has no objects
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
-    curves = _curves(truth, table)._replace(interpolated=np.where(precision[0] < 0, np.nan, precision[0]).T)
+    curves = _curves(truth, table, _match(truth, results), np.where(precision[0] < 0, np.nan, precision[0]).T)
     best, confidence = _best_f1(curves)
     rows = np.stack((_mean(ap, 0), ap[0], ap[5], *best), axis=1)  # [C, 5]
     by_class = [ClassScores(*row) for row in rows.tolist()]
@@ -115,14 +116,17 @@ def match(truth: COCO, table: DetectionTable, any_class: bool = False) -> np.nda
         any_class: objects of other classes are taken too, and every detection is matched; else only the best 100 of
             an image and class are, those that AP knows.
     """
-    found = np.full(len(table.score), UNMATCHED)
+    return _match(truth, _load_results(truth, table), any_class)
+
+
+def _match(truth: COCO, results: COCO, any_class: bool = False) -> np.ndarray:
+    found = np.full(len(results.anns), UNMATCHED)
     # At several thresholds a pair of the library's "matched" may stem from any of them: it is asked about one alone.
-    pairs = _run_coco(truth, _load_results(truth, table), iou=0.5, any_class=any_class).eval["matched"]
+    pairs = _run_coco(truth, results, iou=0.5, any_class=any_class).eval["matched"]
     annotations = truth.dataset["annotations"]
-    rows = {object["id"]: IN_CROWD if object["iscrowd"] else row for row, object in enumerate(annotations)}
-    for pair in pairs:  # "detection_object"
-        detection, _, object = pair.partition("_")
-        found[int(detection) - 1] = rows[int(object)]
+    rows = {one["id"]: IN_CROWD if one["iscrowd"] else row for row, one in enumerate(annotations)}
+    for detection, thing in (pair.split("_") for pair in pairs):
+        found[int(detection) - 1] = rows[int(thing)]
     return found
 
 
@@ -150,10 +154,10 @@ def _run_coco(
     return evaluation
 
 
-def _curves(truth: COCO, table: DetectionTable) -> Curves:
+def _curves(truth: COCO, table: DetectionTable, found: np.ndarray, interpolated: np.ndarray) -> Curves:
     """Detections and hits of each class from each confidence on; those in a crowd do not count."""
-    labels, found = truth.getCatIds(), match(truth, table)
-    objects = Counter(object["category_id"] for object in truth.dataset["annotations"] if not object["iscrowd"])
+    labels = truth.getCatIds()
+    objects = Counter(one["category_id"] for one in truth.dataset["annotations"] if not one["iscrowd"])
     hits, above = np.zeros((2, len(labels), len(CONFIDENCES)), dtype=np.int64)
     for row, label in enumerate(labels):
         own = (table.label == label) & (found != IN_CROWD)
@@ -163,7 +167,7 @@ def _curves(truth: COCO, table: DetectionTable) -> Curves:
         above[row] = len(scores) - place
         hits[row] = np.concatenate((is_hit[::-1].cumsum()[::-1], [0]))[place]
     counts = np.array([objects[label] for label in labels])
-    return Curves(CONFIDENCES, hits, above, counts, interpolated=np.zeros((0, 0)))
+    return Curves(CONFIDENCES, hits, above, counts, interpolated)
 
 
 def _best_f1(curves: Curves) -> tuple[np.ndarray, float]:

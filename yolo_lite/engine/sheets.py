@@ -28,18 +28,27 @@ def training_sheet(batch: Batch, names: tuple[str, ...], most: int = 8) -> np.nd
 def anchor_sheet(batch: Batch, anchors: Anchors, names: tuple[str, ...], most: int = 4) -> np.ndarray:
     """Objects of a training batch and, thin, in the same colour, the anchors that learn them, RGB.
 
-    Of the first 16 pictures those with the fewest objects are shown: in a crowd nothing could be told apart.
+    A dot is the cell of an anchor; a shape of anchor is drawn in one of its cells only. Of the first 16 pictures those
+    with the fewest objects are shown: in a crowd nothing could be told apart.
     """
     counts = np.bincount(batch.targets.image.numpy(), minlength=len(batch.images))[:16]
-    labels, pictures = batch.targets.label.numpy(), []
-    for row in np.argsort(np.where(counts > 0, counts, counts.max() + 1), kind="stable")[:most]:
-        own, learning = (batch.targets.image == row).numpy(), anchors.image == row
-        boxes = np.concatenate((cxcywh_to_xyxy(batch.targets.box[own]).numpy(), anchors.xyxy[learning]))
-        image, boxes = enlarge(batch.images[row].permute(1, 2, 0).numpy(), boxes, longest=640, below=640)
-        image = draw_thin_boxes(image, boxes[own.sum() :], labels[anchors.target[learning]])
-        drawn = draw_boxes(image, boxes[: own.sum()], labels[own], names)
-        pictures.append(titled(drawn, f"{learning.sum()} anchors learn {own.sum()} objects"))
-    return contact_sheet(pictures, columns=2)
+    fewest = np.argsort(np.where(counts > 0, counts, counts.max() + 1), kind="stable")[:most]
+    return contact_sheet([_objects_and_anchors(batch, anchors, names, int(row)) for row in fewest], columns=2)
+
+
+def _objects_and_anchors(batch: Batch, anchors: Anchors, names: tuple[str, ...], row: int) -> np.ndarray:
+    own, learning = (batch.targets.image == row).numpy(), anchors.image == row
+    labels, target = batch.targets.label.numpy(), anchors.target[learning]
+    objects, xyxy = cxcywh_to_xyxy(batch.targets.box[own]).numpy(), anchors.xyxy[learning]
+    image, boxes = enlarge(batch.images[row].permute(1, 2, 0).numpy(), np.concatenate((objects, xyxy)), 640, below=640)
+    objects, xyxy = np.split(boxes, [len(objects)])
+    size = (anchors.xyxy[:, 2:] - anchors.xyxy[:, :2])[learning].round(2)  # cells far from 0 cost digits
+    _, shapes = np.unique(np.column_stack((target, size)), axis=0, return_index=True)
+    centre = (xyxy[:, :2] + xyxy[:, 2:]) / 2
+    image = draw_thin_boxes(image, xyxy[shapes], labels[target[shapes]])
+    image = draw_thin_boxes(image, np.concatenate((centre - 2, centre + 2), axis=1), labels[target])
+    image = draw_boxes(image, objects, labels[own], names)
+    return titled(image, f"{learning.sum()} anchors learn {own.sum()} objects")
 
 
 def prediction_sheet(index: DatasetIndex, table: DetectionTable, most: int = 4) -> np.ndarray:
@@ -58,7 +67,7 @@ def _labels_and_predictions(index: DatasetIndex, table: DetectionTable, position
 
 
 def worst_sheet(index: DatasetIndex, errors: Errors, most: int = 6) -> np.ndarray:
-    """The pictures with the most errors, RGB: on the left what is missed, on the right what is false, the rest thin."""
+    """The pictures with most errors, RGB: on the left what is missed, on the right what is false, the rest white."""
     num_errors = errors.by_image(len(index))
     worst = np.argsort(-num_errors, kind="stable")[:most]
     return contact_sheet([_missed_and_false(index, errors, int(position)) for position in worst], columns=2)
@@ -69,10 +78,10 @@ def _missed_and_false(index: DatasetIndex, errors: Errors, position: int) -> np.
     own, found = errors.image == position, table.image == position
     missed, false = errors.is_missed[own], errors.is_false[found]
     larger, boxes = enlarge(image, errors.xyxy[own])
-    left = draw_thin_boxes(larger, boxes[~missed], errors.label[own][~missed])
+    left = draw_thin_boxes(larger, boxes[~missed])
     left = draw_boxes(left, boxes[missed], errors.label[own][missed], names)
     larger, boxes = enlarge(image, table.xyxy[found])
-    right = draw_thin_boxes(larger, boxes[~false], table.label[found][~false])
+    right = draw_thin_boxes(larger, boxes[~false])
     right = draw_boxes(right, boxes[false], table.label[found][false], names, table.score[found][false])
     titles = f"labels: {missed.sum()} of {len(missed)} missed", f"predictions: {false.sum()} of {len(false)} false"
     return side_by_side(left, right, titles)

@@ -54,7 +54,8 @@ def curves_picture(curves: Curves, names: Sequence[str]) -> np.ndarray:
         named = len(present) <= NAMED_CLASSES
         for place, label in enumerate(present):
             colour, width = (f"C{place}", 1.2) if named else ("0.75", 0.6)
-            axes.plot(x, values[label], color=colour, linewidth=width, label=_short(names[label]) if named else None)
+            text = _short(names[label]) if named else "each class" if place == 0 else None
+            axes.plot(x, values[label], color=colour, linewidth=width, label=text)
         mean = _mean_of_rows(values[present], len(x))
         axes.plot(x, mean, color="black", linewidth=2.2, label=f"mean of {len(present)} classes")
         axes.set(title=f"{title}: {_summary(title, x, mean)}", xlabel=x_name, ylabel=y_name)

@@ -68,12 +68,15 @@ def draw_boxes(
     return canvas
 
 
-def draw_thin_boxes(image: np.ndarray, xyxy: np.ndarray, labels: Sequence[int] | np.ndarray) -> np.ndarray:
-    """A copy of the picture with a hairline without a tag around each of K objects, in the colours of `draw_boxes`."""
+def draw_thin_boxes(
+    image: np.ndarray, xyxy: np.ndarray, labels: Sequence[int] | np.ndarray | None = None
+) -> np.ndarray:
+    """A copy of the picture with a hairline around each of K objects, in the colours of `draw_boxes` or white."""
     canvas = np.ascontiguousarray(image).copy()
     edges, visible = _pixel_boxes(xyxy, image.shape)
     for i in visible:
-        cv2.rectangle(canvas, edges[i][:2], edges[i][2:], class_colour(int(labels[i])), 1)
+        colour = WHITE if labels is None else class_colour(int(labels[i]))
+        cv2.rectangle(canvas, edges[i][:2], edges[i][2:], colour, 1)
     return canvas
 
 

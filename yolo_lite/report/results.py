@@ -35,5 +35,6 @@ def results_picture(path: Path) -> np.ndarray:
         axes.set(title=title, xlabel="epoch", ylabel=title)
         axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        if axes.lines:
+            axes.legend(fontsize=8)
     return pixels(figure)
