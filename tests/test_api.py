@@ -182,7 +182,7 @@ def test_evaluate_returns_what_val_writes_and_writes_nothing(
     assert all(report[key] == written[key] for key in report.keys() - clocks)
 
 
-@pytest.mark.parametrize("option", [{"project": "runs/val"}, {"name": "exp"}])
+@pytest.mark.parametrize("option", [{"project": "runs/val"}, {"name": "exp"}, {"save_json": True}])
 def test_evaluate_writes_a_run_folder_where_one_is_asked_for(
     option: dict[str, str], tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

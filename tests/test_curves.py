@@ -60,7 +60,7 @@ def pycocotools_by_size(truth: COCO, table: DetectionTable) -> list[float]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_ap_and_recall_by_size_equal_pycocotools(seed: int) -> None:
-    index, table = magnified(*random_case(seed, num_images=40), ratio=5)
+    index, table = magnified(*random_case(seed, num_images=40), ratio=4)
     truth = ground_truth(with_crowds(index, 0, 5))
     expected = pycocotools_by_size(truth, table)
     assert min(expected) >= 0 and 0.1 < np.mean(expected) < 0.9

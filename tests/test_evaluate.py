@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHARED
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from yolo_lite.cli.main import val_main
@@ -17,9 +22,10 @@ from yolo_lite.config.schema import Hyp
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
-from yolo_lite.engine.coco_ap import DetectionTable
+from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_by_size
+from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute
-from yolo_lite.engine.evaluate import Evaluation, evaluate, format_table, prepare_split, report
+from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, format_table, prepare_split, report
 from yolo_lite.engine.families import BatchLosses, Yolo
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.nms import DetectOptions
@@ -50,6 +56,22 @@ class Oracle(Yolo):
 
     def validation_losses(self, model: nn.Module, raw: Batch, batch: Batch, losses: nn.Module) -> BatchLosses:
         return BatchLosses(LossParts(*torch.ones(3)), torch.tensor(0))
+
+
+class Shaky(Oracle):
+    """Finds the labels inexactly and sometimes as another class, and invents some; the same for a picture always."""
+
+    def detections(self, model: nn.Module, raw: Batch, batch: Batch, options: DetectOptions) -> list[Detections]:
+        return [
+            self._shaken(found, torch.Generator().manual_seed(int(position)))
+            for found, position in zip(super().detections(model, raw, batch, options), batch.position, strict=True)
+        ]
+
+    def _shaken(self, found: Detections, draw: torch.Generator) -> Detections:
+        box = torch.cat((found.box + 2 * torch.randn(found.box.shape, generator=draw), found.box + 9))
+        label = torch.cat((found.label, found.label))
+        label = torch.where(torch.rand(len(label), generator=draw) < 0.1, 0, label)
+        return Detections(box, torch.rand(len(label), generator=draw), label)
 
 
 @pytest.fixture
@@ -89,7 +111,7 @@ def test_table_and_report_count_what_the_split_holds(val_index: DatasetIndex) ->
     result = evaluated(val_index, Oracle(), nn.Identity(), 64, batch_size=8)
     first = format_table(result, val_index).splitlines()[1].split()
     assert first[:3] == ["all", str(len(val_index)), str(len(val_index.label))]
-    plain = json.loads(json.dumps(report(result, val_index)))
+    plain = json.loads(json.dumps(report(result, val_index, score_by_size(ground_truth(val_index), result.detections))))
     assert sum(row["objects"] for row in plain["per_class"].values()) == len(val_index.label)
     assert plain["map50_95"] == pytest.approx(1.0) and plain["images"] == len(val_index)
 
@@ -108,6 +130,112 @@ def test_detections_do_not_depend_on_the_batch_size(tiny_run: Path, val_index: D
         order, other = (np.lexsort((t.score, t.image)) for t in (tables[0], table))
         assert np.array_equal(tables[0].image[order], table.image[other])
         assert np.allclose(tables[0].score[order], table.score[other], atol=1e-6)
+
+
+# ----------------------------------------------------------------------------------------------- what val.py writes
+
+
+def val_words(run: Path, project: Path, *words: str) -> list[str]:
+    weights = run / "weights/last.pt"
+    return ["--weights", str(weights), "--project", str(project), "--device", "cpu", "--workers", "0", *words]
+
+
+def pycocotools_figures(folder: Path) -> list[float]:
+    """What pycocotools makes of the files of ``--save-json``: 12 figures as it prints them, NaN for its -1."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(folder / "ground_truth.json")
+        evaluation = COCOeval(truth, truth.loadRes(str(folder / "predictions.json")), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return np.where(evaluation.stats < 0, np.nan, evaluation.stats).tolist()
+
+
+NAMES_OF_COCO = "map50_95 map50 map75 ap_small ap_medium ap_large ar_1 ar_10 ar_100 ar_small ar_medium ar_large"
+
+
+def figures_of(metrics: dict[str, float | None]) -> list[float]:
+    """The figures of metrics.json in the order of pycocotools."""
+    return [np.nan if metrics[name] is None else metrics[name] for name in NAMES_OF_COCO.split()]
+
+
+@pytest.mark.parametrize("words", [[], ["--classes", "star", "circle", "--batch-size", "3"], ["--max-det", "1000"]])
+def test_saved_json_gives_pycocotools_the_figures_of_metrics_json(
+    tiny_run: Path, tmp_path: Path, words: list[str]
+) -> None:
+    assert val_main(val_words(tiny_run, tmp_path, "--save-json", "--split", "train", *words)) == 0
+    metrics = json.loads((tmp_path / "exp/metrics.json").read_text())
+    assert figures_of(metrics) == pytest.approx(pycocotools_figures(tmp_path / "exp"), abs=1e-6, nan_ok=True)
+    if "--classes" in words:
+        assert list(metrics["per_class"]) == ["star", "circle"]
+
+
+def test_saved_json_of_a_fair_detector_gives_pycocotools_its_figures(val_index: DatasetIndex, tmp_path: Path) -> None:
+    results = [evaluated(val_index, Shaky(), nn.Identity(), 96, batch_size) for batch_size in (1, 3, 8)]
+    truth = ground_truth(val_index)
+    write_coco_json(tmp_path, results[0].detections, Split(val_index, None, truth))
+    expected = pycocotools_figures(tmp_path)
+    assert 0.2 < expected[0] < 0.8 and expected[6] < expected[8]
+    for result in results:
+        metrics = report(result, val_index, score_by_size(truth, result.detections))
+        assert figures_of(metrics) == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
+def test_saved_json_has_the_ids_of_a_coco_file(val_index: DatasetIndex, tmp_path: Path) -> None:
+    index = dataclasses.replace(
+        val_index, image_id=np.arange(len(val_index)) * 7 + 100, category_id=np.arange(len(val_index.names)) * 3 + 1
+    )
+    result = evaluated(index, Oracle(), nn.Identity(), 64, batch_size=8)
+    write_coco_json(tmp_path, result.detections, Split(index, None, ground_truth(index)))
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    truth = json.loads((tmp_path / "ground_truth.json").read_text())
+    for rows in (found, truth["annotations"]):
+        assert {row["image_id"] for row in rows} <= set(index.image_id.tolist())
+        assert {row["category_id"] for row in rows} <= set(index.category_id.tolist())
+    assert [(one["id"], one["name"]) for one in truth["categories"]][:2] == [(1, "circle"), (4, "square")]
+    assert pycocotools_figures(tmp_path)[0] == pytest.approx(1)
+
+
+def test_saved_text_holds_every_detection_in_fractions(val_index: DatasetIndex, tmp_path: Path) -> None:
+    result = evaluated(val_index, Oracle(misses=0), nn.Identity(), 64, batch_size=3)
+    write_yolo_txt(tmp_path, result.detections, Split(val_index, None, ground_truth(val_index)))
+    files = sorted((tmp_path / "labels").iterdir())
+    assert [file.stem for file in files] == [Path(val_index.path(position)).stem for position in range(len(val_index))]
+    for position, file in enumerate(files):
+        rows = np.array([line.split() for line in file.read_text().splitlines()], dtype=float).reshape(-1, 6)
+        label, xyxy = val_index.objects(position)
+        height, width = val_index.size[position]
+        centre = (xyxy[:, :2] + xyxy[:, 2:]) / 2 / (width, height)
+        expected = np.column_stack((label, centre, (xyxy[:, 2:] - xyxy[:, :2]) / (width, height), np.ones(len(label))))
+        expected = expected[label != 0]
+        assert np.allclose(rows[np.lexsort(rows.T)], expected[np.lexsort(expected.T)], atol=1e-4)
+
+
+def test_pictures_of_one_name_keep_their_folders_or_endings(val_index: DatasetIndex, tmp_path: Path) -> None:
+    paths = np.array([b"/set/a/1.jpg", b"/set/b/1.jpg", b"/set/b/2.png", b"/set/b/2.jpg"])
+    index = dataclasses.replace(val_index, paths=paths, size=np.full((4, 2), 100))
+    table = DetectionTable(np.array([3, 1, 3]), np.ones((3, 4)) * 50, np.array([0.1, 0.2, 0.3]), np.array([0, 1, 2]))
+    write_yolo_txt(tmp_path, table, Split(index, None, None))
+    files = {str(file.relative_to(tmp_path / "labels")): file.read_text() for file in tmp_path.rglob("*.txt")}
+    assert set(files) == {"a/1.txt", "b/1.txt", "b/2.png.txt", "b/2.jpg.txt"}
+    assert [line.split()[0] for line in files["b/2.jpg.txt"].splitlines()] == ["2", "0"]  # the best first
+    assert files["a/1.txt"] == files["b/2.png.txt"] == ""
+
+
+def test_unknown_classes_are_refused(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert val_main(val_words(tiny_run, tmp_path, "--classes", "sqare")) == 2
+    assert "--classes: expected names of classes, found 'sqare' (nearest: 'square')" in capsys.readouterr().err
+    assert val_main(val_words(tiny_run, tmp_path, "--classes", "star", "star")) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_found_is_a_result_too(tiny_run: Path, tmp_path: Path) -> None:
+    assert val_main(val_words(tiny_run, tmp_path, "--conf", "1", "--save-json", "--save-txt")) == 0
+    metrics = json.loads((tmp_path / "exp/metrics.json").read_text())
+    assert [metrics[key] for key in ("map50_95", "recall", "ar_100")] == [0, 0, 0]
+    assert json.loads((tmp_path / "exp/predictions.json").read_text()) == []
+    assert {file.read_text() for file in (tmp_path / "exp/labels").iterdir()} == {""}
+    assert (tmp_path / "exp/worst_images.png").exists()
 
 
 def test_another_set_of_names_is_refused(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

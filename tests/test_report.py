@@ -10,10 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
+from yolo_lite.report.curves import Curves
 from yolo_lite.report.pictures import (
     class_colour,
     contact_sheet,
     draw_boxes,
+    draw_thin_boxes,
     encode_picture,
     enlarge,
     side_by_side,
@@ -280,6 +282,29 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path):
     encoded = np.frombuffer(events.Images("labels")[0].encoded_image_string, np.uint8)
     assert np.array_equal(cv2.imdecode(encoded, cv2.IMREAD_COLOR), grey_picture())
     assert events.Tensors("config/text_summary")[0].tensor_proto.string_val == [b"**lr0** 0.01"]
+
+
+def test_tensorboard_has_the_counts_of_pr_curves_missed_objects_too(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    board, confidence = TensorBoard(tmp_path), np.linspace(0.001, 1, 1000)
+    above = np.array([np.where(confidence <= 0.5, 6, 0)])  # six detections at .5, four of them right, of five objects
+    board.pr_curves({"cat": 0}, Curves(confidence, above * 4 // 6, above, np.array([5]), np.ones((1, 101))), 3)
+    board.close()
+    (event,) = EventAccumulator(str(tmp_path)).Reload().Tensors("pr/cat")
+    table = make_ndarray(event.tensor_proto)  # tp fp tn fn precision recall, by 128 thresholds
+    assert event.step == 3 and table.shape == (6, 128)
+    assert table[:, 10].tolist() == pytest.approx([4, 2, 0, 1, 4 / 6, 4 / 5])
+    assert table[:, 100].tolist() == [0, 0, 0, 5, 0, 0]
+
+
+def test_thin_boxes_have_the_colours_of_their_classes_or_are_white():
+    image, boxes = grey_picture(), np.array([[40.0, 60.0, 200.0, 180.0]])
+    thin, white = draw_thin_boxes(image, boxes, [2]), draw_thin_boxes(image, boxes)
+    outline = is_colour(thin, 2)
+    assert outline.sum() == 2 * (161 + 121) - 4 and (white[outline] == 255).all()
+    assert (image == 100).all() and (thin[~outline] == 100).all()
 
 
 def test_purging_hides_the_steps_that_a_resumed_run_repeats(tmp_path):

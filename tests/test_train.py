@@ -32,7 +32,8 @@ TAGS = {
 def test_a_run_leaves_weights_figures_and_pictures(tiny_run: Path) -> None:
     files = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
     assert {"weights/best.pt", "weights/last.pt", "config.yaml", "results.csv"} <= files
-    assert {"train_batch.png", "val_predictions.png"} <= files
+    pictures = "val_predictions worst_images curves confusion_matrix ap_by_class results train_batch assigned_anchors"
+    assert {f"{name}.png" for name in pictures.split()} | {"metrics.json"} <= files
     assert [row["epoch"] for row in rows_of(tiny_run)] == ["1", "2"]
     assert set(rows_of(tiny_run)[0]) == {"epoch", *TAGS}
     assert not list(tiny_run.rglob("*.tmp"))
@@ -42,13 +43,37 @@ def test_tensorboard_holds_every_figure_of_results_csv(tiny_run: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tiny_run)).Reload()
-    assert set(events.Tags()["scalars"]) == TAGS
-    assert {"train/batch", "val/labels_and_predictions"} <= set(events.Tags()["images"])
+    clocks = {"time/train", "time/data_wait", "time/validation"}
+    assert set(events.Tags()["scalars"]) == TAGS | clocks
+    waited, trained = (events.Scalars(tag)[0].value for tag in ("time/data_wait", "time/train"))
+    assert 0 < waited < trained
+    pictures = ["val_predictions", "worst_images", "curves", "confusion_matrix", "ap_by_class", "results"]
+    assert {"train/batch", "train/assigned_anchors", *(f"figures/{name}" for name in pictures)} <= set(
+        events.Tags()["images"]
+    )
     for tag in TAGS:
         points = [(point.step, point.value) for point in events.Scalars(tag)]
         rows = [(int(row["epoch"]), float(row[tag])) for row in rows_of(tiny_run)]
         assert [step for step, _ in points] == [step for step, _ in rows]
         assert [value for _, value in points] == pytest.approx([value for _, value in rows], rel=1e-6)
+
+
+def test_tensorboard_holds_graph_pr_curves_and_hyperparameters(tiny_run: Path) -> None:
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    board = EventMultiplexer().AddRunsFromDirectory(str(tiny_run.parent)).Reload()
+    assert set(board.Runs()) == {tiny_run.name}  # no second run below it
+    run = board.GetAccumulator(tiny_run.name)
+    nodes = {node.name for node in board.Graph(tiny_run.name).node}
+    assert any("layers/" in name and "conv" in name for name in nodes)
+    assert {"pr/circle", "pr/star"} <= run.PluginTagToContent("pr_curves").keys()
+    content = run.PluginTagToContent("hparams")
+    start = HParamsPluginData.FromString(content["_hparams_/session_start_info"]).session_start_info
+    assert start.hparams["lr0"].number_value > 0 and start.hparams["box_loss"].string_value == "ciou"
+    metrics = HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment.metric_infos
+    assert {metric.name.tag for metric in metrics} >= {"metrics/mAP50-95", "val/box_loss"}
+    assert {metric.name.tag for metric in metrics} <= set(run.Tags()["scalars"])
 
 
 def test_checkpoints_are_plain_and_hold_the_resolved_configuration(tiny_run: Path) -> None:
@@ -84,6 +109,9 @@ def test_val_gives_the_figures_of_training_again(tiny_run: Path, tmp_path: Path,
     for mine, theirs in pairs.items():
         assert figures[mine] == pytest.approx(float(row[f"metrics/{theirs}"]), abs=1e-6)
     assert figures["images"] == 8 and set(figures) >= {"map75", "per_class", "ms_per_image"}
+    at_the_end = json.loads((tiny_run / "metrics.json").read_text())
+    for key in ("map50_95", "ap_small", "ar_1", "ar_10", "ar_100", "confidence"):
+        assert figures[key] == pytest.approx(at_the_end[key], abs=1e-6)
 
 
 def test_a_killed_run_leaves_a_whole_checkpoint_and_goes_on_as_if_nothing_happened(

@@ -26,7 +26,7 @@ def results_picture(path: Path) -> np.ndarray:
         rows = list(csv.DictReader(file))
     epochs = [int(row["epoch"]) for row in rows]
     figure = new_figure(13, 7.5, arranged=False)
-    figure.subplots_adjust(left=0.06, right=0.99, top=0.95, bottom=0.07, hspace=0.28, wspace=0.22)
+    figure.subplots_adjust(left=0.06, right=0.99, top=0.95, bottom=0.07, hspace=0.28, wspace=0.3)
     for axes, (title, keys) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
         for number, key in enumerate(key for key in keys if rows and key in rows[0]):
             values = np.array([float(row[key]) for row in rows])
