@@ -219,6 +219,14 @@ def many_curves(num_classes: int) -> Curves:
     return Curves(confidence, above // 2, above, objects, np.tile(np.linspace(1, 0, 101), (num_classes, 1)))
 
 
+def test_names_are_cut_and_are_no_formulas() -> None:
+    names = ["$x^{$", "a name of very many letters indeed"]
+    matrix = np.array([[3, 0, 1], [0, 2, 0], [1, 1, 0]])
+    assert confusion_picture(matrix, names, "title").std() > 1
+    assert curves_picture(many_curves(2), names).std() > 1
+    assert ap_picture([ClassAp(names[0], 1, 0.5, 0.6), ClassAp(names[1], 2, 0.5, 0.6)]).shape[1] == 880
+
+
 @pytest.mark.parametrize("num_classes", [3, 80])
 def test_few_classes_have_colours_and_many_are_grey(num_classes: int) -> None:
     picture = curves_picture(many_curves(num_classes), [f"a class {n}" for n in range(num_classes)]).astype(int)

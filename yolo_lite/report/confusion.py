@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from yolo_lite.report.figure import new_figure, pixels
+from yolo_lite.report.figure import label_of, new_figure, pixels
 
 NUMBERED = 15  # classes: with more of them there is no room for numbers
 LARGEST = 40  # classes: of more, those with the most objects are shown
@@ -19,7 +19,7 @@ def confusion_picture(matrix: np.ndarray, names: Sequence[str], subtitle: str) -
     all others are added up as one.
     """
     matrix, names = _most_frequent(matrix, names)
-    titles = [*names, "background"]
+    titles = [*map(label_of, names), "background"]
     size = len(titles)
     side = 3.2 + (0.75 * size if size <= NUMBERED + 1 else 0.19 * size)
     figure = new_figure(side + 1.2, side)

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from yolo_lite.report.figure import new_figure, pixels
+from yolo_lite.report.figure import label_of, new_figure, pixels
 
 NAMED_CLASSES = 10  # with more of them every class is a thin grey line: no ten colours more can be told apart
 RECALLS = np.linspace(0, 1, 101)
-NAME_WIDTH = 24  # characters
 
 
 class Curves(NamedTuple):
@@ -54,7 +53,7 @@ def curves_picture(curves: Curves, names: Sequence[str]) -> np.ndarray:
         named = len(present) <= NAMED_CLASSES
         for place, label in enumerate(present):
             colour, width = (f"C{place}", 1.2) if named else ("0.75", 0.6)
-            text = _short(names[label]) if named else "each class" if place == 0 else None
+            text = label_of(names[label]) if named else "each class" if place == 0 else None
             axes.plot(x, values[label], color=colour, linewidth=width, label=text)
         mean = _mean_of_rows(values[present], len(x))
         axes.plot(x, mean, color="black", linewidth=2.2, label=f"mean of {len(present)} classes")
@@ -84,10 +83,6 @@ def _summary(title: str, x: np.ndarray, mean: np.ndarray) -> str:
     return f"best {mean[best]:.3f} from {x[best]:.3f} on"
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…"
-
-
 class ClassAp(NamedTuple):
     """A bar of ``ap_picture``."""
 
@@ -107,7 +102,7 @@ def ap_picture(classes: Sequence[ClassAp]) -> np.ndarray:
     axes.barh(places, [row.map50_95 for row in rows], height=0.5, color="#1f5f99", label="AP50-95")
     for place, row in zip(places, rows, strict=True):
         axes.text(row.map50 + 0.008, place, f"{row.map50_95:.3f} / {row.map50:.3f}", va="center", fontsize=7.5)
-    axes.set_yticks(places, [f"{_short(row.name)} ({row.objects})" for row in rows], fontsize=8)
+    axes.set_yticks(places, [f"{label_of(row.name)} ({row.objects})" for row in rows], fontsize=8)
     axes.set(xlim=(0, 1.16), ylim=(-0.6, max(len(rows), 1) - 0.4), xticks=np.linspace(0, 1, 6))
     axes.set(xlabel="average precision", ylabel="class (objects)")
     axes.grid(axis="x", alpha=0.3)

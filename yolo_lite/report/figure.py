@@ -9,6 +9,14 @@ import numpy as np
 if TYPE_CHECKING:  # matplotlib costs half a second, which commands that draw nothing need not pay
     from matplotlib.figure import Figure
 
+NAME_WIDTH = 24  # characters
+
+
+def label_of(name: str) -> str:
+    """A class name as matplotlib should write it: not too long, and no formula between two dollars."""
+    short = name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…"
+    return short.replace("$", r"\$")
+
 
 def new_figure(width: float, height: float, arranged: bool = True) -> Figure:
     """An empty figure of so many inches, 110 dots each.
