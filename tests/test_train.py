@@ -14,12 +14,18 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY, equal_states, rows_of, tiny_config, wait_for
+from test_optimizer import random_batch
 
 from yolo_lite.cli.main import train_main, val_main
 from yolo_lite.config.errors import UserError
+from yolo_lite.config.load import load_model_config
+from yolo_lite.config.schema import Hyp
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
+from yolo_lite.engine.families import FAMILIES
 from yolo_lite.engine.state import Resume
 from yolo_lite.engine.train import train
+from yolo_lite.loss.targets import assign
+from yolo_lite.report.tensorboard import TensorBoard
 
 TAGS = {
     *(f"{split}/{name}_loss" for split in ("train", "val") for name in ("box", "obj", "cls")),
@@ -74,6 +80,33 @@ def test_tensorboard_holds_graph_pr_curves_and_hyperparameters(tiny_run: Path) -
     metrics = HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment.metric_infos
     assert {metric.name.tag for metric in metrics} >= {"metrics/mAP50-95", "val/box_loss"}
     assert {metric.name.tag for metric in metrics} <= set(run.Tags()["tensors"])
+
+
+@pytest.mark.parametrize("cfg", ["yolo_n", "faster_rcnn"])
+def test_the_graph_leaves_the_model_and_random_numbers_as_they_are(cfg: str, tmp_path: Path) -> None:
+    config = load_model_config(REPOSITORY / f"cfg/{cfg}.yaml")
+    family = FAMILIES[config.family]
+    model, board = family.build(config, fetch=False).train(), TensorBoard(tmp_path)
+    before, drawn = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
+    board.graph(family.graph(model), torch.zeros(1, 3, 64, 64))
+    board.close()
+    assert equal_states(model.state_dict(), before) and torch.equal(torch.get_rng_state(), drawn)
+    assert all(module.training for module in model.modules())
+
+
+def test_assigned_anchors_are_those_of_the_loss_each_in_its_cell() -> None:
+    config, batch = load_model_config(REPOSITORY / "cfg/yolo_n.yaml"), random_batch(3, seed=0)
+    model = FAMILIES["yolo"].build(config, fetch=False)
+    anchors = FAMILIES["yolo"].assigned_anchors(model, batch, Hyp())
+    grid = model.grid(*batch.images.shape[2:])
+    matches = assign(batch.targets, grid, Hyp())
+    assert anchors.image.tolist() == matches.image.tolist() and anchors.target.tolist() == matches.target.tolist()
+    size = torch.from_numpy(anchors.xyxy[:, 2:] - anchors.xyxy[:, :2])
+    assert len(size) > 10 and torch.allclose(size, grid.anchor[matches.slot], atol=1e-3)
+    # The cell of an anchor holds the centre of its object, or is next to the one that does.
+    centre = torch.from_numpy(anchors.xyxy[:, :2] + anchors.xyxy[:, 2:]) / 2
+    distance = (centre - batch.targets.box[matches.target, :2]).abs()
+    assert bool((distance <= grid.stride[matches.slot]).all())
 
 
 def test_checkpoints_are_plain_and_hold_the_resolved_configuration(tiny_run: Path) -> None:
