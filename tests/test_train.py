@@ -22,6 +22,7 @@ from yolo_lite.config.load import load_model_config
 from yolo_lite.config.schema import Hyp
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.families import FAMILIES
+from yolo_lite.engine.record import Record
 from yolo_lite.engine.state import Resume
 from yolo_lite.engine.train import train
 from yolo_lite.loss.targets import assign
@@ -92,6 +93,17 @@ def test_the_graph_leaves_the_model_and_random_numbers_as_they_are(cfg: str, tmp
     board.close()
     assert equal_states(model.state_dict(), before) and torch.equal(torch.get_rng_state(), drawn)
     assert all(module.training for module in model.modules())
+
+
+def test_a_model_that_cannot_be_traced_has_no_graph(tiny_data: Path, tmp_path: Path, capsys) -> None:
+    class Untraceable(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("a block of a plugin")
+
+    record = Record(tmp_path, tiny_config(tiny_data, tmp_path), 0)
+    record.graph(Untraceable(), 32)
+    record.close()
+    assert "no graph of this model: a block of a plugin" in capsys.readouterr().out
 
 
 def test_assigned_anchors_are_those_of_the_loss_each_in_its_cell() -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import yaml
 from torch import nn
-from torch.jit._trace import TracingCheckError
 
 from yolo_lite.config.schema import RunConfig
 from yolo_lite.engine import sheets
@@ -24,8 +23,8 @@ from yolo_lite.report.results_csv import ResultsCsv
 from yolo_lite.report.tensorboard import TensorBoard
 from yolo_lite.structures import Batch
 
-FIGURES_OF_A_RUN = 8  # how often the pictures of an evaluation are drawn, but not
-LEAST_EPOCHS = 5  # within so many epochs
+FIGURES_OF_A_RUN = 8  # how often the pictures of an evaluation are drawn
+EPOCHS_BETWEEN_FIGURES = 5  # at least: they take seconds
 
 
 class Record:
@@ -45,7 +44,7 @@ class Record:
         """The operations of a model; the size of the picture changes none of them."""
         try:
             self.board.graph(module, torch.zeros(1, 3, 2 * stride, 2 * stride))
-        except (RuntimeError, TracingCheckError) as error:  # a plugin's block may do what cannot be traced
+        except RuntimeError as error:  # a plugin's block may do what cannot be traced
             print(f"TensorBoard has no graph of this model: {str(error).strip().splitlines()[0]}")
 
     def batches(
@@ -72,8 +71,9 @@ class Record:
         self.table.append(row)
         values = {key: value for key, value in row.items() if key != "epoch"}
         self.board.scalars({**values, **seconds}, number)
-        last, every = self.config.train.epochs, max(self.config.train.epochs // FIGURES_OF_A_RUN, LEAST_EPOCHS)
-        if number % every == 0 and number < last:  # those of the last epoch come with the end of the run
+        epochs = self.config.train.epochs
+        every = max(epochs // FIGURES_OF_A_RUN, EPOCHS_BETWEEN_FIGURES)
+        if number % every == 0 and number < epochs:  # those of the last epoch come with the end of the run
             self._figures(evaluation, split, number)
 
     def finish(self, row: Mapping[str, float], evaluation: Evaluation, split: Split) -> None:
@@ -112,8 +112,6 @@ def say(row: Mapping[str, float], seconds: float, epochs: int) -> None:
 
 def _hyperparameters(config: RunConfig) -> dict[str, float | str]:
     """What runs are compared by: hyp.yaml and the flags that change a result."""
-    flags = {
-        key: getattr(config.train, key) for key in ("cfg", "data", "weights", "epochs", "batch_size", "imgsz", "seed")
-    }
-    values = {**flags, **config.plain()["hyp"]}
+    flags = ("cfg", "data", "weights", "epochs", "batch_size", "imgsz", "seed")
+    values = {**{key: getattr(config.train, key) for key in flags}, **config.plain()["hyp"]}
     return {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in values.items()}
