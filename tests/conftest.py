@@ -38,11 +38,16 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is read from or written to the user's own cache folder."""
+    os.environ["YOLO_LITE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset YAML of 20 + 8 drawn pictures of 64 px in a cache of its own."""
+    """A dataset YAML of 20 + 8 drawn pictures of 64 px."""
     folder = tmp_path_factory.mktemp("tiny")
-    os.environ["YOLO_LITE_CACHE"] = str(folder / "cache")
     text = (REPOSITORY / "data/shapes.yaml").read_text().split("suggested:")[0]
     text = (
         text.replace("train: 256", "train: 20")

@@ -1,6 +1,9 @@
 """Batches: the same to the bit whoever makes them, every picture once an epoch, each error with its message."""
 
 import multiprocessing
+import os
+import pickle
+import shutil
 import signal
 import time
 from collections.abc import Iterable
@@ -11,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import boxes_only, children_of
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import DatasetConfig, Hyp
@@ -256,10 +260,10 @@ def test_workers_fill_the_cache_that_all_share(index, workers):
     dataset = training_set(index, Hyp(mosaic=0.0))
     store = dataset.store
     assert store.memory is not None
-    assert store.memory[store.num_bytes :] == bytes(len(index))
+    assert not store.mark.any()
     for _ in training_loader(dataset, 4, workers, range(1), False):
         pass
-    assert store.memory[store.num_bytes :] == b"\1" * len(index)
+    assert store.mark.all()
     decoded = ImageStore(index, SIZE, "off", False)
     assert all(np.array_equal(store[position], decoded[position]) for position in range(len(index)))
 
@@ -273,6 +277,115 @@ def test_auto_keeps_pictures_only_where_a_quarter_of_the_free_memory_will_do(ind
         assert (store.memory is not None) == is_kept
         assert ("kept decoded" in store.describe()) == is_kept
         assert ImageStore(index, SIZE, "ram", False).memory is not None
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch) -> Path:
+    """A cache folder of its own."""
+    monkeypatch.setenv("YOLO_LITE_CACHE", str(tmp_path / "disk"))
+    return tmp_path / "disk"
+
+
+def undecoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of pictures that are decoded from now on."""
+    names, real = [], store_module.read_image
+    monkeypatch.setattr(store_module, "read_image", lambda path: (names.append(Path(path).name), real(path))[1])
+    return names
+
+
+def assert_right(store: ImageStore) -> None:
+    decoded = ImageStore(store.index, SIZE, "off", False)
+    for position in range(len(store.index)):
+        np.testing.assert_array_equal(store[position], decoded[position])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_kept_on_disk_are_there_for_the_next_run(index, disk, workers, monkeypatch):
+    dataset = training_set(index, Hyp(mosaic=0.0), "disk")
+    assert "0 there already" in dataset.store.describe() and str(disk) in dataset.store.describe()
+    list(training_loader(dataset, 4, workers, range(1), False))
+    again = ImageStore(index, SIZE, "disk", True)
+    assert f"{len(index)} there already" in again.describe()
+    names = undecoded(monkeypatch)
+    stored = [again[position].copy() for position in range(len(index))]
+    assert names == []
+    decoded = ImageStore(index, SIZE, "off", False)
+    assert all(np.array_equal(stored[position], decoded[position]) for position in range(len(index)))
+    assert ImageStore(index, 32, "disk", True).file != again.file
+    assert "1 older files" in again.describe()
+
+
+def test_a_changed_picture_is_decoded_anew_and_no_other(index, disk, tmp_path, monkeypatch):
+    (tmp_path / "copy").mkdir()
+    mine = copied(index, tmp_path / "copy")
+    assert_right(ImageStore(mine, SIZE, "disk", True))
+    time.sleep(0.012)
+    assert cv2.imwrite(str(tmp_path / "copy/3.png"), np.full((*SHAPES[3], 3), 7, np.uint8))
+    store, names = ImageStore(mine, SIZE, "disk", True), undecoded(monkeypatch)
+    for position in range(len(mine)):
+        store[position]
+    assert names == ["3.png"]
+    assert_right(store)
+
+
+def test_pixels_that_a_crash_kept_from_the_disk_are_decoded_anew(index, disk, monkeypatch):
+    """A mark may be on the disk and its pixels not."""
+    store = ImageStore(index, SIZE, "disk", False)
+    assert_right(store)
+    with store.file.open("r+b") as file:
+        file.seek(int(store.first[4]) + 50)
+        file.write(bytes(100))
+    again, names = ImageStore(index, SIZE, "disk", False), undecoded(monkeypatch)
+    for position in range(len(index)):
+        again[position]
+    assert names == ["4.png"]
+    assert_right(again)
+
+
+def test_a_process_that_is_not_forked_maps_the_file_itself(index, disk, monkeypatch):
+    monkeypatch.setattr(store_module, "CAN_FORK", False)
+    store = ImageStore(index, SIZE, "disk", True)
+    other = pickle.loads(pickle.dumps(store))  # noqa: S301
+    assert_right(other)
+    assert store.mark.all()
+    np.testing.assert_array_equal(store[0], other[0])
+
+
+def test_a_disk_without_room_is_an_error_before_anything_is_written(index, disk, monkeypatch):
+    usage = shutil.disk_usage(disk.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(DataError, match=rf"disk needs 0.00 GiB more, 0.00 GiB are free in {disk}.*YOLO_LITE_CACHE"):
+        ImageStore(index, SIZE, "disk", True)
+    assert list(disk.iterdir()) == []
+    (disk / "file").write_text("")
+    monkeypatch.setenv("YOLO_LITE_CACHE", str(disk / "file/deeper"))
+    with pytest.raises(DataError, match=r"cache: disk: cannot write .*file/deeper.*Not a directory"):
+        ImageStore(index, SIZE, "disk", True)
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="memory is read from /proc")
+@pytest.mark.parametrize("cache", ["off", "ram", "disk"])
+def test_the_memory_of_a_worker_does_not_grow_with_the_epochs(index, disk, cache):
+    """300 images, each of which the worker sees eight times: neither looking nor loading may leave anything behind."""
+    many = replace(
+        index,
+        paths=np.resize(index.paths, 300),
+        size=np.resize(index.size, (300, 2)),
+        first=np.arange(301) * 100,
+        label=np.zeros(30_000, np.int64),
+        **boxes_only(np.tile([5.0, 5.0, 15.0, 15.0], (30_000, 1))),
+    )
+    hyp = Hyp(mosaic=0.0)
+    dataset = TrainingSet(many, ImageStore(many, 32, cache, True), 32, hyp, seed=0, mosaic_epochs=0)
+    loader, held = iter(training_loader(dataset, 50, 1, range(8), False)), []
+    for number, _ in enumerate(loader, 1):
+        if number % 6 == 0:
+            [worker] = children_of(os.getpid())
+            rows = Path(f"/proc/{worker}/smaps_rollup").read_text().splitlines()
+            held.append(sum(int(row.split()[1]) for row in rows if row.startswith("Private_Dirty:")))
+        if number == 45:  # the worker ends with its last batch
+            break
+    assert len(held) == 7 and held[-1] - held[1] < 1024, held  # KiB
 
 
 def test_nothing_is_kept_where_workers_are_not_forked(index, monkeypatch):

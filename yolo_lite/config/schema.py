@@ -323,7 +323,7 @@ class Hyp(Section):
     # run time
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
-    cache: Literal["auto", "ram", "off"] = "auto"
+    cache: Literal["auto", "ram", "disk", "off"] = "auto"
     compile: bool = False
     deterministic: bool = False
     sync_bn: bool = False

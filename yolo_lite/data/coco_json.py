@@ -24,21 +24,23 @@ KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
 
 
 class CocoLabels:
-    """The file's annotations, by picture.
-
-    Raises:
-        DataError: there is no such file, or it is no annotation file of COCO's form.
-    """
+    """The file's annotations, by picture, once it is loaded."""
 
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
         if place is None:
             raise DataError("format: coco needs the key labels: expected the annotation file, or one for each split")
-        self.path = place
-        content = _load(place)
-        labels = {name: label for label, name in enumerate(names)}
+        self.path, self.names = place, names
+
+    def load(self) -> None:
+        """Read the file, once before all images; for some hundred megabytes that takes many seconds.
+
+        Raises:
+            DataError: it is no annotation file of COCO's form.
+        """
+        content = _load(self.path)
+        labels = {name: label for label, name in enumerate(self.names)}
         self.categories = {row["id"]: str(row["name"]) for row in content["categories"]}
         self.labels = {number: labels[name] for number, name in self.categories.items() if name in labels}
-        self.names = names
         self.images = {str(row["file_name"]): row for row in content["images"]}
         self.annotations: dict[Any, list[dict[str, Any]]] = {row["id"]: [] for row in content["images"]}
         for row in content["annotations"]:

@@ -7,40 +7,24 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.config.schema import DatasetConfig
+from yolo_lite.data import index_cache
 from yolo_lite.data.coco_json import CocoLabels
 from yolo_lite.data.formats import label_reader
 from yolo_lite.data.images import IMAGE_SUFFIXES, image_size
-from yolo_lite.data.labels import LabelReader, Labels, Ring
+from yolo_lite.data.index_cache import Kept
+from yolo_lite.data.labels import LabelReader, Labels
+from yolo_lite.data.packed import Entries, Rings, both, packed, starts
 from yolo_lite.data.shapes import ShapesSpec, ensure_shapes
-
-
-class Rings(NamedTuple):
-    """Outlines of T objects, R rings of Q corners together."""
-
-    corner: np.ndarray  # [Q, 2] float32, x y in pixels of the picture
-    first_corner: np.ndarray  # [R + 1] int64
-    first_ring: np.ndarray  # [T + 1] int64
-
-    def of(self, thing: int | np.integer) -> list[Ring]:
-        """The outlines of an object; none where only its box is known."""
-        first, end = self.first_ring[thing : thing + 2]
-        starts = self.first_corner[first : end + 1]
-        return np.split(self.corner[starts[0] : starts[-1]], starts[1:-1] - starts[0]) if end > first else []
-
-    def chosen(self, kept: np.ndarray) -> Rings:
-        """The outlines of some objects, ``kept`` [T] bool."""
-        return _packed([tuple(self.of(thing)) for thing in np.flatnonzero(kept)])
 
 
 @dataclass(frozen=True)
@@ -131,7 +115,8 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_r
         raise DataError(f"{data_file}: no such folder: {root}; yolo-lite download {data_file} fetches the set")
     images = [path for source in sources for path in list_files(root, source, data_file)]
     reader = label_reader(config, root, split, images, data_file)
-    index = _with_chosen_classes(_read_all(images, reader, config.names, split, with_rings), config)
+    file = index_cache.cache_file(reader, config.names, root, sources, with_rings)
+    index = _with_chosen_classes(_read_all(images, reader, config.names, split, with_rings, file), config)
     _check_usable(index, [reader.file_of(image) for image in images[:3]], f"{data_file}: {split}", sources, root)
     return index
 
@@ -148,7 +133,9 @@ def list_files(root: Path, source: str, where: str | Path, suffixes: frozenset[s
     """
     place = root / Path(source).expanduser()
     if place.is_dir():
-        return sorted(path for path in place.rglob("*") if path.suffix.lower() in suffixes)
+        files = (os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names)
+        usable = (file for file in files if os.path.splitext(file)[1].lower() in suffixes)
+        return [Path(file) for file in sorted(usable, key=lambda file: file.split(os.sep))]
     if place.is_file():
         if place.suffix.lower() in suffixes:
             return [place]
@@ -173,52 +160,59 @@ def _listed_path(row: str, list_folder: Path, root: Path) -> Path:
 
 
 def _read_all(
-    images: list[Path], reader: LabelReader, names: tuple[str, ...], split: str, with_rings: bool
+    images: list[Path], reader: LabelReader, names: tuple[str, ...], split: str, with_rings: bool, file: Path
 ) -> DatasetIndex:
-    def read(image: Path) -> tuple[Path, tuple[int, int], Labels] | str:
-        try:
-            size = image_size(image)
-            return image, size, reader.read(image, size)
-        except DataError as error:
-            return str(error)
-
-    with ThreadPoolExecutor() as pool:
-        jobs = pool.map(read, images)
-        rows = list(tqdm(jobs, desc=f"reading {split}", total=len(images), leave=False, delay=1))
-    usable = [row for row in rows if not isinstance(row, str)]
-    labels = [row[2] for row in usable]
-    counts = np.array([len(one.label) for one in labels], dtype=np.int64)
-    image_id, category_id = np.arange(len(usable)), np.arange(len(names))
-    if isinstance(reader, CocoLabels):
-        image_id, category_id = reader.ids([row[0] for row in usable])
+    """What all images say; those are opened that the cache file does not know as they are now."""
+    stamps, kept = index_cache.stamps_of(images, reader), index_cache.load(file)
+    if kept is None or kept.key.tolist() != stamps.key:
+        row = index_cache.known_rows(kept, stamps)
+        new = np.flatnonzero(row < 0)
+        entries, lasting = _read([images[i] for i in new], reader, split, with_rings)
+        row[new] = np.arange(len(new)) + (len(kept.key) if kept else 0)
+        entries = (both(kept.entries, entries) if kept else entries).chosen(row)
+        stamps.settled[new] &= lasting
+        key = np.where(stamps.settled, np.array(stamps.key, dtype=np.bytes_), b"")  # an empty key is never asked for
+        kept = Kept(key, *_ids(images, names, reader, entries), entries)
+        index_cache.save(file, kept)
+    entries = kept.entries
+    usable = np.flatnonzero(entries.usable)
+    objects = entries.chosen(usable)._asdict()
     return DatasetIndex(
         names=names,
-        paths=np.array([os.fsencode(row[0]) for row in usable], dtype=np.bytes_),
-        size=np.array([row[1] for row in usable], dtype=np.int64).reshape(-1, 2),
-        first=_starts(counts),
-        label=_joined([one.label for one in labels], np.zeros(0, np.int64)),
-        xyxy=_joined([one.xyxy for one in labels], np.zeros((0, 4))),
-        area=_joined([one.area for one in labels], np.zeros(0)),
-        crowd=_joined([one.crowd for one in labels], np.zeros(0, bool)),
-        rings=_packed([rings for one in labels for rings in one.rings]) if with_rings else None,
-        image_id=image_id,
-        category_id=category_id,
-        problems=tuple(line for row in rows for line in ([row] if isinstance(row, str) else row[2].problems)),
+        paths=np.array([os.fsencode(images[i]) for i in usable], dtype=np.bytes_),
+        image_id=kept.image_id,
+        category_id=kept.category_id,
+        **objects | {"problems": tuple(line for lines in entries.problems.values() for line in lines)},
     )
 
 
-def _packed(rings: list[tuple[Ring, ...]]) -> Rings:
-    flat = [ring for own in rings for ring in own]
-    corner = _joined(flat, np.zeros((0, 2), np.float32))
-    return Rings(corner, _starts([len(ring) for ring in flat]), _starts([len(own) for own in rings]))
+def _read(images: list[Path], reader: LabelReader, split: str, with_rings: bool) -> tuple[Entries, np.ndarray]:
+    """Entries of images, and which of them ``[n]`` would be the same at another reading, as their files are."""
+
+    def read(image: Path) -> tuple[tuple[tuple[int, int], Labels] | str, bool]:
+        try:
+            size = image_size(image)
+            return (size, reader.read(image, size)), True
+        except DataError as error:
+            # A number means that the system failed, not the file: a network's folder may be back the next time.
+            return str(error), getattr(error.__cause__, "errno", None) is None
+
+    if isinstance(reader, CocoLabels):
+        reader.load()
+    with ThreadPoolExecutor() as pool:
+        jobs = pool.map(read, images)
+        rows = list(tqdm(jobs, desc=f"reading {split}", total=len(images), leave=False, delay=1))
+    return packed([row[0] for row in rows], with_rings), np.array([row[1] for row in rows], dtype=bool)
 
 
-def _starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
-    return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-
-
-def _joined(arrays: Iterable[np.ndarray], empty: np.ndarray) -> np.ndarray:
-    return np.concatenate([empty, *arrays])
+def _ids(
+    images: list[Path], names: tuple[str, ...], reader: LabelReader, entries: Entries
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of usable images and of classes, as DatasetIndex has them."""
+    usable = np.flatnonzero(entries.usable)
+    if isinstance(reader, CocoLabels):
+        return reader.ids([images[i] for i in usable])
+    return np.arange(len(usable)), np.arange(len(names))
 
 
 def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
@@ -228,12 +222,12 @@ def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
     return replace(
         index,
         names=tuple(wanted),
-        first=_starts(np.bincount(index.owner[kept], minlength=len(index))),
+        first=starts(np.bincount(index.owner[kept], minlength=len(index))),
         label=new[index.label][kept],
         xyxy=index.xyxy[kept],
         area=index.area[kept],
         crowd=index.crowd[kept],
-        rings=index.rings and index.rings.chosen(kept),
+        rings=index.rings and index.rings.chosen(np.flatnonzero(kept)),
         category_id=index.category_id[[index.names.index(name) for name in wanted]],
     )
 

@@ -1,18 +1,25 @@
-"""Resized pictures: read from disk each time, or decoded once into memory that all workers share."""
+"""Resized pictures: read from disk each time, or decoded once into memory or a file that all workers share."""
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
+import shutil
 import sys
+import zlib
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.index_cache import stamp_of
 from yolo_lite.data.letterbox import fitted_size, resize
+from yolo_lite.data.shapes import cache_folder
 
 # Only forked processes see the memory of their parent. (Forking on macOS is not safe with its system libraries.)
 CAN_FORK = sys.platform == "linux"
@@ -50,9 +57,12 @@ class ImageStore:
 
     Args:
         cache: "off" decodes at every call; "ram" keeps every decoded picture; "auto" does so when the whole set takes
-            less than a quarter of the free memory.
-        shared: worker processes will call it too. The memory is then mapped anonymously, so that forked workers fill
-            and read one copy; where processes are not forked (Windows, macOS) nothing is kept.
+            less than a quarter of the free memory; "disk" keeps them in a file outside the dataset, for later runs too.
+        shared: worker processes will call it too. Memory is then mapped anonymously, so that forked workers fill
+            and read one copy; where processes are not forked (Windows, macOS) "ram" and "auto" keep nothing.
+
+    Raises:
+        DataError: the file cannot be written, or the disk has no room for it.
     """
 
     def __init__(self, index: DatasetIndex, longest: int, cache: str, shared: bool) -> None:
@@ -60,10 +70,16 @@ class ImageStore:
         fitted = [fitted_size(int(height), int(width), longest) for height, width in index.size]
         self.size = np.array(fitted, dtype=np.int64)  # [n, 2] height and width
         self.first = np.concatenate(([0], (self.size.prod(axis=1) * 3).cumsum()))  # [n + 1] bytes
+        self.file = self._file(longest) if cache == "disk" else None
+        # Behind the pixels stands a mark for each picture; what this process has found right is not checked again.
+        self.checked = np.zeros(len(index), dtype=bool)
         self.memory: mmap.mmap | None = None
-        if cache != "off" and (not shared or CAN_FORK) and (cache == "ram" or self._is_small()):
-            # One byte behind the pictures for each of them says whether it is there.
-            self.memory = mmap.mmap(-1, self.num_bytes + len(index))
+        if self.file:
+            self.stamp = [zlib.crc32(repr(stamp_of(index.path(position))).encode()) for position in range(len(index))]
+            _reserve(self.file, self.num_bytes + 4 * len(index))
+            self._map_file()
+        elif cache != "off" and (not shared or CAN_FORK) and (cache == "ram" or self._is_small()):
+            self._map(-1)
 
     @property
     def num_bytes(self) -> int:
@@ -73,24 +89,61 @@ class ImageStore:
         num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's: each has a copy of its own
         return self.num_bytes < LARGEST_SHARE * free_memory() / num_processes
 
+    def _file(self, longest: int) -> Path:
+        """A name of its own for these pictures, this size and this way of decoding."""
+        code = b"".join(Path(__file__).with_name(f"{module}.py").read_bytes() for module in ("images", "letterbox"))
+        rules = f"{longest} {cv2.__version__}".encode() + code
+        content = b"".join((rules, self.index.paths.tobytes(), self.index.size.tobytes()))
+        return cache_folder() / f"images-{hashlib.sha256(content).hexdigest()[:16]}"
+
+    def _map_file(self) -> None:
+        with open(str(self.file), "r+b") as file:
+            self._map(file.fileno())
+
+    def _map(self, file: int) -> None:
+        self.memory = mmap.mmap(file, self.num_bytes + 4 * len(self.index))
+        self.mark = np.frombuffer(self.memory, np.uint32, len(self.index), self.num_bytes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that is not forked: it maps the file itself."""
+        return {name: value for name, value in vars(self).items() if name not in ("memory", "mark")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, memory=None)
+        if self.file:
+            self._map_file()
+
     def describe(self) -> str:
         """One line for the start of a run."""
-        megabytes, free = self.num_bytes / 2**20, free_memory() / 2**30
+        size = f"{len(self.index)} images, {self.num_bytes / 2**20:,.0f} MiB when decoded"
+        if self.file:
+            return (
+                f"{size}: kept decoded in {self.file}, {np.count_nonzero(self.mark)} there already{_others(self.file)}"
+            )
         kept = "kept decoded in memory, shared by all workers" if self.memory else "decoded anew at every use"
-        return f"{len(self.index)} images, {megabytes:,.0f} MiB when decoded, {free:.1f} GiB free: {kept}"
+        return f"{size}, {free_memory() / 2**30:.1f} GiB free: {kept}"
 
     def __getitem__(self, position: int) -> np.ndarray:
         """RGB pixels uint8 ``[h, w, 3]``, to be read only."""
         if self.memory is None:
             return self._read(position)
-        start, flag = int(self.first[position]), self.num_bytes + position
         height, width = self.size[position]
-        pixels = np.frombuffer(self.memory, np.uint8, height * width * 3, start).reshape(height, width, 3)
-        if not self.memory[flag]:
-            # Two workers may both decode a picture at first: they write the same bytes, the flag comes last.
-            pixels[:] = self._read(position)
-            self.memory[flag] = 1
-        return pixels
+        pixels = np.frombuffer(self.memory, np.uint8, height * width * 3, int(self.first[position]))
+        if not self.checked[position]:
+            if self.mark[position] != self._mark_of(position, pixels):
+                # Two workers may both decode a picture at first: they write the same bytes, the mark comes last.
+                pixels[:] = self._read(position).ravel()
+                self.mark[position] = self._mark_of(position, pixels)
+            self.checked[position] = True
+        return pixels.reshape(height, width, 3)
+
+    def _mark_of(self, position: int, pixels: np.ndarray) -> int:
+        """What says that a picture is there; never 0.
+
+        In a file that is a checksum of the pixels and the stamp of the image: a file outlives the loss of power, after
+        which a mark may be on the disk and its pixels not, and it outlives changes of the image.
+        """
+        return (zlib.crc32(pixels.data, self.stamp[position]) or 1) if self.file else 1
 
     def _read(self, position: int) -> np.ndarray:
         path = self.index.path(position)
@@ -99,3 +152,34 @@ class ImageStore:
             expected = tuple(int(side) for side in self.index.size[position])
             raise DataError(f"{path}: the header says {expected} (height, width), the pixels are {image.shape[:2]}")
         return resize(image, *(int(side) for side in self.size[position]))
+
+
+def _reserve(path: Path, num_bytes: int) -> None:
+    """Let a file have so many bytes, zeros where nothing is yet: a disk that is full later would kill the run."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        missing, free = num_bytes - _allocated(path), shutil.disk_usage(path.parent).free
+        if missing > free:
+            raise DataError(
+                f"cache: disk needs {missing / 2**30:.2f} GiB more, {free / 2**30:.2f} GiB are free in {path.parent}"
+                f"{_others(path)}; choose cache: off, or set YOLO_LITE_CACHE to a folder on a larger disk"
+            )
+        with open(path, "ab") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+            else:
+                file.truncate(num_bytes)
+    except OSError as error:
+        raise DataError(f"cache: disk: cannot write {path}: {error.strerror}; set YOLO_LITE_CACHE") from error
+
+
+def _allocated(path: Path) -> int:
+    """Bytes that a file takes on its disk."""
+    return getattr(path.stat(), "st_blocks", 0) * 512 if path.exists() else 0
+
+
+def _others(path: Path) -> str:
+    """How much lies there of other sets and sizes: nothing is deleted without being asked."""
+    others = [other for other in path.parent.glob("images-*") if other != path]
+    size = sum(map(_allocated, others)) / 2**30
+    return f" ({len(others)} older files images-* there take {size:.2f} GiB)" if others else ""

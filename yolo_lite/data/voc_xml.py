@@ -39,14 +39,16 @@ class VocLabels:
         """The objects that can be used; the others are named.
 
         Raises:
-            DataError: the file is of a picture of another size.
+            DataError: the file cannot be opened, or is of a picture of another size.
         """
         path = self.file_of(image)
         if not path.exists():
             return checked([], size)
         try:
             tree = ElementTree.parse(path).getroot()
-        except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:  # LookupError: an encoding
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding
             return checked([f"{path}: not a readable XML file: {error}"], size)
         stated = tuple(tree.findtext(f"size/{side}", "").strip() for side in ("height", "width"))
         if all(text.isdecimal() and int(text) for text in stated) and tuple(map(int, stated)) != size:

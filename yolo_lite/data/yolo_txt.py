@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_lite.config.errors import DataError
 from yolo_lite.data.labels import Annotation, Labels, Ring, checked, label_path
 
 if TYPE_CHECKING:
@@ -27,13 +28,19 @@ class YoloLabels:
         return label_path(image, self.root, self.folder, ".txt", TWINS)
 
     def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        """The rows that can be used; the others are named."""
+        """The rows that can be used; the others are named.
+
+        Raises:
+            DataError: the file cannot be opened.
+        """
         path = self.file_of(image)
         if not path.exists():
             return checked([], size)
         try:
             rows = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
             return checked([f"{path}: cannot be read: {error}"], size)
         found = (self._parse(row, f"{path}:{number}", size) for number, row in enumerate(rows, 1) if row.strip())
         return checked(found, size)
