@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from yolo_lite.config.errors import DataError
@@ -259,6 +259,7 @@ EDITS = st.tuples(
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rounds=st.lists(st.lists(EDITS, max_size=4), max_size=4), rings=st.booleans())
+@example(rounds=[[("label", "a", 0)], [("label", "a", 1)], [("image", "b", 1), ("swap", "b", 0)]], rings=True)
 def test_after_any_edits_the_kept_index_equals_a_fresh_one(root, rounds, rings):
     write_image(root / "images/z.png")
     write(root / "labels/z.txt", POLYGON)  # one stays usable whatever happens

@@ -364,28 +364,25 @@ def test_a_disk_without_room_is_an_error_before_anything_is_written(index, disk,
 
 
 @pytest.mark.skipif(not CAN_FORK, reason="memory is read from /proc")
-@pytest.mark.parametrize("cache", ["off", "ram", "disk"])
+@pytest.mark.parametrize("cache", ["off", "disk"])
 def test_the_memory_of_a_worker_does_not_grow_with_the_epochs(index, disk, cache):
-    """300 images, each of which the worker sees eight times: neither looking nor loading may leave anything behind."""
+    """Neither looking at the index nor loading leaves anything behind: one picture kept of each sample would show."""
     many = replace(
         index,
-        paths=np.resize(index.paths, 300),
-        size=np.resize(index.size, (300, 2)),
-        first=np.arange(301) * 100,
-        label=np.zeros(30_000, np.int64),
-        **boxes_only(np.tile([5.0, 5.0, 15.0, 15.0], (30_000, 1))),
+        paths=np.resize(index.paths, 50),
+        size=np.resize(index.size, (50, 2)),
+        first=np.arange(51) * 100,
+        label=np.zeros(5000, np.int64),
+        **boxes_only(np.tile([5.0, 5.0, 15.0, 15.0], (5000, 1))),
     )
-    hyp = Hyp(mosaic=0.0)
-    dataset = TrainingSet(many, ImageStore(many, 32, cache, True), 32, hyp, seed=0, mosaic_epochs=0)
-    loader, held = iter(training_loader(dataset, 50, 1, range(8), False)), []
+    dataset = TrainingSet(many, ImageStore(many, SIZE, cache, True), SIZE, PLAIN, seed=0, mosaic_epochs=0)
+    loader, held = iter(training_loader(dataset, 10, 1, range(9), False)), []
     for number, _ in enumerate(loader, 1):
-        if number % 6 == 0:
+        if number % 5 == 0 and number < 40:  # the worker ends with its last batch
             [worker] = children_of(os.getpid())
             rows = Path(f"/proc/{worker}/smaps_rollup").read_text().splitlines()
-            held.append(sum(int(row.split()[1]) for row in rows if row.startswith("Private_Dirty:")))
-        if number == 45:  # the worker ends with its last batch
-            break
-    assert len(held) == 7 and held[-1] - held[1] < 1024, held  # KiB
+            held += [int(row.split()[1]) for row in rows if row.startswith("Anonymous:")]
+    assert len(held) == 7 and held[-1] - held[1] < 1500, held  # KiB; 250 pictures take 3,000
 
 
 def test_nothing_is_kept_where_workers_are_not_forked(index, monkeypatch):
