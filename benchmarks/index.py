@@ -40,7 +40,7 @@ def make_set(root: Path, num_images: int) -> None:
         picture = cv2.resize(rng.integers(0, 256, (12, 16, 3)).astype(np.uint8), (640, 480))
         cv2.imwrite(str(root / f"sources/{number}.jpg"), picture)
     for number in tqdm(range(num_images), desc="making the set"):
-        # A few directories' worth of links each: file systems allow a file some ten thousand names.
+        # Sixteen files: one alone may not have so many names.
         os.link(root / f"sources/{number % 16}.jpg", root / f"images/train/{number:07d}.jpg")
         rows = [f"{k % 8} {x:.6f} {y:.6f} 0.2 0.3" for k, (x, y) in enumerate(rng.uniform(0.2, 0.8, (number % 15, 2)))]
         (root / f"labels/train/{number:07d}.txt").write_text("\n".join(rows))
