@@ -312,7 +312,7 @@ def test_pictures_kept_on_disk_are_there_for_the_next_run(index, disk, workers, 
     decoded = ImageStore(index, SIZE, "off", False)
     assert all(np.array_equal(stored[position], decoded[position]) for position in range(len(index)))
     assert ImageStore(index, 32, "disk", True).file != again.file
-    assert "1 older files" in again.describe()
+    assert "other files images-* there: 1," in again.describe()
 
 
 def test_a_changed_picture_is_decoded_anew_and_no_other(index, disk, tmp_path, monkeypatch):

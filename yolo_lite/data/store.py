@@ -182,4 +182,4 @@ def _others(path: Path) -> str:
     """How much lies there of other sets and sizes: nothing is deleted without being asked."""
     others = [other for other in path.parent.glob("images-*") if other != path]
     size = sum(map(_allocated, others)) / 2**30
-    return f" ({len(others)} older files images-* there take {size:.2f} GiB)" if others else ""
+    return f" (other files images-* there: {len(others)}, {size:.2f} GiB)" if others else ""
