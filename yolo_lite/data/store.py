@@ -75,7 +75,8 @@ class ImageStore:
         self.checked = np.zeros(len(index), dtype=bool)
         self.memory: mmap.mmap | None = None
         if self.file:
-            self.stamp = [zlib.crc32(repr(stamp_of(index.path(position))).encode()) for position in range(len(index))]
+            stamps = (zlib.crc32(repr(stamp_of(index.path(position))).encode()) for position in range(len(index)))
+            self.stamp = np.fromiter(stamps, np.uint32, len(index))
             _reserve(self.file, self.num_bytes + 4 * len(index))
             self._map_file()
         elif cache != "off" and (not shared or CAN_FORK) and (cache == "ram" or self._is_small()):
@@ -143,7 +144,7 @@ class ImageStore:
         In a file that is a checksum of the pixels and the stamp of the image: a file outlives the loss of power, after
         which a mark may be on the disk and its pixels not, and it outlives changes of the image.
         """
-        return (zlib.crc32(pixels.data, self.stamp[position]) or 1) if self.file else 1
+        return (zlib.crc32(pixels.data, int(self.stamp[position])) or 1) if self.file else 1
 
     def _read(self, position: int) -> np.ndarray:
         path = self.index.path(position)
