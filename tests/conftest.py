@@ -62,8 +62,13 @@ def tiny_config(data: Path, project: Path, *words: str) -> RunConfig:
     """A run of yolo_n on the tiny set: 2 epochs of batches of 8 at 64 px, without worker processes."""
     flags = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
     flags += ["--data", str(data), "--project", str(project), "--device", "cpu", "--workers", "0"]
-    flags += ["--epochs", "2", "--batch-size", "8", "--imgsz", "64", *words]
+    flags += ["--epochs", "2", "--batch-size", "8", "--imgsz", "64", "--no-figures", *words]
     return run_config(train_parser().parse_args(flags))
+
+
+def with_figures(config: RunConfig) -> RunConfig:
+    """The run with the pictures that take most of a tiny run's time."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"figures": True})})
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +77,8 @@ def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from yolo_lite.engine.train import train
 
     with contextlib.redirect_stdout(io.StringIO()):
-        return train(tiny_config(tiny_data, tmp_path_factory.mktemp("runs"))).folder
+        config = tiny_config(tiny_data, tmp_path_factory.mktemp("runs"))
+        return train(with_figures(config)).folder
 
 
 def equal_states(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

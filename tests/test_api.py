@@ -31,7 +31,7 @@ CPU = {"device": "cpu", "workers": 0}
 def options_of(data: Path, project: Path, **more: Any) -> dict[str, Any]:
     """``tiny_config`` as options."""
     files = {"cfg": REPOSITORY / "cfg/yolo_n.yaml", "hyp": REPOSITORY / "cfg/hyp.yaml", "data": data}
-    return {**files, **CPU, "project": project, "epochs": 2, "batch_size": 8, "imgsz": 64, **more}
+    return {**files, **CPU, "project": project, "epochs": 2, "batch_size": 8, "imgsz": 64, "no_figures": True, **more}
 
 
 def test_importing_the_package_or_its_functions_imports_neither_torch_nor_the_engine():

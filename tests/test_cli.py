@@ -75,7 +75,7 @@ def train_words(place: Path, *words: str) -> list[str]:
         "--data",
         str(place / "set.yaml"),
     ]
-    sizes = ["--epochs", "1", "--batch-size", "2", "--imgsz", "64", "--workers", "0", "--device", "cpu"]
+    sizes = ["--epochs", "1", "--batch-size", "2", "--imgsz", "64", "--workers", "0", "--device", "cpu", "--no-figures"]
     return [*files, *sizes, *words]
 
 

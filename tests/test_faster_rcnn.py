@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, tiny_config
+from conftest import REPOSITORY, tiny_config, with_figures
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, fasterrcnn_mobilenet_v3_large_320_fpn, fasterrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -454,7 +454,7 @@ def two_stage_config(data: Path, project: Path, *words: str) -> RunConfig:
 @pytest.fixture(scope="module")
 def two_stage_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished short run; tests only read it."""
-    return train(two_stage_config(tiny_data, tmp_path_factory.mktemp("runs"))).folder
+    return train(with_figures(two_stage_config(tiny_data, tmp_path_factory.mktemp("runs")))).folder
 
 
 def test_train_py_leaves_the_same_files_and_figures_as_for_yolo(two_stage_run: Path, tiny_run: Path):

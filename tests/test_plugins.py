@@ -78,7 +78,7 @@ _LOSSES = {"of the plugin": "its own business"}
 COLOURS = {"red": 1}
 """
 
-SIZES = ["--epochs", "1", "--batch-size", "8", "--imgsz", "64", "--workers", "0", "--device", "cpu"]
+SIZES = ["--epochs", "1", "--batch-size", "8", "--imgsz", "64", "--workers", "0", "--device", "cpu", "--no-figures"]
 
 
 @pytest.fixture(autouse=True)

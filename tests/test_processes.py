@@ -218,6 +218,7 @@ def torchrun(data: Path, project: Path, *words: str, restarts: int = 0) -> list[
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     flags = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml"), "--workers", "0"]
     flags += ["--data", str(data), "--imgsz", "64", "--batch-size", "6", "--device", "cpu", "--project", str(project)]
+    flags += ["--no-figures"]
     return [*launcher, f"--max-restarts={restarts}", str(REPOSITORY / "train.py"), *flags, *words]
 
 

@@ -201,7 +201,7 @@ def test_the_command_line_tells_a_stop_by_its_exit_status(tiny_data: Path, tmp_p
 
 def test_no_process_outlives_a_killed_run(tiny_data: Path, tmp_path: Path):
     words = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--data", str(tiny_data), "--imgsz", "64", "--device", "cpu"]
-    words += ["--epochs", "500", "--workers", "2", "--project", str(tmp_path)]
+    words += ["--no-figures", "--epochs", "500", "--workers", "2", "--project", str(tmp_path)]
     process = subprocess.Popen([sys.executable, str(REPOSITORY / "train.py"), *words], stdout=subprocess.DEVNULL)
     wait_for(last_of(tmp_path).exists, 120)
     children = children_of(process.pid)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, equal_states, rows_of, tiny_config, wait_for
+from conftest import REPOSITORY, equal_states, rows_of, tiny_config, wait_for, with_figures
 from test_optimizer import random_batch
 
 from yolo_lite.cli.main import train_main, val_main
@@ -100,7 +100,7 @@ def test_a_model_that_cannot_be_traced_has_no_graph(tiny_data: Path, tmp_path: P
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("a block of a plugin")
 
-    record = Record(tmp_path, tiny_config(tiny_data, tmp_path), 0)
+    record = Record(tmp_path, with_figures(tiny_config(tiny_data, tmp_path)), 0)
     record.graph(Untraceable(), 32)
     record.close()
     assert "no graph of this model: a block of a plugin" in capsys.readouterr().out
@@ -165,7 +165,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint_and_goes_on_as_if_nothing_happen
     straight = train(tiny_config(tiny_data, tmp_path / "straight", "--epochs", "6")).folder
     words = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
     words += ["--data", str(tiny_data), "--project", str(tmp_path / "killed"), "--device", "cpu", "--workers", "0"]
-    words += ["--epochs", "6", "--batch-size", "8", "--imgsz", "64"]
+    words += ["--epochs", "6", "--batch-size", "8", "--imgsz", "64", "--no-figures"]
     process = subprocess.Popen([sys.executable, str(REPOSITORY / "train.py"), *words], stdout=subprocess.DEVNULL)
     last = tmp_path / "killed/exp/weights/last.pt"
     wait_for(last.exists)

@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=3, help="seeds of each variant, from --seed on (default: %(default)s)")
     add("--project", default="runs/compare", help="folder of comparisons (default: %(default)s)")
     add("--name", default="exp", help="folder of this comparison (default: %(default)s)")
-    parser.set_defaults(save_period=None)
+    parser.set_defaults(save_period=None, no_figures=True)
     return parser
 
 

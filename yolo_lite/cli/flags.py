@@ -39,6 +39,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="override keys of hyp.yaml; model.KEY and data.KEY override the other two files")  # fmt: skip
+    add("--no-figures", action="store_true", help="no curves, pictures and graph: they take seconds")
     add_plugin_flag(parser)
 
 
@@ -83,6 +84,7 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
         "hyp": hyp_file,
         **{key: getattr(arguments, key) for key in ("project", "name", "exist_ok")},
         "save_period": _first_given(arguments.save_period, "1"),
+        "figures": not arguments.no_figures,
         "data": arguments.data,
         "plugin": absolute(arguments.plugin),
         "epochs": _first_given(arguments.epochs, suggested.epochs, 100),

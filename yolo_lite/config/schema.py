@@ -536,6 +536,7 @@ class TrainOptions(Section):
     name: str = "exp"
     exist_ok: bool = False
     save_period: Annotated[SavePeriod, BeforeValidator(parse_save_period)] = SavePeriod(number=1.0, unit="epochs")
+    figures: bool = True  # curves, pictures and the graph, in the folder and in TensorBoard
     first_epochs: Count | None = None  # as first planned, where --resume was given another --epochs
     # Absolute paths, for the record: a file that a checkpoint or a config.yaml names is never executed.
     plugin: Annotated[tuple[str, ...], BeforeValidator(_list_to_tuple)] = ()

@@ -42,6 +42,8 @@ class Record:
 
     def graph(self, module: nn.Module, stride: int) -> None:
         """The operations of a model; the size of the picture changes none of them."""
+        if not self.config.train.figures:
+            return
         try:
             self.board.graph(module, torch.zeros(1, 3, 2 * stride, 2 * stride))
         except RuntimeError as error:  # a plugin's block may do what cannot be traced
@@ -52,7 +54,7 @@ class Record:
     ) -> Iterator[Batch]:
         """Pass batches on; the first one is also drawn, with its boxes, and with the anchors that learn them."""
         for number, batch in enumerate(batches):
-            if number == 0:
+            if number == 0 and self.config.train.figures:
                 self._picture("train/batch", "train_batch.png", sheets.training_sheet(batch, names), 0)
                 if (assigned := anchors(batch)) and len(assigned.image):
                     sheet = sheets.anchor_sheet(batch, assigned, names)
@@ -79,7 +81,8 @@ class Record:
     def finish(self, row: Mapping[str, float], evaluation: Evaluation, split: Split) -> None:
         """The last epoch: pictures, metrics.json, the per-class table."""
         self._figures(evaluation, split, int(row["epoch"]))
-        self._picture("figures/results", "results.png", results_picture(self.table.path), int(row["epoch"]))
+        if self.config.train.figures:
+            self._picture("figures/results", "results.png", results_picture(self.table.path), int(row["epoch"]))
         metrics = [key for key in row if key.startswith(("metrics/", "val/"))]
         self.board.hyperparameters(_hyperparameters(self.config), metrics)
         content = report(evaluation, split.dataset, score_by_size(split.truth, evaluation.detections))
@@ -91,6 +94,8 @@ class Record:
         self.board.close()
 
     def _figures(self, evaluation: Evaluation, split: Split, number: int) -> None:
+        if not self.config.train.figures:
+            return
         for name, image_rgb in figures(evaluation, split):
             self._picture(f"figures/{name}", f"{name}.png", image_rgb, number)
         curves = evaluation.scores.curves
