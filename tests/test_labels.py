@@ -68,20 +68,20 @@ def test_a_bad_row_is_left_out_and_named(tmp_path, row, reason):
     labels = read(tmp_path, f"1 0.5 0.5 0.2 0.2\n{row}\n2 0.5 0.5 0.3 0.3\n")
     assert labels.label.tolist() == [1, 2]
     [problem] = labels.problems
-    assert problem.startswith(f"{tmp_path / 'a.txt'}:2: ")
+    assert problem.text.startswith(f"{tmp_path / 'a.txt'}:2: ")
     with pytest.raises(ValueError, match=reason):
-        raise ValueError(problem)
+        raise ValueError(problem.text)
 
 
 def test_repeated_rows_count_once(tmp_path):
     labels = read(tmp_path, "0 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.2 0.2\n0 0.50 .5 0.2 2e-1\n")
     assert labels.label.tolist() == [0, 1]
-    assert len(labels.problems) == 1 and ":3: repeats" in labels.problems[0]
+    assert len(labels.problems) == 1 and ":3: repeats" in labels.problems[0].text
 
 
 def test_line_numbers_count_empty_lines(tmp_path):
     labels = read(tmp_path, "\n  \n0 0.5 0.5 0.2 0.2\n\nwrong\n\n")
-    assert len(labels.label) == 1 and ":5: " in labels.problems[0]
+    assert len(labels.label) == 1 and ":5: " in labels.problems[0].text
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_an_empty_file_is_background(tmp_path, text):
 
 def test_a_file_that_is_no_text_is_named(tmp_path):
     labels = read(tmp_path, b"\xff\xfe0\x00 \x00")
-    assert len(labels.label) == 0 and str(tmp_path / "a.txt") in labels.problems[0]
+    assert len(labels.label) == 0 and str(tmp_path / "a.txt") in labels.problems[0].text

@@ -6,11 +6,11 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp, load_model_config, validate
-from yolo_lite.config.schema import OPTIMIZER_NAMES, RunConfig, TrainOptions
+from yolo_lite.config.schema import OPTIMIZER_NAMES, AnyModelConfig, DatasetConfig, RunConfig, TrainOptions
 from yolo_lite.config.yaml_file import Document
 
 DEFAULT_DATA = "data/shapes.yaml"
@@ -41,6 +41,42 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="override keys of hyp.yaml; model.KEY and data.KEY override the other two files")  # fmt: skip
     add("--no-figures", action="store_true", help="no curves, pictures and graph: they take seconds")
     add_plugin_flag(parser)
+
+
+def add_fit_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the commands that look at a dataset as a model would see it."""
+    add = parser.add_argument
+    add("--data", default=DEFAULT_DATA, help="dataset YAML (default: the embedded shapes, %(default)s)")
+    add("--cfg", default="cfg/yolo_s.yaml", help="model YAML, for its anchors (default: %(default)s)")
+    add("--hyp", default="cfg/hyp.yaml", help="hyperparameter YAML, for anchor_t (default: %(default)s)")
+    add("--imgsz", type=int, help="longest side in pixels (default: what the dataset YAML suggests, else 640)")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="override keys of hyp.yaml; model.KEY and data.KEY override the other two files")  # fmt: skip
+
+
+class FitConfig(NamedTuple):
+    """What the flags of ``add_fit_flags`` come to."""
+
+    data: DatasetConfig
+    data_file: str
+    model: AnyModelConfig
+    anchor_t: float
+    longest: int  # side of a picture in pixels, as train.py would scale it
+
+
+def fit_config(arguments: argparse.Namespace) -> FitConfig:
+    """Read the files that the flags name.
+
+    Raises:
+        ConfigError: anything in them is unusable.
+    """
+    check_overrides(arguments.set)
+    data_file = find_data(arguments.data)
+    data = load_dataset_config(data_file, arguments.set)
+    longest = _first_given(arguments.imgsz, data.suggested.imgsz, 640)
+    check_range("--imgsz", longest, 32, 8192)
+    model, hyp = load_model_config(arguments.cfg, arguments.set), load_hyp(arguments.hyp, arguments.set)
+    return FitConfig(data, data_file, model, hyp.anchor_t, longest)
 
 
 def add_plugin_flag(parser: argparse.ArgumentParser) -> None:

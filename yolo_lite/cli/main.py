@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 from yolo_lite.config.errors import StoppedError, UserError
 
-# Each is a module of this folder with make_parser(), run(arguments) and, where it can go on after Ctrl-C, a HINT how.
+# Each is a module of this folder with make_parser(), run(arguments), whose int is the exit status if it returns one,
+# and, where it can go on after Ctrl-C, a HINT how.
 COMMANDS = {
     "train": "train a detector, or go on with a run",
     "val": "validate a checkpoint",
@@ -19,6 +20,8 @@ COMMANDS = {
     "losses": "list every loss",
     "convert": "write a dataset's labels in another format: YOLO, VOC, COCO",
     "download": "fetch a public set: coco128, voc, coco",
+    "check": "find what is wrong with a dataset",
+    "anchors": "find anchors that fit a dataset",
 }
 
 MODULES = {"import": "import_weights"}  # of commands whose name Python keeps for itself
@@ -48,7 +51,7 @@ def val_main(argv: Sequence[str] | None = None) -> int:
 def _run(action: Callable[[argparse.Namespace], object], arguments: argparse.Namespace, hint: str = "") -> int:
     """Run a command; what a user can mend ends with its message and exit status 2."""
     try:
-        action(arguments)
+        status = action(arguments)
     except UserError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
@@ -63,7 +66,7 @@ def _run(action: Callable[[argparse.Namespace], object], arguments: argparse.Nam
     except KeyboardInterrupt:
         print(f"interrupted{hint}", file=sys.stderr)
         return 130
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 def entry() -> None:

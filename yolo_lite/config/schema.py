@@ -475,6 +475,12 @@ class DatasetConfig(Section):
         wanted = self.classes or self.names
         return (wanted[0] if len(wanted) == 1 else "object",) if self.single_cls else wanted
 
+    @property
+    def splits(self) -> list[str]:
+        """Which of train, val and test there are."""
+        drawn = ("train", "val") if self.generate else ()
+        return [split for split in ("train", "val", "test") if split in drawn or getattr(self, split)]
+
     def labels_of(self, split: str) -> str | None:
         """The folder or file of a split's labels, if it is given."""
         return self.labels.get(split) if isinstance(self.labels, dict) else self.labels

@@ -28,6 +28,14 @@ class Document(NamedTuple):
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, stricter about keys, with the floats and booleans of YAML 1.2."""
 
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        alias = self.peek_event() if self.check_event(yaml.AliasEvent) else None
+        node = super().compose_node(parent, index)
+        if alias and not isinstance(node, yaml.ScalarNode):  # a few lines of them may stand for billions of values
+            text = "an alias of a list or of keys is not supported, expected them in full"
+            raise yaml.constructor.ConstructorError(None, None, text, alias.start_mark)
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         first_line: dict[Any, int] = {}
         for key_node, _ in node.value:
@@ -87,6 +95,8 @@ def parse_yaml(text: str, source: str) -> Document:
         raise ConfigError(f"{source}{line}: {_reason(error)}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not YAML: {_reason(error)}") from error
+    except RecursionError:
+        raise ConfigError(f"{source}: not usable as YAML: nested too deeply") from None
     if node is None or not isinstance(data, dict):
         found = "nothing" if data is None else repr(data)[:80]
         raise ConfigError(f"{source}: expected a mapping of keys to values, found {found}")

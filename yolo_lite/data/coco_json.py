@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.labels import Annotation, Labels, Ring, checked
+from yolo_lite.data.labels import Annotation, Labels, Problem, Ring, checked
 
 if TYPE_CHECKING:
     from yolo_lite.data.index import DatasetIndex
@@ -43,9 +44,9 @@ class CocoLabels:
         self.labels = {number: labels[name] for number, name in self.categories.items() if name in labels}
         self.images = {str(row["file_name"]): row for row in content["images"]}
         self.annotations: dict[Any, list[dict[str, Any]]] = {row["id"]: [] for row in content["images"]}
+        self.strays: list[dict[str, Any]] = []  # annotations of pictures that the file does not list
         for row in content["annotations"]:
-            if row["image_id"] in self.annotations:
-                self.annotations[row["image_id"]].append(row)
+            self.annotations.get(row["image_id"], self.strays).append(row)
 
     def file_of(self, image: Path) -> Path:
         """One file for all."""
@@ -82,25 +83,28 @@ class CocoLabels:
         stated = (record.get("height", size[0]), record.get("width", size[1]))
         if stated != size:
             raise DataError(
-                f"{image}: {size[1]} x {size[0]} pixels, but {self.path} has it as {stated[1]} x {stated[0]}"
+                f"{image}: {size[1]} x {size[0]} pixels, but {self.path} has it as {stated[1]!r} x {stated[0]!r}"
             )
         # Repeats stay: pycocotools counts them too.
         return checked(self._objects(self.annotations[record["id"]]), size, drop_repeats=False)
 
-    def _objects(self, rows: list[dict[str, Any]]) -> Iterator[Annotation | str]:
+    def _objects(self, rows: list[dict[str, Any]]) -> Iterator[Annotation | Problem]:
         for row in rows:
             where = f"{self.path}: annotation {row.get('id')}"
-            label = self.labels.get(row.get("category_id"))
+            number = row.get("category_id")
+            label = self.labels.get(number) if isinstance(number, int) else None
             if label is None:
-                name = self.categories.get(row.get("category_id"), row.get("category_id"))
-                yield f"{where}: expected a class of the dataset YAML, found {name!r}{nearest(str(name), self.names)}"
+                name = self.categories.get(number, number) if isinstance(number, int) else number
+                found = f"found {name!r}{nearest(str(name), self.names)}"
+                yield Problem("unknown class", f"{where}: expected a class of the dataset YAML, {found}")
                 continue
             try:
                 x, y, width, height = (float(value) for value in row["bbox"])
                 rings = _rings(row.get("segmentation"))
                 area = None if row.get("area") is None else float(row["area"])
             except (KeyError, TypeError, ValueError):
-                yield f"{where}: expected bbox: [x, y, width, height], polygons and area as numbers"
+                expected = "expected bbox: [x, y, width, height], polygons and area as numbers"
+                yield Problem("not a number", f"{where}: {expected}")
                 continue
             yield Annotation(where, label, (x, y, x + width, y + height), rings, area, bool(row.get("iscrowd")))
 
@@ -111,7 +115,7 @@ def _load(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"labels: {path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"labels: {path}: not a JSON file: {error}") from error
     for part, needed in KEYS.items():
         rows = content.get(part) if isinstance(content, dict) else None
@@ -120,6 +124,10 @@ def _load(path: Path) -> dict[str, Any]:
         for number, row in enumerate(rows):
             if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in needed.items()):
                 raise DataError(f"labels: {path}: {part}[{number}]: expected {', '.join(needed)}, found {row!r:.80}")
+    for part in ("images", "categories"):
+        for number, count in Counter(row["id"] for row in content[part]).most_common(1):
+            if count > 1:
+                raise DataError(f"labels: {path}: {part}: expected every id once, found {count} of {number!r}")
     return content
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +40,36 @@ def convert(
     Raises:
         DataError: the folder is not empty or lies in the dataset, or two pictures would have one label file.
     """
-    root, folder = dataset_root(config, data_file), folder.resolve()
-    if folder.is_relative_to(root):
-        raise DataError(f"--out {folder}: expected a folder outside the dataset, which is never written into: {root}")
+    root = dataset_root(config, data_file)
+    check_folder(folder, root)
+    splits = {}
+    for split in config.splits:
+        index = splits[split] = index_split(config, data_file, split, with_rings=polygons or to == "coco")
+        lost = "; crowds are left out, YOLO's format knows none" if to == "yolo" and index.crowd.any() else ""
+        print(f"{split}: {index.describe()}{lost}")
+    return write_dataset(splits, root, folder, to, polygons, copy_images)
+
+
+def check_folder(folder: Path, root: Path) -> None:
+    """Raise DataError for a folder that is not empty or lies in the dataset."""
+    if folder.resolve().is_relative_to(root):
+        raise DataError(f"{folder}: expected a folder outside the dataset, which is never written into: {root}")
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: expected a new folder or an empty one")
+
+
+def write_dataset(
+    splits: Mapping[str, DatasetIndex], root: Path, folder: Path, to: str, polygons: bool, copy_images: bool
+) -> Path:
+    """Write splits of a dataset below ``root`` into a folder of their own, as ``convert``."""
+    check_folder(folder, root)
+    folder, all_names = folder.resolve(), _names_below(splits, root)
     content: dict[str, Any] = {"path": "." if copy_images else str(root), "format": to, "labels": {}}
+    if copy_images:
+        _check_space(splits, folder)
     with _made_whole(folder) as place:
-        for split in ("train", "val", "test"):
-            if not (getattr(config, split) or (config.generate and split != "test")):
-                continue
-            index = index_split(config, data_file, split, with_rings=polygons or to == "coco")
-            lost = "; crowds are left out, YOLO's format knows none" if to == "yolo" and index.crowd.any() else ""
-            print(f"{split}: {index.describe()}{lost}")
-            names = _names_below(index, root)
+        for split, index in splits.items():
+            names = all_names[split]
             if copy_images:
                 names = [Path("images", _without_images(name)) for name in names]
                 _copy_images(index, [place / name for name in names])
@@ -69,8 +87,6 @@ def convert(
 @contextlib.contextmanager
 def _made_whole(folder: Path) -> Iterator[Path]:
     """A new folder that takes its name when everything is in it."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"--out {folder}: expected a new folder or an empty one")
     folder.parent.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -81,23 +97,32 @@ def _made_whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _names_below(index: DatasetIndex, root: Path) -> list[Path]:
+def _names_below(splits: Mapping[str, DatasetIndex], root: Path) -> dict[str, list[Path]]:
     """Paths of the pictures below the dataset's root, bare names for those elsewhere."""
-    names = []
-    for position in range(len(index)):
-        path = Path(os.path.normpath(index.path(position)))
-        names.append(path.relative_to(root) if path.is_relative_to(root) else Path(path.name))
-    seen: dict[Path, str] = {}
-    for position, name in enumerate(names):
-        other = seen.setdefault(_without_images(name).with_suffix(""), index.path(position))
-        if other != index.path(position):
-            raise DataError(f"{index.path(position)}: would have the same label file as {other}; rename one of them")
+    names: dict[str, list[Path]] = {split: [] for split in splits}
+    seen: dict[Path, Path] = {}
+    for split, index in splits.items():
+        for position in range(len(index)):
+            path = Path(os.path.normpath(index.path(position)))
+            name = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+            other = seen.setdefault(_without_images(name).with_suffix(""), path)
+            if other != path:
+                raise DataError(f"{path}: would have the same label file as {other}; rename one of them")
+            names[split].append(name)
     return names
 
 
 def _without_images(name: Path) -> Path:
     """As label files lie: without the folder of all pictures."""
     return name.relative_to(name.parts[0]) if name.parts[0] in voc_xml.TWINS and len(name.parts) > 1 else name
+
+
+def _check_space(splits: Mapping[str, DatasetIndex], folder: Path) -> None:
+    needed = sum(os.path.getsize(index.path(position)) for index in splits.values() for position in range(len(index)))
+    there = next(parent for parent in folder.parents if parent.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise DataError(f"{folder}: the pictures take {needed / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free")
 
 
 def _copy_images(index: DatasetIndex, places: list[Path]) -> None:

@@ -33,7 +33,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            is_turned = _orientation(image) in _TURNED
+            is_turned = orientation(image) in _TURNED
             kind = image.format or ""
     except FileNotFoundError:
         raise DataError(f"{path}: no such image") from None
@@ -48,7 +48,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     return (width, height) if is_turned else (height, width)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1..8; 1 where it is not given. XMP is not asked, for OpenCV does not know it."""
     exif = Image.Exif()
     try:

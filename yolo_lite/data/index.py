@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -106,19 +107,37 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_r
         ConfigError: the dataset YAML does not name the split.
         DataError: a source is not there, or no image is usable; the message names the paths that were tried.
     """
+    files = split_files(config, data_file, split)
+    file = index_cache.cache_file(files.reader, config.names, files.root, files.sources, with_rings)
+    index = _with_chosen_classes(_read_all(files, config.names, split, with_rings, file), config)
+    _check_usable(index, files, f"{data_file}: {split}")
+    return index
+
+
+class SplitFiles(NamedTuple):
+    """Where a split is read from."""
+
+    root: Path
+    sources: tuple[str, ...]  # folders, list files or patterns
+    images: list[Path]
+    reader: LabelReader
+
+
+def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> SplitFiles:
+    """The image files that the sources of a split list, and the reader of their labels.
+
+    Raises:
+        ConfigError: the dataset YAML does not name the split.
+        DataError: a source, or what the key ``labels`` names, is not there or of another kind.
+    """
     root = dataset_root(config, data_file)
     sources = (f"images/{split}",) if config.generate and split != "test" else getattr(config, split)
     if not sources:
-        given = [name for name in ("train", "val", "test") if getattr(config, name) or config.generate]
-        raise ConfigError(f"{data_file}: the split {split!r} is not given{nearest(split, given)}")
+        raise ConfigError(f"{data_file}: the split {split!r} is not given{nearest(split, config.splits)}")
     if config.download and not root.exists():
         raise DataError(f"{data_file}: no such folder: {root}; yolo-lite download {data_file} fetches the set")
     images = [path for source in sources for path in list_files(root, source, data_file)]
-    reader = label_reader(config, root, split, images, data_file)
-    file = index_cache.cache_file(reader, config.names, root, sources, with_rings)
-    index = _with_chosen_classes(_read_all(images, reader, config.names, split, with_rings, file), config)
-    _check_usable(index, [reader.file_of(image) for image in images[:3]], f"{data_file}: {split}", sources, root)
-    return index
+    return SplitFiles(root, sources, images, label_reader(config, root, split, images, data_file))
 
 
 def list_files(root: Path, source: str, where: str | Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
@@ -159,10 +178,9 @@ def _listed_path(row: str, list_folder: Path, root: Path) -> Path:
     return beside if beside.exists() or not (root / row).exists() else root / row
 
 
-def _read_all(
-    images: list[Path], reader: LabelReader, names: tuple[str, ...], split: str, with_rings: bool, file: Path
-) -> DatasetIndex:
+def _read_all(files: SplitFiles, names: tuple[str, ...], split: str, with_rings: bool, file: Path) -> DatasetIndex:
     """What all images say; those are opened that the cache file does not know as they are now."""
+    images, reader = files.images, files.reader
     stamps, kept = index_cache.stamps_of(images, reader), index_cache.load(file)
     if kept is None or kept.key.tolist() != stamps.key:
         row = index_cache.known_rows(kept, stamps)
@@ -174,14 +192,25 @@ def _read_all(
         key = np.where(stamps.settled, np.array(stamps.key, dtype=np.bytes_), b"")  # an empty key is never asked for
         kept = Kept(key, *_ids(images, names, reader, entries), entries)
         index_cache.save(file, kept)
-    entries = kept.entries
+    return _of_entries(names, images, kept.entries, kept.image_id, kept.category_id)
+
+
+def index_of(images: list[Path], reader: LabelReader, entries: Entries, config: DatasetConfig) -> DatasetIndex:
+    """The index of images that have just been read."""
+    index = _of_entries(config.names, images, entries, *_ids(images, config.names, reader, entries))
+    return _with_chosen_classes(index, config)
+
+
+def _of_entries(
+    names: tuple[str, ...], images: list[Path], entries: Entries, image_id: np.ndarray, category_id: np.ndarray
+) -> DatasetIndex:
     usable = np.flatnonzero(entries.usable)
     objects = entries.chosen(usable)._asdict()
     return DatasetIndex(
         names=names,
         paths=np.array([os.fsencode(images[i]) for i in usable], dtype=np.bytes_),
-        image_id=kept.image_id,
-        category_id=kept.category_id,
+        image_id=image_id,
+        category_id=category_id,
         **objects | {"problems": tuple(line for lines in entries.problems.values() for line in lines)},
     )
 
@@ -243,11 +272,12 @@ def _with_chosen_classes(index: DatasetIndex, config: DatasetConfig) -> DatasetI
     return replace(chosen, names=config.class_names, label=label, category_id=category_id)
 
 
-def _check_usable(index: DatasetIndex, labels: list[Path], where: str, sources: Iterable[str], root: Path) -> None:
-    tried = "\n  ".join(str(root / source) for source in sources)
+def _check_usable(index: DatasetIndex, files: SplitFiles, where: str) -> None:
     reasons = "".join(f"\n  {line}" for line in index.problems[:3])
     if not len(index):
+        tried = "\n  ".join(str(files.root / source) for source in files.sources)
         raise DataError(f"{where}: no usable image; tried\n  {tried}{reasons}")
     if not index.num_objects:
-        examples = "\n  ".join(str(path) for path in dict.fromkeys(labels))
+        labels = dict.fromkeys(files.reader.file_of(image) for image in files.images[:3])
+        examples = "\n  ".join(map(str, labels))
         raise DataError(f"{where}: {len(index)} images but not one label; looked for\n  {examples}{reasons}")

@@ -30,6 +30,13 @@ class Annotation(NamedTuple):
     crowd: bool = False  # neither learnt nor counted as missed, and nothing found in it is wrong
 
 
+class Problem(NamedTuple):
+    """Why something was left out."""
+
+    kind: str  # a key of doctor.SEVERITY
+    text: str  # where it stands, what was expected and what was found
+
+
 class Labels(NamedTuple):
     """The objects of one picture."""
 
@@ -38,7 +45,7 @@ class Labels(NamedTuple):
     area: np.ndarray  # [m] float64, square pixels
     crowd: np.ndarray  # [m] bool
     rings: list[tuple[Ring, ...]]  # m times the outlines of an object
-    problems: list[str]  # one for each object that was left out: where, and why
+    problems: list[Problem]  # one for each object that was left out
 
 
 class LabelReader(Protocol):
@@ -57,17 +64,18 @@ class LabelReader(Protocol):
         ...
 
 
-def checked(found: Iterable[Annotation | str], size: tuple[int, int], drop_repeats: bool = True) -> Labels:
-    """The usable annotations of a picture of (height, width) pixels; texts among them are problems already."""
+def checked(found: Iterable[Annotation | Problem], size: tuple[int, int], drop_repeats: bool = True) -> Labels:
+    """The usable annotations of a picture of (height, width) pixels."""
     usable: list[Annotation] = []
-    problems, seen = [], set()
+    problems: list[Problem] = []
+    seen = set()
     for one in found:
-        if isinstance(one, str):
+        if isinstance(one, Problem):
             problems.append(one)
-        elif isinstance(box := _inside(one.xyxy, size), str):
-            problems.append(f"{one.where}: {box}")
+        elif isinstance(box := _inside(one, size), Problem):
+            problems.append(box)
         elif drop_repeats and (one.label, box) in seen:
-            problems.append(f"{one.where}: repeats an earlier object")
+            problems.append(Problem("repeated object", f"{one.where}: repeats an earlier object"))
         else:
             seen.add((one.label, box))
             usable.append(one._replace(xyxy=box))
@@ -84,20 +92,22 @@ def checked(found: Iterable[Annotation | str], size: tuple[int, int], drop_repea
     )
 
 
-def _inside(xyxy: tuple[float, ...], size: tuple[int, int]) -> tuple[float, ...] | str:
+def _inside(one: Annotation, size: tuple[int, int]) -> tuple[float, ...] | Problem:
     """The box clipped to the picture and rounded, or what is wrong with it."""
-    sides = (size[1], size[0]) * 2
+    sides, xyxy = (size[1], size[0]) * 2, one.xyxy
     if not all(map(math.isfinite, xyxy)):
-        return f"expected finite numbers, found a box {xyxy}"
+        return Problem("not finite", f"{one.where}: expected finite numbers, found a box {xyxy}")
     if any(not -TOLERANCE * side <= value <= (1 + TOLERANCE) * side for value, side in zip(xyxy, sides, strict=True)):
         corners = " to ".join(f"({x:g}, {y:g})" for x, y in (xyxy[:2], xyxy[2:]))
-        return f"expected a box inside the {size[1]} x {size[0]} picture, found {corners}"
+        expected = f"expected a box inside the {size[1]} x {size[0]} picture"
+        return Problem("outside the picture", f"{one.where}: {expected}, found {corners}")
     left, top, right, bottom = (
         round(min(max(value, 0.0), side) * STEPS_PER_PIXEL) / STEPS_PER_PIXEL
         for value, side in zip(xyxy, sides, strict=True)
     )
     if right <= left or bottom <= top:
-        return f"expected a width and height above 0, found {xyxy[2] - xyxy[0]:g} x {xyxy[3] - xyxy[1]:g} pixels"
+        found = f"{xyxy[2] - xyxy[0]:g} x {xyxy[3] - xyxy[1]:g} pixels"
+        return Problem("without area", f"{one.where}: expected a width and height above 0, found {found}")
     return left, top, right, bottom
 
 

@@ -70,7 +70,7 @@ def packed(found: Sequence[tuple[tuple[int, int], Labels] | str], with_rings: bo
     """Entries of images by their size and labels, or by why they are left out."""
     labels = [None if isinstance(one, str) else one[1] for one in found]
     known = [one for one in labels if one is not None]
-    problems = [[one] if isinstance(one, str) else one[1].problems for one in found]
+    problems = [[one] if isinstance(one, str) else [problem.text for problem in one[1].problems] for one in found]
     return Entries(
         size=np.array([(0, 0) if isinstance(one, str) else one[0] for one in found], np.int64).reshape(-1, 2),
         first=starts([0 if one is None else len(one.label) for one in labels]),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.labels import Annotation, Labels, checked, label_path
+from yolo_lite.data.labels import Annotation, Labels, Problem, checked, label_path
 
 if TYPE_CHECKING:
     from yolo_lite.data.index import DatasetIndex
@@ -49,24 +49,26 @@ class VocLabels:
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
         except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding
-            return checked([f"{path}: not a readable XML file: {error}"], size)
-        stated = tuple(tree.findtext(f"size/{side}", "").strip() for side in ("height", "width"))
-        if all(text.isdecimal() and int(text) for text in stated) and tuple(map(int, stated)) != size:
-            height, width = stated
+            return checked([Problem("unreadable labels", f"{path}: not a readable XML file: {error}")], size)
+        stated = tuple(tree.findtext(f"size/{side}", "").strip().lstrip("0") for side in ("height", "width"))
+        if all(text.isdecimal() for text in stated) and stated != tuple(map(str, size)):  # "" stands for 0, unknown
+            height, width = (text[:12] for text in stated)
             raise DataError(f"{image}: {size[1]} x {size[0]} pixels, but {path} is of a picture of {width} x {height}")
         return checked(self._objects(tree, path), size)
 
-    def _objects(self, tree: ElementTree.Element, path: Path) -> Iterator[Annotation | str]:
+    def _objects(self, tree: ElementTree.Element, path: Path) -> Iterator[Annotation | Problem]:
         for number, thing in enumerate(tree.iter("object"), 1):
             where, name = f"{path}: object {number}", thing.findtext("name", "").strip()
             texts = [thing.findtext(f"bndbox/{edge}", "") for edge in EDGES]
             if name not in self.labels:
-                yield f"{where}: expected a class of the dataset YAML, found {name!r}{nearest(name, self.labels)}"
+                expected = "expected a class of the dataset YAML"
+                yield Problem("unknown class", f"{where}: {expected}, found {name!r}{nearest(name, self.labels)}")
                 continue
             try:
                 box = tuple(float(text) for text in texts)
             except ValueError:
-                yield f"{where}: expected a bndbox with numbers {', '.join(EDGES)}, found {texts}"
+                expected = f"expected a bndbox with numbers {', '.join(EDGES)}"
+                yield Problem("not a number", f"{where}: {expected}, found {texts}")
                 continue
             yield Annotation(where, self.labels[name], box, crowd=thing.findtext("difficult", "0").strip() == "1")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.labels import Annotation, Labels, Ring, checked, label_path
+from yolo_lite.data.labels import Annotation, Labels, Problem, Ring, checked, label_path
 
 if TYPE_CHECKING:
     from yolo_lite.data.index import DatasetIndex
@@ -41,22 +41,23 @@ class YoloLabels:
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            return checked([f"{path}: cannot be read: {error}"], size)
+            return checked([Problem("unreadable labels", f"{path}: cannot be read: {error}")], size)
         found = (self._parse(row, f"{path}:{number}", size) for number, row in enumerate(rows, 1) if row.strip())
         return checked(found, size)
 
-    def _parse(self, row: str, where: str, size: tuple[int, int]) -> Annotation | str:
+    def _parse(self, row: str, where: str, size: tuple[int, int]) -> Annotation | Problem:
         words, most = row.split(), self.num_classes - 1
         try:
             values = [float(word) for word in words]
         except ValueError:
-            return f"{where}: expected numbers, found {row.strip()[:60]!r}"
+            return Problem("not a number", f"{where}: expected numbers, found {row.strip()[:60]!r}")
         if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
-            return f"{where}: expected 5 columns, or a class and at least 3 points, found {len(values)} columns"
+            expected = "expected 5 columns, or a class and at least 3 points"
+            return Problem("wrong columns", f"{where}: {expected}, found {len(values)} columns")
         if not all(map(math.isfinite, values)):
-            return f"{where}: expected finite numbers, found {row.strip()[:60]!r}"
+            return Problem("not finite", f"{where}: expected finite numbers, found {row.strip()[:60]!r}")
         if values[0] != int(values[0]) or not 0 <= values[0] <= most:
-            return f"{where}: expected a class in 0..{most}, found {words[0]}"
+            return Problem("unknown class", f"{where}: expected a class in 0..{most}, found {words[0]}")
         height, width = size
         if len(values) == 5:
             _, x, y, w, h = values

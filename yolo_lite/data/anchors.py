@@ -1,0 +1,54 @@
+"""How well anchors fit the objects of a set, by the ratio that target assignment goes by, and anchors that fit better.
+
+T objects, A anchors; sizes are width and height in pixels of the network input.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.cluster.vq import kmeans2
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.letterbox import fitted_size
+
+TRIALS = 10  # k-means from other starts; the best is taken
+
+
+def training_sizes(index: DatasetIndex, longest: int) -> np.ndarray:
+    """Sizes ``[T, 2]`` of all objects but crowds, where the longest side of a picture is scaled to ``longest``."""
+    fitted = np.array([fitted_size(int(height), int(width), longest) for height, width in index.size]).reshape(-1, 2)
+    scale = (fitted / index.size)[index.owner, ::-1]
+    return ((index.xyxy[:, 2:] - index.xyxy[:, :2]) * scale)[~index.crowd]
+
+
+def best_ratios(size: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """How far each object ``[T]`` is from the anchor next to it: the larger ratio of their widths or heights, from 1.
+
+    An object can be learnt where it is below ``anchor_t`` (``loss.targets.build_targets``).
+    """
+    logs, best = np.log(size), np.full(len(size), np.inf)
+    for anchor in np.log(anchors):
+        best = np.minimum(best, np.abs(logs - anchor).max(axis=1))
+    return np.exp(best)
+
+
+def fit_anchors(size: np.ndarray, num_anchors: int, anchor_t: float, seed: int = 0) -> np.ndarray:
+    """Anchors ``[A, 2]`` from small to large, to a tenth of a pixel: k-means on the logarithms of the sizes.
+
+    Of several starts the one is taken whose mean of 1 / ratio, 0 where the ratio is not below ``anchor_t``, is best.
+
+    Raises:
+        DataError: there are fewer different sizes than anchors.
+    """
+    logs = np.log(size)
+    if (found := len(np.unique(logs.round(3), axis=0))) < num_anchors:
+        raise DataError(f"expected objects of at least {num_anchors} different sizes, found {found}")
+    trials = [kmeans2(logs, num_anchors, iter=30, minit="++", seed=seed + trial)[0] for trial in range(TRIALS)]
+    anchors = max((np.exp(trial) for trial in trials), key=lambda trial: _fitness(size, trial, anchor_t))
+    return np.maximum(anchors[anchors.prod(axis=1).argsort()].round(1), 0.1)
+
+
+def _fitness(size: np.ndarray, anchors: np.ndarray, anchor_t: float) -> float:
+    ratios = best_ratios(size, anchors)
+    return float(np.where(ratios < anchor_t, 1 / ratios, 0).mean())

@@ -1,0 +1,267 @@
+"""The dataset doctor: everything is read as training reads it, what is wrong is named, nothing is changed."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.config.schema import DatasetConfig
+from yolo_lite.data.anchors import training_sizes
+from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
+from yolo_lite.data.coco_json import CocoLabels
+from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, orientation, read_image
+from yolo_lite.data.index import DatasetIndex, SplitFiles, index_of, split_files
+from yolo_lite.data.labels import LabelReader, Labels
+from yolo_lite.data.packed import packed
+
+# What may be found, the worst first. Errors harm training: pictures or objects are lost, or validation is no longer
+# honest. Warnings may be meant. Notes are of pictures that are read right, but that other programs may read otherwise.
+SEVERITY = {
+    **dict.fromkeys(("missing split", "no usable image", "no objects", "missing image", "unreadable image"), "error"),
+    **dict.fromkeys(("leak", "unreadable labels", "labels of another picture", "wrong columns"), "error"),
+    **dict.fromkeys(("not a number", "not finite", "unknown class", "outside the picture", "without area"), "error"),
+    **dict.fromkeys(("class without objects", "duplicate image", "missing labels", "orphaned labels"), "warning"),
+    **dict.fromkeys(("repeated object", "too small", "too narrow"), "warning"),
+    **dict.fromkeys(("wrong extension", "rotated by EXIF", "16-bit", "palette", "grey", "alpha", "CMYK"), "note"),
+}
+# By Pillow's names of formats, and of how a pixel is stored.
+EXTENSIONS = {
+    **dict.fromkeys(("JPEG", "MPO"), (".jpg", ".jpeg")),
+    **{"PNG": (".png",), "WEBP": (".webp",), "BMP": (".bmp",), "DIB": (".bmp",), "TIFF": (".tif", ".tiff")},
+}
+MODES = {"P": "palette", "PA": "palette", "1": "grey", "L": "grey", "LA": "grey", "RGBA": "alpha", "CMYK": "CMYK"}
+NO_LABELS = {"classes.txt", "data.txt", "readme.txt", "notes.txt"}  # text files that may lie among labels
+
+
+class Finding(NamedTuple):
+    """One thing that was found."""
+
+    kind: str  # a key of SEVERITY
+    split: str
+    path: str  # of the file that it is about
+    text: str  # one line, with the path
+
+    @property
+    def severity(self) -> str:
+        return SEVERITY[self.kind]
+
+
+class Examined(NamedTuple):
+    """One image file."""
+
+    path: Path
+    digest: bytes  # of its content; empty where it was not readable
+    labels: Path  # the file that holds its labels, or would
+    read: tuple[tuple[int, int], Labels] | None  # height and width, objects: what training would have of it
+    findings: list[Finding]
+
+
+class Diagnosis(NamedTuple):
+    """All of a dataset."""
+
+    findings: list[Finding]
+    examined: dict[str, list[Examined]]  # by split
+    readers: dict[str, LabelReader]
+    splits: dict[str, DatasetIndex]  # what training would have of it
+
+
+def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
+    """Read a whole dataset, for training at ``longest`` pixels.
+
+    Raises:
+        DataError: a source, or what the key ``labels`` names, is not there or of another kind.
+    """
+    files = {split: split_files(config, data_file, split) for split in config.splits}
+    examined = {split: _examine_all(one, split) for split, one in files.items()}
+    readers = {split: one.reader for split, one in files.items()}
+    splits = {split: _index_of(examined[split], readers[split], config, with_rings=False) for split in files}
+    missing = [split for split in ("train", "val") if split not in files]
+    findings = [
+        *(_split_finding("missing split", split, data_file, "is not given") for split in missing),
+        *(finding for rows in examined.values() for one in rows for finding in one.findings),
+        *_duplicates(examined),
+        *_orphans(files, examined),
+        *(finding for split in files for finding in _of_split(split, splits[split], data_file, longest)),
+    ]
+    order = list(SEVERITY)
+    return Diagnosis(sorted(findings, key=lambda one: order.index(one.kind)), examined, readers, splits)
+
+
+def cleaned(diagnosis: Diagnosis, config: DatasetConfig) -> dict[str, DatasetIndex]:
+    """What training can use of each split, with outlines, every picture once and none of val and test in train.
+
+    Raises:
+        DataError: no object is left in a split.
+    """
+    examined = diagnosis.examined.items()
+    held_out = {one.digest for split, rows in examined for one in rows if split != "train" and one.read}
+    splits = {}
+    for split, rows in examined:
+        usable = [one for one in rows if one.read and not (split == "train" and one.digest in held_out)]
+        once = {one.digest: one for one in reversed(usable)}  # the first of each content
+        splits[split] = _index_of(list(reversed(once.values())), diagnosis.readers[split], config, with_rings=True)
+        if not splits[split].num_objects:
+            raise DataError(f"--fix-into: no object would be left in the split {split!r}")
+    return splits
+
+
+def _index_of(
+    examined: Sequence[Examined], reader: LabelReader, config: DatasetConfig, with_rings: bool
+) -> DatasetIndex:
+    usable = [(one.path, one.read) for one in examined if one.read]
+    return index_of([path for path, _ in usable], reader, packed([read for _, read in usable], with_rings), config)
+
+
+# ---------------------------------------------------------------------------------------------------- single images
+
+
+def _examine_all(files: SplitFiles, split: str) -> list[Examined]:
+    if isinstance(files.reader, CocoLabels):
+        files.reader.load()
+    # OpenCV and hashlib let other threads run meanwhile; a thread holds one picture at a time.
+    with ThreadPoolExecutor() as pool:
+        jobs = pool.map(partial(_examine, files.reader, split), files.images)
+        return list(tqdm(jobs, desc=f"reading {split}", total=len(files.images), leave=False, delay=1))
+
+
+def _examine(reader: LabelReader, split: str, image: Path) -> Examined:
+    """One image and its labels, read as training reads them."""
+    labels, path = reader.file_of(image), str(image)
+    try:
+        size = image_size(image)
+        pixels = read_image(image).shape[:2]
+        if pixels != size:
+            raise DataError(f"{image}: the header says {size} (height, width), the pixels are {pixels}")
+    except DataError as error:
+        kind = "unreadable image" if os.path.lexists(image) else "missing image"
+        return Examined(image, b"", labels, None, [Finding(kind, split, path, str(error))])
+    digest = hashlib.blake2b(image.read_bytes(), digest_size=16).digest()
+    findings = [Finding(kind, split, path, f"{image}: {text}") for kind, text in _peculiarities(image)]
+    try:
+        found = reader.read(image, size)
+    except DataError as error:
+        kind = "unreadable labels" if isinstance(error.__cause__, OSError) else "labels of another picture"
+        findings.append(Finding(kind, split, path, str(error)))
+        return Examined(image, digest, labels, None, findings)
+    findings += [Finding(problem.kind, split, str(labels), problem.text) for problem in found.problems]
+    if not labels.exists():
+        findings.append(Finding("missing labels", split, path, f"{image}: background, for there is no {labels}"))
+    return Examined(image, digest, labels, (size, found), findings)
+
+
+def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
+    """What other programs may read otherwise, by the file's header."""
+    try:
+        with Image.open(path) as image:
+            kind, mode, turned = image.format or "", image.mode, orientation(image)
+            # The first argument of Pillow's decoder names the bits of a sample where these are not 8.
+            layout = str(image.tile[0][3]) if image.tile else ""
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):  # what OpenCV alone knows
+        return
+    if path.suffix.lower() not in EXTENSIONS.get(kind, ()):
+        yield "wrong extension", f"a {kind} file"
+    if turned != 1:
+        yield "rotated by EXIF", f"orientation {turned}; labels are of the turned picture"
+    if ";16" in layout or ";16" in mode:
+        yield "16-bit", "read as 8 bits"
+    if mode in MODES:
+        yield MODES[mode], f"mode {mode}, read as RGB"
+
+
+# ------------------------------------------------------------------------------------------------ between the images
+
+
+def _duplicates(examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:
+    """Files of the same content: a leak where one is learnt from and another tested on."""
+    first: dict[bytes, tuple[str, Examined]] = {}
+    for split, one in ((split, one) for split, rows in examined.items() for one in rows if one.digest):
+        known, other = first.setdefault(one.digest, (split, one))
+        if other is not one:
+            kind = "leak" if known == "train" != split else "duplicate image"
+            what = "listed" if other.path == one.path else f"the same bytes as {other.path}"
+            text = f"{one.path}: in {split}, {what} in {known}{' before' if known == split else ' too'}"
+            yield Finding(kind, split, str(one.path), text)
+
+
+def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:
+    """Labels that no picture asks for."""
+    coco = {one.reader.path: one.reader for one in files.values() if isinstance(one.reader, CocoLabels)}
+    for path, reader in coco.items():
+        yield from _unlisted(reader, {one.path for rows in examined.values() for one in rows if one.labels == path})
+    image_folders: dict[Path, set[Path]] = defaultdict(set)  # by folder of labels
+    known = {one.labels for rows in examined.values() for one in rows}
+    passed = known | {one.root / source for one in files.values() for source in one.sources}
+    for one in itertools.chain.from_iterable(examined.values()):
+        if one.labels not in coco:
+            image_folders[one.labels.parent].add(one.path.parent)
+    suffixes = {path.suffix for path in known}
+    for folder, beside in image_folders.items():
+        pictures = {Path(name).stem for place in beside for name in _names(place) if _is_image(name)}
+        for path in (folder / name for name in _names(folder) if name.lower() not in NO_LABELS):
+            if path.suffix in suffixes and path not in passed and path.stem not in pictures:
+                text = f"{path}: no picture of this name in {', '.join(map(str, sorted(beside)))}"
+                yield Finding("orphaned labels", "", str(path), text)
+
+
+def _unlisted(reader: CocoLabels, images: set[Path]) -> Iterator[Finding]:
+    used = {record["id"] for image in images if (record := reader.record(image))}
+    unused = [name for name, record in reader.images.items() if record["id"] not in used]
+    strays = [str(row.get("id")) for row in reader.strays]
+    for found, what in (unused, "pictures that no split has"), (strays, "annotations of pictures it does not list"):
+        if found:
+            text = f"{reader.path}: {len(found)} {what}, the first: {found[0]}"
+            yield Finding("orphaned labels", "", str(reader.path), text)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+# ------------------------------------------------------------------------------------------------------- whole splits
+
+
+def _of_split(split: str, index: DatasetIndex, data_file: str, longest: int) -> Iterator[Finding]:
+    if not len(index):
+        yield _split_finding("no usable image", split, data_file, "has no usable image")
+    elif not index.num_objects:
+        yield _split_finding("no objects", split, data_file, f"has {len(index)} images but no object")
+    elif split == "train":
+        for name in (name for name, count in zip(index.names, index.counts, strict=True) if not count):
+            yield _split_finding("class without objects", split, data_file, f"has no object of the class {name!r}")
+    yield from _hardly_visible(split, index, longest)
+
+
+def _split_finding(kind: str, split: str, data_file: str, text: str) -> Finding:
+    return Finding(kind, split, data_file, f"{data_file}: the split {split!r} {text}")
+
+
+def _hardly_visible(split: str, index: DatasetIndex, longest: int) -> Iterator[Finding]:
+    """Pictures with objects that training drops for their size, by ``augment.worth_learning``."""
+    sides, owner = training_sizes(index, longest), index.owner[~index.crowd]
+    shortest, longer, num_objects = sides.min(axis=1), sides.max(axis=1), np.bincount(owner, minlength=len(index))
+    small = shortest <= MIN_SIDE
+    for kind, chosen, what in (
+        ("too small", small, f"{MIN_SIDE:g} pixels or less wide or high at {longest} px"),
+        ("too narrow", ~small & (longer >= MAX_ASPECT * shortest), f"one side {MAX_ASPECT:g} times the other"),
+    ):
+        dropped, found = sides[chosen], np.unique(owner[chosen], return_index=True, return_counts=True)
+        for position, first, count in zip(*found, strict=True):
+            path, (width, height) = index.path(position), dropped[first]
+            text = f"{count} of {num_objects[position]} objects {what}, the first {width:.1f} x {height:.1f}"
+            yield Finding(kind, split, path, f"{path}: {text}")

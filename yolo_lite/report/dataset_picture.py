@@ -1,0 +1,105 @@
+"""A dataset at a glance: classes, object sizes beside anchors, shapes, places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from yolo_lite.report.figure import label_of, new_figure, pixels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_CLASSES = 80  # names of more could not be read
+COLOURS = {"train": "tab:blue", "val": "tab:orange", "test": "tab:green"}
+LEVEL_COLOURS = ("tab:red", "tab:purple", "tab:cyan", "tab:olive", "tab:pink", "tab:brown")
+
+
+class DatasetShape(NamedTuple):
+    """What is drawn; T objects of n images of one split, C classes."""
+
+    names: Sequence[str]
+    counts: Mapping[str, np.ndarray]  # [C] objects of each class, by split
+    split: str  # which one the rest is of
+    size: np.ndarray  # [T, 2] width and height in pixels of the network input
+    centre: np.ndarray  # [T, 2] x and y as fractions of the picture
+    per_image: np.ndarray  # [n] objects
+    longest: int  # pixels, the longest side of the network input
+    anchors: np.ndarray | None  # [levels, anchors a level, 2], pixels
+
+
+def dataset_picture(shape: DatasetShape) -> np.ndarray:
+    """Counts of classes by split; sizes with anchors, aspect ratios, objects an image and centres of one split; RGB."""
+    figure = new_figure(13.6, 7.7)
+    rows = figure.add_gridspec(2, 4, height_ratios=(1, 1.15))
+    _draw_classes(figure.add_subplot(rows[0, :]), shape)
+    for place, draw in enumerate((_draw_sizes, _draw_aspects, _draw_per_image, _draw_centres)):
+        axes = figure.add_subplot(rows[1, place])
+        axes.set_box_aspect(1)
+        draw(axes, shape)
+    return pixels(figure)
+
+
+def _draw_classes(axes: Axes, shape: DatasetShape) -> None:
+    total = np.sum(list(shape.counts.values()), axis=0)
+    shown = np.sort(np.argsort(-total, kind="stable")[:MOST_CLASSES])
+    place, width = np.arange(len(shown)), 0.8 / len(shape.counts)
+    for number, (split, counts) in enumerate(shape.counts.items()):
+        left = place - 0.4 + (number + 0.5) * width
+        bars = axes.bar(left, counts[shown], width, label=f"{split}: {counts.sum():,}", color=COLOURS[split])
+        if len(shown) * len(shape.counts) <= 30:
+            axes.bar_label(bars, fontsize=8)
+    names = [label_of(shape.names[label]) for label in shown]
+    many = len(shown) > 12
+    axes.set_xticks(place, names, rotation=90 if many else 0, fontsize=7 if len(shown) > 40 else 9)
+    half = max(len(shown), 3) / 2 + 0.1  # a lone class is no wall
+    axes.set_xlim((len(shown) - 1) / 2 - half, (len(shown) - 1) / 2 + half)
+    if total[total > 0].size and total.max() > 50 * total[total > 0].min():
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=0.7)
+    axes.margins(y=0.12)
+    axes.set_ylabel("objects")
+    axes.set_title("objects of each class" + (f", the {MOST_CLASSES} largest" if len(shown) < len(total) else ""))
+    axes.legend(loc="upper right")
+
+
+def _draw_sizes(axes: Axes, shape: DatasetShape) -> None:
+    """On logarithmic axes, where a ratio of sides is a distance."""
+    from matplotlib.colors import LogNorm
+
+    edges = np.geomspace(1, shape.longest, 60).tolist()
+    width, height = np.clip(shape.size, 1, shape.longest).T
+    axes.hist2d(width, height, bins=(edges, edges), cmap="Greys", norm=LogNorm(vmin=0.2), cmin=1)
+    for level, anchors in enumerate(() if shape.anchors is None else shape.anchors):
+        colour = LEVEL_COLOURS[level % len(LEVEL_COLOURS)]
+        axes.plot(*anchors.T, "x", color=colour, markersize=9, markeredgewidth=2.5, label=f"level {level + 1}")
+    axes.set(xscale="log", yscale="log", xlim=(1, shape.longest), ylim=(1, shape.longest))
+    axes.set(xlabel="width, pixels", ylabel="height, pixels")
+    axes.set_title(f"{shape.split}: objects at {shape.longest} px" + (", anchors" if shape.anchors is not None else ""))
+    if shape.anchors is not None:
+        axes.legend(loc="upper left", fontsize=8)
+
+
+def _draw_aspects(axes: Axes, shape: DatasetShape) -> None:
+    ratio = np.clip(shape.size[:, 0] / shape.size[:, 1], 1 / 16, 16)
+    axes.hist(ratio, bins=np.geomspace(1 / 16, 16, 41).tolist(), color=COLOURS[shape.split])
+    axes.set_xscale("log", base=2)
+    ticks = [1 / 16, 1 / 4, 1, 4, 16]
+    axes.set_xticks(ticks, ["1:16", "1:4", "1:1", "4:1", "16:1"])
+    axes.set(xlabel="width : height", ylabel="objects", title=f"{shape.split}: aspect ratios")
+
+
+def _draw_per_image(axes: Axes, shape: DatasetShape) -> None:
+    most = int(shape.per_image.max(initial=1))
+    edges = np.arange(-0.5, most + 1) if most <= 60 else np.linspace(-0.5, most + 0.5, 50)
+    axes.hist(shape.per_image, bins=edges.tolist(), color=COLOURS[shape.split])
+    axes.set(xlabel="objects in an image", ylabel="images", title=f"{shape.split}: objects an image")
+
+
+def _draw_centres(axes: Axes, shape: DatasetShape) -> None:
+    counts, _, _ = np.histogram2d(shape.centre[:, 1], shape.centre[:, 0], bins=32, range=((0, 1), (0, 1)))
+    image = axes.imshow(counts, extent=(0, 1, 1, 0), cmap="viridis")
+    axes.figure.colorbar(image, ax=axes, shrink=0.7)
+    axes.set(xlabel="x, part of the width", ylabel="y, part of the height", title=f"{shape.split}: centres")
