@@ -150,6 +150,7 @@ ROWS = {
     "wrong extension": image("x.jpg", picture("PNG"), "note: wrong extension: 1", FINE),
     "the same picture twice": image("x.png", picture("PNG", 1), "warning: duplicate image: 1", FINE),
     "a picture of val in train": image("x.png", picture("PNG", 3), "error: leak: 1"),
+    "a name that is no text": image("\udcff.jpg", b"", r"\udcff.jpg: not a readable image"),
     "no label file": image("x.png", picture("PNG", 9), "warning: missing labels: 1", FINE),
     # rows of YOLO's label files
     "text for numbers": label("cat 0.5 0.5 0.2 0.2\n", "a.txt:1: expected numbers, found 'cat"),

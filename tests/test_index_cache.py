@@ -21,7 +21,7 @@ from yolo_lite.data import index as index_module
 from yolo_lite.data import index_cache
 from yolo_lite.data.coco_json import CocoLabels
 from yolo_lite.data.index import DatasetIndex, index_split
-from yolo_lite.data.labels import Labels
+from yolo_lite.data.labels import Labels, Problem
 from yolo_lite.data.packed import Rings, both, packed
 
 NAMES = ("cat", "dog")
@@ -324,7 +324,7 @@ def labels_of(rng: np.random.Generator, num_objects: int) -> tuple[tuple[int, in
     xyxy = rng.random((num_objects, 4))
     rings = [tuple(np.float32(rng.random((3 + k, 2))) for k in range(rng.integers(3))) for _ in range(num_objects)]
     label = rng.integers(9, size=num_objects)
-    problems = ["odd: \udcff \n"] * int(rng.integers(2))
+    problems = [Problem("odd", "odd: \udcff \n")] * int(rng.integers(2))
     return (5, 6), Labels(label, xyxy, rng.random(num_objects), rng.random(num_objects) < 0.5, rings, problems)
 
 
@@ -344,7 +344,7 @@ def test_chosen_and_joined_entries_are_those_that_were_packed(seed):
 
 def test_what_is_saved_is_loaded_whatever_the_texts_are(tmp_path):
     found = labels_of(np.random.default_rng(2), 3)
-    found[1].problems.append("odd: \udcff \ud800 \n\0 ende")
+    found[1].problems.append(Problem("odd", "odd: \udcff \ud800 \n\0 ende"))
     entries = packed([found, "left out"], True)
     kept = index_cache.Kept(np.array([b"a", b""]), np.array([4]), np.array([7, 8]), entries)
     index_cache.save(tmp_path / "deep/index-x", kept)

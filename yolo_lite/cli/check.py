@@ -55,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder = make_run_folder(arguments.project, arguments.name, arguments.exist_ok)
     as_json, text = json.dumps(content, indent=2), _text(content, arguments.cfg)
     (folder / "report.json").write_text(as_json + "\n", encoding="utf-8")
-    (folder / "report.txt").write_text(_text(content, arguments.cfg, examples=None) + "\n", encoding="utf-8")
+    full_text = _text(content, arguments.cfg, examples=None)
+    (folder / "report.txt").write_text(full_text + "\n", encoding="utf-8", errors="backslashreplace")
     if (picture := _picture(diagnosis, config, anchors)) is not None:
         write_picture(folder / "dataset.png", picture)
     print(as_json if arguments.json else f"{text}\n\n{folder}: report.txt, report.json, dataset.png")

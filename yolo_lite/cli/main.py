@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -30,6 +31,8 @@ MODULES = {"import": "import_weights"}  # of commands whose name Python keeps fo
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first word names; its exit status comes back."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not words or words[0] not in COMMANDS:
         commands = "".join(f"\n  {name:<10} {purpose}" for name, purpose in COMMANDS.items())
         print(f"usage: yolo-lite COMMAND ...  (yolo-lite train --help){commands}", file=sys.stderr)

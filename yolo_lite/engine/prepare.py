@@ -171,6 +171,6 @@ def _run_folder(
     problems = [line for index in splits.values() for line in index.problems]
     if problems:
         path = folder / "data_problems.txt"
-        path.write_text("\n".join(problems) + "\n", encoding="utf-8")
+        path.write_text("\n".join(problems) + "\n", encoding="utf-8", errors="backslashreplace")
         print(f"what was left out, in full: {path}")
     return folder
