@@ -2,6 +2,9 @@
 
 import io
 import os
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import cv2
@@ -10,6 +13,7 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
 from yolo_lite.config.errors import DataError
+from yolo_lite.data import images
 from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, read_image
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
@@ -233,3 +237,198 @@ def test_the_suffix_may_lie(tmp_path):
     path.write_bytes(encoded("PNG"))
     np.testing.assert_array_equal(read_image(path), noise())
     assert image_size(path) == (40, 60)
+
+
+# ---------------------------------------------------------------------------------------- deep and many channels
+
+
+DEEP = np.arange(65536, dtype=np.uint16).reshape(256, 256)  # every value of 16 bits
+
+
+def written(path: Path, pixels: np.ndarray) -> Path:
+    """A file by OpenCV, or by numpy where the suffix says so."""
+    if path.suffix == ".npy":
+        np.save(path, pixels)
+    else:
+        plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if path.suffix == ".tiff" else []  # older OpenCVs lose some of floats
+        assert cv2.imwrite(str(path), pixels[..., ::-1] if pixels.ndim == 3 else pixels, plain)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".npy"])
+@pytest.mark.parametrize("is_colour", [False, True])
+def test_every_16_bit_value_is_scaled_by_its_type(tmp_path, suffix, is_colour):
+    pixels = np.dstack([DEEP, DEEP[::-1], DEEP.T]) if is_colour else DEEP
+    path = written(tmp_path / f"deep{suffix}", pixels)
+    expected = np.round(np.atleast_3d(pixels) / 257)
+    np.testing.assert_array_equal(read_image(path), expected.repeat(1 if is_colour else 3, axis=2))
+    assert image_size(path) == (256, 256)
+    assert np.abs(read_image(path, 1)[..., 0] - expected.mean(axis=2)).max() <= (100 if is_colour else 0)
+
+
+@pytest.mark.parametrize("suffix", [".tiff", ".npy"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floats_from_0_to_1_are_scaled_by_255_and_cut(tmp_path, suffix, dtype):
+    values = np.array([[-0.1, 0.0, 0.5, 1.0, 1.2, 100 / 255]], dtype=dtype).repeat(2, axis=0)
+    for pixels in (values, np.dstack([values] * 3)):
+        image = read_image(written(tmp_path / f"float{suffix}", pixels))
+        assert image.dtype == np.uint8 and image[0, :, 2].tolist() == [0, 0, 128, 255, 255, 100]
+
+
+@pytest.mark.parametrize(("value", "found"), [(np.nan, "nan"), (np.inf, "inf"), (254.0, "254"), (-3.0, "-3")])
+def test_floats_of_another_scale_are_refused(tmp_path, value, found):
+    pixels = np.zeros((4, 4), np.float32)
+    pixels[1, 2] = value
+    for suffix in (".tiff", ".npy"):
+        with pytest.raises(DataError, match=f"float{suffix}: expected floats in 0..1, found .*{found}"):
+            read_image(written(tmp_path / f"float{suffix}", pixels))
+
+
+def test_other_types_of_pixels_are_refused(tmp_path):
+    for dtype in (np.int16, np.int64, np.bool_, np.complex64):
+        np.save(tmp_path / "odd.npy", np.zeros((4, 4), dtype))
+        with pytest.raises(DataError, match=r"odd\.npy: expected pixels of uint8, uint16 or float, found"):
+            read_image(tmp_path / "odd.npy")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize(("suffix", "channels"), [(".png", 4), (".tiff", 4), (".npy", 4), (".npy", 2), (".npy", 7)])
+def test_many_channels_come_as_the_file_has_them(tmp_path, suffix, channels, dtype):
+    if suffix == ".png" and dtype == np.float32:
+        pytest.skip("there is no such file")
+    bright = noise(channels=channels)
+    factor = {np.uint8: 1, np.uint16: 257, np.float32: 1 / 255}[dtype]
+    pixels = (bright * np.float64(factor)).astype(dtype)
+    path = tmp_path / f"many{suffix}"
+    # OpenCV writes BGRA.
+    written(path, pixels if suffix == ".npy" else pixels[..., [3, 0, 1, 2]])
+    image = read_image(path, channels)
+    assert image.dtype == np.uint8 and image_size(path, channels) == (40, 60)
+    np.testing.assert_array_equal(image, bright)
+
+
+def test_the_pages_of_a_tiff_are_channels(tmp_path):
+    pages = [noise(channels=1) // (number + 1) for number in range(6)]
+    path = tmp_path / "pages.tif"
+    assert cv2.imwritemulti(str(path), pages)
+    np.testing.assert_array_equal(read_image(path, 6), np.dstack(pages))
+    assert image_size(path, 6) == (40, 60)
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], pages[0])  # as ever: the first page
+    for channels in (5, 7):
+        with pytest.raises(DataError, match=f"pages.tif: expected {channels} as the key channels .*, found"):
+            read_image(path, channels)
+
+
+def test_a_tiff_of_many_samples_is_read_by_tifffile(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    for planar in ("contig", "separate"):
+        pixels = noise(channels=6)
+        stored = pixels if planar == "contig" else np.moveaxis(pixels, 2, 0)
+        tifffile.imwrite(tmp_path / "bands.tif", stored, planarconfig=planar, photometric="minisblack")
+        np.testing.assert_array_equal(read_image(tmp_path / "bands.tif", 6), pixels)
+
+
+def test_without_tifffile_a_tiff_of_many_samples_says_what_it_needs(tmp_path, monkeypatch):
+    path = tmp_path / "bands.tif"
+    path.write_bytes(tiff_header(40, 60, samples=6))
+    monkeypatch.setattr(images, "HAS_TIFFFILE", False)
+    with pytest.raises(DataError, match=r"bands.tif: .*more than 4 samples a pixel needs the package tifffile"):
+        read_image(path, 6)
+    with pytest.raises(DataError, match=r"bands.tif: expected 3 as the key channels .*, found a picture of 6"):
+        image_size(path, 3)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".npy"])
+def test_grey_and_colour_become_one_another(tmp_path, suffix):
+    colour = np.asarray(quarters())
+    path = written(tmp_path / f"colour{suffix}", colour)
+    grey = read_image(path, 1)
+    assert grey.shape == (40, 60, 1) and image_size(path, 1) == (40, 60)
+    expected = colour @ (0.299, 0.587, 0.114)
+    assert np.abs(grey[..., 0] - expected).mean() < 3
+    path = written(tmp_path / f"grey{suffix}", grey[..., 0])
+    assert np.ptp(read_image(path).astype(int), axis=2).max() == 0
+    assert np.abs(read_image(path)[..., 0].astype(int) - grey[..., 0]).max() <= 4
+
+
+@pytest.mark.parametrize("read", [image_size, read_image])
+@pytest.mark.parametrize(("suffix", "found"), [(".png", 3), (".jpg", 3), (".tiff", 3), (".npy", 3), (".npy", 5)])
+def test_another_number_of_channels_is_refused_with_both_numbers(tmp_path, read, suffix, found):
+    path = written(tmp_path / f"wrong{suffix}", noise(channels=found))
+    with pytest.raises(DataError, match=rf"wrong\{suffix}: expected 4 .*, found a picture of {found} channels"):
+        read(path, 4)
+    if found == 5:
+        with pytest.raises(DataError, match=r"expected 3 .*, found a picture of 5 channels"):
+            read(path, 3)
+
+
+# --------------------------------------------------------------------------------------------- headers that lie
+
+
+def tiff_header(height: int, width: int, samples: int = 1) -> bytes:
+    """A TIFF that is nothing but its tags."""
+    tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 200), (277, samples), (278, height)]
+    tags.append((279, height * width * samples % 2**32))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + bytes(200)
+
+
+def png_header(height: int, width: int) -> bytes:
+    """A PNG of many pixels that are one and the same, in a few bytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(10000))), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def npy_header(*shape: int) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return stream.getvalue() + bytes(1000)
+
+
+BOMBS = {
+    "bomb.png": png_header(60000, 60000),
+    "bomb.tif": tiff_header(60000, 60000),
+    "bomb.npy": npy_header(60000, 60000, 3),
+    "deep.npy": npy_header(2000, 2000, 10**6),
+}
+
+
+@pytest.mark.parametrize("read", [image_size, read_image])
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_header_of_too_many_pixels_is_refused_before_memory_is_taken(tmp_path, read, name):
+    path = tmp_path / name
+    path.write_bytes(BOMBS[name])
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=rf"{name}: .*exceeds limit of \d+ pixels"):
+            read(path, 10**6 if name == "deep.npy" else 3)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("read", [image_size, read_image])
+@pytest.mark.parametrize(
+    "content", [b"II*\0", b"II*\0\xff\xff\xff\xff", tiff_header(40, 60)[:60], b"\x93NUMPY\1\0", npy_header(0, 3)]
+)
+def test_damaged_headers_are_refused_by_name(tmp_path, read, content):
+    path = tmp_path / "damaged.tif"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"damaged\.tif"):
+        read(path)
+
+
+def test_a_npy_file_is_cut_off_or_holds_no_numbers(tmp_path):
+    path = tmp_path / "cut.npy"
+    path.write_bytes(npy_header(40, 60, 3))
+    with pytest.raises(DataError, match=r"cut.npy: expected 7200 bytes of plain numbers behind .*, found 1000"):
+        read_image(path)
+    np.save(path, np.array([[print]]), allow_pickle=True)
+    with pytest.raises(DataError, match=r"cut.npy: expected 8 bytes of plain numbers"):
+        read_image(path)

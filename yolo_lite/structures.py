@@ -22,7 +22,7 @@ class Targets(NamedTuple):
 class Batch(NamedTuple):
     """What a loader yields: pictures, their objects, and how each picture was letterboxed."""
 
-    images: Tensor  # [B, 3, H, W] uint8 RGB, channels-last in memory
+    images: Tensor  # [B, 3, H, W] uint8 RGB, channels-last in memory; as many channels as the dataset has
     targets: Targets
     position: Tensor  # [B] int64, row of each picture in its DatasetIndex
     original_size: Tensor  # [B, 2] int64, height and width of the picture file, in pixels

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp, load_model_config, validate
-from yolo_lite.config.schema import OPTIMIZER_NAMES, AnyModelConfig, DatasetConfig, RunConfig, TrainOptions
+from yolo_lite.config.schema import (
+    OPTIMIZER_NAMES,
+    AnyModelConfig,
+    DatasetConfig,
+    ModelConfig,
+    RunConfig,
+    TrainOptions,
+)
 from yolo_lite.config.yaml_file import Document
 
 DEFAULT_DATA = "data/shapes.yaml"
@@ -110,6 +117,8 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
         given = [f"--set {text}" for text in arguments.set if text.startswith("cls_weights=")]
         where, found = (given or [f"{hyp_file}: cls_weights"])[-1], len(hyp.cls_weights)
         problems.append(f"{where}: expected {len(data.class_names)} weights, one a class, found {found}")
+    if model and data and (problem := _channels_problem(model, data)):
+        problems.append(f"{arguments.cfg}: {problem}")
     if problems:
         raise ConfigError("\n".join(problems))
     if arguments.optimizer:
@@ -130,8 +139,17 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
     }
     words = {key: f"--{key.replace('_', '-')}" for key in flags}
     options = validate(TrainOptions, Document("train.py", flags, {}, words))
-    model = model.model_copy(update={"nc": len(data.class_names)})
+    channels = {"ch": data.channels} if isinstance(model, ModelConfig) else {}
+    model = model.model_copy(update={"nc": len(data.class_names), **channels})
     return RunConfig(train=options, hyp=hyp, model=model, data=data, data_file=str(Path(data_file).resolve()))
+
+
+def _channels_problem(model: AnyModelConfig, data: DatasetConfig) -> str | None:
+    """Why a model cannot read the pictures of a dataset."""
+    if isinstance(model, ModelConfig):
+        is_given = "ch" in model.model_fields_set and model.ch != data.channels
+        return f"ch: expected {data.channels}, the dataset's channels, found {model.ch}" if is_given else None
+    return None if data.channels == 3 else f"Faster R-CNN reads 3 channels, the dataset has {data.channels}"
 
 
 def absolute(paths: Sequence[str]) -> tuple[str, ...]:

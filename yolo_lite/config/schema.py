@@ -162,7 +162,7 @@ class ModelConfig(Section):
     depth_multiple: Positive = 1.0
     width_multiple: Positive = 1.0
     channel_multiple: Count = 8  # widths are rounded up to a multiple of this
-    ch: Literal[3] = 3  # channels of the pictures; other numbers come with a loader for them
+    ch: Count = 3  # channels of the pictures; the dataset's key channels decides
     inplace: bool = True  # accepted because YOLOv5 files may carry it; without effect
     activation: str = "SiLU()"
     anchors: Anchors
@@ -445,6 +445,7 @@ class DatasetConfig(Section):
     format: Annotated[str, _one_of(FORMAT_NAMES)] | None = None  # else it is found out
     names: Annotated[tuple[str, ...], BeforeValidator(_names_to_tuple)]
     nc: Count | None = None
+    channels: Count = 3  # of the pictures: 1 is grey, 3 is RGB, others as the files have them
     classes: Annotated[tuple[str, ...] | None, BeforeValidator(_list_to_tuple)] = None  # only these, by name
     single_cls: bool = False  # all objects are of one class
     download: Annotated[tuple[Archive, ...], BeforeValidator(_own_archives)] = ()

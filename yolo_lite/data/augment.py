@@ -22,7 +22,7 @@ MAX_ASPECT = 100.0
 class Sample(NamedTuple):
     """A picture and its objects on the way through augmentation."""
 
-    image: np.ndarray  # uint8 [H, W, 3] RGB; a mosaic not yet warped has a fourth channel
+    image: np.ndarray  # uint8 [H, W, channels]; an RGB mosaic not yet warped has a fourth
     label: np.ndarray  # [m] int64
     xyxy: np.ndarray  # [m, 4] float64, the part of each object that lies in the picture
     share: np.ndarray  # [m] float64, that part's area as a fraction of the whole object's, 0..1
@@ -37,8 +37,9 @@ def centred(sample: Sample, size: int) -> Sample:
 
 def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample:
     """Four pictures around a random centre of a 2s x 2s canvas (Bochkovskiy et al., arXiv:2004.10934)."""
+    channels = samples[0].image.shape[2]
     # OpenCV 5 warps four channels twice as fast as three.
-    canvas = np.full((2 * size, 2 * size, 4), GREY, dtype=np.uint8)
+    canvas = np.full((2 * size, 2 * size, 4 if channels == 3 else channels), GREY, dtype=np.uint8)
     centre_x, centre_y = rng.integers(size // 2, 3 * size // 2, size=2, endpoint=True)
     parts = []
     for quadrant, sample in enumerate(samples):
@@ -48,7 +49,10 @@ def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample
         x1, y1 = max(left, 0), max(top, 0)
         x2, y2 = min(left + width, 2 * size), min(top + height, 2 * size)
         seen = sample.image[y1 - top : y2 - top, x1 - left : x2 - left]
-        cv2.cvtColor(seen, cv2.COLOR_RGB2RGBA, dst=canvas[y1:y2, x1:x2])
+        if channels == 3:
+            cv2.cvtColor(seen, cv2.COLOR_RGB2RGBA, dst=canvas[y1:y2, x1:x2])
+        else:
+            canvas[y1:y2, x1:x2] = seen
         parts.append((sample.label, *_cut(sample.xyxy + (left, top, left, top), sample.share, (x1, y1), (x2, y2))))
     return Sample(canvas, *(np.concatenate(rows) for rows in zip(*parts, strict=True)))
 
@@ -82,17 +86,24 @@ def _shift(x: float, y: float) -> np.ndarray:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
 
 
-def warp(sample: Sample, matrix: np.ndarray, size: int) -> Sample:
-    """Picture and boxes through a 3x3 matrix onto an s x s grey square."""
-    image = sample.image if sample.image.shape[2] == 4 else cv2.cvtColor(sample.image, cv2.COLOR_RGB2RGBA)
+def warp(sample: Sample, matrix: np.ndarray, size: int, channels: int = 3) -> Sample:
+    """Picture and boxes through a 3x3 matrix onto an s x s grey square; ``channels`` without a mosaic's fourth."""
+    image = sample.image
+    if channels == 3:
+        image = image if image.shape[2] == 4 else cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+        image = cv2.cvtColor(_warp_pixels(image, matrix, size), cv2.COLOR_RGBA2RGB)
+    else:  # OpenCV's borders have four channels at most
+        groups = [image[..., first : first + 4] for first in range(0, channels, 4)]
+        image = np.dstack([_warp_pixels(group, matrix, size) for group in groups])
+    return Sample(image, sample.label, *_cut(_warp_boxes(sample.xyxy, matrix), sample.share, (0, 0), (size, size)))
+
+
+def _warp_pixels(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     # Boxes count from the edge of the first pixel, OpenCV counts from its middle.
     pixel_matrix = _shift(-0.5, -0.5) @ matrix @ _shift(0.5, 0.5)
     if np.any(matrix[2, :2]):
-        image = cv2.warpPerspective(image, pixel_matrix, (size, size), borderValue=(GREY,) * 4)
-    else:
-        image = cv2.warpAffine(image, pixel_matrix[:2], (size, size), borderValue=(GREY,) * 4)
-    image = cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
-    return Sample(image, sample.label, *_cut(_warp_boxes(sample.xyxy, matrix), sample.share, (0, 0), (size, size)))
+        return cv2.warpPerspective(image, pixel_matrix, (size, size), borderValue=(GREY,) * 4)
+    return cv2.warpAffine(image, pixel_matrix[:2], (size, size), borderValue=(GREY,) * 4)
 
 
 def _warp_boxes(xyxy: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -106,17 +117,22 @@ def _warp_boxes(xyxy: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
     """A blend of two pictures with the objects of both (Zhang et al., arXiv:1710.09412), near half and half."""
     share = rng.beta(32.0, 32.0)
-    image = cv2.addWeighted(first.image, share, second.image, 1 - share, 0)
+    image = cv2.addWeighted(first.image, share, second.image, 1 - share, 0).reshape(first.image.shape)
     return Sample(image, *(np.concatenate(rows) for rows in zip(first[1:], second[1:], strict=True)))
 
 
 def random_hsv(image: np.ndarray, hyp: Hyp, rng: np.random.Generator) -> np.ndarray:
-    """Hue shifted, saturation and value scaled by random factors of 1 +- hsv_h, hsv_s, hsv_v."""
+    """Hue shifted, saturation and value scaled by random factors of 1 +- hsv_h, hsv_s, hsv_v.
+
+    Pictures of other than three channels have a brightness alone: hsv_v scales it.
+    """
     factors = 1 + rng.uniform(-1, 1, 3) * (hyp.hsv_h, hyp.hsv_s, hyp.hsv_v)
     if not (hyp.hsv_h or hyp.hsv_s or hyp.hsv_v):
         return image
     levels = np.arange(256)
     tables = [(levels * factors[0]) % 180, np.clip(levels * factors[1], 0, 255), np.clip(levels * factors[2], 0, 255)]
+    if image.shape[2] != 3:
+        return cv2.LUT(image, tables[2].astype(np.uint8)).reshape(image.shape)
     table = np.stack(tables, axis=-1).astype(np.uint8)[None]  # [1, 256, 3]
     return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table), cv2.COLOR_HSV2RGB)
 
@@ -126,7 +142,7 @@ def random_flips(sample: Sample, hyp: Hyp, rng: np.random.Generator) -> Sample:
     image, xyxy, (height, width) = sample.image, sample.xyxy, sample.image.shape[:2]
     up_down, left_right = rng.random(2) < (hyp.flipud, hyp.fliplr)
     if up_down or left_right:
-        image = cv2.flip(image, -1 if up_down and left_right else int(left_right))
+        image = cv2.flip(image, -1 if up_down and left_right else int(left_right)).reshape(image.shape)
     if left_right:
         xyxy = xyxy[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (width, 0, width, 0)
     if up_down:

@@ -20,7 +20,7 @@ SAMPLE_STREAM, ORDER_STREAM = 0, 1
 class Item(NamedTuple):
     """What a dataset hands to ``collate``."""
 
-    image: np.ndarray  # uint8 [H, W, 3] RGB
+    image: np.ndarray  # uint8 [H, W, channels]
     label: np.ndarray  # [m] int64
     xyxy: np.ndarray  # [m, 4] float64, pixels of the network input
     position: int  # row of the DatasetIndex

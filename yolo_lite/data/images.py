@@ -1,18 +1,33 @@
-"""Reading one image file: size from its header where that can be trusted, pixels by OpenCV."""
+"""Reading one image file: size from its header where that can be trusted, pixels by OpenCV.
+
+Pixels come as 8 bits, scaled by their type: 16 bits divided by 257 and rounded, floats times 255 (0..1 is expected).
+What a header claims is looked at before memory is taken: twice Pillow's MAX_IMAGE_PIXELS (179 million) is refused.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import io
 import os
 import struct
 from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from yolo_lite.config.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy"})
+
+# How OpenCV is asked for a number of channels: alpha is dropped, grey expanded, colour made grey.
+_FLAGS = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH}
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_NPY = b"\x93NUMPY"
+HAS_TIFFFILE = importlib.util.find_spec("tifffile") is not None
+_FLOAT_SLACK = 0.5  # floats this far outside 0..1 are cut; further out they are of another scale, and refused
 
 _EXIF_ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # the orientations that swap height and width
@@ -22,30 +37,53 @@ _END = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "PNG": b"IEND\xaeB`\x82", "WEBP": b
 _TAIL = 64  # bytes in which the end is expected; some writers pad with zeros
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
     """Height and width in pixels as decoded, EXIF rotation applied.
 
-    JPEG, PNG and WebP tell by their header and their end. Other formats are decoded, and so are a turned PNG and WebP.
+    JPEG, PNG and WebP tell by their header and their end, .npy by its header. Other formats are decoded, and so are a
+    turned PNG and WebP, and everything where ``channels`` is neither 1 nor 3.
 
     Raises:
-        DataError: the file is missing, no image, or cut off.
+        DataError: the file is missing, no image, cut off, too large, or has another number of channels.
     """
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            is_turned = orientation(image) in _TURNED
-            kind = image.format or ""
+        with open(path, "rb") as file:
+            start = file.read(len(_NPY))
+            file.seek(0)
+            if start == _NPY:
+                shape = _npy_header(file, path).shape
+                _check_channels(shape[2], channels, path)
+                return shape[:2]
+            if channels in _FLAGS and start[:4] not in _TIFF:
+                header = _header(file, path)
+                # The orientation of a JPEG is honoured by every version of OpenCV, that of other formats by some.
+                end = _END.get(header.kind)
+                if end is not None and (not header.is_turned or end == _JPEG_END):
+                    if _is_truncated(file, end):
+                        raise DataError(f"{path}: the {header.kind} file is cut off, its end is missing")
+                    return (header.width, header.height) if header.is_turned else (header.height, header.width)
     except FileNotFoundError:
         raise DataError(f"{path}: no such image") from None
+    except OSError as error:
+        raise DataError(f"{path}: not a readable image: {error}") from error
+    height, width = read_image(path, channels).shape[:2]
+    return height, width
+
+
+class _Header(NamedTuple):
+    kind: str  # Pillow's name of the format
+    height: int  # before any turning
+    width: int
+    is_turned: bool
+
+
+def _header(file: BinaryIO, path: str | Path) -> _Header:
+    """What Pillow reads of anything but a TIFF; it refuses a decompression bomb."""
+    try:
+        with Image.open(file) as image:
+            return _Header(image.format or "", image.height, image.width, orientation(image) in _TURNED)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: not a readable image: {error}") from error
-    # The orientation of a JPEG is honoured by every version of OpenCV, that of other formats by some.
-    if kind not in _END or (is_turned and _END[kind] != _JPEG_END):
-        height, width = read_image(path).shape[:2]
-        return height, width
-    if _is_truncated(path, _END[kind]):
-        raise DataError(f"{path}: the {kind} file is cut off, its end is missing")
-    return (width, height) if is_turned else (height, width)
 
 
 def orientation(image: Image.Image) -> int:
@@ -58,13 +96,12 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
-def _is_truncated(path: str | Path, end: bytes) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-min(_TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
-        if end in file.read():
-            return False
-        file.seek(0)
-        content = file.read()
+def _is_truncated(file: BinaryIO, end: bytes) -> bool:
+    file.seek(-min(_TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
+    if end in file.read():
+        return False
+    file.seek(0)
+    content = file.read()
     # Rare: something follows the end, such as the film of a phone's "motion photo".
     return content.find(end, _first_scan(content) if end == _JPEG_END else 0) < 0
 
@@ -77,20 +114,164 @@ def _first_scan(content: bytes) -> int:
     return at
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """RGB pixels, uint8 ``[H, W, 3]``; EXIF rotation applied, grey and palette expanded, alpha dropped.
+def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
+    """Pixels uint8 ``[H, W, channels]``; EXIF rotation applied.
+
+    3 channels are RGB, grey and palette expanded, alpha dropped; 1 is grey, colour converted. Other numbers have to be
+    those of the file: the alpha of a PNG or TIFF is then a channel, the pages of a TIFF are, and .npy holds ``[H, W]``
+    or ``[H, W, channels]``. A TIFF with more than 4 samples a pixel is read by the package tifffile.
 
     Raises:
-        DataError: the file is missing or cannot be decoded.
+        DataError: the file is missing, cannot be decoded, is too large or has another number of channels.
     """
     try:
-        content = np.fromfile(path, dtype=np.uint8)
+        content = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if content.startswith(_NPY):
+        pixels = _npy_pixels(content, path)
+    elif content.startswith(_TIFF):
+        pixels = _tiff_pixels(content, channels, path)
+    else:
+        _header(io.BytesIO(content), path)
+        pixels = _decoded(content, _FLAGS.get(channels, cv2.IMREAD_UNCHANGED), path)
+    return _as_channels(_as_8_bits(pixels, path), channels, path)
+
+
+def _decoded(content: bytes, flags: int, path: str | Path) -> np.ndarray:
+    """uint8 ``[H, W, n]`` in the order RGB or RGBA."""
     try:
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:  # an empty file, or more pixels than OpenCV takes
         image = None
     if image is None:
-        raise DataError(f"{path}: not a readable image ({content.size} bytes)")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        raise DataError(f"{path}: not a readable image ({len(content)} bytes)")
+    image = _as_8_bits(image, path)
+    if image.ndim == 2:
+        return image[..., None]
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+
+
+class _TiffLayout(NamedTuple):
+    height: int
+    width: int
+    samples: int  # of a pixel
+    is_float: bool
+    num_pages: int  # counted up to a limit
+
+
+def _tiff_layout(content: bytes, most_pages: int, path: str | Path) -> _TiffLayout:
+    """What the tags of a TIFF say; Pillow itself opens no 16-bit colour, nor more than 4 samples."""
+    file = io.BytesIO(content)
+    try:
+        start = file.read(8)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(start + (file.read(8) if 43 in start[2:4] else b""))
+        pages: list[tuple[int, int, int, bool]] = []
+        while tags.next and len(pages) < most_pages:
+            file.seek(tags.next)
+            tags.load(file)
+            pages.append((int(tags[257]), int(tags[256]), int(tags.get(277, 1)), 3 in tags.get(339, ())))
+    except (OSError, SyntaxError, LookupError, TypeError, ValueError, struct.error) as error:
+        raise DataError(f"{path}: not a readable TIFF: {error}") from error
+    if not pages or len(set(pages)) > 1:
+        raise DataError(f"{path}: expected a TIFF with pages of one shape, found {pages}")
+    return _TiffLayout(*pages[0], len(pages))
+
+
+def _tiff_pixels(content: bytes, channels: int, path: str | Path) -> np.ndarray:
+    layout = _tiff_layout(content, 1 if channels in _FLAGS else channels + 1, path)
+    _check_shape((layout.height, layout.width, layout.samples * layout.num_pages), path)
+    if channels in _FLAGS:
+        if layout.samples <= 4:
+            return _decoded(content, cv2.IMREAD_UNCHANGED if layout.is_float else _FLAGS[channels], path)
+        _check_channels(layout.samples, channels, path)
+    _check_channels(layout.samples * layout.num_pages, channels, path)
+    if layout.num_pages > 1:
+        found, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if not found or len(pages) != channels:
+            raise DataError(f"{path}: not a readable TIFF of {channels} pages")
+        return np.stack(pages, axis=2)
+    if layout.samples == 4:
+        return _decoded(content, cv2.IMREAD_UNCHANGED, path)
+    return _by_tifffile(content, path)
+
+
+def _by_tifffile(content: bytes, path: str | Path) -> np.ndarray:
+    """What OpenCV does not decode; the package is asked for only here."""
+    if not HAS_TIFFFILE:
+        hint = "pip install tifffile, or keep the channels as pages or in a .npy file"
+        raise DataError(f"{path}: a TIFF with more than 4 samples a pixel needs the package tifffile: {hint}")
+    tifffile = importlib.import_module("tifffile")
+    try:
+        with tifffile.TiffFile(io.BytesIO(content)) as tiff:
+            page = tiff.pages[0]
+            return np.moveaxis(page.asarray(), page.axes.index("S"), -1)
+    except (ValueError, KeyError, OSError, struct.error) as error:  # TiffFileError is a ValueError
+        raise DataError(f"{path}: not a readable TIFF: {error}") from error
+
+
+class _NpyHeader(NamedTuple):
+    shape: tuple[int, int, int]
+    order: Literal["C", "F"]  # F: columns first
+    dtype: np.dtype
+
+
+def _npy_header(file: BinaryIO, path: str | Path) -> _NpyHeader:
+    try:
+        major, _ = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read(file)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path}: not a readable .npy file: {error}") from error
+    if len(shape) not in (2, 3) or min(shape) < 1:
+        raise DataError(f"{path}: expected an array [H, W] or [H, W, channels], found the shape {shape}")
+    height, width, channels = (*shape, 1)[:3]
+    _check_shape((height, width, channels), path)
+    return _NpyHeader((height, width, channels), "F" if is_fortran else "C", dtype)
+
+
+def _npy_pixels(content: bytes, path: str | Path) -> np.ndarray:
+    file = io.BytesIO(content)
+    shape, order, dtype = _npy_header(file, path)
+    found, expected = len(content) - file.tell(), int(np.prod(shape)) * dtype.itemsize
+    if dtype.hasobject or found < expected:
+        raise DataError(f"{path}: expected {expected} bytes of plain numbers behind the .npy header, found {found}")
+    pixels = np.frombuffer(content, dtype, int(np.prod(shape)), file.tell())
+    return pixels.reshape(shape, order=order)
+
+
+def _check_shape(shape: tuple[int, int, int], path: str | Path) -> None:
+    """Refuse what would take more memory than the largest RGB picture."""
+    most = Image.MAX_IMAGE_PIXELS and 2 * Image.MAX_IMAGE_PIXELS
+    pixels = shape[0] * shape[1] * max(shape[2] / 3, 1)
+    if most and pixels > most:
+        raise DataError(f"{path}: a header of {shape[1]} x {shape[0]} pixels exceeds limit of {most} pixels, refused")
+
+
+def _check_channels(found: int, channels: int, path: str | Path) -> None:
+    if found != channels and not (found in _FLAGS and channels in _FLAGS):
+        expected = f"expected {channels} as the key channels of the dataset says"
+        raise DataError(f"{path}: {expected}, found a picture of {found} channels")
+
+
+def _as_8_bits(pixels: np.ndarray, path: str | Path) -> np.ndarray:
+    """uint8 as it is, uint16 by 1 / 257 and rounded, floats by 255 and cut; other types are refused."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
+        return cv2.convertScaleAbs(pixels.astype(np.uint16, copy=False), alpha=1 / 257).reshape(pixels.shape)
+    if pixels.dtype.kind != "f":
+        raise DataError(f"{path}: expected pixels of uint8, uint16 or float, found {pixels.dtype}")
+    low, high = float(pixels.min()), float(pixels.max())  # NaN where one pixel is
+    if not (low >= -_FLOAT_SLACK and high <= 1 + _FLOAT_SLACK):
+        raise DataError(f"{path}: expected floats in 0..1, found {low:g}..{high:g}")
+    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def _as_channels(pixels: np.ndarray, channels: int, path: str | Path) -> np.ndarray:
+    """Grey and RGB become one another; other numbers must agree."""
+    found = pixels.shape[2]
+    _check_channels(found, channels, path)
+    if found == channels:
+        return pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None] if found == 3 else np.repeat(pixels, 3, axis=2)

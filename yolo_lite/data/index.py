@@ -21,7 +21,7 @@ from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data import index_cache
 from yolo_lite.data.coco_json import CocoLabels
 from yolo_lite.data.formats import label_reader
-from yolo_lite.data.images import IMAGE_SUFFIXES, image_size
+from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
 from yolo_lite.data.index_cache import Kept
 from yolo_lite.data.labels import LabelReader, Labels
 from yolo_lite.data.packed import Entries, Rings, both, packed, starts
@@ -44,6 +44,7 @@ class DatasetIndex:
     image_id: np.ndarray  # [n] int64: those of a COCO file, or positions
     category_id: np.ndarray  # [C] int64: those of a COCO file, or class indices
     problems: tuple[str, ...]  # what was left out and why, one line each
+    channels: int = 3  # of the pictures
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -108,8 +109,10 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_r
         DataError: a source is not there, or no image is usable; the message names the paths that were tried.
     """
     files = split_files(config, data_file, split)
-    file = index_cache.cache_file(files.reader, config.names, files.root, files.sources, with_rings)
-    index = _with_chosen_classes(_read_all(files, config.names, split, with_rings, file), config)
+    file = index_cache.cache_file(
+        files.reader, config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_rings
+    )
+    index = _with_chosen_classes(_read_all(files, config, split, with_rings, file), config)
     _check_usable(index, files, f"{data_file}: {split}")
     return index
 
@@ -178,49 +181,52 @@ def _listed_path(row: str, list_folder: Path, root: Path) -> Path:
     return beside if beside.exists() or not (root / row).exists() else root / row
 
 
-def _read_all(files: SplitFiles, names: tuple[str, ...], split: str, with_rings: bool, file: Path) -> DatasetIndex:
+def _read_all(files: SplitFiles, config: DatasetConfig, split: str, with_rings: bool, file: Path) -> DatasetIndex:
     """What all images say; those are opened that the cache file does not know as they are now."""
     images, reader = files.images, files.reader
     stamps, kept = index_cache.stamps_of(images, reader), index_cache.load(file)
     if kept is None or kept.key.tolist() != stamps.key:
         row = index_cache.known_rows(kept, stamps)
         new = np.flatnonzero(row < 0)
-        entries, lasting = _read([images[i] for i in new], reader, split, with_rings)
+        entries, lasting = _read([images[i] for i in new], reader, config.channels, split, with_rings)
         row[new] = np.arange(len(new)) + (len(kept.key) if kept else 0)
         entries = (both(kept.entries, entries) if kept else entries).chosen(row)
         stamps.settled[new] &= lasting
         key = np.where(stamps.settled, np.array(stamps.key, dtype=np.bytes_), b"")  # an empty key is never asked for
-        kept = Kept(key, *_ids(images, names, reader, entries), entries)
+        kept = Kept(key, *_ids(images, config.names, reader, entries), entries)
         index_cache.save(file, kept)
-    return _of_entries(names, images, kept.entries, kept.image_id, kept.category_id)
+    return _of_entries(config, images, kept.entries, kept.image_id, kept.category_id)
 
 
 def index_of(images: list[Path], reader: LabelReader, entries: Entries, config: DatasetConfig) -> DatasetIndex:
     """The index of images that have just been read."""
-    index = _of_entries(config.names, images, entries, *_ids(images, config.names, reader, entries))
+    index = _of_entries(config, images, entries, *_ids(images, config.names, reader, entries))
     return _with_chosen_classes(index, config)
 
 
 def _of_entries(
-    names: tuple[str, ...], images: list[Path], entries: Entries, image_id: np.ndarray, category_id: np.ndarray
+    config: DatasetConfig, images: list[Path], entries: Entries, image_id: np.ndarray, category_id: np.ndarray
 ) -> DatasetIndex:
     usable = np.flatnonzero(entries.usable)
     objects = entries.chosen(usable)._asdict()
     return DatasetIndex(
-        names=names,
+        names=config.names,
         paths=np.array([os.fsencode(images[i]) for i in usable], dtype=np.bytes_),
         image_id=image_id,
         category_id=category_id,
+        channels=config.channels,
         **objects | {"problems": tuple(line for lines in entries.problems.values() for line in lines)},
     )
 
 
-def _read(images: list[Path], reader: LabelReader, split: str, with_rings: bool) -> tuple[Entries, np.ndarray]:
+def _read(
+    images: list[Path], reader: LabelReader, channels: int, split: str, with_rings: bool
+) -> tuple[Entries, np.ndarray]:
     """Entries of images, and which of them ``[n]`` would be the same at another reading, as their files are."""
 
     def read(image: Path) -> tuple[tuple[tuple[int, int], Labels] | str, bool]:
         try:
-            size = image_size(image)
+            size = image_size(image, channels)
             return (size, reader.read(image, size)), True
         except DataError as error:
             # A number means that the system failed, not the file: a network's folder may be back the next time.

@@ -43,7 +43,8 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized.reshape(height, width, -1)  # OpenCV drops the axis of a single channel
 
 
 def place(original_size: tuple[int, int], size: tuple[int, int], canvas: tuple[int, int]) -> Letterbox:
@@ -54,10 +55,11 @@ def place(original_size: tuple[int, int], size: tuple[int, int], canvas: tuple[i
 
 def pad(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
     """The resized picture in the middle of a grey canvas of (height, width)."""
-    height, width = image.shape[:2]
+    height, width, channels = image.shape
     left, top = (canvas[1] - width) // 2, (canvas[0] - height) // 2
-    right, bottom = canvas[1] - width - left, canvas[0] - height - top
-    return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(GREY, GREY, GREY))
+    padded = np.full((*canvas, channels), GREY, dtype=np.uint8)
+    padded[top : top + height, left : left + width] = image
+    return padded
 
 
 def on_canvas(

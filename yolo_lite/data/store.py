@@ -69,7 +69,7 @@ class ImageStore:
         self.index = index
         fitted = [fitted_size(int(height), int(width), longest) for height, width in index.size]
         self.size = np.array(fitted, dtype=np.int64)  # [n, 2] height and width
-        self.first = np.concatenate(([0], (self.size.prod(axis=1) * 3).cumsum()))  # [n + 1] bytes
+        self.first = np.concatenate(([0], (self.size.prod(axis=1) * index.channels).cumsum()))  # [n + 1] bytes
         self.file = self._file(longest) if cache == "disk" else None
         # Behind the pixels stands a mark for each picture; what this process has found right is not checked again.
         self.checked = np.zeros(len(index), dtype=bool)
@@ -93,7 +93,7 @@ class ImageStore:
     def _file(self, longest: int) -> Path:
         """A name of its own for these pictures, this size and this way of decoding."""
         code = b"".join(Path(__file__).with_name(f"{module}.py").read_bytes() for module in ("images", "letterbox"))
-        rules = f"{longest} {cv2.__version__}".encode() + code
+        rules = f"{longest} {self.index.channels} {cv2.__version__}".encode() + code
         content = b"".join((rules, self.index.paths.tobytes(), self.index.size.tobytes()))
         return cache_folder() / f"images-{hashlib.sha256(content).hexdigest()[:16]}"
 
@@ -125,18 +125,18 @@ class ImageStore:
         return f"{size}, {free_memory() / 2**30:.1f} GiB free: {kept}"
 
     def __getitem__(self, position: int) -> np.ndarray:
-        """RGB pixels uint8 ``[h, w, 3]``, to be read only."""
+        """Pixels uint8 ``[h, w, channels]``, to be read only."""
         if self.memory is None:
             return self._read(position)
-        height, width = self.size[position]
-        pixels = np.frombuffer(self.memory, np.uint8, height * width * 3, int(self.first[position]))
+        first, end = (int(byte) for byte in self.first[position : position + 2])
+        pixels = np.frombuffer(self.memory, np.uint8, end - first, first)
         if not self.checked[position]:
             if self.mark[position] != self._mark_of(position, pixels):
                 # Two workers may both decode a picture at first: they write the same bytes, the mark comes last.
                 pixels[:] = self._read(position).ravel()
                 self.mark[position] = self._mark_of(position, pixels)
             self.checked[position] = True
-        return pixels.reshape(height, width, 3)
+        return pixels.reshape(*self.size[position], self.index.channels)
 
     def _mark_of(self, position: int, pixels: np.ndarray) -> int:
         """What says that a picture is there; never 0.
@@ -148,7 +148,7 @@ class ImageStore:
 
     def _read(self, position: int) -> np.ndarray:
         path = self.index.path(position)
-        image = read_image(path)
+        image = read_image(path, self.index.channels)
         if image.shape[:2] != tuple(self.index.size[position]):
             expected = tuple(int(side) for side in self.index.size[position])
             raise DataError(f"{path}: the header says {expected} (height, width), the pixels are {image.shape[:2]}")

@@ -70,16 +70,16 @@ def memory_share(config: RunConfig, compute: Compute, count: int) -> float:
     state.in_training()
     largest = math.ceil(config.train.imgsz * (1 + hyp.multi_scale))
     size, _ = padded_size(largest, largest, family.stride(model))
-    batch = random_batch(count, size, compute)
+    batch = random_batch(count, size, config.data.channels, compute)
     for _ in range(2):  # the optimizer's memory comes with its first step
         train_step(state, [batch], Recipe(family, hyp, compute, Plan(1, 1, 1), seed=0))
     total = torch.cuda.get_device_properties(compute.device).total_memory
     return torch.cuda.max_memory_reserved(compute.device) / total
 
 
-def random_batch(count: int, size: int, compute: Compute) -> Batch:
+def random_batch(count: int, size: int, channels: int, compute: Compute) -> Batch:
     """Noise with ``OBJECTS`` boxes a picture, on the device."""
-    images = torch.rand(count, 3, size, size, device=compute.device).to(memory_format=compute.memory_format)
+    images = torch.rand(count, channels, size, size, device=compute.device).to(memory_format=compute.memory_format)
     owner = torch.arange(count, device=compute.device).repeat_interleave(OBJECTS)
     box = torch.rand(len(owner), 4, device=compute.device) * size / 2 + size / 8
     targets = Targets(owner, torch.zeros_like(owner), box)

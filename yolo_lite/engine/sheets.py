@@ -10,7 +10,7 @@ from yolo_lite.engine.coco_ap import DetectionTable
 from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors
 from yolo_lite.engine.families import Anchors
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
-from yolo_lite.report.pictures import contact_sheet, draw_boxes, draw_thin_boxes, enlarge, side_by_side, titled
+from yolo_lite.report.pictures import as_rgb, contact_sheet, draw_boxes, draw_thin_boxes, enlarge, side_by_side, titled
 from yolo_lite.structures import Batch
 
 
@@ -20,7 +20,7 @@ def training_sheet(batch: Batch, names: tuple[str, ...], most: int = 8) -> np.nd
     for row in range(min(len(batch.images), most)):
         own = batch.targets.image == row
         xyxy = cxcywh_to_xyxy(batch.targets.box[own]).numpy()
-        image = batch.images[row].permute(1, 2, 0).numpy()
+        image = as_rgb(batch.images[row].permute(1, 2, 0).numpy())
         pictures.append(draw_boxes(*enlarge(image, xyxy), batch.targets.label[own].numpy(), names))
     return contact_sheet(pictures, columns=4)
 
@@ -58,7 +58,7 @@ def prediction_sheet(index: DatasetIndex, table: DetectionTable, most: int = 4) 
 
 
 def _labels_and_predictions(index: DatasetIndex, table: DetectionTable, position: int) -> np.ndarray:
-    image = read_image(index.path(position))
+    image = as_rgb(read_image(index.path(position), index.channels))
     label, xyxy = index.objects(position)
     own = (table.image == position) & (table.score > SHOWN_CONFIDENCE)
     left = draw_boxes(*enlarge(image, xyxy), label, index.names)

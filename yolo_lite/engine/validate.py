@@ -125,4 +125,7 @@ def _dataset(config: RunConfig, flags: argparse.Namespace) -> tuple[DatasetConfi
             f"{flags.data}: names differ from those {flags.weights} was trained with: "
             f"expected {list(config.data.class_names)}, found {list(data.class_names)}"
         )
+    if data.channels != config.data.channels:
+        expected = f"expected {config.data.channels} as {flags.weights} was trained with, found {data.channels}"
+        raise DataError(f"{flags.data}: channels: {expected}")
     return data, flags.data

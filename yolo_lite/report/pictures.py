@@ -187,6 +187,11 @@ def _put_text(canvas: np.ndarray, text: str, origin: tuple[int, int], scale: flo
     cv2.putText(canvas, text, origin, FONT, scale, colour, _stroke(scale), cv2.LINE_AA)
 
 
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Any picture [H, W, n] as RGB: the first three channels, or the first where there are fewer."""
+    return image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+
+
 def enlarge(
     image: np.ndarray, xyxy: np.ndarray, longest: int = 480, below: int = SMALL_SIDE
 ) -> tuple[np.ndarray, np.ndarray]:
