@@ -1,0 +1,33 @@
+"""How often each picture is drawn in an epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from yolo_lite.data.index import DatasetIndex
+
+
+def repeat_factors(index: DatasetIndex, threshold: float) -> np.ndarray:
+    """Weights ``[n]`` of pictures by their rarest class (repeat factors, Gupta et al., arXiv:1908.03195).
+
+    A class that a share f of the pictures shows counts max(1, sqrt(threshold / f)), a picture as its rarest class.
+    Backgrounds weigh as much as the others do on average: they keep their share of an epoch.
+    """
+    num_images, num_classes = len(index), len(index.names)
+    owner = np.repeat(np.arange(num_images), np.diff(index.first))
+    image, label = np.divmod(np.unique(owner * num_classes + index.label), num_classes)  # each class of a picture once
+    frequency = np.bincount(label, minlength=num_classes) / num_images
+    weight = np.zeros(num_images)
+    np.maximum.at(weight, image, np.maximum(1, np.sqrt(threshold / frequency[label])))
+    weight[weight == 0] = weight[weight > 0].mean()
+    return weight
+
+
+def drawn(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """n pictures ``[n]`` in random order, each as often as its share of the weights says, rounded up or down.
+
+    Systematic resampling: one random number shifts a comb of n teeth over the summed weights.
+    """
+    total = weights.cumsum()
+    teeth = (np.arange(len(weights)) + rng.random()) * (total[-1] / len(weights))
+    return rng.permutation(np.searchsorted(total, teeth, side="right").clip(max=len(weights) - 1))
