@@ -49,6 +49,7 @@ class Drawn:
     def __init__(self, samples: list[Sample]) -> None:
         self.samples = samples
         self.asked: list[int] = []
+        self.channels = samples[0].image.shape[2]
         self.size = np.array([sample.image.shape[:2] for sample in samples])
 
     def __len__(self) -> int:

@@ -308,7 +308,10 @@ FUNCTION = "def f(a, b, *, c=1): return a\n"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", ["brings nothing, expected a dict with entries: BLOCKS, BOX_LOSSES, CLS_LOSSES, ASSIGNERS"]),
+        (
+            "",
+            ["brings nothing, expected a dict with entries: BLOCKS, BOX_LOSSES, CLS_LOSSES, ASSIGNERS, AUGMENTATIONS"],
+        ),
         ("box_losses = {'my': len}", ["brings nothing"]),
         ("BOX_LOSSES = {}", ["BOX_LOSSES: expected a dict from names to functions or classes, found {}"]),
         ("BOX_LOSSES = [1]", ["BOX_LOSSES: expected a dict from names to functions or classes, found [1]"]),

@@ -1,4 +1,4 @@
-"""Plugins: a user's Python file whose blocks, losses and assigners join the dicts while a command runs.
+"""Plugins: a user's Python file whose blocks, losses, assigners and augmentations join the dicts for a command.
 
 The file holds module-level dicts of the names that the seams have, ``BOX_LOSSES = {"my_iou": my_iou}``. It is code and
 is executed: only files that the user names are, never one that a checkpoint or a YAML file names.
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.schema import SEAM_NAMES
 from yolo_lite.config.yaml_file import parse_scalar
+from yolo_lite.data.effects import AUGMENTATIONS
 from yolo_lite.loss.box import BOX_LOSSES, CONTEXT
 from yolo_lite.loss.classification import CLS_LOSSES
 from yolo_lite.loss.targets import ASSIGNERS
@@ -45,6 +46,7 @@ SEAMS = {
     "BOX_LOSSES": Seam(BOX_LOSSES, ("predicted", "target"), (), CONTEXT),
     "CLS_LOSSES": Seam(CLS_LOSSES, ("logits", "target"), ("positive_weight",), ()),
     "ASSIGNERS": Seam(ASSIGNERS, ("targets", "grid", "anchor_t"), (), ()),
+    "AUGMENTATIONS": Seam(AUGMENTATIONS, ("image", "label", "xyxy", "rng"), (), ()),
 }
 
 _loaded: list[Path] = []

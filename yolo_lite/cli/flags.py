@@ -88,7 +88,7 @@ def fit_config(arguments: argparse.Namespace) -> FitConfig:
 
 def add_plugin_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE.py",
-        help="a Python file of yours with BLOCKS, BOX_LOSSES, CLS_LOSSES or ASSIGNERS; may be repeated")  # fmt: skip
+        help="a Python file of yours with blocks, losses, assigners or augmentations; may be repeated")  # fmt: skip
 
 
 def _number_or_auto(text: str) -> int | str:

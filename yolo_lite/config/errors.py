@@ -52,6 +52,8 @@ class StoppedError(Exception):
 def nearest(word: str, choices: Iterable[str]) -> str:
     """``" (nearest: 'lr0')"`` when a choice resembles the word, otherwise the list of all choices."""
     known = list(choices)
+    if not known:
+        return " (there is none; --plugin may bring some)"
     by_lower_case = {choice.lower(): choice for choice in known}
     close = difflib.get_close_matches(str(word).lower(), by_lower_case, n=1, cutoff=0.6)
     return f" (nearest: {by_lower_case[close[0]]!r})" if close else f" (choices: {', '.join(known)})"

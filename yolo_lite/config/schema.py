@@ -45,6 +45,7 @@ SEAM_NAMES: dict[str, list[str]] = {
     "BOX_LOSSES": list(BOX_LOSS_NAMES),
     "CLS_LOSSES": list(CLS_LOSS_NAMES),
     "ASSIGNERS": list(ASSIGNER_NAMES),
+    "AUGMENTATIONS": [],
 }
 
 Positive = Annotated[float, Field(gt=0)]
@@ -246,6 +247,15 @@ def _weights(value: Any) -> Any:
 Freeze = Annotated[tuple[Annotated[int, Field(ge=0)], ...] | Literal["backbone"], BeforeValidator(_list_to_tuple)]
 
 
+def _one_or_several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else _list_to_tuple(value)
+
+
+Augmentations = Annotated[
+    tuple[Annotated[str, _one_of(SEAM_NAMES["AUGMENTATIONS"])], ...], BeforeValidator(_one_or_several)
+]
+
+
 class Hyp(Section):
     """Hyperparameters: losses, optimizer and schedule, augmentation, run-time choices."""
 
@@ -317,7 +327,14 @@ class Hyp(Section):
     fliplr: Fraction = 0.5
     mosaic: Fraction = 1.0
     mixup: Fraction = 0.0
-    close_mosaic: Annotated[int, Field(ge=0)] = 10  # the last epochs are trained without mosaic and mixup
+    copy_paste: Fraction = 0.0  # chance of a picture to get objects of another, cut out along their polygons
+    close_mosaic: Annotated[int, Field(ge=0)] = 10  # the last epochs are trained without these three
+    grayscale: Fraction = 0.0  # chance to lose the colours
+    blur: Fraction = 0.0
+    jpeg: Fraction = 0.0  # chance of the noise of JPEG compression
+    erasing: Fraction = 0.0  # chance of a rectangle turned grey
+    augmentations: Augmentations = ()  # of plugins, one after the other
+    balance: Fraction = 0.0  # pictures with classes that fewer than this share show are drawn more often; 0 is off
     multi_scale: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0.5: each step at 0.5 to 1.5 times --imgsz
 
     # run time
@@ -342,7 +359,6 @@ class Hyp(Section):
 # Keys of YOLOv5's hyp files that have no counterpart here, and what to do about them.
 RETIRED_HYP_KEYS = {
     "iou_t": "it has no effect in YOLOv5 either: remove the line",
-    "copy_paste": "copy-paste is not available yet: remove the line",
     "anchors": "anchors belong to the model YAML: remove the line",
 }
 

@@ -53,19 +53,19 @@ def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample
             cv2.cvtColor(seen, cv2.COLOR_RGB2RGBA, dst=canvas[y1:y2, x1:x2])
         else:
             canvas[y1:y2, x1:x2] = seen
-        parts.append((sample.label, *_cut(sample.xyxy + (left, top, left, top), sample.share, (x1, y1), (x2, y2))))
+        parts.append((sample.label, *cut(sample.xyxy + (left, top, left, top), sample.share, (x1, y1), (x2, y2))))
     return Sample(canvas, *(np.concatenate(rows) for rows in zip(*parts, strict=True)))
 
 
-def _cut(
+def cut(
     xyxy: np.ndarray, share: np.ndarray, low: tuple[float, float], high: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Boxes cut at the rectangle from ``low`` to ``high``, and the shares that are left."""
     inside = np.minimum(np.maximum(xyxy, low * 2), high * 2)
-    return inside, share * _area(inside) / np.maximum(_area(xyxy), 1e-9)  # no area, no share
+    return inside, share * area(inside) / np.maximum(area(xyxy), 1e-9)  # no area, no share
 
 
-def _area(xyxy: np.ndarray) -> np.ndarray:
+def area(xyxy: np.ndarray) -> np.ndarray:
     return (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
 
 
@@ -91,19 +91,24 @@ def warp(sample: Sample, matrix: np.ndarray, size: int, channels: int = 3) -> Sa
     image = sample.image
     if channels == 3:
         image = image if image.shape[2] == 4 else cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
-        image = cv2.cvtColor(_warp_pixels(image, matrix, size), cv2.COLOR_RGBA2RGB)
-    else:  # OpenCV's borders have four channels at most
-        groups = [image[..., first : first + 4] for first in range(0, channels, 4)]
-        image = np.dstack([_warp_pixels(group, matrix, size) for group in groups])
-    return Sample(image, sample.label, *_cut(_warp_boxes(sample.xyxy, matrix), sample.share, (0, 0), (size, size)))
+        image = cv2.cvtColor(warp_pixels(image, matrix, (size, size)), cv2.COLOR_RGBA2RGB)
+    else:
+        image = warp_pixels(image, matrix, (size, size))
+    return Sample(image, sample.label, *cut(_warp_boxes(sample.xyxy, matrix), sample.share, (0, 0), (size, size)))
 
 
-def _warp_pixels(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+def warp_pixels(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pixels through a 3x3 matrix onto grey of ``size``, width and height."""
+    if image.shape[2] > 4:  # OpenCV's borders have four channels
+        groups = np.split(image, range(4, image.shape[2], 4), axis=2)
+        return np.dstack([warp_pixels(group, matrix, size) for group in groups])
     # Boxes count from the edge of the first pixel, OpenCV counts from its middle.
     pixel_matrix = _shift(-0.5, -0.5) @ matrix @ _shift(0.5, 0.5)
     if np.any(matrix[2, :2]):
-        return cv2.warpPerspective(image, pixel_matrix, (size, size), borderValue=(GREY,) * 4)
-    return cv2.warpAffine(image, pixel_matrix[:2], (size, size), borderValue=(GREY,) * 4)
+        warped = cv2.warpPerspective(image, pixel_matrix, size, borderValue=(GREY,) * 4)
+    else:
+        warped = cv2.warpAffine(image, pixel_matrix[:2], size, borderValue=(GREY,) * 4)
+    return warped.reshape(size[1], size[0], -1)  # OpenCV drops the axis of a single channel
 
 
 def _warp_boxes(xyxy: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Copy-paste: objects of one picture cut out along their polygons and put onto another (Ghiasi et al., arXiv:2012.07177).
+"""Copy-paste: objects cut out of a picture and put onto another (Ghiasi et al., arXiv:2012.07177).
 
-Rings are polygons ``[q, 2]``, x and y in pixels of the picture; an object has one or several, or none and is then its box.
+Rings are polygons ``[q, 2]``, x and y in pixels of the picture; an object has some, or none and is then its box.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def copy_paste(
     """
     matrix = _random_place(host.image.shape, donor.image.shape, rng)
     chosen = np.flatnonzero([bool(rings) and rng.random() < CHANCE for rings in donor_rings])
-    moved = [[ring @ matrix[:2, :2].T + matrix[:2, 2] for ring in donor_rings[row]] for row in chosen]
+    moved = [[ring @ matrix[:2, :2].T + matrix[:2, 2] for ring in donor_rings[int(row)]] for row in chosen]
     masks = [mask_of(rings, host.image.shape) for rings in moved]
     seen = np.array([mask.sum() for mask in masks])
     rows = np.flatnonzero(seen > 0)
@@ -79,7 +79,7 @@ def _still_seen(host: Sample, rings: Sequence[Rings], cover: np.ndarray) -> tupl
     touched = (xyxy[:, :2] < (right, bottom)).all(axis=1) & (xyxy[:, 2:] > (left, top)).all(axis=1)
     for row in np.flatnonzero(touched):
         x1, y1, x2, y2 = xyxy[row]
-        mask = mask_of(rings[row] or [np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])], cover.shape)
+        mask = mask_of(rings[int(row)] or [np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])], cover.shape)
         seen = mask & ~cover & 1
         num_pixels, num_seen = int(mask.sum()), int(seen.sum())
         if num_seen < num_pixels:

@@ -6,15 +6,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import Hyp
-from yolo_lite.data import augment
+from yolo_lite.data import augment, effects
 from yolo_lite.data.augment import Sample
+from yolo_lite.data.copy_paste import copy_paste
 from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.labels import Ring
 from yolo_lite.data.letterbox import Letterbox, canvas_size, on_canvas, to_canvas
+from yolo_lite.data.sampling import repeat_factors
 from yolo_lite.data.store import ImageStore
 
-# Streams of random numbers are told apart by the first word after the seed.
-SAMPLE_STREAM, ORDER_STREAM = 0, 1
+# Streams of random numbers are told apart by the first word after the seed; the engine has 2 and 3. Copy-paste and the
+# effects have streams of their own: switching them on leaves the rest of a sample as it was.
+SAMPLE_STREAM, ORDER_STREAM, PASTE_STREAM, EFFECT_STREAM = 0, 1, 4, 5
 
 
 class Item(NamedTuple):
@@ -29,14 +34,21 @@ class Item(NamedTuple):
 
 
 class TrainingSet:
-    """Augmented square pictures; asked by (epoch, index)."""
+    """Augmented square pictures; asked by (epoch, index).
+
+    Raises:
+        ConfigError: copy_paste is on and the labels have no polygons.
+    """
 
     def __init__(
         self, index: DatasetIndex, store: ImageStore, size: int, hyp: Hyp, seed: int, mosaic_epochs: int
     ) -> None:
         self.index, self.store, self.size, self.hyp = index, store, size, hyp
         self.seed = seed
-        self.mosaic_epochs = mosaic_epochs  # epochs from this one on have neither mosaic nor mixup
+        self.mosaic_epochs = mosaic_epochs  # epochs from this one on have no mosaic, mixup or copy-paste
+        self.weights = repeat_factors(index, hyp.balance) if hyp.balance else None  # [n] how often each is drawn
+        if hyp.copy_paste and not (index.rings and len(index.rings.corner)):
+            raise ConfigError("copy_paste: expected labels with polygons, found boxes alone")
 
     def __len__(self) -> int:
         return len(self.index)
@@ -45,28 +57,60 @@ class TrainingSet:
         epoch, position = key
         rng = np.random.default_rng([self.seed, SAMPLE_STREAM, epoch, position])
         mixes = epoch < self.mosaic_epochs
-        sample = self._warped(position, mixes, rng)
+        pasting = np.random.default_rng([self.seed, PASTE_STREAM, epoch, position])
+        sample = self._warped(position, mixes, rng, pasting)
         if mixes and rng.random() < self.hyp.mixup:
-            sample = augment.mixup(sample, self._warped(int(rng.integers(len(self))), mixes, rng), rng)
+            sample = augment.mixup(sample, self._warped(int(self._partners(1, rng)[0]), mixes, rng, pasting), rng)
         sample = sample._replace(image=augment.random_hsv(sample.image, self.hyp, rng))
         sample = augment.random_flips(sample, self.hyp, rng)
+        sample = self._with_effects(sample, np.random.default_rng([self.seed, EFFECT_STREAM, epoch, position]))
         kept = augment.worth_learning(sample)
         size = (int(self.index.size[position, 0]), int(self.index.size[position, 1]))
         # The picture of a training sample has been warped: it has no letterbox to undo.
         return Item(sample.image, sample.label[kept], sample.xyxy[kept], position, size, Letterbox(1.0, 1.0, 0, 0))
 
-    def _warped(self, position: int, mixes: bool, rng: np.random.Generator) -> Sample:
+    def _with_effects(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        sample = sample._replace(image=effects.random_effects(sample.image, self.hyp, rng))
+        if rng.random() < self.hyp.erasing:
+            sample = effects.random_erasing(sample, rng)
+        for name in self.hyp.augmentations:
+            kept = augment.worth_learning(sample)
+            sample = effects.augmented(name, Sample(sample.image, *(rows[kept] for rows in sample[1:])), rng)
+        return sample
+
+    def _partners(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Pictures to be mixed with another, drawn as often as the weights say."""
+        if self.weights is None:
+            return rng.integers(len(self), size=count)
+        return rng.choice(len(self), count, p=self.weights / self.weights.sum())
+
+    def _warped(self, position: int, mixes: bool, rng: np.random.Generator, pasting: np.random.Generator) -> Sample:
         """One picture or a mosaic of four, through the random warp, ``size`` pixels square."""
         if mixes and rng.random() < self.hyp.mosaic:
-            partners = rng.integers(len(self), size=3)
-            samples = [self._load(other) for other in (position, *map(int, partners))]
+            samples = [self._pasted(int(other), mixes, pasting) for other in (position, *self._partners(3, rng))]
             sample = augment.mosaic(samples, self.size, rng)
         else:
-            sample = augment.centred(self._load(position), self.size)
+            sample = augment.centred(self._pasted(position, mixes, pasting), self.size)
             if not augment.needs_warp(self.hyp):
                 return sample
         height, width = sample.image.shape[:2]
-        return augment.warp(sample, augment.random_warp(width, height, self.size, self.hyp, rng), self.size)
+        matrix = augment.random_warp(width, height, self.size, self.hyp, rng)
+        return augment.warp(sample, matrix, self.size, self.index.channels)
+
+    def _pasted(self, position: int, mixes: bool, rng: np.random.Generator) -> Sample:
+        """One picture, now and then with objects of another."""
+        host = self._load(position)
+        if not mixes or rng.random() >= self.hyp.copy_paste:
+            return host
+        other = int(self._partners(1, rng)[0])
+        return copy_paste(host, self._rings(position), self._load(other), self._rings(other), rng)
+
+    def _rings(self, position: int) -> list[list[Ring]]:
+        """The outlines of each object, in pixels of the picture as it is loaded."""
+        rings, (height, width) = self.index.rings, self.store.size[position]
+        assert rings is not None
+        scale = np.array([width, height]) / self.index.size[position][::-1]
+        return [[ring * scale for ring in rings.of(row)] for row in self.index.rows(position)]
 
     def _load(self, position: int) -> Sample:
         image = self.store[position]

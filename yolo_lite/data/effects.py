@@ -17,7 +17,7 @@ import numpy as np
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import Hyp
-from yolo_lite.data.augment import MIN_VISIBLE, Sample, area, cut
+from yolo_lite.data.augment import MIN_VISIBLE, Sample, cut
 from yolo_lite.data.letterbox import GREY
 
 BLUR_SIGMA = (0.5, 2.0)  # pixels of the network input
@@ -34,12 +34,13 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks a server 
 def random_effects(image: np.ndarray, hyp: Hyp, rng: np.random.Generator) -> np.ndarray:
     """Grey (RGB only), blurred, or with the noise of JPEG, with the chances ``grayscale``, ``blur`` and ``jpeg``."""
     # Drawn whether needed or not: switching one effect on leaves the others as they were.
-    (is_grey, is_blurred, is_jpeg), (_, blur, jpeg) = rng.random((2, 3)) - [(hyp.grayscale, hyp.blur, hyp.jpeg), (0,) * 3]
-    if is_grey < 0 and image.shape[2] == 3:
+    is_grey, is_blurred, is_jpeg = rng.random(3) < (hyp.grayscale, hyp.blur, hyp.jpeg)
+    blur, jpeg = rng.random(2)
+    if is_grey and image.shape[2] == 3:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    if is_blurred < 0:
+    if is_blurred:
         image = cv2.GaussianBlur(image, (0, 0), _between(BLUR_SIGMA, blur)).reshape(image.shape)
-    return jpeg_noise(image, round(_between(JPEG_QUALITY, jpeg))) if is_jpeg < 0 else image
+    return jpeg_noise(image, round(_between(JPEG_QUALITY, jpeg))) if is_jpeg else image
 
 
 def _between(limits: tuple[float, float], share: float) -> float:
@@ -48,11 +49,13 @@ def _between(limits: tuple[float, float], share: float) -> float:
 
 def jpeg_noise(image: np.ndarray, quality: int) -> np.ndarray:
     """The picture after JPEG compression; channels that are no RGB go one by one."""
-    if image.shape[2] != 3 and image.shape[2] != 1:
+    if image.shape[2] not in (1, 3):
         return np.dstack([jpeg_noise(image[..., [channel]], quality) for channel in range(image.shape[2])])
     # RGB goes as if it were BGR: which of red and blue keeps more detail is of no matter here.
     content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return cv2.imdecode(content, cv2.IMREAD_UNCHANGED).reshape(image.shape)
+    decoded = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+    assert decoded is not None
+    return decoded.reshape(image.shape)
 
 
 def random_erasing(sample: Sample, rng: np.random.Generator) -> Sample:
@@ -67,8 +70,8 @@ def random_erasing(sample: Sample, rng: np.random.Generator) -> Sample:
     top, left = rng.integers(0, (height - rows, width - columns), endpoint=True)
     image = sample.image.copy()
     image[top : top + rows, left : left + columns] = GREY
-    hidden = area(cut(sample.xyxy, (left, top), (left + columns, top + rows))) / np.maximum(area(sample.xyxy), 1e-9)
-    return sample._replace(image=image, share=sample.share * (1 - hidden))
+    _, hidden = cut(sample.xyxy, sample.share, (left, top), (left + columns, top + rows))
+    return sample._replace(image=image, share=sample.share - hidden)
 
 
 def augmented(name: str, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -88,16 +91,14 @@ def augmented(name: str, sample: Sample, rng: np.random.Generator) -> Sample:
     label, xyxy = label.reshape(-1).astype(np.int64), xyxy.reshape(-1, 4) if xyxy.size % 4 == 0 else xyxy
     if len(label) != len(xyxy):
         raise ConfigError(f"{where}: expected a label for each box, found {len(label)} and {len(xyxy)}")
-    inside = cut(xyxy, (0, 0), (image.shape[1], image.shape[0]))
-    return Sample(image, label, inside, area(inside) / np.maximum(area(xyxy), 1e-9))
+    return Sample(image, label, *cut(xyxy, np.ones(len(label)), (0, 0), (image.shape[1], image.shape[0])))
 
 
 def from_albumentations(transforms: Any) -> Callable[..., Objects]:
     """An entry for ``AUGMENTATIONS`` of a list of Albumentations' transforms, or of one; boxes go with the picture."""
     albumentations = importlib.import_module("albumentations")
-    boxes = {"coord_format": "pascal_voc"} if False else {"format": "pascal_voc"}
-    parameters = albumentations.BboxParams(**boxes, label_fields=["label"], min_visibility=MIN_VISIBLE, clip=True)
-    pipeline = albumentations.Compose(transforms, bbox_params=parameters)
+    boxes = albumentations.BboxParams("pascal_voc", label_fields=["label"], min_visibility=MIN_VISIBLE, clip=True)
+    pipeline = albumentations.Compose(transforms, bbox_params=boxes)
 
     def augmentation(image: np.ndarray, label: np.ndarray, xyxy: np.ndarray, rng: np.random.Generator) -> Objects:
         pipeline.set_random_seed(int(rng.integers(2**32)))

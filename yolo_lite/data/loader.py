@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from yolo_lite.data.dataset import ORDER_STREAM, EvaluationSet, Item, TrainingSet
+from yolo_lite.data.sampling import drawn
 from yolo_lite.data.store import CAN_FORK
 from yolo_lite.ops.boxes import xyxy_to_cxcywh
 from yolo_lite.structures import Batch, Targets
@@ -40,6 +41,7 @@ class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
     Args:
         first_batch: of the first epoch, where a run goes on within one.
         share: what of each batch, which is that of all processes, this process loads; it may be nothing.
+        weights: how often each picture is drawn; without them each is drawn once.
     """
 
     def __init__(
@@ -50,9 +52,10 @@ class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
         epochs: range,
         first_batch: int = 0,
         share: Share = _everything,
+        weights: np.ndarray | None = None,
     ) -> None:
         self.num_images, self.batch_size, self.seed, self.epochs = num_images, batch_size, seed, epochs
-        self.first_batch, self.share = first_batch, share
+        self.first_batch, self.share, self.weights = first_batch, share, weights
 
     def __len__(self) -> int:
         return len(self.epochs) * num_batches(self.num_images, self.batch_size) - self.first_batch
@@ -60,7 +63,8 @@ class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
     def __iter__(self) -> Iterator[Sequence[tuple[int, int]]]:
         first = self.first_batch
         for epoch in self.epochs:
-            order = np.random.default_rng([self.seed, ORDER_STREAM, epoch]).permutation(self.num_images)
+            rng = np.random.default_rng([self.seed, ORDER_STREAM, epoch])
+            order = rng.permutation(self.num_images) if self.weights is None else drawn(self.weights, rng)
             for start in range(first * self.batch_size, self.num_images, self.batch_size):
                 yield self.share([(epoch, int(index)) for index in order[start : start + self.batch_size]])
             first = 0
@@ -113,7 +117,7 @@ def training_loader(
     share: Share = _everything,
 ) -> DataLoader[Batch]:
     """All batches of all ``epochs``, to be iterated once; see ``EpochBatches``."""
-    batches = EpochBatches(len(dataset), batch_size, dataset.seed, epochs, first_batch, share)
+    batches = EpochBatches(len(dataset), batch_size, dataset.seed, epochs, first_batch, share, dataset.weights)
     return _loader(dataset, batches, workers, pin_memory)
 
 

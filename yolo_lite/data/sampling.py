@@ -14,8 +14,8 @@ def repeat_factors(index: DatasetIndex, threshold: float) -> np.ndarray:
     Backgrounds weigh as much as the others do on average: they keep their share of an epoch.
     """
     num_images, num_classes = len(index), len(index.names)
-    owner = np.repeat(np.arange(num_images), np.diff(index.first))
-    image, label = np.divmod(np.unique(owner * num_classes + index.label), num_classes)  # each class of a picture once
+    seen = (index.owner * num_classes + index.label)[~index.crowd]
+    image, label = np.divmod(np.unique(seen), num_classes)  # each class of a picture once
     frequency = np.bincount(label, minlength=num_classes) / num_images
     weight = np.zeros(num_images)
     np.maximum.at(weight, image, np.maximum(1, np.sqrt(threshold / frequency[label])))

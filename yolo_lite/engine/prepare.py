@@ -69,7 +69,8 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> P
     stride = family.stride(model)
     size = rounded_up(options.imgsz, stride)
     print(f"{options.cfg}: {family.describe(model, size)}")
-    train_index, val_index = (index_split(config.data, config.data_file, split) for split in ("train", "val"))
+    train_index = index_split(config.data, config.data_file, "train", with_rings=hyp.copy_paste > 0)
+    val_index = index_split(config.data, config.data_file, "val")
 
     _check_shares(len(train_index), config, processes)
     recipe = Recipe(family, hyp, compute, _plan(len(train_index), config), options.seed, processes)

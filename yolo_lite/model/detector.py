@@ -44,7 +44,7 @@ class Detector(nn.Module):
         _initialise_biases(self.layers[-1], self.strides, config.nc)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raw logits ``[B, N, 5+C]`` of float images ``[B, ch, H, W]`` in 0..1, H and W multiples of the last stride."""
+        """Raw logits ``[B, N, 5+C]`` of images ``[B, ch, H, W]`` in 0..1, H and W multiples of the last stride."""
         outputs: dict[int, Tensor] = {-1: images}
         result = images
         for index, (layer, sources) in enumerate(zip(self.layers, self.sources, strict=True)):
