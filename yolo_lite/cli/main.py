@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "detect on pictures, videos, cameras and streams",
     "import": "make a checkpoint of weights of YOLOv5",
     "compare": "train variants with the same seeds and tell differences from noise",
+    "show": "draw augmented training batches with their boxes",
     "losses": "list every loss",
     "convert": "write a dataset's labels in another format: YOLO, VOC, COCO",
     "download": "fetch a public set: coco128, voc, coco",

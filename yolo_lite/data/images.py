@@ -250,8 +250,7 @@ def _check_shape(shape: tuple[int, int, int], path: str | Path) -> None:
 
 def _check_channels(found: int, channels: int, path: str | Path) -> None:
     if found != channels and not (found in _FLAGS and channels in _FLAGS):
-        expected = f"expected {channels} as the key channels of the dataset says"
-        raise DataError(f"{path}: {expected}, found a picture of {found} channels")
+        raise DataError(f"{path}: expected {channels} channels (key channels of the dataset YAML), found {found}")
 
 
 def _as_8_bits(pixels: np.ndarray, path: str | Path) -> np.ndarray:

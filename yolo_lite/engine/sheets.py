@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 
+from yolo_lite.config.schema import Hyp
+from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.loader import training_loader
+from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.coco_ap import DetectionTable
 from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors
 from yolo_lite.engine.families import Anchors
@@ -13,8 +20,17 @@ from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.report.pictures import as_rgb, contact_sheet, draw_boxes, draw_thin_boxes, enlarge, side_by_side, titled
 from yolo_lite.structures import Batch
 
+SHOWN_PICTURES = 8  # of a training batch
 
-def training_sheet(batch: Batch, names: tuple[str, ...], most: int = 8) -> np.ndarray:
+
+def augmented_sheets(index: DatasetIndex, hyp: Hyp, size: int, seed: int, count: int) -> Iterator[np.ndarray]:
+    """Sheets of the pictures that a run with this seed begins with, RGB."""
+    dataset = TrainingSet(index, ImageStore(index, size, "off", shared=False), size, hyp, seed, mosaic_epochs=count)
+    batches = training_loader(dataset, SHOWN_PICTURES, workers=0, epochs=range(count), pin_memory=False)
+    return (training_sheet(batch, index.names) for batch in itertools.islice(batches, count))
+
+
+def training_sheet(batch: Batch, names: tuple[str, ...], most: int = SHOWN_PICTURES) -> np.ndarray:
     """The first pictures of a batch (uint8, on the CPU) with their boxes, RGB."""
     pictures = []
     for row in range(min(len(batch.images), most)):
