@@ -21,7 +21,7 @@ from yolo_lite.config.schema import DatasetConfig, Hyp
 from yolo_lite.data import store as store_module
 from yolo_lite.data.dataset import EvaluationSet, Item, TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
-from yolo_lite.data.letterbox import Letterbox, fitted_size, pad, resize, to_original
+from yolo_lite.data.letterbox import GREY, Letterbox, fitted_size, pad, resize, to_original
 from yolo_lite.data.loader import (
     EpochBatches,
     _start_worker,
@@ -31,6 +31,7 @@ from yolo_lite.data.loader import (
     same_shape_batches,
     training_loader,
 )
+from yolo_lite.data.sampling import drawn, repeat_factors
 from yolo_lite.data.store import CAN_FORK, ImageStore
 from yolo_lite.structures import Batch
 
@@ -97,6 +98,138 @@ def test_only_the_last_batch_of_an_epoch_may_be_smaller(num_images, batch_size):
     assert all(size == batch_size for size in sizes[: len(sizes) // 2 - 1])
     assert sum(sizes) == 2 * num_images
     assert all(len({epoch for epoch, _ in batch}) == 1 for batch in batches)
+
+
+# ------------------------------------------------------------------------------------------------------- balance
+
+
+def by_classes(*seen: set[int], crowds: tuple[int, ...] = ()) -> DatasetIndex:
+    """Pictures that show these classes of 3, each object twice; those of ``crowds`` as crowds."""
+    label = np.array([label for labels in seen for label in sorted(labels) * 2], dtype=np.int64)
+    fields = boxes_only(np.tile([0.0, 0, 1, 1], (len(label), 1)))
+    return DatasetIndex(
+        names=("common", "rare", "rarest"),
+        paths=np.array([b"x"] * len(seen)),
+        size=np.ones((len(seen), 2), np.int64),
+        first=np.concatenate(([0], np.cumsum([2 * len(labels) for labels in seen]))),
+        label=label,
+        **{**fields, "crowd": np.isin(label, crowds)},
+        image_id=np.arange(len(seen)),
+        category_id=np.arange(3),
+        problems=(),
+    )
+
+
+def test_repeat_factors_by_hand():
+    """Of 16 pictures 12 show the common class, 4 the rare one, 1 the rarest; 2 are backgrounds. Threshold 1/2."""
+    pictures = [{0}] * 9 + [{0, 1}] * 3 + [{1, 2}] + [set()] * 2 + [{0}]
+    weights = repeat_factors(by_classes(*pictures), 0.5)
+    common, rare, rarest = 1, (0.5 / (4 / 16)) ** 0.5, (0.5 / (1 / 16)) ** 0.5
+    expected = np.array([common] * 9 + [rare] * 3 + [rarest] + [0] * 2 + [common])
+    expected[13:15] = expected.sum() / 14  # backgrounds keep their share: 2 of 16
+    np.testing.assert_allclose(weights, expected)
+    assert weights[13:15].sum() / weights.sum() == pytest.approx(2 / 16)
+
+
+def test_crowds_make_no_picture_rare():
+    weights = repeat_factors(by_classes({0}, {0}, {0, 2}, {0}, crowds=(2,)), 1.0)
+    np.testing.assert_allclose(weights, 1)
+
+
+def test_each_picture_is_drawn_as_often_as_its_weight_says_rounded_up_or_down():
+    weights = np.random.default_rng(0).uniform(0.5, 5, 60)
+    expected, total = weights / weights.sum() * 60, np.zeros(60)
+    for seed in range(400):
+        order = drawn(weights, np.random.default_rng(seed))
+        counts = np.bincount(order, minlength=60)
+        assert len(order) == 60 and np.all(counts >= np.floor(expected)) and np.all(counts <= np.ceil(expected))
+        total += counts
+    assert np.abs(total / 400 - expected).max() < 0.1
+    assert sorted(drawn(np.ones(60), np.random.default_rng(0))) == list(range(60))
+
+
+def test_a_balanced_run_has_as_many_steps_and_goes_on_where_it_was():
+    weights = np.random.default_rng(0).uniform(1, 4, 50)
+    whole = list(EpochBatches(50, 8, 3, range(4), weights=weights))
+    assert len(whole) == 4 * num_batches(50, 8)
+    assert list(EpochBatches(50, 8, 3, range(2, 4), first_batch=5, weights=weights)) == whole[2 * 7 + 5 :]
+    assert [b[0] for b in whole[:7]] != [b[0] for b in EpochBatches(50, 8, 3, range(1))]
+    halves = [EpochBatches(50, 8, 3, range(4), share=lambda b, p=p: b[p::2], weights=weights) for p in (0, 1)]
+    for batch, first, second in zip(whole, *halves, strict=True):
+        assert sorted(batch) == sorted([*first, *second])
+
+
+def test_balance_draws_mosaic_partners_too(index):
+    labels = index.counts
+    plain, balanced = (training_set(index, Hyp(mosaic=1.0, balance=balance)) for balance in (0.0, 1.0))
+    assert plain.weights is None and balanced.weights is not None and len(balanced.weights) == len(index)
+    counts = np.bincount(balanced._partners(9000, np.random.default_rng(0)), minlength=len(index)) / 9000
+    np.testing.assert_allclose(counts, balanced.weights / balanced.weights.sum(), atol=0.02)
+    loaders = [training_loader(balanced, 4, 0, range(2), False) for _ in range(2)]
+    assert_same(*loaders)
+    assert labels.min() > 0
+
+
+# ------------------------------------------------------------------------------------------ channels, names, places
+
+
+@pytest.mark.parametrize(("channels", "suffix"), [(1, ".png"), (4, ".png"), (6, ".npy")])
+@pytest.mark.parametrize("cache", ["ram", "off"])
+def test_pictures_keep_their_channels_through_the_loader(tmp_path, channels, suffix, cache):
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        pixels = rng.integers(0, 256, (40 + number, 64, channels)).astype(np.uint8)
+        path = tmp_path / f"images/{number}{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        if suffix == ".npy":
+            np.save(path, pixels)
+        else:
+            cv2.imwrite(str(path), pixels[..., [2, 1, 0, 3]] if channels == 4 else pixels)
+        path.with_suffix(".txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    config = DatasetConfig(train=("images",), names=("cat",), channels=channels)
+    index = index_split(config, tmp_path / "data.yaml", "train")
+    assert index.channels == channels and not index.problems
+    for batch in training_loader(training_set(index, Hyp(mixup=0.5, mosaic=0.5), cache), 4, 0, range(2), False):
+        assert batch.images.shape[1:] == (channels, SIZE, SIZE)
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    dataset = EvaluationSet(index, ImageStore(index, SIZE, cache, False), 32)
+    for _ in range(2):
+        last = dataset[4].image  # 44 rows in 64: 10 of grey above and below
+        np.testing.assert_array_equal(last[10:54], pixels)
+        assert last.shape == (64, 64, channels) and (last[:10] == GREY).all() and (last[54:] == GREY).all()
+
+
+NAMES = ["a#1.png", "b=2.PNG", "two words.png", "v1.2.final.png", "größe 猫.png", "[x].png", "UP.JPG", "100%.jpeg"]
+
+
+def test_any_name_a_link_and_a_read_only_folder_will_do(tmp_path):
+    """Nothing is written beside the pictures either."""
+    root = tmp_path / "set #1 = größe.v2"
+    for folder in ("images", "labels", "elsewhere"):
+        (root / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        content = cv2.imencode(Path(name).suffix.lower(), rng.integers(0, 256, (48, 64, 3)).astype(np.uint8))[1]
+        (root / "images" / name).write_bytes(content.tobytes())
+        (root / "labels" / name).with_suffix(".txt").write_text("1 0.5 0.5 0.2 0.2\n")
+    (root / "images" / "UP.JPG").rename(root / "elsewhere" / "target.jpg")
+    (root / "images" / "UP.JPG").symlink_to(root / "elsewhere" / "target.jpg")
+    (root / "list of all.txt").write_text("".join(f"./images/{name}\n" for name in NAMES), encoding="utf-8")
+    places = sorted(root.rglob("*"))
+    for place in (*places, root):
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    try:
+        for source in ("images", "list of all.txt", "images/*"):
+            index = index_split(DatasetConfig(train=(source,), names=("cat", "dog")), root / "data.yaml", "train")
+            assert {Path(index.path(i)).name for i in range(len(index))} == set(NAMES), source
+            assert index.num_objects == len(NAMES) and not index.problems
+            batches = list(training_loader(training_set(index), 4, 0, range(1), False))
+            assert sum(len(batch.position) for batch in batches) == len(NAMES)
+        assert sorted(root.rglob("*")) == places
+    finally:
+        for place in (*places, root):
+            if place.is_dir():
+                place.chmod(0o755)
 
 
 # ----------------------------------------------------------------------------------- the same whoever makes them

@@ -24,8 +24,8 @@ def copy_paste(
 ) -> Sample:
     """The host with some of the donor's objects, mirrored half the time, zoomed and shifted together.
 
-    The box of a pasted object is that of its mask. What it lies upon loses the share that is hidden, its box ends where
-    nothing of it is seen any more.
+    The box of a pasted object is that of its outline, as far as its mask reaches in the picture. What it lies upon
+    loses the share that is hidden, and its box ends where nothing of it is seen any more.
     """
     matrix = _random_place(host.image.shape, donor.image.shape, rng)
     chosen = np.flatnonzero([bool(rings) and rng.random() < CHANCE for rings in donor_rings])
@@ -39,11 +39,12 @@ def copy_paste(
     image, pasted = host.image.copy(), cover.astype(bool)
     image[pasted] = warp_pixels(donor.image, matrix, (host.image.shape[1], host.image.shape[0]))[pasted]
     xyxy, share = _still_seen(host, host_rings, cover)
+    boxes = [_common(_extent(moved[row]), box_of(masks[row])) for row in rows]
     whole = np.array([sum(cv2.contourArea(ring.astype(np.float32)) for ring in moved[row]) for row in rows])
     return Sample(
         image,
         np.concatenate((host.label, donor.label[chosen[rows]])),
-        np.concatenate((xyxy, [box_of(masks[row]) for row in rows])),
+        np.concatenate((xyxy, boxes)),
         np.concatenate((share, np.minimum(seen[rows] / np.maximum(whole, 1), 1))),
     )
 
@@ -56,6 +57,16 @@ def _random_place(host: tuple[int, ...], donor: tuple[int, ...], rng: np.random.
     if is_mirrored:
         return np.array([[-zoom, 0, left + zoom * donor[1]], [0, zoom, top], [0, 0, 1]])
     return np.array([[zoom, 0, left], [0, zoom, top], [0, 0, 1]])
+
+
+def _extent(rings: Rings) -> np.ndarray:
+    points = np.concatenate(rings)
+    return np.concatenate((points.min(axis=0), points.max(axis=0)))
+
+
+def _common(first: np.ndarray, second: Sequence[float]) -> np.ndarray:
+    """What two boxes xyxy that touch share."""
+    return np.concatenate((np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])))
 
 
 def mask_of(rings: Rings, shape: tuple[int, ...]) -> np.ndarray:
@@ -79,11 +90,12 @@ def _still_seen(host: Sample, rings: Sequence[Rings], cover: np.ndarray) -> tupl
     touched = (xyxy[:, :2] < (right, bottom)).all(axis=1) & (xyxy[:, 2:] > (left, top)).all(axis=1)
     for row in np.flatnonzero(touched):
         x1, y1, x2, y2 = xyxy[row]
-        mask = mask_of(rings[int(row)] or [np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])], cover.shape)
-        seen = mask & ~cover & 1
+        mask = mask_of(rings[int(row)], cover.shape)
+        if not rings[int(row)]:
+            mask[round(y1) : round(y2), round(x1) : round(x2)] = 1
+        seen = mask & ~cover
         num_pixels, num_seen = int(mask.sum()), int(seen.sum())
         if num_seen < num_pixels:
             share[row] *= num_seen / num_pixels
-            box = box_of(seen) if num_seen else (x1, y1, x1, y1)
-            xyxy[row] = (*np.maximum(xyxy[row, :2], box[:2]), *np.minimum(xyxy[row, 2:], box[2:]))
+            xyxy[row] = _common(xyxy[row], box_of(seen) if num_seen else (x1, y1, x1, y1))
     return xyxy, share
