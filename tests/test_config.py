@@ -32,6 +32,7 @@ from yolo_lite.config.schema import (
     parse_activation,
 )
 from yolo_lite.config.yaml_file import parse_scalar, parse_yaml, read_yaml
+from yolo_lite.data.effects import AUGMENTATIONS
 from yolo_lite.loss.box import BOX_LOSSES
 from yolo_lite.loss.classification import CLS_LOSSES
 from yolo_lite.loss.targets import ASSIGNERS
@@ -377,6 +378,7 @@ def test_the_names_in_the_schema_are_those_of_the_dicts():
     assert ACTIVATIONS.keys() == set(ACTIVATION_NAMES) and len(ACTIVATION_NAMES) == len(ACTIVATIONS)
     assert get_args(Hyp.model_fields["optimizer"].annotation) == OPTIMIZER_NAMES
     seams = {"BLOCKS": BLOCKS, "BOX_LOSSES": BOX_LOSSES, "CLS_LOSSES": CLS_LOSSES, "ASSIGNERS": ASSIGNERS}
+    seams["AUGMENTATIONS"] = AUGMENTATIONS
     assert {seam: list(entries) for seam, entries in seams.items()} == SEAM_NAMES
 
 

@@ -20,6 +20,7 @@ from yolo_lite.cli.main import main, train_main, val_main
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import load_hyp, load_run_config
 from yolo_lite.config.schema import SEAM_NAMES, FasterRcnnConfig, Hyp, ModelConfig
+from yolo_lite.data.effects import AUGMENTATIONS
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.families import FAMILIES
 from yolo_lite.engine.train import train as run_training
@@ -498,6 +499,7 @@ def test_all_dicts_that_hyp_or_rows_name_can_be_added_to():
         "BOX_LOSSES": BOX_LOSSES,
         "CLS_LOSSES": CLS_LOSSES,
         "ASSIGNERS": ASSIGNERS,
+        "AUGMENTATIONS": AUGMENTATIONS,
     }
     assert SEAMS.keys() == SEAM_NAMES.keys()
 

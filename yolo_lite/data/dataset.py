@@ -47,6 +47,7 @@ class TrainingSet:
         self.seed = seed
         self.mosaic_epochs = mosaic_epochs  # epochs from this one on have no mosaic, mixup or copy-paste
         self.weights = repeat_factors(index, hyp.balance) if hyp.balance else None  # [n] how often each is drawn
+        self.summed_weights = None if self.weights is None else self.weights.cumsum() / self.weights.sum()
         if hyp.copy_paste and not (index.rings and len(index.rings.corner)):
             raise ConfigError("copy_paste: expected labels with polygons, found boxes alone")
 
@@ -80,9 +81,9 @@ class TrainingSet:
 
     def _partners(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Pictures to be mixed with another, drawn as often as the weights say."""
-        if self.weights is None:
+        if self.summed_weights is None:
             return rng.integers(len(self), size=count)
-        return rng.choice(len(self), count, p=self.weights / self.weights.sum())
+        return np.searchsorted(self.summed_weights, rng.random(count), side="right").clip(max=len(self) - 1)
 
     def _warped(self, position: int, mixes: bool, rng: np.random.Generator, pasting: np.random.Generator) -> Sample:
         """One picture or a mosaic of four, through the random warp, ``size`` pixels square."""

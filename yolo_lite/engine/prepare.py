@@ -16,7 +16,7 @@ from yolo_lite.config.schema import Hyp, RunConfig
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import num_batches, training_loader
-from yolo_lite.data.store import ImageStore
+from yolo_lite.data.store import CAN_FORK, ImageStore
 from yolo_lite.engine.device import Compute, choose_compute, place
 from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
 from yolo_lite.engine.families import FAMILIES, ModelFamily
@@ -136,6 +136,8 @@ def _training_loader(
 ) -> DataLoader[Batch]:
     """All batches that the run still has to see."""
     options, hyp = config.train, config.hyp
+    if hyp.augmentations and options.workers and not CAN_FORK:
+        raise ConfigError("augmentations: a plugin reaches loading processes only on Linux: expected --workers 0 here")
     store = ImageStore(index, size, hyp.cache, options.workers > 0)
     print(f"train: {store.describe()}")
     mosaic_epochs = options.epochs - min(hyp.close_mosaic, options.epochs // 3)
