@@ -4,12 +4,16 @@ import contextlib
 import io
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, tiny_config
+from PIL import Image
 
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import ConfigError
+from yolo_lite.deploy.predictor import load
 from yolo_lite.engine.batch_size import random_batch
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.device import choose_compute
@@ -38,6 +42,20 @@ def test_validation_reads_the_channels_of_the_checkpoint(grey_run, tiny_data, tm
     capsys.readouterr()
     assert main(["val", *weights, "--data", str(tiny_data)]) == 2
     assert "channels: expected 1 as" in capsys.readouterr().err
+
+
+def test_prediction_reads_the_channels_of_the_checkpoint(grey_run, tiny_data, tmp_path):
+    predictor = load(grey_run / "weights/best.pt", "cpu")
+    path = tmp_path / "colour.png"
+    colour = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
+    assert cv2.imwrite(str(path), colour[..., ::-1])
+    grey = cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY)
+    pictures = [colour, grey, grey[..., None], torch.from_numpy(grey)[None], torch.from_numpy(colour).permute(2, 0, 1)]
+    found = predictor.predict([*pictures, Image.fromarray(colour), str(path)], conf=0.0)
+    for prediction in found:
+        np.testing.assert_allclose(prediction.score, found[0].score, atol=0.02)
+        assert prediction.frame.image.shape == (48, 64, 1) and prediction.plot().shape == (48, 64, 3)
+    assert len(list(predictor.stream(str(path)))) == 1
 
 
 @pytest.mark.parametrize("channels", [1, 4])

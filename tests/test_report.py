@@ -12,6 +12,7 @@ import pytest
 
 from yolo_lite.report.curves import Curves
 from yolo_lite.report.pictures import (
+    as_rgb,
     class_colour,
     contact_sheet,
     draw_boxes,
@@ -357,3 +358,11 @@ def test_a_full_disk_names_the_folder_and_closing_hides_nothing(tmp_path, monkey
     monkeypatch.setattr(board._writer, "close", fail)
     board.close()
     assert f"{tmp_path}: the curves are not complete: No space left on device" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_any_picture_can_be_drawn_in_colour(channels):
+    image = np.random.default_rng(0).integers(0, 256, (8, 9, channels)).astype(np.uint8)
+    shown = as_rgb(image)
+    assert shown.shape == (8, 9, 3) and (shown is image) == (channels == 3)
+    np.testing.assert_array_equal(shown, image[..., :3] if channels >= 3 else image[..., [0, 0, 0]])

@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
     batch_size = 1 if any(one.kind == "live" for one in media) else arguments.batch_size  # nothing live waits
     tally = _Tally()
     with memory_errors_explained(batch_size, predictor.size, remark=""):
-        stream = predictor.run(read_frames(media, tally.skip), options, batch_size)
+        stream = predictor.run(read_frames(media, tally.skip, predictor.channels), options, batch_size)
         first = next(stream, None)
         if first is None:
             raise DataError(f"--source {' '.join(arguments.source)}: not one of {tally.skipped} inputs can be read")

@@ -135,7 +135,7 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
     else:
         _header(io.BytesIO(content), path)
         pixels = _decoded(content, _FLAGS.get(channels, cv2.IMREAD_UNCHANGED), path)
-    return _as_channels(_as_8_bits(pixels, path), channels, path)
+    return as_channels(_as_8_bits(pixels, path), channels, path)
 
 
 def _decoded(content: bytes, flags: int, path: str | Path) -> np.ndarray:
@@ -267,8 +267,12 @@ def _as_8_bits(pixels: np.ndarray, path: str | Path) -> np.ndarray:
     return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
 
-def _as_channels(pixels: np.ndarray, channels: int, path: str | Path) -> np.ndarray:
-    """Grey and RGB become one another; other numbers must agree."""
+def as_channels(pixels: np.ndarray, channels: int, path: str | Path) -> np.ndarray:
+    """Pixels uint8 ``[H, W, n]`` as ``[H, W, channels]``: grey and RGB become one another, other numbers must agree.
+
+    Raises:
+        DataError: they do not; ``path`` is what it names.
+    """
     found = pixels.shape[2]
     _check_channels(found, channels, path)
     if found == channels:

@@ -10,7 +10,7 @@ import numpy as np
 
 from yolo_lite.config.errors import UserError
 from yolo_lite.deploy.sources import Frame
-from yolo_lite.report.pictures import draw_boxes
+from yolo_lite.report.pictures import as_rgb, draw_boxes
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Prediction:
 
     @property
     def image(self) -> np.ndarray:
-        """The picture, uint8 ``[H, W, 3]`` RGB."""
-        return self.frame.image
+        """The picture, uint8 ``[H, W, 3]`` RGB; of one with more channels the first three."""
+        return as_rgb(self.frame.image)
 
     @property
     def class_names(self) -> list[str]:

@@ -35,7 +35,7 @@ class _Waiting(NamedTuple):
 
     number: int
     frame: Frame
-    canvas: np.ndarray  # uint8 [H, W, 3], what the network reads
+    canvas: np.ndarray  # uint8 [H, W, channels], what the network reads
     letterbox: Letterbox
 
 
@@ -47,13 +47,15 @@ class Predictor:
     size: int  # pixels of the longest side in the network
     canvas: Callable[[int, int], tuple[int, int]]  # height and width of a resized picture -> of the network's input
     detect: Detect
+    channels: int = 3  # of the pictures
 
     def predict(self, pictures: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
         """Detect on a picture, or on a list of them.
 
         Args:
             pictures: a path, a numpy array (uint8 ``[H, W, 3]`` **RGB**, or grey ``[H, W]``), a PIL image, a tensor
-                (``[3, H, W]`` or ``[B, 3, H, W]`` RGB, uint8 or floats in 0..1), or a list of these.
+                (``[3, H, W]`` or ``[B, 3, H, W]`` RGB, uint8 or floats in 0..1), or a list of these. Instead of 3
+                channels arrays and tensors may have those of the model.
             choice: ``conf=0.25, iou=0.45, max_det=300, classes=None, agnostic_nms=False``, see ``options``.
 
         Returns:
@@ -63,7 +65,7 @@ class Predictor:
             UserError: a picture cannot be read or is of another type or shape; an option is out of range.
         """
         several = is_several(pictures)
-        frames = (as_frame(picture) for picture in (pictures if several else [pictures]))
+        frames = (as_frame(picture, self.channels) for picture in (pictures if several else [pictures]))
         found = list(self.run(frames, self.options(**choice), batch_size))
         return found if several else found[0]
 
@@ -74,7 +76,7 @@ class Predictor:
 
         ``skip`` is called with the DataError of an input that cannot be read; without it, that is raised.
         """
-        frames = read_frames(find_media(sources), skip or _raise)
+        frames = read_frames(find_media(sources), skip or _raise, self.channels)
         return self.run(frames, self.options(**choice), batch_size)
 
     def options(
@@ -177,8 +179,8 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
     model.load_state_dict(content["ema"])
     network, stride = family.for_inference(place(model, compute)), family.stride(model)
     size = rounded_up(imgsz or config.train.imgsz, stride)
-    canvas = functools.partial(canvas_size, stride=stride)
-    return Predictor(config.data.class_names, size, canvas, detector_of(family, network, compute))
+    canvas, detect = functools.partial(canvas_size, stride=stride), detector_of(family, network, compute)
+    return Predictor(config.data.class_names, size, canvas, detect, config.data.channels)
 
 
 def detector_of(family: ModelFamily, network: nn.Module, compute: Compute) -> Detect:

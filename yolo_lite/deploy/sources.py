@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, read_image
+from yolo_lite.data.images import IMAGE_SUFFIXES, as_channels, image_size, read_image
 from yolo_lite.data.index import list_files
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
@@ -37,7 +37,7 @@ class Media(NamedTuple):
 class Frame(NamedTuple):
     """A picture, or one of a video."""
 
-    image: np.ndarray  # uint8 [H, W, 3] RGB
+    image: np.ndarray  # uint8 [H, W, channels], mostly RGB
     file: str = ""  # what it was read from
     stem: Path = Path()
     number: int | None = None  # in its video, from 0
@@ -97,29 +97,29 @@ def count_frames(media: Sequence[Media]) -> int | None:
     return len(media) - len(videos) + sum(max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) for video in videos)
 
 
-def read_frames(media: Sequence[Media], skip: Skip) -> Iterator[Frame]:
+def read_frames(media: Sequence[Media], skip: Skip, channels: int = 3) -> Iterator[Frame]:
     """All frames in their order, few of them in memory; what cannot be read is handed to ``skip``."""
     for is_picture, group in itertools.groupby(media, key=lambda one: one.kind == "picture"):
         reader = _pictures if is_picture else _videos
-        yield from reader(group, skip)
+        yield from reader(group, skip, channels)
 
 
-def read_picture(path: str | Path) -> np.ndarray:
-    """RGB pixels uint8 ``[H, W, 3]`` of a file that validation would take too.
+def read_picture(path: str | Path, channels: int = 3) -> np.ndarray:
+    """Pixels uint8 ``[H, W, channels]`` of a file that validation would take too.
 
     Raises:
         DataError: the file is missing, no picture, or cut off.
     """
-    image_size(path)  # finds what is cut off, which OpenCV would fill with grey
-    return read_image(path)
+    image_size(path, channels)  # finds what is cut off, which OpenCV would fill with grey
+    return read_image(path, channels)
 
 
-def _pictures(media: Iterator[Media], skip: Skip) -> Iterator[Frame]:
+def _pictures(media: Iterator[Media], skip: Skip, channels: int) -> Iterator[Frame]:
     ahead: deque[tuple[Media, Future[np.ndarray]]] = deque()
     with ThreadPoolExecutor(READERS) as pool:
         while True:
             for one in itertools.islice(media, READ_AHEAD - len(ahead)):
-                ahead.append((one, pool.submit(read_picture, one.address)))
+                ahead.append((one, pool.submit(read_picture, one.address, channels)))
             if not ahead:
                 return
             one, image = ahead.popleft()
@@ -131,15 +131,15 @@ def _pictures(media: Iterator[Media], skip: Skip) -> Iterator[Frame]:
             yield frame
 
 
-def _videos(media: Iterator[Media], skip: Skip) -> Iterator[Frame]:
+def _videos(media: Iterator[Media], skip: Skip, channels: int) -> Iterator[Frame]:
     for one in media:
         try:
-            yield from _video(one)
+            yield from _video(one, channels)
         except DataError as problem:
             skip(problem)
 
 
-def _video(media: Media) -> Iterator[Frame]:
+def _video(media: Media, channels: int) -> Iterator[Frame]:
     """The frames of a video, a camera or a stream, as they are asked for.
 
     Raises:
@@ -154,7 +154,7 @@ def _video(media: Media) -> Iterator[Frame]:
     number = 0
     try:
         while (read := capture.read())[0]:
-            image = cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
+            image = as_channels(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), channels, media.address)
             yield Frame(image, media.address, media.stem, number, fps)
             number += 1
         expected = 0 if media.kind == "live" else capture.get(cv2.CAP_PROP_FRAME_COUNT)

@@ -189,7 +189,9 @@ def _put_text(canvas: np.ndarray, text: str, origin: tuple[int, int], scale: flo
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
     """Any picture [H, W, n] as RGB: the first three channels, or the first where there are fewer."""
-    return image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+    if image.shape[2] == 3:
+        return image
+    return image[..., :3] if image.shape[2] > 3 else np.repeat(image[..., :1], 3, axis=2)
 
 
 def enlarge(
