@@ -33,7 +33,11 @@ def test_the_first_convolution_reads_the_datasets_channels(grey_run):
     config = config_of(content, "last.pt")
     assert config.model.ch == config.data.channels == 1
     assert content["ema"]["layers.0.conv.weight"].shape[1] == 1
-    assert (grey_run / "train_batch.png").exists() and (grey_run / "val_predictions.png").exists()
+    assert (
+        (grey_run / "assigned_anchors.png").exists()
+        and (grey_run / "train_batch.png").exists()
+        and (grey_run / "val_predictions.png").exists()
+    )
 
 
 def test_validation_reads_the_channels_of_the_checkpoint(grey_run, tiny_data, tmp_path, capsys):

@@ -45,7 +45,7 @@ class Record:
         if not self.config.train.figures:
             return
         try:
-            self.board.graph(module, torch.zeros(1, 3, 2 * stride, 2 * stride))
+            self.board.graph(module, torch.zeros(1, self.config.data.channels, 2 * stride, 2 * stride))
         except RuntimeError as error:  # a plugin's block may do what cannot be traced
             print(f"TensorBoard has no graph of this model: {str(error).strip().splitlines()[0]}")
 

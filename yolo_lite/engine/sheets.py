@@ -56,7 +56,8 @@ def _objects_and_anchors(batch: Batch, anchors: Anchors, names: tuple[str, ...],
     own, learning = (batch.targets.image == row).numpy(), anchors.image == row
     labels, target = batch.targets.label.numpy(), anchors.target[learning]
     objects, xyxy = cxcywh_to_xyxy(batch.targets.box[own]).numpy(), anchors.xyxy[learning]
-    image, boxes = enlarge(batch.images[row].permute(1, 2, 0).numpy(), np.concatenate((objects, xyxy)), 640, below=640)
+    image = as_rgb(batch.images[row].permute(1, 2, 0).numpy())
+    image, boxes = enlarge(image, np.concatenate((objects, xyxy)), 640, below=640)
     objects, xyxy = np.split(boxes, [len(objects)])
     size = (anchors.xyxy[:, 2:] - anchors.xyxy[:, :2])[learning].round(2)  # cells far from 0 cost digits
     _, shapes = np.unique(np.column_stack((target, size)), axis=0, return_index=True)
@@ -74,12 +75,16 @@ def prediction_sheet(index: DatasetIndex, table: DetectionTable, most: int = 4) 
 
 
 def _labels_and_predictions(index: DatasetIndex, table: DetectionTable, position: int) -> np.ndarray:
-    image = as_rgb(read_image(index.path(position), index.channels))
+    image = _read(index, position)
     label, xyxy = index.objects(position)
     own = (table.image == position) & (table.score > SHOWN_CONFIDENCE)
     left = draw_boxes(*enlarge(image, xyxy), label, index.names)
     right = draw_boxes(*enlarge(image, table.xyxy[own]), table.label[own], index.names, table.score[own])
     return side_by_side(left, right)
+
+
+def _read(index: DatasetIndex, position: int) -> np.ndarray:
+    return as_rgb(read_image(index.path(position), index.channels))
 
 
 def worst_sheet(index: DatasetIndex, errors: Errors, most: int = 6) -> np.ndarray:
@@ -90,7 +95,7 @@ def worst_sheet(index: DatasetIndex, errors: Errors, most: int = 6) -> np.ndarra
 
 
 def _missed_and_false(index: DatasetIndex, errors: Errors, position: int) -> np.ndarray:
-    image, table, names = read_image(index.path(position)), errors.detections, index.names
+    image, table, names = _read(index, position), errors.detections, index.names
     own, found = errors.image == position, table.image == position
     missed, false = errors.is_missed[own], errors.is_false[found]
     larger, boxes = enlarge(image, errors.xyxy[own])
