@@ -110,7 +110,7 @@ def assert_same(one: DatasetIndex, other: DatasetIndex) -> None:
 def count_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The images that are read from now on."""
     opened, real = [], index_module.image_size
-    monkeypatch.setattr(index_module, "image_size", lambda path: (opened.append(path.name), real(path))[1])
+    monkeypatch.setattr(index_module, "image_size", lambda path, *rest: (opened.append(path.name), real(path))[1])
     return opened
 
 

@@ -172,7 +172,7 @@ def test_balance_draws_mosaic_partners_too(index):
 
 
 @pytest.mark.parametrize(("channels", "suffix"), [(1, ".png"), (4, ".png"), (6, ".npy")])
-@pytest.mark.parametrize("cache", ["ram", "off"])
+@pytest.mark.parametrize("cache", ["ram", "off", "disk"])
 def test_pictures_keep_their_channels_through_the_loader(tmp_path, channels, suffix, cache):
     rng = np.random.default_rng(0)
     for number in range(5):
@@ -198,6 +198,19 @@ def test_pictures_keep_their_channels_through_the_loader(tmp_path, channels, suf
         border = np.ones(item.image.shape[:2], bool)
         border[inside] = False
         assert item.image.shape[2] == channels and (item.image[border] == GREY).all() and border.any()
+
+
+def test_what_is_kept_of_one_number_of_channels_is_not_taken_for_another(index):
+    """Index and decoded pictures are kept under names that hold the number."""
+    root = Path(index.path(0)).parents[1]
+    for channels in (3, 1, 4, 3):
+        config = DatasetConfig(train=("images",), names=("cat", "dog"), channels=channels)
+        if channels == 4:
+            with pytest.raises(DataError, match=r"expected 4 channels .*, found 3"):
+                index_split(config, root / "data.yaml", "train")
+            continue
+        found = index_split(config, root / "data.yaml", "train")
+        assert ImageStore(found, SIZE, "disk", False)[0].shape == (48, 64, channels) and found.channels == channels
 
 
 NAMES = ["a#1.png", "b=2.PNG", "two words.png", "v1.2.final.png", "größe 猫.png", "[x].png", "UP.JPG", "100%.jpeg"]
@@ -385,7 +398,7 @@ def test_cached_pictures_equal_decoded_ones(index):
 def test_a_cached_picture_is_read_once(index, monkeypatch):
     store = ImageStore(index, SIZE, "ram", False)
     first = [store[position].copy() for position in range(len(index))]
-    monkeypatch.setattr(store_module, "read_image", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr(store_module, "read_image", lambda path, channels: pytest.fail(f"{path} was read again"))
     assert all(np.array_equal(store[position], first[position]) for position in range(len(index)))
 
 
@@ -423,7 +436,7 @@ def disk(tmp_path, monkeypatch) -> Path:
 def undecoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of pictures that are decoded from now on."""
     names, real = [], store_module.read_image
-    monkeypatch.setattr(store_module, "read_image", lambda path: (names.append(Path(path).name), real(path))[1])
+    monkeypatch.setattr(store_module, "read_image", lambda path, *rest: (names.append(Path(path).name), real(path))[1])
     return names
 
 
