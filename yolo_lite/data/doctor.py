@@ -84,7 +84,7 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
         DataError: a source, or what the key ``labels`` names, is not there or of another kind.
     """
     files = {split: split_files(config, data_file, split) for split in config.splits}
-    examined = {split: _examine_all(one, split) for split, one in files.items()}
+    examined = {split: _examine_all(one, split, config.channels) for split, one in files.items()}
     readers = {split: one.reader for split, one in files.items()}
     splits = {split: _index_of(examined[split], readers[split], config, with_rings=False) for split in files}
     missing = [split for split in ("train", "val") if split not in files]
@@ -127,21 +127,21 @@ def _index_of(
 # ---------------------------------------------------------------------------------------------------- single images
 
 
-def _examine_all(files: SplitFiles, split: str) -> list[Examined]:
+def _examine_all(files: SplitFiles, split: str, channels: int) -> list[Examined]:
     if isinstance(files.reader, CocoLabels):
         files.reader.load()
     # OpenCV and hashlib let other threads run meanwhile; a thread holds one picture at a time.
     with ThreadPoolExecutor() as pool:
-        jobs = pool.map(partial(_examine, files.reader, split), files.images)
+        jobs = pool.map(partial(_examine, files.reader, split, channels), files.images)
         return list(tqdm(jobs, desc=f"reading {split}", total=len(files.images), leave=False, delay=1))
 
 
-def _examine(reader: LabelReader, split: str, image: Path) -> Examined:
+def _examine(reader: LabelReader, split: str, channels: int, image: Path) -> Examined:
     """One image and its labels, read as training reads them."""
     labels, path = reader.file_of(image), str(image)
     try:
-        size = image_size(image)
-        pixels = read_image(image).shape[:2]
+        size = image_size(image, channels)
+        pixels = read_image(image, channels).shape[:2]
         if pixels != size:
             raise DataError(f"{image}: the header says {size} (height, width), the pixels are {pixels}")
     except DataError as error:
