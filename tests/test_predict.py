@@ -23,6 +23,8 @@ from yolo_lite import load
 from yolo_lite.cli.main import main
 from yolo_lite.cli.val import make_parser as val_parser
 from yolo_lite.config.errors import ConfigError, DataError, UserError
+from yolo_lite.config.load import load_dataset_config
+from yolo_lite.data.index import dataset_root
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.deploy import sources
 from yolo_lite.deploy.predictor import BATCHES_WAITING, Predictor
@@ -452,7 +454,7 @@ def test_a_class_name_cannot_leave_the_folder_of_crops(colours: Path, monkeypatc
 
 
 def test_a_checkpoint_predicts_from_the_command_line(confident: Path, tiny_data: Path, tmp_path: Path):
-    folder = next((tiny_data.parent / "cache").rglob("images/val"))
+    folder = dataset_root(load_dataset_config(tiny_data), tiny_data) / "images/val"
     words = ["--weights", str(confident), "--source", str(folder), "--device", "cpu", "--project", str(tmp_path)]
     assert main(["predict", *words, "--conf", "0.001", "--save-json"]) == 0
     records = json.loads((tmp_path / "exp/predictions.json").read_text())
