@@ -64,6 +64,8 @@ def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
                     return (header.width, header.height) if header.is_turned else (header.height, header.width)
     except FileNotFoundError:
         raise DataError(f"{path}: no such image") from None
+    except DataError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: no path at all
         raise DataError(f"{path}: not a readable image: {error}") from error
     height, width = read_image(path, channels).shape[:2]
