@@ -128,7 +128,7 @@ def refused(command: Any, words: list[str], capsys: pytest.CaptureFixture[str]) 
         ("--set lr0", ["error: --set lr0: expected key=value"]),
         (
             "--set lr0=x model.ch=x",
-            ["error: --set lr0=x: expected a number", "error: --set model.ch=x: expected 3, found 'x'"],
+            ["error: --set lr0=x: expected a number", "error: --set model.ch=x: expected a whole number, found 'x'"],
         ),
         ("--set lr0=[1", ["error: --set lr0=[1: not a YAML value"]),
         ("--set data.train=nowhere", ["expected a folder, a list file or a glob pattern, found nothing at "]),

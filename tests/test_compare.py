@@ -215,7 +215,7 @@ def test_what_the_user_can_mend_is_no_result(tiny_data: Path, tmp_path: Path, mo
     assert "error: no such folder" in capsys.readouterr().err and not list(tmp_path.rglob("outcome.json"))
 
 
-def missing(*_: object) -> None:
+def missing(*_: object, **__: object) -> None:
     raise DataError("no such folder")
 
 
