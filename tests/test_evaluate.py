@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 from pathlib import Path
@@ -20,6 +21,7 @@ from yolo_lite.cli.main import val_main
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.schema import Hyp
 from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_by_size
@@ -81,7 +83,7 @@ def val_index(tiny_data: Path) -> DatasetIndex:
 
 def evaluated(index: DatasetIndex, family: Yolo, model: nn.Module, size: int, batch_size: int) -> Evaluation:
     store = ImageStore(index, size, "off", shared=False)
-    split = prepare_split(store, 32, batch_size, workers=0, pin_memory=False)
+    split = prepare_split(store, functools.partial(canvas_size, stride=32), batch_size, workers=0, pin_memory=False)
     losses = family.losses(Hyp(), np.ones(len(index.names)))
     return evaluate(family, model, split, losses, CPU, DetectOptions())
 

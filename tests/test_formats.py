@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from yolo_lite.data.convert import WRITERS, convert
 from yolo_lite.data.dataset import EvaluationSet, TrainingSet
 from yolo_lite.data.formats import FORMATS
 from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import evaluation_loader, training_loader
 from yolo_lite.data.store import ImageStore
 from yolo_lite.data.voc_xml import EDGES
@@ -122,7 +124,13 @@ def test_batches_are_the_same_to_the_bit_in_every_format(in_three: dict[str, Pat
                 training = TrainingSet(index, store, 64, Hyp(degrees=5.0, mixup=0.5), seed=0, mosaic_epochs=1)
                 batches.append(list(training_loader(training, 4, 0, range(2), False)))
             else:
-                batches.append(list(evaluation_loader(EvaluationSet(index, store, 32), 4, 0, False)))
+                batches.append(
+                    list(
+                        evaluation_loader(
+                            EvaluationSet(index, store, functools.partial(canvas_size, stride=32)), 4, 0, False
+                        )
+                    )
+                )
         for one, two in zip(*batches, strict=True):
             assert torch.equal(one.images, two.images) and all(map(torch.equal, one.targets, two.targets))
 

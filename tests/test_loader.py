@@ -1,5 +1,6 @@
 """Batches: the same to the bit whoever makes them, every picture once an epoch, each error with its message."""
 
+import functools
 import multiprocessing
 import os
 import pickle
@@ -21,7 +22,7 @@ from yolo_lite.config.schema import DatasetConfig, Hyp
 from yolo_lite.data import store as store_module
 from yolo_lite.data.dataset import EvaluationSet, Item, TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
-from yolo_lite.data.letterbox import GREY, Letterbox, fitted_size, pad, resize, to_original
+from yolo_lite.data.letterbox import GREY, Letterbox, canvas_size, fitted_size, pad, resize, to_original
 from yolo_lite.data.loader import (
     EpochBatches,
     _start_worker,
@@ -340,7 +341,7 @@ def test_images_are_channels_last_in_memory(index, workers):
 
 
 def evaluation_set(index: DatasetIndex, stride: int = 32) -> EvaluationSet:
-    return EvaluationSet(index, ImageStore(index, SIZE, "ram", False), stride)
+    return EvaluationSet(index, ImageStore(index, SIZE, "ram", False), functools.partial(canvas_size, stride=stride))
 
 
 @pytest.mark.parametrize(("batch_size", "stride"), [(1, 32), (2, 32), (4, 16), (100, 8)])
@@ -360,7 +361,9 @@ def test_batches_of_one_shape_hold_every_picture_once(index, batch_size, stride)
 def test_evaluated_pictures_do_not_depend_on_batch_size_workers_or_cache(index):
     seen = []
     for batch_size, workers, cache in ((1, 0, "ram"), (3, 2, "off"), (9, 0, "off")):
-        dataset = EvaluationSet(index, ImageStore(index, SIZE, cache, workers > 0), 32)
+        dataset = EvaluationSet(
+            index, ImageStore(index, SIZE, cache, workers > 0), functools.partial(canvas_size, stride=32)
+        )
         pictures = {}
         for batch in evaluation_loader(dataset, batch_size, workers, False):
             for row, position in enumerate(batch.position.tolist()):
@@ -596,7 +599,7 @@ def test_an_error_of_a_loading_process_is_told_in_its_own_words(tmp_path):
         (tmp_path / f"{number}.txt").write_text("0 .5 .5 .5 .5\n")
     index = index_split(DatasetConfig(train=".", names=["a"]), tmp_path / "data.yaml", "train")
     (tmp_path / "1.png").unlink()
-    dataset = EvaluationSet(index, ImageStore(index, 32, "off", True), 32)
+    dataset = EvaluationSet(index, ImageStore(index, 32, "off", True), functools.partial(canvas_size, stride=32))
     with pytest.raises(DataError) as caught:
         list(evaluation_loader(dataset, 1, 1, False))
     assert str(caught.value) == f"{tmp_path / '1.png'}: cannot be read: No such file or directory"

@@ -17,6 +17,7 @@ COMMANDS = {
     "val": "validate a checkpoint",
     "predict": "detect on pictures, videos, cameras and streams",
     "import": "make a checkpoint of weights of YOLOv5",
+    "export": "write a checkpoint as ONNX, TorchScript or torch.export",
     "compare": "train variants with the same seeds and tell differences from noise",
     "show": "draw augmented training batches with their boxes",
     "losses": "list every loss",

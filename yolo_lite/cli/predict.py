@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags of ``yolo-lite predict``."""
     parser = argparse.ArgumentParser(prog="yolo-lite predict", description="Detect on pictures, videos and streams.")
     add = parser.add_argument
-    add("--weights", required=True, help="checkpoint, for example runs/train/exp/weights/best.pt")
+    add("--weights", required=True, help="checkpoint, for example runs/train/exp/weights/best.pt, or an exported file")
     add("--source", required=True, nargs="+",
         help="pictures and videos: files, folders, glob patterns, list files; the number of a camera; "
         "the URL of a stream (rtsp, rtmp, udp, http)")  # fmt: skip

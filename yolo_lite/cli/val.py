@@ -14,7 +14,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags of val.py."""
     parser = argparse.ArgumentParser(prog="val.py", description="Validate a checkpoint.")
     add = parser.add_argument
-    add("--weights", required=True, help="checkpoint, for example runs/train/exp/weights/best.pt")
+    add("--weights", required=True, help="checkpoint, for example runs/train/exp/weights/best.pt, or an exported file")
     add("--data", help="dataset YAML (default: the one it was trained with)")
     add("--split", default="val", choices=("train", "val", "test"), help="default: %(default)s")
     add("--imgsz", type=int, help="longest side in pixels (default: as trained)")
@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace, in_folder: bool = True) -> dict[str, Any]
     Args:
         in_folder: write metrics.json and pictures into a run folder.
     """
+    from yolo_lite.deploy.exported import exported_subject, is_exported
     from yolo_lite.engine.run_folder import make_run_folder
     from yolo_lite.engine.validate import prepare_validation, validate_checkpoint
     from yolo_lite.plugins import loaded
@@ -52,7 +53,9 @@ def run(arguments: argparse.Namespace, in_folder: bool = True) -> dict[str, Any]
     if arguments.data:
         arguments.data = find_data(arguments.data)
     with loaded(arguments.plugin):
-        prepared = prepare_validation(arguments)
+        prepared = prepare_validation(
+            arguments, exported_subject(arguments) if is_exported(arguments.weights) else None
+        )
         folder = make_run_folder(arguments.project, arguments.name, arguments.exist_ok) if in_folder else None
         validation = validate_checkpoint(prepared)
     if arguments.classes:

@@ -13,7 +13,7 @@ from yolo_lite.data.augment import Sample
 from yolo_lite.data.copy_paste import copy_paste
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.labels import Ring
-from yolo_lite.data.letterbox import Letterbox, canvas_size, on_canvas, to_canvas
+from yolo_lite.data.letterbox import Canvas, Letterbox, on_canvas, to_canvas
 from yolo_lite.data.sampling import repeat_factors
 from yolo_lite.data.store import ImageStore
 
@@ -122,13 +122,13 @@ class TrainingSet:
 
 
 class EvaluationSet:
-    """Letterboxed pictures, each padded to a multiple of the stride; asked by index.
+    """Letterboxed pictures, each on the canvas that its size asks for; asked by index.
 
     The shape of a picture depends on nothing but the picture, so results do not depend on the batch size.
     """
 
-    def __init__(self, index: DatasetIndex, store: ImageStore, stride: int) -> None:
-        self.index, self.store, self.stride = index, store, stride
+    def __init__(self, index: DatasetIndex, store: ImageStore, canvas: Canvas) -> None:
+        self.index, self.store, self.canvas = index, store, canvas
 
     def __len__(self) -> int:
         return len(self.index)
@@ -136,7 +136,7 @@ class EvaluationSet:
     def shape(self, position: int) -> tuple[int, int]:
         """Height and width of the network input for this picture."""
         height, width = self.store.size[position]
-        return canvas_size(int(height), int(width), self.stride)
+        return self.canvas(int(height), int(width))
 
     def __getitem__(self, position: int) -> Item:
         original = (int(self.index.size[position, 0]), int(self.index.size[position, 1]))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 GREY = 114  # value of the padding, in every channel
+Canvas = Callable[[int, int], tuple[int, int]]  # height and width of a resized picture -> of the network's input
 
 
 class Letterbox(NamedTuple):
@@ -36,6 +38,11 @@ def canvas_size(height: int, width: int, stride: int) -> tuple[int, int]:
     Objects at the border are found better with it (LOG.md).
     """
     return padded_size(height + stride // 2, width + stride // 2, stride)
+
+
+def square_canvas(height: int, width: int, size: int) -> tuple[int, int]:
+    """The input of a network that takes squares of one size, whatever the picture."""
+    return size, size
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.data.letterbox import Letterbox, canvas_size, fitted_size, on_canvas, resize, to_original
 from yolo_lite.data.loader import EMPTY
+from yolo_lite.deploy.exported import ExportedFamily, is_exported, load_exported
 from yolo_lite.deploy.pixels import as_frame, is_several
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.sources import Frame, Skip, find_media, read_frames
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.device import Compute, choose_compute, place, to_device
 from yolo_lite.engine.evaluate import rounded_up
-from yolo_lite.engine.families import FAMILIES, ModelFamily
+from yolo_lite.engine.families import FAMILIES, Inference
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Detections
 
@@ -160,17 +161,21 @@ def _same_shape_batches(pictures: Iterable[_Waiting], batch_size: int) -> Iterat
 
 
 def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Predictor:
-    """The averaged weights of a checkpoint, ready to predict with.
+    """The averaged weights of a checkpoint, or an exported file, ready to predict with.
 
     Args:
-        device: "" picks a GPU if there is one.
-        imgsz: pixels of a picture's longest side in the network; None: as trained.
+        device: "" picks a GPU if there is one; exported files run on the CPU.
+        imgsz: pixels of a picture's longest side in the network; None: as trained or exported.
 
     Raises:
         UserError: the checkpoint or the device cannot be used.
     """
     if imgsz is not None and imgsz < 1:
         raise ConfigError(f"imgsz: expected 1 or more, found {imgsz}")
+    if is_exported(weights):
+        exported, compute = load_exported(weights, device, imgsz)
+        facts, detect = exported.facts, detector_of(ExportedFamily(), exported, compute)
+        return Predictor(facts.names, facts.imgsz, facts.canvas, detect)
     content = load_checkpoint(weights)
     config = config_of(content, weights)
     compute = choose_compute(device, config.hyp.precision, config.hyp.channels_last)
@@ -183,7 +188,7 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
     return Predictor(config.data.class_names, size, canvas, detect, config.data.channels)
 
 
-def detector_of(family: ModelFamily, network: nn.Module, compute: Compute) -> Detect:
+def detector_of(family: Inference, network: nn.Module, compute: Compute) -> Detect:
     """What a Predictor asks of a network that was made for inference."""
 
     @torch.inference_mode()

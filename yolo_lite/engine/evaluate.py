@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from yolo_lite.data.dataset import EvaluationSet
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.data.letterbox import Letterbox, padded_size, to_original
+from yolo_lite.data.letterbox import Canvas, Letterbox, padded_size, to_original
 from yolo_lite.data.loader import evaluation_loader
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.coco_ap import DetectionTable, Scores, SizeScores, ground_truth, score_detections
 from yolo_lite.engine.device import Compute, to_device
-from yolo_lite.engine.families import ModelFamily
+from yolo_lite.engine.families import Inference
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.report.table import ClassRow, class_table
@@ -75,11 +75,11 @@ def rounded_up(size: int, stride: int) -> int:
 
 
 def prepare_split(
-    store: ImageStore, stride: int, batch_size: int, workers: int, pin_memory: bool, processes: Processes = ALONE
+    store: ImageStore, canvas: Canvas, batch_size: int, workers: int, pin_memory: bool, processes: Processes = ALONE
 ) -> Split:
     """Loader and ground truth of a split; of many processes each loads whole batches, in turn."""
     part = slice(processes.rank, None, processes.size)
-    loader = evaluation_loader(EvaluationSet(store.index, store, stride), batch_size, workers, pin_memory, part)
+    loader = evaluation_loader(EvaluationSet(store.index, store, canvas), batch_size, workers, pin_memory, part)
     return Split(store.index, loader, ground_truth(store.index))
 
 
@@ -93,7 +93,7 @@ class _Found(NamedTuple):
 
 @torch.inference_mode()
 def evaluate(
-    family: ModelFamily,
+    family: Inference,
     model: nn.Module,
     split: Split,
     losses: nn.Module,
@@ -131,7 +131,7 @@ def evaluate(
         scores = processes.from_first(lambda: score_detections(split.truth, table))
     means = (sum((found.losses for found in every), torch.zeros(3)) / len(split.dataset)).tolist()
     named = dict(zip(LOSS_NAMES, means, strict=True))
-    missed = sum(int(found.unmatched) for found in every)
+    missed = sum(float(found.unmatched) for found in every)
     return Evaluation(scores, named, missed / max(split.dataset.num_objects, 1), table, seconds)
 
 
@@ -186,7 +186,7 @@ def _images_by_class(index: DatasetIndex) -> np.ndarray:
 
 
 def report(evaluation: Evaluation, index: DatasetIndex, by_size: SizeScores) -> dict[str, Any]:
-    """Plain data for metrics.json; a class without objects has null."""
+    """Plain data for metrics.json; null is what nobody knows: a class without objects, losses of an exported model."""
 
     def plain(value: float) -> float | None:
         return None if np.isnan(value) else value
@@ -204,8 +204,8 @@ def report(evaluation: Evaluation, index: DatasetIndex, by_size: SizeScores) -> 
         "per_class": per_class,
         "images": len(index),
         "objects": index.num_objects,
-        "unmatched_targets": evaluation.unmatched_targets,
-        "losses": evaluation.losses,
+        "unmatched_targets": plain(evaluation.unmatched_targets),
+        "losses": {name: plain(value) for name, value in evaluation.losses.items()},
         "ms_per_image": milliseconds["model"] + milliseconds["nms"],
         "ms_per_image_by_stage": milliseconds,
     }

@@ -41,7 +41,7 @@ class BatchLosses(NamedTuple):
     """Losses of a validated batch."""
 
     parts: LossParts
-    unmatched: Tensor  # [] int64, objects that no slot learns
+    unmatched: Tensor  # [], objects that no slot learns
 
 
 class ClassRows(NamedTuple):
@@ -69,8 +69,20 @@ class Anchors(NamedTuple):
     xyxy: np.ndarray  # [P, 4] float32, pixels of the network input
 
 
-class ModelFamily(Protocol):
-    """One kind of model. Batches come from ``to_device``; ``raw`` is whatever ``forward`` gives."""
+class Inference(Protocol):
+    """What evaluation asks. Batches come from ``to_device``; ``raw`` is whatever ``forward`` gives."""
+
+    def for_inference(self, model: nn.Module) -> nn.Module: ...
+
+    def forward(self, model: nn.Module, batch: Batch, compute: Compute) -> Any: ...
+
+    def detections(self, model: nn.Module, raw: Any, batch: Batch, options: DetectOptions) -> list[Detections]: ...
+
+    def validation_losses(self, model: nn.Module, raw: Any, batch: Batch, losses: nn.Module) -> BatchLosses: ...
+
+
+class ModelFamily(Inference, Protocol):
+    """One kind of model."""
 
     def build(self, config: AnyModelConfig, fetch: bool) -> nn.Module: ...
 
@@ -94,14 +106,6 @@ class ModelFamily(Protocol):
         compute: Compute,
         processes: Processes = ALONE,
     ) -> Iterator[LossParts]: ...
-
-    def for_inference(self, model: nn.Module) -> nn.Module: ...
-
-    def forward(self, model: nn.Module, batch: Batch, compute: Compute) -> Any: ...
-
-    def detections(self, model: nn.Module, raw: Any, batch: Batch, options: DetectOptions) -> list[Detections]: ...
-
-    def validation_losses(self, model: nn.Module, raw: Any, batch: Batch, losses: nn.Module) -> BatchLosses: ...
 
     def assigned_anchors(self, model: nn.Module, batch: Batch, hyp: Hyp) -> Anchors | None: ...
 

@@ -15,6 +15,7 @@ from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import Hyp, RunConfig
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import CAN_FORK, ImageStore
 from yolo_lite.engine.device import Compute, choose_compute, place
@@ -158,7 +159,8 @@ def _validation_split(index: DatasetIndex, size: int, stride: int, config: RunCo
     store = ImageStore(index, size, config.hyp.cache, shared=False)  # decoded pictures are read in this process
     print(f"val:   {store.describe()}")
     pin_memory = recipe.compute.device.type == "cuda"
-    return prepare_split(store, stride, options.batch_size, options.workers, pin_memory, recipe.processes)
+    canvas = functools.partial(canvas_size, stride=stride)
+    return prepare_split(store, canvas, options.batch_size, options.workers, pin_memory, recipe.processes)
 
 
 def _run_folder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +14,39 @@ from torch import nn
 
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.config.load import load_dataset_config
-from yolo_lite.config.schema import DatasetConfig, RunConfig
+from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data.index import index_split, only_classes
+from yolo_lite.data.letterbox import Canvas, canvas_size
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_by_size, score_detections
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import Compute, choose_compute, libraries_left_uncollected, place
 from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, format_table, prepare_split, report, rounded_up
-from yolo_lite.engine.families import FAMILIES, ModelFamily
+from yolo_lite.engine.families import FAMILIES, Inference
 from yolo_lite.engine.figures import figures
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.report.pictures import write_picture
 
 
-class Prepared(NamedTuple):
-    """A checkpoint and a split, ready for ``evaluate``."""
+class Subject(NamedTuple):
+    """What is validated."""
 
-    family: ModelFamily
+    family: Inference
+    model: nn.Module
+    losses: nn.Module
+    compute: Compute
+    names: tuple[str, ...]  # of the classes
+    size: int  # pixels of the longest side in the network
+    canvas: Canvas
+    batch_size: int
+    data: tuple[DatasetConfig, str] | None  # what it was trained with, and its file
+
+
+class Prepared(NamedTuple):
+    """A model and a split, ready for ``evaluate``."""
+
+    family: Inference
     model: nn.Module
     split: Split
     losses: nn.Module
@@ -75,15 +91,25 @@ class Validation:
         return Validation(split, self.evaluation._replace(scores=scores, detections=table))
 
 
-def prepare_validation(flags: argparse.Namespace) -> Prepared:
-    """The averaged weights of a checkpoint and a split, by the flags of val.py."""
+def prepare_validation(flags: argparse.Namespace, subject: Subject | None = None) -> Prepared:
+    """A model and a split, by the flags of val.py; without a model the checkpoint that they name."""
+    subject = subject or _checkpoint(flags)
+    index = index_split(*_dataset(subject, flags), flags.split)
+    print(f"{flags.split}: {index.describe()}")
+    _check_classes(flags.classes, index.names)
+    store = ImageStore(index, subject.size, "off", flags.workers > 0)
+    batch_size, pin_memory = flags.batch_size or subject.batch_size, subject.compute.device.type == "cuda"
+    split = prepare_split(store, subject.canvas, batch_size, flags.workers, pin_memory)
+    options = DetectOptions(flags.conf, flags.iou, flags.max_det)
+    print(f"{subject.compute}, {subject.size} px")
+    return Prepared(subject.family, subject.model, split, subject.losses, subject.compute, options)
+
+
+def _checkpoint(flags: argparse.Namespace) -> Subject:
+    """The averaged weights of a checkpoint."""
     content = load_checkpoint(flags.weights)
     config = config_of(content, flags.weights)
     compute = choose_compute(flags.device, config.hyp.precision, config.hyp.channels_last)
-    data, data_file = _dataset(config, flags)
-    index = index_split(data, data_file, flags.split)
-    print(f"{flags.split}: {index.describe()}")
-    _check_classes(flags.classes, index.names)
     family = FAMILIES[config.model.family]
     model = family.build(config.model, fetch=False)
     model.load_state_dict(content["ema"])
@@ -91,13 +117,17 @@ def prepare_validation(flags: argparse.Namespace) -> Prepared:
     losses = family.losses(config.hyp, np.zeros(config.model.nc))  # weights by label counts come with the state
     losses.load_state_dict(content["losses"])
     size = rounded_up(flags.imgsz or config.train.imgsz, stride)
-    batch_size = flags.batch_size or config.train.batch_size
-    pin_memory = compute.device.type == "cuda"
-    store = ImageStore(index, size, "off", flags.workers > 0)
-    split = prepare_split(store, stride, batch_size, flags.workers, pin_memory)
-    options = DetectOptions(flags.conf, flags.iou, flags.max_det)
-    print(f"{compute}, {size} px")
-    return Prepared(family, model, split, losses.to(compute.device), compute, options)
+    return Subject(
+        family,
+        model,
+        losses.to(compute.device),
+        compute,
+        names=config.data.class_names,
+        size=size,
+        canvas=functools.partial(canvas_size, stride=stride),
+        batch_size=config.train.batch_size,
+        data=(config.data, config.data_file) if config.data_file else None,
+    )
 
 
 def validate_checkpoint(prepared: Prepared) -> Validation:
@@ -114,16 +144,16 @@ def _check_classes(wanted: Sequence[str], names: Sequence[str]) -> None:
         raise ConfigError(f"--classes: expected each name once, found {' '.join(wanted)}")
 
 
-def _dataset(config: RunConfig, flags: argparse.Namespace) -> tuple[DatasetConfig, str]:
+def _dataset(subject: Subject, flags: argparse.Namespace) -> tuple[DatasetConfig, str]:
     if not flags.data:
-        if not config.data_file:
-            raise ConfigError(f"{flags.weights}: imported weights, which know no dataset, expected --data")
-        return config.data, config.data_file
+        if not subject.data:
+            raise ConfigError(f"{flags.weights}: imported or exported weights, which know no dataset, expected --data")
+        return subject.data
     data = load_dataset_config(flags.data)
-    if data.class_names != config.data.class_names:
+    if data.class_names != subject.names:
         raise DataError(
             f"{flags.data}: names differ from those {flags.weights} was trained with: "
-            f"expected {list(config.data.class_names)}, found {list(data.class_names)}"
+            f"expected {list(subject.names)}, found {list(data.class_names)}"
         )
     if data.channels != config.data.channels:
         expected = f"expected {config.data.channels} as {flags.weights} was trained with, found {data.channels}"

@@ -39,17 +39,31 @@ def _detections_of_image(raw: Tensor, grid: Grid, options: DetectOptions) -> Det
     # A score is at most its objectness: most slots go before anything is computed for their classes.
     slot = (raw[:, 4].float().sigmoid() > options.confidence).nonzero().squeeze(1)  # [S]
     rows = raw[slot].float()
-    score = rows[:, 4:5].sigmoid() * rows[:, 5:].sigmoid()  # [S, C]
+    best, row, label = _candidates(rows[:, 4:5].sigmoid() * rows[:, 5:].sigmoid(), options)
+    kept = slot[row]
+    box = decode(rows[row, :4], grid.corner[kept], grid.stride[kept], grid.anchor[kept])
+    return survivors(Detections(cxcywh_to_xyxy(box), best, label), options)
+
+
+def select_decoded(predictions: Tensor, options: DetectOptions) -> list[Detections]:
+    """``select_detections`` of what an exported model gives: ``[B, N, 5+C]`` cxcywh in pixels, objectness, classes."""
+    found = []
+    for image in predictions:
+        rows = image[image[:, 4] > options.confidence]
+        best, row, label = _candidates(rows[:, 4:5] * rows[:, 5:], options)
+        found.append(survivors(Detections(cxcywh_to_xyxy(rows[row, :4]), best, label), options))
+    return found
+
+
+def _candidates(score: Tensor, options: DetectOptions) -> tuple[Tensor, Tensor, Tensor]:
+    """The best of the scores ``[S, C]``, with their rows and labels."""
     if options.classes is not None:
         score = score * _is_wanted(torch.arange(score.shape[1], device=score.device), options.classes)
     candidate = (score > options.confidence).flatten().nonzero().squeeze(1)
     # A stable sort: equal scores keep the order of the slots, on every device.
     best, order = score.flatten()[candidate].sort(descending=True, stable=True)
     best, candidate = best[: options.max_candidates], candidate[order[: options.max_candidates]]
-    row, label = candidate // score.shape[1], candidate % score.shape[1]
-    kept = slot[row]
-    box = cxcywh_to_xyxy(decode(rows[row, :4], grid.corner[kept], grid.stride[kept], grid.anchor[kept]))
-    return survivors(Detections(box, best, label), options)
+    return best, candidate // score.shape[1], candidate % score.shape[1]
 
 
 def _is_wanted(label: Tensor, classes: tuple[int, ...]) -> Tensor:

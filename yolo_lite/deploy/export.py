@@ -1,0 +1,240 @@
+"""Writing a checkpoint as ONNX, TorchScript or torch.export, and comparing the file with PyTorch."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+import yolo_lite
+from yolo_lite.config.errors import ConfigError, UserError
+from yolo_lite.config.schema import DatasetConfig
+from yolo_lite.data.dataset import EvaluationSet
+from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.letterbox import Canvas, square_canvas
+from yolo_lite.data.loader import EMPTY
+from yolo_lite.data.store import ImageStore
+from yolo_lite.deploy.exported import Exported, ExportedFamily, Facts, as_tuple, extra, load_exported
+from yolo_lite.deploy.graph import INPUT, OUTPUTS, Decoded, Suppressed
+from yolo_lite.deploy.quantise import quantise
+from yolo_lite.engine.checkpoint import config_of, load_checkpoint
+from yolo_lite.engine.evaluate import rounded_up
+from yolo_lite.engine.families import FAMILIES
+from yolo_lite.model.detector import Detector, fused
+from yolo_lite.ops.nms import DetectOptions
+
+OPSET = 17
+NUM_CHECKED = 16  # pictures on which a file is compared with PyTorch
+TOLERANCE = 1e-4  # of boxes, in sides of the input, and of scores
+LEAST_FOUND = {"fp32": 0.99, "fp16": 0.9, "int8": 0.5}  # share of PyTorch's detections
+SAME_OBJECT = 0.5  # IoU
+SURE = DetectOptions(confidence=0.25, iou=0.45)  # the detections that are looked for
+FEWEST = {"onnx": 1, "torchscript": 1, "torch_export": 2}  # strides in a side; torch.export takes 1 for a constant
+LARGEST = 1024  # strides in a side; torch.export wants a bound
+
+
+class Recipe(NamedTuple):
+    """How a model is exported."""
+
+    format: str  # of WRITERS
+    imgsz: int | None  # pixels of the longest side; None: as trained
+    batch: int  # pictures at once, where that is fixed
+    dynamic: tuple[str, ...]  # "batch", "size"
+    precision: str  # fp32, fp16 or int8
+    nms: DetectOptions | None  # None: the outputs are predictions of every slot
+
+
+class Samples(NamedTuple):
+    """Pictures uint8 ``[1, 3, H, W]`` as the network gets them."""
+
+    check: list[Tensor]
+    calibration: list[Tensor]  # squares
+
+
+class Exportable(NamedTuple):
+    """A network and what its file will say."""
+
+    detector: Detector
+    format: str  # of WRITERS
+    facts: Facts
+    nms: DetectOptions | None
+    data: tuple[DatasetConfig, str]  # what it was trained with, and its file
+
+    def network(self, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """What the file computes."""
+        decoded = Decoded(fused(self.detector), dtype)
+        return (Suppressed(decoded, self.nms, self.format == "onnx") if self.nms else decoded).eval()
+
+    def network_to_write(self) -> nn.Module:
+        return self.network(torch.float16 if self.facts.precision == "fp16" else torch.float32)
+
+    def example(self) -> Tensor:
+        """Pictures of the shape that is traced; a dimension of 1 would be taken for a fixed one."""
+        batch = max(self.facts.batch, 2) if "batch" in self.facts.dynamic else self.facts.batch
+        side = max(self.facts.imgsz, 2 * self.facts.stride) if "size" in self.facts.dynamic else self.facts.imgsz
+        return torch.zeros(batch, 3, side, side)
+
+
+def read_exportable(weights: str, recipe: Recipe) -> Exportable:
+    """The averaged weights of a checkpoint.
+
+    Raises:
+        UserError: the checkpoint cannot be used, is of another family, or the recipe contradicts itself.
+    """
+    if recipe.format != "onnx" and recipe.precision == "int8":
+        raise ConfigError(f"--int8: ONNX Runtime quantises ONNX only, expected --format onnx, found {recipe.format}")
+    if recipe.format != "onnx" and recipe.nms and "batch" in recipe.dynamic:
+        raise ConfigError(f"--nms --dynamic batch: expected --format onnx, found {recipe.format}")
+    content = load_checkpoint(weights)
+    config = config_of(content, weights)
+    if config.model.family != "yolo":
+        raise ConfigError(f"{weights}: only YOLO models can be exported, found the family {config.model.family}")
+    detector = FAMILIES["yolo"].build(config.model, fetch=False)
+    assert isinstance(detector, Detector)
+    detector.load_state_dict(content["ema"])
+    stride = max(detector.strides)
+    facts = Facts(
+        names=config.data.class_names,
+        stride=stride,
+        smallest=stride * FEWEST[recipe.format],
+        imgsz=rounded_up(recipe.imgsz or config.train.imgsz, stride),
+        batch=recipe.batch,
+        dynamic=recipe.dynamic,
+        precision=recipe.precision,
+        nms=recipe.nms is not None,
+        yolo_lite=yolo_lite.__version__,
+        source=content.get("source", ""),
+    )
+    return Exportable(detector, recipe.format, facts, recipe.nms, (config.data, config.data_file))
+
+
+class Agreement(NamedTuple):
+    """How near a file comes to PyTorch in fp32."""
+
+    box: float  # largest difference of a coordinate, in sides of the input; NaN where NMS hides the slots
+    score: float  # largest difference of an objectness or class; likewise
+    found: int  # of PyTorch's detections
+    expected: int
+
+    def __str__(self) -> str:
+        raw = (
+            "" if math.isnan(self.box) else f"boxes within {self.box:.1e} of the side, scores within {self.score:.1e}; "
+        )
+        return f"{raw}{self.found} of {self.expected} detections found again"
+
+    def is_enough(self, precision: str) -> bool:
+        """fp16 and int8 are meant to differ, but not beyond recognition."""
+        exact = precision != "fp32" or math.isnan(self.box) or max(self.box, self.score) <= TOLERANCE
+        return exact and self.found >= LEAST_FOUND[precision] * self.expected
+
+
+@torch.inference_mode()
+def compare(exported: Exported, reference: nn.Module, images: Sequence[Tensor], options: DetectOptions) -> Agreement:
+    """Run a file and PyTorch's network on pictures uint8 ``[1, 3, H, W]``."""
+    family, box, score, found, expected = ExportedFamily(), [], [], 0, 0
+    for pixels in images:
+        batch = EMPTY._replace(images=pixels.float() / 255)
+        ours, theirs = as_tuple(reference(batch.images)), exported(batch.images)
+        if len(ours) == 1:
+            difference = (ours[0] - theirs[0]).abs()
+            box.append(float(difference[..., :4].max()) / max(pixels.shape[2:]))
+            score.append(float(difference[..., 4:].max()))
+        here, there = (family.detections(exported, raw, batch, options)[0] for raw in (ours, theirs))
+        same = (here.label[:, None] == there.label) & (box_iou(here.box, there.box) > SAME_OBJECT)
+        found, expected = found + int(same.any(dim=1).sum()), expected + len(here.label)
+    return Agreement(max(box, default=math.nan), max(score, default=math.nan), found, expected)
+
+
+def export(exportable: Exportable, path: Path, samples: Samples) -> Agreement:
+    """Write a file, and give it its name when it agrees with PyTorch.
+
+    Raises:
+        UserError: it does not agree, or what the format needs is not installed.
+    """
+    temporary, facts = path.with_name(f".tmp_{path.name}"), exportable.facts
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of shapes that a trace would fix, and of TorchScript's age
+            WRITERS[exportable.format](exportable, temporary)
+        if facts.precision == "int8":
+            quantise(temporary, samples.calibration, facts.batch)
+        exported, _ = load_exported(temporary)
+        agreement = compare(exported, exportable.network(), samples.check, exportable.nms or SURE)
+        if not agreement.is_enough(facts.precision):
+            raise UserError(f"{path}: not written, for it differs from PyTorch: {agreement}")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return agreement
+
+
+def samples_of(index: DatasetIndex, facts: Facts, num_calibration: int) -> Samples:
+    """Pictures of a split."""
+    check = _pictures(index, facts.imgsz, facts.canvas, NUM_CHECKED)
+    square = functools.partial(square_canvas, size=facts.imgsz)
+    return Samples(check, _pictures(index, facts.imgsz, square, num_calibration))
+
+
+def _pictures(index: DatasetIndex, size: int, canvas: Canvas, most: int) -> list[Tensor]:
+    """Letterboxed pictures uint8 ``[1, 3, H, W]``, evenly spread over a split."""
+    dataset = EvaluationSet(index, ImageStore(index, size, "off", False), canvas)
+    number = min(most, len(index))
+    chosen = (dataset[each * len(index) // number].image for each in range(number))
+    return [torch.from_numpy(image).permute(2, 0, 1)[None].contiguous() for image in chosen]
+
+
+def write_onnx(exportable: Exportable, path: Path) -> None:
+    """As ONNX, with the facts in ``metadata_props``."""
+    onnx, facts = extra("onnx"), exportable.facts
+    axes = {name: {0: "batch"} for name in (INPUT, *OUTPUTS[facts.nms])} if "batch" in facts.dynamic else {}
+    if "size" in facts.dynamic:
+        axes.setdefault(INPUT, {}).update({2: "height", 3: "width"})
+        if not facts.nms:
+            axes.setdefault(OUTPUTS[False][0], {})[1] = "slots"
+    torch.onnx.export(
+        exportable.network_to_write(),
+        (exportable.example(),),
+        str(path),
+        input_names=[INPUT],
+        output_names=list(OUTPUTS[facts.nms]),
+        dynamic_axes=axes,
+        opset_version=OPSET,
+        dynamo=False,  # the other exporter needs half a minute for dynamic sizes (LOG.md)
+    )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, facts.strings())
+    onnx.save(model, path)
+
+
+def write_torchscript(exportable: Exportable, path: Path) -> None:
+    """As a trace, with the facts as extra files."""
+    traced = torch.jit.trace(exportable.network_to_write(), exportable.example(), check_trace=False)
+    torch.jit.save(traced, path, _extra_files=exportable.facts.strings())
+
+
+def write_torch_export(exportable: Exportable, path: Path) -> None:
+    """As an ExportedProgram, with the facts as extra files."""
+    facts, shape = exportable.facts, dict[int, Any]()
+    if "batch" in facts.dynamic:
+        shape[0] = torch.export.Dim("batch", min=1)
+    if "size" in facts.dynamic:
+        shape[2], shape[3] = (facts.stride * torch.export.Dim(name, min=2, max=LARGEST) for name in ("rows", "columns"))
+    program = torch.export.export(
+        exportable.network_to_write(), (exportable.example(),), dynamic_shapes=(shape or None,), strict=False
+    )
+    torch.export.save(program, path, extra_files=facts.strings())
+
+
+WRITERS: dict[str, Callable[[Exportable, Path], None]] = {
+    "onnx": write_onnx,
+    "torchscript": write_torchscript,
+    "torch_export": write_torch_export,
+}

@@ -1,0 +1,95 @@
+"""What an exported file computes: the fused detector, ``decode`` and, where it is wanted, NMS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from yolo_lite.model.detector import Detector
+from yolo_lite.ops.boxes import cxcywh_to_xyxy
+from yolo_lite.ops.grid import decode, make_grid
+from yolo_lite.ops.nms import DetectOptions, class_nms
+
+INPUT = "images"
+OUTPUTS = {False: ("predictions",), True: ("boxes", "scores", "labels", "counts")}  # without and with NMS
+
+
+class Decoded(nn.Module):
+    """``images`` to ``predictions``.
+
+    Images are floats ``[B, 3, H, W]`` RGB in 0..1. Predictions are floats ``[B, N, 5+C]``: cxcywh in pixels of the
+    input, objectness, classes; the score of a class is objectness times class. Both stay float32 where ``dtype``, in
+    which the layers compute, is float16.
+    """
+
+    def __init__(self, detector: Detector, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.anchors = detector.anchors.clone()  # before they are rounded
+        self.strides, self.detector, self.dtype = detector.strides, detector.to(dtype), dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        raw = self.detector(images.to(self.dtype)).float()
+        # From the picture's shape, not from ``detector.grid``: a traced graph then works for every size.
+        grid = make_grid(self.anchors, self.strides, images.shape[2], images.shape[3])
+        box = decode(raw[..., :4], grid.corner, grid.stride, grid.anchor)
+        return torch.cat((box, raw[..., 4:].sigmoid()), dim=-1)
+
+
+class Suppressed(nn.Module):
+    """``images`` to detections, padded with zeros to D = ``max_detections`` for each picture, best score first.
+
+    Boxes ``[B, D, 4]`` xyxy in pixels of the input, scores ``[B, D]``, labels ``[B, D]`` int64, counts ``[B]`` int64.
+    """
+
+    def __init__(self, decoded: Decoded, options: DetectOptions, for_onnx: bool) -> None:
+        super().__init__()
+        self.decoded, self.options, self.num_classes = decoded, options, decoded.detector.config.nc
+        self.keep = _OnnxKeep.apply if for_onnx else _keep
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        options = self.options
+        # Rows of zeros behind the slots: even a small picture has enough of them for both topk.
+        predictions = functional.pad(self.decoded(images), (0, 0, 0, options.max_candidates))
+        every = predictions[..., 4:5] * predictions[..., 5:]  # [B, N, C]
+        score, candidate = every.flatten(1).topk(options.max_candidates)  # [B, K]
+        slot, label = candidate // self.num_classes, candidate % self.num_classes
+        box = cxcywh_to_xyxy(predictions[..., :4].gather(1, slot[..., None].expand(-1, -1, 4)))
+        good = score * (score > options.confidence)
+        good = good * self.keep(box, good, label, options.iou, self.num_classes)
+        best, order = good.topk(options.max_detections)
+        found = (best > 0)[..., None]
+        boxes = box.gather(1, order[..., None].expand(-1, -1, 4)) * found
+        return boxes, best, label.gather(1, order) * found[..., 0], found[..., 0].sum(dim=1)
+
+
+def _keep(box: Tensor, score: Tensor, label: Tensor, iou: float, num_classes: int) -> Tensor:
+    """1 for each of the candidates ``[B, K]`` that NMS keeps, 0 for the others; B is fixed in the traced graph."""
+    kept = [class_nms(box[row], score[row], label[row], iou) for row in range(box.shape[0])]
+    return torch.stack([torch.zeros_like(score[row]).scatter(0, rows, 1.0) for row, rows in enumerate(kept)])
+
+
+class _OnnxKeep(torch.autograd.Function):
+    """``_keep`` as ONNX's own NonMaxSuppression, for any number of pictures."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        return _keep(*arguments)
+
+    @staticmethod
+    def symbolic(g: Any, box: Any, score: Any, label: Any, iou: float, num_classes: int) -> Any:
+        def constant(values: Any, dtype: torch.dtype) -> Any:
+            return g.op("Constant", value_t=torch.tensor(values, dtype=dtype))
+
+        axis, most = constant([1], torch.int64), constant([2**31], torch.int64)
+        off_on, classes = constant([0.0, 1.0], torch.float32), constant([num_classes], torch.int64)
+        of_class = g.op("OneHot", label, classes, off_on, axis_i=1)  # [B, C, K]
+        of_class = g.op("Mul", of_class, g.op("Unsqueeze", score, axis))
+        limits = constant([iou], torch.float32), constant([0.0], torch.float32)
+        picked = g.op("NonMaxSuppression", box, of_class, most, *limits)  # [S, 3] picture, class, candidate
+        place = g.op("Gather", picked, constant([0, 2], torch.int64), axis_i=1)  # [S, 2] picture, candidate
+        # Every candidate that is picked has a score above 0, and its sign is the 1 that the mask takes.
+        ones = g.op("Sign", g.op("GatherND", score, place))
+        return g.op("ScatterND", g.op("Sub", score, score), place, ones)
