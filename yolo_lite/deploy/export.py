@@ -97,6 +97,10 @@ def read_exportable(weights: str, recipe: Recipe) -> Exportable:
     config = config_of(content, weights)
     if config.model.family != "yolo":
         raise ConfigError(f"{weights}: only YOLO models can be exported, found the family {config.model.family}")
+    if config.data.channels != 3:
+        raise ConfigError(
+            f"{weights}: only models of RGB pictures can be exported, found {config.data.channels} channels"
+        )
     detector = FAMILIES["yolo"].build(config.model, fetch=False)
     assert isinstance(detector, Detector)
     detector.load_state_dict(content["ema"])

@@ -41,6 +41,7 @@ class Subject(NamedTuple):
     canvas: Canvas
     batch_size: int
     data: tuple[DatasetConfig, str] | None  # what it was trained with, and its file
+    channels: int = 3  # of its pictures
 
 
 class Prepared(NamedTuple):
@@ -127,6 +128,7 @@ def _checkpoint(flags: argparse.Namespace) -> Subject:
         canvas=functools.partial(canvas_size, stride=stride),
         batch_size=config.train.batch_size,
         data=(config.data, config.data_file) if config.data_file else None,
+        channels=config.data.channels,
     )
 
 
@@ -155,7 +157,7 @@ def _dataset(subject: Subject, flags: argparse.Namespace) -> tuple[DatasetConfig
             f"{flags.data}: names differ from those {flags.weights} was trained with: "
             f"expected {list(subject.names)}, found {list(data.class_names)}"
         )
-    if data.channels != config.data.channels:
-        expected = f"expected {config.data.channels} as {flags.weights} was trained with, found {data.channels}"
+    if data.channels != subject.channels:
+        expected = f"expected {subject.channels} as {flags.weights} was trained with, found {data.channels}"
         raise DataError(f"{flags.data}: channels: {expected}")
     return data, flags.data
