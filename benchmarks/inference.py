@@ -2,6 +2,7 @@
 
     python benchmarks/inference.py --weights runs/train/exp/weights/best.pt --source ../shared/data/bccd/images
 
+Exported files stand beside them: `--exported best.onnx int8.onnx`, of `yolo-lite export --dynamic batch size`.
 `predict` reads, decodes, letterboxes, runs the network and NMS, and puts the boxes back; nothing is drawn or written.
 The bare network runs on the very same batches, resident. All kinds take turns: a drifting machine hits them all.
 """
@@ -14,11 +15,13 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from yolo_lite.data.loader import EMPTY
+from yolo_lite.deploy.exported import load_exported
 from yolo_lite.deploy.predictor import Predictor, load
 from yolo_lite.deploy.sources import find_media, read_frames
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
@@ -41,6 +44,19 @@ def bare(form: str, family: ModelFamily, model: nn.Module, batches: list[Tensor]
         for batch in resident:
             family.forward(network, batch, compute)
         _wait(compute)
+
+    return run
+
+
+def bare_file(path: str, batches: list[Tensor]) -> Callable[[], None]:
+    """Run an exported file on resident batches."""
+    network, compute = load_exported(path)
+    resident = [to_device(EMPTY._replace(images=images), compute).images for images in batches]
+
+    @torch.inference_mode()
+    def run() -> None:
+        for images in resident:
+            network(images)
 
     return run
 
@@ -73,6 +89,7 @@ def measure(batch_size: int, flags: argparse.Namespace) -> str:
 
     batches = batches_of(predictor, predict)
     kinds = {form: bare(form, family, model, batches, flags.device) for form in flags.forms}
+    kinds |= {path: bare_file(path, batches) for path in flags.exported}
     kinds["predict"] = lambda: predict(predictor)
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _, (kind, run) in itertools.product(range(flags.rounds), kinds.items()):
@@ -96,6 +113,7 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int)
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["fp32", "fp32_last"])
+    parser.add_argument("--exported", nargs="+", default=[], metavar="FILE")
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
@@ -103,7 +121,8 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, ms a picture, median of {flags.rounds} rounds"
     )
-    print(f"| batch | {' | '.join(flags.forms)} | predict | pictures |\n|{'---|' * (len(flags.forms) + 3)}")
+    names = [*flags.forms, *(Path(path).name for path in flags.exported)]
+    print(f"| batch | {' | '.join(names)} | predict | pictures |\n|{'---|' * (len(names) + 3)}")
     for batch_size in flags.batch_sizes:
         print(measure(batch_size, flags), flush=True)
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from yolo_lite import evaluate, load
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import CheckpointError, ConfigError
+from yolo_lite.config.load import load_dataset_config
 from yolo_lite.deploy import export as export_module
 from yolo_lite.deploy.exported import Exported, load_exported
 from yolo_lite.deploy.graph import Decoded
@@ -223,6 +225,23 @@ def test_a_file_says_what_it_is(kind, export: Export):
     assert open_.canvas(3, 64) == (32 if kind == "torch_export" else 16, 80)
 
 
+def test_a_model_of_five_channels_is_exported_with_them(weights: Path, tiny_data: Path, tmp_path):
+    content, pictures_of_five = load_checkpoint(weights), tmp_path / "images"
+    config = config_of(content, weights)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"ch": 5})})
+    pictures_of_five.mkdir()
+    cv2.imwritemulti(str(pictures_of_five / "a.tiff"), [np.full((40, 64), 50 * band, np.uint8) for band in range(5)])
+    (pictures_of_five / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "five.yaml").write_text(f"train: images\nval: images\nchannels: 5\nnames: [{', '.join(NAMES)}]\n")
+    data = load_dataset_config(str(tmp_path / "five.yaml"))
+    config = config.model_copy(update={"data": data, "data_file": str(tmp_path / "five.yaml")})
+    states = {"ema": Detector(config.model).state_dict(), "losses": content["losses"]}
+    save_checkpoint(tmp_path / "five.pt", {"config": config.plain(), "epoch": 0, **states})
+    assert main(["export", "--weights", str(tmp_path / "five.pt"), "--format", "torchscript"]) == 0
+    predictor = load(tmp_path / "five.torchscript")
+    assert predictor.channels == 5 and len(predictor.predict(pictures_of_five / "a.tiff", conf=0.0)) > 0
+
+
 @needs_onnx
 def test_onnx_itself_knows_names_and_shapes(export: Export):
     import onnx
@@ -357,7 +376,7 @@ def test_a_file_that_is_damaged_or_not_ours_is_refused(kind, tmp_path):
 def test_a_file_without_our_metadata_is_refused(tmp_path):
     path = tmp_path / "model.torchscript"
     torch.jit.save(torch.jit.trace(nn.Identity(), torch.zeros(1)), path)
-    with pytest.raises(CheckpointError, match="not exported by yolo_lite: expected metadata names, stride"):
+    with pytest.raises(CheckpointError, match="not exported by yolo_lite: expected metadata names, channels"):
         load_exported(path)
 
 

@@ -191,7 +191,7 @@ def test_pictures_keep_their_channels_through_the_loader(tmp_path, channels, suf
     for batch in training_loader(training_set(index, Hyp(mixup=0.5, mosaic=0.5), cache), 4, 0, range(2), False):
         assert batch.images.shape[1:] == (channels, SIZE, SIZE)
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
-    dataset = EvaluationSet(index, ImageStore(index, SIZE, cache, False), 32)
+    dataset = EvaluationSet(index, ImageStore(index, SIZE, cache, False), functools.partial(canvas_size, stride=32))
     for _ in range(2):
         item = dataset[4]
         inside = np.s_[item.letterbox.top : item.letterbox.top + 44, item.letterbox.left : item.letterbox.left + 64]

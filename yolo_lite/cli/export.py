@@ -85,19 +85,20 @@ def _index(arguments: argparse.Namespace, exportable: Exportable) -> DatasetInde
     from yolo_lite.data.index import index_split
 
     data, data_file = exportable.data
+    channels = {"channels": exportable.facts.channels}
     if arguments.data:
         data_file = find_data(arguments.data)
         data = load_dataset_config(data_file)
     try:
         if not data_file:
             raise ConfigError(f"{arguments.weights}: imported weights, which know no dataset")
-        return index_split(data, data_file, arguments.split)
+        return index_split(data.model_copy(update=channels), data_file, arguments.split)
     except (DataError, ConfigError) as error:
         if arguments.data or arguments.int8:
             raise
         print(f"{error}; compared on drawn pictures, --data names others")
         drawn = find_data(DEFAULT_DATA)
-        return index_split(load_dataset_config(drawn), drawn, "val")
+        return index_split(load_dataset_config(drawn).model_copy(update=channels), drawn, "val")
 
 
 def _output(arguments: argparse.Namespace) -> Path:

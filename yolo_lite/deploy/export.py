@@ -53,7 +53,7 @@ class Recipe(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Pictures uint8 ``[1, 3, H, W]`` as the network gets them."""
+    """Pictures uint8 ``[1, channels, H, W]`` as the network gets them."""
 
     check: list[Tensor]
     calibration: list[Tensor]  # squares
@@ -80,7 +80,7 @@ class Exportable(NamedTuple):
         """Pictures of the shape that is traced; a dimension of 1 would be taken for a fixed one."""
         batch = max(self.facts.batch, 2) if "batch" in self.facts.dynamic else self.facts.batch
         side = max(self.facts.imgsz, 2 * self.facts.stride) if "size" in self.facts.dynamic else self.facts.imgsz
-        return torch.zeros(batch, 3, side, side)
+        return torch.zeros(batch, self.facts.channels, side, side)
 
 
 def read_exportable(weights: str, recipe: Recipe) -> Exportable:
@@ -97,16 +97,13 @@ def read_exportable(weights: str, recipe: Recipe) -> Exportable:
     config = config_of(content, weights)
     if config.model.family != "yolo":
         raise ConfigError(f"{weights}: only YOLO models can be exported, found the family {config.model.family}")
-    if config.data.channels != 3:
-        raise ConfigError(
-            f"{weights}: only models of RGB pictures can be exported, found {config.data.channels} channels"
-        )
     detector = FAMILIES["yolo"].build(config.model, fetch=False)
     assert isinstance(detector, Detector)
     detector.load_state_dict(content["ema"])
     stride = max(detector.strides)
     facts = Facts(
         names=config.data.class_names,
+        channels=config.data.channels,
         stride=stride,
         smallest=stride * FEWEST[recipe.format],
         imgsz=rounded_up(recipe.imgsz or config.train.imgsz, stride),
@@ -142,7 +139,7 @@ class Agreement(NamedTuple):
 
 @torch.inference_mode()
 def compare(exported: Exported, reference: nn.Module, images: Sequence[Tensor], options: DetectOptions) -> Agreement:
-    """Run a file and PyTorch's network on pictures uint8 ``[1, 3, H, W]``."""
+    """Run a file and PyTorch's network on pictures uint8 ``[1, channels, H, W]``."""
     family, box, score, found, expected = ExportedFamily(), [], [], 0, 0
     for pixels in images:
         batch = EMPTY._replace(images=pixels.float() / 255)
@@ -188,7 +185,7 @@ def samples_of(index: DatasetIndex, facts: Facts, num_calibration: int) -> Sampl
 
 
 def _pictures(index: DatasetIndex, size: int, canvas: Canvas, most: int) -> list[Tensor]:
-    """Letterboxed pictures uint8 ``[1, 3, H, W]``, evenly spread over a split."""
+    """Letterboxed pictures uint8 ``[1, channels, H, W]``, evenly spread over a split."""
     dataset = EvaluationSet(index, ImageStore(index, size, "off", False), canvas)
     number = min(most, len(index))
     chosen = (dataset[each * len(index) // number].image for each in range(number))

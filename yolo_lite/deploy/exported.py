@@ -39,6 +39,7 @@ class Facts(NamedTuple):
     """What an exported file says of itself, as strings of JSON in its metadata."""
 
     names: tuple[str, ...]  # of the classes
+    channels: int  # of the pictures
     stride: int  # sides of the input are multiples of it
     smallest: int  # pixels of the shortest side that goes in
     imgsz: int  # pixels of the longest side
@@ -83,7 +84,7 @@ class Exported(nn.Module):
         self.facts, self.run = facts, run
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The outputs of ``graph`` for images ``[B, 3, H, W]`` in 0..1; a batch of fixed size is filled up."""
+        """The outputs of ``graph`` for images ``[B, channels, H, W]`` in 0..1; a batch of fixed size is filled up."""
         if "batch" in self.facts.dynamic:
             return self.run(images)
         size, parts = self.facts.batch, []
@@ -205,6 +206,7 @@ def exported_subject(flags: argparse.Namespace) -> Subject:
         losses=nn.Module(),
         compute=compute,
         names=facts.names,
+        channels=facts.channels,
         size=facts.imgsz,
         canvas=facts.canvas,
         batch_size=USUAL_BATCH,

@@ -20,9 +20,9 @@ OUTPUTS = {False: ("predictions",), True: ("boxes", "scores", "labels", "counts"
 class Decoded(nn.Module):
     """``images`` to ``predictions``.
 
-    Images are floats ``[B, 3, H, W]`` RGB in 0..1. Predictions are floats ``[B, N, 5+C]``: cxcywh in pixels of the
-    input, objectness, classes; the score of a class is objectness times class. Both stay float32 where ``dtype``, in
-    which the layers compute, is float16.
+    Images are floats ``[B, channels, H, W]`` in 0..1, mostly RGB. Predictions are floats ``[B, N, 5+C]``: cxcywh in
+    pixels of the input, objectness, classes; the score of a class is objectness times class. Both stay float32 where
+    ``dtype``, in which the layers compute, is float16.
     """
 
     def __init__(self, detector: Detector, dtype: torch.dtype = torch.float32) -> None:

@@ -175,7 +175,7 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
     if is_exported(weights):
         exported, compute = load_exported(weights, device, imgsz)
         facts, detect = exported.facts, detector_of(ExportedFamily(), exported, compute)
-        return Predictor(facts.names, facts.imgsz, facts.canvas, detect)
+        return Predictor(facts.names, facts.imgsz, facts.canvas, detect, facts.channels)
     content = load_checkpoint(weights)
     config = config_of(content, weights)
     compute = choose_compute(device, config.hyp.precision, config.hyp.channels_last)

@@ -13,8 +13,7 @@ from torch import Tensor
 from yolo_lite.deploy.exported import extra
 from yolo_lite.deploy.graph import INPUT
 
-# With the activation functions between them, convolutions hand over 8 bits: as quick again, and nearer to fp32, than
-# convolutions alone.
+# With what lies between them, convolutions hand over 8 bits: quicker, and nearer to fp32, than convolutions alone.
 OPERATIONS = ["Conv", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "Resize"]
 
 
@@ -22,7 +21,7 @@ def quantise(path: Path, pictures: Sequence[Tensor], batch: int) -> None:
     """Make the layers of an ONNX file int8, in place; the head and what follows it stay fp32.
 
     Args:
-        pictures: uint8 ``[1, 3, H, W]``, of one shape.
+        pictures: uint8 ``[1, channels, H, W]``, of one shape.
         batch: as many of a picture go in at once.
     """
     onnx, quantization = extra("onnx"), extra("onnxruntime.quantization")

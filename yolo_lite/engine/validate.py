@@ -37,11 +37,11 @@ class Subject(NamedTuple):
     losses: nn.Module
     compute: Compute
     names: tuple[str, ...]  # of the classes
+    channels: int  # of the pictures
     size: int  # pixels of the longest side in the network
     canvas: Canvas
     batch_size: int
     data: tuple[DatasetConfig, str] | None  # what it was trained with, and its file
-    channels: int = 3  # of its pictures
 
 
 class Prepared(NamedTuple):
@@ -124,11 +124,11 @@ def _checkpoint(flags: argparse.Namespace) -> Subject:
         losses.to(compute.device),
         compute,
         names=config.data.class_names,
+        channels=config.data.channels,
         size=size,
         canvas=functools.partial(canvas_size, stride=stride),
         batch_size=config.train.batch_size,
         data=(config.data, config.data_file) if config.data_file else None,
-        channels=config.data.channels,
     )
 
 
