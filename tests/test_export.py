@@ -144,7 +144,7 @@ def test_decoded_predictions_give_the_detections_of_raw_outputs(detector: Detect
         assert_same(one, other)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [*FORMATS[:2], pytest.param("torch_export", marks=pytest.mark.slow)])
 @torch.inference_mode()
 def test_a_dynamic_file_gives_what_pytorch_gives_on_pictures_of_any_size(kind, export: Export, detector: Detector):
     model, _ = load_exported(export(kind, *DYNAMIC))

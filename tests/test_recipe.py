@@ -28,7 +28,13 @@ CPU = choose_compute("cpu", "fp32", channels_last=False)
 # --------------------------------------------------------------------------------------------------------- freeze
 
 
-@pytest.mark.parametrize(("freeze", "rows"), [("backbone", range(10)), ("[0, 3]", (0, 3))], ids=["backbone", "rows"])
+FROZEN = [
+    pytest.param("backbone", range(10), id="backbone", marks=pytest.mark.slow),
+    pytest.param("[0, 3]", (0, 3), id="rows"),
+]
+
+
+@pytest.mark.parametrize(("freeze", "rows"), FROZEN)
 def test_what_is_frozen_stays_as_it_is_and_all_else_learns(tiny_data: Path, tmp_path: Path, freeze: str, rows):
     words = ("--set", f"freeze={freeze}", "weight_decay=0.1")
     contents = []

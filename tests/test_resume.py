@@ -93,8 +93,15 @@ def signals_as_before() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------- stop and go on
 
 
+MOMENTS = [
+    pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow),
+    (6, signal.SIGINT),
+    pytest.param(11, signal.SIGTERM, marks=pytest.mark.slow),
+]
+
+
 @pytest.mark.usefixtures("signals_as_before")
-@pytest.mark.parametrize(("steps", "number"), [(1, signal.SIGTERM), (6, signal.SIGINT), (11, signal.SIGTERM)])
+@pytest.mark.parametrize(("steps", "number"), MOMENTS)
 def test_a_run_that_was_asked_to_stop_goes_on_to_the_bit(
     tiny_data: Path, straight: Path, tmp_path: Path, monkeypatch, capsys, steps: int, number: int
 ):
@@ -122,7 +129,7 @@ def test_what_other_random_generators_do_changes_nothing(tiny_data: Path, straig
     assert_same_run(folder, straight)
 
 
-@pytest.mark.parametrize("words", [("--workers", "2"), ("--save-period", "0.3")])
+@pytest.mark.parametrize("words", [("--workers", "2"), pytest.param(("--save-period", "0.3"), marks=pytest.mark.slow)])
 def test_workers_and_save_period_may_change_on_the_way(
     tiny_data: Path, straight: Path, tmp_path: Path, monkeypatch, words: tuple[str, ...]
 ):
@@ -134,6 +141,7 @@ def test_workers_and_save_period_may_change_on_the_way(
     assert_same_run(last_of(tmp_path).parents[1], straight)
 
 
+@pytest.mark.slow
 def test_bf16_and_sgd_go_on_to_the_bit(tiny_data: Path, tmp_path: Path, monkeypatch):
     words = ("--epochs", "2", "--optimizer", "SGD", "--set", "precision=bf16")
     whole = train(tiny_config(tiny_data, tmp_path / "whole", *words)).folder

@@ -159,6 +159,7 @@ def test_val_gives_the_figures_of_training_again(tiny_run: Path, tmp_path: Path,
         assert figures[key] == pytest.approx(at_the_end[key], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_a_whole_checkpoint_and_goes_on_as_if_nothing_happened(
     tiny_data: Path, tmp_path: Path
 ) -> None:
