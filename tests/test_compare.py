@@ -161,7 +161,7 @@ def test_another_configuration_in_the_same_folder_is_refused(compared: Path, tin
     assert "another hyp.lr0: found 0.0015, expected 0.002; choose another --name" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("first_checkpoint_lost", [False, True])
+@pytest.mark.parametrize("first_checkpoint_lost", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_interrupted_comparison_goes_on_to_the_same_figures(
     compared: Path, tiny_data: Path, tmp_path: Path, monkeypatch, first_checkpoint_lost: bool
 ):

@@ -476,6 +476,7 @@ def test_val_py_gives_the_figures_of_training_again(two_stage_run: Path, tmp_pat
     assert metrics["unmatched_targets"] == 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_samples_the_same_anchors_and_proposals(two_stage_run: Path, tiny_data: Path, tmp_path: Path):
     config = two_stage_config(tiny_data, tmp_path)
 

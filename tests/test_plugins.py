@@ -451,6 +451,7 @@ def test_a_checkpoint_never_executes_the_file_it_names_and_says_which_to_give(
     assert load_checkpoint(last)["config"]["train"]["plugin"] == [str(plugin)]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_the_plugin_that_is_given_and_ends_as_if_nothing_happened(
     unfinished: Path, tiny_data: Path, tmp_path: Path, twins: Path
 ):
@@ -475,6 +476,7 @@ def test_a_run_that_uses_nothing_of_its_plugin_validates_without_it(tiny_run: Pa
     assert "--plugin" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_comparisons_vary_what_a_plugin_brings(tiny_data: Path, tmp_path: Path, twins: Path):
     words = words_of(tiny_data, tmp_path, "--plugin", str(twins), "--vary", "box_loss=giou,my_giou", "--seeds", "1")
     assert main(["compare", *words]) == 0

@@ -235,7 +235,8 @@ def test_two_processes_validate_like_one(tiny_data: Path, tmp_path: Path):
     assert figures["losses"] == {name: float(row[f"val/{name}"]) for name in figures["losses"]}
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_is_restarted_and_the_run_goes_on(tiny_data: Path, tmp_path: Path, victim: int):
     command = torchrun(tiny_data, tmp_path, "--epochs", "8", "--save-period", "0.3", restarts=1)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -248,6 +249,7 @@ def test_a_killed_process_is_restarted_and_the_run_goes_on(tiny_data: Path, tmp_
     assert [row["epoch"] for row in rows_of(tmp_path / "exp")] == [str(epoch) for epoch in range(1, 9)]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_another_number_of_processes(tiny_data: Path, tmp_path: Path):
     process = subprocess.Popen(
         torchrun(tiny_data, tmp_path, "--epochs", "400"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

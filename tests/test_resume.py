@@ -172,6 +172,7 @@ def test_a_signal_while_validating_saves_the_whole_epoch(
     assert_same_run(tmp_path / "exp", straight)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("signals_as_before")
 def test_a_signal_while_saving_lets_the_file_be_written(tiny_data: Path, straight: Path, tmp_path: Path, monkeypatch):
     replace = os.replace
@@ -280,6 +281,7 @@ def test_a_run_killed_within_an_epoch_goes_on_from_its_last_file(
 # ------------------------------------------------------------------------------------------------------- extending
 
 
+@pytest.mark.slow
 def test_a_longer_run_follows_the_rest_of_the_new_schedule(tiny_data: Path, straight: Path, tmp_path: Path, capsys):
     words = ("--epochs", "2", *RECIPE[2:])
     train(tiny_config(tiny_data, tmp_path, *words))
