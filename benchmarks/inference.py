@@ -24,9 +24,9 @@ from yolo_lite.data.loader import EMPTY
 from yolo_lite.deploy.exported import load_exported
 from yolo_lite.deploy.predictor import Predictor, load
 from yolo_lite.deploy.sources import find_media, read_frames
-from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.device import Compute, choose_compute, place, to_device
-from yolo_lite.engine.families import FAMILIES, ModelFamily
+from yolo_lite.engine.families import ModelFamily
+from yolo_lite.engine.trained import load_trained
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Detections
 
@@ -75,11 +75,7 @@ def batches_of(predictor: Predictor, predict: Callable[[Predictor], None]) -> li
 
 def measure(batch_size: int, flags: argparse.Namespace) -> str:
     """One row of the table."""
-    content = load_checkpoint(flags.weights)
-    config = config_of(content, flags.weights)
-    family = FAMILIES[config.model.family]
-    model = family.build(config.model, fetch=False)
-    model.load_state_dict(content["ema"])
+    family, model, _, _ = load_trained(flags.weights)
     predictor = load(flags.weights, flags.device, flags.imgsz)
     media = find_media([flags.source])[: flags.pictures]
 

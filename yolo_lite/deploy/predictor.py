@@ -19,10 +19,10 @@ from yolo_lite.deploy.exported import ExportedFamily, is_exported, load_exported
 from yolo_lite.deploy.pixels import as_frame, is_several
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.sources import Frame, Skip, find_media, read_frames
-from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.device import Compute, choose_compute, place, to_device
 from yolo_lite.engine.evaluate import rounded_up
-from yolo_lite.engine.families import FAMILIES, Inference
+from yolo_lite.engine.families import Inference
+from yolo_lite.engine.trained import load_trained
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Detections
 
@@ -176,12 +176,8 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
         exported, compute = load_exported(weights, device, imgsz)
         facts, detect = exported.facts, detector_of(ExportedFamily(), exported, compute)
         return Predictor(facts.names, facts.imgsz, facts.canvas, detect, facts.channels)
-    content = load_checkpoint(weights)
-    config = config_of(content, weights)
+    family, model, config, _ = load_trained(weights)
     compute = choose_compute(device, config.hyp.precision, config.hyp.channels_last)
-    family = FAMILIES[config.model.family]
-    model = family.build(config.model, fetch=False)
-    model.load_state_dict(content["ema"])
     network, stride = family.for_inference(place(model, compute)), family.stride(model)
     size = rounded_up(imgsz or config.train.imgsz, stride)
     canvas, detect = functools.partial(canvas_size, stride=stride), detector_of(family, network, compute)

@@ -18,13 +18,13 @@ from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data.index import index_split, only_classes
 from yolo_lite.data.letterbox import Canvas, canvas_size
 from yolo_lite.data.store import ImageStore
-from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_by_size, score_detections
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import Compute, choose_compute, libraries_left_uncollected, place
 from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, format_table, prepare_split, report, rounded_up
-from yolo_lite.engine.families import FAMILIES, Inference
+from yolo_lite.engine.families import Inference
 from yolo_lite.engine.figures import figures
+from yolo_lite.engine.trained import load_trained
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.report.pictures import write_picture
 
@@ -108,12 +108,8 @@ def prepare_validation(flags: argparse.Namespace, subject: Subject | None = None
 
 def _checkpoint(flags: argparse.Namespace) -> Subject:
     """The averaged weights of a checkpoint."""
-    content = load_checkpoint(flags.weights)
-    config = config_of(content, flags.weights)
+    family, model, config, content = load_trained(flags.weights)
     compute = choose_compute(flags.device, config.hyp.precision, config.hyp.channels_last)
-    family = FAMILIES[config.model.family]
-    model = family.build(config.model, fetch=False)
-    model.load_state_dict(content["ema"])
     model, stride = place(model, compute), family.stride(model)
     losses = family.losses(config.hyp, np.zeros(config.model.nc))  # weights by label counts come with the state
     losses.load_state_dict(content["losses"])

@@ -1,0 +1,36 @@
+"""The model of a checkpoint, for whatever comes after training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from yolo_lite.config.schema import RunConfig
+from yolo_lite.engine.checkpoint import config_of, load_checkpoint
+from yolo_lite.engine.families import FAMILIES, ModelFamily
+
+
+class Trained(NamedTuple):
+    """A model with the averaged weights of a checkpoint, on the CPU, and all else that it holds."""
+
+    family: ModelFamily
+    model: nn.Module
+    config: RunConfig
+    content: dict[str, Any]
+
+
+def load_trained(path: str | Path) -> Trained:
+    """Read a checkpoint and build its model.
+
+    Raises:
+        CheckpointError: missing, unreadable, not ours, or from a newer yolo_lite.
+        ConfigError: its configuration is unusable.
+    """
+    content = load_checkpoint(path)
+    config = config_of(content, path)
+    family = FAMILIES[config.model.family]
+    model = family.build(config.model, fetch=False)
+    model.load_state_dict(content["ema"])
+    return Trained(family, model, config, content)
