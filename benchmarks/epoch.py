@@ -24,7 +24,7 @@ from yolo_lite.data.index import index_split
 from yolo_lite.engine.device import choose_compute, place
 from yolo_lite.engine.families import Yolo
 from yolo_lite.engine.train import train
-from yolo_lite.structures import Batch, Targets
+from yolo_lite.structures import Batch, Objects
 
 
 def bare_seconds(config: RunConfig, num_train: int, num_val: int, val_shape: tuple[int, int]) -> float:
@@ -32,7 +32,7 @@ def bare_seconds(config: RunConfig, num_train: int, num_val: int, val_shape: tup
     family, size, batch_size = Yolo(), config.train.imgsz, config.train.batch_size
     compute = choose_compute(config.train.device, config.hyp.precision, config.hyp.channels_last)
     model = place(family.build(config.model), compute)
-    empty = Targets(*(torch.zeros(0),) * 3)
+    empty = Objects(*(torch.zeros(0),) * 3)
 
     def batch_of(height: int, width: int) -> Batch:
         images = torch.rand(batch_size, 3, height, width).to(compute.device, memory_format=compute.memory_format)

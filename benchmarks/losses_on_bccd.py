@@ -64,11 +64,11 @@ def matched_pairs(config: RunConfig) -> tuple[Tensor, ...]:
     )
     batch = to_device(collate([dataset[0, position] for position in range(PROBE_IMAGES)]), compute)
     grid = model.grid(size, size)
-    matches = build_targets(batch.targets, grid, config.hyp.anchor_t)
+    matches = build_targets(batch.objects, grid, config.hyp.anchor_t)
     with torch.no_grad():
         raw = family.forward(model.eval(), batch, compute)[matches.image, matches.slot, :4]
     rows = (values[matches.slot] for values in (grid.corner, grid.stride, grid.anchor))
-    return raw, *rows, batch.targets.box[matches.target]
+    return raw, *rows, batch.objects.box[matches.target]
 
 
 def gradient_length(name: str, hyp: Hyp, pairs: tuple[Tensor, ...], size: int) -> float:

@@ -20,7 +20,7 @@ from yolo_lite.data.anchors import best_ratios, fit_anchors, training_sizes
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.loss.targets import build_targets
 from yolo_lite.ops.grid import make_grid
-from yolo_lite.structures import Targets
+from yolo_lite.structures import Objects
 
 FILES = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
 
@@ -45,7 +45,7 @@ def test_an_object_is_learnt_where_its_ratio_is_below_anchor_t(anchor_t: float):
     grid = make_grid(torch.tensor(anchors, dtype=torch.float32), (8, 16, 32), 640, 640)
     box = torch.tensor(np.concatenate((np.full((400, 2), 300.3), size), axis=1), dtype=torch.float32)
     alone = torch.arange(400)  # every object in a picture of its own
-    learnt = build_targets(Targets(alone, torch.zeros(400, dtype=torch.int64), box), grid, anchor_t).target.unique()
+    learnt = build_targets(Objects(alone, torch.zeros(400, dtype=torch.int64), box), grid, anchor_t).target.unique()
     inside = best_ratios(size, anchors.reshape(-1, 2)) < anchor_t * (1 - 1e-6)
     outside = best_ratios(size, anchors.reshape(-1, 2)) >= anchor_t * (1 + 1e-6)
     assert set(np.flatnonzero(inside)) <= set(learnt.tolist()) <= set(np.flatnonzero(~outside))

@@ -346,7 +346,7 @@ def test_albumentations_is_a_pure_function_of_seed_epoch_and_index(polygons, mon
         np.random.seed(workers)
         epochs.append(list(training_loader(on_disk(polygons, hyp), 4, workers, range(2), False)))
     for first, second in zip(*epochs, strict=True):
-        assert torch.equal(first.images, second.images) and torch.equal(first.targets.box, second.targets.box)
+        assert torch.equal(first.images, second.images) and torch.equal(first.objects.box, second.objects.box)
     assert not torch.equal(epochs[0][0].images, epochs[0][2].images)
 
 

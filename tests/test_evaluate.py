@@ -49,10 +49,10 @@ class Oracle(Yolo):
         return batch
 
     def detections(self, model: nn.Module, raw: Batch, batch: Batch, options: DetectOptions) -> list[Detections]:
-        rows = [batch.targets.image == row for row in range(len(batch.images))]
-        rows = [own & (batch.targets.label != self.misses) for own in rows]
+        rows = [batch.objects.image == row for row in range(len(batch.images))]
+        rows = [own & (batch.objects.label != self.misses) for own in rows]
         return [
-            Detections(cxcywh_to_xyxy(raw.targets.box[own]), torch.ones(int(own.sum())), raw.targets.label[own])
+            Detections(cxcywh_to_xyxy(raw.objects.box[own]), torch.ones(int(own.sum())), raw.objects.label[own])
             for own in rows
         ]
 

@@ -37,7 +37,7 @@ from yolo_lite.model.faster_rcnn import (
 )
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.nms import class_nms
-from yolo_lite.structures import Targets
+from yolo_lite.structures import Objects
 
 NUM_CLASSES = 3
 TINY = "family: faster_rcnn\nnc: 3\nbackbone: mobilenet_v3_small\nanchors: [16, 32, 64]\nrpn_post_nms: [200, 60]\n"
@@ -63,9 +63,9 @@ def model(text: str = TINY, seed: int = 0) -> FasterRcnn:
     return FasterRcnn(config(text))
 
 
-def targets(*rows: tuple[int, int, float, float, float, float]) -> Targets:
+def targets(*rows: tuple[int, int, float, float, float, float]) -> Objects:
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
-    return Targets(table[:, 0].long(), table[:, 1].long(), table[:, 2:])
+    return Objects(table[:, 0].long(), table[:, 1].long(), table[:, 2:])
 
 
 IMAGES = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
@@ -122,7 +122,7 @@ def plain_torchvision(ours: FasterRcnn) -> FasterRCNN:
     return plain
 
 
-def torchvision_targets(found: Targets, num_images: int) -> list[dict[str, Tensor]]:
+def torchvision_targets(found: Objects, num_images: int) -> list[dict[str, Tensor]]:
     own = [found.image == image for image in range(num_images)]
     return [{"boxes": cxcywh_to_xyxy(found.box[mine]), "labels": found.label[mine] + 1} for mine in own]
 
@@ -135,7 +135,7 @@ NESTED = TINY.replace("mobilenet_v3_small", "resnet18").replace("[16, 32, 64]", 
     [(TINY, BOTH), (TINY, SECOND), (TINY, NONE), (NESTED, SECOND)],
     ids=["both", "second", "none", "resnet"],
 )
-def test_the_four_losses_and_their_gradients_are_those_of_torchvision(text: str, objects: Targets):
+def test_the_four_losses_and_their_gradients_are_those_of_torchvision(text: str, objects: Objects):
     ours = model(text + FEW).train()
     theirs = plain_torchvision(ours).train()
     theirs.rpn.register_forward_pre_hook(lambda *_: torch.manual_seed(7) and None)  # its resizing draws a number too
@@ -186,7 +186,7 @@ def test_parameters_have_the_names_and_shapes_of_torchvisions_coco_models(text: 
 
 @pytest.mark.parametrize("name", BOX_NAMES)
 @pytest.mark.parametrize("objects", [BOTH, NONE], ids=["objects", "none"])
-def test_every_box_loss_is_finite_and_has_a_finite_gradient(name: str, objects: Targets, scene: Scene):
+def test_every_box_loss_is_finite_and_has_a_finite_gradient(name: str, objects: Objects, scene: Scene):
     deltas = scene.raw.first.deltas.clone().requires_grad_()
     first = scene.raw.first._replace(deltas=deltas)
     losses = scene.model.losses(first, objects, box_objectives(name))
@@ -253,9 +253,9 @@ def test_delta_losses_are_those_of_torch(name: str):
 # ------------------------------------------------------------------------------------------------- normalisation
 
 
-def single(objects: Targets, image: int) -> Targets:
+def single(objects: Objects, image: int) -> Objects:
     mine = objects.image == image
-    return Targets(torch.zeros_like(objects.image[mine]), objects.label[mine], objects.box[mine])
+    return Objects(torch.zeros_like(objects.image[mine]), objects.label[mine], objects.box[mine])
 
 
 def test_losses_of_a_batch_are_means_over_its_images_weighted_by_their_samples(scene: Scene):

@@ -59,7 +59,7 @@ def training_set(index: DatasetIndex, hyp: Hyp = PLAIN, cache: str = "ram", mosa
 
 
 def tensors(batch: Batch) -> tuple[torch.Tensor, ...]:
-    return (batch.images, *batch.targets, batch.position, batch.original_size, batch.letterbox)
+    return (batch.images, *batch.objects, batch.position, batch.original_size, batch.letterbox)
 
 
 def assert_same(first: Iterable[Batch], second: Iterable[Batch]) -> None:
@@ -315,19 +315,19 @@ def test_collate_by_hand():
     batch = collate(items)
     assert batch.images.shape == (3, 3, 8, 16) and batch.images.dtype == torch.uint8
     np.testing.assert_array_equal(batch.images.permute(0, 2, 3, 1).numpy(), np.stack(images))
-    assert batch.targets.image.tolist() == [0, 0, 2] and batch.targets.label.tolist() == [1, 0, 5]
-    assert batch.targets.box.tolist() == [[2.5, 1, 5, 2], [2, 5, 2, 6], [13, 4, 6, 8]]
-    assert (batch.targets.image.dtype, batch.targets.label.dtype) == (torch.int64, torch.int64)
-    assert batch.targets.box.dtype == torch.float32
+    assert batch.objects.image.tolist() == [0, 0, 2] and batch.objects.label.tolist() == [1, 0, 5]
+    assert batch.objects.box.tolist() == [[2.5, 1, 5, 2], [2, 5, 2, 6], [13, 4, 6, 8]]
+    assert (batch.objects.image.dtype, batch.objects.label.dtype) == (torch.int64, torch.int64)
+    assert batch.objects.box.dtype == torch.float32
     assert batch.position.tolist() == [7, 7, 7] and batch.original_size.tolist() == [[5, 6]] * 3
     assert batch.letterbox.tolist() == [[0.5, 0.25, 1, 2]] * 3 and batch.letterbox.dtype == torch.float64
 
 
 def test_a_batch_without_objects_keeps_its_shapes():
     batch = collate([item(np.zeros((8, 8, 3), np.uint8), [], [])] * 2)
-    assert batch.targets.box.shape == (0, 4) and batch.targets.box.dtype == torch.float32
-    assert batch.targets.image.shape == batch.targets.label.shape == (0,)
-    assert batch.targets.image.dtype == batch.targets.label.dtype == torch.int64
+    assert batch.objects.box.shape == (0, 4) and batch.objects.box.dtype == torch.float32
+    assert batch.objects.image.shape == batch.objects.label.shape == (0,)
+    assert batch.objects.image.dtype == batch.objects.label.dtype == torch.int64
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -367,7 +367,7 @@ def test_evaluated_pictures_do_not_depend_on_batch_size_workers_or_cache(index):
         pictures = {}
         for batch in evaluation_loader(dataset, batch_size, workers, False):
             for row, position in enumerate(batch.position.tolist()):
-                boxes = batch.targets.box[batch.targets.image == row]
+                boxes = batch.objects.box[batch.objects.image == row]
                 pictures[position] = (batch.images[row], boxes, batch.letterbox[row])
         seen.append([pictures[position] for position in range(len(index))])
     for other in seen[1:]:

@@ -15,7 +15,7 @@ from yolo_lite.loss.classification import CLS_LOSSES
 from yolo_lite.loss.detection import DetectionLosses, compute_loss, loss_gains, objectness_balance, step_totals
 from yolo_lite.loss.targets import build_targets
 from yolo_lite.ops.grid import Grid, make_grid
-from yolo_lite.structures import LossParts, Matches, Targets
+from yolo_lite.structures import LossParts, Matches, Objects
 
 ANCHORS = torch.tensor(
     [
@@ -38,16 +38,16 @@ BY_BINARY_LOSS = {f"obj and cls {name}": Hyp(obj_loss=name, cls_loss=name) for n
 EVERY_LOSS = HYPS | BY_BOX_LOSS | BY_BINARY_LOSS
 
 
-def as_targets(*rows: tuple[int, int, list[float]]) -> Targets:
+def as_targets(*rows: tuple[int, int, list[float]]) -> Objects:
     """Rows of (image, label, cxcywh)."""
     box = torch.tensor([box for *_, box in rows], dtype=torch.float32).reshape(-1, 4)
     image, label = (torch.tensor([row[column] for row in rows], dtype=torch.int64) for column in (0, 1))
-    return Targets(image, label, box)
+    return Objects(image, label, box)
 
 
 def random_case(
     num_images: int, num_classes: int, count: int = 40, size: tuple[int, int] = (96, 160), seed: int = 0
-) -> tuple[Tensor, Targets, Grid]:
+) -> tuple[Tensor, Objects, Grid]:
     """Raw outputs, targets, grid; not square."""
     generator = torch.Generator().manual_seed(seed)
     height, width = size
@@ -57,7 +57,7 @@ def random_case(
     image = torch.randint(0, num_images, (count,), generator=generator)
     label = torch.randint(0, num_classes, (count,), generator=generator)
     raw = torch.randn(num_images, grid.num_slots, 5 + num_classes, generator=generator) * 1.5
-    return raw, Targets(image, label, torch.cat((centre, sides), dim=1)), grid
+    return raw, Objects(image, label, torch.cat((centre, sides), dim=1)), grid
 
 
 def losses_of(hyp: Hyp, raw: Tensor) -> DetectionLosses:
@@ -65,7 +65,7 @@ def losses_of(hyp: Hyp, raw: Tensor) -> DetectionLosses:
 
 
 def losses_and_gradient(
-    raw: Tensor, targets: Targets, grid: Grid, hyp: Hyp, matches: Matches | None = None, **options
+    raw: Tensor, targets: Objects, grid: Grid, hyp: Hyp, matches: Matches | None = None, **options
 ) -> tuple[LossParts, Tensor]:
     raw = raw.clone().requires_grad_()
     matches = matches or build_targets(targets, grid, hyp.anchor_t)
@@ -110,7 +110,7 @@ def slow_ciou(a: list[float], b: list[float]) -> tuple[float, float]:
 
 
 def slow_loss(
-    raw: Tensor, targets: Targets, matches: Matches, anchors: Tensor, size: tuple[int, int], hyp: Hyp
+    raw: Tensor, targets: Objects, matches: Matches, anchors: Tensor, size: tuple[int, int], hyp: Hyp
 ) -> tuple[float, float, float]:
     """Box, obj, cls: level by level, slot by slot; yolov5-facts 2.2 and 2.3, objectness against the IoU."""
     (height, width), num_levels, num_classes = size, len(anchors), raw.shape[2] - 5
@@ -244,7 +244,7 @@ def test_gradient_does_not_depend_on_how_a_batch_is_split(hyp, sizes):
     raw, targets, grid = random_case(4, 3, count=60)
     # Very unequal: the third picture has one object, the last has none.
     kept = (targets.image < 2) | ((targets.image == 2).cumsum(0) == 1) & (targets.image == 2)
-    targets = Targets(*(values[kept] for values in targets))
+    targets = Objects(*(values[kept] for values in targets))
     assert torch.bincount(targets.image, minlength=4)[2:].tolist() == [1, 0]
     whole, expected = losses_and_gradient(raw, targets, grid, hyp)
 
@@ -252,7 +252,7 @@ def test_gradient_does_not_depend_on_how_a_batch_is_split(hyp, sizes):
     pieces = []
     for first, size in zip(firsts, sizes, strict=True):
         own = (targets.image >= first) & (targets.image < first + size)
-        pieces.append(Targets(targets.image[own] - first, targets.label[own], targets.box[own]))
+        pieces.append(Objects(targets.image[own] - first, targets.label[own], targets.box[own]))
     matches = [build_targets(piece, grid, hyp.anchor_t) for piece in pieces]
     totals = step_totals(matches, [grid] * len(sizes), 4)
     results = [

@@ -30,7 +30,7 @@ from yolo_lite.engine.state import State
 from yolo_lite.engine.train import train_step
 from yolo_lite.loss.detection import DetectionLosses
 from yolo_lite.model.detector import Detector
-from yolo_lite.structures import Batch, Targets
+from yolo_lite.structures import Batch, Objects
 
 
 @pytest.fixture
@@ -102,14 +102,14 @@ def random_batch(num_images: int, seed: int) -> Batch:
     m = 4 * num_images
     box = torch.from_numpy(rng.uniform((8, 8, 10, 10), (56, 56, 40, 40), (m, 4))).float()
     label = torch.from_numpy(rng.integers(0, 3, m))
-    targets = Targets(torch.arange(num_images).repeat_interleave(4), label, box)
+    targets = Objects(torch.arange(num_images).repeat_interleave(4), label, box)
     return Batch(images, targets, torch.arange(num_images), torch.zeros(0), torch.zeros(0))
 
 
 def part(batch: Batch, first: int, last: int) -> Batch:
-    own = (batch.targets.image >= first) & (batch.targets.image < last)
-    targets = Targets(batch.targets.image[own] - first, batch.targets.label[own], batch.targets.box[own])
-    return batch._replace(images=batch.images[first:last], targets=targets, position=batch.position[first:last])
+    own = (batch.objects.image >= first) & (batch.objects.image < last)
+    targets = Objects(batch.objects.image[own] - first, batch.objects.label[own], batch.objects.box[own])
+    return batch._replace(images=batch.images[first:last], objects=targets, position=batch.position[first:last])
 
 
 def gradient_of(detector: Detector, parts: list[Batch]) -> torch.Tensor:

@@ -32,7 +32,7 @@ from yolo_lite.engine.prepare import Recipe
 from yolo_lite.engine.processes import ALONE, Processes, joined
 from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.train import train_step
-from yolo_lite.structures import Batch, Targets
+from yolo_lite.structures import Batch, Objects
 
 
 def free_port() -> int:
@@ -88,10 +88,10 @@ def part_of(batch: Batch, processes: Processes) -> Batch:
     own = list(processes.share_of(range(len(batch.images))))
     if not own:
         return EMPTY
-    mine = (batch.targets.image >= own[0]) & (batch.targets.image <= own[-1])
-    targets = Targets(*(column[mine] for column in batch.targets))
+    mine = (batch.objects.image >= own[0]) & (batch.objects.image <= own[-1])
+    targets = Objects(*(column[mine] for column in batch.objects))
     targets = targets._replace(image=targets.image - own[0])
-    return batch._replace(images=batch.images[own], targets=targets, position=batch.position[own])
+    return batch._replace(images=batch.images[own], objects=targets, position=batch.position[own])
 
 
 # Pictures of each batch of a step: even shares, uneven ones, and a share of nothing.
@@ -206,9 +206,9 @@ def test_a_run_that_goes_on_sees_the_rest(done: int):
 def test_a_batch_of_nothing_has_the_form_of_a_batch():
     assert collate([]) is EMPTY
     full = random_batch(2, seed=0)
-    assert all(mine.dtype == other.dtype for mine, other in zip(EMPTY.targets, full.targets, strict=True))
+    assert all(mine.dtype == other.dtype for mine, other in zip(EMPTY.objects, full.objects, strict=True))
     assert EMPTY.images.dtype == full.images.dtype and EMPTY.images.shape[:2] == (0, 3)
-    assert len(EMPTY.position) == 0 and EMPTY.targets.box.shape == (0, 4)
+    assert len(EMPTY.position) == 0 and EMPTY.objects.box.shape == (0, 4)
 
 
 # ------------------------------------------------------------------------------------------------------- torchrun

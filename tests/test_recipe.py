@@ -75,7 +75,7 @@ def test_each_step_has_a_size_of_its_own_and_boxes_follow():
         (scaled,) = multi_scaled([batch], 0.5, 16, (0, step))
         height, width = scaled.images.shape[2:]
         assert height == width and height % 16 == 0 and 32 <= height <= 96
-        assert torch.allclose(scaled.targets.box, batch.targets.box * (height / 64))
+        assert torch.allclose(scaled.objects.box, batch.objects.box * (height / 64))
         expected = F.interpolate(batch.images, size=(height, width), mode="bilinear", align_corners=False)
         assert torch.equal(scaled.images, expected if height != 64 else batch.images)
         again = multi_scaled([batch, batch], 0.5, 16, (0, step))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from yolo_lite.loss.targets import build_targets
 from yolo_lite.ops.grid import Grid, make_grid
-from yolo_lite.structures import Matches, Targets
+from yolo_lite.structures import Matches, Objects
 
 ANCHORS = torch.tensor(
     [
@@ -21,20 +21,20 @@ ANCHORS = torch.tensor(
 STRIDES = (8, 16, 32)
 
 
-def as_targets(*boxes: list[float], image: list[int] | None = None) -> Targets:
+def as_targets(*boxes: list[float], image: list[int] | None = None) -> Objects:
     image = image or [0] * len(boxes)
     box = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    return Targets(torch.tensor(image, dtype=torch.int64), torch.zeros(len(boxes), dtype=torch.int64), box)
+    return Objects(torch.tensor(image, dtype=torch.int64), torch.zeros(len(boxes), dtype=torch.int64), box)
 
 
-def random_targets(count: int, num_images: int, height: int, width: int, seed: int) -> Targets:
+def random_targets(count: int, num_images: int, height: int, width: int, seed: int) -> Objects:
     """Sizes of all kinds, log-uniform; a third of the centres on whole pixels, so on grid lines and in cell middles."""
     generator = torch.Generator().manual_seed(seed)
     centre = torch.rand(count, 2, generator=generator) * torch.tensor([width, height])
     centre[::3] = (centre[::3] / 4).round() * 4
     size = torch.exp(torch.rand(count, 2, generator=generator) * math.log(300) + math.log(2))
     image = torch.randint(0, num_images, (count,), generator=generator)
-    return Targets(image, torch.randint(0, 5, (count,), generator=generator), torch.cat((centre, size), dim=1))
+    return Objects(image, torch.randint(0, 5, (count,), generator=generator), torch.cat((centre, size), dim=1))
 
 
 def one_level(height: int = 32, width: int = 48) -> Grid:
@@ -64,7 +64,7 @@ def slow_iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 def slow_matches(
-    targets: Targets, anchors: torch.Tensor, strides: tuple[int, ...], height: int, width: int, anchor_t: float
+    targets: Objects, anchors: torch.Tensor, strides: tuple[int, ...], height: int, width: int, anchor_t: float
 ) -> dict[tuple[int, int], int]:
     """The rule as its docstring states it: targets, levels, anchors, cells, one by one."""
     best: dict[tuple[int, int], tuple[float, int]] = {}
@@ -231,7 +231,7 @@ def test_order_of_targets_does_not_matter():
     grid = make_grid(ANCHORS, STRIDES, 96, 160)
     order = torch.randperm(150, generator=torch.Generator().manual_seed(2))
     straight = as_dict(build_targets(targets, grid, 4.0))
-    shuffled = as_dict(build_targets(Targets(*(values[order] for values in targets)), grid, 4.0))
+    shuffled = as_dict(build_targets(Objects(*(values[order] for values in targets)), grid, 4.0))
     assert straight == {place: order[target].item() for place, target in shuffled.items()}
 
 
@@ -241,7 +241,7 @@ def test_images_do_not_know_each_other():
     together = as_dict(build_targets(targets, grid, 4.0))
     for image in range(3):
         rows = (targets.image == image).nonzero().squeeze(1)
-        alone = as_dict(build_targets(Targets(*(values[rows] for values in targets)), grid, 4.0))
+        alone = as_dict(build_targets(Objects(*(values[rows] for values in targets)), grid, 4.0))
         own = {place: target for place, target in together.items() if place[0] == image}
         assert own == {place: rows[target].item() for place, target in alone.items()}
 

@@ -111,13 +111,13 @@ def test_assigned_anchors_are_those_of_the_loss_each_in_its_cell() -> None:
     model = FAMILIES["yolo"].build(config, fetch=False)
     anchors = FAMILIES["yolo"].assigned_anchors(model, batch, Hyp())
     grid = model.grid(*batch.images.shape[2:])
-    matches = assign(batch.targets, grid, Hyp())
+    matches = assign(batch.objects, grid, Hyp())
     assert anchors.image.tolist() == matches.image.tolist() and anchors.target.tolist() == matches.target.tolist()
     size = torch.from_numpy(anchors.xyxy[:, 2:] - anchors.xyxy[:, :2])
     assert len(size) > 10 and torch.allclose(size, grid.anchor[matches.slot], atol=1e-3)
     # The cell of an anchor holds the centre of its object, or is next to the one that does.
     centre = torch.from_numpy(anchors.xyxy[:, :2] + anchors.xyxy[:, 2:]) / 2
-    distance = (centre - batch.targets.box[matches.target, :2]).abs()
+    distance = (centre - batch.objects.box[matches.target, :2]).abs()
     assert bool((distance <= grid.stride[matches.slot]).all())
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 
-class Targets(NamedTuple):
+class Objects(NamedTuple):
     """The labelled objects of a batch, as parallel arrays."""
 
     image: Tensor  # [M] int64, which image of the batch
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     """What a loader yields: pictures, their objects, and how each picture was letterboxed."""
 
     images: Tensor  # [B, 3, H, W] uint8 RGB, channels-last in memory; as many channels as the dataset has
-    targets: Targets
+    objects: Objects
     position: Tensor  # [B] int64, row of each picture in its DatasetIndex
     original_size: Tensor  # [B, 2] int64, height and width of the picture file, in pixels
     letterbox: Tensor  # [B, 4] float64, scale_x scale_y left top (see yolo_lite.data.letterbox)
@@ -34,7 +34,7 @@ class Matches(NamedTuple):
 
     image: Tensor  # [P] int64, which image of the batch
     slot: Tensor  # [P] int64, index on the slot axis
-    target: Tensor  # [P] int64, row of Targets
+    target: Tensor  # [P] int64, row of Objects
 
 
 class LossParts(NamedTuple):

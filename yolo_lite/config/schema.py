@@ -256,10 +256,9 @@ Augmentations = Annotated[
 ]
 
 
-class Hyp(Section):
-    """Hyperparameters: losses, optimizer and schedule, augmentation, run-time choices."""
+class OptimSection(Section):
+    """Optimizer and schedule."""
 
-    # optimizer and schedule
     optimizer: Literal["SGD", "AdamW"] = "AdamW"
     lr0: Positive = 0.0015
     lrf: Fraction = 0.01  # last learning rate, as a fraction of lr0
@@ -277,7 +276,10 @@ class Hyp(Section):
     freeze: Freeze = ()
     nonfinite: Literal["skip", "stop"] = "skip"  # what becomes of a step whose loss or gradient is not finite
 
-    # losses; the keys <loss>_<parameter> matter where that loss is chosen
+
+class LossSection(Section):
+    """Losses and target assignment; the keys <loss>_<parameter> matter where that loss is chosen."""
+
     box_loss: Annotated[str, _one_of(SEAM_NAMES["BOX_LOSSES"])] = "ciou"
     rpn_box_loss: Annotated[str, _one_of(SEAM_NAMES["BOX_LOSSES"])] = "smooth_l1"  # first stage of Faster R-CNN
     smooth_l1_beta: Positive = 1.0
@@ -314,7 +316,20 @@ class Hyp(Section):
     assigner: Annotated[str, _one_of(SEAM_NAMES["ASSIGNERS"])] = "anchor_ratio"
     anchor_t: Annotated[float, Field(gt=1)] = 4.0
 
-    # augmentation
+    @model_validator(mode="after")
+    def _losses_agree(self) -> LossSection:
+        others = [key for key in ("obj_loss", "cls_loss") if getattr(self, key) != "bce"]
+        if self.fl_gamma > 0 and others:
+            found = ", ".join(f"{key}: {getattr(self, key)}" for key in others)
+            raise ValueError(f"fl_gamma above 0 turns bce into focal: expected it to be 0 beside {found}")
+        if self.cls_loss == "vfl" and self.label_smoothing > 0:
+            raise ValueError("label_smoothing leaves no negatives to vfl: expected it to be 0 beside cls_loss: vfl")
+        return self
+
+
+class AugmentSection(Section):
+    """Augmentation, and how often images are drawn."""
+
     hsv_h: Annotated[float, Field(ge=0, le=0.5)] = 0.015
     hsv_s: Fraction = 0.7
     hsv_v: Fraction = 0.4
@@ -337,7 +352,10 @@ class Hyp(Section):
     balance: Fraction = 0.0  # pictures with classes that fewer than this share show are drawn more often; 0 is off
     multi_scale: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0.5: each step at 0.5 to 1.5 times --imgsz
 
-    # run time
+
+class RuntimeSection(Section):
+    """How a run is computed."""
+
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     cache: Literal["auto", "ram", "disk", "off"] = "auto"
@@ -345,15 +363,9 @@ class Hyp(Section):
     deterministic: bool = False
     sync_bn: bool = False
 
-    @model_validator(mode="after")
-    def _losses_agree(self) -> Hyp:
-        others = [key for key in ("obj_loss", "cls_loss") if getattr(self, key) != "bce"]
-        if self.fl_gamma > 0 and others:
-            found = ", ".join(f"{key}: {getattr(self, key)}" for key in others)
-            raise ValueError(f"fl_gamma above 0 turns bce into focal: expected it to be 0 beside {found}")
-        if self.cls_loss == "vfl" and self.label_smoothing > 0:
-            raise ValueError("label_smoothing leaves no negatives to vfl: expected it to be 0 beside cls_loss: vfl")
-        return self
+
+class Hyp(RuntimeSection, AugmentSection, LossSection, OptimSection):
+    """All keys of hyp.yaml, which is flat; each room reads the section that is its own."""
 
 
 # Keys of YOLOv5's hyp files that have no counterpart here, and what to do about them.

@@ -15,7 +15,7 @@ from yolo_lite.data.dataset import ORDER_STREAM, EvaluationSet, Item, TrainingSe
 from yolo_lite.data.sampling import drawn
 from yolo_lite.data.store import CAN_FORK
 from yolo_lite.ops.boxes import xyxy_to_cxcywh
-from yolo_lite.structures import Batch, Targets
+from yolo_lite.structures import Batch, Objects
 
 SECONDS_AFTER_SIGTERM = 10  # that a loading process goes on for
 
@@ -90,7 +90,7 @@ def collate(items: list[Item]) -> Batch:
     images = torch.from_numpy(np.stack([item.image for item in items])).permute(0, 3, 1, 2)
     return Batch(
         images,
-        Targets(torch.from_numpy(image), torch.from_numpy(label), box),
+        Objects(torch.from_numpy(image), torch.from_numpy(label), box),
         torch.tensor([item.position for item in items]),
         torch.tensor([item.original_size for item in items]),
         torch.tensor([item.letterbox for item in items], dtype=torch.float64),
@@ -100,7 +100,7 @@ def collate(items: list[Item]) -> Batch:
 # What a process gets of a batch that has fewer pictures than there are processes.
 EMPTY = Batch(
     torch.zeros(0, 3, 0, 0, dtype=torch.uint8),
-    Targets(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)),
+    Objects(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)),
     torch.zeros(0, dtype=torch.int64),
     torch.zeros(0, 2, dtype=torch.int64),
     torch.zeros(0, 4, dtype=torch.float64),

@@ -17,7 +17,7 @@ from yolo_lite.engine.optimizer import Plan
 from yolo_lite.engine.prepare import Recipe
 from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.train import train_step
-from yolo_lite.structures import Batch, Targets
+from yolo_lite.structures import Batch, Objects
 
 LARGEST = 1024
 LARGEST_SHARE = 0.9  # of the GPU's memory; the rest is for batches with more objects
@@ -82,6 +82,6 @@ def random_batch(count: int, size: int, channels: int, compute: Compute) -> Batc
     images = torch.rand(count, channels, size, size, device=compute.device).to(memory_format=compute.memory_format)
     owner = torch.arange(count, device=compute.device).repeat_interleave(OBJECTS)
     box = torch.rand(len(owner), 4, device=compute.device) * size / 2 + size / 8
-    targets = Targets(owner, torch.zeros_like(owner), box)
+    targets = Objects(owner, torch.zeros_like(owner), box)
     nothing = torch.zeros(count, 0)
     return Batch(images, targets, torch.arange(count), nothing, nothing)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.structures import Batch, Targets
+from yolo_lite.structures import Batch, Objects
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 
@@ -134,8 +134,8 @@ def to_device(batch: Batch, compute: Compute) -> Batch:
     """The batch on the device, images as floats in 0..1 in the model's memory format."""
     images = batch.images.to(compute.device, non_blocking=True)
     images = images.to(dtype=torch.float32, memory_format=compute.memory_format).div_(255)
-    targets = Targets(*(column.to(compute.device, non_blocking=True) for column in batch.targets))
-    return batch._replace(images=images, targets=targets)
+    targets = Objects(*(column.to(compute.device, non_blocking=True) for column in batch.objects))
+    return batch._replace(images=images, objects=targets)
 
 
 def place(model: nn.Module, compute: Compute) -> nn.Module:

@@ -169,14 +169,14 @@ class Yolo:
         detector, hyp = _detector(model), losses.hyp
         batches = [batch for batch in batches if len(batch.position)]
         grids = [detector.grid(*batch.images.shape[2:]) for batch in batches]
-        matches = [assign(b.targets, grid, hyp) for b, grid in zip(batches, grids, strict=True)]
+        matches = [assign(b.objects, grid, hyp) for b, grid in zip(batches, grids, strict=True)]
         totals = StepTotals(torch.zeros((), device=compute.device), detector.anchors.new_zeros(len(detector.strides)))
         if batches:
             totals = step_totals(matches, grids, sum(batch.images.shape[0] for batch in batches))
         processes.add(totals)
         for batch, grid, match in zip(batches, grids, matches, strict=True):
             raw = self.forward(model, batch, compute)
-            yield compute_loss(raw, batch.targets, match, grid, losses, totals)
+            yield compute_loss(raw, batch.objects, match, grid, losses, totals)
 
     def for_inference(self, model: nn.Module) -> Detector:
         """A fused copy in evaluation mode."""
@@ -195,16 +195,16 @@ class Yolo:
         """Losses of one batch, normalised over it, and how many of its objects no slot learns."""
         assert isinstance(losses, DetectionLosses)
         grid = _detector(model).grid(*batch.images.shape[2:])
-        matches = assign(batch.targets, grid, losses.hyp)
-        unmatched = torch.ones(len(batch.targets.label), dtype=torch.int64, device=raw.device)
+        matches = assign(batch.objects, grid, losses.hyp)
+        unmatched = torch.ones(len(batch.objects.label), dtype=torch.int64, device=raw.device)
         unmatched[matches.target] = 0
-        return BatchLosses(compute_loss(raw, batch.targets, matches, grid, losses), unmatched.sum())
+        return BatchLosses(compute_loss(raw, batch.objects, matches, grid, losses), unmatched.sum())
 
     def assigned_anchors(self, model: nn.Module, batch: Batch, hyp: Hyp) -> Anchors:
         """The anchors that learn the objects of a batch on the CPU, each in its cell."""
         detector = _detector(model)
         grid = make_grid(detector.anchors.cpu(), detector.strides, *batch.images.shape[2:])
-        image, slot, target = assign(batch.targets, grid, hyp)
+        image, slot, target = assign(batch.objects, grid, hyp)
         box = torch.cat((grid.corner + grid.stride / 2, grid.anchor), dim=1)[slot]
         return Anchors(image.numpy(), target.numpy(), cxcywh_to_xyxy(box).numpy())
 
@@ -305,7 +305,7 @@ class TwoStage:
         for batch in (batch for batch in batches if len(batch.position)):
             with compute.autocast():
                 first = network.first_stage(batch.images)
-                found = network.losses(first, batch.targets, losses.objectives(*first.size))
+                found = network.losses(first, batch.objects, losses.objectives(*first.size))
             share = len(batch.images) / num_images.item()
             yield LossParts(*(part * share for part in losses.parts(found)))
 
@@ -328,7 +328,7 @@ class TwoStage:
         """Losses of one batch. The first stage gives every object its best anchor: none is left unmatched."""
         assert isinstance(losses, FasterRcnnLosses)
         objectives = losses.objectives(*raw.first.size)
-        found = _two_stage(model).validation_losses(raw, batch.targets, objectives)
+        found = _two_stage(model).validation_losses(raw, batch.objects, objectives)
         return BatchLosses(losses.parts(found), torch.zeros((), dtype=torch.int64, device=batch.images.device))
 
     def assigned_anchors(self, model: nn.Module, batch: Batch, hyp: Hyp) -> None:

@@ -28,5 +28,5 @@ def _scaled(batch: Batch, scale: float, stride: int) -> Batch:
     if size == [height, width]:
         return batch
     images = F.interpolate(batch.images, size=size, mode="bilinear", align_corners=False)
-    factors = batch.targets.box.new_tensor([size[1] / width, size[0] / height] * 2)
-    return batch._replace(images=images, targets=batch.targets._replace(box=batch.targets.box * factors))
+    factors = batch.objects.box.new_tensor([size[1] / width, size[0] / height] * 2)
+    return batch._replace(images=images, objects=batch.objects._replace(box=batch.objects.box * factors))

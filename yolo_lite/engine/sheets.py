@@ -34,10 +34,10 @@ def training_sheet(batch: Batch, names: tuple[str, ...], most: int = SHOWN_PICTU
     """The first pictures of a batch (uint8, on the CPU) with their boxes, RGB."""
     pictures = []
     for row in range(min(len(batch.images), most)):
-        own = batch.targets.image == row
-        xyxy = cxcywh_to_xyxy(batch.targets.box[own]).numpy()
+        own = batch.objects.image == row
+        xyxy = cxcywh_to_xyxy(batch.objects.box[own]).numpy()
         image = as_rgb(batch.images[row].permute(1, 2, 0).numpy())
-        pictures.append(draw_boxes(*enlarge(image, xyxy), batch.targets.label[own].numpy(), names))
+        pictures.append(draw_boxes(*enlarge(image, xyxy), batch.objects.label[own].numpy(), names))
     return contact_sheet(pictures, columns=4)
 
 
@@ -47,15 +47,15 @@ def anchor_sheet(batch: Batch, anchors: Anchors, names: tuple[str, ...], most: i
     A dot is the cell of an anchor; a shape of anchor is drawn in one of its cells only. Of the first 16 pictures those
     with the fewest objects are shown: in a crowd nothing could be told apart.
     """
-    counts = np.bincount(batch.targets.image.numpy(), minlength=len(batch.images))[:16]
+    counts = np.bincount(batch.objects.image.numpy(), minlength=len(batch.images))[:16]
     fewest = np.argsort(np.where(counts > 0, counts, counts.max() + 1), kind="stable")[:most]
     return contact_sheet([_objects_and_anchors(batch, anchors, names, int(row)) for row in fewest], columns=2)
 
 
 def _objects_and_anchors(batch: Batch, anchors: Anchors, names: tuple[str, ...], row: int) -> np.ndarray:
-    own, learning = (batch.targets.image == row).numpy(), anchors.image == row
-    labels, target = batch.targets.label.numpy(), anchors.target[learning]
-    objects, xyxy = cxcywh_to_xyxy(batch.targets.box[own]).numpy(), anchors.xyxy[learning]
+    own, learning = (batch.objects.image == row).numpy(), anchors.image == row
+    labels, target = batch.objects.label.numpy(), anchors.target[learning]
+    objects, xyxy = cxcywh_to_xyxy(batch.objects.box[own]).numpy(), anchors.xyxy[learning]
     image = as_rgb(batch.images[row].permute(1, 2, 0).numpy())
     image, boxes = enlarge(image, np.concatenate((objects, xyxy)), 640, below=640)
     objects, xyxy = np.split(boxes, [len(objects)])

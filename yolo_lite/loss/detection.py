@@ -21,7 +21,7 @@ from yolo_lite.loss.box import BoxLoss, RunLosses
 from yolo_lite.loss.classification import binary_loss, class_weights, one_hot
 from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import Grid, decode
-from yolo_lite.structures import LossParts, Matches, Targets
+from yolo_lite.structures import LossParts, Matches, Objects
 
 # Fine levels hold most of the slots and nearly all of them are background: they count more. P3-P5 and longer pyramids.
 OBJ_BALANCE = {3: (4.0, 1.0, 0.4)}
@@ -90,7 +90,7 @@ class DetectionLosses(RunLosses):
 
 def compute_loss(
     raw: Tensor,
-    targets: Targets,
+    targets: Objects,
     matches: Matches,
     grid: Grid,
     losses: DetectionLosses,

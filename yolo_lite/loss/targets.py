@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from yolo_lite.config.schema import Hyp
 from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import Grid
-from yolo_lite.structures import Matches, Targets
+from yolo_lite.structures import Matches, Objects
 
-Assigner = Callable[[Targets, Grid, float], Matches]
+Assigner = Callable[[Objects, Grid, float], Matches]
 
 
-def build_targets(targets: Targets, grid: Grid, anchor_t: float) -> Matches:
+def build_targets(targets: Objects, grid: Grid, anchor_t: float) -> Matches:
     """Match targets to slots by the rule of YOLOv5.
 
     A target matches an anchor when neither its width nor its height differs from the anchor's by a factor of
@@ -44,7 +44,7 @@ def build_targets(targets: Targets, grid: Grid, anchor_t: float) -> Matches:
 ASSIGNERS: dict[str, Assigner] = {"anchor_ratio": build_targets}
 
 
-def assign(targets: Targets, grid: Grid, hyp: Hyp) -> Matches:
+def assign(targets: Objects, grid: Grid, hyp: Hyp) -> Matches:
     """Match targets to slots by the rule that hyp.yaml names."""
     return ASSIGNERS[hyp.assigner](targets, grid, hyp.anchor_t)
 
@@ -76,7 +76,7 @@ def _candidate_slots(box: Tensor, level: Tensor, anchor: Tensor, grid: Grid) -> 
     return slot, inside
 
 
-def _one_target_a_slot(targets: Targets, target: Tensor, slot: Tensor, grid: Grid) -> Matches:
+def _one_target_a_slot(targets: Objects, target: Tensor, slot: Tensor, grid: Grid) -> Matches:
     """Drop all but the best claim to each (image, slot)."""
     fit = _iou_with_anchor(targets.box[target], slot, grid)
     place = targets.image[target] * grid.num_slots + slot

@@ -31,7 +31,7 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, clip_boxes_to
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import FasterRcnnConfig
 from yolo_lite.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from yolo_lite.structures import Detections, Targets
+from yolo_lite.structures import Detections, Objects
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STRIDE = 32  # sides of the network input must be multiples of it
@@ -151,10 +151,10 @@ class FasterRcnn(nn.Module):
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
         return logits.float(), deltas.float().unflatten(1, (-1, 4))
 
-    def losses(self, first: FirstStage, targets: Targets, objectives: BoxObjectives) -> StageLosses:
+    def losses(self, first: FirstStage, targets: Objects, objectives: BoxObjectives) -> StageLosses:
         """Finite scalars that carry a gradient, also without any object.
 
-        Anchors and proposals are sampled by torch's global random generator of the device. Targets without an area
+        Anchors and proposals are sampled by torch's global random generator of the device. Objects without an area
         are left out.
         """
         objects = _objects(targets, len(first.proposals))
@@ -164,7 +164,7 @@ class FasterRcnn(nn.Module):
 
     @torch.no_grad()
     def validation_losses(
-        self, raw: RawDetections, targets: Targets, objectives: BoxObjectives, seed: int = 0
+        self, raw: RawDetections, targets: Objects, objectives: BoxObjectives, seed: int = 0
     ) -> StageLosses:
         """The losses of a validated batch without another pass of the backbone; the same for the same input.
 
@@ -242,7 +242,7 @@ def _above(scores: Tensor, box: Tensor, confidence: float) -> Detections:
     return Detections(box[row, label], score, label)
 
 
-def _objects(targets: Targets, num_images: int) -> list[dict[str, Tensor]]:
+def _objects(targets: Objects, num_images: int) -> list[dict[str, Tensor]]:
     """For each image its boxes xyxy and its labels, which count from 1; what has no area is left out."""
     box = cxcywh_to_xyxy(targets.box.float())
     usable = (box[:, 2:] > box[:, :2]).all(dim=1)  # after the conversion: tiny sides may be rounded away in it
