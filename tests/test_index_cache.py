@@ -22,7 +22,8 @@ from yolo_lite.data import index_cache
 from yolo_lite.data.coco_json import CocoLabels
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.labels import Labels, Problem
-from yolo_lite.data.packed import Rings, both, packed
+from yolo_lite.data.outlines import Outlines
+from yolo_lite.data.packed import both, packed
 
 NAMES = ("cat", "dog")
 POLYGON = "0 0.1 0.1 0.6 0.1 0.6 0.7\n"
@@ -99,7 +100,7 @@ def assert_same(one: DatasetIndex, other: DatasetIndex) -> None:
         if isinstance(a, np.ndarray):
             assert a.dtype == b.dtype, field.name
             np.testing.assert_array_equal(a, b, err_msg=field.name)
-        elif isinstance(a, Rings):
+        elif isinstance(a, Outlines):
             for x, y in zip(a, b, strict=True):
                 assert x.dtype == y.dtype
                 np.testing.assert_array_equal(x, y)

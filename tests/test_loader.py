@@ -22,6 +22,7 @@ from yolo_lite.config.schema import DatasetConfig, Hyp
 from yolo_lite.data import store as store_module
 from yolo_lite.data.dataset import EvaluationSet, Item, TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.instances import Instances
 from yolo_lite.data.letterbox import GREY, Letterbox, canvas_size, fitted_size, pad, resize, to_original
 from yolo_lite.data.loader import (
     EpochBatches,
@@ -301,7 +302,8 @@ def test_the_last_epochs_hold_the_plain_pictures(index):
 
 def item(image: np.ndarray, boxes: list[list[float]], labels: list[int]) -> Item:
     xyxy = np.array(boxes, dtype=float).reshape(-1, 4)
-    return Item(image, np.array(labels, dtype=np.int64), xyxy, 7, (5, 6), Letterbox(0.5, 0.25, 1, 2))
+    instances = Instances(np.array(labels, dtype=np.int64), xyxy, np.ones(len(labels)))
+    return Item(image, instances, 7, (5, 6), Letterbox(0.5, 0.25, 1, 2))
 
 
 def test_collate_by_hand():
@@ -382,8 +384,8 @@ def test_an_evaluated_box_goes_back_to_its_picture(index):
         got = dataset[position]
         assert got.position == position and got.original_size == tuple(index.size[position])
         label, xyxy = index.objects(position)
-        np.testing.assert_array_equal(got.label, label)
-        np.testing.assert_allclose(to_original(got.xyxy, got.letterbox), xyxy, atol=1e-9)
+        np.testing.assert_array_equal(got.instances.label, label)
+        np.testing.assert_allclose(to_original(got.instances.xyxy, got.letterbox), xyxy, atol=1e-9)
 
 
 # -------------------------------------------------------------------------------------------------------- storing

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.labels import Annotation, Labels, Problem, Ring, checked
+from yolo_lite.data.labels import Annotation, Labels, Problem, checked
+from yolo_lite.data.outlines import Ring
 
 if TYPE_CHECKING:
     from yolo_lite.data.index import DatasetIndex

@@ -10,14 +10,16 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.schema import Hyp
-from yolo_lite.data.augment import MIN_VISIBLE, Sample, cut
+from yolo_lite.config.schema import AugmentSection
+from yolo_lite.data.augment import MIN_VISIBLE
+from yolo_lite.data.instances import Instances, Sample
 from yolo_lite.data.letterbox import GREY
 
 BLUR_SIGMA = (0.5, 2.0)  # pixels of the network input
@@ -31,7 +33,7 @@ AUGMENTATIONS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, np.random
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks a server for its newest version when imported
 
 
-def random_effects(image: np.ndarray, hyp: Hyp, rng: np.random.Generator) -> np.ndarray:
+def random_effects(image: np.ndarray, hyp: AugmentSection, rng: np.random.Generator) -> np.ndarray:
     """Grey (RGB only), blurred, or with the noise of JPEG, with the chances ``grayscale``, ``blur`` and ``jpeg``."""
     # Drawn whether needed or not: switching one effect on leaves the others as they were.
     is_grey, is_blurred, is_jpeg = rng.random(3) < (hyp.grayscale, hyp.blur, hyp.jpeg)
@@ -70,8 +72,8 @@ def random_erasing(sample: Sample, rng: np.random.Generator) -> Sample:
     top, left = rng.integers(0, (height - rows, width - columns), endpoint=True)
     image = sample.image.copy()
     image[top : top + rows, left : left + columns] = GREY
-    _, hidden = cut(sample.xyxy, sample.share, (left, top), (left + columns, top + rows))
-    return sample._replace(image=image, share=sample.share - hidden)
+    hidden = sample.instances.clipped((left, top), (left + columns, top + rows)).share
+    return Sample(image, replace(sample.instances, share=sample.instances.share - hidden))
 
 
 def augmented(name: str, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -80,7 +82,7 @@ def augmented(name: str, sample: Sample, rng: np.random.Generator) -> Sample:
     Raises:
         ConfigError: the function does not give what it should.
     """
-    made = AUGMENTATIONS[name](sample.image, sample.label, sample.xyxy, rng)
+    made = AUGMENTATIONS[name](sample.image, sample.instances.label, sample.instances.xyxy, rng)
     where = f"augmentations: {name}"
     if not isinstance(made, tuple) or len(made) != 3:
         raise ConfigError(f"{where}: expected (image, label, xyxy), found {type(made).__name__}")
@@ -91,7 +93,8 @@ def augmented(name: str, sample: Sample, rng: np.random.Generator) -> Sample:
     label, xyxy = label.reshape(-1).astype(np.int64), xyxy.reshape(-1, 4) if xyxy.size % 4 == 0 else xyxy
     if len(label) != len(xyxy):
         raise ConfigError(f"{where}: expected a label for each box, found {len(label)} and {len(xyxy)}")
-    return Sample(image, label, *cut(xyxy, np.ones(len(label)), (0, 0), (image.shape[1], image.shape[0])))
+    instances = Instances(label, xyxy, np.ones(len(label)))
+    return Sample(image, instances.clipped((0, 0), (image.shape[1], image.shape[0])))
 
 
 def from_albumentations(transforms: Any) -> Callable[..., Objects]:

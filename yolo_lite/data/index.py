@@ -24,7 +24,8 @@ from yolo_lite.data.formats import label_reader
 from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
 from yolo_lite.data.index_cache import Kept
 from yolo_lite.data.labels import LabelReader, Labels
-from yolo_lite.data.packed import Entries, Rings, both, packed, starts
+from yolo_lite.data.outlines import Outlines, starts
+from yolo_lite.data.packed import Entries, both, packed
 from yolo_lite.data.shapes import ShapesSpec, ensure_shapes
 
 
@@ -40,7 +41,7 @@ class DatasetIndex:
     xyxy: np.ndarray  # [T, 4] float64, pixels of the picture
     area: np.ndarray  # [T] float64, square pixels
     crowd: np.ndarray  # [T] bool: neither learnt nor counted, see Annotation
-    rings: Rings | None  # where index_split was asked for them
+    rings: Outlines | None  # where index_split was asked for them
     image_id: np.ndarray  # [n] int64: those of a COCO file, or positions
     category_id: np.ndarray  # [C] int64: those of a COCO file, or class indices
     problems: tuple[str, ...]  # what was left out and why, one line each
@@ -262,7 +263,7 @@ def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
         xyxy=index.xyxy[kept],
         area=index.area[kept],
         crowd=index.crowd[kept],
-        rings=index.rings and index.rings.chosen(np.flatnonzero(kept)),
+        rings=index.rings and index.rings.select(np.flatnonzero(kept)),
         category_id=index.category_id[[index.names.index(name) for name in wanted]],
     )
 

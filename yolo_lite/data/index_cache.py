@@ -24,7 +24,8 @@ import numpy as np
 import PIL
 
 from yolo_lite.data.labels import LabelReader
-from yolo_lite.data.packed import Entries, Rings
+from yolo_lite.data.outlines import Outlines
+from yolo_lite.data.packed import Entries
 from yolo_lite.data.shapes import cache_folder
 
 # A file may change twice within one tick of its file system's clock (2 s for FAT): the second change would not show.
@@ -94,7 +95,7 @@ def load(path: Path) -> Kept | None:
     with np.load(io.BytesIO(content[DIGEST_SIZE:])) as arrays:
         found = dict(arrays)
     problems = {int(image): lines for image, lines in json.loads(found.pop("problems").tobytes()).items()}
-    rings = Rings(*(found.pop(name) for name in Rings._fields)) if "corner" in found else None
+    rings = Outlines(*(found.pop(name) for name in Outlines._fields)) if "corner" in found else None
     own = {name: found.pop(name) for name in ("key", "image_id", "category_id")}
     return Kept(**own, entries=Entries(**found, rings=rings, problems=problems))
 

@@ -10,13 +10,13 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from yolo_lite.data.outlines import Ring
+
 # Annotation tools round: what lies outside the picture by less than this share of its side is clipped, what lies
 # further is an error.
 TOLERANCE = 0.01
 # Coordinates are rounded to 1/100 of a pixel: fractions of six digits then say the same as the pixels they came from.
 STEPS_PER_PIXEL = 100
-
-Ring = np.ndarray  # [q, 2] float32, the corners of a polygon in pixels
 
 
 class Annotation(NamedTuple):

@@ -83,9 +83,9 @@ def collate(items: list[Item]) -> Batch:
     """Join samples of one shape; targets become cxcywh."""
     if not items:
         return EMPTY
-    image = np.repeat(np.arange(len(items)), [len(item.label) for item in items])
-    label = np.concatenate([item.label for item in items])
-    box = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([item.xyxy for item in items]))).float()
+    image = np.repeat(np.arange(len(items)), [len(item.instances) for item in items])
+    label = np.concatenate([item.instances.label for item in items])
+    box = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([item.instances.xyxy for item in items]))).float()
     # Pictures lie as [B, H, W, 3] in memory: seen as [B, 3, H, W] they are channels-last without a copy.
     images = torch.from_numpy(np.stack([item.image for item in items])).permute(0, 3, 1, 2)
     return Batch(

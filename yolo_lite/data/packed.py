@@ -11,27 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from yolo_lite.data.labels import Labels, Ring
-
-
-class Rings(NamedTuple):
-    """Outlines of T objects, R rings of Q corners together."""
-
-    corner: np.ndarray  # [Q, 2] float32, x y in pixels of the picture
-    first_corner: np.ndarray  # [R + 1] int64
-    first_ring: np.ndarray  # [T + 1] int64
-
-    def of(self, thing: int | np.integer) -> list[Ring]:
-        """The outlines of an object; none where only its box is known."""
-        first, end = self.first_ring[thing : thing + 2]
-        starts = self.first_corner[first : end + 1]
-        return np.split(self.corner[starts[0] : starts[-1]], starts[1:-1] - starts[0]) if end > first else []
-
-    def chosen(self, things: np.ndarray) -> Rings:
-        """The outlines of some objects, ``things`` [m] int64."""
-        rings, first_ring = rows_of(self.first_ring, things)
-        corners, first_corner = rows_of(self.first_corner, rings)
-        return Rings(self.corner[corners], first_corner, first_ring)
+from yolo_lite.data.labels import Labels
+from yolo_lite.data.outlines import Outlines, gather, starts
 
 
 class Entries(NamedTuple):
@@ -43,7 +24,7 @@ class Entries(NamedTuple):
     xyxy: np.ndarray
     area: np.ndarray
     crowd: np.ndarray
-    rings: Rings | None
+    rings: Outlines | None
     problems: dict[int, list[str]]  # by image
 
     @property
@@ -53,7 +34,7 @@ class Entries(NamedTuple):
 
     def chosen(self, images: np.ndarray) -> Entries:
         """Some of the images, or all in another order, ``images`` [m] int64."""
-        things, first = rows_of(self.first, images)
+        things, first = gather(self.first, images)
         return Entries(
             self.size[images],
             first,
@@ -61,7 +42,7 @@ class Entries(NamedTuple):
             self.xyxy[things],
             self.area[things],
             self.crowd[things],
-            self.rings and self.rings.chosen(things),
+            self.rings and self.rings.select(things),
             {new: self.problems[old] for new, old in enumerate(images.tolist()) if old in self.problems},
         )
 
@@ -78,20 +59,14 @@ def packed(found: Sequence[tuple[tuple[int, int], Labels] | str], with_rings: bo
         xyxy=_joined([one.xyxy for one in known], np.zeros((0, 4))),
         area=_joined([one.area for one in known], np.zeros(0)),
         crowd=_joined([one.crowd for one in known], np.zeros(0, bool)),
-        rings=_packed_rings([rings for one in known for rings in one.rings]) if with_rings else None,
+        rings=Outlines.pack(rings for one in known for rings in one.rings) if with_rings else None,
         problems={image: lines for image, lines in enumerate(problems) if lines},
     )
 
 
 def both(one: Entries, other: Entries) -> Entries:
     """The images of the one, and behind them those of the other."""
-    rings = None
-    if one.rings and other.rings:
-        rings = Rings(
-            np.concatenate([one.rings.corner, other.rings.corner]),
-            _behind(one.rings.first_corner, other.rings.first_corner),
-            _behind(one.rings.first_ring, other.rings.first_ring),
-        )
+    rings = Outlines.concat([one.rings, other.rings]) if one.rings and other.rings else None
     joined = {
         name: np.concatenate([getattr(one, name), getattr(other, name)])
         for name in ("size", "label", "xyxy", "area", "crowd")
@@ -100,26 +75,8 @@ def both(one: Entries, other: Entries) -> Entries:
     return Entries(first=_behind(one.first, other.first), rings=rings, problems=problems, **joined)
 
 
-def starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Where things of these lengths begin, and the end of the last: ``[n]`` to ``[n + 1]``."""
-    return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-
-
-def rows_of(first: np.ndarray, things: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of some things, one thing behind the other, and where each begins among them."""
-    counts = np.diff(first)[things]
-    begins = starts(counts)
-    return np.arange(begins[-1]) + np.repeat(first[things] - begins[:-1], counts), begins
-
-
 def _behind(first: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.concatenate([first, first[-1] + other[1:]])
-
-
-def _packed_rings(rings: list[tuple[Ring, ...]]) -> Rings:
-    flat = [ring for own in rings for ring in own]
-    corner = _joined(flat, np.zeros((0, 2), np.float32))
-    return Rings(corner, starts([len(ring) for ring in flat]), starts([len(own) for own in rings]))
 
 
 def _joined(arrays: Iterable[np.ndarray], empty: np.ndarray) -> np.ndarray:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.labels import Annotation, Labels, Problem, Ring, checked, label_path
+from yolo_lite.data.labels import Annotation, Labels, Problem, checked, label_path
+from yolo_lite.data.outlines import join_rings
 
 if TYPE_CHECKING:
     from yolo_lite.data.index import DatasetIndex
@@ -77,18 +78,9 @@ def write(index: DatasetIndex, names: list[Path], folder: Path, split: str, poly
             rings = index.rings.of(thing) if polygons and index.rings else []
             left, top, right, bottom = index.xyxy[thing].tolist()
             box = np.array([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]).reshape(-1, 2)
-            points = (_joined(rings) if rings else box) / (width, height)
+            points = (join_rings(rings) if rings else box) / (width, height)
             rows.append(f"{index.label[thing]} {' '.join(f'{value:.8g}' for value in points.ravel())}\n")
         path = folder / "labels" / name.with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(rows), encoding="ascii")
     return "labels"
-
-
-def _joined(rings: list[Ring]) -> np.ndarray:
-    """One polygon ``[q, 2]`` of several: lines of no width lead from each to the next, and back."""
-    if len(rings) == 1:
-        return rings[0].astype(np.float64)
-    closed = [np.concatenate((ring, ring[:1])) for ring in rings]
-    back = [ring[:1] for ring in rings[-2:0:-1]]
-    return np.concatenate(closed + back).astype(np.float64)
