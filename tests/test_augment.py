@@ -6,14 +6,16 @@ import pytest
 from conftest import boxes_only
 
 from yolo_lite.config.schema import Hyp
-from yolo_lite.data import augment
+from yolo_lite.data import augment, effects
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.instances import Instances, Sample
 from yolo_lite.data.letterbox import GREY
 from yolo_lite.data.store import ImageStore
+from yolo_lite.ops.streams import NamedGenerators, Stream
 
 OFF = dict.fromkeys(("hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr", "mosaic"), 0.0)
+NO_OBJECTS = Instances(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 255)]
 
 
@@ -179,16 +181,19 @@ def test_boxes_that_reach_behind_the_viewer_are_dropped():
     np.testing.assert_allclose(warped.instances.xyxy[0], box_of(pixel_mask(warped.image, 0)), atol=1)
 
 
+def flipped(sample: Sample, hyp: Hyp, seed: int) -> Sample:
+    return effects.apply_effects(sample, hyp, NamedGenerators(seed, Stream.SAMPLE))
+
+
 def test_flips_by_hand():
     sample = sample_of(
         np.arange(18, dtype=np.uint8).reshape(2, 3, 3), np.array([1]), np.array([[0.0, 0, 1, 2]]), np.ones(1)
     )
-    rng = np.random.default_rng(0)
-    both = augment.random_flips(sample, Hyp(flipud=1.0, fliplr=1.0), rng)
+    both = flipped(sample, Hyp(**{**OFF, "flipud": 1.0, "fliplr": 1.0}), 0)
     np.testing.assert_array_equal(both.image, sample.image[::-1, ::-1])
     assert both.instances.xyxy.tolist() == [[2, 0, 3, 2]]
     wide = sample_of(sample.image, np.array([1]), np.array([[0.0, 0, 2, 0.5]]), np.ones(1))
-    up_down = augment.random_flips(wide, Hyp(flipud=1.0, fliplr=0.0), rng)
+    up_down = flipped(wide, Hyp(**{**OFF, "flipud": 1.0}), 0)
     np.testing.assert_array_equal(up_down.image, sample.image[::-1])
     assert up_down.instances.xyxy.tolist() == [[0, 1.5, 2, 2]]
 
@@ -196,10 +201,9 @@ def test_flips_by_hand():
 @pytest.mark.parametrize(("key", "chance"), [("flipud", 0.2), ("fliplr", 0.5)])
 def test_flips_happen_as_often_as_asked(key, chance):
     sample = rectangle_sample(0, 8, 8, (0, 0, 2, 2))
-    rng = np.random.default_rng(0)
     hyp = Hyp(**{**OFF, key: chance})
-    flipped = sum(augment.random_flips(sample, hyp, rng).instances.xyxy[0].max() > 2 for _ in range(1000))
-    assert abs(flipped / 1000 - chance) < 0.05
+    found = sum(flipped(sample, hyp, seed).instances.xyxy[0].max() > 2 for seed in range(1000))
+    assert abs(found / 1000 - chance) < 0.05
 
 
 # ------------------------------------------------------------------------------------------------ mosaic and mixup
@@ -259,7 +263,9 @@ def test_mosaic_and_mixup_end_together():
 
 def test_hsv_with_zero_gains_gives_the_same_pixels():
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(augment.random_hsv(noise, Hyp(**OFF), np.random.default_rng(0)), noise)
+    sample = sample_of(noise, np.zeros(0, int), np.zeros((0, 4)), np.zeros(0))
+    same = effects.apply_effects(sample, Hyp(**OFF), NamedGenerators(0, Stream.SAMPLE)).image
+    np.testing.assert_array_equal(same, noise)
 
 
 def test_each_hsv_key_moves_its_own_channel():
@@ -268,7 +274,8 @@ def test_each_hsv_key_moves_its_own_channel():
     for channel, (key, gain) in enumerate((("hsv_h", 0.3), ("hsv_s", 0.4), ("hsv_v", 0.4))):
         seen = []
         for seed in range(60):
-            changed = augment.random_hsv(image, Hyp(**{**OFF, key: gain}), np.random.default_rng(seed))
+            gains = {"hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, key: gain}
+            changed, _ = effects.hsv(image, NO_OBJECTS, np.random.default_rng(seed), **gains)
             seen.append(cv2.cvtColor(changed, cv2.COLOR_RGB2HSV)[0, 0].astype(int))
         reached = np.abs(np.array(seen) - hsv).max(axis=0)
         assert 0.7 * gain * hsv[channel] < reached[channel] <= gain * hsv[channel] + 2

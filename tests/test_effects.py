@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_augment import COLOURS, OFF, Drawn, random_sample, rectangle_sample, sample_of, training_set
+from test_augment import COLOURS, NO_OBJECTS, OFF, Drawn, random_sample, rectangle_sample, sample_of, training_set
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import SEAM_NAMES, DatasetConfig, Hyp
@@ -22,6 +22,7 @@ from yolo_lite.data.letterbox import GREY
 from yolo_lite.data.loader import training_loader
 from yolo_lite.data.outlines import Outlines, Ring, mask_of
 from yolo_lite.data.store import CAN_FORK, ImageStore
+from yolo_lite.ops.streams import NamedGenerators, Stream
 
 EFFECTS = ("grayscale", "blur", "jpeg", "erasing")
 
@@ -65,9 +66,10 @@ def test_an_effect_that_does_not_strike_changes_no_bit(key):
 def test_effects_do_not_depend_on_each_other():
     """JPEG noise strikes the same pictures with the same strength, whether blur is on or not."""
     image = noise()
+    sample = sample_of(image, np.zeros(0, int), np.zeros((0, 4)), np.zeros(0))
     for seed in range(20):
-        alone = effects.random_effects(image, Hyp(jpeg=0.5), np.random.default_rng(seed))
-        other = effects.random_effects(image, Hyp(jpeg=0.5, blur=1e-9), np.random.default_rng(seed))
+        alone = effects.apply_effects(sample, Hyp(jpeg=0.5), NamedGenerators(seed, Stream.SAMPLE)).image
+        other = effects.apply_effects(sample, Hyp(jpeg=0.5, blur=1e-9), NamedGenerators(seed, Stream.SAMPLE)).image
         np.testing.assert_array_equal(alone, other)
 
 
@@ -76,17 +78,17 @@ def test_effects_do_not_depend_on_each_other():
 
 def test_grayscale_leaves_the_luminance_in_all_channels():
     image, rng = noise(), np.random.default_rng(0)
-    grey = effects.random_effects(image, Hyp(grayscale=1.0), rng)
+    grey, _ = effects.grayscale(image, NO_OBJECTS, rng)
     expected = image @ np.array([0.299, 0.587, 0.114])
     assert np.abs(grey - expected[..., None]).max() <= 1
     four = noise(channels=4)
-    np.testing.assert_array_equal(effects.random_effects(four, Hyp(grayscale=1.0), rng), four)
+    np.testing.assert_array_equal(effects.grayscale(four, NO_OBJECTS, rng)[0], four)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 6])
 def test_blur_averages_over_neighbours_and_keeps_the_mean(channels):
     image, rng = noise(80, 80, channels), np.random.default_rng(0)
-    blurred = effects.random_effects(image, Hyp(blur=1.0), rng)
+    blurred, _ = effects.blur(image, NO_OBJECTS, rng)
     assert blurred.shape == image.shape and blurred.dtype == np.uint8
     assert abs(blurred.mean() - image.mean()) < 1 and blurred.std() < 0.7 * image.std()
 
@@ -113,7 +115,7 @@ def test_erasing_by_a_slow_count_of_pixels():
     )
     dropped = 0
     for seed in range(200):
-        erased = effects.random_erasing(white, np.random.default_rng(seed))
+        erased = Sample(*effects.erasing(*white, np.random.default_rng(seed)))
         grey = (erased.image == GREY).all(axis=2)
         left, top, right, bottom = box_of(grey.astype(np.uint8))
         assert grey[top:bottom, left:right].all() and 0.01 <= grey.mean() <= 0.34
@@ -290,6 +292,8 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "cropped": lambda image, label, xyxy, rng: (image[:32], label, xyxy),
         "float": lambda image, label, xyxy, rng: (image / 255, label, xyxy),
         "nothing": lambda image, label, xyxy, rng: None,
+        "turned": lambda image, instances, rng: effects.fliplr(image, instances, rng),
+        "forgotten": lambda image, instances, rng: image,
         "uneven": lambda image, label, xyxy, rng: (image, label[1:], xyxy),
     }
     for name, function in entries.items():
@@ -320,9 +324,24 @@ def test_what_an_augmentation_pushes_out_is_cut_or_dropped(polygons, known):
         assert equal(item, shifted[0, position]) and len(emptied[0, position].instances.label) == 0
 
 
+def test_an_augmentation_may_take_instances_with_their_outlines(polygons, known):
+    """What it returns is what a built-in one would: boxes, shares and outlines mirrored."""
+    plain, turned = (
+        TrainingSet(polygons, ImageStore(polygons, 64, "off", False), 64, hyp, 0, 99, with_outlines=True)
+        for hyp in (Hyp(), Hyp(augmentations="turned"))
+    )
+    for position in range(6):
+        before, after = plain[0, position], turned[0, position]
+        np.testing.assert_array_equal(after.image, before.image[:, ::-1])
+        np.testing.assert_array_equal(after.instances.xyxy[:, 0], 64 - before.instances.xyxy[:, 2])
+        mirrored = before.instances.outlines.corner * (-1, 1) + (64, 0)
+        np.testing.assert_array_equal(after.instances.outlines.corner, mirrored)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("forgotten", r"expected \(image, instances\), found ndarray"),
         ("cropped", r"expected an image of uint8 \[64, 64, 3\], found uint8 \[32, 64, 3\]"),
         ("float", r"expected an image of uint8 .*, found float64"),
         ("nothing", r"expected \(image, label, xyxy\), found NoneType"),

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from yolo_lite.config.schema import AugmentSection
-from yolo_lite.data.instances import Instances, Sample, mirror_matrix, shift_matrix
+from yolo_lite.data.instances import Instances, Sample, shift_matrix
 from yolo_lite.data.letterbox import GREY, pad
 
 MIN_SIDE = 2.0  # pixels; smaller boxes are dropped
@@ -90,33 +90,6 @@ def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
     share = rng.beta(32.0, 32.0)
     image = cv2.addWeighted(first.image, share, second.image, 1 - share, 0).reshape(first.image.shape)
     return Sample(image, Instances.concat([first.instances, second.instances]))
-
-
-def random_hsv(image: np.ndarray, hyp: AugmentSection, rng: np.random.Generator) -> np.ndarray:
-    """Hue shifted, saturation and value scaled by random factors of 1 +- hsv_h, hsv_s, hsv_v.
-
-    Images of other than three channels have a brightness alone: hsv_v scales it.
-    """
-    factors = 1 + rng.uniform(-1, 1, 3) * (hyp.hsv_h, hyp.hsv_s, hyp.hsv_v)
-    if not (hyp.hsv_h or hyp.hsv_s or hyp.hsv_v):
-        return image
-    levels = np.arange(256)
-    tables = [(levels * factors[0]) % 180, np.clip(levels * factors[1], 0, 255), np.clip(levels * factors[2], 0, 255)]
-    if image.shape[2] != 3:
-        return cv2.LUT(image, tables[2].astype(np.uint8)).reshape(image.shape)
-    table = np.stack(tables, axis=-1).astype(np.uint8)[None]  # [1, 256, 3]
-    return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table), cv2.COLOR_HSV2RGB)
-
-
-def random_flips(sample: Sample, hyp: AugmentSection, rng: np.random.Generator) -> Sample:
-    """Mirrored upside down and left to right with the chances ``flipud`` and ``fliplr``."""
-    image, (height, width) = sample.image, sample.image.shape[:2]
-    up_down, left_right = rng.random(2) < (hyp.flipud, hyp.fliplr)
-    if not up_down and not left_right:
-        return sample
-    image = cv2.flip(image, -1 if up_down and left_right else int(left_right)).reshape(image.shape)
-    matrix = mirror_matrix(width if left_right else None, height if up_down else None)
-    return Sample(image, sample.instances.warped(matrix))
 
 
 def worth_learning(instances: Instances) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +15,7 @@ from yolo_lite.data.instances import Instances, Sample, scale_matrix
 from yolo_lite.data.letterbox import Canvas, Letterbox, on_canvas, to_canvas
 from yolo_lite.data.sampling import repeat_factors
 from yolo_lite.data.store import ImageStore
-
-# Streams of random numbers are told apart by the first word after the seed; the engine has 2 and 3. Copy-paste and the
-# effects have streams of their own: switching them on leaves the rest of a sample as it was.
-SAMPLE_STREAM, ORDER_STREAM, PASTE_STREAM, EFFECT_STREAM = 0, 1, 4, 5
+from yolo_lite.ops.streams import NamedGenerators, Stream
 
 
 class Item(NamedTuple):
@@ -65,59 +61,51 @@ class TrainingSet:
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, position = key
-        rng = np.random.default_rng([self.seed, SAMPLE_STREAM, epoch, position])
+        random = NamedGenerators(self.seed, Stream.SAMPLE, epoch, position)
         mixes = epoch < self.mosaic_epochs
-        pasting = np.random.default_rng([self.seed, PASTE_STREAM, epoch, position])
-        sample = self._warped(position, mixes, rng, pasting)
-        if mixes and rng.random() < self.hyp.mixup:
-            sample = augment.mixup(sample, self._warped(int(self._partners(1, rng)[0]), mixes, rng, pasting), rng)
-        sample = sample._replace(image=augment.random_hsv(sample.image, self.hyp, rng))
-        sample = augment.random_flips(sample, self.hyp, rng)
-        sample = self._with_effects(sample, np.random.default_rng([self.seed, EFFECT_STREAM, epoch, position]))
+        sample = self._warped(position, mixes, random)
+        if mixes and self._strikes("mixup", random):
+            [other] = self._partners(1, random["mixup"])
+            sample = augment.mixup(sample, self._warped(int(other), mixes, random), random["mixup"])
+        sample = effects.apply_effects(sample, self.hyp, random)
         instances = sample.instances.select(augment.worth_learning(sample.instances))
         size = (int(self.index.size[position, 0]), int(self.index.size[position, 1]))
-        # The picture of a training sample has been warped: it has no letterbox to undo.
+        # The image of a training sample has been warped: it has no letterbox to undo.
         return Item(sample.image, instances, position, size, Letterbox(1.0, 1.0, 0, 0))
 
-    def _with_effects(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        sample = sample._replace(image=effects.random_effects(sample.image, self.hyp, rng))
-        if rng.random() < self.hyp.erasing:
-            sample = effects.random_erasing(sample, rng)
-        for name in self.hyp.augmentations:
-            kept = sample.instances.select(augment.worth_learning(sample.instances))
-            sample = effects.augmented(name, Sample(sample.image, kept), rng)
-        return sample
+    def _strikes(self, name: str, random: NamedGenerators) -> bool:
+        """Whether the augmentation happens, by the chance that its key states."""
+        chance = getattr(self.hyp, name)
+        return chance > 0 and random[name].random() < chance
 
     def _partners(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Pictures to be mixed with another, drawn as often as the weights say."""
+        """Images to be mixed with another, drawn as often as the weights say."""
         if self.summed_weights is None:
             return rng.integers(len(self), size=count)
         return np.searchsorted(self.summed_weights, rng.random(count), side="right").clip(max=len(self) - 1)
 
-    def _warped(self, position: int, mixes: bool, rng: np.random.Generator, pasting: np.random.Generator) -> Sample:
-        """One picture or a mosaic of four, through the random warp, ``size`` pixels square."""
-        if mixes and rng.random() < self.hyp.mosaic:
-            samples = [self._pasted(int(other), mixes, pasting) for other in (position, *self._partners(3, rng))]
-            sample = augment.mosaic(samples, self.size, rng)
+    def _warped(self, position: int, mixes: bool, random: NamedGenerators) -> Sample:
+        """One image or a mosaic of four, through the random warp, ``size`` pixels square."""
+        if mixes and self._strikes("mosaic", random):
+            positions = (position, *self._partners(3, random["mosaic"]))
+            samples = [self._pasted(int(one), mixes, random) for one in positions]
+            sample = augment.mosaic(samples, self.size, random["mosaic"])
         else:
-            sample = augment.centre(self._pasted(position, mixes, pasting), self.size)
+            sample = augment.centre(self._pasted(position, mixes, random), self.size)
             if not augment.needs_warp(self.hyp):
                 return sample
         height, width = sample.image.shape[:2]
-        matrix = augment.random_warp(width, height, self.size, self.hyp, rng)
+        matrix = augment.random_warp(width, height, self.size, self.hyp, random["warp"])
         return augment.warp(sample, matrix, self.size, self.index.channels)
 
-    def _pasted(self, position: int, mixes: bool, rng: np.random.Generator) -> Sample:
+    def _pasted(self, position: int, mixes: bool, random: NamedGenerators) -> Sample:
         """One image, now and then with objects of another."""
-        if not mixes or not self.hyp.copy_paste:
+        if not mixes or not self._strikes("copy_paste", random):
             return self._load(position, self.with_outlines)
-        is_host = rng.random() < self.hyp.copy_paste
-        sample = self._load(position, with_outlines=is_host or self.with_outlines)
-        if is_host:
-            sample = copy_paste(sample, self._load(int(self._partners(1, rng)[0]), with_outlines=True), rng)
-        if not self.with_outlines:
-            sample = Sample(sample.image, replace(sample.instances, outlines=None))
-        return sample
+        [other] = self._partners(1, random["copy_paste"])
+        host, donor = (self._load(int(one), with_outlines=True) for one in (position, other))
+        sample = copy_paste(host, donor, random["copy_paste"])
+        return sample if self.with_outlines else sample.without_outlines()
 
     def _load(self, position: int, with_outlines: bool) -> Sample:
         """One image and its objects, in pixels of the image as the store has it."""

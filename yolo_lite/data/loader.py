@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from yolo_lite.data.dataset import ORDER_STREAM, EvaluationSet, Item, TrainingSet
+from yolo_lite.data.dataset import EvaluationSet, Item, TrainingSet
 from yolo_lite.data.sampling import drawn
 from yolo_lite.data.store import CAN_FORK
 from yolo_lite.ops.boxes import xyxy_to_cxcywh
+from yolo_lite.ops.streams import Stream
 from yolo_lite.structures import Batch, Objects
 
 SECONDS_AFTER_SIGTERM = 10  # that a loading process goes on for
@@ -63,7 +64,7 @@ class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
     def __iter__(self) -> Iterator[Sequence[tuple[int, int]]]:
         first = self.first_batch
         for epoch in self.epochs:
-            rng = np.random.default_rng([self.seed, ORDER_STREAM, epoch])
+            rng = np.random.default_rng([self.seed, Stream.ORDER, epoch])
             order = rng.permutation(self.num_images) if self.weights is None else drawn(self.weights, rng)
             for start in range(first * self.batch_size, self.num_images, self.batch_size):
                 yield self.share([(epoch, int(index)) for index in order[start : start + self.batch_size]])
