@@ -189,7 +189,7 @@ def test_a_class_without_objects_is_named_for_the_chosen_classes_alone(root: Pat
 
 def test_every_kind_of_problem_has_a_severity():
     kinds = set()
-    for path in (REPOSITORY / "yolo_lite/data").glob("*.py"):
+    for path in (REPOSITORY / "yolo_lite/data").rglob("*.py"):
         kinds |= set(re.findall(r'Problem\(\s*"([^"]+)"', path.read_text()))
     assert len(kinds) >= 8 and kinds < SEVERITY.keys()
 

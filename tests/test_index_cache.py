@@ -19,11 +19,11 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data import index as index_module
 from yolo_lite.data import index_cache
-from yolo_lite.data.coco_json import CocoLabels
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.labels import Labels, Problem
 from yolo_lite.data.outlines import Outlines
 from yolo_lite.data.packed import both, packed
+from yolo_lite.data.readers.coco import CocoReader
 
 NAMES = ("cat", "dog")
 POLYGON = "0 0.1 0.1 0.6 0.1 0.6 0.7\n"
@@ -150,7 +150,7 @@ def test_a_coco_file_is_not_even_parsed_while_nothing_changes(root, monkeypatch)
     first = read(root, labels="instances.json")
     assert first.image_id.tolist() == [10, 11, 12] and first.category_id.tolist() == [7, 5]
     with monkeypatch.context() as patch:
-        patch.setattr(CocoLabels, "load", lambda self: pytest.fail("parsed again"))
+        patch.setattr(CocoReader, "load", lambda self: pytest.fail("parsed again"))
         assert_same(read(root, labels="instances.json"), first)
     for change in (lambda: write_image(root / "images/e.png"), lambda: (root / "images/b.png").unlink()):
         change()

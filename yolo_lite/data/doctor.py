@@ -20,11 +20,11 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data.anchors import training_sizes
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
-from yolo_lite.data.coco_json import CocoLabels
 from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, orientation, read_image
 from yolo_lite.data.index import DatasetIndex, SplitFiles, index_of, split_files
 from yolo_lite.data.labels import LabelReader, Labels
 from yolo_lite.data.packed import packed
+from yolo_lite.data.readers.coco import CocoReader
 
 # What may be found, the worst first. Errors harm training: pictures or objects are lost, or validation is no longer
 # honest. Warnings may be meant. Notes are of pictures that are read right, but that other programs may read otherwise.
@@ -128,7 +128,7 @@ def _index_of(
 
 
 def _examine_all(files: SplitFiles, split: str, channels: int) -> list[Examined]:
-    if isinstance(files.reader, CocoLabels):
+    if isinstance(files.reader, CocoReader):
         files.reader.load()
     # OpenCV and hashlib let other threads run meanwhile; a thread holds one picture at a time.
     with ThreadPoolExecutor() as pool:
@@ -197,7 +197,7 @@ def _duplicates(examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]
 
 def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:
     """Labels that no picture asks for."""
-    coco = {one.reader.path: one.reader for one in files.values() if isinstance(one.reader, CocoLabels)}
+    coco = {one.reader.path: one.reader for one in files.values() if isinstance(one.reader, CocoReader)}
     for path, reader in coco.items():
         yield from _unlisted(reader, {one.path for rows in examined.values() for one in rows if one.labels == path})
     image_folders: dict[Path, set[Path]] = defaultdict(set)  # by folder of labels
@@ -215,7 +215,7 @@ def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Ex
                 yield Finding("orphaned labels", "", str(path), text)
 
 
-def _unlisted(reader: CocoLabels, images: set[Path]) -> Iterator[Finding]:
+def _unlisted(reader: CocoReader, images: set[Path]) -> Iterator[Finding]:
     used = {record["id"] for image in images if (record := reader.record(image))}
     unused = [name for name, record in reader.images.items() if record["id"] not in used]
     strays = [str(row.get("id")) for row in reader.strays]

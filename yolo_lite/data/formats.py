@@ -8,15 +8,15 @@ from pathlib import Path
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import DatasetConfig
-from yolo_lite.data.coco_json import CocoLabels
 from yolo_lite.data.labels import LabelReader
-from yolo_lite.data.voc_xml import VocLabels
-from yolo_lite.data.yolo_txt import YoloLabels
+from yolo_lite.data.readers.coco import CocoReader
+from yolo_lite.data.readers.voc import VocReader
+from yolo_lite.data.readers.yolo import YoloReader
 
 FORMATS: dict[str, Callable[[Path, Path | None, tuple[str, ...]], LabelReader]] = {
-    "yolo": YoloLabels,
-    "voc": VocLabels,
-    "coco": CocoLabels,
+    "yolo": YoloReader,
+    "voc": VocReader,
+    "coco": CocoReader,
 }
 ASKED = 100  # images of which it is asked whose label files are there
 

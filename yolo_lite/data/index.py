@@ -19,7 +19,6 @@ from tqdm import tqdm
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data import index_cache
-from yolo_lite.data.coco_json import CocoLabels
 from yolo_lite.data.formats import label_reader
 from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
 from yolo_lite.data.index_cache import Kept
@@ -194,14 +193,14 @@ def _read_all(files: SplitFiles, config: DatasetConfig, split: str, with_rings: 
         entries = (both(kept.entries, entries) if kept else entries).chosen(row)
         stamps.settled[new] &= lasting
         key = np.where(stamps.settled, np.array(stamps.key, dtype=np.bytes_), b"")  # an empty key is never asked for
-        kept = Kept(key, *_ids(images, config.names, reader, entries), entries)
+        kept = Kept(key, *_ids(images, reader, entries), entries)
         index_cache.save(file, kept)
     return _of_entries(config, images, kept.entries, kept.image_id, kept.category_id)
 
 
 def index_of(images: list[Path], reader: LabelReader, entries: Entries, config: DatasetConfig) -> DatasetIndex:
     """The index of images that have just been read."""
-    index = _of_entries(config, images, entries, *_ids(images, config.names, reader, entries))
+    index = _of_entries(config, images, entries, *_ids(images, reader, entries))
     return _with_chosen_classes(index, config)
 
 
@@ -233,22 +232,16 @@ def _read(
             # A number means that the system failed, not the file: a network's folder may be back the next time.
             return str(error), getattr(error.__cause__, "errno", None) is None
 
-    if isinstance(reader, CocoLabels):
-        reader.load()
+    reader.load()
     with ThreadPoolExecutor() as pool:
         jobs = pool.map(read, images)
         rows = list(tqdm(jobs, desc=f"reading {split}", total=len(images), leave=False, delay=1))
     return packed([row[0] for row in rows], with_rings), np.array([row[1] for row in rows], dtype=bool)
 
 
-def _ids(
-    images: list[Path], names: tuple[str, ...], reader: LabelReader, entries: Entries
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of usable images and of classes, as DatasetIndex has them."""
-    usable = np.flatnonzero(entries.usable)
-    if isinstance(reader, CocoLabels):
-        return reader.ids([images[i] for i in usable])
-    return np.arange(len(usable)), np.arange(len(names))
+def _ids(images: list[Path], reader: LabelReader, entries: Entries) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of usable images and of classes, as DatasetIndex has them."""
+    return reader.ids([images[i] for i in np.flatnonzero(entries.usable)])
 
 
 def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -49,19 +49,36 @@ class Labels(NamedTuple):
 
 
 class LabelReader(Protocol):
-    """How the labels of a split are read; one class a format."""
+    """How the labels of a split are read; one class a format, made with ``(root, place, names)``.
+
+    ``root`` is the dataset's folder, ``place`` the folder or file that its key ``labels`` names, if it does, ``names``
+    those of the classes. Formats with a file for each image need no ``load`` and ``ids`` of their own.
+    """
+
+    names: tuple[str, ...]  # of the classes
+
+    def load(self) -> None:
+        """Read what all images share; called once, before the first ``read`` or ``ids``.
+
+        Raises:
+            DataError: the file cannot be read, or is not of this format.
+        """
 
     def file_of(self, image: Path) -> Path:
-        """The file that holds the labels of an image, or would."""
+        """The file that holds the labels of an image, or would; it need not exist. Nothing has to be loaded for it."""
         ...
 
     def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        """The objects of an image of (height, width) pixels.
+        """The objects of an image of (height, width) pixels, m of them; called by several threads at once.
 
         Raises:
-            DataError: the labels do not belong to this image.
+            DataError: the labels cannot be read, or do not belong to this image.
         """
         ...
+
+    def ids(self, images: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of n images ``[n]`` and of the C classes ``[C]``, int64, for results in COCO's form."""
+        return np.arange(len(images)), np.arange(len(self.names))
 
 
 def checked(found: Iterable[Annotation | Problem], size: tuple[int, int], drop_repeats: bool = True) -> Labels:

@@ -23,6 +23,7 @@ from yolo_lite.data.shapes import cache_folder
 
 # Only forked processes see the memory of their parent. (Forking on macOS is not safe with its system libraries.)
 CAN_FORK = sys.platform == "linux"
+FORMAT_VERSION = 1  # of the file of ``cache: disk``: raise it when images are decoded or resized differently
 LARGEST_SHARE = 0.25  # of the free memory, that ``cache: auto`` may take for one set
 
 
@@ -92,8 +93,7 @@ class ImageStore:
 
     def _file(self, longest: int) -> Path:
         """A name of its own for these pictures, this size and this way of decoding."""
-        code = b"".join(Path(__file__).with_name(f"{module}.py").read_bytes() for module in ("images", "letterbox"))
-        rules = f"{longest} {self.index.channels} {cv2.__version__}".encode() + code
+        rules = f"{FORMAT_VERSION} {longest} {self.index.channels} {cv2.__version__}".encode()
         content = b"".join((rules, self.index.paths.tobytes(), self.index.size.tobytes()))
         return cache_folder() / f"images-{hashlib.sha256(content).hexdigest()[:16]}"
 

@@ -7,16 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.labels import Annotation, Labels, Problem, checked
+from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, checked
 from yolo_lite.data.outlines import Ring
-
-if TYPE_CHECKING:
-    from yolo_lite.data.index import DatasetIndex
 
 KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
     "images": {"id": (int, str), "file_name": str},
@@ -25,7 +22,7 @@ KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
 }
 
 
-class CocoLabels:
+class CocoReader(LabelReader):
     """The file's annotations, by picture, once it is loaded."""
 
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
@@ -138,41 +135,3 @@ def _rings(segmentation: Any) -> tuple[Ring, ...]:
         return ()
     rings = (np.array(points, dtype=np.float32).reshape(-1, 2) for points in segmentation)
     return tuple(ring for ring in rings if len(ring) >= 3)
-
-
-def write(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
-    """One JSON file of the split; outlines are written where they are known."""
-    path = folder / "annotations" / f"instances_{split}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content_of(index, names)), encoding="utf-8")
-    return path.relative_to(folder).as_posix()
-
-
-def content_of(index: DatasetIndex, names: Sequence[Path | str]) -> dict[str, Any]:
-    """A split as COCO's annotation file has it, under the names of its pictures."""
-    image_id, category_id = index.image_id.tolist(), index.category_id.tolist()
-    images = [
-        {"id": number, "file_name": Path(name).as_posix(), "height": height, "width": width}
-        for number, name, (height, width) in zip(image_id, names, index.size.tolist(), strict=True)
-    ]
-    bbox = np.concatenate((index.xyxy[:, :2], index.xyxy[:, 2:] - index.xyxy[:, :2]), axis=1).round(2)
-    owner = index.owner
-    annotations = [
-        {
-            "id": thing + 1,
-            "image_id": image_id[owner[thing]],
-            "category_id": category_id[index.label[thing]],
-            "bbox": bbox[thing].tolist(),
-            "area": float(index.area[thing]),
-            "iscrowd": int(index.crowd[thing]),
-            "segmentation": [_rounded(ring) for ring in index.rings.of(thing)] if index.rings else [],
-        }
-        for thing in range(len(index.label))
-    ]
-    categories = [{"id": number, "name": name} for number, name in zip(category_id, index.names, strict=True)]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def _rounded(ring: Ring) -> list[float]:
-    """x y x y ... in hundredths of a pixel, as COCO has them."""
-    return ring.astype(np.float64).round(2).ravel().tolist()
