@@ -15,7 +15,7 @@ from yolo_lite.config.schema import SEAM_NAMES, DatasetConfig, Hyp
 from yolo_lite.data import effects
 from yolo_lite.data.augment import worth_learning
 from yolo_lite.data.copy_paste import box_of, copy_paste
-from yolo_lite.data.dataset import Item, TrainingSet
+from yolo_lite.data.dataset import DatasetItem, TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.instances import Sample
 from yolo_lite.data.letterbox import GREY
@@ -31,7 +31,7 @@ def noise(height: int = 40, width: int = 60, channels: int = 3, seed: int = 0) -
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels)).astype(np.uint8)
 
 
-def equal(first: Item, second: Item) -> bool:
+def equal(first: DatasetItem, second: DatasetItem) -> bool:
     pairs = [(first.image, second.image)]
     pairs += [(getattr(first.instances, name), getattr(second.instances, name)) for name in ("label", "xyxy")]
     return all(np.array_equal(a, b) for a, b in pairs)
@@ -240,7 +240,7 @@ def polygons(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
         rows = [f"{n} " + " ".join(f"{value:.4f}" for value in ring.ravel()) + "\n" for n, ring in enumerate(rings)]
         (root / f"labels/{number}.txt").write_text("".join(rows))
     config = DatasetConfig(train=("images",), names=("cat", "dog"))
-    return index_split(config, root / "data.yaml", "train", with_rings=True)
+    return index_split(config, root / "data.yaml", "train", with_outlines=True)
 
 
 def on_disk(index: DatasetIndex, hyp: Hyp, mosaic_epochs: int = 99, seed: int = 0) -> TrainingSet:
@@ -270,7 +270,7 @@ def test_outlines_reach_copy_paste_in_the_pixels_of_the_loaded_picture(polygons)
 
 def test_copy_paste_without_polygons_is_refused():
     drawn = Drawn([rectangle_sample(0, 8, 8, (0, 0, 4, 4))])
-    drawn.rings = None
+    drawn.outlines = None
     with pytest.raises(ConfigError, match="copy_paste: expected labels with polygons, found boxes alone"):
         TrainingSet(drawn, drawn, 64, Hyp(copy_paste=0.1), 0, 9)  # type: ignore[arg-type]
 

@@ -180,7 +180,7 @@ class Outlined(Drawn):
     def __init__(self, size: int, rng: np.random.Generator) -> None:
         stars = [star(*rng.uniform(0.35, 0.65, 2) * size, 0.33 * size) for _ in COLOURS]
         super().__init__([self.drawn(size, label, ring) for label, ring in enumerate(stars)])
-        self.rings = Outlines.pack([[ring] for ring in stars])
+        self.outlines = Outlines.pack([[ring] for ring in stars])
 
     @staticmethod
     def drawn(size: int, label: int, ring: Ring) -> Sample:
@@ -218,7 +218,7 @@ def test_what_is_pasted_comes_with_its_outline():
     rng = np.random.default_rng(0)
     pair = Outlined(96, rng)
     host, donor = (
-        Sample(pair.samples[row].image, Instances(*vars_of(pair.samples[row]), pair.rings.select(np.array([row]))))
+        Sample(pair.samples[row].image, Instances(*vars_of(pair.samples[row]), pair.outlines.select(np.array([row]))))
         for row in (0, 1)
     )
     hidden = 0

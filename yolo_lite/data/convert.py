@@ -37,7 +37,7 @@ def convert(
     check_folder(folder, root)
     splits = {}
     for split in config.splits:
-        index = splits[split] = index_split(config, data_file, split, with_rings=polygons or to == "coco")
+        index = splits[split] = index_split(config, data_file, split, with_outlines=polygons or to == "coco")
         lost = "; crowds are left out, YOLO's format knows none" if to == "yolo" and index.crowd.any() else ""
         print(f"{split}: {index.describe()}{lost}")
     return write_dataset(splits, root, folder, to, polygons, copy_images)

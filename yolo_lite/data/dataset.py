@@ -18,7 +18,7 @@ from yolo_lite.data.store import ImageStore
 from yolo_lite.ops.streams import NamedGenerators, Stream
 
 
-class Item(NamedTuple):
+class DatasetItem(NamedTuple):
     """What a dataset hands to ``collate``."""
 
     image: np.ndarray  # uint8 [H, W, channels]
@@ -53,13 +53,13 @@ class TrainingSet:
         self.seed, self.mosaic_epochs, self.with_outlines = seed, mosaic_epochs, with_outlines
         self.weights = repeat_factors(index, hyp.balance) if hyp.balance else None  # [n] how often each is drawn
         self.summed_weights = None if self.weights is None else self.weights.cumsum() / self.weights.sum()
-        if hyp.copy_paste and not (index.rings and len(index.rings.corner)):
+        if hyp.copy_paste and not (index.outlines and len(index.outlines.corner)):
             raise ConfigError("copy_paste: expected labels with polygons, found boxes alone")
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, key: tuple[int, int]) -> Item:
+    def __getitem__(self, key: tuple[int, int]) -> DatasetItem:
         epoch, position = key
         random = NamedGenerators(self.seed, Stream.SAMPLE, epoch, position)
         mixes = epoch < self.mosaic_epochs
@@ -71,7 +71,7 @@ class TrainingSet:
         instances = sample.instances.select(augment.worth_learning(sample.instances))
         size = (int(self.index.size[position, 0]), int(self.index.size[position, 1]))
         # The image of a training sample has been warped: it has no letterbox to undo.
-        return Item(sample.image, instances, position, size, Letterbox(1.0, 1.0, 0, 0))
+        return DatasetItem(sample.image, instances, position, size, Letterbox(1.0, 1.0, 0, 0))
 
     def _strikes(self, name: str, random: NamedGenerators) -> bool:
         """Whether the augmentation happens, by the chance that its key states."""
@@ -111,7 +111,8 @@ class TrainingSet:
         """One image and its objects, in pixels of the image as the store has it."""
         image, (height, width) = self.store[position], self.index.size[position]
         label, xyxy = self.index.objects(position)
-        outlines = self.index.rings.select(self.index.rows(position)) if with_outlines and self.index.rings else None
+        outlines = self.index.outlines if with_outlines else None
+        outlines = outlines and outlines.select(self.index.rows(position))
         instances = Instances(label, xyxy, np.ones(len(label)), outlines)
         return Sample(image, instances.warped(scale_matrix(image.shape[1] / width, image.shape[0] / height)))
 
@@ -133,9 +134,9 @@ class EvaluationSet:
         height, width = self.store.size[position]
         return self.canvas(int(height), int(width))
 
-    def __getitem__(self, position: int) -> Item:
+    def __getitem__(self, position: int) -> DatasetItem:
         original = (int(self.index.size[position, 0]), int(self.index.size[position, 1]))
         image, letterbox = on_canvas(self.store[position], original, self.shape(position))
         label, xyxy = self.index.objects(position)
         instances = Instances(label, to_canvas(xyxy, letterbox), np.ones(len(label)))
-        return Item(image, instances, position, original, letterbox)
+        return DatasetItem(image, instances, position, original, letterbox)

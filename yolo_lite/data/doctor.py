@@ -23,7 +23,7 @@ from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
 from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, orientation, read_image
 from yolo_lite.data.index import DatasetIndex, SplitFiles, index_of, split_files
 from yolo_lite.data.labels import LabelReader, Labels
-from yolo_lite.data.packed import packed
+from yolo_lite.data.packed_labels import pack_labels
 from yolo_lite.data.readers.coco import CocoReader
 
 # What may be found, the worst first. Errors harm training: pictures or objects are lost, or validation is no longer
@@ -86,7 +86,7 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
     files = {split: split_files(config, data_file, split) for split in config.splits}
     examined = {split: _examine_all(one, split, config.channels) for split, one in files.items()}
     readers = {split: one.reader for split, one in files.items()}
-    splits = {split: _index_of(examined[split], readers[split], config, with_rings=False) for split in files}
+    splits = {split: _index_of(examined[split], readers[split], config, with_outlines=False) for split in files}
     missing = [split for split in ("train", "val") if split not in files]
     findings = [
         *(_split_finding("missing split", split, data_file, "is not given") for split in missing),
@@ -111,17 +111,18 @@ def cleaned(diagnosis: Diagnosis, config: DatasetConfig) -> dict[str, DatasetInd
     for split, rows in examined:
         usable = [one for one in rows if one.read and not (split == "train" and one.digest in held_out)]
         once = {one.digest: one for one in reversed(usable)}  # the first of each content
-        splits[split] = _index_of(list(reversed(once.values())), diagnosis.readers[split], config, with_rings=True)
+        splits[split] = _index_of(list(reversed(once.values())), diagnosis.readers[split], config, with_outlines=True)
         if not splits[split].num_objects:
             raise DataError(f"--fix-into: no object would be left in the split {split!r}")
     return splits
 
 
 def _index_of(
-    examined: Sequence[Examined], reader: LabelReader, config: DatasetConfig, with_rings: bool
+    examined: Sequence[Examined], reader: LabelReader, config: DatasetConfig, with_outlines: bool
 ) -> DatasetIndex:
     usable = [(one.path, one.read) for one in examined if one.read]
-    return index_of([path for path, _ in usable], reader, packed([read for _, read in usable], with_rings), config)
+    labels = pack_labels([read for _, read in usable], with_outlines)
+    return index_of([path for path, _ in usable], reader, labels, config)
 
 
 # ---------------------------------------------------------------------------------------------------- single images

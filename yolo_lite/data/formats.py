@@ -33,14 +33,14 @@ def label_reader(
     place = root / Path(given).expanduser() if given else None
     if place and not place.exists():
         raise DataError(f"{data_file}: labels: no such folder or file: {place}")
-    name = config.format or _detected(root, place, images)
+    name = config.format or _detect_format(root, place, images)
     if place and place.is_dir() == (name == "coco"):
         expected = "an annotation file" if name == "coco" else "a folder"
         raise DataError(f"{data_file}: labels: expected {expected} for the format {name}, found {place}")
     return FORMATS[name](root, place, config.names)
 
 
-def _detected(root: Path, place: Path | None, images: Sequence[Path]) -> str:
+def _detect_format(root: Path, place: Path | None, images: Sequence[Path]) -> str:
     """COCO if the labels are one file, VOC if they are XML files and none is YOLO's, else YOLO."""
     if place and place.is_file():
         return "coco"

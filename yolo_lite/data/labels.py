@@ -81,7 +81,9 @@ class LabelReader(Protocol):
         return np.arange(len(images)), np.arange(len(self.names))
 
 
-def checked(found: Iterable[Annotation | Problem], size: tuple[int, int], drop_repeats: bool = True) -> Labels:
+def check_annotations(
+    found: Iterable[Annotation | Problem], size: tuple[int, int], drop_repeats: bool = True
+) -> Labels:
     """The usable annotations of a picture of (height, width) pixels."""
     usable: list[Annotation] = []
     problems: list[Problem] = []

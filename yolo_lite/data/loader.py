@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from yolo_lite.data.dataset import EvaluationSet, Item, TrainingSet
-from yolo_lite.data.sampling import drawn
+from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet
+from yolo_lite.data.sampling import draw_order
 from yolo_lite.data.store import CAN_FORK
 from yolo_lite.ops.boxes import xyxy_to_cxcywh
 from yolo_lite.ops.streams import Stream
@@ -65,7 +65,7 @@ class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
         first = self.first_batch
         for epoch in self.epochs:
             rng = np.random.default_rng([self.seed, Stream.ORDER, epoch])
-            order = rng.permutation(self.num_images) if self.weights is None else drawn(self.weights, rng)
+            order = rng.permutation(self.num_images) if self.weights is None else draw_order(self.weights, rng)
             for start in range(first * self.batch_size, self.num_images, self.batch_size):
                 yield self.share([(epoch, int(index)) for index in order[start : start + self.batch_size]])
             first = 0
@@ -80,7 +80,7 @@ def same_shape_batches(dataset: EvaluationSet, batch_size: int) -> list[list[int
     return [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
 
 
-def collate(items: list[Item]) -> Batch:
+def collate(items: list[DatasetItem]) -> Batch:
     """Join samples of one shape; targets become cxcywh."""
     if not items:
         return EMPTY

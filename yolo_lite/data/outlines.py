@@ -30,15 +30,15 @@ class Outlines(NamedTuple):
         outlines = list(outlines)
         rings = [ring for own in outlines for ring in own]
         corner = np.concatenate(rings) if rings else np.zeros((0, 2), np.float32)
-        return Outlines(corner, starts([len(ring) for ring in rings]), starts([len(own) for own in outlines]))
+        return Outlines(corner, offsets_of([len(ring) for ring in rings]), offsets_of([len(own) for own in outlines]))
 
     @staticmethod
     def concat(parts: Sequence[Outlines]) -> Outlines:
         """The objects of all parts, one part behind the other."""
         return Outlines(
             np.concatenate([part.corner for part in parts]),
-            starts(np.concatenate([np.diff(part.first_corner) for part in parts])),
-            starts(np.concatenate([np.diff(part.first_ring) for part in parts])),
+            offsets_of(np.concatenate([np.diff(part.first_corner) for part in parts])),
+            offsets_of(np.concatenate([np.diff(part.first_ring) for part in parts])),
         )
 
     def of(self, row: int | np.integer) -> list[Ring]:
@@ -49,8 +49,8 @@ class Outlines(NamedTuple):
 
     def select(self, rows: np.ndarray) -> Outlines:
         """The outlines of some objects, ``rows`` [m] int64."""
-        rings, first_ring = gather(self.first_ring, rows)
-        corners, first_corner = gather(self.first_corner, rings)
+        rings, first_ring = gather_rows(self.first_ring, rows)
+        corners, first_corner = gather_rows(self.first_corner, rings)
         return Outlines(self.corner[corners], first_corner, first_ring)
 
     def warped(self, matrix: np.ndarray) -> Outlines:
@@ -85,15 +85,15 @@ class Outlines(NamedTuple):
         return self._replace(corner=np.stack((corner, crossing), axis=1)[kept], first_corner=first_corner)
 
 
-def starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+def offsets_of(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     """Where things of these lengths begin, and the end of the last: ``[n]`` to ``[n + 1]``."""
     return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
 
 
-def gather(first: np.ndarray, things: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def gather_rows(first: np.ndarray, things: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The rows of some things, one thing behind the other, and where each begins among them."""
     counts = np.diff(first)[things]
-    begins = starts(counts)
+    begins = offsets_of(counts)
     return np.arange(begins[-1]) + np.repeat(first[things] - begins[:-1], counts), begins
 
 

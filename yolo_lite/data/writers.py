@@ -25,7 +25,7 @@ def write_yolo(index: DatasetIndex, names: list[Path], folder: Path, split: str,
         height, width = index.size[position].tolist()
         rows = []
         for thing in index.rows(position):
-            rings = index.rings.of(thing) if polygons and index.rings else []
+            rings = index.outlines.of(thing) if polygons and index.outlines else []
             left, top, right, bottom = index.xyxy[thing].tolist()
             box = np.array([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]).reshape(-1, 2)
             points = (join_rings(rings) if rings else box) / (width, height)
@@ -87,7 +87,7 @@ def coco_content(index: DatasetIndex, names: Sequence[Path | str]) -> dict[str, 
             "bbox": bbox[thing].tolist(),
             "area": float(index.area[thing]),
             "iscrowd": int(index.crowd[thing]),
-            "segmentation": [_rounded(ring) for ring in index.rings.of(thing)] if index.rings else [],
+            "segmentation": [_rounded(ring) for ring in index.outlines.of(thing)] if index.outlines else [],
         }
         for thing in range(len(index.label))
     ]

@@ -70,7 +70,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> P
     stride = family.stride(model)
     size = rounded_up(options.imgsz, stride)
     print(f"{options.cfg}: {family.describe(model, size)}")
-    train_index = index_split(config.data, config.data_file, "train", with_rings=hyp.copy_paste > 0)
+    train_index = index_split(config.data, config.data_file, "train", with_outlines=hyp.copy_paste > 0)
     val_index = index_split(config.data, config.data_file, "val")
 
     _check_shares(len(train_index), config, processes)

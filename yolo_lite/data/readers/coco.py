@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, checked
+from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, check_annotations
 from yolo_lite.data.outlines import Ring
 
 KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
@@ -84,7 +84,7 @@ class CocoReader(LabelReader):
                 f"{image}: {size[1]} x {size[0]} pixels, but {self.path} has it as {stated[1]!r} x {stated[0]!r}"
             )
         # Repeats stay: pycocotools counts them too.
-        return checked(self._objects(self.annotations[record["id"]]), size, drop_repeats=False)
+        return check_annotations(self._objects(self.annotations[record["id"]]), size, drop_repeats=False)
 
     def _objects(self, rows: list[dict[str, Any]]) -> Iterator[Annotation | Problem]:
         for row in rows:

@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, checked, label_path
+from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, check_annotations, label_path
 
 TWINS = {"images": "annotations", "JPEGImages": "Annotations"}
 EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -39,18 +39,18 @@ class VocReader(LabelReader):
         """
         path = self.file_of(image)
         if not path.exists():
-            return checked([], size)
+            return check_annotations([], size)
         try:
             tree = ElementTree.parse(path).getroot()
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
         except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding
-            return checked([Problem("unreadable labels", f"{path}: not a readable XML file: {error}")], size)
+            return check_annotations([Problem("unreadable labels", f"{path}: not a readable XML file: {error}")], size)
         stated = tuple(tree.findtext(f"size/{side}", "").strip().lstrip("0") for side in ("height", "width"))
         if all(text.isdecimal() for text in stated) and stated != tuple(map(str, size)):  # "" stands for 0, unknown
             height, width = (text[:12] for text in stated)
             raise DataError(f"{image}: {size[1]} x {size[0]} pixels, but {path} is of a picture of {width} x {height}")
-        return checked(self._objects(tree, path), size)
+        return check_annotations(self._objects(tree, path), size)
 
     def _objects(self, tree: ElementTree.Element, path: Path) -> Iterator[Annotation | Problem]:
         for number, thing in enumerate(tree.iter("object"), 1):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, checked, label_path
+from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, check_annotations, label_path
 
 TWINS = {"images": "labels"}
 
@@ -31,15 +31,15 @@ class YoloReader(LabelReader):
         """
         path = self.file_of(image)
         if not path.exists():
-            return checked([], size)
+            return check_annotations([], size)
         try:
             rows = path.read_text(encoding="utf-8-sig").splitlines()
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            return checked([Problem("unreadable labels", f"{path}: cannot be read: {error}")], size)
+            return check_annotations([Problem("unreadable labels", f"{path}: cannot be read: {error}")], size)
         found = (self._parse(row, f"{path}:{number}", size) for number, row in enumerate(rows, 1) if row.strip())
-        return checked(found, size)
+        return check_annotations(found, size)
 
     def _parse(self, row: str, where: str, size: tuple[int, int]) -> Annotation | Problem:
         words, most = row.split(), len(self.names) - 1
