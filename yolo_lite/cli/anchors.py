@@ -50,10 +50,10 @@ def model_anchors(config: AnyModelConfig) -> np.ndarray | None:
     """``[levels, anchors a level, 2]`` in pixels; None for a family that does not match by shape."""
     import numpy as np
 
-    if not isinstance(config, ModelConfig):
+    if not isinstance(config, ModelConfig) or config.anchors is None:
         return None
     if not isinstance(config.anchors, int):
         return np.array(config.anchors).reshape(len(config.anchors), -1, 2)
     from yolo_lite.model.detector import Detector
 
-    return Detector(config).anchors.numpy()  # sized by the strides, which the network tells
+    return Detector(config).head.anchor_sizes().numpy()  # sized by the strides, which the network tells

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from yolo_lite.config.schema import DatasetConfig, Hyp, RunConfig, TrainOptions
     from yolo_lite.engine.checkpoint import save_checkpoint
-    from yolo_lite.engine.families import FAMILIES
+    from yolo_lite.engine.tasks import task_of
     from yolo_lite.model.import_weights import convert
 
     detector = convert(weights)
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         "epoch": 0,
         "metrics": {},
         "ema": detector.state_dict(),
-        "losses": FAMILIES[config.model.family].losses(config.hyp, np.zeros(config.model.nc)).state_dict(),
+        "losses": task_of(config.model).criterion(config.model, config.hyp, np.zeros(config.model.nc)).state_dict(),
         "source": source,
     }
     save_checkpoint(output, content)

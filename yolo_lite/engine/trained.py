@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from yolo_lite.config.schema import RunConfig
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
-from yolo_lite.engine.families import FAMILIES, ModelFamily
+from yolo_lite.engine.tasks import Task, task_of
 
 
 class Trained(NamedTuple):
     """A model with the averaged weights of a checkpoint, on the CPU, and all else that it holds."""
 
-    family: ModelFamily
-    model: nn.Module
+    task: Task
+    model: Any  # a Network
     config: RunConfig
     content: dict[str, Any]
 
@@ -30,7 +28,7 @@ def load_trained(path: str | Path) -> Trained:
     """
     content = load_checkpoint(path)
     config = config_of(content, path)
-    family = FAMILIES[config.model.family]
-    model = family.build(config.model, fetch=False)
+    task = task_of(config.model)
+    model = task.build(config.model, False)
     model.load_state_dict(content["ema"])
-    return Trained(family, model, config, content)
+    return Trained(task, model, config, content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.load import validate
 from yolo_lite.config.schema import DatasetConfig, ModelConfig
 from yolo_lite.config.yaml_file import Document
-from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv, Detect
-from yolo_lite.model.builder import build_layers
+from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv
 from yolo_lite.model.detector import Detector
+from yolo_lite.model.heads import Detect
 from yolo_lite.model.torch_file import read_torch_file
 
 M = TypeVar("M")
@@ -115,9 +115,10 @@ def convert(weights: Weights) -> Detector:
     _check_complete(weights, dict(expected.values()))
     # Copies, because a view would be saved with all of its storage.
     state = {name: _plain(weights.load(their_name)) for name, (their_name, _) in expected.items()}
-    strides = torch.tensor(_made(Detector, weights).strides)
-    state["anchors"] *= strides[:, None, None]  # kept in cells there, in pixels here
-    anchors = tuple(tuple(level) for level in state["anchors"].flatten(1).tolist())
+    strides = torch.tensor(_made(_on_meta, weights).strides)
+    sizes = state[next(name for name in state if name.endswith(".anchors"))]
+    sizes *= strides[:, None, None]  # kept in cells there, in pixels here
+    anchors = tuple(tuple(level) for level in sizes.flatten(1).tolist())
     detector = Detector(weights.config.model_copy(update={"anchors": anchors}))
     detector.load_state_dict(state)
     return detector
@@ -137,17 +138,16 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _expected_tensors(config: ModelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
     """For each tensor of our state dict its name in YOLOv5's, and its shape; no memory is taken for any."""
-    with torch.device("meta"):
-        layers = build_layers(config)
-    expected = {
-        f"layers.{index}.{name}": (f"model.{index}.{_their_name(layer.module, name)}", tuple(tensor.shape))
-        for index, layer in enumerate(layers)
-        for name, tensor in layer.module.state_dict().items()
+    return {
+        f"layers.{index}.{name}": (f"model.{index}.{_their_name(layer, name)}", tuple(tensor.shape))
+        for index, layer in enumerate(_on_meta(config).layers)
+        for name, tensor in layer.state_dict().items()
     }
-    detect: Any = layers[-1].module
-    num_anchors = detect.heads[0].out_channels // detect.num_outputs
-    expected["anchors"] = (f"model.{len(layers) - 1}.anchors", (len(detect.heads), num_anchors, 2))
-    return expected
+
+
+def _on_meta(config: ModelConfig) -> Detector:
+    with torch.device("meta"):
+        return Detector(config)
 
 
 def _their_name(module: nn.Module, name: str) -> str:
