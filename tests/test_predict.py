@@ -30,7 +30,7 @@ from yolo_lite.deploy import sources
 from yolo_lite.deploy.predictor import BATCHES_WAITING, Predictor
 from yolo_lite.deploy.sources import Frame, count_frames, find_media, is_live, read_frames
 from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint
-from yolo_lite.engine.families import FAMILIES
+from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.validate import prepare_validation, validate_checkpoint
 from yolo_lite.ops.nms import DetectOptions, survivors
 from yolo_lite.structures import Detections
@@ -124,8 +124,9 @@ def test_faster_rcnn_predicts_as_it_validates(tiny_data: Path, tmp_path: Path):
     files = ["--cfg", str(REPOSITORY / "cfg/faster_rcnn.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp_faster_rcnn.yaml")]
     small = ["model.rpn_pre_nms=[100, 100]", "model.rpn_post_nms=[50, 50]"]
     config = tiny_config(tiny_data, tmp_path, *files, "--set", *small)
-    family = FAMILIES["faster_rcnn"]
-    model, losses = family.build(config.model, fetch=False), family.losses(config.hyp, np.ones(config.model.nc))
+    task = task_of(config.model)
+    model = task.build(config.model, False)
+    losses = task.criterion(config.model, config.hyp, np.ones(config.model.nc))
     states = {"ema": model.state_dict(), "losses": losses.state_dict()}
     assert_predicts_what_validation_finds(weights_of(tmp_path, {"config": config.plain(), "epoch": 0, **states}), 64, 4)
 

@@ -24,8 +24,10 @@ from yolo_lite.data.store import ImageStore
 from yolo_lite.deploy.exported import Exported, Facts, as_tuple, detections_of, extra, load_exported
 from yolo_lite.deploy.graph import INPUT, OUTPUTS, Decoded, Suppressed
 from yolo_lite.deploy.quantise import quantise
+from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.evaluate import rounded_up
-from yolo_lite.engine.trained import load_trained
+from yolo_lite.engine.tasks import task_of
+from yolo_lite.engine.trained import build_trained
 from yolo_lite.model.detector import Detector
 from yolo_lite.ops.nms import DetectOptions
 
@@ -91,9 +93,11 @@ def read_exportable(weights: str, recipe: Recipe) -> Exportable:
         raise ConfigError(f"--int8: ONNX Runtime quantises ONNX only, expected --format onnx, found {recipe.format}")
     if recipe.format != "onnx" and recipe.nms and "batch" in recipe.dynamic:
         raise ConfigError(f"--nms --dynamic batch: expected --format onnx, found {recipe.format}")
-    task, detector, config, content = load_trained(weights)
-    if not task.is_exported:
+    content = load_checkpoint(weights)
+    config = config_of(content, weights)
+    if not task_of(config.model).is_exported:
         raise ConfigError(f"{weights}: only YOLO models can be exported, found the family {config.model.family}")
+    detector = build_trained(content, weights).model
     stride = detector.stride
     facts = Facts(
         names=config.data.class_names,

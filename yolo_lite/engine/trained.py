@@ -26,7 +26,15 @@ def load_trained(path: str | Path) -> Trained:
         CheckpointError: missing, unreadable, not ours, or from a newer yolo_lite.
         ConfigError: its configuration is unusable.
     """
-    content = load_checkpoint(path)
+    return build_trained(load_checkpoint(path), path)
+
+
+def build_trained(content: dict[str, Any], path: str | Path) -> Trained:
+    """As ``load_trained``, of what has been read of a checkpoint.
+
+    Raises:
+        ConfigError: its configuration is unusable.
+    """
     config = config_of(content, path)
     task = task_of(config.model)
     model = task.build(config.model, False)

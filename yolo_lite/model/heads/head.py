@@ -64,6 +64,10 @@ class Head(nn.Module):
         self.strides, self.num_classes = tuple(strides), config.nc
         self._grids: dict[tuple[int, int, torch.device], Grid] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies have: grids are made anew."""
+        return {**self.__dict__, "_grids": {}}
+
     def forward(self, maps: list[Tensor]) -> Raw:
         """Outputs of a batch from the feature maps ``[B, in_channels, H / stride, W / stride]`` of the levels."""
         raise NotImplementedError
