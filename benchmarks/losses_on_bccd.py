@@ -27,13 +27,13 @@ from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import collate
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_checkpoint
-from yolo_lite.engine.compare import Run, finish
 from yolo_lite.engine.device import choose_compute, to_device
 from yolo_lite.engine.families import Yolo
 from yolo_lite.loss.box import BoxLoss
 from yolo_lite.loss.targets import build_targets
 from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import decode
+from yolo_lite.tools.compare import Run, finish
 
 MAIN = ("ciou", "iou", "giou", "siou", "wiou")  # three seeds
 PROBE_EPOCHS, PROBE_IMAGES = 5, 64

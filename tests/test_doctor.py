@@ -17,10 +17,10 @@ from PIL import Image
 
 from yolo_lite.cli.main import main
 from yolo_lite.config.load import load_dataset_config
-from yolo_lite.data import doctor
-from yolo_lite.data.doctor import SEVERITY, Finding, diagnose
 from yolo_lite.data.index import index_split
 from yolo_lite.report.dataset_picture import DatasetShape, dataset_picture
+from yolo_lite.tools import doctor
+from yolo_lite.tools.doctor import SEVERITY, Finding, diagnose
 
 FILES = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
 BOX = "0 0.5 0.5 0.5 0.5\n1 0.25 0.25 0.25 0.5\n"

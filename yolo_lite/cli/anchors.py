@@ -26,8 +26,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print how the model's anchors fit, and lines for its YAML with anchors that fit better."""
-    from yolo_lite.data.anchors import best_ratios, fit_anchors, training_sizes
     from yolo_lite.data.index import index_split
+    from yolo_lite.tools.anchors import best_ratios, fit_anchors, training_sizes
 
     check_range("--seed", arguments.seed, 0, 2**31)
     data, data_file, model, anchor_t, longest = fit_config(arguments)

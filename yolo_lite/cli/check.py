@@ -15,8 +15,8 @@ from yolo_lite.cli.flags import FitConfig, add_fit_flags, fit_config
 if TYPE_CHECKING:
     import numpy as np
 
-    from yolo_lite.data.doctor import Diagnosis
     from yolo_lite.data.index import DatasetIndex
+    from yolo_lite.tools.doctor import Diagnosis
 
 EXAMPLES = 3  # of a kind, that are printed
 
@@ -40,11 +40,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report, write it and a picture into a run folder; 1 comes back where training would be harmed."""
-    from yolo_lite.data.convert import check_folder
-    from yolo_lite.data.doctor import diagnose
     from yolo_lite.data.index import dataset_root
     from yolo_lite.engine.run_folder import make_run_folder
     from yolo_lite.report.pictures import write_picture
+    from yolo_lite.tools.convert import check_folder
+    from yolo_lite.tools.doctor import diagnose
 
     config = fit_config(arguments)
     if arguments.fix_into:
@@ -84,7 +84,7 @@ def _content(diagnosis: Diagnosis, config: FitConfig, anchors: np.ndarray | None
 
 
 def _split_content(index: DatasetIndex, config: FitConfig, anchors: np.ndarray | None) -> dict[str, Any]:
-    from yolo_lite.data.anchors import best_ratios, training_sizes
+    from yolo_lite.tools.anchors import best_ratios, training_sizes
 
     sizes, label = training_sizes(index, config.longest), index.label[~index.crowd]
     fits = None if anchors is None else best_ratios(sizes, anchors.reshape(-1, 2)) < config.anchor_t
@@ -117,10 +117,10 @@ def _quantiles(values: np.ndarray) -> dict[str, float] | None:
 
 def _fix_into(folder: Path, diagnosis: Diagnosis, config: FitConfig) -> str:
     """Write the copy, in the format that the dataset has; the path of its YAML comes back."""
-    from yolo_lite.data.convert import write_dataset
-    from yolo_lite.data.doctor import cleaned
     from yolo_lite.data.formats import FORMATS
     from yolo_lite.data.index import dataset_root
+    from yolo_lite.tools.convert import write_dataset
+    from yolo_lite.tools.doctor import cleaned
 
     reader = next(iter(diagnosis.readers.values()))
     to = next(name for name, kind in FORMATS.items() if kind is type(reader))
@@ -132,8 +132,8 @@ def _picture(diagnosis: Diagnosis, config: FitConfig, anchors: np.ndarray | None
     """None where no split has an object."""
     import numpy as np
 
-    from yolo_lite.data.anchors import training_sizes
     from yolo_lite.report.dataset_picture import DatasetShape, dataset_picture
+    from yolo_lite.tools.anchors import training_sizes
 
     split = next((split for split, index in diagnosis.splits.items() if index.num_objects), None)
     if split is None:

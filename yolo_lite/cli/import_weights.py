@@ -10,7 +10,7 @@ from yolo_lite.cli.flags import find_data
 from yolo_lite.config.errors import ConfigError
 
 if TYPE_CHECKING:
-    from yolo_lite.model.import_weights import Weights
+    from yolo_lite.tools.import_weights import Weights
 
 STATE_DICTS = (".npz", ".safetensors")
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     from yolo_lite.config.schema import DatasetConfig, Hyp, RunConfig, TrainOptions
     from yolo_lite.engine.checkpoint import save_checkpoint
     from yolo_lite.engine.families import FAMILIES
-    from yolo_lite.model.import_weights import convert
+    from yolo_lite.tools.import_weights import convert
 
     detector = convert(weights)
     config = RunConfig(
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _read(arguments: argparse.Namespace) -> Weights:
     from yolo_lite.config.load import load_dataset_config, load_model_config
     from yolo_lite.config.schema import ModelConfig
-    from yolo_lite.model.import_weights import read_checkpoint, read_state_dict
+    from yolo_lite.tools.import_weights import read_checkpoint, read_state_dict
 
     path, flags = Path(arguments.weights), (arguments.cfg, arguments.data)
     if path.suffix not in STATE_DICTS:

@@ -18,7 +18,7 @@ from yolo_lite.config.yaml_file import Document
 from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv, Detect
 from yolo_lite.model.builder import build_layers
 from yolo_lite.model.detector import Detector
-from yolo_lite.model.torch_file import read_torch_file
+from yolo_lite.tools.torch_file import read_torch_file
 
 M = TypeVar("M")
 

@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import DatasetConfig
-from yolo_lite.data.anchors import training_sizes
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
 from yolo_lite.data.coco_json import CocoLabels
 from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, orientation, read_image
 from yolo_lite.data.index import DatasetIndex, SplitFiles, index_of, split_files
 from yolo_lite.data.labels import LabelReader, Labels
 from yolo_lite.data.packed import packed
+from yolo_lite.tools.anchors import training_sizes
 
 # What may be found, the worst first. Errors harm training: pictures or objects are lost, or validation is no longer
 # honest. Warnings may be meant. Notes are of pictures that are read right, but that other programs may read otherwise.
