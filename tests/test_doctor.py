@@ -57,7 +57,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes a second: only the tests of the picture do it."""
-    monkeypatch.setattr("yolo_lite.report.dataset_picture.dataset_picture", lambda shape: np.zeros((9, 9, 3), np.uint8))
+    monkeypatch.setattr("yolo_lite.tools.doctor_report.dataset_picture", lambda shape: np.zeros((9, 9, 3), np.uint8))
 
 
 def findings_of(root: Path, *overrides: str, longest: int = 64) -> list[Finding]:
@@ -225,7 +225,7 @@ def test_the_status_tells_whether_training_would_be_harmed(root: Path, capsys: p
 def test_json_holds_what_the_text_says_and_nothing_else_is_printed(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("yolo_lite.report.dataset_picture.dataset_picture", dataset_picture)
+    monkeypatch.setattr("yolo_lite.tools.doctor_report.dataset_picture", dataset_picture)
     save(root / "set/images/train/d.png", noise(7), "0 0.5 0.5 0.9 0.9\n7 0.5 0.5 0.1 0.1\n")
     assert check(root, "--json", "--imgsz", "64") == 1
     said = capsys.readouterr()
