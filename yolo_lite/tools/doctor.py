@@ -125,9 +125,7 @@ def _cleaned(diagnosis: Diagnosis) -> dict[str, DatasetIndex]:
     for split, rows in examined:
         usable = [one for one in rows if one.read and not (split == "train" and one.digest in held_out)]
         once = {one.digest: one for one in reversed(usable)}  # the first of each content
-        splits[split] = _index_of(
-            list(reversed(once.values())), diagnosis.readers[split], diagnosis.config, with_rings=True
-        )
+        splits[split] = _index_of(list(reversed(once.values())), diagnosis.readers[split], config, with_rings=True)
         if not splits[split].num_objects:
             raise DataError(f"--fix-into: no object would be left in the split {split!r}")
     return splits
