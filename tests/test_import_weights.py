@@ -30,8 +30,8 @@ from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train
 from yolo_lite.model.detector import Detector
 from yolo_lite.model.heads import ClassRows
-from yolo_lite.model.import_weights import convert, read_checkpoint, read_state_dict
-from yolo_lite.model.torch_file import read_torch_file
+from yolo_lite.tools.import_weights import convert, read_checkpoint, read_state_dict
+from yolo_lite.tools.torch_file import read_torch_file
 
 YOLOV5N = SHARED / "weights/yolov5n"
 NAMES = ("ant", "bee", "cat")

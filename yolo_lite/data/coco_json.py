@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yolo_lite.config.errors import DataError, nearest
+from yolo_lite.data.coco_dict import coco_dict
 from yolo_lite.data.labels import Annotation, Labels, Problem, Ring, checked
 
 if TYPE_CHECKING:
@@ -149,27 +150,12 @@ def write(index: DatasetIndex, names: list[Path], folder: Path, split: str, poly
 
 def content_of(index: DatasetIndex, names: Sequence[Path | str]) -> dict[str, Any]:
     """A split as COCO's annotation file has it, under the names of its pictures."""
-    image_id, category_id = index.image_id.tolist(), index.category_id.tolist()
-    images = [
-        {"id": number, "file_name": Path(name).as_posix(), "height": height, "width": width}
-        for number, name, (height, width) in zip(image_id, names, index.size.tolist(), strict=True)
-    ]
-    bbox = np.concatenate((index.xyxy[:, :2], index.xyxy[:, 2:] - index.xyxy[:, :2]), axis=1).round(2)
-    owner = index.owner
-    annotations = [
-        {
-            "id": thing + 1,
-            "image_id": image_id[owner[thing]],
-            "category_id": category_id[index.label[thing]],
-            "bbox": bbox[thing].tolist(),
-            "area": float(index.area[thing]),
-            "iscrowd": int(index.crowd[thing]),
-            "segmentation": [_rounded(ring) for ring in index.rings.of(thing)] if index.rings else [],
-        }
-        for thing in range(len(index.label))
-    ]
-    categories = [{"id": number, "name": name} for number, name in zip(category_id, index.names, strict=True)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    posix = [Path(name).as_posix() for name in names]
+    content = coco_dict(index, index.image_id.tolist(), index.category_id.tolist(), posix)
+    for thing, annotation in enumerate(content["annotations"]):
+        annotation["bbox"] = np.round(annotation["bbox"], 2).tolist()
+        annotation["segmentation"] = [_rounded(ring) for ring in index.rings.of(thing)] if index.rings else []
+    return content
 
 
 def _rounded(ring: Ring) -> list[float]:

@@ -27,6 +27,8 @@ from yolo_lite.data.labels import LabelReader
 from yolo_lite.data.packed import Entries, Rings
 from yolo_lite.data.shapes import cache_folder
 
+# Raise it with every change of what the readers, ``images``, ``labels`` or ``packed`` make of the same files.
+FORMAT = 1
 # A file may change twice within one tick of its file system's clock (2 s for FAT): the second change would not show.
 SETTLED_AFTER = 2_000_000_000  # ns
 MISSING = (-1, -1, -1)
@@ -75,11 +77,9 @@ def stamp_of(path: str) -> tuple[int, int, int]:
 
 
 def cache_file(reader: LabelReader, *rules: object) -> Path:
-    """Where a split is kept: a name of its own for all that decides how its files are read, our code included."""
-    modules = ("images", "labels", "packed", type(reader).__module__.rpartition(".")[2])
-    code = b"".join(Path(__file__).with_name(f"{module}.py").read_bytes() for module in modules)
-    rules = (type(reader).__name__, PIL.__version__, cv2.__version__, *rules)
-    name = hashlib.sha256(json.dumps(rules, default=str).encode() + code).hexdigest()[:16]
+    """Where a split is kept: a name of its own for everything that decides how its files are read."""
+    rules = (FORMAT, type(reader).__name__, PIL.__version__, cv2.__version__, *rules)
+    name = hashlib.sha256(json.dumps(rules, default=str).encode()).hexdigest()[:16]
     return cache_folder() / f"index-{name}"
 
 

@@ -21,6 +21,8 @@ from yolo_lite.data.index_cache import stamp_of
 from yolo_lite.data.letterbox import fitted_size, resize
 from yolo_lite.data.shapes import cache_folder
 
+# Raise it with every change of the pixels that ``images`` and ``letterbox`` make of the same file.
+FORMAT = 1
 # Only forked processes see the memory of their parent. (Forking on macOS is not safe with its system libraries.)
 CAN_FORK = sys.platform == "linux"
 LARGEST_SHARE = 0.25  # of the free memory, that ``cache: auto`` may take for one set
@@ -92,8 +94,7 @@ class ImageStore:
 
     def _file(self, longest: int) -> Path:
         """A name of its own for these pictures, this size and this way of decoding."""
-        code = b"".join(Path(__file__).with_name(f"{module}.py").read_bytes() for module in ("images", "letterbox"))
-        rules = f"{longest} {self.index.channels} {cv2.__version__}".encode() + code
+        rules = f"{FORMAT} {longest} {self.index.channels} {cv2.__version__}".encode()
         content = b"".join((rules, self.index.paths.tobytes(), self.index.size.tobytes()))
         return cache_folder() / f"images-{hashlib.sha256(content).hexdigest()[:16]}"
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.labels import Annotation, Labels, Problem, Ring, checked, label_path
+from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 
 if TYPE_CHECKING:
     from yolo_lite.data.index import DatasetIndex
@@ -75,8 +76,7 @@ def write(index: DatasetIndex, names: list[Path], folder: Path, split: str, poly
         rows = []
         for thing in index.rows(position):
             rings = index.rings.of(thing) if polygons and index.rings else []
-            left, top, right, bottom = index.xyxy[thing].tolist()
-            box = np.array([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]).reshape(-1, 2)
+            box = xyxy_to_cxcywh(index.xyxy[thing]).reshape(2, 2)
             points = (_joined(rings) if rings else box) / (width, height)
             rows.append(f"{index.label[thing]} {' '.join(f'{value:.8g}' for value in points.ravel())}\n")
         path = folder / "labels" / name.with_suffix(".txt")

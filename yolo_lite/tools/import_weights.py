@@ -12,15 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.errors import CheckpointError, ConfigError
-from yolo_lite.config.load import validate
-from yolo_lite.config.schema import DatasetConfig, ModelConfig
+from yolo_lite.config.load import load_dataset_config, load_model_config, validate
+from yolo_lite.config.schema import DatasetConfig, Hyp, ModelConfig, RunConfig, TrainOptions
 from yolo_lite.config.yaml_file import Document
+from yolo_lite.engine.checkpoint import save_checkpoint
+from yolo_lite.engine.tasks import task_of
 from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv
 from yolo_lite.model.detector import Detector
 from yolo_lite.model.heads import Detect
-from yolo_lite.model.torch_file import read_torch_file
+from yolo_lite.tools.torch_file import read_torch_file
 
 M = TypeVar("M")
+
+STATE_DICTS = (".npz", ".safetensors")  # file types
 
 # The parts of a block that have another name there.
 THEIR_NAMES: dict[type[nn.Module], dict[str, str]] = {
@@ -41,6 +45,25 @@ class Weights(NamedTuple):
     names: tuple[str, ...]  # of the classes
     shapes: dict[str, tuple[int, ...]]
     load: Callable[[str], Tensor]
+
+
+def read_weights(path: Path, cfg: str | None, data: str | None) -> Weights:
+    """Read a checkpoint, or a state dict for the model and the class names of these two YAMLs.
+
+    Raises:
+        CheckpointError: the file is neither.
+        ConfigError: a YAML is unusable, missing, or given beside a checkpoint.
+    """
+    if path.suffix not in STATE_DICTS:
+        if cfg or data:
+            raise ConfigError(f"{path}: a checkpoint brings its own model and names: leave out --cfg and --data")
+        return read_checkpoint(path)
+    if not (cfg and data):
+        raise ConfigError(f"{path}: a state dict tells neither model nor names: expected --cfg and --data")
+    config = load_model_config(cfg)
+    if not isinstance(config, ModelConfig):
+        raise ConfigError(f"--cfg {cfg}: expected a YOLO model, found the family {config.family}")
+    return read_state_dict(path, config, load_dataset_config(data).class_names)
 
 
 def read_checkpoint(path: str | Path) -> Weights:
@@ -102,6 +125,29 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return dict(load_file(path))
     except SafetensorError as error:
         raise ValueError(error) from error
+
+
+def write_checkpoint(weights: Weights, output: Path) -> str:
+    """Write the converted weights as a checkpoint of ours; returns where they come from, in words.
+
+    Raises:
+        CheckpointError, ConfigError: as ``convert``.
+    """
+    detector = convert(weights)
+    options, data = TrainOptions(weights=str(weights.path)), DatasetConfig(names=weights.names)
+    config = RunConfig(train=options, hyp=Hyp(), model=detector.config, data=data, data_file="")
+    source = f"converted from YOLOv5's {weights.path.name}; such weights keep their licence (GPL-3.0 or AGPL-3.0)"
+    losses = task_of(config.model).criterion(config.model, config.hyp, np.zeros(config.model.nc))
+    content = {
+        "config": config.plain(),
+        "epoch": 0,
+        "metrics": {},
+        "ema": detector.state_dict(),
+        "losses": losses.state_dict(),
+        "source": source,
+    }
+    save_checkpoint(output, content)
+    return source
 
 
 def convert(weights: Weights) -> Detector:
