@@ -3,10 +3,10 @@
     python benchmarks/start.py
     python benchmarks/start.py --repeats 5 -- --workers 0 --no-figures
 
-Words behind ``--`` are flags of train.py. Three tables: the time of the process by the clock (the fastest, so that what else
-the machine does counts little) and on all cores, the seconds of its imports by package (``python -X importtime``: a module counts for the
-package whose file it is, ``torch._dynamo`` with all of torch's compiler apart), and the functions of yolo_lite, and
-``copy.deepcopy``, that hold the most time once everything is imported (``cProfile``, which slows Python code down).
+Words behind ``--`` are flags of train.py. Printed are the time of the process, by the clock (the fastest run, so that
+what else the machine does counts little) and on all cores; the seconds of its imports by package (``-X importtime``:
+each module without those that it imports itself, and torch's compiler apart from torch); and the functions of yolo_lite,
+and ``copy.deepcopy``, with the most time (``cProfile``, which slows Python code down).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ class Ran(NamedTuple):
 
 def run(words: list[str], environment: dict[str, str]) -> Ran:
     """Run a Python process to its end."""
-    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     process = subprocess.run(
         [sys.executable, *words], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
     )
@@ -65,9 +65,9 @@ def package_of(module: str) -> str:
     return "torch's compiler" if module.startswith(COMPILER) else module.split(".")[0]
 
 
-def import_seconds(log: str) -> Counter[str]:
+def import_seconds(log: str) -> dict[str, float]:
     """Seconds of imports by package, each module without those that it imports itself."""
-    seconds = Counter[str]()
+    seconds: dict[str, float] = defaultdict(float)
     for microseconds, module in LINE.findall(log):
         seconds[package_of(module)] += int(microseconds) / 1e6
     return seconds
@@ -75,7 +75,7 @@ def import_seconds(log: str) -> Counter[str]:
 
 def show_functions(profile: Path, number: int) -> None:
     """The functions of yolo_lite with the most time, callees included."""
-    rows = []
+    rows: list[tuple[float, int, str]] = []
     for (file, line, name), (_, calls, _, cumulative, _) in pstats.Stats(str(profile)).stats.items():  # type: ignore[attr-defined]
         ours = "yolo_lite/" in file and name != "<module>"
         if ours or (name == "deepcopy" and file.endswith("copy.py")):
@@ -102,7 +102,7 @@ def main() -> None:
         print(f"{runs[0].seconds:.2f} s, the fastest of {flags.repeats}; {min(one.cpu for one in runs):.2f} s of CPU\n")
         imports = import_seconds(run(["-X", "importtime", *words], environment).log)
         print(f"{sum(imports.values()):7.2f} s of imports")
-        for package, one in imports.most_common(flags.rows):
+        for package, one in sorted(imports.items(), key=lambda item: -item[1])[: flags.rows]:
             print(f"{one:7.2f} {package}")
         run(["-m", "cProfile", "-o", str(profile), *words], environment)
         print("\nseconds    calls function")
