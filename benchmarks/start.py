@@ -5,7 +5,7 @@
 
 Words behind ``--`` are flags of train.py. Printed are the time of the process, by the clock (the fastest run, so that
 what else the machine does counts little) and on all cores; the seconds of its imports by package (``-X importtime``:
-each module without those that it imports itself, and torch's compiler apart from torch); and the functions of yolo_lite,
+each module without those that it imports itself, torch's compiler apart from torch); and the functions of yolo_lite,
 and ``copy.deepcopy``, with the most time (``cProfile``, which slows Python code down).
 """
 
