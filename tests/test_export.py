@@ -58,10 +58,10 @@ head:
 
 @pytest.fixture(scope="module")
 def weights(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a small untrained detector that is sure of much."""
+    """The checkpoint of a small untrained detector that is sure of much, in fp32 as its exported files are."""
     folder = tmp_path_factory.mktemp("export")
     (folder / "small.yaml").write_text(SMALL)
-    config = tiny_config(tiny_data, folder, "--cfg", str(folder / "small.yaml"))
+    config = tiny_config(tiny_data, folder, "--cfg", str(folder / "small.yaml"), "--set", "precision=fp32")
     torch.manual_seed(0)
     model = FAMILIES["yolo"].build(config.model, fetch=False)
     for module in model.modules():
