@@ -88,6 +88,7 @@ def evaluated(index: DatasetIndex, family: Yolo, model: nn.Module, size: int, ba
     return evaluate(family, model, split, losses, CPU, DetectOptions())
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("size", [64, 96, 320])
 def test_the_labels_themselves_score_one_at_any_size(val_index: DatasetIndex, size: int) -> None:
     result = evaluated(val_index, Oracle(), nn.Identity(), size, batch_size=3)
@@ -118,6 +119,7 @@ def test_table_and_report_count_what_the_split_holds(val_index: DatasetIndex) ->
     assert plain["map50_95"] == pytest.approx(1.0) and plain["images"] == len(val_index)
 
 
+@pytest.mark.quick
 def test_the_same_batches_give_the_same_bits_and_other_batch_sizes_agree_to_rounding(
     tiny_run: Path, val_index: DatasetIndex
 ) -> None:

@@ -276,7 +276,7 @@ def test_validation_of_a_fixed_file_takes_its_square(export: Export, tiny_data: 
         evaluate(weights=path, data=tiny_data, workers=0, imgsz=96)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [pytest.param(FORMATS[1], marks=pytest.mark.quick), *FORMATS[::2]])
 def test_a_file_predicts_what_its_weights_predict(kind, export: Export, weights: Path):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((60, 80), (80, 60), (33, 90), (60, 80))]
