@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 
 from yolo_lite.config.load import load_dataset_config, load_hyp, load_model_config
+from yolo_lite.config.schema import ModelConfig
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import num_batches, training_loader
@@ -57,6 +58,7 @@ def measure(size_name: str, pixels: int, precision: str, index: DatasetIndex, fl
     hyp = load_hyp("cfg/hyp.yaml")
     compute = choose_compute(flags.device, precision, channels_last=True)
     config = load_model_config(f"cfg/yolo_{size_name}.yaml").model_copy(update={"nc": len(index.names)})
+    assert isinstance(config, ModelConfig)
     model = place(Detector(config), compute)
     epochs = 1000
     plan = Plan(num_batches(len(index), flags.batch_size), 1, epochs)

@@ -105,6 +105,7 @@ def evaluated(index: DatasetIndex, model: Any, size: int, batch_size: int) -> Ev
     return evaluate(model, split, Ones(Hyp()), CPU, DetectOptions())
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("size", [64, 96, 320])
 def test_the_labels_themselves_score_one_at_any_size(val_index: DatasetIndex, size: int) -> None:
     result = evaluated(val_index, Oracle(), size, batch_size=3)
@@ -135,18 +136,24 @@ def test_table_and_report_count_what_the_split_holds(val_index: DatasetIndex) ->
     assert plain["map50_95"] == pytest.approx(1.0) and plain["images"] == len(val_index)
 
 
-def test_detections_do_not_depend_on_the_batch_size(tiny_run: Path, val_index: DatasetIndex) -> None:
+@pytest.mark.quick
+def test_the_same_batches_give_the_same_bits_and_other_batch_sizes_agree_to_rounding(
+    tiny_run: Path, val_index: DatasetIndex
+) -> None:
     model = load_trained(tiny_run / "weights/last.pt").model
     # Confident outputs, so that many boxes compete.
     with torch.no_grad():
         for head in model.layers[-1].heads:
             head.bias.view(3, -1)[:, 4] += 4
-    tables: list[DetectionTable] = [evaluated(val_index, model, 64, n).detections for n in (1, 3, 8)]
+    tables: list[DetectionTable] = [evaluated(val_index, model, 64, n).detections for n in (1, 1, 3, 8)]
     assert len(tables[0].score) > 100
-    for table in tables[1:]:
+    for mine, again in zip(*tables[:2], strict=True):
+        assert np.array_equal(mine, again)
+    for table in tables[2:]:
         order, other = (np.lexsort((t.score, t.image)) for t in (tables[0], table))
         assert np.array_equal(tables[0].image[order], table.image[other])
-        assert np.allclose(tables[0].score[order], table.score[other], atol=1e-6)
+        # Convolutions of other shapes may add in another order: with AVX-512 scores have differed by 1.6e-5.
+        assert np.allclose(tables[0].score[order], table.score[other], rtol=0, atol=1e-4)
 
 
 # ----------------------------------------------------------------------------------------------- what val.py writes

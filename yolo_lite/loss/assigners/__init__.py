@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from yolo_lite.loss.assigners.anchor_ratio import build_targets
+from yolo_lite.loss.assigners.anchor_ratio import build_targets as build_targets
 from yolo_lite.structures import Matches
 
 Assigner = Callable[..., Matches]
