@@ -11,13 +11,15 @@ import pytest
 from conftest import REPOSITORY
 from scipy import stats
 
-import yolo_lite.engine.compare as compare_module
 import yolo_lite.engine.train as train_module
+import yolo_lite.tools.compare as compare_module
 from yolo_lite.cli.compare import _split_at_commas
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import BOX_LOSS_NAMES, CLS_LOSS_NAMES, RunConfig
-from yolo_lite.engine.compare import (
+from yolo_lite.loss import MASK_LOSSES
+from yolo_lite.report.comparison import Row, comparison_picture, comparison_table
+from yolo_lite.tools.compare import (
     Outcome,
     Run,
     compare,
@@ -26,8 +28,6 @@ from yolo_lite.engine.compare import (
     summarise,
     variant_folder,
 )
-from yolo_lite.loss import MASK_LOSSES
-from yolo_lite.report.comparison import Row, comparison_picture, comparison_table
 
 
 def outcome(map50_95: float, seconds: float | None = 10.0) -> Outcome:

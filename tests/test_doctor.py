@@ -17,10 +17,10 @@ from PIL import Image
 
 from yolo_lite.cli.main import main
 from yolo_lite.config.load import load_dataset_config
-from yolo_lite.data import doctor
-from yolo_lite.data.doctor import SEVERITY, Finding, diagnose
 from yolo_lite.data.index import index_split
 from yolo_lite.report.dataset_picture import DatasetShape, dataset_picture
+from yolo_lite.tools import doctor
+from yolo_lite.tools.doctor import SEVERITY, Finding, diagnose
 
 FILES = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
 BOX = "0 0.5 0.5 0.5 0.5\n1 0.25 0.25 0.25 0.5\n"
@@ -57,7 +57,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes a second: only the tests of the picture do it."""
-    monkeypatch.setattr("yolo_lite.report.dataset_picture.dataset_picture", lambda shape: np.zeros((9, 9, 3), np.uint8))
+    monkeypatch.setattr("yolo_lite.tools.doctor_report.dataset_picture", lambda shape: np.zeros((9, 9, 3), np.uint8))
 
 
 def findings_of(root: Path, *overrides: str, longest: int = 64) -> list[Finding]:
@@ -225,7 +225,7 @@ def test_the_status_tells_whether_training_would_be_harmed(root: Path, capsys: p
 def test_json_holds_what_the_text_says_and_nothing_else_is_printed(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("yolo_lite.report.dataset_picture.dataset_picture", dataset_picture)
+    monkeypatch.setattr("yolo_lite.tools.doctor_report.dataset_picture", dataset_picture)
     save(root / "set/images/train/d.png", noise(7), "0 0.5 0.5 0.9 0.9\n7 0.5 0.5 0.1 0.1\n")
     assert check(root, "--json", "--imgsz", "64") == 1
     said = capsys.readouterr()

@@ -26,9 +26,9 @@ from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.load import load_dataset_config
-from yolo_lite.data import download
 from yolo_lite.data.index import dataset_root, index_split
-from yolo_lite.data.unpack import MOST_EXPANSION, unpack
+from yolo_lite.tools import download
+from yolo_lite.tools.unpack import MOST_EXPANSION, unpack
 
 
 @pytest.fixture(autouse=True)
@@ -411,7 +411,7 @@ def test_a_disk_that_fills_up_is_one_clear_line(server, tmp_path, monkeypatch, c
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("yolo_lite.data.unpack._write", full)
+    monkeypatch.setattr("yolo_lite.tools.unpack._write", full)
     assert main(["download", str(data)]) == 2
     assert capsys.readouterr().err.endswith("small.download: No space left on device\n")
     assert set(files_below(tmp_path / "sets")) == {"small.download/small.zip", "small.download/lock"}
@@ -582,6 +582,6 @@ def test_the_public_sets_have_the_classes_that_torchvision_knows():
 
 def test_only_the_command_knows_how_to_download():
     package = REPOSITORY / "yolo_lite"
-    knows = {str(path.relative_to(package)) for path in package.rglob("*.py") if "data.download" in path.read_text()}
+    knows = {str(path.relative_to(package)) for path in package.rglob("*.py") if "tools.download" in path.read_text()}
     opens = {str(path.relative_to(package)) for path in package.rglob("*.py") if "urllib" in path.read_text()}
-    assert knows == {"cli/download.py"} and opens == {"data/download.py"}
+    assert knows == {"cli/download.py"} and opens == {"tools/download.py"}

@@ -18,7 +18,6 @@ from yolo_lite.cli.main import main
 from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.schema import FORMAT_NAMES, DatasetConfig, Hyp
-from yolo_lite.data.convert import convert
 from yolo_lite.data.dataset import EvaluationSet, TrainingSet
 from yolo_lite.data.formats import FORMATS
 from yolo_lite.data.index import DatasetIndex, index_split
@@ -27,6 +26,7 @@ from yolo_lite.data.loader import evaluation_loader, training_loader
 from yolo_lite.data.readers.voc import EDGES
 from yolo_lite.data.store import ImageStore
 from yolo_lite.data.writers import WRITERS
+from yolo_lite.tools.convert import convert
 
 SHARED = REPOSITORY.parent / "shared" / "data"
 NAMES = ("cat", "dog", "cow")

@@ -11,10 +11,7 @@ import difflib
 import inspect
 import sys
 import traceback
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -23,9 +20,9 @@ from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.schema import SEAM_NAMES
 from yolo_lite.config.yaml_file import parse_scalar
 from yolo_lite.data.effects import AUGMENTATIONS
+from yolo_lite.loss.assigners import ASSIGNERS
 from yolo_lite.loss.box import BOX_LOSSES, CONTEXT
 from yolo_lite.loss.classification import CLS_LOSSES
-from yolo_lite.loss.targets import ASSIGNERS
 from yolo_lite.model.blocks import BLOCKS
 
 
@@ -101,26 +98,19 @@ def _joined(path: Path, given: str) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------- execution
 
 
-class _Uncached(SourceFileLoader):
-    """Reads the source each time: nothing is written beside the user's file, and no stale bytecode is taken for it."""
-
-    def path_stats(self, path: str) -> Any:
-        raise OSError  # what importlib takes for "there are no stamps to compare bytecode with"
-
-
 def _execute(path: Path, given: str) -> ModuleType:
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise ConfigError(f"--plugin {given}: {found}, expected a Python file (looked in {Path.cwd()})")
-    name = f"plugin_{zlib.crc32(str(path).encode()):08x}_{path.stem}"
-    spec = spec_from_file_location(name, path, loader=_Uncached(name, str(path)))
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up there
+    module = ModuleType(str(path))  # no other module has this name
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
     try:
-        spec.loader.exec_module(module)
+        # Not imported: that would write bytecode beside the user's file, and might run stale bytecode.
+        code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+        exec(code, module.__dict__)  # noqa: S102, a file that the user named
     except (Exception, SystemExit) as error:  # a user's file may raise anything
-        sys.modules.pop(name, None)
+        sys.modules.pop(module.__name__, None)
         raise ConfigError(f"--plugin {given}{_line(error, path)}: {type(error).__name__} ({error})") from error
     return module
 

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from yolo_lite.engine.compare import compare, make_runs, variant_folder
+    from yolo_lite.tools.compare import compare, make_runs, variant_folder
 
     variants = _variants(arguments)
     if arguments.seeds < 1:
@@ -62,7 +62,7 @@ def _variants(arguments: argparse.Namespace) -> list[list[str]]:
     Raises:
         ConfigError: neither or both of --vary and --variant, or fewer than two variants, or two of one folder.
     """
-    from yolo_lite.engine.compare import variant_folder
+    from yolo_lite.tools.compare import variant_folder
 
     if bool(arguments.vary) == bool(arguments.variant):
         raise ConfigError("expected either --vary KEY=A,B,... or --variant KEY=VALUE ..., once for each variant")

@@ -27,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Convert, and say where the new dataset YAML is."""
-    from yolo_lite.data.convert import convert
+    from yolo_lite.tools.convert import convert
 
     data_file = find_data(arguments.data)
     config = load_dataset_config(data_file)

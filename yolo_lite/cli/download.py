@@ -24,8 +24,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Fetch a set and say how to train on it."""
-    from yolo_lite.data.download import download_set, readable
     from yolo_lite.data.index import dataset_root
+    from yolo_lite.tools.download import download_set, readable
 
     data_file = _find(arguments.name)
     config = load_dataset_config(data_file)

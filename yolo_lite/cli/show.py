@@ -40,8 +40,8 @@ def _show(arguments: argparse.Namespace) -> Path:
     from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp
     from yolo_lite.data.index import index_split
     from yolo_lite.engine.run_folder import make_run_folder
-    from yolo_lite.engine.sheets import augmented_sheets
     from yolo_lite.report.pictures import write_picture
+    from yolo_lite.tools.show import augmented_sheets
 
     check_overrides(arguments.set)
     check_range("--batches", arguments.batches, 1, 1000)

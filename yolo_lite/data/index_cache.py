@@ -28,7 +28,8 @@ from yolo_lite.data.outlines import Outlines
 from yolo_lite.data.packed_labels import PackedLabels
 from yolo_lite.data.shapes import cache_folder
 
-FORMAT_VERSION = 1  # raise it when the same files are read differently, or kept differently
+# Raise it with every change of what the readers, ``images``, ``labels`` or ``packed`` make of the same files.
+FORMAT = 1
 # A file may change twice within one tick of its file system's clock (2 s for FAT): the second change would not show.
 SETTLED_AFTER = 2_000_000_000  # ns
 MISSING = (-1, -1, -1)
@@ -77,8 +78,8 @@ def stamp_of(path: str) -> tuple[int, int, int]:
 
 
 def cache_file(reader: LabelReader, *rules: object) -> Path:
-    """Where a split is kept: a name of its own for all that decides how its files are read."""
-    rules = (FORMAT_VERSION, type(reader).__name__, PIL.__version__, cv2.__version__, *rules)
+    """Where a split is kept: a name of its own for everything that decides how its files are read."""
+    rules = (FORMAT, type(reader).__name__, PIL.__version__, cv2.__version__, *rules)
     name = hashlib.sha256(json.dumps(rules, default=str).encode()).hexdigest()[:16]
     return cache_folder() / f"index-{name}"
 

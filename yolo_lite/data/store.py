@@ -21,9 +21,10 @@ from yolo_lite.data.index_cache import stamp_of
 from yolo_lite.data.letterbox import fitted_size, resize
 from yolo_lite.data.shapes import cache_folder
 
+# Raise it with every change of the pixels that ``images`` and ``letterbox`` make of the same file.
+FORMAT = 1
 # Only forked processes see the memory of their parent. (Forking on macOS is not safe with its system libraries.)
 CAN_FORK = sys.platform == "linux"
-FORMAT_VERSION = 1  # of the file of ``cache: disk``: raise it when images are decoded or resized differently
 LARGEST_SHARE = 0.25  # of the free memory, that ``cache: auto`` may take for one set
 
 
@@ -93,7 +94,7 @@ class ImageStore:
 
     def _file(self, longest: int) -> Path:
         """A name of its own for these pictures, this size and this way of decoding."""
-        rules = f"{FORMAT_VERSION} {longest} {self.index.channels} {cv2.__version__}".encode()
+        rules = f"{FORMAT} {longest} {self.index.channels} {cv2.__version__}".encode()
         content = b"".join((rules, self.index.paths.tobytes(), self.index.size.tobytes()))
         return cache_folder() / f"images-{hashlib.sha256(content).hexdigest()[:16]}"
 

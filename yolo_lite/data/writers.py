@@ -14,9 +14,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from yolo_lite.data.coco_dict import coco_dict
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.outlines import Ring, join_rings
 from yolo_lite.data.readers.voc import EDGES
+from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 
 
 def write_yolo(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
@@ -26,8 +28,7 @@ def write_yolo(index: DatasetIndex, names: list[Path], folder: Path, split: str,
         rows = []
         for thing in index.rows(position):
             rings = index.outlines.of(thing) if polygons and index.outlines else []
-            left, top, right, bottom = index.xyxy[thing].tolist()
-            box = np.array([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]).reshape(-1, 2)
+            box = xyxy_to_cxcywh(index.xyxy[thing]).reshape(2, 2)
             points = (join_rings(rings) if rings else box) / (width, height)
             rows.append(f"{index.label[thing]} {' '.join(f'{value:.8g}' for value in points.ravel())}\n")
         path = folder / "labels" / name.with_suffix(".txt")
@@ -71,28 +72,13 @@ def write_coco(index: DatasetIndex, names: list[Path], folder: Path, split: str,
 
 
 def coco_content(index: DatasetIndex, names: Sequence[Path | str]) -> dict[str, Any]:
-    """A split as COCO's annotation file has it, under the names of its pictures."""
-    image_id, category_id = index.image_id.tolist(), index.category_id.tolist()
-    images = [
-        {"id": number, "file_name": Path(name).as_posix(), "height": height, "width": width}
-        for number, name, (height, width) in zip(image_id, names, index.size.tolist(), strict=True)
-    ]
-    bbox = np.concatenate((index.xyxy[:, :2], index.xyxy[:, 2:] - index.xyxy[:, :2]), axis=1).round(2)
-    owner = index.owner
-    annotations = [
-        {
-            "id": thing + 1,
-            "image_id": image_id[owner[thing]],
-            "category_id": category_id[index.label[thing]],
-            "bbox": bbox[thing].tolist(),
-            "area": float(index.area[thing]),
-            "iscrowd": int(index.crowd[thing]),
-            "segmentation": [_rounded(ring) for ring in index.outlines.of(thing)] if index.outlines else [],
-        }
-        for thing in range(len(index.label))
-    ]
-    categories = [{"id": number, "name": name} for number, name in zip(category_id, index.names, strict=True)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    """A split as COCO's annotation file has it, under the names of its images."""
+    posix = [Path(name).as_posix() for name in names]
+    content = coco_dict(index, index.image_id.tolist(), index.category_id.tolist(), posix)
+    for row, annotation in enumerate(content["annotations"]):
+        annotation["bbox"] = np.round(annotation["bbox"], 2).tolist()
+        annotation["segmentation"] = [_rounded(ring) for ring in index.outlines.of(row)] if index.outlines else []
+    return content
 
 
 def _rounded(ring: Ring) -> list[float]:

@@ -14,6 +14,7 @@ import numpy as np
 from yolo_lite.config.errors import DataError
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.sources import Frame
+from yolo_lite.engine.detection_files import yolo_rows
 from yolo_lite.report.pictures import write_picture
 
 
@@ -44,7 +45,10 @@ class Outputs:
             self._draw(prediction)
         place = _place(prediction.frame)
         if self.wanted.labels:
-            _write(self.folder / "labels" / f"{place}.txt", label_rows(prediction))
+            path = self.folder / "labels" / f"{place}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            size = prediction.image.shape[:2]
+            path.write_text(yolo_rows(prediction.label, prediction.xyxy, prediction.score, size), encoding="utf-8")
         if self._records:
             self._records.write(self._separator + prediction.to_json())
             self._separator = ",\n"
@@ -98,23 +102,9 @@ def outputs(folder: Path, wanted: Wanted) -> Iterator[Outputs]:
         files.close()
 
 
-def label_rows(prediction: Prediction) -> str:
-    """A row ``class cx cy w h confidence`` for each detection, boxes in fractions of the picture."""
-    height, width = prediction.image.shape[:2]
-    low, high = prediction.xyxy[:, :2], prediction.xyxy[:, 2:]
-    boxes = np.concatenate(((low + high) / 2, high - low), axis=1) / (width, height, width, height)
-    rows = zip(prediction.label, boxes, prediction.score, strict=True)
-    return "".join(f"{label} {x:.6f} {y:.6f} {w:.6f} {h:.6f} {score:.5f}\n" for label, (x, y, w, h), score in rows)
-
-
 def _place(frame: Frame) -> Path:
     """Where small files of a frame go; a video has a folder of them."""
     return frame.stem if frame.number is None else frame.stem / f"{frame.number:06}"
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
 
 
 def _crops(prediction: Prediction) -> Iterator[tuple[str, np.ndarray]]:

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from yolo_lite.data.coco_dict import coco_dict
 from yolo_lite.data.index import DatasetIndex
+from yolo_lite.ops.box_arrays import xyxy_to_xywh
 from yolo_lite.report.curves import Curves
 
 CONFIDENCES = np.linspace(0.001, 1, 1000)
@@ -65,19 +67,7 @@ class SizeScores(NamedTuple):
 
 def ground_truth(index: DatasetIndex) -> COCO:
     """The objects of a split in COCO's form; image ids and category ids are positions, counted from 0."""
-    images = [
-        {"id": position, "height": int(height), "width": int(width)}
-        for position, (height, width) in enumerate(index.size)
-    ]
-    bbox = np.concatenate((index.xyxy[:, :2], index.xyxy[:, 2:] - index.xyxy[:, :2]), axis=1)
-    columns = (index.owner, index.label, bbox, index.area, index.crowd.astype(int))
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    annotations = [  # an id of 0 would read as "not matched"
-        {"id": number, "image_id": image, "category_id": label, "bbox": box, "area": area, "iscrowd": crowd}
-        for number, (image, label, box, area, crowd) in enumerate(rows, 1)
-    ]
-    categories = [{"id": label, "name": name} for label, name in enumerate(index.names)]
-    return COCO({"images": images, "annotations": annotations, "categories": categories})
+    return COCO(coco_dict(index, range(len(index)), range(len(index.names))))
 
 
 def score_detections(truth: COCO, table: DetectionTable) -> Scores:
@@ -132,8 +122,7 @@ def _match(truth: COCO, results: COCO, any_class: bool = False) -> np.ndarray:
 
 def _load_results(truth: COCO, table: DetectionTable) -> COCO:
     """The detections in COCO's form; their ids count from 1, in the order of the table."""
-    size = table.xyxy[:, 2:] - table.xyxy[:, :2]
-    rows = np.column_stack((table.image, table.xyxy[:, :2], size, table.score, table.label))
+    rows = np.column_stack((table.image, xyxy_to_xywh(table.xyxy), table.score, table.label))
     return truth.loadRes(rows.astype(np.float64))
 
 

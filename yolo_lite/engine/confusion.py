@@ -12,6 +12,7 @@ import numpy as np
 from faster_coco_eval import COCO
 
 from yolo_lite.engine.coco_ap import IN_CROWD, DetectionTable, match
+from yolo_lite.ops.box_arrays import xywh_to_xyxy
 
 SHOWN_CONFIDENCE = 0.25
 
@@ -68,5 +69,5 @@ def find_errors(truth: COCO, table: DetectionTable) -> Errors:
     found_as[matched[hits]] = detections.label[hits]
     counted = np.array([not one["iscrowd"] for one in objects], dtype=bool)
     image = np.array([one["image_id"] for one in objects], dtype=np.int64)
-    xyxy = np.concatenate((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), axis=1)
-    return Errors(detections, taken_for, *(column[counted] for column in (image, xyxy, label, found_as)))
+    columns = (image, xywh_to_xyxy(xywh), label, found_as)
+    return Errors(detections, taken_for, *(column[counted] for column in columns))

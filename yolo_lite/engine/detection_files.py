@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_lite.engine.coco_ap import DetectionTable
-from yolo_lite.engine.evaluate import Split
+from yolo_lite.data.coco_dict import coco_dict
+from yolo_lite.ops.box_arrays import xyxy_to_cxcywh, xyxy_to_xywh
+
+if TYPE_CHECKING:  # what predict does not need need not be loaded
+    from yolo_lite.engine.coco_ap import DetectionTable
+    from yolo_lite.engine.evaluate import Split
 
 
 def write_coco_json(folder: Path, table: DetectionTable, split: Split) -> None:
@@ -18,23 +24,16 @@ def write_coco_json(folder: Path, table: DetectionTable, split: Split) -> None:
 
     Ids are those of the COCO file that the split came from, else positions.
     """
-    index, truth = split.dataset, split.truth.dataset
+    index = split.dataset
     image_id, category_id = index.image_id.tolist(), index.category_id.tolist()
-    xywh = np.concatenate((table.xyxy[:, :2], table.xyxy[:, 2:] - table.xyxy[:, :2]), axis=1)
+    xywh = xyxy_to_xywh(table.xyxy)
     rows = zip(table.image.tolist(), table.label.tolist(), xywh.tolist(), table.score.tolist(), strict=True)
     results = [
         {"image_id": image_id[image], "category_id": category_id[label], "bbox": box, "score": score}
         for image, label, box, score in rows
     ]
     names = [os.path.basename(index.path(position)) for position in range(len(index))]
-    expected = {
-        "images": [{**one, "id": image_id[one["id"]], "file_name": names[one["id"]]} for one in truth["images"]],
-        "annotations": [
-            {**one, "image_id": image_id[one["image_id"]], "category_id": category_id[one["category_id"]]}
-            for one in truth["annotations"]
-        ],
-        "categories": [{**one, "id": category_id[one["id"]]} for one in truth["categories"]],
-    }
+    expected = coco_dict(index, image_id, category_id, names)
     (folder / "predictions.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
     (folder / "ground_truth.json").write_text(json.dumps(expected) + "\n", encoding="utf-8")
 
@@ -49,16 +48,22 @@ def write_yolo_txt(folder: Path, table: DetectionTable, split: Split) -> None:
     common = os.path.commonpath([path.parent for path in paths])
     files = [path.relative_to(common).with_suffix(".txt") for path in paths]
     counts = Counter(files)
-    size = index.size[table.image][:, [1, 0]]  # [D, 2] width, height
-    centre, extent = (table.xyxy[:, :2] + table.xyxy[:, 2:]) / 2 / size, (table.xyxy[:, 2:] - table.xyxy[:, :2]) / size
     order = np.lexsort((-table.score, table.image))
     ends = np.searchsorted(table.image[order], np.arange(1, len(index)))
-    for path, file, rows in zip(paths, files, np.split(order, ends), strict=True):
-        place = file.with_name(f"{path.name}.txt") if counts[file] > 1 else file
-        lines = (
-            f"{table.label[row]} "
-            + " ".join(f"{value:.6f}" for value in (*centre[row], *extent[row], table.score[row]))
-            for row in rows
-        )
-        (folder / "labels" / place).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "labels" / place).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    for path, file, size, own in zip(paths, files, index.size.tolist(), np.split(order, ends), strict=True):
+        place = folder / "labels" / (file.with_name(f"{path.name}.txt") if counts[file] > 1 else file)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(yolo_rows(table.label[own], table.xyxy[own], table.score[own], size), encoding="utf-8")
+
+
+def yolo_rows(label: np.ndarray, xyxy: np.ndarray, score: np.ndarray, size: Sequence[int]) -> str:
+    """A row ``class cx cy w h confidence`` for each of D detections, boxes in fractions of the image.
+
+    Args:
+        label, xyxy, score: ``[D]``, ``[D, 4]`` in pixels, ``[D]`` in 0..1.
+        size: height and width of the image.
+    """
+    height, width = size
+    boxes = xyxy_to_cxcywh(xyxy) / (width, height, width, height)
+    rows = zip(label, np.column_stack((boxes, score)), strict=True)
+    return "".join(f"{number} {' '.join(f'{value:.6f}' for value in values)}\n" for number, values in rows)

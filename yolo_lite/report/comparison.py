@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from yolo_lite.report.figure import new_figure, pixels
+from yolo_lite.report.table import markdown_table
 
 
 class Row(NamedTuple):
@@ -44,12 +45,7 @@ HEADER = ("variant", "mAP50-95", "mAP75", "mAP50", "difference", "verdict", "sec
 
 def comparison_table(rows: Sequence[Row]) -> str:
     """Markdown, aligned for the terminal."""
-    cells = [HEADER, *(_cells(row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    return markdown_table([HEADER, *(_cells(row) for row in rows)])
 
 
 def _cells(row: Row) -> tuple[str, ...]:

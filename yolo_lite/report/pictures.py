@@ -10,12 +10,12 @@ import colorsys
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 Colour = tuple[int, int, int]  # RGB, each 0..255
-Rectangle = tuple[int, int, int, int]  # left, top, right, bottom; the last two lie outside
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 BLACK, WHITE, GREY, DARK = (0, 0, 0), (255, 255, 255), (128, 128, 128), (32, 32, 32)
@@ -23,6 +23,14 @@ GOLDEN_ANGLE = 137.50776  # degrees: any run of consecutive multiples spreads ev
 SMALL_SIDE = 320  # pixels: tags on a smaller picture cannot be read
 UNICODE = int(cv2.__version__.split(".")[0]) >= 5  # older versions print question marks outside ASCII
 CROWD = 25  # boxes: with more of them, class names would hide the picture
+
+
+class Tag(NamedTuple):
+    """The name plate of a box."""
+
+    text: str
+    scale: float  # of the font
+    place: list[int]  # left, top, right, bottom; the last two lie outside
 
 
 def class_colour(label: int) -> Colour:
@@ -56,15 +64,14 @@ def draw_boxes(
         cv2.rectangle(canvas, edges[i][:2], edges[i][2:], colours[i], thickness)
 
     scale = max(0.4, max(image.shape[:2]) / 1250) * (0.8 if crowded else 1.0)
-    objects, places = np.array(edges, dtype=int).reshape(-1, 4)[visible], dict[int, Rectangle]()
-    texts = {
-        i: _tag_text(int(labels[i]), names, None if scores is None else float(scores[i]), crowded) for i in visible
-    }
-    for i in (i for i in visible if texts[i]):
-        tried = _tag_places(edges[i], _tag_size(texts[i], scale, canvas.shape), canvas.shape)
-        places[i] = _best_place(tried, list(places.values()), objects)
-    for i in reversed(places):
-        _draw_tag(canvas, texts[i], places[i], colours[i], scale)
+    taken, tags = [edges[i] for i in visible], dict[int, Tag]()
+    for i in visible:
+        text = _tag_text(int(labels[i]), names, None if scores is None else float(scores[i]), crowded)
+        if text:
+            tags[i] = _place_tag(text, scale, edges[i], taken, image.shape)
+            taken += [tags[i].place] * 4  # tags should rather hide parts of objects than each other
+    for i in reversed(tags):
+        _draw_tag(canvas, tags[i], colours[i])
     return canvas
 
 
@@ -99,63 +106,36 @@ def _tag_text(label: int, names: Sequence[str], score: float | None, crowded: bo
     return f"{name} {number}".rstrip()
 
 
-def _draw_tag(canvas: np.ndarray, text: str, place: Rectangle, colour: Colour, scale: float) -> None:
-    """Draws a filled tag into `canvas`."""
-    left, top, right, bottom = place
-    scale = _tag_scale(text, scale, canvas.shape)
-    canvas[top:bottom, left:right] = colour
-    _put_text(canvas, text, (left + 2, top + 1 + _text_size(text, scale)[1]), scale, _ink_on(colour))
-
-
-def _tag_size(text: str, scale: float, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Width and height of a tag on a picture of this shape."""
-    width, ascent, descent = _text_size(text, _tag_scale(text, scale, shape))
-    return width + 4, ascent + descent + 2
-
-
-def _tag_scale(text: str, scale: float, shape: tuple[int, ...]) -> float:
-    return _scale_to_fit(text, scale, shape[1] - 4, shape[0] - 4)
-
-
-def _tag_places(box: Sequence[int], size: tuple[int, int], shape: tuple[int, ...]) -> list[Rectangle]:
-    """Places for a tag of size (width, height) around a box, the favoured first, moved inside the picture."""
+def _place_tag(
+    text: str, scale: float, box: Sequence[int], taken: Sequence[Sequence[int]], shape: tuple[int, ...]
+) -> Tag:
+    """A tag above, below, beside or inside its box: where it hides the least of the rectangles that are taken."""
+    scale = _scale_to_fit(text, scale, shape[1] - 4, shape[0] - 4)
+    text_width, ascent, descent = _text_size(text, scale)
+    width, height = text_width + 4, ascent + descent + 2
     left, top, right, bottom = box
-    tag_width, tag_height = size
-    corners = [
-        (left, top - tag_height),  # standing on the box
-        (left, top),  # inside it
-        (left, bottom + 1),  # hanging below it
-        (right + 1 - tag_width, top - tag_height),
-        (right + 1 - tag_width, bottom + 1),
-        (right + 1 - tag_width, bottom + 1 - tag_height),
-        (right + 1, top),  # beside it
-        (left - tag_width, top),
-        (right + 1, bottom + 1 - tag_height),
-        (left - tag_width, bottom + 1 - tag_height),
-    ]
-    if top < tag_height:
-        corners = corners[1:]  # moved down, it would float across the top edge
-    places = []
-    for x, y in corners:
-        x, y = max(0, min(x, shape[1] - tag_width)), max(0, min(y, shape[0] - tag_height))
-        places.append((x, y, min(x + tag_width, shape[1]), min(y + tag_height, shape[0])))
-    return places
+    corners = [(left, top - height)] if top >= height else []  # moved down, it would float across the top edge
+    corners += [(left, top), (left, bottom + 1), (right + 1 - width, top - height), (right + 1, top)]
+    x, y = np.clip(np.array(corners), 0, (max(0, shape[1] - width), max(0, shape[0] - height))).T
+    places = np.stack((x, y, np.minimum(x + width, shape[1]), np.minimum(y + height, shape[0])), axis=1)
+    rank = np.arange(len(places)) / 10  # an earlier place may hide a tenth of an object more
+    return Tag(text, scale, places[(_hidden(places, np.array(taken)) + rank).argmin()].tolist())
 
 
-def _best_place(places: Sequence[Rectangle], tags: Sequence[Rectangle], objects: np.ndarray) -> Rectangle:
-    """The place that hides least of other tags and of objects; a favoured one may hide a tenth of an object more."""
-    rank = np.arange(len(places)) / 10
-    cost = 4 * _hidden(places, np.array(tags, dtype=int).reshape(-1, 4)) + _hidden(places, objects) + rank
-    return places[int(cost.argmin())]
-
-
-def _hidden(places: Sequence[Rectangle], others: np.ndarray) -> np.ndarray:
+def _hidden(places: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Which shares of rectangles [T, 4] each of P places covers, summed up, [P]."""
-    place = np.array(places)[:, None]
+    place = places[:, None]
     sides = np.minimum(place[..., 2:], others[:, 2:]) - np.maximum(place[..., :2], others[:, :2])  # [P, T, 2]
     area = (others[:, 2:] - others[:, :2]).prod(axis=1).clip(min=1)  # [T]
     shares: np.ndarray = (sides.clip(min=0).prod(axis=-1) / area).sum(axis=1)
     return shares
+
+
+def _draw_tag(canvas: np.ndarray, tag: Tag, colour: Colour) -> None:
+    """Draws a filled tag into `canvas`."""
+    left, top, right, bottom = tag.place
+    canvas[top:bottom, left:right] = colour
+    _put_text(canvas, tag.text, (left + 2, top + 1 + _text_size(tag.text, tag.scale)[1]), tag.scale, _ink_on(colour))
 
 
 def _ink_on(colour: Colour) -> Colour:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.errors import CheckpointError, ConfigError
-from yolo_lite.config.load import validate
-from yolo_lite.config.schema import DatasetConfig, ModelConfig
+from yolo_lite.config.load import load_dataset_config, load_model_config, validate
+from yolo_lite.config.schema import DatasetConfig, Hyp, ModelConfig, RunConfig, TrainOptions
 from yolo_lite.config.yaml_file import Document
-from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv, Detect
-from yolo_lite.model.builder import build_layers
+from yolo_lite.engine.checkpoint import save_checkpoint
+from yolo_lite.engine.tasks import task_of
+from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv
 from yolo_lite.model.detector import Detector
-from yolo_lite.model.torch_file import read_torch_file
+from yolo_lite.model.heads import Detect
+from yolo_lite.tools.torch_file import read_torch_file
 
 M = TypeVar("M")
+
+STATE_DICTS = (".npz", ".safetensors")  # file types
 
 # The parts of a block that have another name there.
 THEIR_NAMES: dict[type[nn.Module], dict[str, str]] = {
@@ -41,6 +45,25 @@ class Weights(NamedTuple):
     names: tuple[str, ...]  # of the classes
     shapes: dict[str, tuple[int, ...]]
     load: Callable[[str], Tensor]
+
+
+def read_weights(path: Path, cfg: str | None, data: str | None) -> Weights:
+    """Read a checkpoint, or a state dict for the model and the class names of these two YAMLs.
+
+    Raises:
+        CheckpointError: the file is neither.
+        ConfigError: a YAML is unusable, missing, or given beside a checkpoint.
+    """
+    if path.suffix not in STATE_DICTS:
+        if cfg or data:
+            raise ConfigError(f"{path}: a checkpoint brings its own model and names: leave out --cfg and --data")
+        return read_checkpoint(path)
+    if not (cfg and data):
+        raise ConfigError(f"{path}: a state dict tells neither model nor names: expected --cfg and --data")
+    config = load_model_config(cfg)
+    if not isinstance(config, ModelConfig):
+        raise ConfigError(f"--cfg {cfg}: expected a YOLO model, found the family {config.family}")
+    return read_state_dict(path, config, load_dataset_config(data).class_names)
 
 
 def read_checkpoint(path: str | Path) -> Weights:
@@ -104,6 +127,29 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(error) from error
 
 
+def write_checkpoint(weights: Weights, output: Path) -> str:
+    """Write the converted weights as a checkpoint of ours; returns where they come from, in words.
+
+    Raises:
+        CheckpointError, ConfigError: as ``convert``.
+    """
+    detector = convert(weights)
+    options, data = TrainOptions(weights=str(weights.path)), DatasetConfig(names=weights.names)
+    config = RunConfig(train=options, hyp=Hyp(), model=detector.config, data=data, data_file="")
+    source = f"converted from YOLOv5's {weights.path.name}; such weights keep their licence (GPL-3.0 or AGPL-3.0)"
+    losses = task_of(config.model).criterion(config.model, config.hyp, np.zeros(config.model.nc))
+    content = {
+        "config": config.plain(),
+        "epoch": 0,
+        "metrics": {},
+        "ema": detector.state_dict(),
+        "losses": losses.state_dict(),
+        "source": source,
+    }
+    save_checkpoint(output, content)
+    return source
+
+
 def convert(weights: Weights) -> Detector:
     """The detector with these weights in float32; its anchors are those that they were trained with.
 
@@ -115,9 +161,10 @@ def convert(weights: Weights) -> Detector:
     _check_complete(weights, dict(expected.values()))
     # Copies, because a view would be saved with all of its storage.
     state = {name: _plain(weights.load(their_name)) for name, (their_name, _) in expected.items()}
-    strides = torch.tensor(_made(Detector, weights).strides)
-    state["anchors"] *= strides[:, None, None]  # kept in cells there, in pixels here
-    anchors = tuple(tuple(level) for level in state["anchors"].flatten(1).tolist())
+    strides = torch.tensor(_made(_on_meta, weights).strides)
+    sizes = state[next(name for name in state if name.endswith(".anchors"))]
+    sizes *= strides[:, None, None]  # kept in cells there, in pixels here
+    anchors = tuple(tuple(level) for level in sizes.flatten(1).tolist())
     detector = Detector(weights.config.model_copy(update={"anchors": anchors}))
     detector.load_state_dict(state)
     return detector
@@ -137,17 +184,16 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _expected_tensors(config: ModelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
     """For each tensor of our state dict its name in YOLOv5's, and its shape; no memory is taken for any."""
-    with torch.device("meta"):
-        layers = build_layers(config)
-    expected = {
-        f"layers.{index}.{name}": (f"model.{index}.{_their_name(layer.module, name)}", tuple(tensor.shape))
-        for index, layer in enumerate(layers)
-        for name, tensor in layer.module.state_dict().items()
+    return {
+        f"layers.{index}.{name}": (f"model.{index}.{_their_name(layer, name)}", tuple(tensor.shape))
+        for index, layer in enumerate(_on_meta(config).layers)
+        for name, tensor in layer.state_dict().items()
     }
-    detect: Any = layers[-1].module
-    num_anchors = detect.heads[0].out_channels // detect.num_outputs
-    expected["anchors"] = (f"model.{len(layers) - 1}.anchors", (len(detect.heads), num_anchors, 2))
-    return expected
+
+
+def _on_meta(config: ModelConfig) -> Detector:
+    with torch.device("meta"):
+        return Detector(config)
 
 
 def _their_name(module: nn.Module, name: str) -> str:

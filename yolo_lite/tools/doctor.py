@@ -18,13 +18,15 @@ from tqdm import tqdm
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import DatasetConfig
-from yolo_lite.data.anchors import training_sizes
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
+from yolo_lite.data.formats import FORMATS
 from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, orientation, read_image
-from yolo_lite.data.index import DatasetIndex, SplitFiles, index_of, split_files
+from yolo_lite.data.index import DatasetIndex, SplitFiles, dataset_root, index_of, split_files
 from yolo_lite.data.labels import LabelReader, Labels
 from yolo_lite.data.packed_labels import pack_labels
 from yolo_lite.data.readers.coco import CocoReader
+from yolo_lite.tools.anchors import training_sizes
+from yolo_lite.tools.convert import write_dataset
 
 # What may be found, the worst first. Errors harm training: pictures or objects are lost, or validation is no longer
 # honest. Warnings may be meant. Notes are of pictures that are read right, but that other programs may read otherwise.
@@ -71,6 +73,9 @@ class Examined(NamedTuple):
 class Diagnosis(NamedTuple):
     """All of a dataset."""
 
+    config: DatasetConfig
+    data_file: str
+    longest: int  # side of an image in pixels, as training would scale it
     findings: list[Finding]
     examined: dict[str, list[Examined]]  # by split
     readers: dict[str, LabelReader]
@@ -96,16 +101,25 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
         *(finding for split in files for finding in _of_split(split, splits[split], data_file, longest)),
     ]
     order = list(SEVERITY)
-    return Diagnosis(sorted(findings, key=lambda one: order.index(one.kind)), examined, readers, splits)
+    findings.sort(key=lambda one: order.index(one.kind))
+    return Diagnosis(config, data_file, longest, findings, examined, readers, splits)
 
 
-def cleaned(diagnosis: Diagnosis, config: DatasetConfig) -> dict[str, DatasetIndex]:
-    """What training can use of each split, with outlines, every picture once and none of val and test in train.
+def write_cleaned(diagnosis: Diagnosis, folder: Path) -> Path:
+    """Copy what training can use into a new folder, in the dataset's own format; returns the path of its YAML.
 
     Raises:
-        DataError: no object is left in a split.
+        DataError: no object is left in a split, or the folder cannot be written as ``convert.write_dataset`` says.
     """
-    examined = diagnosis.examined.items()
+    config, reader = diagnosis.config, next(iter(diagnosis.readers.values()))
+    to = next(name for name, kind in FORMATS.items() if kind is type(reader))
+    root = dataset_root(config, diagnosis.data_file)
+    return write_dataset(_cleaned(diagnosis), root, folder, to, polygons=True, copy_images=True)
+
+
+def _cleaned(diagnosis: Diagnosis) -> dict[str, DatasetIndex]:
+    """The usable part of each split, with outlines, every image once and none of val and test in train."""
+    examined, config = diagnosis.examined.items(), diagnosis.config
     held_out = {one.digest for split, rows in examined for one in rows if split != "train" and one.read}
     splits = {}
     for split, rows in examined:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from scipy import stats
 
 from yolo_lite.config.errors import ConfigError, DivergedError
@@ -177,40 +178,37 @@ def summarise(outcomes: dict[str, list[Outcome]]) -> list[Row]:
 
 
 def _row(variant: str, own: list[Outcome], first: list[Outcome] | None, confidence: float) -> Row:
-    values = {key: [outcome.metrics.get(key, math.nan) for outcome in own] for key in METRICS}
-    main = values[METRICS[0]]
+    values = [[outcome.metrics.get(key, math.nan) for outcome in own] for key in METRICS]
     difference, half_width = (None, None)
     if first is not None:
         others = [outcome.metrics.get(METRICS[0], math.nan) for outcome in first]
-        difference, half_width = paired_difference(main, others, confidence)
+        difference, half_width = paired_difference(values[0], others, confidence)
     seconds = [outcome.seconds for outcome in own if outcome.seconds is not None]
     return Row(
         variant=variant,
-        values=main,
-        map50_95=mean_and_deviation(main),
-        map75=mean_and_deviation(values[METRICS[1]]),
-        map50=mean_and_deviation(values[METRICS[2]]),
+        values=values[0],
+        map50_95=mean_and_deviation(values[0]),
+        map75=mean_and_deviation(values[1]),
+        map50=mean_and_deviation(values[2]),
         difference=difference,
         half_width=half_width,
-        seconds=sum(seconds) / len(seconds) if seconds else None,
+        seconds=float(np.mean(seconds)) if seconds else None,
     )
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation, None for a single value; NaN is handed on."""
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return mean, None
-    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def paired_difference(own: Sequence[float], others: Sequence[float], confidence: float) -> tuple[float, float | None]:
     """Mean difference of pairs, and half the width of its interval by Student's t; None for a single pair."""
-    mean, deviation = mean_and_deviation([a - b for a, b in zip(own, others, strict=True)])
-    if deviation is None:
-        return mean, None
-    quantile = stats.t.ppf((1 + confidence) / 2, df=len(own) - 1)
-    return mean, float(quantile * deviation / math.sqrt(len(own)))
+    differences = np.subtract(own, others)
+    if len(differences) == 1:
+        return float(differences[0]), None
+    # Not by ttest_rel, which divides by the deviation and warns where all differences are the same.
+    quantile = stats.t.ppf((1 + confidence) / 2, df=len(differences) - 1)
+    return float(differences.mean()), float(quantile * stats.sem(differences))
 
 
 def make_runs(variants: Sequence[tuple[str, Sequence[RunConfig]]]) -> Iterator[Run]:

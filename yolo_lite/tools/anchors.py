@@ -9,10 +9,28 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 
 from yolo_lite.config.errors import DataError
+from yolo_lite.config.schema import AnyModelConfig, ModelConfig
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import fitted_size
 
 TRIALS = 10  # k-means from other starts; the best is taken
+
+
+def model_anchors(config: AnyModelConfig) -> np.ndarray | None:
+    """``[levels, anchors a level, 2]`` in pixels; None for a model that does not match by shape."""
+    if not isinstance(config, ModelConfig) or config.anchors is None:
+        return None
+    if not isinstance(config.anchors, int):
+        return np.array(config.anchors).reshape(len(config.anchors), -1, 2)
+    from yolo_lite.model.detector import Detector  # imports torch
+
+    return Detector(config).head.anchor_sizes().numpy()  # sized by the strides, which the network tells
+
+
+def measure_fit(size: np.ndarray, anchors: np.ndarray, anchor_t: float) -> tuple[float, float]:
+    """Share of the objects ``[T, 2]`` that can be learnt, and their mean ratio to the nearest anchor."""
+    ratios = best_ratios(size, anchors.reshape(-1, 2))
+    return float((ratios < anchor_t).mean()), float(ratios.mean())
 
 
 def training_sizes(index: DatasetIndex, longest: int) -> np.ndarray:

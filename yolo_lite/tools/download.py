@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import Archive, DatasetConfig
-from yolo_lite.data.unpack import unpack
+from yolo_lite.tools.unpack import unpack
 
 try:
     import fcntl

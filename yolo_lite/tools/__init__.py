@@ -1,0 +1,1 @@
+"""What people do beside training; nothing but cli and api imports it."""

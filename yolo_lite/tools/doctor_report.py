@@ -1,0 +1,136 @@
+"""What the dataset doctor says: a report as plain data, as text and as an image."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolo_lite.data.index import DatasetIndex
+from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
+from yolo_lite.report.dataset_picture import DatasetShape, dataset_picture
+from yolo_lite.report.pictures import write_picture
+from yolo_lite.report.table import aligned_table
+from yolo_lite.tools.anchors import best_ratios, training_sizes
+from yolo_lite.tools.doctor import Diagnosis
+
+EXAMPLES = 3  # findings of each kind that the short text shows
+PERCENTILES = {"min": 0, "5%": 5, "median": 50, "95%": 95, "max": 100}
+
+
+def make_report(diagnosis: Diagnosis, anchors: np.ndarray | None, anchor_t: float, cfg: str) -> dict[str, Any]:
+    """The report as plain data.
+
+    Args:
+        anchors: ``[levels, anchors a level, 2]`` in pixels; None for a model that does not match by shape.
+        anchor_t: an object can be learnt where its sides are within this many times those of an anchor.
+        cfg: the model's YAML.
+    """
+    findings = [{"severity": one.severity, **one._asdict()} for one in diagnosis.findings]
+    return {
+        "data": diagnosis.data_file,
+        "cfg": cfg,
+        "imgsz": diagnosis.longest,
+        "anchor_t": anchor_t,
+        "splits": {
+            split: {"listed": len(diagnosis.examined[split]), **_describe(index, diagnosis.longest, anchors, anchor_t)}
+            for split, index in diagnosis.splits.items()
+        },
+        "severities": Counter(one["severity"] for one in findings),
+        "kinds": Counter(one["kind"] for one in findings),
+        "findings": findings,
+    }
+
+
+def write_report(folder: Path, report: dict[str, Any], diagnosis: Diagnosis, anchors: np.ndarray | None) -> None:
+    """Write report.json, report.txt with every finding and, where a split has objects, dataset.png."""
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    text = report_text(report, examples=None)
+    (folder / "report.txt").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    split = next((split for split, index in diagnosis.splits.items() if index.num_objects), None)
+    if split is not None:
+        write_picture(folder / "dataset.png", dataset_picture(_shape_of(diagnosis, split, anchors)))
+
+
+def _describe(index: DatasetIndex, longest: int, anchors: np.ndarray | None, anchor_t: float) -> dict[str, Any]:
+    sizes, label = training_sizes(index, longest), index.label[~index.crowd]
+    fits = None if anchors is None else best_ratios(sizes, anchors.reshape(-1, 2)) < anchor_t
+    classes = {
+        name: {"objects": int((label == number).sum()), "anchor_recall": _share(fits, label == number)}
+        for number, name in enumerate(index.names)
+    }
+    return {
+        "images": len(index),
+        "backgrounds": index.num_backgrounds,
+        "objects": index.num_objects,
+        "crowds": int(index.crowd.sum()),
+        "side": _quantiles(sizes.prod(axis=1) ** 0.5),
+        "aspect_ratio": _quantiles(sizes[:, 0] / sizes[:, 1]),
+        "anchor_recall": _share(fits, label >= 0),
+        "classes": classes,
+    }
+
+
+def _share(fits: np.ndarray | None, chosen: np.ndarray) -> float | None:
+    return None if fits is None or not chosen.any() else round(float(fits[chosen].mean()), 6)
+
+
+def _quantiles(values: np.ndarray) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    return {name: round(float(np.percentile(values, at)), 3) for name, at in PERCENTILES.items()}
+
+
+def _shape_of(diagnosis: Diagnosis, split: str, anchors: np.ndarray | None) -> DatasetShape:
+    index, longest = diagnosis.splits[split], diagnosis.longest
+    counts = {split: index.counts for split, index in diagnosis.splits.items()}
+    learnt = ~index.crowd
+    centre = (xyxy_to_cxcywh(index.xyxy)[:, :2] / index.size[index.owner, ::-1])[learnt]
+    per_image = np.bincount(index.owner[learnt], minlength=len(index))
+    size = training_sizes(index, longest)
+    return DatasetShape(index.names, counts, split, size, centre, per_image, longest, anchors)
+
+
+def report_text(report: dict[str, Any], examples: int | None = EXAMPLES) -> str:
+    """The report for people; ``examples`` of each kind, or all."""
+    splits = report["splits"]
+    parts = [f"{report['data']} at {report['imgsz']} px", _split_table(splits), _class_table(splits)]
+    reach = f"objects whose sides are within {report['anchor_t']:g} times those of an anchor of {report['cfg']}"
+    parts.append(f"side and width / height: 5 %, median, 95 %; anchors: {reach}, which can be learnt")
+    for kind, count in report["kinds"].items():
+        found = [one for one in report["findings"] if one["kind"] == kind]
+        more = [] if examples is None or count <= examples else [f"  ... and {count - examples} more"]
+        lines = [f"  {one['text']}" for one in found[:examples]]
+        parts.append("\n".join([f"{found[0]['severity']}: {kind}: {count}", *lines, *more]))
+    counts = report["severities"]
+    parts.append(", ".join(f"{counts.get(name, 0)} {name}s" for name in ("error", "warning", "note")))
+    return "\n\n".join(parts)
+
+
+def _split_table(splits: dict[str, Any]) -> str:
+    columns = ("listed", "images", "backgrounds", "objects", "crowds")
+    rows = [["", *columns, "side, pixels", "width / height", "anchors"]]
+    for split, one in splits.items():
+        spans = (_span(one["side"]), _span(one["aspect_ratio"]), _percent(one["anchor_recall"]))
+        rows.append([split, *(f"{one[column]:,}" for column in columns), *spans])
+    return aligned_table(rows)
+
+
+def _class_table(splits: dict[str, Any]) -> str:
+    first = next(iter(splits.values()))["classes"] if splits else {}
+    rows = [["class", *splits, "anchors"]]
+    for name, one in first.items():
+        counts = (f"{split['classes'][name]['objects']:,}" for split in splits.values())
+        rows.append([name, *counts, _percent(one["anchor_recall"])])
+    return aligned_table(rows)
+
+
+def _span(quantiles: dict[str, float] | None) -> str:
+    return " ".join(f"{quantiles[key]:.3g}" for key in ("5%", "median", "95%")) if quantiles else "-"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
