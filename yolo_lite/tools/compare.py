@@ -18,6 +18,7 @@ from yolo_lite.config.load import load_run_config
 from yolo_lite.config.schema import RunConfig
 from yolo_lite.config.yaml_file import read_yaml
 from yolo_lite.engine.checkpoint import load_checkpoint
+from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.state import Resume, is_finished
 from yolo_lite.engine.train import train
 from yolo_lite.report.comparison import Row, comparison_picture, comparison_table
@@ -127,7 +128,7 @@ def check_same_run(run: Run) -> None:
     path = run.folder / "config.yaml"
     if not path.exists():
         return
-    stored, wanted = (_flat(config) for config in (load_run_config(read_yaml(path).data, str(path)), run.config))
+    stored, wanted = (_flat(config) for config in (load_run_config(read_yaml(path).data, str(path), SEAMS), run.config))
     for key in {**wanted, **stored}:
         if stored.get(key) != wanted.get(key):
             raise ConfigError(

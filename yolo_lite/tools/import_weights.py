@@ -16,6 +16,7 @@ from yolo_lite.config.load import load_dataset_config, load_model_config, valida
 from yolo_lite.config.schema import DatasetConfig, Hyp, ModelConfig, RunConfig, TrainOptions
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.checkpoint import save_checkpoint
+from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv
 from yolo_lite.model.detector import Detector
@@ -60,7 +61,7 @@ def read_weights(path: Path, cfg: str | None, data: str | None) -> Weights:
         return read_checkpoint(path)
     if not (cfg and data):
         raise ConfigError(f"{path}: a state dict tells neither model nor names: expected --cfg and --data")
-    config = load_model_config(cfg)
+    config = load_model_config(cfg, seams=SEAMS)
     if not isinstance(config, ModelConfig):
         raise ConfigError(f"--cfg {cfg}: expected a YOLO model, found the family {config.family}")
     return read_state_dict(path, config, load_dataset_config(data).class_names)
@@ -84,7 +85,7 @@ def read_checkpoint(path: str | Path) -> Weights:
     own_yaml, names = model.state.get("yaml"), model.state.get("names")
     if not isinstance(own_yaml, dict) or names is None:
         raise CheckpointError(f"{path}: expected a model of YOLOv5, found one without YAML or names")
-    config = validate(ModelConfig, Document(f"{path} (its YAML)", own_yaml, {}))
+    config = validate(ModelConfig, Document(f"{path} (its YAML)", own_yaml, {}), SEAMS)
     names = validate(DatasetConfig, Document(f"{path} (its names)", {"names": names}, {})).names
     if len(names) != config.nc:
         raise CheckpointError(f"{path}: expected {config.nc} names, the classes of its YAML, found {len(names)}")
