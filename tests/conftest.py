@@ -123,4 +123,4 @@ def children_of(process: int) -> list[int]:
 def boxes_only(xyxy: np.ndarray) -> dict[str, object]:
     """The fields of a DatasetIndex that say how objects lie, where only their boxes are known."""
     area = (xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1)
-    return {"xyxy": xyxy, "area": area, "crowd": np.zeros(len(xyxy), bool), "rings": None}
+    return {"xyxy": xyxy, "area": area, "crowd": np.zeros(len(xyxy), bool), "outlines": None}

@@ -51,7 +51,7 @@ def _show(arguments: argparse.Namespace) -> Path:
     size = arguments.imgsz or data.suggested.imgsz or 640
     check_range("--imgsz", size, 32, 8192)
     check_range("--seed", arguments.seed, 0, 2**63 - 1)
-    index = index_split(data, data_file, "train", with_rings=hyp.copy_paste > 0)
+    index = index_split(data, data_file, "train", with_outlines=hyp.copy_paste > 0)
     print(f"train: {index.describe()}")
     sheets = list(augmented_sheets(index, hyp, size, arguments.seed, arguments.batches))
     folder = make_run_folder(arguments.project, arguments.name, exist_ok=False)

@@ -69,7 +69,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> P
         model = _synchronised(model, compute)
     size = rounded_up(options.imgsz, model.stride)
     print(f"{options.cfg}: {model.describe(size)}")
-    train_index = index_split(config.data, config.data_file, "train", with_rings=hyp.copy_paste > 0)
+    train_index = index_split(config.data, config.data_file, "train", with_outlines=hyp.copy_paste > 0)
     val_index = index_split(config.data, config.data_file, "val")
 
     _check_shares(len(train_index), config, processes)

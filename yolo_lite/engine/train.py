@@ -27,9 +27,9 @@ from yolo_lite.engine.saving import Saving
 from yolo_lite.engine.state import Resume, State, no_progress, save_best, save_last
 from yolo_lite.engine.stop import StopRequest, stop_requests
 from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.ops.streams import Stream
 from yolo_lite.structures import Batch
 
-STEP_STREAM = 2  # of random numbers; data/dataset.py has the others
 MOST_SKIPS_IN_A_ROW = 10  # or a whole epoch: a bad batch is skipped, a run that has diverged is not
 
 
@@ -204,7 +204,7 @@ def _divide(state: State, losses: Tensor, divisor: Tensor) -> None:
 def _seed(recipe: Recipe, step: int) -> None:
     """What a model draws in a step is a pure function of (seed, step) and, beyond the first process, of its rank."""
     rank = [recipe.processes.rank] if recipe.processes.rank else []
-    torch.manual_seed(int(np.random.SeedSequence([recipe.seed, STEP_STREAM, step, *rank]).generate_state(1)[0]))
+    torch.manual_seed(int(np.random.SeedSequence([recipe.seed, Stream.STEP, step, *rank]).generate_state(1)[0]))
 
 
 def _changed_by_forward(state: State) -> tuple[list[Tensor], list[Tensor]]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,9 @@ from tqdm import tqdm
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import DatasetConfig
-from yolo_lite.data import coco_json, voc_xml, yolo_txt
 from yolo_lite.data.index import DatasetIndex, dataset_root, index_split
-
-# Each writes the labels of a split, whose pictures have these names, below a folder; what is to be said of them in the
-# key `labels` comes back.
-WRITERS: dict[str, Callable[[DatasetIndex, list[Path], Path, str, bool], str]] = {
-    "yolo": yolo_txt.write,
-    "voc": voc_xml.write,
-    "coco": coco_json.write,
-}
+from yolo_lite.data.readers.voc import TWINS
+from yolo_lite.data.writers import WRITERS
 
 
 def convert(
@@ -44,7 +37,7 @@ def convert(
     check_folder(folder, root)
     splits = {}
     for split in config.splits:
-        index = splits[split] = index_split(config, data_file, split, with_rings=polygons or to == "coco")
+        index = splits[split] = index_split(config, data_file, split, with_outlines=polygons or to == "coco")
         lost = "; crowds are left out, YOLO's format knows none" if to == "yolo" and index.crowd.any() else ""
         print(f"{split}: {index.describe()}{lost}")
     return write_dataset(splits, root, folder, to, polygons, copy_images)
@@ -114,7 +107,7 @@ def _names_below(splits: Mapping[str, DatasetIndex], root: Path) -> dict[str, li
 
 def _without_images(name: Path) -> Path:
     """As label files lie: without the folder of all pictures."""
-    return name.relative_to(name.parts[0]) if name.parts[0] in voc_xml.TWINS and len(name.parts) > 1 else name
+    return name.relative_to(name.parts[0]) if name.parts[0] in TWINS and len(name.parts) > 1 else name
 
 
 def _check_space(splits: Mapping[str, DatasetIndex], folder: Path) -> None:

@@ -19,12 +19,12 @@ from tqdm import tqdm
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
-from yolo_lite.data.coco_json import CocoLabels
 from yolo_lite.data.formats import FORMATS
 from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, orientation, read_image
 from yolo_lite.data.index import DatasetIndex, SplitFiles, dataset_root, index_of, split_files
 from yolo_lite.data.labels import LabelReader, Labels
-from yolo_lite.data.packed import packed
+from yolo_lite.data.packed_labels import pack_labels
+from yolo_lite.data.readers.coco import CocoReader
 from yolo_lite.tools.anchors import training_sizes
 from yolo_lite.tools.convert import write_dataset
 
@@ -91,7 +91,7 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
     files = {split: split_files(config, data_file, split) for split in config.splits}
     examined = {split: _examine_all(one, split, config.channels) for split, one in files.items()}
     readers = {split: one.reader for split, one in files.items()}
-    splits = {split: _index_of(examined[split], readers[split], config, with_rings=False) for split in files}
+    splits = {split: _index_of(examined[split], readers[split], config, with_outlines=False) for split in files}
     missing = [split for split in ("train", "val") if split not in files]
     findings = [
         *(_split_finding("missing split", split, data_file, "is not given") for split in missing),
@@ -125,24 +125,25 @@ def _cleaned(diagnosis: Diagnosis) -> dict[str, DatasetIndex]:
     for split, rows in examined:
         usable = [one for one in rows if one.read and not (split == "train" and one.digest in held_out)]
         once = {one.digest: one for one in reversed(usable)}  # the first of each content
-        splits[split] = _index_of(list(reversed(once.values())), diagnosis.readers[split], config, with_rings=True)
+        splits[split] = _index_of(list(reversed(once.values())), diagnosis.readers[split], config, with_outlines=True)
         if not splits[split].num_objects:
             raise DataError(f"--fix-into: no object would be left in the split {split!r}")
     return splits
 
 
 def _index_of(
-    examined: Sequence[Examined], reader: LabelReader, config: DatasetConfig, with_rings: bool
+    examined: Sequence[Examined], reader: LabelReader, config: DatasetConfig, with_outlines: bool
 ) -> DatasetIndex:
     usable = [(one.path, one.read) for one in examined if one.read]
-    return index_of([path for path, _ in usable], reader, packed([read for _, read in usable], with_rings), config)
+    labels = pack_labels([read for _, read in usable], with_outlines)
+    return index_of([path for path, _ in usable], reader, labels, config)
 
 
 # ---------------------------------------------------------------------------------------------------- single images
 
 
 def _examine_all(files: SplitFiles, split: str, channels: int) -> list[Examined]:
-    if isinstance(files.reader, CocoLabels):
+    if isinstance(files.reader, CocoReader):
         files.reader.load()
     # OpenCV and hashlib let other threads run meanwhile; a thread holds one picture at a time.
     with ThreadPoolExecutor() as pool:
@@ -211,7 +212,7 @@ def _duplicates(examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]
 
 def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:
     """Labels that no picture asks for."""
-    coco = {one.reader.path: one.reader for one in files.values() if isinstance(one.reader, CocoLabels)}
+    coco = {one.reader.path: one.reader for one in files.values() if isinstance(one.reader, CocoReader)}
     for path, reader in coco.items():
         yield from _unlisted(reader, {one.path for rows in examined.values() for one in rows if one.labels == path})
     image_folders: dict[Path, set[Path]] = defaultdict(set)  # by folder of labels
@@ -229,7 +230,7 @@ def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Ex
                 yield Finding("orphaned labels", "", str(path), text)
 
 
-def _unlisted(reader: CocoLabels, images: set[Path]) -> Iterator[Finding]:
+def _unlisted(reader: CocoReader, images: set[Path]) -> Iterator[Finding]:
     used = {record["id"] for image in images if (record := reader.record(image))}
     unused = [name for name, record in reader.images.items() if record["id"] not in used]
     strays = [str(row.get("id")) for row in reader.strays]
