@@ -30,7 +30,7 @@ from yolo_lite.engine.start import start_from
 from yolo_lite.engine.train import train
 from yolo_lite.model.detector import Detector
 from yolo_lite.tools.import_weights import convert, read_checkpoint, read_state_dict
-from yolo_lite.tools.torch_file import read_torch_file
+from yolo_lite.tools.torch_file import read_torch_file, tensors_of
 
 YOLOV5N = SHARED / "weights/yolov5n"
 NAMES = ("ant", "bee", "cat")
@@ -111,6 +111,7 @@ def archive(path: Path, program: bytes, **entries: bytes) -> Path:
     """A torch archive around a pickle."""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("archive/data.pkl", program)
+        file.writestr("archive/version", b"3\n")
         for name, data in entries.items():
             file.writestr(f"archive/{name.replace('__', '/')}", data)
     return path
@@ -291,7 +292,7 @@ def test_an_extension_that_python_has_already_resolved_is_refused(tmp_path: Path
 
 def test_a_known_name_that_is_called_only_keeps_what_it_is_given(tmp_path: Path):
     program = b"\x80\x02ctorch.nn.modules.module\nModule\nX\x04\x00\x00\x00true\x85R}X\x01\x00\x00\x00aK\x01sb."
-    record = read_torch_file(archive(tmp_path / "inert.pt", program)).content
+    record = read_torch_file(archive(tmp_path / "inert.pt", program))
     assert not isinstance(record, nn.Module) and (record.arguments, record.state) == (("true",), {"a": 1})
 
 
@@ -336,8 +337,8 @@ def test_a_tensor_outside_its_storage_is_refused(
         module._buffers = {"weight": Call(torch._utils._rebuild_tensor_v2, ("stored", length), *view, False, {})}
         Pickler(program, 2).dump({"model": module})
         numbers = np.arange(4, dtype=np.float32).tobytes()
-        file = read_torch_file(archive(tmp_path / "x.pt", program.getvalue(), data__0=numbers))
-        return file.tensor(file.stored_tensors(file.content["model"])["weight"])
+        path = archive(tmp_path / "x.pt", program.getvalue(), data__0=numbers)
+        return tensors_of(path, read_torch_file(path)["model"])["weight"]
 
     assert read(4, 1, (2,), (2,)).tolist() == [1, 3]
     with pytest.raises(CheckpointError, match=r"x\.pt: damaged, or not a checkpoint of a model$"):

@@ -20,7 +20,7 @@ from yolo_lite.engine.families import FAMILIES
 from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv, Detect
 from yolo_lite.model.builder import build_layers
 from yolo_lite.model.detector import Detector
-from yolo_lite.tools.torch_file import read_torch_file
+from yolo_lite.tools.torch_file import read_torch_file, tensors_of
 
 M = TypeVar("M")
 
@@ -43,8 +43,7 @@ class Weights(NamedTuple):
     path: Path
     config: ModelConfig
     names: tuple[str, ...]  # of the classes
-    shapes: dict[str, tuple[int, ...]]
-    load: Callable[[str], Tensor]
+    tensors: dict[str, Tensor]
 
 
 def read_weights(path: Path, cfg: str | None, data: str | None) -> Weights:
@@ -73,14 +72,14 @@ def read_checkpoint(path: str | Path) -> Weights:
         CheckpointError: it is none, or its pickle names what a checkpoint does not.
         ConfigError: its YAML is unusable.
     """
-    file = read_torch_file(path)
-    content = file.content if isinstance(file.content, dict) else {}
+    path, content = Path(path), read_torch_file(path)
+    content = content if isinstance(content, dict) else {}
     if "format" in content:
         raise CheckpointError(f"{path}: already a checkpoint of yolo_lite")
     model = content.get("ema") or content.get("model")
     if model is None:
         raise CheckpointError(f"{path}: expected a checkpoint of YOLOv5, found no 'ema' or 'model' in it")
-    tensors = file.stored_tensors(model)
+    tensors = tensors_of(path, model)
     own_yaml, names = model.state.get("yaml"), model.state.get("names")
     if not isinstance(own_yaml, dict) or names is None:
         raise CheckpointError(f"{path}: expected a model of YOLOv5, found one without YAML or names")
@@ -88,8 +87,7 @@ def read_checkpoint(path: str | Path) -> Weights:
     names = validate(DatasetConfig, Document(f"{path} (its names)", {"names": names}, {})).names
     if len(names) != config.nc:
         raise CheckpointError(f"{path}: expected {config.nc} names, the classes of its YAML, found {len(names)}")
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    return Weights(file.path, config, names, shapes, lambda name: file.tensor(tensors[name]))
+    return Weights(path, config, names, tensors)
 
 
 def read_state_dict(path: str | Path, config: ModelConfig, names: tuple[str, ...]) -> Weights:
@@ -106,8 +104,7 @@ def read_state_dict(path: str | Path, config: ModelConfig, names: tuple[str, ...
         raise CheckpointError(f"{path}: no such file") from None
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: damaged, or not a {path.suffix} file of tensors") from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return Weights(path, config.model_copy(update={"nc": len(names)}), names, shapes, tensors.__getitem__)
+    return Weights(path, config.model_copy(update={"nc": len(names)}), names, tensors)
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
@@ -160,7 +157,7 @@ def convert(weights: Weights) -> Detector:
     expected = _made(_expected_tensors, weights)
     _check_complete(weights, dict(expected.values()))
     # Copies, because a view would be saved with all of its storage.
-    state = {name: _plain(weights.load(their_name)) for name, (their_name, _) in expected.items()}
+    state = {name: _plain(weights.tensors[their_name]) for name, (their_name, _) in expected.items()}
     strides = torch.tensor(_made(Detector, weights).strides)
     state["anchors"] *= strides[:, None, None]  # kept in cells there, in pixels here
     anchors = tuple(tuple(level) for level in state["anchors"].flatten(1).tolist())
@@ -206,7 +203,7 @@ def _their_name(module: nn.Module, name: str) -> str:
 
 
 def _check_complete(weights: Weights, expected: dict[str, tuple[int, ...]]) -> None:
-    found = weights.shapes
+    found = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
     # v5 and v6.0 keep the anchors a second time.
     left_over = [name for name in found if name not in expected and not name.endswith(".anchor_grid")]
     others = {
