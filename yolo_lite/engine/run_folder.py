@@ -44,10 +44,8 @@ def folder_of(project: str, launchers: Sequence[str]) -> Path | None:
     torchrun starts its processes anew when one has failed, or a machine has come or gone. Restarts cannot be told by
     its own count, which leaves the latter out; a new torchrun by hand is a new run.
     """
-    files = [
-        file for file in Path(project).glob(f"*/{TORCHRUN_FILE}") if {*file.read_text().splitlines()} & {*launchers}
-    ]
-    return max(files, key=lambda file: file.stat().st_mtime).parent if files else None
+    files = sorted(Path(project).glob(f"*/{TORCHRUN_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True)
+    return next((file.parent for file in files if {*launchers} & {*file.read_text().splitlines()}), None)
 
 
 def latest_checkpoint(project: str) -> Path:
