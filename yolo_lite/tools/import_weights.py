@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +20,6 @@ from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv, Detect
 from yolo_lite.model.builder import build_layers
 from yolo_lite.model.detector import Detector
 from yolo_lite.tools.torch_file import read_torch_file, tensors_of
-
-M = TypeVar("M")
 
 STATE_DICTS = (".npz", ".safetensors")  # file types
 
@@ -154,23 +151,18 @@ def convert(weights: Weights) -> Detector:
         CheckpointError: a tensor is missing, left over or of another shape; the message holds the list.
         ConfigError: the YAML makes no detector.
     """
-    expected = _made(_expected_tensors, weights)
+    try:
+        expected, strides = _expected_tensors(weights.config), torch.tensor(Detector(weights.config).strides)
+    except ConfigError as error:
+        raise ConfigError(f"{weights.path}: {error}") from None
     _check_complete(weights, dict(expected.values()))
     # Copies, because a view would be saved with all of its storage.
     state = {name: _plain(weights.tensors[their_name]) for name, (their_name, _) in expected.items()}
-    strides = torch.tensor(_made(Detector, weights).strides)
     state["anchors"] *= strides[:, None, None]  # kept in cells there, in pixels here
     anchors = tuple(tuple(level) for level in state["anchors"].flatten(1).tolist())
     detector = Detector(weights.config.model_copy(update={"anchors": anchors}))
     detector.load_state_dict(state)
     return detector
-
-
-def _made(make: Callable[[ModelConfig], M], weights: Weights) -> M:
-    try:
-        return make(weights.config)
-    except ConfigError as error:
-        raise ConfigError(f"{weights.path}: {error}") from None
 
 
 def _plain(tensor: Tensor) -> Tensor:
