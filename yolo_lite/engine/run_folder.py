@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +29,14 @@ def make_run_folder(project: str, name: str, exist_ok: bool) -> Path:
             raise ConfigError(f"--project {project}: {folder} cannot be made: {error.strerror}") from error
         return folder
     raise AssertionError("unreachable")
+
+
+def unique_stems(files: Sequence[str]) -> list[Path]:
+    """Paths below the folder that all files share, without their ending unless another one has the same then."""
+    root = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
+    names = [Path(os.path.relpath(file, root)) for file in files]
+    shared = Counter(name.with_suffix("") for name in names)
+    return [name if shared[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
 
 
 TORCHRUN_FILE = "torchrun.txt"  # in a run folder: the torchruns that started its processes, a line each
