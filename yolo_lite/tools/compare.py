@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ def compare(runs: Sequence[Run], folder: Path) -> str:
     A comparison goes on where it was stopped: finished runs are read, a broken one resumes from its last.pt.
 
     Args:
-        runs: as ``make_runs`` orders them, seed by seed.
+        runs: all variants with one seed, then all with the next, so that an interrupted comparison can be read.
 
     Raises:
         ConfigError: a run folder holds a run of another configuration.
@@ -209,10 +209,3 @@ def paired_difference(own: Sequence[float], others: Sequence[float], confidence:
     # Not by ttest_rel, which divides by the deviation and warns where all differences are the same.
     quantile = stats.t.ppf((1 + confidence) / 2, df=len(differences) - 1)
     return float(differences.mean()), float(quantile * stats.sem(differences))
-
-
-def make_runs(variants: Sequence[tuple[str, Sequence[RunConfig]]]) -> Iterator[Run]:
-    """All variants with one seed, then all with the next: an interrupted comparison can be read seed by seed."""
-    for configs in zip(*(configs for _, configs in variants), strict=True):
-        for (variant, _), config in zip(variants, configs, strict=True):
-            yield Run(variant, config.train.seed, config)

@@ -222,7 +222,8 @@ def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Ex
             image_folders[one.labels.parent].add(one.path.parent)
     suffixes = {path.suffix for path in known}
     for folder, beside in image_folders.items():
-        pictures = {Path(name).stem for place in beside for name in _names(place) if _is_image(name)}
+        around = [Path(name) for place in beside for name in _names(place)]
+        pictures = {path.stem for path in around if path.suffix.lower() in IMAGE_SUFFIXES}
         for path in (folder / name for name in _names(folder) if name.lower() not in NO_LABELS):
             if path.suffix in suffixes and path not in passed and path.stem not in pictures:
                 text = f"{path}: no picture of this name in {', '.join(map(str, sorted(beside)))}"
@@ -241,10 +242,6 @@ def _unlisted(reader: CocoLabels, images: set[Path]) -> Iterator[Finding]:
 
 def _names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder)) if folder.is_dir() else []
-
-
-def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 # ------------------------------------------------------------------------------------------------------- whole splits

@@ -7,10 +7,8 @@ torch's own reader of plain weights knows tensors and dicts; whatever other clas
 
 from __future__ import annotations
 
-import pickle
 import pickletools
 import re
-import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from yolo_lite.config.errors import CheckpointError
+from yolo_lite.engine.checkpoint import UNREADABLE
 
 # What a pickle may name; a name is never looked up or called. Others show that the file is no checkpoint of a model.
 KNOWN_NAMES = re.compile(
@@ -32,12 +31,6 @@ KNOWN_NAMES = re.compile(
 )
 PROTOCOL = 2  # of the pickles that torch.save writes
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch before 1.6 begins its files
-
-# What zipfile, pickle, torch and the lines below raise for damaged or hostile files.
-UNREADABLE = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, MemoryError, RecursionError, RuntimeError),
-    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, NotImplementedError),
-)
 
 
 class Record:
@@ -88,7 +81,7 @@ def _damage_named(path: Path) -> Iterator[None]:
         yield
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    except UNREADABLE as error:
+    except (*UNREADABLE, MemoryError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: damaged, or not a checkpoint of a model") from error
 
 
