@@ -29,7 +29,7 @@ from yolo_lite.engine.families import FAMILIES, ClassRows
 from yolo_lite.engine.start import start_from
 from yolo_lite.engine.train import train
 from yolo_lite.model.detector import Detector
-from yolo_lite.tools.import_weights import convert, read_checkpoint, read_state_dict
+from yolo_lite.tools.import_weights import build_detector, read_checkpoint, read_state_dict
 from yolo_lite.tools.torch_file import read_torch_file, tensors_of
 
 YOLOV5N = SHARED / "weights/yolov5n"
@@ -130,7 +130,7 @@ def said_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 @needs_yolov5n
 def test_the_imported_yolov5n_gives_the_outputs_of_an_independent_runtime():
-    model = convert(read_checkpoint(YOLOV5N / "yolov5n.pt")).eval()
+    model = build_detector(read_checkpoint(YOLOV5N / "yolov5n.pt")).eval()
     golden = np.load(YOLOV5N / "golden_raw_heads.npz")
     images = torch.from_numpy(golden["input_uint8_nchw_rgb"]).float() / 255
     heads = [torch.from_numpy(golden[f"head{level}"]) for level in range(3)]  # [1, 3 * 85, h, w]
@@ -171,7 +171,7 @@ def test_the_imported_yolov5n_reaches_its_figures_on_coco128(tmp_path: Path):
 def test_a_checkpoint_of_theirs_becomes_the_same_network(small: Detector, their_file: Path, tmp_path: Path):
     with zipfile.ZipFile(their_file) as file:
         assert b"models.common" in file.read("theirs/data.pkl")
-    assert equal_states(convert(read_checkpoint(their_file)).state_dict(), small.state_dict())
+    assert equal_states(build_detector(read_checkpoint(their_file)).state_dict(), small.state_dict())
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
@@ -197,7 +197,7 @@ def test_the_anchors_are_those_that_the_weights_were_trained_with(small: Detecto
     state = their_state(small)
     state["model.24.anchors"] = state["model.24.anchors"] * 1.5
     np.savez(tmp_path / "weights.npz", **{name: tensor.numpy() for name, tensor in state.items()})
-    found = convert(read_state_dict(tmp_path / "weights.npz", small.config, NAMES))
+    found = build_detector(read_state_dict(tmp_path / "weights.npz", small.config, NAMES))
     assert torch.equal(found.anchors, small.anchors * 1.5) and found.config.anchors[0][:2] == (15.0, 19.5)
 
 
@@ -207,7 +207,7 @@ def test_what_is_missing_left_over_or_of_another_shape_is_listed(small: Detector
     state["model.0.conv.weight"] = state["model.0.conv.weight"][:, :, :3]
     np.savez(tmp_path / "weights.npz", **{name: tensor.numpy() for name, tensor in state.items()})
     with pytest.raises(CheckpointError) as error:
-        convert(read_state_dict(tmp_path / "weights.npz", small.config, NAMES))
+        build_detector(read_state_dict(tmp_path / "weights.npz", small.config, NAMES))
     assert str(error.value) == (
         f"{tmp_path / 'weights.npz'}: its tensors do not fit the model; missing: model.2.cv3.conv.weight; "
         "left over: model.2.cv4.conv.weight; "

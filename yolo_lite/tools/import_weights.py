@@ -1,4 +1,4 @@
-"""Weights of YOLOv5 (v6 and v7), by the names of its state dict, into a detector of ours."""
+"""Load weights of YOLOv5 (v6 and v7), by the names of its state dict, into our detector."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from yolo_lite.tools.torch_file import read_torch_file, tensors_of
 
 STATE_DICTS = (".npz", ".safetensors")  # file types
 
-# The parts of a block that have another name there.
+# Parts of our blocks that have another name in YOLOv5.
 THEIR_NAMES: dict[type[nn.Module], dict[str, str]] = {
     Conv: {"norm": "bn"},
     Bottleneck: {"reduce": "cv1", "expand": "cv2"},
@@ -63,7 +63,7 @@ def read_weights(path: Path, cfg: str | None, data: str | None) -> Weights:
 
 
 def read_checkpoint(path: str | Path) -> Weights:
-    """A checkpoint of YOLOv5 (``.pt``), which brings its own YAML and names; nothing of its pickle is run.
+    """Read a checkpoint of YOLOv5 (``.pt``), which has its own YAML and names; none of its code is run.
 
     Raises:
         CheckpointError: it is none, or its pickle names what a checkpoint does not.
@@ -88,7 +88,7 @@ def read_checkpoint(path: str | Path) -> Weights:
 
 
 def read_state_dict(path: str | Path, config: ModelConfig, names: tuple[str, ...]) -> Weights:
-    """A state dict of YOLOv5 as ``.npz`` or ``.safetensors``, for the model of a YAML.
+    """Read a state dict of YOLOv5 (``.npz`` or ``.safetensors``) for the model of a YAML.
 
     Raises:
         CheckpointError: it is none.
@@ -125,9 +125,9 @@ def write_checkpoint(weights: Weights, output: Path) -> str:
     """Write the converted weights as a checkpoint of ours; returns where they come from, in words.
 
     Raises:
-        CheckpointError, ConfigError: as ``convert``.
+        CheckpointError, ConfigError: as ``build_detector``.
     """
-    detector = convert(weights)
+    detector = build_detector(weights)
     options, data = TrainOptions(weights=str(weights.path)), DatasetConfig(names=weights.names)
     config = RunConfig(train=options, hyp=Hyp(), model=detector.config, data=data, data_file="")
     source = f"converted from YOLOv5's {weights.path.name}; such weights keep their licence (GPL-3.0 or AGPL-3.0)"
@@ -144,8 +144,8 @@ def write_checkpoint(weights: Weights, output: Path) -> str:
     return source
 
 
-def convert(weights: Weights) -> Detector:
-    """The detector with these weights in float32; its anchors are those that they were trained with.
+def build_detector(weights: Weights) -> Detector:
+    """Build the detector with these weights in float32 and the anchors they were trained with.
 
     Raises:
         CheckpointError: a tensor is missing, left over or of another shape; the message holds the list.
@@ -171,7 +171,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _expected_tensors(config: ModelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """For each tensor of our state dict its name in YOLOv5's, and its shape; no memory is taken for any."""
+    """Map each tensor of our state dict to its name in YOLOv5's and its shape, without allocating any."""
     with torch.device("meta"):
         layers = build_layers(config)
     expected = {
@@ -186,7 +186,7 @@ def _expected_tensors(config: ModelConfig) -> dict[str, tuple[str, tuple[int, ..
 
 
 def _their_name(module: nn.Module, name: str) -> str:
-    """``"deep.norm.weight"`` of a C3 is ``"cv1.bn.weight"``."""
+    """Translate a name: ``"deep.norm.weight"`` of a C3 is ``"cv1.bn.weight"``."""
     parts = []
     for part in name.split("."):
         parts.append(THEIR_NAMES.get(type(module), {}).get(part, part))
