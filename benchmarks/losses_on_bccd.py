@@ -21,18 +21,18 @@ from torch import Tensor
 from yolo_lite.cli.flags import run_config
 from yolo_lite.cli.main import main as command
 from yolo_lite.cli.train import make_parser as train_parser
-from yolo_lite.config.schema import BOX_LOSS_NAMES, Hyp, RunConfig
+from yolo_lite.config.schema import BOX_LOSS_NAMES, Hyp, ModelConfig, RunConfig
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import collate
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_checkpoint
-from yolo_lite.engine.device import choose_compute, to_device
-from yolo_lite.engine.families import Yolo
+from yolo_lite.engine.device import choose_compute
+from yolo_lite.loss.assigners import build_targets
 from yolo_lite.loss.box import BoxLoss
-from yolo_lite.loss.targets import build_targets
+from yolo_lite.model.detector import Detector
 from yolo_lite.ops.boxes import aligned_iou
-from yolo_lite.ops.grid import decode
+from yolo_lite.ops.grid import Slots, decode_anchors
 from yolo_lite.tools.compare import Run, finish
 
 MAIN = ("ciou", "iou", "giou", "siou", "wiou")  # three seeds
@@ -55,27 +55,27 @@ def probe_run(flags: argparse.Namespace) -> RunConfig:
 
 def matched_pairs(config: RunConfig) -> tuple[Tensor, ...]:
     """Raw outputs ``[P, 4]``, what decodes them, and the targets of all matched pairs of some training pictures."""
-    family, compute = Yolo(), choose_compute("cpu", "fp32", channels_last=True)
-    model = family.build(config.model)
+    compute = choose_compute("cpu", "fp32", channels_last=True)
+    assert isinstance(config.model, ModelConfig)
+    model = Detector(config.model)
     model.load_state_dict(load_checkpoint(Path(config.train.project) / "probe/weights/last.pt")["ema"])
     index, size = index_split(config.data, config.data_file, "train"), config.train.imgsz
     dataset = TrainingSet(
         index, ImageStore(index, size, "off", shared=False), size, config.hyp, seed=0, mosaic_epochs=1
     )
-    batch = to_device(collate([dataset[0, position] for position in range(PROBE_IMAGES)]), compute)
+    batch = collate([dataset[0, position] for position in range(PROBE_IMAGES)]).to(compute)
     grid = model.grid(size, size)
     matches = build_targets(batch.objects, grid, config.hyp.anchor_t)
     with torch.no_grad():
-        raw = family.forward(model.eval(), batch, compute)[matches.image, matches.slot, :4]
-    rows = (values[matches.slot] for values in (grid.corner, grid.stride, grid.anchor))
-    return raw, *rows, batch.objects.box[matches.target]
+        raw = model.eval()(batch.images).select(matches.image, matches.slot)["box"]
+    return raw, *grid.slots.select(matches.slot), batch.objects.box[matches.target]
 
 
 def gradient_length(name: str, hyp: Hyp, pairs: tuple[Tensor, ...], size: int) -> float:
     """Mean length of the gradient of a box loss with respect to the raw outputs."""
     raw, corner, stride, anchor, target = pairs
     raw = raw.clone().requires_grad_()
-    box = decode(raw, corner, stride, anchor)
+    box = decode_anchors(raw, Slots(corner, stride, anchor))
     loss = BoxLoss(name, hyp).eval()
     loss.mean.copy_((1 - aligned_iou(box.detach(), target)).mean())
     loss(box, target, unit=stride, image_size=(size, size)).sum().backward()

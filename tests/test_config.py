@@ -33,10 +33,12 @@ from yolo_lite.config.schema import (
 )
 from yolo_lite.config.yaml_file import parse_scalar, parse_yaml, read_yaml
 from yolo_lite.data.effects import AUGMENTATIONS
+from yolo_lite.loss.assigners import ASSIGNERS
 from yolo_lite.loss.box import BOX_LOSSES
 from yolo_lite.loss.classification import CLS_LOSSES
-from yolo_lite.loss.targets import ASSIGNERS
 from yolo_lite.model.blocks import ACTIVATIONS, BLOCKS
+from yolo_lite.model.detector import Detector
+from yolo_lite.model.heads import HEADS
 
 MODEL = """\
 nc: 3
@@ -337,9 +339,9 @@ def test_an_error_in_the_anchors_is_one_line_without_the_names_of_types(model, a
 
 
 def test_anchors_and_rows_are_required(model):
-    assert problems(model, "nc: 3\n") == [
-        f"model.yaml: the key {key!r} is missing" for key in ("anchors", "backbone", "head")
-    ]
+    assert problems(model, "nc: 3\n") == [f"model.yaml: the key {key!r} is missing" for key in ("backbone", "head")]
+    with pytest.raises(ConfigError, match=r"head row 0 \(layer 2\) .*Detect.*: needs the key anchors"):
+        Detector(model(MODEL.replace("anchors:\n  - [10, 13, 16, 30]\n  - [30, 61, 62, 45]\n", "")))
 
 
 @pytest.mark.parametrize(
@@ -374,7 +376,7 @@ def test_an_activation_is_a_name_and_a_slope(text: str, parsed: tuple[str, tuple
 
 
 def test_the_names_in_the_schema_are_those_of_the_dicts():
-    assert BLOCKS.keys() == set(BLOCK_NAMES) and len(BLOCK_NAMES) == len(BLOCKS)
+    assert BLOCKS.keys() | HEADS.keys() == set(BLOCK_NAMES) and len(BLOCK_NAMES) == len(BLOCKS) + len(HEADS)
     assert ACTIVATIONS.keys() == set(ACTIVATION_NAMES) and len(ACTIVATION_NAMES) == len(ACTIVATIONS)
     assert get_args(Hyp.model_fields["optimizer"].annotation) == OPTIMIZER_NAMES
     seams = {"BLOCKS": BLOCKS, "BOX_LOSSES": BOX_LOSSES, "CLS_LOSSES": CLS_LOSSES, "ASSIGNERS": ASSIGNERS}

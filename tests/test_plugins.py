@@ -22,11 +22,11 @@ from yolo_lite.config.load import load_hyp, load_run_config
 from yolo_lite.config.schema import SEAM_NAMES, FasterRcnnConfig, Hyp, ModelConfig
 from yolo_lite.data.effects import AUGMENTATIONS
 from yolo_lite.engine.checkpoint import load_checkpoint
-from yolo_lite.engine.families import FAMILIES
+from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train as run_training
+from yolo_lite.loss.assigners import ASSIGNERS
 from yolo_lite.loss.box import BOX_LOSSES, BoxLoss
 from yolo_lite.loss.classification import CLS_LOSSES, binary_loss
-from yolo_lite.loss.targets import ASSIGNERS
 from yolo_lite.model.blocks import BLOCKS
 from yolo_lite.model.builder import build_layers
 from yolo_lite.model.detector import Detector
@@ -41,7 +41,7 @@ from torch import nn
 
 from yolo_lite.loss import BOX_LOSSES as OURS
 from yolo_lite.loss.classification import bce
-from yolo_lite.loss.targets import build_targets
+from yolo_lite.loss.assigners import build_targets
 
 
 @dataclass
@@ -147,7 +147,10 @@ def test_a_run_with_twins_of_our_functions_is_our_run_to_the_bit(tiny_data: Path
 def test_an_assigner_that_matches_nothing_leaves_every_target_unmatched(tiny_data: Path, tmp_path: Path):
     (tmp_path / "none.py").write_text(
         "from yolo_lite.structures import Matches\n"
-        "ASSIGNERS = {'nothing': lambda targets, grid, anchor_t: Matches(*[targets.label.new_zeros(0)] * 3)}\n"
+        "def nothing(objects, grid, anchor_t):\n"
+        "    none = objects.label.new_zeros(0)\n"
+        "    return Matches(none, none, none, none.float())\n"
+        "ASSIGNERS = {'nothing': nothing}\n"
     )
     words = words_of(tiny_data, tmp_path, "--plugin", str(tmp_path / "none.py"), "--set", "assigner=nothing")
     assert train_main(words) == 0
@@ -173,10 +176,11 @@ def test_the_defaults_of_a_plugin_loss_hold_whatever_keys_hyp_has(tmp_path: Path
 def test_faster_rcnn_takes_a_plugin_loss_and_refuses_an_assigner(twins: Path):
     with loaded([str(twins)]):
         config = FasterRcnnConfig(family="faster_rcnn")
-        losses = FAMILIES[config.family].losses(Hyp(box_loss="my_giou", rpn_box_loss="my_giou"), torch.ones(2).numpy())
+        hyp = Hyp(box_loss="my_giou", rpn_box_loss="my_giou")
+        losses = task_of(config).criterion(config, hyp, torch.ones(2).numpy())
         assert losses.objectives(64, 64).roi.on == "boxes"
         with pytest.raises(ConfigError, match="assigner: without effect on Faster R-CNN"):
-            FAMILIES[config.family].losses(Hyp(assigner="mine"), torch.ones(2).numpy())
+            task_of(config).criterion(config, Hyp(assigner="mine"), torch.ones(2).numpy())
 
 
 def test_hyperparameters_reach_another_process_without_the_plugin(twins: Path):
@@ -492,7 +496,7 @@ def test_the_example_of_the_readme_is_a_plugin_whose_loss_and_block_work(tmp_pat
     with loaded([str(tmp_path / "my.py")]):
         loss = BoxLoss("log_ratio", Hyp(box_loss="log_ratio"))(predicted, torch.tensor([[5.0, 5, 4, 3]]))
         assert loss.tolist() == pytest.approx([math.log(2)])
-        assert Detector(model_with([-1, 1, "Gate", [4]]))(torch.zeros(1, 3, 64, 64)).shape == (1, 32 * 32, 7)
+        assert Detector(model_with([-1, 1, "Gate", [4]]))(torch.zeros(1, 3, 64, 64)).slots.shape == (1, 32 * 32, 7)
 
 
 def test_all_dicts_that_hyp_or_rows_name_can_be_added_to():

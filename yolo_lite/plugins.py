@@ -20,9 +20,9 @@ from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.schema import SEAM_NAMES
 from yolo_lite.config.yaml_file import parse_scalar
 from yolo_lite.data.effects import AUGMENTATIONS
+from yolo_lite.loss.assigners import ASSIGNERS
 from yolo_lite.loss.box import BOX_LOSSES, CONTEXT
 from yolo_lite.loss.classification import CLS_LOSSES
-from yolo_lite.loss.targets import ASSIGNERS
 from yolo_lite.model.blocks import BLOCKS
 
 

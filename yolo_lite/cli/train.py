@@ -81,7 +81,7 @@ def _restarted(arguments: argparse.Namespace, launchers: Sequence[str]) -> argpa
 
 def _resumed(arguments: argparse.Namespace) -> tuple[Any, RunConfig | None]:
     """The run to go on with and its configuration, or neither."""
-    from yolo_lite.engine.checkpoint import config_of, load_checkpoint
+    from yolo_lite.engine.checkpoint import check_resumable, config_of, load_checkpoint
     from yolo_lite.engine.run_folder import latest_checkpoint
     from yolo_lite.engine.state import Resume, is_finished
 
@@ -90,8 +90,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[Any, RunConfig | None]:
     path = Path(arguments.resume) if arguments.resume else latest_checkpoint(arguments.project)
     path = path / "weights" / "last.pt" if path.is_dir() else path
     content = load_checkpoint(path)
-    if "optimizer" not in content:
-        raise ConfigError(f"--resume {path}: holds no optimizer state, expected the last.pt of a run")
+    check_resumable(content, path)
     config = _with_changes(config_of(content, path), content["epoch"], arguments)
     if is_finished(content, config):
         if content["epoch"] < config.train.epochs:

@@ -166,7 +166,8 @@ class ModelConfig(Section):
     ch: Count = 3  # channels of the pictures; the dataset's key channels decides
     inplace: bool = True  # accepted because YOLOv5 files may carry it; without effect
     activation: str = "SiLU()"
-    anchors: Anchors
+    task: str | None = None  # of TASKS, where it is another than that of the head
+    anchors: Anchors | None = None  # of a head that has some
     backbone: Rows
     head: Rows
 

@@ -19,7 +19,7 @@ def multi_scaled(batches: Sequence[Batch], spread: float, stride: int, seed_and_
     """
     seed, step = seed_and_step
     scale = float(np.random.default_rng([seed, SCALE_STREAM, step]).uniform(1 - spread, 1 + spread))
-    return [_scaled(batch, scale, stride) if len(batch.position) else batch for batch in batches]
+    return [_scaled(batch, scale, stride) if len(batch.images) else batch for batch in batches]
 
 
 def _scaled(batch: Batch, scale: float, stride: int) -> Batch:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from yolo_lite.config.schema import BOX_LOSS_NAMES, Hyp
+from yolo_lite.config.schema import BOX_LOSS_NAMES, LossSection
 from yolo_lite.loss.parameters import arguments_of, parameters_of
 from yolo_lite.ops.boxes import aligned_iou, aligned_overlap, aligned_union
 from yolo_lite.ops.safe import safe_power, safe_ratio
@@ -334,7 +334,7 @@ class BoxLoss(nn.Module):
     step_sum: Tensor
     step_count: Tensor
 
-    def __init__(self, name: str, hyp: Hyp) -> None:
+    def __init__(self, name: str, hyp: LossSection) -> None:
         super().__init__()
         self.name, self.momentum = name, hyp.wiou_momentum
         self.function = BOX_LOSSES[name]
@@ -375,19 +375,3 @@ class BoxLoss(nn.Module):
         self.mean += self.momentum * (seen - self.mean) * (self.step_count > 0)
         self.step_sum.zero_()
         self.step_count.zero_()
-
-
-class RunLosses(nn.Module):
-    """The loss functions of a run. Box losses among them may have a state that moves once an optimizer step."""
-
-    def step_sums(self) -> list[Tensor]:
-        """What is counted during a step; many processes add theirs before ``finish_step``."""
-        return [tensor for loss in self._box_losses() for tensor in (loss.step_sum, loss.step_count)]
-
-    def finish_step(self) -> None:
-        """To be called after each optimizer step."""
-        for loss in self._box_losses():
-            loss.finish_step()
-
-    def _box_losses(self) -> list[BoxLoss]:
-        return [module for module in self.modules() if isinstance(module, BoxLoss)]

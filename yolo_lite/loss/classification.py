@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from yolo_lite.config.schema import CLS_LOSS_NAMES, Hyp
+from yolo_lite.config.schema import CLS_LOSS_NAMES, LossSection
 from yolo_lite.loss.parameters import arguments_of
 from yolo_lite.ops.safe import safe_power
 
@@ -69,7 +69,7 @@ def _probability_of_truth(logits: Tensor, target: Tensor) -> Tensor:
     return target * p + (1 - target) * (1 - p)
 
 
-def binary_loss(hyp: Hyp, kind: Literal["obj", "cls"]) -> BinaryLoss:
+def binary_loss(hyp: LossSection, kind: Literal["obj", "cls"]) -> BinaryLoss:
     """The loss that hyp.yaml names for objectness or classes, with its parameters; ``fl_gamma`` makes bce focal."""
     name, weight = (hyp.obj_loss, hyp.obj_pw) if kind == "obj" else (hyp.cls_loss, hyp.cls_pw)
     # The loss of a plugin has no keys in hyp.yaml: its own defaults hold.

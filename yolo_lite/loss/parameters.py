@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from yolo_lite.config.schema import Hyp
+from yolo_lite.config.schema import LossSection
 
 
 def parameters_of(loss: Callable[..., Any], context: Sequence[str] = ()) -> dict[str, Any]:
@@ -15,6 +15,6 @@ def parameters_of(loss: Callable[..., Any], context: Sequence[str] = ()) -> dict
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in context}
 
 
-def arguments_of(name: str, loss: Callable[..., Any], hyp: Hyp, context: Sequence[str] = ()) -> dict[str, Any]:
+def arguments_of(name: str, loss: Callable[..., Any], hyp: LossSection, context: Sequence[str] = ()) -> dict[str, Any]:
     """The values that hyp.yaml has for them."""
     return {parameter: getattr(hyp, f"{name}_{parameter}") for parameter in parameters_of(loss, context)}

@@ -18,13 +18,13 @@ TRIALS = 10  # k-means runs from different starts; the best is kept
 
 def model_anchors(config: AnyModelConfig) -> np.ndarray | None:
     """Read the anchors ``[levels, anchors a level, 2]`` in pixels; None for a model that does not match by shape."""
-    if not isinstance(config, ModelConfig):
+    if not isinstance(config, ModelConfig) or config.anchors is None:
         return None
     if not isinstance(config.anchors, int):
         return np.array(config.anchors).reshape(len(config.anchors), -1, 2)
     from yolo_lite.model.detector import Detector  # imports torch
 
-    return Detector(config).anchors.numpy()  # their sizes follow from the strides of the network
+    return Detector(config).head.anchor_sizes().numpy()  # their sizes follow from the strides of the network
 
 
 def measure_fit(size: np.ndarray, anchors: np.ndarray, anchor_t: float) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from yolo_lite.config.load import load_dataset_config, load_model_config, valida
 from yolo_lite.config.schema import DatasetConfig, Hyp, ModelConfig, RunConfig, TrainOptions
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.checkpoint import save_checkpoint
-from yolo_lite.engine.families import FAMILIES
-from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv, Detect
-from yolo_lite.model.builder import build_layers
+from yolo_lite.engine.tasks import task_of
+from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv
 from yolo_lite.model.detector import Detector
+from yolo_lite.model.heads import Detect
 from yolo_lite.tools.torch_file import read_torch_file, tensors_of
 
 STATE_DICTS = (".npz", ".safetensors")  # file types
@@ -131,7 +131,7 @@ def write_checkpoint(weights: Weights, output: Path) -> str:
     options, data = TrainOptions(weights=str(weights.path)), DatasetConfig(names=weights.names)
     config = RunConfig(train=options, hyp=Hyp(), model=detector.config, data=data, data_file="")
     source = f"converted from YOLOv5's {weights.path.name}; such weights keep their licence (GPL-3.0 or AGPL-3.0)"
-    losses = FAMILIES[config.model.family].losses(config.hyp, np.zeros(config.model.nc))
+    losses = task_of(config.model).criterion(config.model, config.hyp, np.zeros(config.model.nc))
     content = {
         "config": config.plain(),
         "epoch": 0,
@@ -152,14 +152,17 @@ def build_detector(weights: Weights) -> Detector:
         ConfigError: the YAML makes no detector.
     """
     try:
-        expected, strides = _expected_tensors(weights.config), torch.tensor(Detector(weights.config).strides)
+        with torch.device("meta"):  # allocates nothing
+            blank = Detector(weights.config)
     except ConfigError as error:
         raise ConfigError(f"{weights.path}: {error}") from None
+    expected = _expected_tensors(blank)
     _check_complete(weights, dict(expected.values()))
     # Copies, because a view would be saved with all of its storage.
     state = {name: _plain(weights.tensors[their_name]) for name, (their_name, _) in expected.items()}
-    state["anchors"] *= strides[:, None, None]  # kept in cells there, in pixels here
-    anchors = tuple(tuple(level) for level in state["anchors"].flatten(1).tolist())
+    sizes = state[next(name for name in state if name.endswith(".anchors"))]
+    sizes *= torch.tensor(blank.strides)[:, None, None]  # kept in cells there, in pixels here
+    anchors = tuple(tuple(level) for level in sizes.flatten(1).tolist())
     detector = Detector(weights.config.model_copy(update={"anchors": anchors}))
     detector.load_state_dict(state)
     return detector
@@ -170,19 +173,13 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.to(dtype, copy=True).contiguous()
 
 
-def _expected_tensors(config: ModelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Map each tensor of our state dict to its name in YOLOv5's and its shape, without allocating any."""
-    with torch.device("meta"):
-        layers = build_layers(config)
-    expected = {
-        f"layers.{index}.{name}": (f"model.{index}.{_their_name(layer.module, name)}", tuple(tensor.shape))
-        for index, layer in enumerate(layers)
-        for name, tensor in layer.module.state_dict().items()
+def _expected_tensors(detector: Detector) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Map each tensor of our state dict to its name in YOLOv5's and its shape."""
+    return {
+        f"layers.{index}.{name}": (f"model.{index}.{_their_name(layer, name)}", tuple(tensor.shape))
+        for index, layer in enumerate(detector.layers)
+        for name, tensor in layer.state_dict().items()
     }
-    detect: Any = layers[-1].module
-    num_anchors = detect.heads[0].out_channels // detect.num_outputs
-    expected["anchors"] = (f"model.{len(layers) - 1}.anchors", (len(detect.heads), num_anchors, 2))
-    return expected
 
 
 def _their_name(module: nn.Module, name: str) -> str:
