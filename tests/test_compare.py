@@ -18,7 +18,7 @@ from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import RunConfig
 from yolo_lite.loss import BOX_LOSSES, CLS_LOSSES, MASK_LOSSES
-from yolo_lite.report.comparison import Row, comparison_picture, comparison_table
+from yolo_lite.report.comparison import VariantRow, comparison_picture, comparison_table
 from yolo_lite.tools.compare import (
     Outcome,
     Run,
@@ -113,7 +113,7 @@ def test_the_picture_grows_with_the_variants():
     few, many = comparison_picture(rows[:2]), comparison_picture(rows)
     assert few.dtype == np.uint8 and few.shape[2] == 3 and few.std() > 5
     assert many.shape[0] > few.shape[0] and many.shape[1] == few.shape[1]
-    failed = Row("x", [math.nan], (math.nan, None), (math.nan, None), (math.nan, None), math.nan, None, None)
+    failed = VariantRow("x", [math.nan], (math.nan, None), (math.nan, None), (math.nan, None), math.nan, None, None)
     comparison_picture([rows[0], failed])
 
 

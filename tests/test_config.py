@@ -554,7 +554,7 @@ def test_rows_keep_the_words_of_the_file():
         ("box_loss: 7", "box_loss: expected a name, or a name with parameters as in"),
         (
             "alpha_iou_alpha: 2",
-            "unknown key 'alpha_iou_alpha': parameters stand with their loss now, as in box_loss: {alpha_iou: {alpha: .",
+            "unknown key 'alpha_iou_alpha': parameters stand with their loss now, as in box_loss: {alpha_iou: {",
         ),
         (
             "qfl_beta: 2",

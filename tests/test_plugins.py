@@ -323,9 +323,7 @@ FUNCTION = "def f(a, b, *, c=1): return a\n"
     [
         (
             "",
-            [
-                "brings nothing, expected a dict with entries: BLOCKS, ACTIVATIONS, HEADS, CRITERIA, ASSIGNERS, BOX_LOSSES"
-            ],
+            ["brings nothing, expected a dict with entries: BLOCKS, ACTIVATIONS, HEADS, CRITERIA, ASSIGNERS"],
         ),
         ("box_losses = {'my': len}", ["brings nothing"]),
         ("BOX_LOSSES = {}", ["BOX_LOSSES: expected a dict from names to functions or classes, found {}"]),
