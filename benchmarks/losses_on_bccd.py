@@ -5,7 +5,7 @@
 Made with ``yolo-lite compare``: all losses with one seed, then five of them with three. It can be stopped and started
 again. The losses differ in scale, so each gets a gain (key ``box``) by one rule: on the matched pairs of a model that
 was trained for five epochs with ciou, the mean length of the gradient with respect to the four raw outputs is that of
-ciou at its default gain. ``nwd_constant`` is the mean object size of the set in pixels of the network input, what its
+ciou at its default gain. The constant of ``nwd`` is the mean object size of the set in pixels of the network input, what its
 paper takes; all other parameters are the defaults. The figures are those of the last epoch.
 """
 
@@ -21,7 +21,8 @@ from torch import Tensor
 from yolo_lite.cli.flags import run_config
 from yolo_lite.cli.main import main as command
 from yolo_lite.cli.train import make_parser as train_parser
-from yolo_lite.config.schema import BOX_LOSS_NAMES, Hyp, ModelConfig, RunConfig
+from yolo_lite.config.schema import ModelConfig, RunConfig
+from yolo_lite.config.seams import Choice
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import collate
@@ -29,7 +30,7 @@ from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.loss.assigners import build_targets
-from yolo_lite.loss.box import BoxLoss
+from yolo_lite.loss.box import BOX_LOSSES, BoxLoss
 from yolo_lite.model.detector import Detector
 from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import Slots, decode_anchors
@@ -71,12 +72,12 @@ def matched_pairs(config: RunConfig) -> tuple[Tensor, ...]:
     return raw, *grid.slots.select(matches.slot), batch.objects.box[matches.target]
 
 
-def gradient_length(name: str, hyp: Hyp, pairs: tuple[Tensor, ...], size: int) -> float:
+def gradient_length(name: str, parameters: dict[str, float], pairs: tuple[Tensor, ...], size: int) -> float:
     """Mean length of the gradient of a box loss with respect to the raw outputs."""
     raw, corner, stride, anchor, target = pairs
     raw = raw.clone().requires_grad_()
     box = decode_anchors(raw, Slots(corner, stride, anchor))
-    loss = BoxLoss(name, hyp).eval()
+    loss = BoxLoss(name, **parameters).eval()
     loss.mean.copy_((1 - aligned_iou(box.detach(), target)).mean())
     loss(box, target, unit=stride, image_size=(size, size)).sum().backward()
     assert raw.grad is not None
@@ -97,13 +98,13 @@ def variants(config: RunConfig) -> dict[str, list[str]]:
     """The ``key=value`` texts of every box loss, its gain among them."""
     size, pairs = config.train.imgsz, matched_pairs(config)
     constant = mean_object_size(index_split(config.data, config.data_file, "train"), size)
-    hyp = config.hyp.model_copy(update={"nwd_constant": round(constant, 1)})
-    length = {name: gradient_length(name, hyp, pairs, size) for name in BOX_LOSS_NAMES}
+    parameters = {"nwd": {"constant": round(constant, 1)}}
+    length = {name: gradient_length(name, parameters.get(name, {}), pairs, size) for name in BOX_LOSSES}
     texts = {}
-    for name in sorted(BOX_LOSS_NAMES, key=lambda name: name != "ciou"):  # the first is what others are compared with
-        gain = hyp.box * length["ciou"] / length[name]
-        texts[name] = [f"box_loss={name}", f"box={gain:.3g}"]
-    texts["nwd"].append(f"nwd_constant={hyp.nwd_constant}")
+    for name in sorted(BOX_LOSSES, key=lambda name: name != "ciou"):  # the first is what others are compared with
+        gain = config.hyp.box * length["ciou"] / length[name]
+        choice = Choice(name=name, parameters=parameters.get(name, {}))
+        texts[name] = [f"box_loss={choice}", f"box={gain:.3g}"]
     return texts
 
 

@@ -81,12 +81,13 @@ def test_a_size_without_objects_has_no_ap() -> None:
 def test_crowd_regions_are_no_false_positives() -> None:
     objects = [[(0, BOX), (0, [40, 40, 90, 90])]]
     rows = [(0, 0, 0.9, BOX), (0, 0, 0.8, [45, 45, 60, 60]), (0, 0, 0.7, [60, 60, 80, 80])]  # two in the crowd
-    truth, table = ground_truth(with_crowds(make_index(objects, 1), 1)), make_table(*rows)
+    index, table = with_crowds(make_index(objects, 1), 1), make_table(*rows)
+    truth = ground_truth(index)
     assert match(truth, table).tolist() == [0, IN_CROWD, IN_CROWD]
     scores = score_detections(truth, table)
     assert scores.overall == pytest.approx((1, 1, 1, 1, 1))
     assert scores.curves.objects.tolist() == [1] and scores.curves.above[0, 0] == 1
-    errors = find_errors(truth, table)
+    errors = find_errors(index, truth, table)
     assert errors.matrix(1).tolist() == [[1, 0], [0, 0]] and errors.by_image(1).tolist() == [0]
     outside = make_table(*rows, (0, 0, 0.6, [0, 50, 20, 70]))
     assert score_detections(truth, outside).curves.above[0, 0] == 2
@@ -143,7 +144,7 @@ def slow_matrix(index: DatasetIndex, table: DetectionTable) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(4))
 def test_the_confusion_matrix_equals_a_slow_loop_and_counts_everything(seed: int) -> None:
     index, table = random_case(seed + 40)
-    errors = find_errors(ground_truth(index), table)
+    errors = find_errors(index, ground_truth(index), table)
     matrix = errors.matrix(5)
     assert matrix.tolist() == slow_matrix(index, table).tolist()
     assert matrix[:, :-1].sum(axis=0).tolist() == index.counts.tolist()
@@ -158,7 +159,7 @@ def test_with_one_class_the_confusion_matrix_counts_the_hits_of_the_curves() -> 
     index, table = random_case(3)
     one = dataclasses.replace(index, label=index.label * 0, names=("thing",), category_id=np.arange(1))
     truth, table = ground_truth(one), table._replace(label=table.label * 0)
-    matrix, curves = find_errors(truth, table).matrix(1), score_detections(truth, table).curves
+    matrix, curves = find_errors(one, truth, table).matrix(1), score_detections(truth, table).curves
     at = int(np.searchsorted(curves.confidence, 0.25 + 1e-9))
     assert matrix[0].sum() == curves.above[0, at] and matrix[0, 0] == curves.hits[0, at] > 5
 
@@ -171,7 +172,7 @@ def test_confusion_hand_worked() -> None:
         (1, 1, 0.7, BOX),  # nothing is there
         (0, 1, 0.2, [50, 50, 80, 80]),  # not sure enough: that object counts as missed
     )
-    errors = find_errors(ground_truth(index), table)
+    errors = find_errors(index, ground_truth(index), table)
     assert errors.matrix(2).tolist() == [[0, 0, 1], [1, 0, 1], [0, 1, 0]]
     assert errors.by_image(2).tolist() == [4, 1]  # the 0 is missed, and its 1 is false
 
@@ -179,15 +180,16 @@ def test_confusion_hand_worked() -> None:
 def test_more_than_a_hundred_detections_of_a_picture_are_all_counted() -> None:
     index = make_index([[(0, BOX)]], 1)
     rows = [(0, 0, 0.9 - row / 1000, [50 + row / 10, 50, 80 + row / 10, 90]) for row in range(350)]
-    errors = find_errors(ground_truth(index), make_table(*rows, (0, 0, 0.3, BOX)))
+    errors = find_errors(index, ground_truth(index), make_table(*rows, (0, 0, 0.3, BOX)))
     assert errors.matrix(1).tolist() == [[1, 350], [0, 0]]
 
 
 @pytest.mark.parametrize("objects", [[[], []], [[(0, BOX)], []]])
 @pytest.mark.parametrize("found", [[], [(1, 1, 0.9, BOX)]])
 def test_without_objects_or_detections_everything_is_still_counted(objects: list, found: list) -> None:
-    truth, table = ground_truth(make_index(objects, 2)), make_table(*found)
-    errors, scores = find_errors(truth, table), score_detections(truth, table)
+    index, table = make_index(objects, 2), make_table(*found)
+    truth = ground_truth(index)
+    errors, scores = find_errors(index, truth, table), score_detections(truth, table)
     assert errors.matrix(2).sum() == len(found) + len(objects[0])
     assert errors.by_image(2).tolist() == [len(objects[0]), len(found)]
     assert scores.curves.above[1, 0] == len(found)
@@ -254,6 +256,6 @@ def test_results_are_drawn_from_the_columns_that_are_there(tmp_path, epochs: int
 
 def test_errors_name_the_classes_they_are_taken_for() -> None:
     index = make_index([[(0, BOX)]], 2)
-    errors: Errors = find_errors(ground_truth(index), make_table((0, 1, 0.9, BOX)))
+    errors: Errors = find_errors(index, ground_truth(index), make_table((0, 1, 0.9, BOX)))
     assert (errors.taken_for.tolist(), errors.found_as.tolist()) == ([0], [1])
     assert errors.is_false.tolist() == errors.is_missed.tolist() == [True]

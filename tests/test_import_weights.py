@@ -30,8 +30,8 @@ from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train
 from yolo_lite.model.detector import Detector
 from yolo_lite.model.heads import ClassRows
-from yolo_lite.tools.import_weights import convert, read_checkpoint, read_state_dict
-from yolo_lite.tools.torch_file import read_torch_file
+from yolo_lite.tools.import_weights import build_detector, read_checkpoint, read_state_dict
+from yolo_lite.tools.torch_file import read_torch_file, tensors_of
 
 YOLOV5N = SHARED / "weights/yolov5n"
 NAMES = ("ant", "bee", "cat")
@@ -112,6 +112,7 @@ def archive(path: Path, program: bytes, **entries: bytes) -> Path:
     """A torch archive around a pickle."""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("archive/data.pkl", program)
+        file.writestr("archive/version", b"3\n")
         for name, data in entries.items():
             file.writestr(f"archive/{name.replace('__', '/')}", data)
     return path
@@ -130,7 +131,7 @@ def said_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 @needs_yolov5n
 def test_the_imported_yolov5n_gives_the_outputs_of_an_independent_runtime():
-    model = convert(read_checkpoint(YOLOV5N / "yolov5n.pt")).eval()
+    model = build_detector(read_checkpoint(YOLOV5N / "yolov5n.pt")).eval()
     golden = np.load(YOLOV5N / "golden_raw_heads.npz")
     images = torch.from_numpy(golden["input_uint8_nchw_rgb"]).float() / 255
     heads = [torch.from_numpy(golden[f"head{level}"]) for level in range(3)]  # [1, 3 * 85, h, w]
@@ -171,7 +172,7 @@ def test_the_imported_yolov5n_reaches_its_figures_on_coco128(tmp_path: Path):
 def test_a_checkpoint_of_theirs_becomes_the_same_network(small: Detector, their_file: Path, tmp_path: Path):
     with zipfile.ZipFile(their_file) as file:
         assert b"models.common" in file.read("theirs/data.pkl")
-    assert equal_states(convert(read_checkpoint(their_file)).state_dict(), small.state_dict())
+    assert equal_states(build_detector(read_checkpoint(their_file)).state_dict(), small.state_dict())
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
@@ -197,7 +198,7 @@ def test_the_anchors_are_those_that_the_weights_were_trained_with(small: Detecto
     state = their_state(small)
     state["model.24.anchors"] = state["model.24.anchors"] * 1.5
     np.savez(tmp_path / "weights.npz", **{name: tensor.numpy() for name, tensor in state.items()})
-    found = convert(read_state_dict(tmp_path / "weights.npz", small.config, NAMES))
+    found = build_detector(read_state_dict(tmp_path / "weights.npz", small.config, NAMES))
     assert torch.equal(found.head.anchors, small.head.anchors * 1.5) and found.config.anchors[0][:2] == (15.0, 19.5)
 
 
@@ -207,7 +208,7 @@ def test_what_is_missing_left_over_or_of_another_shape_is_listed(small: Detector
     state["model.0.conv.weight"] = state["model.0.conv.weight"][:, :, :3]
     np.savez(tmp_path / "weights.npz", **{name: tensor.numpy() for name, tensor in state.items()})
     with pytest.raises(CheckpointError) as error:
-        convert(read_state_dict(tmp_path / "weights.npz", small.config, NAMES))
+        build_detector(read_state_dict(tmp_path / "weights.npz", small.config, NAMES))
     assert str(error.value) == (
         f"{tmp_path / 'weights.npz'}: its tensors do not fit the model; missing: model.2.cv3.conv.weight; "
         "left over: model.2.cv4.conv.weight; "
@@ -292,7 +293,7 @@ def test_an_extension_that_python_has_already_resolved_is_refused(tmp_path: Path
 
 def test_a_known_name_that_is_called_only_keeps_what_it_is_given(tmp_path: Path):
     program = b"\x80\x02ctorch.nn.modules.module\nModule\nX\x04\x00\x00\x00true\x85R}X\x01\x00\x00\x00aK\x01sb."
-    record = read_torch_file(archive(tmp_path / "inert.pt", program)).content
+    record = read_torch_file(archive(tmp_path / "inert.pt", program))
     assert not isinstance(record, nn.Module) and (record.arguments, record.state) == (("true",), {"a": 1})
 
 
@@ -337,8 +338,8 @@ def test_a_tensor_outside_its_storage_is_refused(
         module._buffers = {"weight": Call(torch._utils._rebuild_tensor_v2, ("stored", length), *view, False, {})}
         Pickler(program, 2).dump({"model": module})
         numbers = np.arange(4, dtype=np.float32).tobytes()
-        file = read_torch_file(archive(tmp_path / "x.pt", program.getvalue(), data__0=numbers))
-        return file.tensor(file.stored_tensors(file.content["model"])["weight"])
+        path = archive(tmp_path / "x.pt", program.getvalue(), data__0=numbers)
+        return tensors_of(path, read_torch_file(path)["model"])["weight"]
 
     assert read(4, 1, (2,), (2,)).tolist() == [1, 3]
     with pytest.raises(CheckpointError, match=r"x\.pt: damaged, or not a checkpoint of a model$"):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yolo_lite.cli.flags import add_run_flags, run_config
 from yolo_lite.config.errors import ConfigError
+
+if TYPE_CHECKING:
+    from yolo_lite.tools.compare import Run
 
 HINT = "; the same command goes on"  # where it was interrupted
 
@@ -39,21 +43,25 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from yolo_lite.tools.compare import compare, make_runs, variant_folder
+    from yolo_lite.tools.compare import compare
 
     variants = _variants(arguments)
     if arguments.seeds < 1:
         raise ConfigError(f"--seeds: expected 1 or more, found {arguments.seeds}")
     folder = Path(arguments.project) / arguments.name
-    configs = []
-    for texts in variants:
-        words = {"set": [*arguments.set, *texts], "exist_ok": True}
-        own = {**vars(arguments), **words, "project": str(folder / variant_folder(" ".join(texts)))}
-        seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-        flags = [argparse.Namespace(**{**own, "seed": seed, "name": f"seed{seed}"}) for seed in seeds]
-        configs.append((" ".join(texts), [run_config(seed_flags) for seed_flags in flags]))
-    print(compare(list(make_runs(configs)), folder))
+    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+    print(compare([_make_run(arguments, folder, texts, seed) for seed in seeds for texts in variants], folder))
     print(f"{folder}: comparison.md, comparison.json, comparison.png")
+
+
+def _make_run(arguments: argparse.Namespace, folder: Path, texts: list[str], seed: int) -> Run:
+    """One variant, by its ``key=value`` texts, with one seed."""
+    from yolo_lite.tools.compare import Run, variant_folder
+
+    variant = " ".join(texts)
+    place = {"project": str(folder / variant_folder(variant)), "name": f"seed{seed}", "exist_ok": True}
+    own = {**vars(arguments), **place, "seed": seed, "set": [*arguments.set, *texts]}
+    return Run(variant, seed, run_config(argparse.Namespace(**own)))
 
 
 def _variants(arguments: argparse.Namespace) -> list[list[str]]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from yolo_lite.cli.flags import DEFAULT_DATA, find_data
 from yolo_lite.config.load import load_dataset_config
-from yolo_lite.config.schema import FORMAT_NAMES
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -18,7 +17,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--data", default=DEFAULT_DATA, help="dataset YAML (default: the embedded shapes, %(default)s)")
-    add("--to", required=True, choices=FORMAT_NAMES, help="the format to write")
+    add("--to", required=True, choices=("yolo", "voc", "coco"), help="the format to write")
     add("--out", required=True, metavar="DIR", help="a new folder, outside the dataset")
     add("--polygons", action="store_true", help="yolo: rows with outlines instead of boxes, where they are known")
     add("--copy-images", action="store_true", help="copy the pictures too (default: they are found where they are)")

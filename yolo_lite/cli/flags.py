@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp, load_model_config, validate
 from yolo_lite.config.schema import (
-    OPTIMIZER_NAMES,
     AnyModelConfig,
     DatasetConfig,
     ModelConfig,
@@ -41,7 +40,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="one seed, one run (default: %(default)s)")
     add(
         "--optimizer",
-        choices=OPTIMIZER_NAMES,
+        choices=("SGD", "AdamW"),
         help="default: the key in hyp.yaml; see the comment there",
     )
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
@@ -82,7 +81,10 @@ def fit_config(arguments: argparse.Namespace) -> FitConfig:
     data = load_dataset_config(data_file, arguments.set)
     longest = _first_given(arguments.imgsz, data.suggested.imgsz, 640)
     check_range("--imgsz", longest, 32, 8192)
-    model, hyp = load_model_config(arguments.cfg, arguments.set), load_hyp(arguments.hyp, arguments.set)
+    from yolo_lite.engine.seams import SEAMS
+
+    model = load_model_config(arguments.cfg, arguments.set, SEAMS)
+    hyp = load_hyp(arguments.hyp, arguments.set, SEAMS)
     return FitConfig(data, data_file, model, hyp.anchor_t, longest)
 
 
@@ -101,12 +103,14 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
     Raises:
         ConfigError: anything in them is unusable; all problems at once.
     """
+    from yolo_lite.engine.seams import SEAMS
+
     check_overrides(arguments.set)
     problems: list[str] = []
 
     def load(loader: Callable[..., Any], path: str) -> Any:
         try:
-            return loader(path, arguments.set)
+            return loader(path, arguments.set, SEAMS)
         except ConfigError as error:
             problems.append(str(error))
 

@@ -33,4 +33,4 @@ def run(arguments: argparse.Namespace) -> None:
     data = find_data(arguments.data) if arguments.data else None
     weights = read_weights(Path(arguments.weights), arguments.cfg, data)
     source = write_checkpoint(weights, output)
-    print(f"{output}: {len(weights.shapes)} tensors, {len(weights.names)} classes; {source}")
+    print(f"{output}: {len(weights.tensors)} tensors, {len(weights.names)} classes; {source}")

@@ -40,13 +40,14 @@ def _show(arguments: argparse.Namespace) -> Path:
     from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp
     from yolo_lite.data.index import index_split
     from yolo_lite.engine.run_folder import make_run_folder
+    from yolo_lite.engine.seams import SEAMS
     from yolo_lite.report.pictures import write_picture
     from yolo_lite.tools.show import augmented_sheets
 
     check_overrides(arguments.set)
     check_range("--batches", arguments.batches, 1, 1000)
     data_file = find_data(arguments.data)
-    hyp, data = load_hyp(arguments.hyp, arguments.set), load_dataset_config(data_file, arguments.set)
+    hyp, data = load_hyp(arguments.hyp, arguments.set, SEAMS), load_dataset_config(data_file, arguments.set)
     size = arguments.imgsz or data.suggested.imgsz or 640
     check_range("--imgsz", size, 32, 8192)
     check_range("--seed", arguments.seed, 0, 2**63 - 1)

@@ -63,11 +63,12 @@ def _restarted(arguments: argparse.Namespace, launchers: Sequence[str]) -> argpa
     from yolo_lite.config.load import load_run_config
     from yolo_lite.config.yaml_file import read_yaml
     from yolo_lite.engine.run_folder import folder_of
+    from yolo_lite.engine.seams import SEAMS
 
     folder = folder_of(arguments.project, launchers)
     if folder is None or arguments.resume is not None or not (folder / "config.yaml").exists():
         return arguments
-    stored = load_run_config(read_yaml(folder / "config.yaml").data, str(folder / "config.yaml"))
+    stored = load_run_config(read_yaml(folder / "config.yaml").data, str(folder / "config.yaml"), SEAMS)
     if arguments.batch_size == "auto":
         arguments = argparse.Namespace(**{**vars(arguments), "batch_size": stored.train.batch_size})
     if run_config(arguments) != stored:  # another run of the same torchrun, by a script that trains several

@@ -45,18 +45,14 @@ class Outputs:
             self._draw(prediction)
         place = _place(prediction.frame)
         if self.wanted.labels:
-            path = self.folder / "labels" / f"{place}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            size = prediction.image.shape[:2]
-            path.write_text(yolo_rows(prediction.label, prediction.xyxy, prediction.score, size), encoding="utf-8")
+            rows = yolo_rows(prediction.label, prediction.xyxy, prediction.score, prediction.image.shape[:2])
+            self._file(f"labels/{place}.txt").write_text(rows, encoding="utf-8")
         if self._records:
             self._records.write(self._separator + prediction.to_json())
             self._separator = ",\n"
         if self.wanted.crops:
             for number, (name, crop) in enumerate(_crops(prediction)):
-                path = self.folder / "crops" / name / f"{place}_{number}.jpg"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_picture(path, crop)
+                write_picture(self._file(f"crops/{name}/{place}_{number}.jpg"), crop)
 
     def close(self) -> None:
         """End what is open, so that every file is whole."""
@@ -70,15 +66,18 @@ class Outputs:
         if frame.number is not None:
             self._video_of(frame).write(cv2.cvtColor(prediction.plot(), cv2.COLOR_RGB2BGR))
             return
-        path = (self.folder / frame.stem).parent / Path(frame.file).name
+        write_picture(self._file(frame.stem.with_name(Path(frame.file).name)), prediction.plot())
+
+    def _file(self, name: str | Path) -> Path:
+        """A path below the run's folder, whose own folder is there."""
+        path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(path, prediction.plot())
+        return path
 
     def _video_of(self, frame: Frame) -> cv2.VideoWriter:
         if self._video is None or self._video_stem != frame.stem:
             self._end_video()
-            path = self.folder / f"{frame.stem}.mp4"
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = self._file(f"{frame.stem}.mp4")
             height, width = frame.image.shape[:2]
             self._video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), frame.fps, (width, height))
             self._video_stem = frame.stem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.images import IMAGE_SUFFIXES, as_channels, image_size, read_image
 from yolo_lite.data.index import list_files
+from yolo_lite.engine.run_folder import unique_stems
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 STREAM_SCHEMES = ("rtsp", "rtmp", "udp", "http", "https")
@@ -55,19 +56,11 @@ def find_media(sources: Sequence[str]) -> list[Media]:
         for file in () if is_live(source) else _files(source):
             files.setdefault(os.path.abspath(file), file)
     live = [Media(source, "live", Path(f"live{number}")) for number, source in enumerate(filter(is_live, sources))]
-    return [*map(_media, files.values(), _stems(list(files))), *live]
+    return [*map(_media, files.values(), unique_stems(list(files))), *live]
 
 
 def _media(file: Path, stem: Path) -> Media:
     return Media(str(file), "video" if file.suffix.lower() in VIDEO_SUFFIXES else "picture", stem)
-
-
-def _stems(files: Sequence[str]) -> list[Path]:
-    """Paths below the folder that all files share, without their ending unless another one has the same then."""
-    root = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
-    names = [Path(os.path.relpath(file, root)) for file in files]
-    shared = Counter(name.with_suffix("") for name in names)
-    return [name if shared[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
 
 
 def is_live(source: str) -> bool:

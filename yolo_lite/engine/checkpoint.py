@@ -14,7 +14,9 @@ import torch
 import yolo_lite
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.load import load_run_config
+from yolo_lite.config.old import upgraded
 from yolo_lite.config.schema import RunConfig
+from yolo_lite.engine.seams import SEAMS
 
 FORMAT = 4
 OLDEST = 3  # that is still read, though such a run cannot go on
@@ -89,7 +91,7 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     if "anchors" in weights:
         last = max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
         weights[f"layers.{last}.anchors"] = weights.pop("anchors")
-    return {**content, "ema": weights}
+    return {**content, "ema": weights, "config": upgraded(content["config"], SEAMS)}
 
 
 def check_resumable(content: dict[str, Any], path: str | Path) -> None:
@@ -114,4 +116,4 @@ def _read(path: str | Path) -> Any:
 
 def config_of(checkpoint: dict[str, Any], path: str | Path) -> RunConfig:
     """The resolved configuration that a checkpoint was trained with."""
-    return load_run_config(checkpoint["config"], f"{path} (config)")
+    return load_run_config(checkpoint["config"], f"{path} (config)", SEAMS)

@@ -14,7 +14,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from yolo_lite.data.coco_dict import coco_dict
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
-from yolo_lite.report.curves import Curves
+from yolo_lite.report.curves import Curves, mean_of_known
 
 CONFIDENCES = np.linspace(0.001, 1, 1000)
 UNMATCHED, IN_CROWD = -1, -2  # what else than an object a detection may be matched to
@@ -82,9 +82,9 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
     curves = _curves(truth, table, _match(truth, results), np.where(precision[0] < 0, np.nan, precision[0]).T)
     best, confidence = _best_f1(curves)
-    rows = np.stack((_mean(ap, 0), ap[0], ap[5], *best), axis=1)  # [C, 5]
+    rows = np.stack((mean_of_known(ap, 0), ap[0], ap[5], *best), axis=1)  # [C, 5]
     by_class = [ClassScores(*row) for row in rows.tolist()]
-    return Scores(ClassScores(*_mean(rows, 0).tolist()), by_class, confidence, curves)
+    return Scores(ClassScores(*mean_of_known(rows, 0).tolist()), by_class, confidence, curves)
 
 
 def score_by_size(truth: COCO, table: DetectionTable) -> SizeScores:
@@ -93,7 +93,7 @@ def score_by_size(truth: COCO, table: DetectionTable) -> SizeScores:
     precision, recall = (np.where(found[name] < 0, np.nan, found[name]) for name in ("precision", "recall"))
     by_size = [precision[:, :, :, area, 2] for area in (1, 2, 3)]
     by_size += [recall[:, :, 0, most] for most in (0, 1, 2)] + [recall[:, :, area, 2] for area in (1, 2, 3)]
-    return SizeScores(*(float(_mean(values.ravel(), 0)) for values in by_size))
+    return SizeScores(*(float(mean_of_known(values.ravel(), 0)) for values in by_size))
 
 
 def match(truth: COCO, table: DetectionTable, any_class: bool = False) -> np.ndarray:
@@ -162,12 +162,6 @@ def _curves(truth: COCO, table: DetectionTable, found: np.ndarray, interpolated:
 def _best_f1(curves: Curves) -> tuple[np.ndarray, float]:
     """Precision and recall ``[2, C]`` at the confidence (in steps of 0.001) with the best mean F1 over classes."""
     present = curves.objects > 0
-    best = int(_mean(curves.f1[present], 0).argmax()) if present.any() else 0
+    best = int(mean_of_known(curves.f1[present], 0).argmax()) if present.any() else 0
     chosen = np.stack((np.nan_to_num(curves.precision[:, best]), curves.recall[:, best]))
     return np.where(present, chosen, np.nan), float(curves.confidence[best])
-
-
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean over the entries that are not NaN; NaN where there is none."""
-    counted = (~np.isnan(values)).sum(axis=axis)
-    return np.where(counted > 0, np.nansum(values, axis=axis) / np.maximum(counted, 1), np.nan)

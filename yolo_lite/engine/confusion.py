@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from faster_coco_eval import COCO
 
+from yolo_lite.data.index import DatasetIndex
 from yolo_lite.engine.coco_ap import IN_CROWD, DetectionTable, match
-from yolo_lite.ops.box_arrays import xywh_to_xyxy
 
 SHOWN_CONFIDENCE = 0.25
 
@@ -53,21 +53,16 @@ class Errors(NamedTuple):
         return np.bincount(false, minlength=num_images) + np.bincount(missed, minlength=num_images)
 
 
-def find_errors(truth: COCO, table: DetectionTable) -> Errors:
-    """Pair the detections above 0.25 with the objects of a split; its category ids count from 0."""
+def find_errors(index: DatasetIndex, truth: COCO, table: DetectionTable) -> Errors:
+    """Pair the detections above 0.25 with the objects of a split; ``truth`` is its ``coco_ap.ground_truth``."""
     confident = DetectionTable(*(column[table.score > SHOWN_CONFIDENCE] for column in table))
     matched = match(truth, confident, any_class=True)
     detections = DetectionTable(*(column[matched != IN_CROWD] for column in confident))
     matched = matched[matched != IN_CROWD]
-    objects, num_classes = truth.dataset["annotations"], len(truth.getCatIds())
-    label = np.array([one["category_id"] for one in objects], dtype=np.int64)
-    xywh = np.array([one["bbox"] for one in objects], dtype=np.float64).reshape(-1, 4)
     hits = matched >= 0
-    taken_for = np.full(len(matched), num_classes)
-    taken_for[hits] = label[matched[hits]]
-    found_as = np.full(len(label), num_classes)
+    taken_for = np.full(len(matched), len(index.names))
+    taken_for[hits] = index.label[matched[hits]]
+    found_as = np.full(len(index.label), len(index.names))
     found_as[matched[hits]] = detections.label[hits]
-    counted = np.array([not one["iscrowd"] for one in objects], dtype=bool)
-    image = np.array([one["image_id"] for one in objects], dtype=np.int64)
-    columns = (image, xywh_to_xyxy(xywh), label, found_as)
-    return Errors(detections, taken_for, *(column[counted] for column in columns))
+    columns = (index.owner, index.xyxy, index.label, found_as)
+    return Errors(detections, taken_for, *(column[~index.crowd] for column in columns))

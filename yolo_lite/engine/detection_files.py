@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_lite.data.coco_dict import coco_dict
+from yolo_lite.engine.run_folder import unique_stems
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh, xyxy_to_xywh
 
 if TYPE_CHECKING:  # what predict does not need need not be loaded
@@ -44,14 +44,11 @@ def write_yolo_txt(folder: Path, table: DetectionTable, split: Split) -> None:
     Pictures of several folders keep their folders; of those that differ in their ending alone each keeps its ending.
     """
     index = split.dataset
-    paths = [Path(index.path(position)) for position in range(len(index))]
-    common = os.path.commonpath([path.parent for path in paths])
-    files = [path.relative_to(common).with_suffix(".txt") for path in paths]
-    counts = Counter(files)
+    stems = unique_stems([index.path(position) for position in range(len(index))])
     order = np.lexsort((-table.score, table.image))
     ends = np.searchsorted(table.image[order], np.arange(1, len(index)))
-    for path, file, size, own in zip(paths, files, index.size.tolist(), np.split(order, ends), strict=True):
-        place = folder / "labels" / (file.with_name(f"{path.name}.txt") if counts[file] > 1 else file)
+    for stem, size, own in zip(stems, index.size.tolist(), np.split(order, ends), strict=True):
+        place = folder / "labels" / f"{stem}.txt"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(yolo_rows(table.label[own], table.xyxy[own], table.score[own], size), encoding="utf-8")
 

@@ -16,7 +16,7 @@ from yolo_lite.report.curves import ClassAp, ap_picture, curves_picture
 def figures(evaluation: Evaluation, split: Split) -> Iterator[tuple[str, np.ndarray]]:
     """Names of files, without an ending, and RGB pictures."""
     index, scores = split.dataset, evaluation.scores
-    errors = find_errors(split.truth, evaluation.detections)
+    errors = find_errors(index, split.truth, evaluation.detections)
     rows = zip(index.names, scores.curves.objects.tolist(), scores.by_class, strict=True)
     rule = f"detections above confidence {SHOWN_CONFIDENCE}, paired with objects at IoU 0.5 whatever their classes"
     yield "val_predictions", sheets.prediction_sheet(index, evaluation.detections)

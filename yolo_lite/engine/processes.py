@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import os
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -116,7 +117,8 @@ def joined() -> Iterator[Processes]:
         store = _fresh_store(shared, rank, size)
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
-        with _quiet(not processes.is_first):
+        # One process speaks for all; errors are said by each.
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if rank == 0 else nowhere):
             yield processes._replace(launchers=tuple(sorted({*processes.gather_everywhere(_launcher())})))
     finally:
         distributed.destroy_process_group()
@@ -152,27 +154,14 @@ def _answer(store: Store, name: str, size: int) -> None:
 
 
 def _launcher() -> str:
-    """The torchrun that has started this process: id of its run, machine, process and start."""
-    parent = os.getppid()
-    return f"{os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {parent} {_started(parent)}"
+    """The torchrun that has started this process: id of its run, machine, process and, on Linux, start.
 
-
-def _started(process: int) -> str:
-    """When a process was started, as Linux counts; in a container its number alone is the same every time."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return "-"
-
-
-@contextlib.contextmanager
-def _quiet(quiet: bool) -> Iterator[None]:
-    """One process speaks for all; errors are said by each."""
-    if not quiet:
-        yield
-        return
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
+    In a container its process number alone is the same every time.
+    """
+    parent, started = os.getppid(), "-"
+    with contextlib.suppress(OSError):
+        started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {parent} {started}"
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +31,14 @@ def make_run_folder(project: str, name: str, exist_ok: bool) -> Path:
     raise AssertionError("unreachable")
 
 
+def unique_stems(files: Sequence[str]) -> list[Path]:
+    """Paths below the folder that all files share, without their ending unless another one has the same then."""
+    root = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
+    names = [Path(os.path.relpath(file, root)) for file in files]
+    shared = Counter(name.with_suffix("") for name in names)
+    return [name if shared[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
+
+
 TORCHRUN_FILE = "torchrun.txt"  # in a run folder: the torchruns that started its processes, a line each
 
 
@@ -44,10 +54,8 @@ def folder_of(project: str, launchers: Sequence[str]) -> Path | None:
     torchrun starts its processes anew when one has failed, or a machine has come or gone. Restarts cannot be told by
     its own count, which leaves the latter out; a new torchrun by hand is a new run.
     """
-    files = [
-        file for file in Path(project).glob(f"*/{TORCHRUN_FILE}") if {*file.read_text().splitlines()} & {*launchers}
-    ]
-    return max(files, key=lambda file: file.stat().st_mtime).parent if files else None
+    files = sorted(Path(project).glob(f"*/{TORCHRUN_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True)
+    return next((file.parent for file in files if {*launchers} & {*file.read_text().splitlines()}), None)
 
 
 def latest_checkpoint(project: str) -> Path:

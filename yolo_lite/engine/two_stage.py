@@ -30,10 +30,11 @@ class FasterRcnnCriterion(Criterion):
 
     def __init__(self, section: LossSection) -> None:
         super().__init__(section)
-        idle = [key for key in WITHOUT_EFFECT if getattr(section, key) != type(section).model_fields[key].default]
+        idle = [key for key in WITHOUT_EFFECT if getattr(section, key) != getattr(LossSection(), key)]
         if idle:
             raise ConfigError(f"{', '.join(idle)}: without effect on Faster R-CNN, expected the default")
-        self.box, self.rpn_box = BoxLoss(section.box_loss, section), BoxLoss(section.rpn_box_loss, section)
+        self.box = BoxLoss(section.box_loss.name, **section.box_loss.parameters)
+        self.rpn_box = BoxLoss(section.rpn_box_loss.name, **section.rpn_box_loss.parameters)
 
     def assign(self, objects: Objects, grid: Any, predictions: Predictions | None = None) -> Matches:
         """No pairs: anchors and proposals are assigned inside torchvision, and drawn by lot."""

@@ -35,7 +35,7 @@ def activation_maker(text: str) -> Activation:
     Raises:
         ValueError: the text is no ``Name`` or ``Name(number)`` of ``ACTIVATIONS``.
     """
-    name, arguments = parse_activation(text)
+    name, arguments = parse_activation(text, ACTIVATIONS)
     in_place = {"inplace": True} if name in {"SiLU", "ReLU", "LeakyReLU", "Hardswish", "Mish"} else {}
     return lambda: ACTIVATIONS[name](*arguments, **in_place)
 

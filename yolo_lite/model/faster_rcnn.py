@@ -31,6 +31,7 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, clip_boxes_to
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import FasterRcnnConfig, Freeze
+from yolo_lite.model.backbones import BACKBONES, Backbone
 from yolo_lite.model.heads import ClassRows
 from yolo_lite.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from yolo_lite.ops.nms import DetectOptions, survivors
@@ -41,25 +42,7 @@ STRIDE = 32  # sides of the network input must be multiples of it
 SMALLEST_SIDE = 0.01  # pixels; candidates with a shorter side are dropped, as in torchvision
 
 
-class Backbone(NamedTuple):
-    """How torchvision makes a backbone with a feature pyramid."""
-
-    make: Callable[..., nn.Module]
-    stages: int  # of which the first is never read by the pyramid
-    levels: int  # stages that the pyramid reads unless told otherwise
-    trained: int = 3  # last stages that are trained where the weights are pretrained
-
-
-_MOBILENET = Backbone(partial(mobilenet_backbone, fpn=True), stages=6, levels=2)
-_RESNET = Backbone(resnet_fpn_backbone, stages=5, levels=4)
-
-BACKBONES: dict[str, Backbone] = {
-    "mobilenet_v3_large": _MOBILENET,
-    "mobilenet_v3_small": _MOBILENET,
-    "resnet18": _RESNET,
-    "resnet34": _RESNET,
-    "resnet50": _RESNET,
-}
+MAKERS = {"mobilenet": partial(mobilenet_backbone, fpn=True), "resnet": resnet_fpn_backbone}  # by the kind of backbone
 
 
 class BoxObjective(NamedTuple):
@@ -345,7 +328,7 @@ def _assemble(config: FasterRcnnConfig, fetch: bool) -> FasterRCNN:
 def _make_backbone(config: FasterRcnnConfig, kind: Backbone, levels: int, fetch: bool) -> nn.Module:
     """Pretrained: frozen batch normalisation and first stages; from scratch everything learns. As in torchvision."""
     try:
-        return kind.make(
+        return MAKERS[kind.maker](
             backbone_name=config.backbone,
             weights="IMAGENET1K_V1" if config.pretrained and fetch else None,
             norm_layer=FrozenBatchNorm2d if config.pretrained else nn.BatchNorm2d,

@@ -11,12 +11,6 @@ def xyxy_to_xywh(box: np.ndarray) -> np.ndarray:
     return np.concatenate((top_left, bottom_right - top_left), axis=-1)
 
 
-def xywh_to_xyxy(box: np.ndarray) -> np.ndarray:
-    """``[..., 4]`` left, top, width, height to ``[..., 4]`` left, top, right, bottom."""
-    top_left, size = box[..., :2], box[..., 2:]
-    return np.concatenate((top_left, top_left + size), axis=-1)
-
-
 def xyxy_to_cxcywh(box: np.ndarray) -> np.ndarray:
     """``[..., 4]`` left, top, right, bottom to ``[..., 4]`` centre and size."""
     top_left, bottom_right = box[..., :2], box[..., 2:]

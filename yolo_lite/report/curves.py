@@ -55,7 +55,7 @@ def curves_picture(curves: Curves, names: Sequence[str]) -> np.ndarray:
             colour, width = (f"C{place}", 1.2) if named else ("0.75", 0.6)
             text = label_of(names[label]) if named else "each class" if place == 0 else None
             axes.plot(x, values[label], color=colour, linewidth=width, label=text)
-        mean = _mean_of_rows(values[present], len(x))
+        mean = mean_of_known(values[present], 0)
         axes.plot(x, mean, color="black", linewidth=2.2, label=f"mean of {len(present)} classes")
         axes.set(title=f"{title}: {_summary(title, x, mean)}", xlabel=x_name, ylabel=y_name)
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
@@ -67,11 +67,10 @@ def curves_picture(curves: Curves, names: Sequence[str]) -> np.ndarray:
     return pixels(figure)
 
 
-def _mean_of_rows(values: np.ndarray, length: int) -> np.ndarray:
-    """Mean over the classes that have a value there, NaN where none has."""
-    counted = (~np.isnan(values)).sum(axis=0)
-    total = np.nansum(values, axis=0) if len(values) else np.zeros(length)
-    return np.where(counted > 0, total / np.maximum(counted, 1), np.nan)
+def mean_of_known(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean over the entries that are not NaN; NaN where there is none."""
+    counted = (~np.isnan(values)).sum(axis=axis)
+    return np.where(counted > 0, np.nansum(values, axis=axis) / np.maximum(counted, 1), np.nan)
 
 
 def _summary(title: str, x: np.ndarray, mean: np.ndarray) -> str:

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_lite.report.table import shortened
+
 if TYPE_CHECKING:  # matplotlib costs half a second, which commands that draw nothing need not pay
     from matplotlib.figure import Figure
-
-NAME_WIDTH = 24  # characters
 
 
 def label_of(name: str) -> str:
     """A class name as matplotlib should write it: not too long, and no formula between two dollars."""
-    short = name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…"
-    return short.replace("$", r"\$")
+    return shortened(name).replace("$", r"\$")
 
 
 def new_figure(width: float, height: float, arranged: bool = True) -> Figure:

@@ -30,6 +30,11 @@ def _padded(rows: Sequence[Sequence[str]], pad: Callable[[str, int], str]) -> li
     return [[pad(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows]
 
 
+def shortened(name: str) -> str:
+    """A class name of 24 characters at most."""
+    return name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…"
+
+
 class ClassRow(NamedTuple):
     """The result of one class; ratios in 0..1, NaN where there is nothing to measure."""
 
@@ -48,6 +53,5 @@ def class_table(rows: Sequence[ClassRow], overall: ClassRow) -> str:
 
 
 def _cells(row: ClassRow) -> tuple[str, ...]:
-    name = row.name if len(row.name) <= NAME_WIDTH else row.name[: NAME_WIDTH - 1] + "…"
     ratios = ("-" if math.isnan(ratio) else f"{ratio:.3f}" for ratio in row[3:])
-    return (name, str(row.images), str(row.objects), *ratios)
+    return (shortened(row.name), str(row.images), str(row.objects), *ratios)

@@ -1,4 +1,4 @@
-"""The dataset doctor: everything is read as training reads it, what is wrong is named, nothing is changed."""
+"""The dataset doctor: read everything as training does, name what is wrong, change nothing."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from yolo_lite.data.readers.coco import CocoReader
 from yolo_lite.tools.anchors import training_sizes
 from yolo_lite.tools.convert import write_dataset
 
-# What may be found, the worst first. Errors harm training: pictures or objects are lost, or validation is no longer
-# honest. Warnings may be meant. Notes are of pictures that are read right, but that other programs may read otherwise.
+# Every kind of finding, the worst first. Errors harm training: images or objects are lost, or validation is no longer
+# honest. Warnings may be intended. Notes are about images that other programs may read differently.
 SEVERITY = {
     **dict.fromkeys(("missing split", "no usable image", "no objects", "missing image", "unreadable image"), "error"),
     **dict.fromkeys(("leak", "unreadable labels", "labels of another picture", "wrong columns"), "error"),
@@ -38,21 +38,21 @@ SEVERITY = {
     **dict.fromkeys(("repeated object", "too small", "too narrow"), "warning"),
     **dict.fromkeys(("wrong extension", "rotated by EXIF", "16-bit", "palette", "grey", "alpha", "CMYK"), "note"),
 }
-# By Pillow's names of formats, and of how a pixel is stored.
+# Keys are Pillow's names of file formats and of pixel modes.
 EXTENSIONS = {
     **dict.fromkeys(("JPEG", "MPO"), (".jpg", ".jpeg")),
     **{"PNG": (".png",), "WEBP": (".webp",), "BMP": (".bmp",), "DIB": (".bmp",), "TIFF": (".tif", ".tiff")},
 }
 MODES = {"P": "palette", "PA": "palette", "1": "grey", "L": "grey", "LA": "grey", "RGBA": "alpha", "CMYK": "CMYK"}
-NO_LABELS = {"classes.txt", "data.txt", "readme.txt", "notes.txt"}  # text files that may lie among labels
+NO_LABELS = {"classes.txt", "data.txt", "readme.txt", "notes.txt"}  # text files that are often found beside labels
 
 
 class Finding(NamedTuple):
-    """One thing that was found."""
+    """One thing that the doctor noticed."""
 
     kind: str  # a key of SEVERITY
     split: str
-    path: str  # of the file that it is about
+    path: str  # the file concerned
     text: str  # one line, with the path
 
     @property
@@ -64,14 +64,14 @@ class Examined(NamedTuple):
     """One image file."""
 
     path: Path
-    digest: bytes  # of its content; empty where it was not readable
-    labels: Path  # the file that holds its labels, or would
-    read: tuple[tuple[int, int], Labels] | None  # height and width, objects: what training would have of it
+    digest: bytes  # of its content; empty if it is not readable
+    labels: Path  # the file in which its labels are expected
+    read: tuple[tuple[int, int], Labels] | None  # height and width, and the objects that training would use
     findings: list[Finding]
 
 
 class Diagnosis(NamedTuple):
-    """All of a dataset."""
+    """Everything the doctor knows about a dataset."""
 
     config: DatasetConfig
     data_file: str
@@ -79,7 +79,7 @@ class Diagnosis(NamedTuple):
     findings: list[Finding]
     examined: dict[str, list[Examined]]  # by split
     readers: dict[str, LabelReader]
-    splits: dict[str, DatasetIndex]  # what training would have of it
+    splits: dict[str, DatasetIndex]  # as training would use it
 
 
 def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
@@ -145,14 +145,14 @@ def _index_of(
 def _examine_all(files: SplitFiles, split: str, channels: int) -> list[Examined]:
     if isinstance(files.reader, CocoReader):
         files.reader.load()
-    # OpenCV and hashlib let other threads run meanwhile; a thread holds one picture at a time.
+    # OpenCV and hashlib release the GIL; each thread holds one image at a time.
     with ThreadPoolExecutor() as pool:
         jobs = pool.map(partial(_examine, files.reader, split, channels), files.images)
         return list(tqdm(jobs, desc=f"reading {split}", total=len(files.images), leave=False, delay=1))
 
 
 def _examine(reader: LabelReader, split: str, channels: int, image: Path) -> Examined:
-    """One image and its labels, read as training reads them."""
+    """Read one image and its labels as training does."""
     labels, path = reader.file_of(image), str(image)
     try:
         size = image_size(image, channels)
@@ -177,13 +177,13 @@ def _examine(reader: LabelReader, split: str, channels: int, image: Path) -> Exa
 
 
 def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
-    """What other programs may read otherwise, by the file's header."""
+    """Name properties in the file's header that other programs may treat differently."""
     try:
         with Image.open(path) as image:
             kind, mode, turned = image.format or "", image.mode, orientation(image)
-            # The first argument of Pillow's decoder names the bits of a sample where these are not 8.
+            # The first argument of Pillow's decoder names the bits of a sample if these are not 8.
             layout = str(image.tile[0][3]) if image.tile else ""
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):  # what OpenCV alone knows
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):  # formats that only OpenCV knows
         return
     if path.suffix.lower() not in EXTENSIONS.get(kind, ()):
         yield "wrong extension", f"a {kind} file"
@@ -199,7 +199,7 @@ def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _duplicates(examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:
-    """Files of the same content: a leak where one is learnt from and another tested on."""
+    """Find files with the same content: a leak if one is for training and another for testing."""
     first: dict[bytes, tuple[str, Examined]] = {}
     for split, one in ((split, one) for split, rows in examined.items() for one in rows if one.digest):
         known, other = first.setdefault(one.digest, (split, one))
@@ -211,7 +211,7 @@ def _duplicates(examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]
 
 
 def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:
-    """Labels that no picture asks for."""
+    """Find labels that belong to no image."""
     coco = {one.reader.path: one.reader for one in files.values() if isinstance(one.reader, CocoReader)}
     for path, reader in coco.items():
         yield from _unlisted(reader, {one.path for rows in examined.values() for one in rows if one.labels == path})
@@ -223,7 +223,8 @@ def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Ex
             image_folders[one.labels.parent].add(one.path.parent)
     suffixes = {path.suffix for path in known}
     for folder, beside in image_folders.items():
-        pictures = {Path(name).stem for place in beside for name in _names(place) if _is_image(name)}
+        around = [Path(name) for place in beside for name in _names(place)]
+        pictures = {path.stem for path in around if path.suffix.lower() in IMAGE_SUFFIXES}
         for path in (folder / name for name in _names(folder) if name.lower() not in NO_LABELS):
             if path.suffix in suffixes and path not in passed and path.stem not in pictures:
                 text = f"{path}: no picture of this name in {', '.join(map(str, sorted(beside)))}"
@@ -242,10 +243,6 @@ def _unlisted(reader: CocoReader, images: set[Path]) -> Iterator[Finding]:
 
 def _names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder)) if folder.is_dir() else []
-
-
-def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 # ------------------------------------------------------------------------------------------------------- whole splits
@@ -267,7 +264,7 @@ def _split_finding(kind: str, split: str, data_file: str, text: str) -> Finding:
 
 
 def _hardly_visible(split: str, index: DatasetIndex, longest: int) -> Iterator[Finding]:
-    """Pictures with objects that training drops for their size, by ``augment.worth_learning``."""
+    """Find images with objects that training drops because of their size (``augment.worth_learning``)."""
     sides, owner = training_sizes(index, longest), index.owner[~index.crowd]
     shortest, longer, num_objects = sides.min(axis=1), sides.max(axis=1), np.bincount(owner, minlength=len(index))
     small = shortest <= MIN_SIDE

@@ -1,11 +1,10 @@
-"""Weights of YOLOv5 (v6 and v7), by the names of its state dict, into a detector of ours."""
+"""Load weights of YOLOv5 (v6 and v7), by the names of its state dict, into our detector."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,17 +15,16 @@ from yolo_lite.config.load import load_dataset_config, load_model_config, valida
 from yolo_lite.config.schema import DatasetConfig, Hyp, ModelConfig, RunConfig, TrainOptions
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.checkpoint import save_checkpoint
+from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv
 from yolo_lite.model.detector import Detector
 from yolo_lite.model.heads import Detect
-from yolo_lite.tools.torch_file import read_torch_file
-
-M = TypeVar("M")
+from yolo_lite.tools.torch_file import read_torch_file, tensors_of
 
 STATE_DICTS = (".npz", ".safetensors")  # file types
 
-# The parts of a block that have another name there.
+# Parts of our blocks that have another name in YOLOv5.
 THEIR_NAMES: dict[type[nn.Module], dict[str, str]] = {
     Conv: {"norm": "bn"},
     Bottleneck: {"reduce": "cv1", "expand": "cv2"},
@@ -43,8 +41,7 @@ class Weights(NamedTuple):
     path: Path
     config: ModelConfig
     names: tuple[str, ...]  # of the classes
-    shapes: dict[str, tuple[int, ...]]
-    load: Callable[[str], Tensor]
+    tensors: dict[str, Tensor]
 
 
 def read_weights(path: Path, cfg: str | None, data: str | None) -> Weights:
@@ -60,40 +57,39 @@ def read_weights(path: Path, cfg: str | None, data: str | None) -> Weights:
         return read_checkpoint(path)
     if not (cfg and data):
         raise ConfigError(f"{path}: a state dict tells neither model nor names: expected --cfg and --data")
-    config = load_model_config(cfg)
+    config = load_model_config(cfg, seams=SEAMS)
     if not isinstance(config, ModelConfig):
         raise ConfigError(f"--cfg {cfg}: expected a YOLO model, found the family {config.family}")
     return read_state_dict(path, config, load_dataset_config(data).class_names)
 
 
 def read_checkpoint(path: str | Path) -> Weights:
-    """A checkpoint of YOLOv5 (``.pt``), which brings its own YAML and names; nothing of its pickle is run.
+    """Read a checkpoint of YOLOv5 (``.pt``), which has its own YAML and names; none of its code is run.
 
     Raises:
         CheckpointError: it is none, or its pickle names what a checkpoint does not.
         ConfigError: its YAML is unusable.
     """
-    file = read_torch_file(path)
-    content = file.content if isinstance(file.content, dict) else {}
+    path, content = Path(path), read_torch_file(path)
+    content = content if isinstance(content, dict) else {}
     if "format" in content:
         raise CheckpointError(f"{path}: already a checkpoint of yolo_lite")
     model = content.get("ema") or content.get("model")
     if model is None:
         raise CheckpointError(f"{path}: expected a checkpoint of YOLOv5, found no 'ema' or 'model' in it")
-    tensors = file.stored_tensors(model)
+    tensors = tensors_of(path, model)
     own_yaml, names = model.state.get("yaml"), model.state.get("names")
     if not isinstance(own_yaml, dict) or names is None:
         raise CheckpointError(f"{path}: expected a model of YOLOv5, found one without YAML or names")
-    config = validate(ModelConfig, Document(f"{path} (its YAML)", own_yaml, {}))
+    config = validate(ModelConfig, Document(f"{path} (its YAML)", own_yaml, {}), SEAMS)
     names = validate(DatasetConfig, Document(f"{path} (its names)", {"names": names}, {})).names
     if len(names) != config.nc:
         raise CheckpointError(f"{path}: expected {config.nc} names, the classes of its YAML, found {len(names)}")
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    return Weights(file.path, config, names, shapes, lambda name: file.tensor(tensors[name]))
+    return Weights(path, config, names, tensors)
 
 
 def read_state_dict(path: str | Path, config: ModelConfig, names: tuple[str, ...]) -> Weights:
-    """A state dict of YOLOv5 as ``.npz`` or ``.safetensors``, for the model of a YAML.
+    """Read a state dict of YOLOv5 (``.npz`` or ``.safetensors``) for the model of a YAML.
 
     Raises:
         CheckpointError: it is none.
@@ -106,8 +102,7 @@ def read_state_dict(path: str | Path, config: ModelConfig, names: tuple[str, ...
         raise CheckpointError(f"{path}: no such file") from None
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: damaged, or not a {path.suffix} file of tensors") from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return Weights(path, config.model_copy(update={"nc": len(names)}), names, shapes, tensors.__getitem__)
+    return Weights(path, config.model_copy(update={"nc": len(names)}), names, tensors)
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
@@ -131,9 +126,9 @@ def write_checkpoint(weights: Weights, output: Path) -> str:
     """Write the converted weights as a checkpoint of ours; returns where they come from, in words.
 
     Raises:
-        CheckpointError, ConfigError: as ``convert``.
+        CheckpointError, ConfigError: as ``build_detector``.
     """
-    detector = convert(weights)
+    detector = build_detector(weights)
     options, data = TrainOptions(weights=str(weights.path)), DatasetConfig(names=weights.names)
     config = RunConfig(train=options, hyp=Hyp(), model=detector.config, data=data, data_file="")
     source = f"converted from YOLOv5's {weights.path.name}; such weights keep their licence (GPL-3.0 or AGPL-3.0)"
@@ -150,31 +145,28 @@ def write_checkpoint(weights: Weights, output: Path) -> str:
     return source
 
 
-def convert(weights: Weights) -> Detector:
-    """The detector with these weights in float32; its anchors are those that they were trained with.
+def build_detector(weights: Weights) -> Detector:
+    """Build the detector with these weights in float32 and the anchors they were trained with.
 
     Raises:
         CheckpointError: a tensor is missing, left over or of another shape; the message holds the list.
         ConfigError: the YAML makes no detector.
     """
-    expected = _made(_expected_tensors, weights)
+    try:
+        with torch.device("meta"):  # allocates nothing
+            blank = Detector(weights.config)
+    except ConfigError as error:
+        raise ConfigError(f"{weights.path}: {error}") from None
+    expected = _expected_tensors(blank)
     _check_complete(weights, dict(expected.values()))
     # Copies, because a view would be saved with all of its storage.
-    state = {name: _plain(weights.load(their_name)) for name, (their_name, _) in expected.items()}
-    strides = torch.tensor(_made(_on_meta, weights).strides)
+    state = {name: _plain(weights.tensors[their_name]) for name, (their_name, _) in expected.items()}
     sizes = state[next(name for name in state if name.endswith(".anchors"))]
-    sizes *= strides[:, None, None]  # kept in cells there, in pixels here
+    sizes *= torch.tensor(blank.strides)[:, None, None]  # kept in cells there, in pixels here
     anchors = tuple(tuple(level) for level in sizes.flatten(1).tolist())
     detector = Detector(weights.config.model_copy(update={"anchors": anchors}))
     detector.load_state_dict(state)
     return detector
-
-
-def _made(make: Callable[[ModelConfig], M], weights: Weights) -> M:
-    try:
-        return make(weights.config)
-    except ConfigError as error:
-        raise ConfigError(f"{weights.path}: {error}") from None
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -182,22 +174,17 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.to(dtype, copy=True).contiguous()
 
 
-def _expected_tensors(config: ModelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """For each tensor of our state dict its name in YOLOv5's, and its shape; no memory is taken for any."""
+def _expected_tensors(detector: Detector) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Map each tensor of our state dict to its name in YOLOv5's and its shape."""
     return {
         f"layers.{index}.{name}": (f"model.{index}.{_their_name(layer, name)}", tuple(tensor.shape))
-        for index, layer in enumerate(_on_meta(config).layers)
+        for index, layer in enumerate(detector.layers)
         for name, tensor in layer.state_dict().items()
     }
 
 
-def _on_meta(config: ModelConfig) -> Detector:
-    with torch.device("meta"):
-        return Detector(config)
-
-
 def _their_name(module: nn.Module, name: str) -> str:
-    """``"deep.norm.weight"`` of a C3 is ``"cv1.bn.weight"``."""
+    """Translate a name: ``"deep.norm.weight"`` of a C3 is ``"cv1.bn.weight"``."""
     parts = []
     for part in name.split("."):
         parts.append(THEIR_NAMES.get(type(module), {}).get(part, part))
@@ -206,7 +193,7 @@ def _their_name(module: nn.Module, name: str) -> str:
 
 
 def _check_complete(weights: Weights, expected: dict[str, tuple[int, ...]]) -> None:
-    found = weights.shapes
+    found = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
     # v5 and v6.0 keep the anchors a second time.
     left_over = [name for name in found if name not in expected and not name.endswith(".anchor_grid")]
     others = {

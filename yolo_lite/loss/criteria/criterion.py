@@ -39,15 +39,17 @@ class Criterion(nn.Module):
     def __init__(self, section: LossSection) -> None:
         super().__init__()
         self.section = section
-        self.assigner = ASSIGNERS[section.assigner]
-        parameters = inspect.signature(self.assigner).parameters
-        self.needs_predictions = "predictions" in parameters
-        self.assigner_arguments = {"anchor_t": section.anchor_t} if "anchor_t" in parameters else {}
+        self.assigner = ASSIGNERS[section.assigner.name]
+        known = inspect.signature(self.assigner).parameters
+        self.needs_predictions = "predictions" in known
+        self.assigner_parameters = dict(section.assigner.parameters)
+        if "anchor_t" in known:
+            self.assigner_parameters["anchor_t"] = section.anchor_t
 
     def assign(self, objects: Objects, grid: Grid, predictions: Predictions | None = None) -> Matches:
         """Which slot learns which object; no pairs where the model assigns by itself."""
         given: dict[str, Any] = {"predictions": predictions} if self.needs_predictions else {}
-        return self.assigner(objects, grid, **self.assigner_arguments, **given)
+        return self.assigner(objects, grid, **self.assigner_parameters, **given)
 
     def predictions(self, raw: Raw, grid: Grid) -> Predictions:
         """What the network predicts for every slot, for an assigner that goes by it."""
