@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from yolo_lite.config.errors import ConfigError, nearest
+from yolo_lite.config.find import find_yaml, folder_of_dataset
 from yolo_lite.config.schema import (
     MODEL_SECTIONS,
     RETIRED_HYP_KEYS,
@@ -35,12 +36,12 @@ PREFIXES: dict[str, tuple[type[Section], ...]] = {
 
 def load_hyp(path: str | Path, overrides: Sequence[str] = ()) -> Hyp:
     """Read hyp.yaml; ``overrides`` are the ``--set key=value`` texts."""
-    return validate(Hyp, override(read_yaml(path), overrides, ""))
+    return validate(Hyp, override(read_yaml(find_yaml(path, "hyp")), overrides, ""))
 
 
 def load_model_config(path: str | Path, overrides: Sequence[str] = ()) -> AnyModelConfig:
     """Read a model YAML of any family; ``--set model.key=value`` overrides."""
-    document = override(read_yaml(path), overrides, "model.")
+    document = override(read_yaml(find_yaml(path, "model")), overrides, "model.")
     family = document.data.get("family", "yolo")
     if not isinstance(family, str) or family not in MODEL_SECTIONS:
         where = document.flags.get("family", f"{document.source}:{document.lines.get(('family',), 1)}: family")
@@ -50,10 +51,13 @@ def load_model_config(path: str | Path, overrides: Sequence[str] = ()) -> AnyMod
 
 def load_dataset_config(path: str | Path, overrides: Sequence[str] = ()) -> DatasetConfig:
     """Read a dataset YAML; ``--set data.key=value`` overrides."""
-    config = validate(DatasetConfig, override(read_yaml(path), overrides, "data."))
+    file = find_yaml(path, "data")
+    config = validate(DatasetConfig, override(read_yaml(file), overrides, "data."))
     if not (config.generate or config.train or config.val or config.test):
         raise ConfigError(f"{path}: expected at least one of train, val, test")
-    return config
+    if config.generate or (folder := folder_of_dataset(file)) == file.resolve().parent:
+        return config
+    return config.model_copy(update={"path": str((folder / Path(config.path).expanduser()).resolve())})
 
 
 def load_run_config(plain: Mapping[str, Any], source: str) -> RunConfig:

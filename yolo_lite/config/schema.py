@@ -53,6 +53,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+ImageSize = Annotated[int, Field(ge=32, le=8192)]  # longest side in pixels
 
 
 class Section(BaseModel):
@@ -423,7 +424,7 @@ class SuggestedFlags(Section):
     """What ``train.py`` uses where its flags are not given."""
 
     epochs: Count | None = None
-    imgsz: Count | None = None
+    imgsz: ImageSize | None = None
     batch_size: Count | None = None
 
 
@@ -554,8 +555,8 @@ def parse_save_period(text: Any) -> Any:
     return SavePeriod(number=float(match[1]), unit="min" if match[2] == "min" else "epochs")
 
 
-class TrainOptions(Section):
-    """The flags of ``train.py``, resolved; files are "" where there were none, for imported weights."""
+class RunSection(Section):
+    """The options of ``train.py``, resolved; files are "" where there were none, for imported weights."""
 
     cfg: str = ""
     hyp: str = ""
@@ -563,7 +564,7 @@ class TrainOptions(Section):
     weights: str | None = None
     epochs: Count = 100
     batch_size: Count = 16
-    imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
+    imgsz: ImageSize = 640
     device: str = ""
     workers: Annotated[int, Field(ge=0)] = 2
     seed: Seed = 0
@@ -580,7 +581,7 @@ class TrainOptions(Section):
 class RunConfig(Section):
     """Everything a run was started with; stored in the run folder and in every checkpoint."""
 
-    train: TrainOptions
+    train: RunSection
     hyp: Hyp
     model: AnyModelConfig
     data: DatasetConfig

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.load import load_dataset_config, load_model_config, validate
-from yolo_lite.config.schema import DatasetConfig, Hyp, ModelConfig, RunConfig, TrainOptions
+from yolo_lite.config.schema import DatasetConfig, Hyp, ModelConfig, RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.checkpoint import save_checkpoint
 from yolo_lite.engine.families import FAMILIES
@@ -128,7 +128,7 @@ def write_checkpoint(weights: Weights, output: Path) -> str:
         CheckpointError, ConfigError: as ``convert``.
     """
     detector = convert(weights)
-    options, data = TrainOptions(weights=str(weights.path)), DatasetConfig(names=weights.names)
+    options, data = RunSection(weights=str(weights.path)), DatasetConfig(names=weights.names)
     config = RunConfig(train=options, hyp=Hyp(), model=detector.config, data=data, data_file="")
     source = f"converted from YOLOv5's {weights.path.name}; such weights keep their licence (GPL-3.0 or AGPL-3.0)"
     losses = FAMILIES[config.model.family].losses(config.hyp, np.zeros(config.model.nc))
