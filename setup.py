@@ -11,7 +11,9 @@ class BuildWithYamls(build_py):
 
     def run(self) -> None:
         super().run()
-        for file in [] if self.editable_mode else sorted(Path().glob("cfg/*.yaml")) + sorted(Path().glob("data/*.yaml")):
+        for file in (
+            [] if self.editable_mode else sorted(Path().glob("cfg/*.yaml")) + sorted(Path().glob("data/*.yaml"))
+        ):
             target = Path(self.build_lib, "yolo_lite", file)
             self.mkpath(str(target.parent))
             self.copy_file(str(file), str(target))

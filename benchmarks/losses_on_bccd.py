@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_lite.cli.flags import run_config
+from yolo_lite.cli.arguments import read_options
 from yolo_lite.cli.main import main as command
-from yolo_lite.cli.train import make_parser as train_parser
+from yolo_lite.config.options import TrainOptions
+from yolo_lite.config.resolve import run_config
 from yolo_lite.config.schema import BOX_LOSS_NAMES, Hyp, RunConfig
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
@@ -48,7 +49,7 @@ def words_of_run(flags: argparse.Namespace) -> list[str]:
 def probe_run(flags: argparse.Namespace) -> RunConfig:
     """The run whose matched pairs the gains are measured on; trained, or what is left of it, unless it is there."""
     words = [*words_of_run(flags), "--epochs", str(PROBE_EPOCHS), "--project", flags.project, "--name", "probe"]
-    config = run_config(train_parser().parse_args([*words, "--exist-ok"]))
+    config = run_config(read_options(TrainOptions, [*words, "--exist-ok"], "probe"))
     finish(Run("probe", 0, config))
     return config
 

@@ -14,10 +14,10 @@ from yolo_lite.config.load import validate
 from yolo_lite.config.options import Flag, Options
 from yolo_lite.config.yaml_file import Document
 
-O = TypeVar("O", bound=Options)
+SomeOptions = TypeVar("SomeOptions", bound=Options)
 
 
-def read_options(section: type[O], words: Sequence[str], program: str) -> O:
+def read_options(section: type[SomeOptions], words: Sequence[str], program: str) -> SomeOptions:
     """The options that the words give.
 
     Raises:
@@ -36,11 +36,12 @@ def make_parser(section: type[Options], program: str) -> argparse.ArgumentParser
     )
     hints = get_type_hints(section)
     for name, field in section.model_fields.items():
-        flag = _flag(field)
-        more: dict[str, Any] = {} if flag.positional else {"dest": name, "required": field.is_required()}
-        parser.add_argument(
-            *_names(name, field), help=_help(field), metavar=flag.metavar, **_reading(hints[name]), **more
-        )
+        flag, settings = _flag(field), _reading(hints[name])
+        if flag.metavar:
+            settings["metavar"] = flag.metavar
+        if not flag.positional:
+            settings.update(dest=name, required=field.is_required())
+        parser.add_argument(*_names(name, field), help=_help(field), **settings)
     return parser
 
 
@@ -59,7 +60,8 @@ def _names(name: str, field: FieldInfo) -> list[str]:
 def _help(field: FieldInfo) -> str:
     """The description, and the default where it has one to show."""
     text = field.description or ""
-    shown = not field.is_required() and field.default not in (None, "", (), False) and field.default_factory is None
+    shown = not field.is_required() and field.default_factory is None and (field.default or field.default == 0)
+    shown = shown and not isinstance(field.default, bool)
     return (f"{text} (default: {field.default})" if shown else text).replace("%", "%%")
 
 

@@ -2,61 +2,46 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from yolo_lite.cli.flags import add_run_flags, run_config
 from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.options import CompareOptions, RunOptions, TrainOptions
+from yolo_lite.config.resolve import run_config
+from yolo_lite.config.schema import RunConfig
 
 HINT = "; the same command goes on"  # where it was interrupted
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The flags of ``yolo-lite compare``."""
-    parser = argparse.ArgumentParser(
-        prog="yolo-lite compare",
-        description="Train variants with the same seeds and tell differences from noise. The same command goes on "
-        "where it was stopped.",
-    )
-    add = parser.add_argument
-    add_run_flags(parser)
-    add("--vary", metavar="KEY=A,B,...", help="a key of hyp.yaml, or model.KEY, data.KEY, and its values")
-    add("--variant", nargs="+", action="append", default=[], metavar="KEY=VALUE",
-        help="one variant, several keys at once; once for each variant")  # fmt: skip
-    add("--seeds", type=int, default=3, help="seeds of each variant, from --seed on (default: %(default)s)")
-    add("--project", default="runs/compare", help="folder of comparisons (default: %(default)s)")
-    add("--name", default="exp", help="folder of this comparison (default: %(default)s)")
-    parser.set_defaults(save_period=None, no_figures=True)
-    return parser
-
-
-def run(arguments: argparse.Namespace) -> None:
+def run(options: CompareOptions) -> None:
     """Train every variant with every seed, print the table."""
     from yolo_lite.plugins import loaded
 
-    with loaded(arguments.plugin):
-        _compare(arguments)
+    with loaded(options.plugin):
+        _compare(options)
 
 
-def _compare(arguments: argparse.Namespace) -> None:
+def _compare(options: CompareOptions) -> None:
     from yolo_lite.tools.compare import compare, make_runs, variant_folder
 
-    variants = _variants(arguments)
-    if arguments.seeds < 1:
-        raise ConfigError(f"--seeds: expected 1 or more, found {arguments.seeds}")
-    folder = Path(arguments.project) / arguments.name
+    folder = Path(options.project) / options.name
     configs = []
-    for texts in variants:
-        words = {"set": [*arguments.set, *texts], "exist_ok": True}
-        own = {**vars(arguments), **words, "project": str(folder / variant_folder(" ".join(texts)))}
-        seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-        flags = [argparse.Namespace(**{**own, "seed": seed, "name": f"seed{seed}"}) for seed in seeds]
-        configs.append((" ".join(texts), [run_config(seed_flags) for seed_flags in flags]))
+    for texts in _variants(options):
+        project = str(folder / variant_folder(" ".join(texts)))
+        seeds = range(options.seed, options.seed + options.seeds)
+        configs.append((" ".join(texts), [_config(options, texts, project, seed) for seed in seeds]))
     print(compare(list(make_runs(configs)), folder))
     print(f"{folder}: comparison.md, comparison.json, comparison.png")
 
 
-def _variants(arguments: argparse.Namespace) -> list[list[str]]:
+def _config(options: CompareOptions, texts: Sequence[str], project: str, seed: int) -> RunConfig:
+    """The run of one variant with one seed."""
+    shared = {name: getattr(options, name) for name in RunOptions.model_fields}
+    own = {"set": [*options.set, *texts], "seed": seed, "project": project, "name": f"seed{seed}"}
+    return run_config(TrainOptions(**{**shared, **own}, exist_ok=True, no_figures=True))
+
+
+def _variants(options: CompareOptions) -> Sequence[Sequence[str]]:
     """The ``key=value`` texts of each variant.
 
     Raises:
@@ -64,13 +49,13 @@ def _variants(arguments: argparse.Namespace) -> list[list[str]]:
     """
     from yolo_lite.tools.compare import variant_folder
 
-    if bool(arguments.vary) == bool(arguments.variant):
+    if bool(options.vary) == bool(options.variant):
         raise ConfigError("expected either --vary KEY=A,B,... or --variant KEY=VALUE ..., once for each variant")
-    variants = arguments.variant
-    if arguments.vary:
-        key, equals, values = arguments.vary.partition("=")
+    variants = options.variant
+    if options.vary:
+        key, equals, values = options.vary.partition("=")
         if not equals:
-            raise ConfigError(f"--vary {arguments.vary}: expected KEY=A,B,...")
+            raise ConfigError(f"--vary {options.vary}: expected KEY=A,B,...")
         variants = [[f"{key}={value}"] for value in _split_at_commas(values)]
     if len(variants) < 2 or len({variant_folder(" ".join(texts)) for texts in variants}) < len(variants):
         raise ConfigError(f"expected two or more variants, all different, found {[' '.join(v) for v in variants]}")

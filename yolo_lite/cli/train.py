@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import validate
@@ -114,8 +114,8 @@ def _with_changes(config: RunConfig, done: int, options: TrainOptions) -> RunCon
         names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise ConfigError(f"--resume goes on with the run's own configuration: leave out {names}, or start a new run")
     old = config.train
-    wanted = {name: getattr(options, name) for name in ("device", "workers", "epochs", "save_period") if name in given}
-    changes = {name: value for name, value in wanted.items() if value != ""}
+    wanted = {"device", "workers", "epochs", "save_period"} & given
+    changes: dict[str, Any] = {name: getattr(options, name) for name in wanted if getattr(options, name) != ""}
     if options.plugin:
         changes["plugin"] = absolute(options)
     if (epochs := changes.get("epochs", old.epochs)) != old.epochs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -34,12 +35,12 @@ PREFIXES: dict[str, tuple[type[Section], ...]] = {
 }
 
 
-def load_hyp(path: str | Path, overrides: Sequence[str] = ()) -> Hyp:
+def load_hyp(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Hyp:
     """Read hyp.yaml; ``overrides`` are the ``--set key=value`` texts."""
     return validate(Hyp, override(read_yaml(find_yaml(path, "hyp")), overrides, ""))
 
 
-def load_model_config(path: str | Path, overrides: Sequence[str] = ()) -> AnyModelConfig:
+def load_model_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> AnyModelConfig:
     """Read a model YAML of any family; ``--set model.key=value`` overrides."""
     document = override(read_yaml(find_yaml(path, "model")), overrides, "model.")
     family = document.data.get("family", "yolo")
@@ -49,7 +50,7 @@ def load_model_config(path: str | Path, overrides: Sequence[str] = ()) -> AnyMod
     return validate(MODEL_SECTIONS[family], document)
 
 
-def load_dataset_config(path: str | Path, overrides: Sequence[str] = ()) -> DatasetConfig:
+def load_dataset_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DatasetConfig:
     """Read a dataset YAML; ``--set data.key=value`` overrides."""
     file = find_yaml(path, "data")
     config = validate(DatasetConfig, override(read_yaml(file), overrides, "data."))

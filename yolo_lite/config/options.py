@@ -17,6 +17,8 @@ from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from yolo_lite.config.schema import Count, ImageSize, Section, Seed
 
+DEFAULT_DATA = "data/shapes.yaml"  # the embedded set
+
 
 class Flag(NamedTuple):
     """How the command line writes an option, where its name and type do not say it."""
@@ -112,7 +114,7 @@ Texts = Annotated[Sequence[str], PlainValidator(_texts)]
 
 # ------------------------------------------------------------------------------------- options of several commands
 
-Data = Annotated[StrPath, Field(description="dataset YAML, or the name of one that yolo_lite brings")]
+Data = Annotated[StrPath, Field(description="dataset YAML, or the name of one that yolo_lite brings; shapes is drawn")]
 TrainedData = Annotated[StrPath | None, Field(description="dataset YAML (default: the one it was trained with)")]
 Model = Annotated[StrPath, Field(description="model YAML, or the name of one that yolo_lite brings")]
 Hyperparameters = Annotated[StrPath, Field(description="hyperparameter YAML")]
@@ -149,7 +151,8 @@ MaxDetections = Annotated[Count, Field(description="most detections in an image"
 Classes = Annotated[Texts, Flag(metavar="NAME"), Field(description="only these classes (default: all)")]
 Split = Literal["train", "val", "test"]
 Project = Annotated[StrPath, Field(description="folder of runs")]
-Name = Annotated[StrPath, Field(description="folder of this run; a number is added if it exists")]
+Folder = Annotated[str, PlainValidator(_path)]
+Name = Annotated[Folder, Field(description="folder of this run; a number is added if it exists")]
 ExistOk = Annotated[bool, Field(description="write into an existing folder")]
 
 
@@ -164,7 +167,7 @@ class RunOptions(Options):
         default=None,
         description="hyperparameter YAML (default: cfg/hyp.yaml; for Faster R-CNN cfg/hyp_faster_rcnn.yaml)",
     )
-    data: Data = "data/shapes.yaml"
+    data: Data = DEFAULT_DATA
     weights: StrPath | None = Field(default=None, description="checkpoint to start from (default: from scratch)")
     epochs: Count | None = Field(default=None, description="default: what the dataset YAML suggests, else 100")
     batch_size: Annotated[int | Literal["auto"] | None, PlainValidator(_batch_size), Flag(metavar="N")] = Field(
@@ -323,13 +326,13 @@ class CompareOptions(RunOptions):
     )
     seeds: Count = Field(default=3, description="seeds of each variant, from --seed on")
     project: Annotated[StrPath, Field(description="folder of comparisons")] = "runs/compare"
-    name: Annotated[StrPath, Field(description="folder of this comparison")] = "exp"
+    name: Annotated[Folder, Field(description="folder of this comparison")] = "exp"
 
 
 class ShowOptions(Options):
     """Draw the first training batches as the network would see them, with their boxes."""
 
-    data: Data = "data/shapes.yaml"
+    data: Data = DEFAULT_DATA
     hyp: Hyperparameters = "cfg/hyp.yaml"
     imgsz: SuggestedSize = None
     batches: Annotated[int, _within(1, 1000)] = Field(default=2, description="how many, of 8 images each")
@@ -352,7 +355,7 @@ class ConvertOptions(Options):
     A new dataset YAML lies beside them, in a folder of their own.
     """
 
-    data: Data = "data/shapes.yaml"
+    data: Data = DEFAULT_DATA
     to: Literal["yolo", "voc", "coco"] = Field(description="the format to write")
     out: Annotated[StrPath, Flag(metavar="DIR")] = Field(description="a new folder, outside the dataset")
     polygons: bool = Field(default=False, description="yolo: rows with outlines instead of boxes, where they are known")
@@ -376,7 +379,7 @@ class DownloadOptions(Options):
 class FitOptions(Options):
     """A dataset as a model would see it."""
 
-    data: Data = "data/shapes.yaml"
+    data: Data = DEFAULT_DATA
     cfg: Annotated[StrPath, Field(description="model YAML, for its anchors")] = "cfg/yolo_s.yaml"
     hyp: Annotated[StrPath, Field(description="hyperparameter YAML, for anchor_t")] = "cfg/hyp.yaml"
     imgsz: SuggestedSize = None
@@ -394,7 +397,7 @@ class CheckOptions(FitOptions):
         default=None, description="write a copy without what is wrong into a new folder outside the dataset"
     )
     project: Annotated[StrPath, Field(description="folder of reports")] = "runs/check"
-    name: Annotated[StrPath, Field(description="folder of this report; a number is added if it exists")] = "exp"
+    name: Annotated[Folder, Field(description="folder of this report; a number is added if it exists")] = "exp"
     exist_ok: ExistOk = False
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.find import find_yaml
@@ -49,7 +49,8 @@ def run_config(options: TrainOptions) -> RunConfig:
     channels = {"ch": data.channels} if isinstance(model, ModelConfig) else {}
     model = model.model_copy(update={"nc": len(data.class_names), **channels})
     train = _run_section(options, data, str(hyp_file))
-    return RunConfig(train=train, hyp=hyp, model=model, data=data, data_file=str(find_yaml(options.data, "data").resolve()))
+    data_file = str(find_yaml(options.data, "data").resolve())
+    return RunConfig(train=train, hyp=hyp, model=model, data=data, data_file=data_file)
 
 
 def _run_section(options: TrainOptions, data: DatasetConfig, hyp_file: str) -> RunSection:
@@ -65,7 +66,7 @@ def _run_section(options: TrainOptions, data: DatasetConfig, hyp_file: str) -> R
 
 def absolute(options: TrainOptions) -> tuple[str, ...]:
     """The absolute paths of the plugins."""
-    return tuple(str(Path(path).resolve()) for path in options.plugin)
+    return tuple(str(Path(path).resolve()) for path in cast("tuple[str, ...]", options.plugin))
 
 
 def _weights_problem(hyp: Hyp, data: DatasetConfig, overrides: tuple[str, ...], hyp_file: str) -> str | None:
@@ -112,4 +113,6 @@ def fit_config(options: FitOptions) -> FitConfig:
 
 def image_size(given: int | None, data: DatasetConfig) -> int:
     """Longest side of an image in pixels: what is given, else what the dataset suggests, else the default."""
-    return given or data.suggested.imgsz or RunSection().imgsz
+    size = given or data.suggested.imgsz
+    plain = {"imgsz": size} if size else {}
+    return validate(RunSection, Document("imgsz", plain, {}, {"imgsz": "--imgsz"})).imgsz

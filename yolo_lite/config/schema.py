@@ -424,7 +424,7 @@ class SuggestedFlags(Section):
     """What ``train.py`` uses where its flags are not given."""
 
     epochs: Count | None = None
-    imgsz: ImageSize | None = None
+    imgsz: Count | None = None
     batch_size: Count | None = None
 
 

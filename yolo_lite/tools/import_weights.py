@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ class Weights(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def read_weights(path: Path, cfg: str | None, data: str | None) -> Weights:
+def read_weights(path: Path, cfg: str | os.PathLike[str] | None, data: str | os.PathLike[str] | None) -> Weights:
     """Read a checkpoint, or a state dict for the model and the class names of these two YAMLs.
 
     Raises:
