@@ -1,4 +1,4 @@
-"""Train a detector: python train.py --cfg cfg/yolo_s.yaml --hyp cfg/hyp.yaml"""
+"""Train a detector: ``python train.py --cfg cfg/yolo_s.yaml --hyp cfg/hyp.yaml``."""
 
 import sys
 

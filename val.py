@@ -1,4 +1,4 @@
-"""Validate a checkpoint: python val.py --weights runs/train/exp/weights/best.pt"""
+"""Validate a checkpoint: ``python val.py --weights runs/train/exp/weights/best.pt``."""
 
 import sys
 

@@ -16,38 +16,39 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
+from torch import Tensor
 
 from yolo_lite.config.options import TrainOptions
-from yolo_lite.config.resolve import run_config
-from yolo_lite.config.schema import RunConfig
+from yolo_lite.config.schema import ModelConfig, RunConfig
 from yolo_lite.data.index import index_split
 from yolo_lite.engine.device import choose_compute, place
-from yolo_lite.engine.families import Yolo
+from yolo_lite.engine.resolve import run_config
 from yolo_lite.engine.train import train
-from yolo_lite.structures import Batch, Objects
+from yolo_lite.model.detector import Detector
 
 
 def bare_seconds(config: RunConfig, num_train: int, num_val: int, val_shape: tuple[int, int]) -> float:
     """Seconds of the bare passes, extrapolated from a few batches after a warm-up."""
-    family, size, batch_size = Yolo(), config.train.imgsz, config.train.batch_size
+    size, batch_size = config.train.imgsz, config.train.batch_size
     compute = choose_compute(config.train.device, config.hyp.precision, config.hyp.channels_last)
-    model = place(family.build(config.model), compute)
-    empty = Objects(*(torch.zeros(0),) * 3)
+    assert isinstance(config.model, ModelConfig)
+    model = place(Detector(config.model), compute)
 
-    def batch_of(height: int, width: int) -> Batch:
-        images = torch.rand(batch_size, 3, height, width).to(compute.device, memory_format=compute.memory_format)
-        return Batch(images, empty, torch.zeros(0), torch.zeros(0), torch.zeros(0))
+    def images_of(height: int, width: int) -> Tensor:
+        return torch.rand(batch_size, 3, height, width).to(compute.device, memory_format=compute.memory_format)
 
-    train_batch, val_batch = batch_of(size, size), batch_of(*val_shape)
+    train_images, val_images = images_of(size, size), images_of(*val_shape)
 
     def train_pass() -> None:
-        family.forward(model, train_batch, compute).float().square().mean().backward()
+        with compute.autocast():
+            raw = model(train_images).slots
+        raw.float().square().mean().backward()
         model.zero_grad()
 
     seconds = _median(train_pass) / batch_size * num_train
-    network = family.for_inference(model)
-    with torch.inference_mode():
-        return seconds + _median(lambda: family.forward(network, val_batch, compute)) / batch_size * num_val
+    network = model.for_inference()
+    with torch.inference_mode(), compute.autocast():
+        return seconds + _median(lambda: network(val_images)) / batch_size * num_val
 
 
 def _median(action, repeats: int = 7) -> float:  # type: ignore[no-untyped-def]

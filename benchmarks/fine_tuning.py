@@ -1,7 +1,7 @@
-"""mAP over epochs: from scratch, and from imported weights in a third of the epochs.
+r"""mAP over epochs: from scratch, and from imported weights in a third of the epochs.
 
     yolo-lite import ../shared/weights/yolov5n/yolov5n.pt -o yolov5n_lite.pt
-    python benchmarks/fine_tuning.py --weights yolov5n_lite.pt --picture docs/fine_tuning.png \\
+    python benchmarks/fine_tuning.py --weights yolov5n_lite.pt --picture docs/fine_tuning.png \
         --data ../shared/data/bccd/data.yaml ../shared/data/raccoon/data.yaml
 
 A run that is there already, in --project, is read instead of trained.

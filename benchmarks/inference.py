@@ -16,33 +16,33 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from yolo_lite.data.loader import EMPTY
 from yolo_lite.deploy.exported import load_exported
 from yolo_lite.deploy.predictor import Predictor, load
 from yolo_lite.deploy.sources import find_media, read_frames
-from yolo_lite.engine.device import Compute, choose_compute, place, to_device
-from yolo_lite.engine.families import ModelFamily
+from yolo_lite.engine.device import choose_compute, place
 from yolo_lite.engine.trained import load_trained
 from yolo_lite.ops.nms import DetectOptions
-from yolo_lite.structures import Detections
+from yolo_lite.structures import Compute, Detections, as_floats
 
 FORMS = {"fp32": ("fp32", False), "fp32_last": ("fp32", True), "bf16_last": ("bf16", True)}  # precision, channels-last
 
 
-def bare(form: str, family: ModelFamily, model: nn.Module, batches: list[Tensor], device: str) -> Callable[[], None]:
+def bare(form: str, model: Any, batches: list[Tensor], device: str) -> Callable[[], None]:
     """Run the fused network on resident batches."""
     compute = choose_compute(device, *FORMS[form])
-    network = family.for_inference(place(model, compute))
-    resident = [to_device(EMPTY._replace(images=images), compute) for images in batches]
+    network = place(model, compute).for_inference()
+    resident = [as_floats(images, compute) for images in batches]
 
     @torch.inference_mode()
     def run() -> None:
-        for batch in resident:
-            family.forward(network, batch, compute)
+        with compute.autocast():
+            for images in resident:
+                network(images)
         _wait(compute)
 
     return run
@@ -51,7 +51,7 @@ def bare(form: str, family: ModelFamily, model: nn.Module, batches: list[Tensor]
 def bare_file(path: str, batches: list[Tensor]) -> Callable[[], None]:
     """Run an exported file on resident batches."""
     network, compute = load_exported(path)
-    resident = [to_device(EMPTY._replace(images=images), compute).images for images in batches]
+    resident = [as_floats(images, compute) for images in batches]
 
     @torch.inference_mode()
     def run() -> None:
@@ -75,7 +75,7 @@ def batches_of(predictor: Predictor, predict: Callable[[Predictor], None]) -> li
 
 def measure(batch_size: int, flags: argparse.Namespace) -> str:
     """One row of the table."""
-    family, model, _, _ = load_trained(flags.weights)
+    model = load_trained(flags.weights).model
     predictor = load(flags.weights, flags.device, flags.imgsz)
     media = find_media([flags.source])[: flags.pictures]
 
@@ -84,7 +84,7 @@ def measure(batch_size: int, flags: argparse.Namespace) -> str:
             pass
 
     batches = batches_of(predictor, predict)
-    kinds = {form: bare(form, family, model, batches, flags.device) for form in flags.forms}
+    kinds = {form: bare(form, model, batches, flags.device) for form in flags.forms}
     kinds |= {path: bare_file(path, batches) for path in flags.exported}
     kinds["predict"] = lambda: predict(predictor)
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}

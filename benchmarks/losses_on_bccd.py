@@ -5,8 +5,8 @@
 Made with ``yolo-lite compare``: all losses with one seed, then five of them with three. It can be stopped and started
 again. The losses differ in scale, so each gets a gain (key ``box``) by one rule: on the matched pairs of a model that
 was trained for five epochs with ciou, the mean length of the gradient with respect to the four raw outputs is that of
-ciou at its default gain. ``nwd_constant`` is the mean object size of the set in pixels of the network input, what its
-paper takes; all other parameters are the defaults. The figures are those of the last epoch.
+ciou at its default gain. The constant of ``nwd`` is the mean object size of the set in pixels of the network input,
+what its paper takes; all other parameters are the defaults. The figures are those of the last epoch.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from torch import Tensor
 from yolo_lite.cli.arguments import read_options
 from yolo_lite.cli.main import main as command
 from yolo_lite.config.options import TrainOptions
-from yolo_lite.config.resolve import run_config
-from yolo_lite.config.schema import BOX_LOSS_NAMES, Hyp, RunConfig
+from yolo_lite.config.schema import ModelConfig, RunConfig
+from yolo_lite.config.seams import Choice
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import collate
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_checkpoint
-from yolo_lite.engine.device import choose_compute, to_device
-from yolo_lite.engine.families import Yolo
-from yolo_lite.loss.box import BoxLoss
-from yolo_lite.loss.targets import build_targets
+from yolo_lite.engine.device import choose_compute
+from yolo_lite.engine.resolve import run_config
+from yolo_lite.loss.assigners import build_targets
+from yolo_lite.loss.box import BOX_LOSSES, BoxLoss
+from yolo_lite.model.detector import Detector
 from yolo_lite.ops.boxes import aligned_iou
-from yolo_lite.ops.grid import decode
+from yolo_lite.ops.grid import Slots, decode_anchors
 from yolo_lite.tools.compare import Run, finish
 
 MAIN = ("ciou", "iou", "giou", "siou", "wiou")  # three seeds
@@ -56,28 +57,28 @@ def probe_run(flags: argparse.Namespace) -> RunConfig:
 
 def matched_pairs(config: RunConfig) -> tuple[Tensor, ...]:
     """Raw outputs ``[P, 4]``, what decodes them, and the targets of all matched pairs of some training pictures."""
-    family, compute = Yolo(), choose_compute("cpu", "fp32", channels_last=True)
-    model = family.build(config.model)
+    compute = choose_compute("cpu", "fp32", channels_last=True)
+    assert isinstance(config.model, ModelConfig)
+    model = Detector(config.model)
     model.load_state_dict(load_checkpoint(Path(config.train.project) / "probe/weights/last.pt")["ema"])
     index, size = index_split(config.data, config.data_file, "train"), config.train.imgsz
     dataset = TrainingSet(
         index, ImageStore(index, size, "off", shared=False), size, config.hyp, seed=0, mosaic_epochs=1
     )
-    batch = to_device(collate([dataset[0, position] for position in range(PROBE_IMAGES)]), compute)
+    batch = collate([dataset[0, position] for position in range(PROBE_IMAGES)]).to(compute)
     grid = model.grid(size, size)
     matches = build_targets(batch.objects, grid, config.hyp.anchor_t)
     with torch.no_grad():
-        raw = family.forward(model.eval(), batch, compute)[matches.image, matches.slot, :4]
-    rows = (values[matches.slot] for values in (grid.corner, grid.stride, grid.anchor))
-    return raw, *rows, batch.objects.box[matches.target]
+        raw = model.eval()(batch.images).select(matches.image, matches.slot)["box"]
+    return raw, *grid.slots.select(matches.slot), batch.objects.box[matches.target]
 
 
-def gradient_length(name: str, hyp: Hyp, pairs: tuple[Tensor, ...], size: int) -> float:
+def gradient_length(name: str, parameters: dict[str, float], pairs: tuple[Tensor, ...], size: int) -> float:
     """Mean length of the gradient of a box loss with respect to the raw outputs."""
     raw, corner, stride, anchor, target = pairs
     raw = raw.clone().requires_grad_()
-    box = decode(raw, corner, stride, anchor)
-    loss = BoxLoss(name, hyp).eval()
+    box = decode_anchors(raw, Slots(corner, stride, anchor))
+    loss = BoxLoss(name, **parameters).eval()
     loss.mean.copy_((1 - aligned_iou(box.detach(), target)).mean())
     loss(box, target, unit=stride, image_size=(size, size)).sum().backward()
     assert raw.grad is not None
@@ -98,13 +99,13 @@ def variants(config: RunConfig) -> dict[str, list[str]]:
     """The ``key=value`` texts of every box loss, its gain among them."""
     size, pairs = config.train.imgsz, matched_pairs(config)
     constant = mean_object_size(index_split(config.data, config.data_file, "train"), size)
-    hyp = config.hyp.model_copy(update={"nwd_constant": round(constant, 1)})
-    length = {name: gradient_length(name, hyp, pairs, size) for name in BOX_LOSS_NAMES}
+    parameters = {"nwd": {"constant": round(constant, 1)}}
+    length = {name: gradient_length(name, parameters.get(name, {}), pairs, size) for name in BOX_LOSSES}
     texts = {}
-    for name in sorted(BOX_LOSS_NAMES, key=lambda name: name != "ciou"):  # the first is what others are compared with
-        gain = hyp.box * length["ciou"] / length[name]
-        texts[name] = [f"box_loss={name}", f"box={gain:.3g}"]
-    texts["nwd"].append(f"nwd_constant={hyp.nwd_constant}")
+    for name in sorted(BOX_LOSSES, key=lambda name: name != "ciou"):  # the first is what others are compared with
+        gain = config.hyp.box * length["ciou"] / length[name]
+        choice = Choice(name=name, parameters=parameters.get(name, {}))
+        texts[name] = [f"box_loss={choice}", f"box={gain:.3g}"]
     return texts
 
 

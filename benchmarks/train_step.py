@@ -16,16 +16,18 @@ from collections.abc import Callable
 import torch
 
 from yolo_lite.config.load import load_dataset_config, load_hyp, load_model_config
+from yolo_lite.config.schema import ModelConfig
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import ImageStore
-from yolo_lite.engine.device import choose_compute, place, to_device
-from yolo_lite.engine.families import Yolo
-from yolo_lite.engine.optimizer import MovingAverage, Plan, make_optimizer
+from yolo_lite.engine.device import choose_compute, place
+from yolo_lite.engine.optimizer import Plan
 from yolo_lite.engine.prepare import Recipe
-from yolo_lite.engine.state import State
+from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.train import train_step
+from yolo_lite.loss.criteria.anchor import AnchorCriterion
+from yolo_lite.model.detector import Detector
 
 BLOCK_SECONDS = 8.0  # of one kind of step before the other has its turn
 QUEUED = 5  # batches that workers may have ready from the other kind's turn: not counted where steps are quick
@@ -54,26 +56,26 @@ def median_rates(kinds: dict[str, Callable[[], None]], batch_size: int, rounds: 
 def measure(size_name: str, pixels: int, precision: str, index: DatasetIndex, flags: argparse.Namespace) -> str:
     """One row of the table."""
     hyp = load_hyp("cfg/hyp.yaml")
-    family, compute = Yolo(), choose_compute(flags.device, precision, channels_last=True)
+    compute = choose_compute(flags.device, precision, channels_last=True)
     config = load_model_config(f"cfg/yolo_{size_name}.yaml").model_copy(update={"nc": len(index.names)})
-    model = place(family.build(config), compute).train()
+    assert isinstance(config, ModelConfig)
+    model = place(Detector(config), compute)
     epochs = 1000
     plan = Plan(num_batches(len(index), flags.batch_size), 1, epochs)
-    scaler = torch.amp.GradScaler(compute.device.type, enabled=False)
-    losses = family.losses(hyp, index.counts)
-    state = State(
-        model, losses.to(compute.device), MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp), scaler
-    )
-    recipe = Recipe(family, hyp, compute, plan, seed=0)
+    state = initial_state(model, AnchorCriterion(hyp, index.counts).to(compute.device), hyp, compute)
+    state.in_training()
+    recipe = Recipe(hyp, compute, plan, seed=0)
     store = ImageStore(index, pixels, "auto", shared=flags.workers > 0)
     dataset = TrainingSet(index, store, pixels, hyp, seed=0, mosaic_epochs=epochs)
     for position in range(len(index)):  # decode once before the clock runs, as from the second epoch on
         store[position]
     batches = iter(training_loader(dataset, flags.batch_size, flags.workers, range(epochs), pin_memory=False))
-    resident = to_device(next(batches), compute)
+    resident = next(batches).to(compute)
 
     def bare() -> None:
-        family.forward(model, resident, compute).float().square().mean().backward()
+        with compute.autocast():
+            raw = model(resident.images).slots
+        raw.float().square().mean().backward()
         model.zero_grad()
         _wait(compute.device)
 
@@ -81,7 +83,7 @@ def measure(size_name: str, pixels: int, precision: str, index: DatasetIndex, fl
         batch = next(batches)
         while len(batch.position) < flags.batch_size:  # the short batch at an epoch's end would count as a full one
             batch = next(batches)
-        train_step(state, [to_device(batch, compute)], recipe)
+        train_step(state, [batch.to(compute)], recipe)
         _wait(compute.device)
 
     rates = median_rates({"bare": bare, "loop": loop}, flags.batch_size, flags.rounds)

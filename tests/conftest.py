@@ -17,13 +17,25 @@ import torch
 
 from yolo_lite.cli.arguments import read_options
 from yolo_lite.config.options import TrainOptions
-from yolo_lite.config.resolve import run_config
 from yolo_lite.config.schema import RunConfig
+from yolo_lite.engine.resolve import run_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 
 os.environ["TQDM_DISABLE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes are the parallelism
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test is ``quick`` but those that are slow, and those that train: of these, single ones are marked."""
+    for item in items:
+        trains = "tiny_data" in getattr(item, "fixturenames", ())
+        if not trains and item.get_closest_marker("slow") is None:
+            item.add_marker("quick")
 
 
 @pytest.fixture(autouse=True)
@@ -112,4 +124,4 @@ def children_of(process: int) -> list[int]:
 def boxes_only(xyxy: np.ndarray) -> dict[str, object]:
     """The fields of a DatasetIndex that say how objects lie, where only their boxes are known."""
     area = (xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1)
-    return {"xyxy": xyxy, "area": area, "crowd": np.zeros(len(xyxy), bool), "rings": None}
+    return {"xyxy": xyxy, "area": area, "crowd": np.zeros(len(xyxy), bool), "outlines": None}

@@ -6,22 +6,28 @@ import pytest
 from conftest import boxes_only
 
 from yolo_lite.config.schema import Hyp
-from yolo_lite.data import augment
-from yolo_lite.data.augment import Sample
+from yolo_lite.data import augment, effects
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.instances import Instances, Sample
 from yolo_lite.data.letterbox import GREY
 from yolo_lite.data.store import ImageStore
+from yolo_lite.ops.streams import NamedGenerators, Stream
 
 OFF = dict.fromkeys(("hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr", "mosaic"), 0.0)
+NO_OBJECTS = Instances(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 255)]
+
+
+def sample_of(image: np.ndarray, label: np.ndarray, xyxy: np.ndarray, share: np.ndarray) -> Sample:
+    return Sample(image, Instances(label, xyxy, share))
 
 
 def rectangle_sample(label: int, height: int, width: int, box: tuple[int, int, int, int]) -> Sample:
     """A rectangle in the colour of its class on black."""
     image = np.zeros((height, width, 3), np.uint8)
     image[box[1] : box[3], box[0] : box[2]] = COLOURS[label]
-    return Sample(image, np.array([label]), np.array([box], dtype=float), np.ones(1))
+    return sample_of(image, np.array([label]), np.array([box], dtype=float), np.ones(1))
 
 
 def random_sample(label: int, size: int, rng: np.random.Generator) -> Sample:
@@ -56,7 +62,7 @@ class Drawn:
         return len(self.samples)
 
     def objects(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.samples[position].label, self.samples[position].xyxy
+        return self.samples[position].instances.label, self.samples[position].instances.xyxy
 
     def __getitem__(self, position: int) -> np.ndarray:
         self.asked.append(position)
@@ -74,22 +80,22 @@ def training_set(samples: list[Sample], size: int, hyp: Hyp, mosaic_epochs: int 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (40, 64), (64, 41), (37, 51)])
 def test_without_augmentation_the_picture_lies_in_the_middle(height, width):
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
-    sample = Sample(noise, np.array([3]), np.array([[4.0, 5, 20, 30]]), np.ones(1))
+    sample = sample_of(noise, np.array([3]), np.array([[4.0, 5, 20, 30]]), np.ones(1))
     item = training_set([sample], 64, Hyp(**OFF))[0, 0]
     top, left = (64 - height) // 2, (64 - width) // 2
     np.testing.assert_array_equal(item.image[top : top + height, left : left + width], noise)
     assert (item.image.astype(int).sum() - noise.astype(int).sum()) == (64 * 64 - height * width) * 3 * GREY
-    np.testing.assert_array_equal(item.xyxy, [[4 + left, 5 + top, 20 + left, 30 + top]])
-    assert item.label.tolist() == [3]
+    np.testing.assert_array_equal(item.instances.xyxy, [[4 + left, 5 + top, 20 + left, 30 + top]])
+    assert item.instances.label.tolist() == [3]
 
 
 def test_warp_by_the_identity_changes_nothing():
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
-    sample = Sample(noise, np.array([0]), np.array([[3.0, 4, 20, 30]]), np.ones(1))
+    sample = sample_of(noise, np.array([0]), np.array([[3.0, 4, 20, 30]]), np.ones(1))
     warped = augment.warp(sample, np.eye(3), 32)
     np.testing.assert_array_equal(warped.image, noise)
-    np.testing.assert_array_equal(warped.xyxy, sample.xyxy)
-    assert warped.share.tolist() == [1]
+    np.testing.assert_array_equal(warped.instances.xyxy, sample.instances.xyxy)
+    assert warped.instances.share.tolist() == [1]
 
 
 # --------------------------------------------------------------------------------------- boxes go with the pixels
@@ -106,7 +112,7 @@ def test_the_middle_of_a_box_is_the_middle_of_its_pixels(zoom, angle):
     weight = np.where(warped.image[..., 0] == GREY, 0.0, warped.image[..., 0])  # the border is not the rectangle
     weight /= weight.sum()
     rows, columns = np.indices((64, 64)) + 0.5
-    middle = (warped.xyxy[0, :2] + warped.xyxy[0, 2:]) / 2
+    middle = (warped.instances.xyxy[0, :2] + warped.instances.xyxy[0, 2:]) / 2
     np.testing.assert_allclose([(columns * weight).sum(), (rows * weight).sum()], middle, atol=0.1)
 
 
@@ -143,11 +149,11 @@ def test_boxes_go_where_the_pixels_go(name):
             dataset.store.asked.clear()
             item = dataset[epoch, position]
             assert item.image.shape == (size, size, 3) and item.image.dtype == np.uint8
-            assert np.all(item.xyxy >= 0) and np.all(item.xyxy <= size)
+            assert np.all(item.instances.xyxy >= 0) and np.all(item.instances.xyxy <= size)
             asked = dataset.store.asked
             for label in {label for label in asked if asked.count(label) == 1}:
                 [whole] = dataset.index.objects(label)[1]
-                boxes, mask = item.xyxy[item.label == label], pixel_mask(item.image, label)
+                boxes, mask = item.instances.xyxy[item.instances.label == label], pixel_mask(item.image, label)
                 if len(boxes) == 0:  # no more of it is seen than a tenth, or a line
                     largest = np.prod(whole[2:] - whole[:2]) * (1 + hyp.scale) ** 2
                     assert mask.sum() < max(0.13 * largest, 3 * size)
@@ -167,34 +173,37 @@ def test_boxes_that_reach_behind_the_viewer_are_dropped():
     """The strongest perspective of a large mosaic puts its corners there; what is kept agrees with its pixels."""
     matrix = np.array([[1, 0, 0], [0, 1, 0], [-0.01, 0, 1]])
     sample = rectangle_sample(0, 300, 300, (20, 20, 40, 60))
-    both = sample._replace(
-        label=np.array([0, 0]), xyxy=np.array([[20.0, 20, 40, 60], [50, 40, 250, 100]]), share=np.ones(2)
+    both = sample_of(
+        sample.image, np.array([0, 0]), np.array([[20.0, 20, 40, 60], [50, 40, 250, 100]]), share=np.ones(2)
     )
     warped = augment.warp(both, matrix, 200)
-    assert augment.worth_learning(warped).tolist() == [True, False]
-    np.testing.assert_allclose(warped.xyxy[0], box_of(pixel_mask(warped.image, 0)), atol=1)
+    assert augment.worth_learning(warped.instances).tolist() == [True, False]
+    np.testing.assert_allclose(warped.instances.xyxy[0], box_of(pixel_mask(warped.image, 0)), atol=1)
+
+
+def flipped(sample: Sample, hyp: Hyp, seed: int) -> Sample:
+    return effects.apply_effects(sample, hyp, NamedGenerators(seed, Stream.SAMPLE))
 
 
 def test_flips_by_hand():
-    sample = Sample(
+    sample = sample_of(
         np.arange(18, dtype=np.uint8).reshape(2, 3, 3), np.array([1]), np.array([[0.0, 0, 1, 2]]), np.ones(1)
     )
-    rng = np.random.default_rng(0)
-    both = augment.random_flips(sample, Hyp(flipud=1.0, fliplr=1.0), rng)
+    both = flipped(sample, Hyp(**{**OFF, "flipud": 1.0, "fliplr": 1.0}), 0)
     np.testing.assert_array_equal(both.image, sample.image[::-1, ::-1])
-    assert both.xyxy.tolist() == [[2, 0, 3, 2]]
-    up_down = augment.random_flips(sample._replace(xyxy=np.array([[0.0, 0, 2, 0.5]])), Hyp(flipud=1.0, fliplr=0.0), rng)
+    assert both.instances.xyxy.tolist() == [[2, 0, 3, 2]]
+    wide = sample_of(sample.image, np.array([1]), np.array([[0.0, 0, 2, 0.5]]), np.ones(1))
+    up_down = flipped(wide, Hyp(**{**OFF, "flipud": 1.0}), 0)
     np.testing.assert_array_equal(up_down.image, sample.image[::-1])
-    assert up_down.xyxy.tolist() == [[0, 1.5, 2, 2]]
+    assert up_down.instances.xyxy.tolist() == [[0, 1.5, 2, 2]]
 
 
 @pytest.mark.parametrize(("key", "chance"), [("flipud", 0.2), ("fliplr", 0.5)])
 def test_flips_happen_as_often_as_asked(key, chance):
     sample = rectangle_sample(0, 8, 8, (0, 0, 2, 2))
-    rng = np.random.default_rng(0)
     hyp = Hyp(**{**OFF, key: chance})
-    flipped = sum(augment.random_flips(sample, hyp, rng).xyxy[0].max() > 2 for _ in range(1000))
-    assert abs(flipped / 1000 - chance) < 0.05
+    found = sum(flipped(sample, hyp, seed).instances.xyxy[0].max() > 2 for seed in range(1000))
+    assert abs(found / 1000 - chance) < 0.05
 
 
 # ------------------------------------------------------------------------------------------------ mosaic and mixup
@@ -214,13 +223,13 @@ def test_mosaic_centre_stays_in_the_middle_half_and_covers_it():
 def test_mosaic_places_four_pictures_around_its_centre():
     samples = [rectangle_sample(label, 16, 16, (2, 3, 10, 9)) for label in range(4)]
     made = augment.mosaic(samples, 16, np.random.default_rng(5))
-    assert made.label.tolist() == [0, 1, 2, 3]
-    for label, box, share in zip(made.label, made.xyxy, made.share, strict=True):
+    assert made.instances.label.tolist() == [0, 1, 2, 3]
+    for label, box, share in zip(made.instances.label, made.instances.xyxy, made.instances.share, strict=True):
         mask = pixel_mask(made.image[..., :3], int(label))
         assert share == pytest.approx(mask.sum() / 48)
         if share:
             np.testing.assert_array_equal(box, box_of(mask))
-    columns, rows = made.xyxy[:, 0].reshape(2, 2), made.xyxy[:, 1].reshape(2, 2)
+    columns, rows = made.instances.xyxy[:, 0].reshape(2, 2), made.instances.xyxy[:, 1].reshape(2, 2)
     assert np.all(columns[:, 0] < columns[:, 1]) and np.all(rows[0] < rows[1])
 
 
@@ -229,9 +238,10 @@ def test_mixup_blends_two_pictures_and_keeps_the_boxes_of_both():
     shares = []
     for seed in range(200):
         mixed = augment.mixup(first, second, np.random.default_rng(seed))
-        assert mixed.label.tolist() == [0, 1] and mixed.share.tolist() == [1, 1]
-        np.testing.assert_array_equal(mixed.xyxy, np.concatenate((first.xyxy, second.xyxy)))
-        for channel, box in enumerate(mixed.xyxy):
+        assert mixed.instances.label.tolist() == [0, 1] and mixed.instances.share.tolist() == [1, 1]
+        both = np.concatenate((first.instances.xyxy, second.instances.xyxy))
+        np.testing.assert_array_equal(mixed.instances.xyxy, both)
+        for channel, box in enumerate(mixed.instances.xyxy):
             assert box_of(mixed.image[..., channel] > 30) == box.tolist()
         shares.append(mixed.image[..., 0].max() / 255)
     assert abs(np.mean(shares) - 0.5) < 0.02 and 0.04 < np.std(shares) < 0.08  # beta(32, 32): 0.062
@@ -245,7 +255,7 @@ def test_mosaic_and_mixup_end_together():
         for epoch in (2, 3):
             item = dataset[epoch, position]
             np.testing.assert_array_equal(item.image, samples[position].image)
-            np.testing.assert_array_equal(item.xyxy, samples[position].xyxy)
+            np.testing.assert_array_equal(item.instances.xyxy, samples[position].instances.xyxy)
 
 
 # ----------------------------------------------------------------------------------------------------------- HSV
@@ -253,7 +263,9 @@ def test_mosaic_and_mixup_end_together():
 
 def test_hsv_with_zero_gains_gives_the_same_pixels():
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(augment.random_hsv(noise, Hyp(**OFF), np.random.default_rng(0)), noise)
+    sample = sample_of(noise, np.zeros(0, int), np.zeros((0, 4)), np.zeros(0))
+    same = effects.apply_effects(sample, Hyp(**OFF), NamedGenerators(0, Stream.SAMPLE)).image
+    np.testing.assert_array_equal(same, noise)
 
 
 def test_each_hsv_key_moves_its_own_channel():
@@ -262,7 +274,8 @@ def test_each_hsv_key_moves_its_own_channel():
     for channel, (key, gain) in enumerate((("hsv_h", 0.3), ("hsv_s", 0.4), ("hsv_v", 0.4))):
         seen = []
         for seed in range(60):
-            changed = augment.random_hsv(image, Hyp(**{**OFF, key: gain}), np.random.default_rng(seed))
+            gains = {"hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, key: gain}
+            changed, _ = effects.hsv(image, NO_OBJECTS, np.random.default_rng(seed), **gains)
             seen.append(cv2.cvtColor(changed, cv2.COLOR_RGB2HSV)[0, 0].astype(int))
         reached = np.abs(np.array(seen) - hsv).max(axis=0)
         assert 0.7 * gain * hsv[channel] < reached[channel] <= gain * hsv[channel] + 2
@@ -273,8 +286,8 @@ def test_each_hsv_key_moves_its_own_channel():
 
 
 def worth(box: tuple[float, ...], share: float = 1.0) -> bool:
-    sample = Sample(np.zeros((4, 4, 3), np.uint8), np.zeros(1, int), np.array([box], float), np.array([share]))
-    return bool(augment.worth_learning(sample)[0])
+    sample = sample_of(np.zeros((4, 4, 3), np.uint8), np.zeros(1, int), np.array([box], float), np.array([share]))
+    return bool(augment.worth_learning(sample.instances)[0])
 
 
 def test_filter_by_hand():
@@ -287,35 +300,36 @@ def test_filter_by_hand():
 def test_a_mosaic_sliver_is_measured_against_the_whole_object():
     """An object 100 wide of which the canvas shows 5 columns: 5 % of it, dropped; with 20 columns it stays."""
     seed = next(s for s in range(500) if np.random.default_rng(s).integers(50, 150, 2, endpoint=True)[0] == 60)
-    background = Sample(np.zeros((100, 100, 3), np.uint8), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0))
+    background = sample_of(np.zeros((100, 100, 3), np.uint8), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0))
     for visible, is_kept in ((5, False), (20, True)):
         # The second picture begins at x = 60 and is 200 wide: the canvas of 200 ends at its column 140.
         wide = rectangle_sample(0, 40, 300, (140 - visible, 10, 240 - visible, 30))
         made = augment.mosaic([background, wide, background, background], 100, np.random.default_rng(seed))
-        assert made.xyxy[0, 2] - made.xyxy[0, 0] == visible and made.share[0] == pytest.approx(visible / 100)
+        assert made.instances.xyxy[0, 2] - made.instances.xyxy[0, 0] == visible
+        assert made.instances.share[0] == pytest.approx(visible / 100)
         # Zooming in later makes the sliver large, and no more of the object is seen.
         zoomed = augment.warp(made, np.array([[3, 0, -300], [0, 1, 0], [0, 0, 1.0]]), 300)
-        assert zoomed.xyxy[0, 2] - zoomed.xyxy[0, 0] == pytest.approx(3 * visible)
-        assert augment.worth_learning(zoomed).tolist() == [is_kept]
+        assert zoomed.instances.xyxy[0, 2] - zoomed.instances.xyxy[0, 0] == pytest.approx(3 * visible)
+        assert augment.worth_learning(zoomed.instances).tolist() == [is_kept]
 
 
 def test_shares_multiply_where_a_box_is_cut_twice():
     """40 % of the width left by the tile, and half of that by the window: 20 %."""
-    sample = Sample(
+    sample = sample_of(
         np.zeros((100, 100, 4), np.uint8), np.zeros(1, int), np.array([[60.0, 0, 100, 50]]), np.array([0.4])
     )
-    assert augment.warp(sample, np.eye(3), 80).share.tolist() == pytest.approx([0.2])
+    assert augment.warp(sample, np.eye(3), 80).instances.share.tolist() == pytest.approx([0.2])
 
 
 def test_what_a_tile_hides_wholly_does_not_come_back_by_turning():
     """Its box is a line of no area at the tile's edge: turned, the box around the line has an area again."""
-    sample = Sample(np.zeros((80, 80, 4), np.uint8), np.zeros(2, int), np.zeros((2, 4)), np.zeros(2))
-    sample = sample._replace(xyxy=np.array([[40.0, 10, 40, 70], [30, 10, 32, 70]]), share=np.array([0.0, 0.04]))
+    xyxy, share = np.array([[40.0, 10, 40, 70], [30, 10, 32, 70]]), np.array([0.0, 0.04])
+    sample = sample_of(np.zeros((80, 80, 4), np.uint8), np.zeros(2, int), xyxy, share)
     turn = np.eye(3)
     turn[:2] = cv2.getRotationMatrix2D((40, 40), 45, 1)
     turned = augment.warp(sample, turn, 80)
-    assert np.all(turned.xyxy[:, 2:] - turned.xyxy[:, :2] > 20)
-    assert augment.worth_learning(turned).tolist() == [False, False]
+    assert np.all(turned.instances.xyxy[:, 2:] - turned.instances.xyxy[:, :2] > 20)
+    assert augment.worth_learning(turned.instances).tolist() == [False, False]
 
 
 # --------------------------------------------------------------------------------------------------------- purity
@@ -358,6 +372,6 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index():
     first, again = (training_set(samples, 64, Hyp()) for _ in range(2))
     again[3, 1], again[0, 0]  # what was asked for before does not matter
     np.testing.assert_array_equal(first[1, 2].image, again[1, 2].image)
-    np.testing.assert_array_equal(first[1, 2].xyxy, again[1, 2].xyxy)
+    np.testing.assert_array_equal(first[1, 2].instances.xyxy, again[1, 2].instances.xyxy)
     others = [first[2, 2], first[1, 3], TrainingSet(first.index, first.store, 64, Hyp(), 1, 1000)[1, 2]]
     assert not any(np.array_equal(first[1, 2].image, other.image) for other in others)

@@ -4,7 +4,7 @@ import itertools
 import math
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 import torch
@@ -15,10 +15,9 @@ from torch.autograd.gradcheck import GradcheckError
 from torch.nn import functional as F
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-from yolo_lite.config.schema import BOX_LOSS_NAMES, IOU_FORMS, Hyp
-from yolo_lite.loss.box import BOX_LOSSES, CONTEXT, BoxLoss
-from yolo_lite.loss.classification import CLS_LOSSES
-from yolo_lite.loss.parameters import parameters_of
+from yolo_lite.config.seams import check_parameter
+from yolo_lite.engine.seams import SEAMS
+from yolo_lite.loss.box import BOX_LOSSES, BoxLoss, Form
 from yolo_lite.ops.boxes import aligned_iou, cxcywh_to_xyxy, xyxy_to_cxcywh
 
 # Pairs A, B (disjoint) and C (contained), xyxy: predicted and target.
@@ -556,7 +555,7 @@ def test_mpdiou_tells_boxes_of_the_same_centre_and_aspect_apart():
     assert ciou[0] == ciou[1] and mpdiou[0] < mpdiou[1]
 
 
-@pytest.mark.parametrize("form", IOU_FORMS)
+@pytest.mark.parametrize("form", get_args(Form))
 def test_alpha_1_and_ratio_1_are_the_form_itself(form):
     pairs = random_pairs(200, seed=19)
     expected = BOX_LOSSES[form](*pairs)
@@ -625,40 +624,43 @@ def test_nwd_falls_smoothly_where_the_iou_of_small_boxes_is_lost():
 # ------------------------------------------------------------------------------------------------- names and keys
 
 
-def test_the_schema_names_the_losses():
-    assert tuple(BOX_LOSSES) == BOX_LOSS_NAMES
+def test_every_loss_has_its_row_in_this_table():
     assert {case.name for case in CASES.values()} == set(BOX_LOSSES) == set(SLOW)
 
 
-def test_every_parameter_is_a_key_with_the_same_default_and_every_key_a_parameter():
-    box = {f"{name}_{p}": value for name in BOX_LOSSES for p, value in parameters_of(BOX_LOSSES[name], CONTEXT).items()}
-    binary = {f"{name}_{p}": value for name in CLS_LOSSES for p, value in parameters_of(CLS_LOSSES[name]).items()}
-    expected, hyp = box | binary, Hyp().model_dump()
-    assert {key: hyp[key] for key in expected} == expected
-    named = {key for key in hyp if key.startswith(tuple(f"{name}_" for name in (*BOX_LOSSES, *CLS_LOSSES)))}
-    # The running mean belongs to BoxLoss, not to the function of two boxes.
-    assert named - expected.keys() == {"wiou_momentum"}
+def test_every_parameter_has_another_value_here_that_its_annotation_allows():
+    for name in BOX_LOSSES:
+        for parameter in SEAM.parameters(name).values():
+            check_parameter(parameter, parameter.default)
+            if (name, parameter.name) != ("wiou", "momentum"):  # of the running mean, which is tested by itself
+                check_parameter(parameter, OTHER_VALUES[name][parameter.name])
 
 
 # ---------------------------------------------------------------------------------------------------------- BoxLoss
 
 OTHER_VALUES = {
-    **{"smooth_l1_beta": 0.3, "iou_log_floor": 0.1, "focal_eiou_gamma": 1.0, "siou_theta": 2.0, "alpha_iou_alpha": 2.0},
-    **{"alpha_iou_form": "giou", "wiou_version": 1, "wiou_alpha": 1.5, "wiou_delta": 2.0, "inner_iou_ratio": 1.2},
-    **{"inner_iou_form": "diou", "shape_iou_scale": 1.0, "nwd_constant": 30.0},
+    "smooth_l1": {"beta": 0.3},
+    "iou_log": {"floor": 0.1},
+    "focal_eiou": {"gamma": 1.0},
+    "siou": {"theta": 2.0},
+    "alpha_iou": {"alpha": 2.0, "form": "giou"},
+    "wiou": {"version": 1, "alpha": 1.5, "delta": 2.0},
+    "inner_iou": {"ratio": 1.2, "form": "diou"},
+    "shape_iou": {"scale": 1.0},
+    "nwd": {"constant": 30.0},
 }
+SEAM = SEAMS["BOX_LOSSES"]
 every_name = pytest.mark.parametrize("name", BOX_LOSSES)
 
 
 @every_name
-def test_the_module_is_the_function_with_the_keys_of_hyp(name):
+def test_the_module_is_the_function_with_the_parameters_that_are_chosen(name):
     pairs = random_pairs(30, dtype=torch.float32)
     mean = {"mean": torch.ones(())} if name == "wiou" else {}
-    default = BoxLoss(name, Hyp())(*pairs)
+    default = BoxLoss(name)(*pairs)
     assert torch.equal(default, BOX_LOSSES[name](*pairs, **mean))
-    for parameter in parameters_of(BOX_LOSSES[name], CONTEXT):
-        value = OTHER_VALUES[f"{name}_{parameter}"]
-        changed = BoxLoss(name, Hyp(**{f"{name}_{parameter}": value}))(*pairs)
+    for parameter, value in OTHER_VALUES.get(name, {}).items():
+        changed = BoxLoss(name, **{parameter: value})(*pairs)
         assert torch.equal(changed, BOX_LOSSES[name](*pairs, **{parameter: value}, **mean))
         assert not torch.equal(changed, default)
 
@@ -666,14 +668,14 @@ def test_the_module_is_the_function_with_the_keys_of_hyp(name):
 def test_the_place_of_use_gives_unit_and_image_size():
     pairs, unit = random_pairs(30, dtype=torch.float32), torch.rand(30, 1) + 1
     for name in ("l1", "l2", "smooth_l1"):
-        assert torch.equal(BoxLoss(name, Hyp())(*pairs, unit=unit), BOX_LOSSES[name](*pairs, unit=unit))
+        assert torch.equal(BoxLoss(name)(*pairs, unit=unit), BOX_LOSSES[name](*pairs, unit=unit))
     expected = BOX_LOSSES["mpdiou"](*pairs, image_size=(96, 160))
-    assert torch.equal(BoxLoss("mpdiou", Hyp())(*pairs, image_size=(96, 160)), expected)
+    assert torch.equal(BoxLoss("mpdiou")(*pairs, image_size=(96, 160)), expected)
 
 
-def stepped(split: list[int], hyp: Hyp, steps: int = 3) -> tuple[BoxLoss, list[Tensor]]:
+def stepped(split: list[int], momentum: float, steps: int = 3) -> tuple[BoxLoss, list[Tensor]]:
     """A BoxLoss after some steps of 30 pairs that come in batches of the sizes ``split``, and the losses."""
-    module, found = BoxLoss("wiou", hyp), []
+    module, found = BoxLoss("wiou", momentum=momentum), []
     for step in range(steps):
         predicted, target = random_pairs(30, seed=step, dtype=torch.float32)
         parts = zip(predicted.split(split), target.split(split), strict=True)
@@ -683,7 +685,7 @@ def stepped(split: list[int], hyp: Hyp, steps: int = 3) -> tuple[BoxLoss, list[T
 
 
 def test_the_running_mean_hand_worked():
-    module = BoxLoss("wiou", Hyp(wiou_momentum=0.1))
+    module = BoxLoss("wiou", momentum=0.1)
     target = torch.tensor([[0.0, 0, 10, 10]]).expand(2, 4)
     module(torch.tensor([[0.0, 0, 5, 10], [50, 0, 10, 10]]), target)  # 1 - IoU: 0.5 and 1
     assert module.mean.item() == 1
@@ -698,8 +700,7 @@ def test_the_running_mean_hand_worked():
 
 @pytest.mark.parametrize("split", [[15, 15], [1, 29], [0, 30], [10] * 3])
 def test_the_running_mean_does_not_depend_on_how_a_step_is_split(split):
-    hyp = Hyp(wiou_momentum=0.5)
-    (whole, expected), (parts, found) = stepped([30], hyp), stepped(split, hyp)
+    (whole, expected), (parts, found) = stepped([30], 0.5), stepped(split, 0.5)
     assert whole.mean.item() < 1
     torch.testing.assert_close(parts.mean, whole.mean)
     torch.testing.assert_close(found, expected)
@@ -707,14 +708,14 @@ def test_the_running_mean_does_not_depend_on_how_a_step_is_split(split):
 
 def test_the_running_mean_stands_still_in_evaluation_and_under_other_losses():
     pairs = random_pairs(30, dtype=torch.float32)
-    for module in (BoxLoss("wiou", Hyp()).eval(), BoxLoss("ciou", Hyp())):
+    for module in (BoxLoss("wiou").eval(), BoxLoss("ciou")):
         module(*pairs)
         module.finish_step()
         assert module.mean.item() == 1
 
 
 def test_evaluation_within_a_step_leaves_no_trace():
-    module, (predicted, target) = BoxLoss("wiou", Hyp(wiou_momentum=1.0)), random_pairs(30, dtype=torch.float32)
+    module, (predicted, target) = BoxLoss("wiou", momentum=1.0), random_pairs(30, dtype=torch.float32)
     module(predicted, target)
     with torch.inference_mode():
         module.eval()(target, target)
@@ -723,9 +724,9 @@ def test_evaluation_within_a_step_leaves_no_trace():
 
 
 def test_the_running_mean_is_saved_and_gives_the_same_losses():
-    module, _ = stepped([30], Hyp(wiou_momentum=0.5))
+    module, _ = stepped([30], 0.5)
     assert module.state_dict().keys() == {"mean"}
-    fresh = BoxLoss("wiou", Hyp())
+    fresh = BoxLoss("wiou")
     pairs = random_pairs(30, seed=9, dtype=torch.float32)
     assert not torch.equal(fresh(*pairs), module(*pairs))
     fresh.load_state_dict(module.state_dict())
@@ -743,7 +744,7 @@ def test_wiou_is_finite_for_any_running_mean(mean):
 
 @every_name
 def test_the_step_goes_backward_after_the_mean_has_moved(name):
-    module, (predicted, target) = BoxLoss(name, Hyp()), random_pairs(30, dtype=torch.float32)
+    module, (predicted, target) = BoxLoss(name), random_pairs(30, dtype=torch.float32)
     loss = module(predicted.requires_grad_(), target).sum()
     module.finish_step()
     loss.backward()

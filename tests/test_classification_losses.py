@@ -12,11 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from yolo_lite.config.schema import CLS_LOSS_NAMES, Hyp
+from yolo_lite.config.schema import Hyp
+from yolo_lite.config.seams import Choice
+from yolo_lite.engine.seams import SEAMS
+from yolo_lite.loss.assigners import build_targets
 from yolo_lite.loss.classification import CLS_LOSSES, binary_loss, class_weights, one_hot
-from yolo_lite.loss.detection import DetectionLosses, compute_loss
-from yolo_lite.loss.parameters import parameters_of
-from yolo_lite.loss.targets import build_targets
+from yolo_lite.loss.criteria.anchor import AnchorCriterion, compute_loss
+from yolo_lite.model.heads.detect import COLUMNS
+from yolo_lite.structures import Raw
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bce": ("bce", {}),
@@ -240,8 +243,7 @@ def test_float32_is_near_float64(key):
 # ----------------------------------------------------------------------------------------------------------- keys
 
 
-def test_the_schema_names_the_losses():
-    assert tuple(CLS_LOSSES) == CLS_LOSS_NAMES
+def test_every_loss_has_its_row_in_this_table():
     assert {name for name, _ in CASES.values()} == set(CLS_LOSSES)
 
 
@@ -250,11 +252,11 @@ def test_the_schema_names_the_losses():
 def test_keys_reach_the_loss(name, kind):
     logits, target = random_logits(torch.float32)
     other = {"gamma": 1.3, "alpha": 0.4, "beta": 1.7, "epsilon": 0.6}
-    default = binary_loss(Hyp(**{f"{kind}_loss": name}), kind)(logits, target)
+    default = getattr(AnchorCriterion(Hyp(**{f"{kind}_loss": name}), np.ones(3)), kind)(logits, target)
     assert torch.equal(default, CLS_LOSSES[name](logits, target))
-    chosen = {p: other[p] for p in parameters_of(CLS_LOSSES[name])}
-    keys = {f"{name}_{p}": value for p, value in chosen.items()} | {f"{kind}_loss": name, f"{kind}_pw": 2.0}
-    changed = binary_loss(Hyp(**keys), kind)(logits, target)
+    chosen = {p: other[p] for p in SEAMS["CLS_LOSSES"].parameters(name)}
+    keys = {f"{kind}_loss": {name: chosen}, f"{kind}_pw": 2.0}
+    changed = getattr(AnchorCriterion(Hyp(**keys), np.ones(3)), kind)(logits, target)
     assert torch.equal(changed, CLS_LOSSES[name](logits, target, 2.0, **chosen))
     assert not torch.equal(changed, default)
 
@@ -263,9 +265,9 @@ def test_keys_reach_the_loss(name, kind):
 def test_fl_gamma_is_focal_on_objectness_and_classes_with_the_alpha_of_yolov5(gamma):
     logits, target = random_logits(torch.float32)
     for kind in ("obj", "cls"):
-        found = binary_loss(Hyp(fl_gamma=gamma), kind)(logits, target)
+        found = getattr(AnchorCriterion(Hyp(fl_gamma=gamma), np.ones(3)), kind)(logits, target)
         assert torch.equal(found, CLS_LOSSES["focal"](logits, target, gamma=gamma, alpha=0.25))
-        named = binary_loss(Hyp(**{f"{kind}_loss": "focal", "focal_gamma": gamma}), kind)
+        named = binary_loss(Choice(name="focal", parameters={"gamma": gamma}))
         assert torch.equal(found, named(logits, target))
 
 
@@ -291,8 +293,12 @@ def test_objectness_and_classes_have_losses_of_their_own():
     plain = losses_and_gradient(raw, targets, grid, Hyp())[0]
     for name in CLS_LOSSES:
         obj, cls = (losses_and_gradient(raw, targets, grid, Hyp(**{key: name}))[0] for key in ("obj_loss", "cls_loss"))
-        assert (obj.box, obj.cls) == (plain.box, plain.cls) and (obj.obj == plain.obj) == (name == "bce")
-        assert (cls.box, cls.obj) == (plain.box, plain.obj) and (cls.cls == plain.cls) == (name == "bce")
+        assert (obj["box"], obj["cls"]) == (plain["box"], plain["cls"]) and (obj["obj"] == plain["obj"]) == (
+            name == "bce"
+        )
+        assert (cls["box"], cls["obj"]) == (plain["box"], plain["obj"]) and (cls["cls"] == plain["cls"]) == (
+            name == "bce"
+        )
 
 
 @pytest.mark.parametrize(
@@ -328,10 +334,10 @@ def test_class_weights_weigh_the_class_loss_of_an_object_by_its_class(setting, c
     found = []
     for one in (hyp, hyp.model_copy(update={"cls_weights": setting})):
         rows = raw.clone().requires_grad_()
-        parts = compute_loss(rows, targets, matches, grid, DetectionLosses(one, counts))
-        found.append((parts, torch.autograd.grad(sum(parts), rows)[0]))
+        parts = compute_loss(Raw(rows, COLUMNS), targets, matches, grid, AnchorCriterion(one, counts))
+        found.append((parts, torch.autograd.grad(sum(parts.values()), rows)[0]))
     (plain, gradient), (weighted, weighted_gradient) = found
-    assert (weighted.box, weighted.obj) == (plain.box, plain.obj) and weighted.cls != plain.cls
+    assert (weighted["box"], weighted["obj"]) == (plain["box"], plain["obj"]) and weighted["cls"] != plain["cls"]
     row = matches.image, matches.slot
     weight = class_weights(setting, counts)[targets.label[matches.target]]
     torch.testing.assert_close(weighted_gradient[row][:, 5:], gradient[row][:, 5:] * weight[:, None])
@@ -341,6 +347,6 @@ def test_class_weights_weigh_the_class_loss_of_an_object_by_its_class(setting, c
 def test_equal_class_weights_change_nothing():
     raw, targets, grid = random_case(2, 3)
     matches = build_targets(targets, grid, 4.0)
-    plain = compute_loss(raw, targets, matches, grid, losses_of(Hyp(), raw))
-    equal = compute_loss(raw, targets, matches, grid, losses_of(Hyp(cls_weights=(7.0, 7.0, 7.0)), raw))
+    plain = compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses_of(Hyp(), raw))
+    equal = compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses_of(Hyp(cls_weights=(7.0, 7.0, 7.0)), raw))
     assert plain == equal

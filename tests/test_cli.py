@@ -27,8 +27,8 @@ from yolo_lite.cli.main import main, train_main, val_main
 from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.load import load_run_config
 from yolo_lite.config.options import TrainOptions, default_workers
-from yolo_lite.config.resolve import run_config
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
+from yolo_lite.engine.resolve import run_config
 from yolo_lite.engine.run_folder import latest_checkpoint, make_run_folder
 
 TOY = """\

@@ -16,9 +16,9 @@ import yolo_lite.tools.compare as compare_module
 from yolo_lite.cli.compare import _split_at_commas
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
-from yolo_lite.config.schema import BOX_LOSS_NAMES, CLS_LOSS_NAMES, RunConfig
-from yolo_lite.loss import MASK_LOSSES
-from yolo_lite.report.comparison import Row, comparison_picture, comparison_table
+from yolo_lite.config.schema import RunConfig
+from yolo_lite.loss import BOX_LOSSES, CLS_LOSSES, MASK_LOSSES
+from yolo_lite.report.comparison import VariantRow, comparison_picture, comparison_table
 from yolo_lite.tools.compare import (
     Outcome,
     Run,
@@ -113,7 +113,7 @@ def test_the_picture_grows_with_the_variants():
     few, many = comparison_picture(rows[:2]), comparison_picture(rows)
     assert few.dtype == np.uint8 and few.shape[2] == 3 and few.std() > 5
     assert many.shape[0] > few.shape[0] and many.shape[1] == few.shape[1]
-    failed = Row("x", [math.nan], (math.nan, None), (math.nan, None), (math.nan, None), math.nan, None, None)
+    failed = VariantRow("x", [math.nan], (math.nan, None), (math.nan, None), (math.nan, None), math.nan, None, None)
     comparison_picture([rows[0], failed])
 
 
@@ -259,7 +259,7 @@ def test_unusable_comparisons_are_refused_before_anything_is_trained(
 def test_the_list_of_losses_names_every_loss_with_its_paper_and_parameters(capsys):
     assert main(["losses"]) == 0
     sections = [section.splitlines()[1:] for section in capsys.readouterr().out.split("\n\n")]
-    box, binary, mask = ({line.split()[0]: line for line in section} for section in sections)
-    assert (tuple(box), tuple(binary), set(mask)) == (BOX_LOSS_NAMES, CLS_LOSS_NAMES, set(MASK_LOSSES))
+    box, binary, mask, _ = ({line.split()[0]: line for line in section} for section in sections)
+    assert (tuple(box), tuple(binary), set(mask)) == (tuple(BOX_LOSSES), tuple(CLS_LOSSES), set(MASK_LOSSES))
     assert all("arXiv:" in line for line in box.values())
-    assert "[siou_theta: 4.0]" in box["siou"] and "alpha=0.3" in mask["tversky"]
+    assert "{theta: 4.0}" in box["siou"] and "alpha: 0.3" in mask["tversky"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
@@ -19,12 +19,9 @@ from yolo_lite.config.load import (
     load_model_config,
     load_run_config,
 )
+from yolo_lite.config.old import upgraded
 from yolo_lite.config.schema import (
-    ACTIVATION_NAMES,
-    BLOCK_NAMES,
-    OPTIMIZER_NAMES,
     RETIRED_HYP_KEYS,
-    SEAM_NAMES,
     Hyp,
     ModelConfig,
     RunConfig,
@@ -32,11 +29,9 @@ from yolo_lite.config.schema import (
     parse_activation,
 )
 from yolo_lite.config.yaml_file import parse_scalar, parse_yaml, read_yaml
-from yolo_lite.data.effects import AUGMENTATIONS
-from yolo_lite.loss.box import BOX_LOSSES
-from yolo_lite.loss.classification import CLS_LOSSES
-from yolo_lite.loss.targets import ASSIGNERS
-from yolo_lite.model.blocks import ACTIVATIONS, BLOCKS
+from yolo_lite.engine.seams import SEAMS
+from yolo_lite.model.blocks import ACTIVATIONS
+from yolo_lite.model.detector import Detector
 
 MODEL = """\
 nc: 3
@@ -53,17 +48,17 @@ head:
 
 @pytest.fixture
 def hyp(tmp_path: Path):
-    return lambda text, *overrides: load_hyp(written(tmp_path / "hyp.yaml", text), overrides)
+    return lambda text, *overrides: load_hyp(written(tmp_path / "hyp.yaml", text), overrides, SEAMS)
 
 
 @pytest.fixture
 def model(tmp_path: Path):
-    return lambda text, *overrides: load_model_config(written(tmp_path / "model.yaml", text), overrides)
+    return lambda text, *overrides: load_model_config(written(tmp_path / "model.yaml", text), overrides, SEAMS)
 
 
 @pytest.fixture
 def dataset(tmp_path: Path):
-    return lambda text, *overrides: load_dataset_config(written(tmp_path / "data.yaml", text), overrides)
+    return lambda text, *overrides: load_dataset_config(written(tmp_path / "data.yaml", text), overrides, SEAMS)
 
 
 def written(path: Path, text: str) -> Path:
@@ -337,9 +332,9 @@ def test_an_error_in_the_anchors_is_one_line_without_the_names_of_types(model, a
 
 
 def test_anchors_and_rows_are_required(model):
-    assert problems(model, "nc: 3\n") == [
-        f"model.yaml: the key {key!r} is missing" for key in ("anchors", "backbone", "head")
-    ]
+    assert problems(model, "nc: 3\n") == [f"model.yaml: the key {key!r} is missing" for key in ("backbone", "head")]
+    with pytest.raises(ConfigError, match=r"head row 0 \(layer 2\) .*Detect.*: needs the key anchors"):
+        Detector(model(MODEL.replace("anchors:\n  - [10, 13, 16, 30]\n  - [30, 61, 62, 45]\n", "")))
 
 
 @pytest.mark.parametrize(
@@ -370,16 +365,39 @@ def test_an_activation_is_a_known_name_and_is_not_evaluated(model, text: str):
     + [("nn.SiLU()", ("SiLU", ())), ("ReLU", ("ReLU", ()))],
 )
 def test_an_activation_is_a_name_and_a_slope(text: str, parsed: tuple[str, tuple[float, ...]]):
-    assert parse_activation(text) == parsed
+    assert parse_activation(text, ACTIVATIONS) == parsed
 
 
-def test_the_names_in_the_schema_are_those_of_the_dicts():
-    assert BLOCKS.keys() == set(BLOCK_NAMES) and len(BLOCK_NAMES) == len(BLOCKS)
-    assert ACTIVATIONS.keys() == set(ACTIVATION_NAMES) and len(ACTIVATION_NAMES) == len(ACTIVATIONS)
-    assert get_args(Hyp.model_fields["optimizer"].annotation) == OPTIMIZER_NAMES
-    seams = {"BLOCKS": BLOCKS, "BOX_LOSSES": BOX_LOSSES, "CLS_LOSSES": CLS_LOSSES, "ASSIGNERS": ASSIGNERS}
-    seams["AUGMENTATIONS"] = AUGMENTATIONS
-    assert {seam: list(entries) for seam, entries in seams.items()} == SEAM_NAMES
+def test_parameters_come_back_from_plain_data_and_by_set(hyp):
+    choice = hyp("box_loss: {focal_eiou: {gamma: 0.7}}").box_loss
+    assert (choice.name, choice.parameters) == ("focal_eiou", {"gamma": 0.7})
+    assert hyp("lr0: 0.1", "box_loss={focal_eiou: {gamma: 0.7}}").box_loss == choice
+    config = run_config().model_copy(update={"hyp": Hyp(box_loss=choice, cls_loss="qfl")})
+    plain = config.plain()
+    assert plain["hyp"]["box_loss"] == {"focal_eiou": {"gamma": 0.7}} and plain["hyp"]["cls_loss"] == "qfl"
+    assert is_plain(plain) and load_run_config(plain, "here", SEAMS) == config
+
+
+def test_a_stored_configuration_with_flat_keys_means_what_it_meant():
+    plain = run_config().plain()
+    plain["hyp"] |= {
+        "box_loss": "wiou",
+        "wiou_delta": 2.0,
+        "wiou_momentum": 0.5,
+        "siou_theta": 3.0,
+        "focal_eiou_gamma": 1.0,
+    }
+    plain["hyp"] |= {
+        "obj_loss": "focal",
+        "focal_gamma": 1.5,
+        "focal_alpha": None,
+        "qfl_beta": 2.0,
+        "smooth_l1_beta": 0.5,
+    }
+    config = load_run_config(upgraded(plain, SEAMS), "here", SEAMS)
+    assert config.hyp.box_loss.plain() == {"wiou": {"delta": 2.0, "momentum": 0.5}}
+    assert config.hyp.obj_loss.plain() == {"focal": {"gamma": 1.5, "alpha": None}}
+    assert config.hyp.rpn_box_loss.plain() == {"smooth_l1": {"beta": 0.5}} and config.hyp.cls_loss.plain() == "bce"
 
 
 @pytest.mark.parametrize("key", ["box_loss", "rpn_box_loss", "obj_loss", "cls_loss", "assigner"])
@@ -504,7 +522,7 @@ def test_a_stored_run_config_is_checked_and_its_source_named():
     plain["hyp"]["lr0"] = "x"
     plain["hyp"]["mosiac"] = 1.0
     plain["model"]["backbone"][3] = [-1, 1, "Convv", [8]]
-    assert problems(load_run_config, plain, "last.pt (config)") == [
+    assert problems(load_run_config, plain, "last.pt (config)", SEAMS) == [
         "last.pt (config): hyp.lr0: expected a number, found 'x'",
         "last.pt (config): unknown key 'hyp.mosiac' (nearest: 'mosaic')",
         "last.pt (config): model.backbone row 3: unknown module 'Convv' (nearest: 'Conv') in [-1, 1, 'Convv', [8]]",
@@ -525,7 +543,24 @@ def test_rows_keep_the_words_of_the_file():
     [
         ("box_loss: siuo", "box_loss: unknown name 'siuo' (nearest: 'siou')"),
         ("cls_loss: focl", "cls_loss: unknown name 'focl' (nearest: 'focal')"),
-        ("alpha_iou_form: eiou", "alpha_iou_form: unknown name 'eiou' (nearest: "),
+        (
+            "box_loss: {alpha_iou: {form: eiou}}",
+            "box_loss: alpha_iou: form: expected 'iou', 'giou', 'diou' or 'ciou', found 'eiou'",
+        ),
+        ("box_loss: {siou: {thata: 2}}", "box_loss: unknown parameter 'thata' of siou (nearest: 'theta')"),
+        ("box_loss: {siou: {theta: x}}", "box_loss: siou: theta: expected a valid number, found 'x'"),
+        ("box_loss: {siuo: {theta: 2}}", "box_loss: unknown name 'siuo' (nearest: 'siou')"),
+        ("box_loss: {ciou: {}, siou: {}}", "box_loss: expected a name, or a name with parameters as in"),
+        ("box_loss: 7", "box_loss: expected a name, or a name with parameters as in"),
+        (
+            "alpha_iou_alpha: 2",
+            "unknown key 'alpha_iou_alpha': parameters stand with their loss now, as in box_loss: {alpha_iou: {",
+        ),
+        (
+            "qfl_beta: 2",
+            "unknown key 'qfl_beta': parameters stand with their loss now, as in obj_loss: {qfl: {beta: ...}}",
+        ),
+        ("assigner: {anchor_ratio: {topk: 3}}", "assigner: unknown parameter 'topk' of anchor_ratio (there is none"),
         ("cls_weights: [1, 0]", "cls_weights: expected auto, a list with a weight above 0"),
         ("yolo_foo: 3", "unknown key 'yolo_foo'"),
         ("cls_weights: [1, a]", "cls_weights: expected auto, a list with a weight above 0 for each class, or null"),
@@ -534,16 +569,17 @@ def test_rows_keep_the_words_of_the_file():
             "fl_gamma above 0 turns bce into focal: expected it to be 0 beside obj_loss: qfl",
         ),
         ("cls_loss: vfl\nlabel_smoothing: 0.1", "label_smoothing leaves no negatives to vfl"),
-        ("focal_alpha: 2", "focal_alpha: expected 1 or less, found 2"),
+        ("cls_loss: {focal: {alpha: 2}}", "cls_loss: focal: alpha: expected less than or equal to 1, found 2"),
     ],
 )
 def test_an_unusable_choice_of_losses_is_named(text: str, expected: str, tmp_path: Path):
     (tmp_path / "hyp.yaml").write_text(text + "\n")
     with pytest.raises(ConfigError) as caught:
-        load_hyp(tmp_path / "hyp.yaml")
+        load_hyp(tmp_path / "hyp.yaml", (), SEAMS)
     assert expected in str(caught.value)
 
 
 def test_null_auto_and_lists_are_read():
-    assert Hyp(focal_alpha=None).focal_alpha is None
+    focal = Hyp(cls_loss={"focal": {"alpha": None}}).cls_loss
+    assert focal.parameters == {"alpha": None} and focal.plain() == {"focal": {"alpha": None}}
     assert Hyp(cls_weights="auto").cls_weights == "auto" and Hyp(cls_weights=[1, 2.5]).cls_weights == (1.0, 2.5)

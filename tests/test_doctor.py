@@ -189,7 +189,7 @@ def test_a_class_without_objects_is_named_for_the_chosen_classes_alone(root: Pat
 
 def test_every_kind_of_problem_has_a_severity():
     kinds = set()
-    for path in (REPOSITORY / "yolo_lite/data").glob("*.py"):
+    for path in (REPOSITORY / "yolo_lite/data").rglob("*.py"):
         kinds |= set(re.findall(r'Problem\(\s*"([^"]+)"', path.read_text()))
     assert len(kinds) >= 8 and kinds < SEVERITY.keys()
 
@@ -299,10 +299,10 @@ def test_a_copy_is_clean_and_the_set_as_it_was(ill: Path, kind: str, capsys: pyt
     }
     assert sorted(names["train"]) == ["train/a.png", "train/b.png", "train/sub/rows.png"]
     assert names["val"] == ["val/c.png"]
-    index = index_split(clean, ill / "clean/data.yaml", "train", with_rings=True)
+    index = index_split(clean, ill / "clean/data.yaml", "train", with_outlines=True)
     [rows] = [index.rows(position) for position in range(3) if index.path(position).endswith("rows.png")]
     np.testing.assert_allclose(index.xyxy[rows], [[6.4, 4.8, 32, 43.2], [12.8, 9.6, 25.6, 19.2]], atol=0.011)
-    assert index.rings is not None and len(index.rings.of(rows[0])) == (kind != "voc")
+    assert index.outlines is not None and len(index.outlines.of(rows[0])) == (kind != "voc")
 
 
 def test_a_copy_that_does_not_fit_on_the_disk_is_refused_before_it_begins(

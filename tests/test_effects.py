@@ -1,5 +1,6 @@
 """Effects and copy-paste: off they change no bit, boxes and shares go with what is seen, all is a pure function."""
 
+import dataclasses
 import os
 from collections.abc import Iterator
 
@@ -7,18 +8,21 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_augment import COLOURS, OFF, Drawn, random_sample, rectangle_sample, training_set
+from test_augment import COLOURS, NO_OBJECTS, OFF, Drawn, random_sample, rectangle_sample, sample_of, training_set
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import SEAM_NAMES, DatasetConfig, Hyp
 from yolo_lite.data import effects
-from yolo_lite.data.augment import Sample, worth_learning
-from yolo_lite.data.copy_paste import box_of, copy_paste, mask_of
-from yolo_lite.data.dataset import Item, TrainingSet
+from yolo_lite.data.augment import worth_learning
+from yolo_lite.data.copy_paste import box_of, copy_paste
+from yolo_lite.data.dataset import DatasetItem, TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.instances import Sample
 from yolo_lite.data.letterbox import GREY
 from yolo_lite.data.loader import training_loader
+from yolo_lite.data.outlines import Outlines, Ring, mask_of
 from yolo_lite.data.store import CAN_FORK, ImageStore
+from yolo_lite.ops.streams import NamedGenerators, Stream
 
 EFFECTS = ("grayscale", "blur", "jpeg", "erasing")
 
@@ -27,8 +31,14 @@ def noise(height: int = 40, width: int = 60, channels: int = 3, seed: int = 0) -
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels)).astype(np.uint8)
 
 
-def equal(first: Item, second: Item) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(first[:3], second[:3], strict=True))
+def equal(first: DatasetItem, second: DatasetItem) -> bool:
+    pairs = [(first.image, second.image)]
+    pairs += [(getattr(first.instances, name), getattr(second.instances, name)) for name in ("label", "xyxy")]
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def outlined(sample: Sample, outlines: list[list[Ring]]) -> Sample:
+    return Sample(sample.image, dataclasses.replace(sample.instances, outlines=Outlines.pack(outlines)))
 
 
 # ----------------------------------------------------------------------------------------------------- on and off
@@ -49,16 +59,17 @@ def test_an_effect_that_does_not_strike_changes_no_bit(key):
             else:
                 struck += 1
             if key != "erasing":
-                np.testing.assert_array_equal(before.xyxy, after.xyxy)
+                np.testing.assert_array_equal(before.instances.xyxy, after.instances.xyxy)
     assert 18 <= struck <= 42
 
 
 def test_effects_do_not_depend_on_each_other():
     """JPEG noise strikes the same pictures with the same strength, whether blur is on or not."""
     image = noise()
+    sample = sample_of(image, np.zeros(0, int), np.zeros((0, 4)), np.zeros(0))
     for seed in range(20):
-        alone = effects.random_effects(image, Hyp(jpeg=0.5), np.random.default_rng(seed))
-        other = effects.random_effects(image, Hyp(jpeg=0.5, blur=1e-9), np.random.default_rng(seed))
+        alone = effects.apply_effects(sample, Hyp(jpeg=0.5), NamedGenerators(seed, Stream.SAMPLE)).image
+        other = effects.apply_effects(sample, Hyp(jpeg=0.5, blur=1e-9), NamedGenerators(seed, Stream.SAMPLE)).image
         np.testing.assert_array_equal(alone, other)
 
 
@@ -67,17 +78,17 @@ def test_effects_do_not_depend_on_each_other():
 
 def test_grayscale_leaves_the_luminance_in_all_channels():
     image, rng = noise(), np.random.default_rng(0)
-    grey = effects.random_effects(image, Hyp(grayscale=1.0), rng)
+    grey, _ = effects.grayscale(image, NO_OBJECTS, rng)
     expected = image @ np.array([0.299, 0.587, 0.114])
     assert np.abs(grey - expected[..., None]).max() <= 1
     four = noise(channels=4)
-    np.testing.assert_array_equal(effects.random_effects(four, Hyp(grayscale=1.0), rng), four)
+    np.testing.assert_array_equal(effects.grayscale(four, NO_OBJECTS, rng)[0], four)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 6])
 def test_blur_averages_over_neighbours_and_keeps_the_mean(channels):
     image, rng = noise(80, 80, channels), np.random.default_rng(0)
-    blurred = effects.random_effects(image, Hyp(blur=1.0), rng)
+    blurred, _ = effects.blur(image, NO_OBJECTS, rng)
     assert blurred.shape == image.shape and blurred.dtype == np.uint8
     assert abs(blurred.mean() - image.mean()) < 1 and blurred.std() < 0.7 * image.std()
 
@@ -96,7 +107,7 @@ def test_jpeg_keeps_the_order_of_the_colours():
 
 def test_erasing_by_a_slow_count_of_pixels():
     """Grey from 2 to 33 % of the picture in one rectangle; each share is that of the pixels still seen."""
-    white = Sample(
+    white = sample_of(
         np.full((60, 80, 3), 255, np.uint8),
         np.arange(3),
         np.array([[0.0, 0, 80, 60], [10, 5, 30, 25], [50, 40, 70, 60]]),
@@ -104,14 +115,16 @@ def test_erasing_by_a_slow_count_of_pixels():
     )
     dropped = 0
     for seed in range(200):
-        erased = effects.random_erasing(white, np.random.default_rng(seed))
+        erased = Sample(*effects.erasing(*white, np.random.default_rng(seed)))
         grey = (erased.image == GREY).all(axis=2)
         left, top, right, bottom = box_of(grey.astype(np.uint8))
         assert grey[top:bottom, left:right].all() and 0.01 <= grey.mean() <= 0.34
-        for (x1, y1, x2, y2), share, before in zip(white.xyxy.astype(int), erased.share, white.share, strict=True):
+        for (x1, y1, x2, y2), share, before in zip(
+            white.instances.xyxy.astype(int), erased.instances.share, white.instances.share, strict=True
+        ):
             assert share == pytest.approx(before * (1 - grey[y1:y2, x1:x2].mean()))
-        np.testing.assert_array_equal(erased.xyxy, white.xyxy)
-        dropped += not worth_learning(erased).all()
+        np.testing.assert_array_equal(erased.instances.xyxy, white.instances.xyxy)
+        dropped += not worth_learning(erased.instances).all()
     assert dropped > 5 and (white.image == 255).all()
 
 
@@ -140,27 +153,30 @@ def test_a_mask_holds_the_pixels_within_any_of_its_rings():
 
 def pasted(seed: int, channels: int = 3) -> tuple[Sample, Sample, list, Sample]:
     """A black host with a red octagon and a red box without outline, a donor of octagons in other colours."""
-    host = Sample(np.zeros((60, 80, 3), np.uint8), np.array([0, 0]), np.zeros((2, 4)), np.array([1.0, 0.5]))
+    host = sample_of(np.zeros((60, 80, 3), np.uint8), np.array([0, 0]), np.zeros((2, 4)), np.array([1.0, 0.5]))
     rings = [[octagon(25, 30, 15)], []]
     masks = [mask_of(rings[0], (60, 80)), np.zeros((60, 80), np.uint8)]
     masks[1][10:50, 55:75] = 1
     for mask in masks:
         host.image[mask > 0] = COLOURS[0]
-    host.xyxy[:] = [box_of(mask) for mask in masks]
-    donor = Sample(np.zeros((50, 70, 3), np.uint8), np.arange(1, 5), np.zeros((4, 4)), np.ones(4))
+    host.instances.xyxy[:] = [box_of(mask) for mask in masks]
+    donor = sample_of(np.zeros((50, 70, 3), np.uint8), np.arange(1, 5), np.zeros((4, 4)), np.ones(4))
     donor_rings = [[octagon(12 + 30 * (n % 2), 12 + 25 * (n // 2), 11)] for n in range(3)] + [[]]
     for label, own in enumerate(donor_rings[:3], 1):
         donor.image[mask_of(own, (50, 70)) > 0] = COLOURS[label]
     if channels != 3:
         host, donor = (s._replace(image=np.dstack([s.image] * 2)[..., :channels]) for s in (host, donor))
-    return host, donor, masks, copy_paste(host, rings, donor, donor_rings, np.random.default_rng(seed))
+    made = copy_paste(outlined(host, rings), outlined(donor, donor_rings), np.random.default_rng(seed))
+    return host, donor, masks, made
 
 
 def test_a_pasted_objects_box_is_the_box_of_its_mask():
     checked, biases = 0, []
     for seed in range(60):
         host, _, _, made = pasted(seed)
-        for label, box, share in zip(made.label[2:], made.xyxy[2:], made.share[2:], strict=True):
+        for label, box, share in zip(
+            made.instances.label[2:], made.instances.xyxy[2:], made.instances.share[2:], strict=True
+        ):
             assert label in (1, 2, 3)  # what has no outline is not pasted
             seen = (np.abs(made.image.astype(int) - COLOURS[label]) < 100).all(axis=2)
             np.testing.assert_allclose(box, box_of(seen.astype(np.uint8)), atol=1.01)
@@ -168,7 +184,7 @@ def test_a_pasted_objects_box_is_the_box_of_its_mask():
             is_whole = box[:2].min() > 0 and box[2] < 80 and box[3] < 60
             assert 0.85 < share <= 1 if is_whole else 0 < share <= 1
             checked += 1
-        assert host.xyxy.shape == (2, 4) and not host.image[..., 1].any()  # the argument is left as it is
+        assert host.instances.xyxy.shape == (2, 4) and not host.image[..., 1].any()  # the argument is left as it is
     assert checked > 50 and np.abs(np.mean(biases, axis=0)).max() < 0.5
 
 
@@ -179,13 +195,13 @@ def test_what_is_pasted_over_loses_its_share_and_the_end_of_its_box():
         is_red = (np.abs(made.image.astype(int) - COLOURS[0]) < 100).all(axis=2)
         for row, mask in enumerate(masks):
             seen = is_red & (mask > 0)
-            before = host.share[row]
-            assert made.share[row] == pytest.approx(before * seen.sum() / mask.sum(), abs=0.12 * before)
-            if made.share[row] == before:
-                np.testing.assert_array_equal(made.xyxy[row], host.xyxy[row])
-            elif seen.any() and made.share[row] > 0:
+            before = host.instances.share[row]
+            assert made.instances.share[row] == pytest.approx(before * seen.sum() / mask.sum(), abs=0.12 * before)
+            if made.instances.share[row] == before:
+                np.testing.assert_array_equal(made.instances.xyxy[row], host.instances.xyxy[row])
+            elif seen.any() and made.instances.share[row] > 0:
                 hidden += 1
-                np.testing.assert_allclose(made.xyxy[row], box_of(seen.astype(np.uint8)), atol=2)
+                np.testing.assert_allclose(made.instances.xyxy[row], box_of(seen.astype(np.uint8)), atol=2)
     assert hidden > 20
 
 
@@ -195,10 +211,10 @@ def test_what_is_wholly_hidden_is_dropped():
     square = np.array([[0.0, 0], [40, 0], [40, 40], [0, 40]])
     gone = 0
     for seed in range(30):
-        made = copy_paste(host, [[]], donor, [[square]], np.random.default_rng(seed))
-        if len(made.label) == 2 and not (made.image == COLOURS[0]).all(axis=2).any():
+        made = copy_paste(outlined(host, [[]]), outlined(donor, [[square]]), np.random.default_rng(seed))
+        if len(made.instances.label) == 2 and not (made.image == COLOURS[0]).all(axis=2).any():
             gone += 1
-            assert made.share[0] < 0.1 and worth_learning(made).tolist() == [False, True]
+            assert made.instances.share[0] < 0.1 and worth_learning(made.instances).tolist() == [False, True]
     assert gone > 3
 
 
@@ -209,7 +225,7 @@ def test_copy_paste_takes_any_number_of_channels(channels):
         expected = pasted(seed)[-1]
         assert made.image.shape == host.image.shape
         np.testing.assert_array_equal(made.image[..., 0], expected.image[..., 0])
-        np.testing.assert_array_equal(made.xyxy, expected.xyxy)
+        np.testing.assert_array_equal(made.instances.xyxy, expected.instances.xyxy)
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +240,7 @@ def polygons(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
         rows = [f"{n} " + " ".join(f"{value:.4f}" for value in ring.ravel()) + "\n" for n, ring in enumerate(rings)]
         (root / f"labels/{number}.txt").write_text("".join(rows))
     config = DatasetConfig(train=("images",), names=("cat", "dog"))
-    return index_split(config, root / "data.yaml", "train", with_rings=True)
+    return index_split(config, root / "data.yaml", "train", with_outlines=True)
 
 
 def on_disk(index: DatasetIndex, hyp: Hyp, mosaic_epochs: int = 99, seed: int = 0) -> TrainingSet:
@@ -246,13 +262,15 @@ def test_outlines_reach_copy_paste_in_the_pixels_of_the_loaded_picture(polygons)
     """At half the size of the file the outlines' boxes are those of the objects."""
     small = TrainingSet(polygons, ImageStore(polygons, 32, "off", False), 32, Hyp(copy_paste=1.0), 0, 99)
     for position in range(6):
-        boxes = [[*ring.min(axis=0), *ring.max(axis=0)] for [ring] in small._rings(position)]
-        np.testing.assert_allclose(boxes, small._load(position).xyxy, atol=0.01)
+        found = small._load(position, with_outlines=True).instances
+        rings = [ring for row in range(len(found)) for ring in found.outlines.of(row)]
+        assert len(rings) == len(found)
+        np.testing.assert_allclose([[*ring.min(axis=0), *ring.max(axis=0)] for ring in rings], found.xyxy, atol=0.01)
 
 
 def test_copy_paste_without_polygons_is_refused():
     drawn = Drawn([rectangle_sample(0, 8, 8, (0, 0, 4, 4))])
-    drawn.rings = None
+    drawn.outlines = None
     with pytest.raises(ConfigError, match="copy_paste: expected labels with polygons, found boxes alone"):
         TrainingSet(drawn, drawn, 64, Hyp(copy_paste=0.1), 0, 9)  # type: ignore[arg-type]
 
@@ -274,6 +292,8 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "cropped": lambda image, label, xyxy, rng: (image[:32], label, xyxy),
         "float": lambda image, label, xyxy, rng: (image / 255, label, xyxy),
         "nothing": lambda image, label, xyxy, rng: None,
+        "turned": lambda image, instances, rng: effects.fliplr(image, instances, rng),
+        "forgotten": lambda image, instances, rng: image,
         "uneven": lambda image, label, xyxy, rng: (image, label[1:], xyxy),
     }
     for name, function in entries.items():
@@ -291,22 +311,37 @@ def test_augmentations_come_last_in_their_order(polygons, known):
     for position in range(6):
         before, after = plain[0, position], once[0, position]
         np.testing.assert_array_equal(after.image, before.image[:, ::-1])
-        np.testing.assert_allclose(after.xyxy[:, 0], 64 - before.xyxy[:, 2])
+        np.testing.assert_allclose(after.instances.xyxy[:, 0], 64 - before.instances.xyxy[:, 2])
         np.testing.assert_array_equal(twice[0, position].image, before.image)
-        np.testing.assert_allclose(twice[0, position].xyxy, before.xyxy)
+        np.testing.assert_allclose(twice[0, position].instances.xyxy, before.instances.xyxy)
 
 
 def test_what_an_augmentation_pushes_out_is_cut_or_dropped(polygons, known):
     shifted, emptied = (on_disk(polygons, Hyp(augmentations=name)) for name in ("shifted", "emptied"))
     for position in range(6):
         item = shifted[0, position]
-        assert item.xyxy.size == 0 or item.xyxy.max() <= 64
-        assert equal(item, shifted[0, position]) and len(emptied[0, position].label) == 0
+        assert item.instances.xyxy.size == 0 or item.instances.xyxy.max() <= 64
+        assert equal(item, shifted[0, position]) and len(emptied[0, position].instances.label) == 0
+
+
+def test_an_augmentation_may_take_instances_with_their_outlines(polygons, known):
+    """What it returns is what a built-in one would: boxes, shares and outlines mirrored."""
+    plain, turned = (
+        TrainingSet(polygons, ImageStore(polygons, 64, "off", False), 64, hyp, 0, 99, with_outlines=True)
+        for hyp in (Hyp(), Hyp(augmentations="turned"))
+    )
+    for position in range(6):
+        before, after = plain[0, position], turned[0, position]
+        np.testing.assert_array_equal(after.image, before.image[:, ::-1])
+        np.testing.assert_array_equal(after.instances.xyxy[:, 0], 64 - before.instances.xyxy[:, 2])
+        mirrored = before.instances.outlines.corner * (-1, 1) + (64, 0)
+        np.testing.assert_array_equal(after.instances.outlines.corner, mirrored)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("forgotten", r"expected \(image, instances\), found ndarray"),
         ("cropped", r"expected an image of uint8 \[64, 64, 3\], found uint8 \[32, 64, 3\]"),
         ("float", r"expected an image of uint8 .*, found float64"),
         ("nothing", r"expected \(image, label, xyxy\), found NoneType"),
@@ -354,7 +389,7 @@ def test_albumentations_moves_boxes_with_their_pixels():
     albumentations = pytest.importorskip("albumentations")
     flip = effects.from_albumentations([albumentations.HorizontalFlip(p=1.0)])
     sample = rectangle_sample(2, 40, 60, (5, 10, 25, 30))
-    image, label, xyxy = flip(*sample[:3], np.random.default_rng(0))
+    image, label, xyxy = flip(sample.image, sample.instances.label, sample.instances.xyxy, np.random.default_rng(0))
     np.testing.assert_array_equal(image, sample.image[:, ::-1])
     np.testing.assert_allclose(xyxy, [[35, 10, 55, 30]], atol=1e-4)
     assert label.tolist() == [2]
@@ -381,14 +416,14 @@ def test_every_channel_goes_the_way_of_the_first(channels):
             for channel in range(channels):
                 difference = item.image[..., channel].astype(int) - expected.image[..., 0]
                 assert np.abs(difference).max() <= 8 and np.abs(difference).mean() < 0.1  # OpenCV rounds differently
-            np.testing.assert_array_equal(item.xyxy, expected.xyxy)
+            np.testing.assert_array_equal(item.instances.xyxy, expected.instances.xyxy)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_without_three_channels_hsv_v_scales_the_brightness(channels):
     image = np.full((8, 8, channels), 100, np.uint8)
     dataset = training_set(
-        [Sample(image, np.zeros(0, int), np.zeros((0, 4)), np.zeros(0))], 8, Hyp(**{**OFF, "hsv_v": 0.4})
+        [sample_of(image, np.zeros(0, int), np.zeros((0, 4)), np.zeros(0))], 8, Hyp(**{**OFF, "hsv_v": 0.4})
     )
     seen = np.array([np.unique(dataset[epoch, 0].image) for epoch in range(50)])
     assert seen.shape == (50, 1) and 60 <= seen.min() < 70 and 130 < seen.max() <= 140

@@ -8,6 +8,7 @@ import functools
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ import torch
 from conftest import SHARED
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch import nn
 
 from yolo_lite.cli.main import val_main
 from yolo_lite.config.load import load_dataset_config
@@ -23,50 +23,56 @@ from yolo_lite.config.schema import Hyp
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.store import ImageStore
-from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_by_size
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, format_table, prepare_split, report
-from yolo_lite.engine.families import BatchLosses, Yolo
+from yolo_lite.engine.trained import load_trained
+from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.nms import DetectOptions
-from yolo_lite.structures import Batch, Detections, LossParts
+from yolo_lite.structures import Batch, Detections, Losses, Matches, Objects
 
 CPU = choose_compute("cpu", "fp32", channels_last=True)
 
 
-class Oracle(Yolo):
-    """Finds exactly the labels, save those that ``misses`` names."""
+class Oracle:
+    """A network that finds exactly the labels, save those that ``misses`` names."""
 
     def __init__(self, misses: int | None = None) -> None:
         self.misses = misses
 
-    def for_inference(self, model: nn.Module) -> nn.Module:
-        return model
+    def watch(self, split: Split) -> None:
+        """The batches to come: a network sees images alone."""
+        self.batches = iter(list(split.loader))
 
-    def forward(self, model: nn.Module, batch: Batch, compute: object) -> Batch:
+    def for_inference(self) -> Oracle:
+        return self
+
+    def __call__(self, images: torch.Tensor) -> Batch:
+        batch = next(self.batches)
+        assert torch.equal(batch.images.float() / 255, images)
         return batch
 
-    def detections(self, model: nn.Module, raw: Batch, batch: Batch, options: DetectOptions) -> list[Detections]:
-        rows = [batch.objects.image == row for row in range(len(batch.images))]
-        rows = [own & (batch.objects.label != self.misses) for own in rows]
+    def grid(self, height: int, width: int) -> None:
+        return None
+
+    def detections(self, raw: Batch, size: tuple[int, int], options: DetectOptions) -> list[Detections]:
+        rows = [raw.objects.image == row for row in range(len(raw.images))]
+        rows = [own & (raw.objects.label != self.misses) for own in rows]
         return [
             Detections(cxcywh_to_xyxy(raw.objects.box[own]), torch.ones(int(own.sum())), raw.objects.label[own])
             for own in rows
         ]
 
-    def validation_losses(self, model: nn.Module, raw: Batch, batch: Batch, losses: nn.Module) -> BatchLosses:
-        return BatchLosses(LossParts(*torch.ones(3)), torch.tensor(0))
-
 
 class Shaky(Oracle):
-    """Finds the labels inexactly and sometimes as another class, and invents some; the same for a picture always."""
+    """Finds the labels inexactly and sometimes as another class, and invents some; the same for an image always."""
 
-    def detections(self, model: nn.Module, raw: Batch, batch: Batch, options: DetectOptions) -> list[Detections]:
+    def detections(self, raw: Batch, size: tuple[int, int], options: DetectOptions) -> list[Detections]:
         return [
             self._shaken(found, torch.Generator().manual_seed(int(position)))
-            for found, position in zip(super().detections(model, raw, batch, options), batch.position, strict=True)
+            for found, position in zip(super().detections(raw, size, options), raw.position, strict=True)
         ]
 
     def _shaken(self, found: Detections, draw: torch.Generator) -> Detections:
@@ -81,19 +87,31 @@ def val_index(tiny_data: Path) -> DatasetIndex:
     return index_split(load_dataset_config(tiny_data), tiny_data, "val")
 
 
-def evaluated(index: DatasetIndex, family: Yolo, model: nn.Module, size: int, batch_size: int) -> Evaluation:
+class Ones(Criterion):
+    """Losses of 1 for each batch, and no object that is learnt."""
+
+    names = ("box", "obj", "cls")
+
+    def losses_of_batch(self, raw: Any, objects: Objects, grid: Any, num_images: int) -> tuple[Losses, Matches]:
+        none = objects.image[:0]
+        return {name: torch.ones(()) for name in self.names}, Matches(none, none, none, none.float())
+
+
+def evaluated(index: DatasetIndex, model: Any, size: int, batch_size: int) -> Evaluation:
     store = ImageStore(index, size, "off", shared=False)
     split = prepare_split(store, functools.partial(canvas_size, stride=32), batch_size, workers=0, pin_memory=False)
-    losses = family.losses(Hyp(), np.ones(len(index.names)))
-    return evaluate(family, model, split, losses, CPU, DetectOptions())
+    if isinstance(model, Oracle):
+        model.watch(split)
+    return evaluate(model, split, Ones(Hyp()), CPU, DetectOptions())
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("size", [64, 96, 320])
 def test_the_labels_themselves_score_one_at_any_size(val_index: DatasetIndex, size: int) -> None:
-    result = evaluated(val_index, Oracle(), nn.Identity(), size, batch_size=3)
+    result = evaluated(val_index, Oracle(), size, batch_size=3)
     assert result.scores.overall == pytest.approx((1.0, 1.0, 1.0, 1.0, 1.0))
     assert result.fitness == pytest.approx(1.0)
-    assert result.losses == {"box_loss": 1.0, "obj_loss": 1.0, "cls_loss": 1.0}
+    assert result.losses == {"box": 1.0, "obj": 1.0, "cls": 1.0}
     for position in range(len(val_index)):
         label, xyxy = val_index.objects(position)
         own = result.detections.image == position
@@ -103,14 +121,14 @@ def test_the_labels_themselves_score_one_at_any_size(val_index: DatasetIndex, si
 
 
 def test_a_class_that_is_never_found_costs_its_share_of_the_mean(val_index: DatasetIndex) -> None:
-    result = evaluated(val_index, Oracle(misses=0), nn.Identity(), 64, batch_size=8)
+    result = evaluated(val_index, Oracle(misses=0), 64, batch_size=8)
     present = len(np.unique(val_index.label))
     assert result.scores.overall.map50 == pytest.approx((present - 1) / present)
     assert result.scores.by_class[0].map50 == 0 and result.scores.by_class[1].map50 == 1
 
 
 def test_table_and_report_count_what_the_split_holds(val_index: DatasetIndex) -> None:
-    result = evaluated(val_index, Oracle(), nn.Identity(), 64, batch_size=8)
+    result = evaluated(val_index, Oracle(), 64, batch_size=8)
     first = format_table(result, val_index).splitlines()[1].split()
     assert first[:3] == ["all", str(len(val_index)), str(len(val_index.label))]
     plain = json.loads(json.dumps(report(result, val_index, score_by_size(ground_truth(val_index), result.detections))))
@@ -118,20 +136,24 @@ def test_table_and_report_count_what_the_split_holds(val_index: DatasetIndex) ->
     assert plain["map50_95"] == pytest.approx(1.0) and plain["images"] == len(val_index)
 
 
-def test_detections_do_not_depend_on_the_batch_size(tiny_run: Path, val_index: DatasetIndex) -> None:
-    content = load_checkpoint(tiny_run / "weights/last.pt")
-    model = Yolo().build(config_of(content, "").model)
-    model.load_state_dict(content["ema"])
+@pytest.mark.quick
+def test_the_same_batches_give_the_same_bits_and_other_batch_sizes_agree_to_rounding(
+    tiny_run: Path, val_index: DatasetIndex
+) -> None:
+    model = load_trained(tiny_run / "weights/last.pt").model
     # Confident outputs, so that many boxes compete.
     with torch.no_grad():
         for head in model.layers[-1].heads:
             head.bias.view(3, -1)[:, 4] += 4
-    tables: list[DetectionTable] = [evaluated(val_index, Yolo(), model, 64, n).detections for n in (1, 3, 8)]
+    tables: list[DetectionTable] = [evaluated(val_index, model, 64, n).detections for n in (1, 1, 3, 8)]
     assert len(tables[0].score) > 100
-    for table in tables[1:]:
+    for mine, again in zip(*tables[:2], strict=True):
+        assert np.array_equal(mine, again)
+    for table in tables[2:]:
         order, other = (np.lexsort((t.score, t.image)) for t in (tables[0], table))
         assert np.array_equal(tables[0].image[order], table.image[other])
-        assert np.allclose(tables[0].score[order], table.score[other], atol=1e-6)
+        # Convolutions of other shapes may add in another order: with AVX-512 scores have differed by 1.6e-5.
+        assert np.allclose(tables[0].score[order], table.score[other], rtol=0, atol=1e-4)
 
 
 # ----------------------------------------------------------------------------------------------- what val.py writes
@@ -173,7 +195,7 @@ def test_saved_json_gives_pycocotools_the_figures_of_metrics_json(
 
 
 def test_saved_json_of_a_fair_detector_gives_pycocotools_its_figures(val_index: DatasetIndex, tmp_path: Path) -> None:
-    results = [evaluated(val_index, Shaky(), nn.Identity(), 96, batch_size) for batch_size in (1, 3, 8)]
+    results = [evaluated(val_index, Shaky(), 96, batch_size) for batch_size in (1, 3, 8)]
     truth = ground_truth(val_index)
     write_coco_json(tmp_path, results[0].detections, Split(val_index, None, truth))
     expected = pycocotools_figures(tmp_path)
@@ -187,7 +209,7 @@ def test_saved_json_has_the_ids_of_a_coco_file(val_index: DatasetIndex, tmp_path
     index = dataclasses.replace(
         val_index, image_id=np.arange(len(val_index)) * 7 + 100, category_id=np.arange(len(val_index.names)) * 3 + 1
     )
-    result = evaluated(index, Oracle(), nn.Identity(), 64, batch_size=8)
+    result = evaluated(index, Oracle(), 64, batch_size=8)
     write_coco_json(tmp_path, result.detections, Split(index, None, ground_truth(index)))
     found = json.loads((tmp_path / "predictions.json").read_text())
     truth = json.loads((tmp_path / "ground_truth.json").read_text())
@@ -199,7 +221,7 @@ def test_saved_json_has_the_ids_of_a_coco_file(val_index: DatasetIndex, tmp_path
 
 
 def test_saved_text_holds_every_detection_in_fractions(val_index: DatasetIndex, tmp_path: Path) -> None:
-    result = evaluated(val_index, Oracle(misses=0), nn.Identity(), 64, batch_size=3)
+    result = evaluated(val_index, Oracle(misses=0), 64, batch_size=3)
     write_yolo_txt(tmp_path, result.detections, Split(val_index, None, ground_truth(val_index)))
     files = sorted((tmp_path / "labels").iterdir())
     assert [file.stem for file in files] == [Path(val_index.path(position)).stem for position in range(len(val_index))]
@@ -251,6 +273,6 @@ def test_another_set_of_names_is_refused(tiny_run: Path, tmp_path: Path, capsys:
 def test_real_pictures_of_many_sizes_come_back_in_their_own_pixels() -> None:
     data = SHARED / "data/raccoon/data.yaml"
     index = index_split(load_dataset_config(data), data, "val")
-    result = evaluated(index, Oracle(), nn.Identity(), 320, batch_size=16)
+    result = evaluated(index, Oracle(), 320, batch_size=16)
     assert result.scores.overall.map50_95 == pytest.approx(1.0)
     assert len({tuple(size) for size in index.size.tolist()}) > 10

@@ -21,11 +21,11 @@ from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.deploy import export as export_module
 from yolo_lite.deploy.exported import Exported, load_exported
-from yolo_lite.deploy.graph import Decoded
+from yolo_lite.deploy.graph import Decoded, select_predictions
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
-from yolo_lite.engine.families import FAMILIES
-from yolo_lite.model.detector import Detector, fused
-from yolo_lite.ops.nms import DetectOptions, select_decoded, select_detections
+from yolo_lite.engine.tasks import task_of
+from yolo_lite.model.detector import Detector
+from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Detections
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
@@ -58,12 +58,13 @@ head:
 
 @pytest.fixture(scope="module")
 def weights(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a small untrained detector that is sure of much."""
+    """The checkpoint of a small untrained detector that is sure of much, in fp32 as its exported files are."""
     folder = tmp_path_factory.mktemp("export")
     (folder / "small.yaml").write_text(SMALL)
-    config = tiny_config(tiny_data, folder, "--cfg", str(folder / "small.yaml"))
+    config = tiny_config(tiny_data, folder, "--cfg", str(folder / "small.yaml"), "--set", "precision=fp32")
     torch.manual_seed(0)
-    model = FAMILIES["yolo"].build(config.model, fetch=False)
+    task = task_of(config.model)
+    model = task.build(config.model, False)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # what fusing has to fold
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
@@ -71,7 +72,7 @@ def weights(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for head in model.layers[-1].heads:
         nn.init.normal_(head.weight, std=0.5)
         head.bias.data.zero_()
-    states = {"ema": model.state_dict(), "losses": FAMILIES["yolo"].losses(config.hyp, np.ones(5)).state_dict()}
+    states = {"ema": model.state_dict(), "losses": task.criterion(config.model, config.hyp, np.ones(5)).state_dict()}
     content = {"config": config.plain(), "epoch": 0, "source": "drawn by lot", **states}
     save_checkpoint(folder / "small.pt", content)
     return folder / "small.pt"
@@ -82,7 +83,7 @@ def detector(weights: Path) -> Detector:
     content = load_checkpoint(weights)
     model = Detector(config_of(content, weights).model)
     model.load_state_dict(content["ema"])
-    return fused(model)
+    return model.for_inference()
 
 
 Export = Callable[..., Path]
@@ -138,8 +139,8 @@ def assert_same(found: Detections, expected: Detections) -> None:
 @torch.inference_mode()
 def test_decoded_predictions_give_the_detections_of_raw_outputs(detector: Detector):
     images, options = pictures(2, 48, 80), DetectOptions(0.1, 0.45)
-    expected = select_detections(detector(images), detector.grid(48, 80), options)
-    found = select_decoded(Decoded(detector)(images), options)
+    expected = detector.detections(detector(images), (48, 80), options)
+    found = select_predictions(Decoded(detector)(images), options)
     for one, other in zip(found, expected, strict=True):
         assert_same(one, other)
 
@@ -190,7 +191,7 @@ def test_nms_in_the_file_is_our_nms(kind, max_det, flags, export: Export, detect
     for number, height, width in SHAPES if flags else [(3, 64, 64)]:
         images = pictures(number, height, width)
         options = DetectOptions(0.3, 0.4, max_det)
-        expected = select_detections(detector(images), detector.grid(height, width), options)
+        expected = detector.detections(detector(images), (height, width), options)
         outputs = model(images)
         assert outputs[0].shape == (number, max_det, 4)
         for one, other in zip(detections_in(outputs), expected, strict=True):
@@ -276,7 +277,7 @@ def test_validation_of_a_fixed_file_takes_its_square(export: Export, tiny_data: 
         evaluate(weights=path, data=tiny_data, workers=0, imgsz=96)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [pytest.param(FORMATS[1], marks=pytest.mark.quick), *FORMATS[::2]])
 def test_a_file_predicts_what_its_weights_predict(kind, export: Export, weights: Path):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((60, 80), (80, 60), (33, 90), (60, 80))]

@@ -23,9 +23,10 @@ from yolo_lite.data.formats import FORMATS
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import evaluation_loader, training_loader
+from yolo_lite.data.readers.voc import EDGES
 from yolo_lite.data.store import ImageStore
-from yolo_lite.data.voc_xml import EDGES
-from yolo_lite.tools.convert import WRITERS, convert
+from yolo_lite.data.writers import WRITERS
+from yolo_lite.tools.convert import convert
 
 SHARED = REPOSITORY.parent / "shared" / "data"
 NAMES = ("cat", "dog", "cow")
@@ -38,7 +39,7 @@ def make_image(path: Path, height: int = 60, width: int = 80) -> None:
 
 def index_of(root: Path, **keys: Any) -> DatasetIndex:
     config = DatasetConfig(**{"train": "images", "names": NAMES, **keys})
-    return index_split(config, root / "data.yaml", "train", with_rings=True)
+    return index_split(config, root / "data.yaml", "train", with_outlines=True)
 
 
 def write_voc(path: Path, *objects: tuple[str, list[float], int], size: tuple[int, int] = (60, 80)) -> None:
@@ -150,7 +151,7 @@ def test_coco128_has_the_same_boxes_in_yolo_and_coco(tmp_path: Path) -> None:
     path = SHARED / "coco128" / "data.yaml"
     config = load_dataset_config(path)
     of_json = config.model_copy(update={"labels": "instances_coco128.json"})
-    yolo, coco = index_split(config, path, "val"), index_split(of_json, path, "val", with_rings=True)
+    yolo, coco = index_split(config, path, "val"), index_split(of_json, path, "val", with_outlines=True)
     assert (yolo.num_objects, coco.num_objects, int(coco.crowd.sum())) == (929, 929, 10)
     for position in range(len(yolo)):
         ours, theirs = (
@@ -160,10 +161,10 @@ def test_coco128_has_the_same_boxes_in_yolo_and_coco(tmp_path: Path) -> None:
     assert coco.image_id[0] == 9 and coco.category_id[[0, 79]].tolist() == [1, 90]
 
     outlined = convert(of_json, str(path), "yolo", tmp_path / "out", polygons=True)
-    again = index_split(load_dataset_config(outlined), outlined, "val", with_rings=True)
-    assert again.num_objects == 929 and again.rings is not None and coco.rings is not None
+    again = index_split(load_dataset_config(outlined), outlined, "val", with_outlines=True)
+    assert again.num_objects == 929 and again.outlines is not None and coco.outlines is not None
     for ours, theirs in list(zip(range(929), np.flatnonzero(~coco.crowd), strict=True))[::10]:
-        [one], several = again.rings.of(ours), coco.rings.of(theirs)
+        [one], several = again.outlines.of(ours), coco.outlines.of(theirs)
         if len(several) == 1:  # drawn, the lines between several parts are a pixel wide
             np.testing.assert_array_equal(filled([one]), filled(several))
 
@@ -234,9 +235,9 @@ def test_coco_says_crowd_area_outlines_and_ids(tmp_path: Path) -> None:
     index = index_of(tmp_path, labels="labels.json")
     assert not index.problems and index.label.tolist() == [1, 0, 0] and index.crowd.tolist() == [False, True, False]
     assert index.area.tolist() == [300, 4800, 12] and index.xyxy[2].tolist() == [1.5, 2.25, 4.5, 6.25]
-    assert index.rings is not None
-    assert [len(index.rings.of(thing)) for thing in range(3)] == [1, 0, 0]  # two points are no outline
-    assert index.rings.of(0)[0].tolist() == [[10, 20], [30, 20], [30, 50]]
+    assert index.outlines is not None
+    assert [len(index.outlines.of(thing)) for thing in range(3)] == [1, 0, 0]  # two points are no outline
+    assert index.outlines.of(0)[0].tolist() == [[10, 20], [30, 20], [30, 50]]
     assert index.image_id.tolist() == [7] and index.category_id.tolist() == [17, 18, 19]  # cow is not in the file
     assert index.rows(0).tolist() == [0, 2]
 
@@ -362,9 +363,9 @@ def test_an_outline_of_several_parts_becomes_one_of_the_same_area(tmp_path: Path
     write_coco(tmp_path / "set/labels.json", [{"category_id": 17, "bbox": [10, 5, 65, 45], "segmentation": parts}])
     config = DatasetConfig(path="set", train="images", labels="labels.json", names=NAMES)
     path = convert(config, str(tmp_path / "data.yaml"), "yolo", tmp_path / "out", polygons=True)
-    index = index_split(load_dataset_config(path), path, "train", with_rings=True)
-    assert index.rings is not None and index.xyxy.tolist() == [[10, 5, 75, 50]]
-    [ring] = index.rings.of(0)
+    index = index_split(load_dataset_config(path), path, "train", with_outlines=True)
+    assert index.outlines is not None and index.xyxy.tolist() == [[10, 5, 75, 50]]
+    [ring] = index.outlines.of(0)
     assert cv2.contourArea(ring) == pytest.approx(100 + 200 + 25, abs=0.1)
     with pytest.raises(ConfigError):
         index_split(config, tmp_path / "data.yaml", "val")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from yolo_lite.ops.grid import Grid, Level, decode, make_grid
+from yolo_lite.ops.grid import Grid, Level, Slots, decode_anchors, make_grid
 
 ANCHORS = torch.tensor(
     [
@@ -18,7 +18,7 @@ STRIDES = (8, 16, 32)
 
 
 def decode_rows(raw: torch.Tensor, grid: Grid, rows: slice | torch.Tensor) -> torch.Tensor:
-    return decode(raw, grid.corner[rows], grid.stride[rows], grid.anchor[rows])
+    return decode_anchors(raw, grid.slots.select(rows))
 
 
 def test_slots_come_by_level_then_cell_row_by_row_then_anchor():
@@ -64,12 +64,14 @@ def test_grid_is_float32_and_int64_whatever_the_anchors_are():
 
 def test_decode_hand_worked():
     corner, stride, anchor = torch.tensor([[16.0, 24]]), torch.tensor([[8.0]]), torch.tensor([[10.0, 13]])
-    zero = decode(torch.zeros(1, 4), corner, stride, anchor)
+    zero = decode_anchors(torch.zeros(1, 4), Slots(corner, stride, anchor))
     assert zero.tolist() == [[20, 28, 10, 13]]  # the middle of the cell, the anchor's size
     # sigmoid(ln 3) = 3/4: the centre lies 2 * 3/4 - 1/2 = 1 cell further, the size is (3/2)^2 = 9/4 anchors;
     # sigmoid(-ln 3) = 1/4: the centre lies on the corner, the size is 1/4 anchor
     raw = torch.tensor([[math.log(3), -math.log(3), math.log(3), -math.log(3)]])
-    torch.testing.assert_close(decode(raw, corner, stride, anchor), torch.tensor([[24.0, 24, 22.5, 3.25]]))
+    torch.testing.assert_close(
+        decode_anchors(raw, Slots(corner, stride, anchor)), torch.tensor([[24.0, 24, 22.5, 3.25]])
+    )
 
 
 def test_decode_equals_a_slow_loop():

@@ -25,11 +25,12 @@ from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.load import load_model_config
 from yolo_lite.config.schema import ModelConfig
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
-from yolo_lite.engine.families import FAMILIES, ClassRows
 from yolo_lite.engine.start import start_from
+from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train
 from yolo_lite.model.detector import Detector
-from yolo_lite.tools.import_weights import convert, read_checkpoint, read_state_dict
+from yolo_lite.model.heads import ClassRows
+from yolo_lite.tools.import_weights import build_detector, read_checkpoint, read_state_dict
 from yolo_lite.tools.torch_file import read_torch_file, tensors_of
 
 YOLOV5N = SHARED / "weights/yolov5n"
@@ -59,7 +60,7 @@ def their_state(model: Detector) -> dict[str, torch.Tensor]:
     """The state dict under the names that YOLOv5's users know, written down by hand."""
     state = {}
     for name, tensor in model.state_dict().items():
-        if name == "anchors":
+        if name == "layers.24.anchors":
             state["model.24.anchors"] = tensor / torch.tensor([8.0, 16.0, 32.0]).view(3, 1, 1)
             continue
         name = name.replace("layers.", "model.").replace("norm", "bn").replace("24.heads", "24.m")
@@ -130,13 +131,13 @@ def said_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 @needs_yolov5n
 def test_the_imported_yolov5n_gives_the_outputs_of_an_independent_runtime():
-    model = convert(read_checkpoint(YOLOV5N / "yolov5n.pt")).eval()
+    model = build_detector(read_checkpoint(YOLOV5N / "yolov5n.pt")).eval()
     golden = np.load(YOLOV5N / "golden_raw_heads.npz")
     images = torch.from_numpy(golden["input_uint8_nchw_rgb"]).float() / 255
     heads = [torch.from_numpy(golden[f"head{level}"]) for level in range(3)]  # [1, 3 * 85, h, w]
     expected = torch.cat([head.permute(0, 2, 3, 1).reshape(1, -1, 85) for head in heads], dim=1)
     with torch.no_grad():
-        found = model(images)
+        found = model(images).slots
     assert found.shape == expected.shape and (found - expected).abs().max() < 1e-3
     assert (found - expected).norm() / expected.norm() < 1e-5
 
@@ -171,7 +172,7 @@ def test_the_imported_yolov5n_reaches_its_figures_on_coco128(tmp_path: Path):
 def test_a_checkpoint_of_theirs_becomes_the_same_network(small: Detector, their_file: Path, tmp_path: Path):
     with zipfile.ZipFile(their_file) as file:
         assert b"models.common" in file.read("theirs/data.pkl")
-    assert equal_states(convert(read_checkpoint(their_file)).state_dict(), small.state_dict())
+    assert equal_states(build_detector(read_checkpoint(their_file)).state_dict(), small.state_dict())
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
@@ -197,8 +198,8 @@ def test_the_anchors_are_those_that_the_weights_were_trained_with(small: Detecto
     state = their_state(small)
     state["model.24.anchors"] = state["model.24.anchors"] * 1.5
     np.savez(tmp_path / "weights.npz", **{name: tensor.numpy() for name, tensor in state.items()})
-    found = convert(read_state_dict(tmp_path / "weights.npz", small.config, NAMES))
-    assert torch.equal(found.anchors, small.anchors * 1.5) and found.config.anchors[0][:2] == (15.0, 19.5)
+    found = build_detector(read_state_dict(tmp_path / "weights.npz", small.config, NAMES))
+    assert torch.equal(found.head.anchors, small.head.anchors * 1.5) and found.config.anchors[0][:2] == (15.0, 19.5)
 
 
 def test_what_is_missing_left_over_or_of_another_shape_is_listed(small: Detector, tmp_path: Path):
@@ -207,7 +208,7 @@ def test_what_is_missing_left_over_or_of_another_shape_is_listed(small: Detector
     state["model.0.conv.weight"] = state["model.0.conv.weight"][:, :, :3]
     np.savez(tmp_path / "weights.npz", **{name: tensor.numpy() for name, tensor in state.items()})
     with pytest.raises(CheckpointError) as error:
-        convert(read_state_dict(tmp_path / "weights.npz", small.config, NAMES))
+        build_detector(read_state_dict(tmp_path / "weights.npz", small.config, NAMES))
     assert str(error.value) == (
         f"{tmp_path / 'weights.npz'}: its tensors do not fit the model; missing: model.2.cv3.conv.weight; "
         "left over: model.2.cv4.conv.weight; "
@@ -407,9 +408,9 @@ def test_rows_of_classes_by_hand():
 @pytest.mark.parametrize("cfg", ["yolo_n", "faster_rcnn"])
 def test_the_class_rows_of_a_family_are_all_that_depends_on_the_number_of_classes(cfg: str):
     config = load_model_config(REPOSITORY / f"cfg/{cfg}.yaml")
-    family = FAMILIES[config.family]
-    few, many = (family.build(config.model_copy(update={"nc": count}), fetch=False) for count in (2, 5))
-    rows, states = family.class_rows(few), (few.state_dict(), many.state_dict())
+    task = task_of(config)
+    few, many = (task.build(config.model_copy(update={"nc": count}), False) for count in (2, 5))
+    rows, states = few.class_rows(), (few.state_dict(), many.state_dict())
     assert {name for name in states[0] if states[0][name].shape != states[1][name].shape} == set(rows)
     for state, count in zip(states, (2, 5), strict=True):
         assert all(len(state[name]) == each.count(count) for name, each in rows.items())
@@ -426,7 +427,7 @@ def test_a_start_keeps_box_and_objectness_and_the_classes_of_the_same_name(
     small: Detector, names: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     model, fresh = yolo_n(len(names), seed=1), yolo_n(len(names), seed=1)
-    start_from(saved(small, NAMES, tmp_path / "a.pt"), model, FAMILIES["yolo"].class_rows(model), names)
+    start_from(saved(small, NAMES, tmp_path / "a.pt"), model, names)
     for part in ("weight", "bias"):
         for level in range(3):
             own, before, given = (getattr(m.layers[24].heads[level], part) for m in (model, fresh, small))
@@ -446,10 +447,10 @@ def test_a_start_with_the_same_classes_takes_everything_but_the_anchors(
     small: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     model = yolo_n(3, seed=1)
-    model.anchors.mul_(2)
-    start_from(saved(small, NAMES, tmp_path / "a.pt"), model, FAMILIES["yolo"].class_rows(model), NAMES)
-    assert torch.equal(model.anchors, small.anchors * 2)
-    model.anchors.div_(2)
+    model.head.anchors.mul_(2)
+    start_from(saved(small, NAMES, tmp_path / "a.pt"), model, NAMES)
+    assert torch.equal(model.head.anchors, small.head.anchors * 2)
+    model.head.anchors.div_(2)
     assert equal_states(model.state_dict(), small.state_dict())
     said = capsys.readouterr().out
     assert "classes" not in said and "other anchors; those of --cfg stay" in said
@@ -460,10 +461,12 @@ def test_a_start_names_the_tensors_that_do_not_fit_and_refuses_where_none_does(
 ):
     model, weights = yolo_n(3), saved(small, NAMES, tmp_path / "a.pt")
     model.layers[0].conv = nn.Conv2d(3, 16, 3)
-    start_from(weights, model, FAMILIES["yolo"].class_rows(model), NAMES)
+    start_from(weights, model, NAMES)
     assert "347 of 349 tensors taken over, not: layers.0.conv.weight, layers.0.conv.bias" in capsys.readouterr().out
+    other = nn.Linear(2, 2)
+    other.class_rows = dict
     with pytest.raises(CheckpointError, match="not one tensor fits the model of --cfg"):
-        start_from(weights, nn.Linear(2, 2), {}, NAMES)
+        start_from(weights, other, NAMES)
 
 
 def test_a_frozen_run_from_imported_weights_keeps_their_backbone_in_its_average(

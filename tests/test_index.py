@@ -12,8 +12,8 @@ from yolo_lite.config.schema import DatasetConfig, Hyp
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import training_loader
+from yolo_lite.data.readers.yolo import YoloReader
 from yolo_lite.data.store import ImageStore
-from yolo_lite.data.yolo_txt import YoloLabels
 
 BOX = "1 0.5 0.5 0.5 0.25\n"
 
@@ -123,7 +123,7 @@ def test_labels_are_found_whatever_the_image_is_called(tmp_path, name):
 
 
 def test_the_last_images_folder_becomes_labels():
-    file_of = YoloLabels(Path("/d"), None, ("cat",)).file_of
+    file_of = YoloReader(Path("/d"), None, ("cat",)).file_of
     assert file_of(Path("/d/images/set/images/x/a.b.jpg")) == Path("/d/images/set/labels/x/a.b.txt")
     assert file_of(Path("/d/images_old/a.jpg")) == Path("/d/images_old/a.txt")  # a whole folder's name only
     assert file_of(Path("/d/train/images.jpg")) == Path("/d/train/images.txt")

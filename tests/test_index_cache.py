@@ -19,10 +19,11 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data import index as index_module
 from yolo_lite.data import index_cache
-from yolo_lite.data.coco_json import CocoLabels
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.labels import Labels, Problem
-from yolo_lite.data.packed import Rings, both, packed
+from yolo_lite.data.outlines import Outlines
+from yolo_lite.data.packed_labels import PackedLabels, pack_labels
+from yolo_lite.data.readers.coco import CocoReader
 
 NAMES = ("cat", "dog")
 POLYGON = "0 0.1 0.1 0.6 0.1 0.6 0.7\n"
@@ -77,9 +78,9 @@ def coco_file(root: Path, names: str = "abcd") -> Path:
     return path
 
 
-def read(root: Path, with_rings: bool = True, **keys) -> DatasetIndex:
+def read(root: Path, with_outlines: bool = True, **keys) -> DatasetIndex:
     config = DatasetConfig(**{"train": "images", "names": NAMES} | keys)
-    return index_split(config, root / "data.yaml", "train", with_rings)
+    return index_split(config, root / "data.yaml", "train", with_outlines)
 
 
 def read_afresh(root: Path, **keys) -> DatasetIndex:
@@ -99,7 +100,7 @@ def assert_same(one: DatasetIndex, other: DatasetIndex) -> None:
         if isinstance(a, np.ndarray):
             assert a.dtype == b.dtype, field.name
             np.testing.assert_array_equal(a, b, err_msg=field.name)
-        elif isinstance(a, Rings):
+        elif isinstance(a, Outlines):
             for x, y in zip(a, b, strict=True):
                 assert x.dtype == y.dtype
                 np.testing.assert_array_equal(x, y)
@@ -130,7 +131,7 @@ def test_the_second_start_opens_no_image_and_says_the_same(root, monkeypatch):
     assert_same(first, read_afresh(root))
 
 
-@pytest.mark.parametrize("keys", [{"classes": ("dog",)}, {"single_cls": True}, {"with_rings": False}])
+@pytest.mark.parametrize("keys", [{"classes": ("dog",)}, {"single_cls": True}, {"with_outlines": False}])
 def test_chosen_classes_are_chosen_from_what_is_kept(root, keys):
     read(root)
     assert_same(read(root, **keys), read_afresh(root, **keys))
@@ -149,7 +150,7 @@ def test_a_coco_file_is_not_even_parsed_while_nothing_changes(root, monkeypatch)
     first = read(root, labels="instances.json")
     assert first.image_id.tolist() == [10, 11, 12] and first.category_id.tolist() == [7, 5]
     with monkeypatch.context() as patch:
-        patch.setattr(CocoLabels, "load", lambda self: pytest.fail("parsed again"))
+        patch.setattr(CocoReader, "load", lambda self: pytest.fail("parsed again"))
         assert_same(read(root, labels="instances.json"), first)
     for change in (lambda: write_image(root / "images/e.png"), lambda: (root / "images/b.png").unlink()):
         change()
@@ -267,7 +268,7 @@ def test_after_any_edits_the_kept_index_equals_a_fresh_one(root, rounds, rings):
         for what, name, number in edits:
             edit(root, what, name, number)
         tick()
-        assert_same(read(root, with_rings=rings), read_afresh(root, with_rings=rings))
+        assert_same(read(root, with_outlines=rings), read_afresh(root, with_outlines=rings))
 
 
 # ------------------------------------------------------------------------------------------------- the file that keeps
@@ -334,10 +335,10 @@ def test_chosen_and_joined_entries_are_those_that_were_packed(seed):
     rng = np.random.default_rng(seed)
     found = [labels_of(rng, int(rng.integers(4))) if rng.random() < 0.8 else "left out" for _ in range(8)]
     order = rng.integers(8, size=int(rng.integers(12)))
-    got = both(packed(found[:3], True), packed(found[3:], True)).chosen(order)
-    expected = packed([found[i] for i in order], True)
+    got = PackedLabels.concat([pack_labels(found[:3], True), pack_labels(found[3:], True)]).select(order)
+    expected = pack_labels([found[i] for i in order], True)
     assert got.problems == expected.problems
-    for a, b in zip((*got[:6], *got.rings), (*expected[:6], *expected.rings), strict=True):
+    for a, b in zip((*got[:6], *got.outlines), (*expected[:6], *expected.outlines), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
 
@@ -345,9 +346,9 @@ def test_chosen_and_joined_entries_are_those_that_were_packed(seed):
 def test_what_is_saved_is_loaded_whatever_the_texts_are(tmp_path):
     found = labels_of(np.random.default_rng(2), 3)
     found[1].problems.append(Problem("odd", "odd: \udcff \ud800 \n\0 ende"))
-    entries = packed([found, "left out"], True)
-    kept = index_cache.Kept(np.array([b"a", b""]), np.array([4]), np.array([7, 8]), entries)
+    entries = pack_labels([found, "left out"], True)
+    kept = index_cache.CachedSplit(np.array([b"a", b""]), np.array([4]), np.array([7, 8]), entries)
     index_cache.save(tmp_path / "deep/index-x", kept)
     again = index_cache.load(tmp_path / "deep/index-x")
     assert again.entries.problems == entries.problems and again.key.tolist() == [b"a", b""]
-    np.testing.assert_array_equal(again.entries.rings.corner, entries.rings.corner)
+    np.testing.assert_array_equal(again.entries.outlines.corner, entries.outlines.corner)

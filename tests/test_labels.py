@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from yolo_lite.data.yolo_txt import YoloLabels
+from yolo_lite.data.readers.yolo import YoloReader
 
 HEIGHT, WIDTH = 200, 100
 
@@ -11,7 +11,7 @@ HEIGHT, WIDTH = 200, 100
 def read(tmp_path, text: str | bytes):
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    labels = YoloLabels(tmp_path, None, ("a", "b", "c")).read(tmp_path / "a.png", (HEIGHT, WIDTH))
+    labels = YoloReader(tmp_path, None, ("a", "b", "c")).read(tmp_path / "a.png", (HEIGHT, WIDTH))
     labels = labels._replace(xyxy=labels.xyxy / (WIDTH, HEIGHT, WIDTH, HEIGHT))
     assert labels.label.dtype == np.int64 and labels.xyxy.dtype == np.float64
     assert labels.xyxy.shape == (len(labels.label), 4)

@@ -9,9 +9,9 @@ from yolo_lite.data.letterbox import (
     GREY,
     canvas_size,
     fitted_size,
+    letterbox_of,
     pad,
     padded_size,
-    place,
     resize,
     to_canvas,
     to_original,
@@ -24,7 +24,7 @@ side = st.integers(1, 5000)
 @settings(deadline=None)
 def test_the_inverse_is_exact(height, width, longest, stride):
     size = fitted_size(height, width, longest)
-    letterbox = place((height, width), size, padded_size(*size, stride))
+    letterbox = letterbox_of((height, width), size, padded_size(*size, stride))
     boxes = np.random.default_rng(height * 5001 + width).uniform(0, 1, (20, 4)) * (width, height, width, height)
     np.testing.assert_allclose(to_original(to_canvas(boxes, letterbox), letterbox), boxes, rtol=0, atol=1e-9)
 
@@ -56,7 +56,7 @@ def test_a_marker_pixel_lies_where_the_letterbox_says(canvas):
     for row, column in ((0, 0), (47, 63), (20, 31)):
         image = np.zeros((48, 64, 3), np.uint8)
         image[row, column] = 255
-        letterbox = place((48, 64), (48, 64), canvas)
+        letterbox = letterbox_of((48, 64), (48, 64), canvas)
         assert isinstance(letterbox.left, int) and isinstance(letterbox.top, int)
         [[left, top, right, bottom]] = to_canvas(np.array([[column, row, column + 1, row + 1.0]]), letterbox)
         found = np.argwhere((pad(image, canvas) == 255).all(axis=2))
@@ -76,12 +76,12 @@ def test_a_rectangle_lies_where_the_letterbox_says(height, width, longest):
     mask = pad(resize(image, *size), canvas)[..., 0] > 127
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    np.testing.assert_allclose(to_canvas(box, place((height, width), size, canvas))[0], found, atol=1)
+    np.testing.assert_allclose(to_canvas(box, letterbox_of((height, width), size, canvas))[0], found, atol=1)
 
 
 def test_each_axis_has_its_own_true_scale():
     """333 x 500 at 640 becomes 426 x 640: one common scale would be a pixel off at the far edge."""
-    letterbox = place((333, 500), (426, 640), (448, 640))
+    letterbox = letterbox_of((333, 500), (426, 640), (448, 640))
     np.testing.assert_allclose(to_canvas(np.array([[0, 0, 500, 333.0]]), letterbox), [[0, 11, 640, 437]], atol=1e-9)
 
 

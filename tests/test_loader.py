@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import boxes_only, children_of
+from torch.utils.data import DataLoader
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import DatasetConfig, Hyp
 from yolo_lite.data import store as store_module
-from yolo_lite.data.dataset import EvaluationSet, Item, TrainingSet
+from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.instances import Instances
 from yolo_lite.data.letterbox import GREY, Letterbox, canvas_size, fitted_size, pad, resize, to_original
 from yolo_lite.data.loader import (
     EpochBatches,
@@ -32,7 +34,7 @@ from yolo_lite.data.loader import (
     same_shape_batches,
     training_loader,
 )
-from yolo_lite.data.sampling import drawn, repeat_factors
+from yolo_lite.data.sampling import draw_order, repeat_factors
 from yolo_lite.data.store import CAN_FORK, ImageStore
 from yolo_lite.structures import Batch
 
@@ -141,12 +143,12 @@ def test_each_picture_is_drawn_as_often_as_its_weight_says_rounded_up_or_down():
     weights = np.random.default_rng(0).uniform(0.5, 5, 60)
     expected, total = weights / weights.sum() * 60, np.zeros(60)
     for seed in range(400):
-        order = drawn(weights, np.random.default_rng(seed))
+        order = draw_order(weights, np.random.default_rng(seed))
         counts = np.bincount(order, minlength=60)
         assert len(order) == 60 and np.all(counts >= np.floor(expected)) and np.all(counts <= np.ceil(expected))
         total += counts
     assert np.abs(total / 400 - expected).max() < 0.1
-    assert sorted(drawn(np.ones(60), np.random.default_rng(0))) == list(range(60))
+    assert sorted(draw_order(np.ones(60), np.random.default_rng(0))) == list(range(60))
 
 
 def test_a_balanced_run_has_as_many_steps_and_goes_on_where_it_was():
@@ -299,9 +301,10 @@ def test_the_last_epochs_hold_the_plain_pictures(index):
 # -------------------------------------------------------------------------------------------------------- collate
 
 
-def item(image: np.ndarray, boxes: list[list[float]], labels: list[int]) -> Item:
+def item(image: np.ndarray, boxes: list[list[float]], labels: list[int]) -> DatasetItem:
     xyxy = np.array(boxes, dtype=float).reshape(-1, 4)
-    return Item(image, np.array(labels, dtype=np.int64), xyxy, 7, (5, 6), Letterbox(0.5, 0.25, 1, 2))
+    instances = Instances(np.array(labels, dtype=np.int64), xyxy, np.ones(len(labels)))
+    return DatasetItem(image, instances, 7, (5, 6), Letterbox(0.5, 0.25, 1, 2))
 
 
 def test_collate_by_hand():
@@ -382,8 +385,8 @@ def test_an_evaluated_box_goes_back_to_its_picture(index):
         got = dataset[position]
         assert got.position == position and got.original_size == tuple(index.size[position])
         label, xyxy = index.objects(position)
-        np.testing.assert_array_equal(got.label, label)
-        np.testing.assert_allclose(to_original(got.xyxy, got.letterbox), xyxy, atol=1e-9)
+        np.testing.assert_array_equal(got.instances.label, label)
+        np.testing.assert_allclose(to_original(got.instances.xyxy, got.letterbox), xyxy, atol=1e-9)
 
 
 # -------------------------------------------------------------------------------------------------------- storing
@@ -556,12 +559,22 @@ def copied(index: DatasetIndex, folder: Path) -> DatasetIndex:
     return replace(index, paths=np.array([str(path).encode() for path in paths]))
 
 
+def drain(loader: DataLoader[Batch]) -> None:
+    """Load everything; where an error ends that, the workers end at once, not when the garbage is collected."""
+    batches = iter(loader)
+    try:
+        list(batches)
+    finally:
+        if loader.num_workers:
+            batches._shutdown_workers()
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_picture_that_vanishes_is_an_error_that_names_it(index, tmp_path, workers):
     spoilt = copied(index, tmp_path)
     (tmp_path / "5.png").unlink()
     with pytest.raises(DataError, match=r"5\.png: cannot be read"):
-        list(training_loader(training_set(spoilt), 4, workers, range(1), False))
+        drain(training_loader(training_set(spoilt), 4, workers, range(1), False))
 
 
 def test_a_picture_of_another_size_than_its_header_said_is_an_error(index, tmp_path):
@@ -601,5 +614,5 @@ def test_an_error_of_a_loading_process_is_told_in_its_own_words(tmp_path):
     (tmp_path / "1.png").unlink()
     dataset = EvaluationSet(index, ImageStore(index, 32, "off", True), functools.partial(canvas_size, stride=32))
     with pytest.raises(DataError) as caught:
-        list(evaluation_loader(dataset, 1, 1, False))
+        drain(evaluation_loader(dataset, 1, 1, False))
     assert str(caught.value) == f"{tmp_path / '1.png'}: cannot be read: No such file or directory"

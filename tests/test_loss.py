@@ -10,12 +10,21 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolo_lite.config.schema import Hyp
+from yolo_lite.loss.assigners import build_targets
 from yolo_lite.loss.box import BOX_LOSSES
 from yolo_lite.loss.classification import CLS_LOSSES
-from yolo_lite.loss.detection import DetectionLosses, compute_loss, loss_gains, objectness_balance, step_totals
-from yolo_lite.loss.targets import build_targets
+from yolo_lite.loss.criteria.anchor import (
+    AnchorCriterion,
+    StepTotals,
+    compute_loss,
+    loss_gains,
+    mean_weights,
+    objectness_balance,
+    step_totals,
+)
+from yolo_lite.model.heads.detect import COLUMNS
 from yolo_lite.ops.grid import Grid, make_grid
-from yolo_lite.structures import LossParts, Matches, Objects
+from yolo_lite.structures import Losses, Matches, Objects, Raw
 
 ANCHORS = torch.tensor(
     [
@@ -60,23 +69,29 @@ def random_case(
     return raw, Objects(image, label, torch.cat((centre, sides), dim=1)), grid
 
 
-def losses_of(hyp: Hyp, raw: Tensor) -> DetectionLosses:
-    return DetectionLosses(hyp, np.ones(raw.shape[2] - 5))
+def losses_of(hyp: Hyp, raw: Tensor) -> AnchorCriterion:
+    return AnchorCriterion(hyp, np.ones(raw.shape[2] - 5))
 
 
 def losses_and_gradient(
-    raw: Tensor, targets: Objects, grid: Grid, hyp: Hyp, matches: Matches | None = None, **options
-) -> tuple[LossParts, Tensor]:
+    raw: Tensor,
+    targets: Objects,
+    grid: Grid,
+    hyp: Hyp,
+    matches: Matches | None = None,
+    totals: StepTotals | None = None,
+) -> tuple[Losses, Tensor]:
     raw = raw.clone().requires_grad_()
     matches = matches or build_targets(targets, grid, hyp.anchor_t)
-    parts = compute_loss(raw, targets, matches, grid, losses_of(hyp, raw), **options)
-    assert all(part.requires_grad for part in parts)
-    (gradient,) = torch.autograd.grad(parts.box + parts.obj + parts.cls, raw)
-    return LossParts(*(part.detach() for part in parts)), gradient
+    weights = mean_weights(matches, grid, totals) if totals else None
+    parts = compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses_of(hyp, raw), weights)
+    assert list(parts) == ["box", "obj", "cls"] and all(part.requires_grad for part in parts.values())
+    (gradient,) = torch.autograd.grad(parts["box"] + parts["obj"] + parts["cls"], raw)
+    return {name: part.detach() for name, part in parts.items()}, gradient
 
 
-def assert_finite(parts: LossParts, gradient: Tensor) -> None:
-    assert all(part.isfinite() and part.shape == () and part.dtype == torch.float32 for part in parts)
+def assert_finite(parts: Losses, gradient: Tensor) -> None:
+    assert all(part.isfinite() and part.shape == () and part.dtype == torch.float32 for part in parts.values())
     assert gradient.isfinite().all()
 
 
@@ -121,7 +136,7 @@ def slow_loss(
         for x in range(width // (8 * 2**level))
         for anchor in anchors[level].tolist()
     ]
-    learns = {(i, s): t for i, s, t in zip(*(values.tolist() for values in matches), strict=True)}
+    learns = {(i, s): t for i, s, t, _ in zip(*(values.tolist() for values in matches), strict=True)}
     box, obj, cls = ([[] for _ in range(num_levels)] for _ in range(3))
     for image, rows in enumerate(raw.tolist()):
         for slot, (row, (level, stride, x, y, anchor)) in enumerate(zip(rows, slots, strict=True)):
@@ -151,9 +166,9 @@ def test_loss_equals_a_slow_loop(hyp, num_classes):
     raw, targets, grid = random_case(2, num_classes)
     matches = build_targets(targets, grid, hyp.anchor_t)
     assert (step_totals([matches], [grid], 2).positives > 1).all()  # every level has several positives
-    parts = compute_loss(raw, targets, matches, grid, losses_of(hyp, raw))
+    parts = compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses_of(hyp, raw))
     expected = slow_loss(raw, targets, matches, ANCHORS, (96, 160), hyp)
-    assert [part.item() for part in parts] == pytest.approx(expected, rel=1e-5)
+    assert [part.item() for part in parts.values()] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("num_levels", [1, 2, 4, 5])
@@ -163,9 +178,9 @@ def test_other_numbers_of_levels_equal_a_slow_loop(num_levels):
     _, targets, _ = random_case(2, 3, size=(128, 128))
     raw = torch.randn(2, grid.num_slots, 8, generator=torch.Generator().manual_seed(1))
     matches = build_targets(targets, grid, 4.0)
-    parts = compute_loss(raw, targets, matches, grid, losses_of(Hyp(), raw))
+    parts = compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses_of(Hyp(), raw))
     expected = slow_loss(raw, targets, matches, anchors, (128, 128), Hyp())
-    assert [part.item() for part in parts] == pytest.approx(expected, rel=1e-5)
+    assert [part.item() for part in parts.values()] == pytest.approx(expected, rel=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------- hand-worked
@@ -180,10 +195,10 @@ def test_single_perfect_target_hand_worked():
     # Raw zeros: a box of the anchor's size in the middle of its cell, every score 1/2. The target lies there too.
     targets = as_targets((0, 1, [4, 4, 16, 16]))
     parts, gradient = losses_and_gradient(torch.zeros(1, 4, 7), targets, four_cells(), PLAIN)
-    assert parts.box.item() == 0
+    assert parts["box"].item() == 0
     # One level: gains times 3; its balance is 4; the pictures have 16 * 16 of 640 * 640 pixels; 2 of 80 classes
-    assert parts.obj.item() == pytest.approx(math.log(2) * 4 * 3 * 256 / 640**2)
-    assert parts.cls.item() == pytest.approx(math.log(2) * 3 * 2 / 80)
+    assert parts["obj"].item() == pytest.approx(math.log(2) * 4 * 3 * 256 / 640**2)
+    assert parts["cls"].item() == pytest.approx(math.log(2) * 3 * 2 / 80)
     obj_gain, cls_gain = 4 * 3 * 256 / 640**2, 3 * 2 / 80
     # d BCE / d logit = p - t, over 4 slots and over 2 classes
     assert gradient[0, :, 4].tolist() == pytest.approx([-0.5 / 4 * obj_gain] + [0.5 / 4 * obj_gain] * 3)
@@ -195,8 +210,8 @@ def test_single_flat_target_hand_worked():
     targets = as_targets((0, 0, [4, 4, 16, 8]))  # the slot's box is 16 x 16: IoU 1/2, equal centres
     parts, gradient = losses_and_gradient(torch.zeros(1, 4, 7), targets, four_cells(), Hyp(obj=1.0))
     v = 4 / math.pi**2 * (math.atan(2) - math.pi / 4) ** 2  # 0.041957
-    assert parts.box.item() == pytest.approx(0.05 * 3 * (0.5 + v**2 / (0.5 + v)), rel=1e-6)  # 0.075487
-    assert parts.box.item() == pytest.approx(0.0754872, abs=1e-7)
+    assert parts["box"].item() == pytest.approx(0.05 * 3 * (0.5 + v**2 / (0.5 + v)), rel=1e-6)  # 0.075487
+    assert parts["box"].item() == pytest.approx(0.0754872, abs=1e-7)
     obj_gain = 4 * 3 * 256 / 640**2
     assert gradient[0, 0, 4].item() == pytest.approx((0.5 - 0.5) / 4 * obj_gain)  # the target of objectness is the IoU
     assert gradient[0, 0, 3] > 0  # a lower box fits better
@@ -206,9 +221,9 @@ def test_background_only_hand_worked():
     grid = make_grid(ANCHORS, STRIDES, 96, 160)
     raw = torch.zeros(3, grid.num_slots, 9)
     parts, gradient = losses_and_gradient(raw, as_targets(), grid, PLAIN)
-    assert (parts.box.item(), parts.cls.item()) == (0, 0)
+    assert (parts["box"].item(), parts["cls"].item()) == (0, 0)
     # ln 2 is the mean of every level
-    assert parts.obj.item() == pytest.approx((4 + 1 + 0.4) * math.log(2) * 96 * 160 / 640**2)
+    assert parts["obj"].item() == pytest.approx((4 + 1 + 0.4) * math.log(2) * 96 * 160 / 640**2)
     assert (gradient[..., :4] == 0).all() and (gradient[..., 5:] == 0).all()
     # p - t = 1/2, over the 3 pictures' slots of a level
     for level, balance in zip(grid.levels, (4, 1, 0.4), strict=True):
@@ -230,7 +245,7 @@ def test_gains_and_balance_hand_worked():
 def test_step_totals_hand_worked():
     grid = make_grid(ANCHORS, STRIDES, 32, 32)  # 48, 12 and 3 slots
     slots = [torch.tensor([0, 47, 48, 60]), torch.tensor([5]), torch.tensor([], dtype=torch.int64)]
-    matches = [Matches(torch.zeros_like(slot), slot, torch.zeros_like(slot)) for slot in slots]
+    matches = [Matches(torch.zeros_like(slot), slot, torch.zeros_like(slot), slot.float()) for slot in slots]
     totals = step_totals(matches, [grid] * 3, 7)
     assert totals.images == 7 and totals.positives.tolist() == [3, 1, 1]
 
@@ -244,7 +259,7 @@ def test_gradient_does_not_depend_on_how_a_batch_is_split(hyp, sizes):
     raw, targets, grid = random_case(4, 3, count=60)
     # Very unequal: the third picture has one object, the last has none.
     kept = (targets.image < 2) | ((targets.image == 2).cumsum(0) == 1) & (targets.image == 2)
-    targets = Objects(*(values[kept] for values in targets))
+    targets = targets.select(kept)
     assert torch.bincount(targets.image, minlength=4)[2:].tolist() == [1, 0]
     whole, expected = losses_and_gradient(raw, targets, grid, hyp)
 
@@ -252,7 +267,7 @@ def test_gradient_does_not_depend_on_how_a_batch_is_split(hyp, sizes):
     pieces = []
     for first, size in zip(firsts, sizes, strict=True):
         own = (targets.image >= first) & (targets.image < first + size)
-        pieces.append(Objects(targets.image[own] - first, targets.label[own], targets.box[own]))
+        pieces.append(targets.select(own)._replace(image=targets.image[own] - first))
     matches = [build_targets(piece, grid, hyp.anchor_t) for piece in pieces]
     totals = step_totals(matches, [grid] * len(sizes), 4)
     results = [
@@ -261,9 +276,9 @@ def test_gradient_does_not_depend_on_how_a_batch_is_split(hyp, sizes):
     ]
     gradient = torch.cat([part for _, part in results])
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-9)
-    for name in LossParts._fields:
-        total = sum(getattr(parts, name) for parts, _ in results)
-        torch.testing.assert_close(total, getattr(whole, name), rtol=1e-5, atol=1e-9)
+    for name in whole:
+        total = sum(parts[name] for parts, _ in results)
+        torch.testing.assert_close(total, whole[name], rtol=1e-5, atol=1e-9)
 
 
 def test_without_totals_a_batch_is_its_own_step():
@@ -281,8 +296,8 @@ def test_order_of_matches_does_not_matter():
     matches = build_targets(targets, grid, 4.0)
     order = torch.randperm(len(matches.slot), generator=torch.Generator().manual_seed(0))
     one = losses_and_gradient(raw, targets, grid, Hyp(), matches)
-    other = losses_and_gradient(raw, targets, grid, Hyp(), Matches(*(values[order] for values in matches)))
-    assert torch.equal(one[0].obj, other[0].obj) and torch.equal(one[1][..., 4], other[1][..., 4])
+    other = losses_and_gradient(raw, targets, grid, Hyp(), matches.select(order))
+    assert torch.equal(one[0]["obj"], other[0]["obj"]) and torch.equal(one[1][..., 4], other[1][..., 4])
     torch.testing.assert_close(one, other)
 
 
@@ -293,7 +308,7 @@ def test_objectness_target_is_the_detached_iou_under_every_box_loss(name):
     matches = build_targets(targets, grid, 4.0)
     raw = torch.zeros(1, grid.num_slots, 8)
     only_obj = Hyp(box=0.0, cls=0.0, box_loss=name)
-    for image, slot, target in zip(*(values.tolist() for values in matches), strict=True):
+    for image, slot, target, _ in zip(*(values.tolist() for values in matches), strict=True):
         box = [*(grid.corner[slot] + grid.stride[slot] / 2).tolist(), *grid.anchor[slot].tolist()]  # of raw zeros
         iou = slow_ciou(box, targets.box[target].tolist())[1]
         raw[image, slot, 4] = math.log(iou / (1 - iou)) if 0 < iou < 1 else -50.0
@@ -307,8 +322,8 @@ def test_objectness_target_is_the_detached_iou_under_every_box_loss(name):
 def test_one_class_has_no_class_loss():
     raw, targets, grid = random_case(2, 1)
     parts, gradient = losses_and_gradient(raw, targets, grid, Hyp())
-    assert parts.cls.item() == 0 and (gradient[..., 5] == 0).all()
-    assert parts.box > 0 and gradient[..., :4].abs().sum() > 0
+    assert parts["cls"].item() == 0 and (gradient[..., 5] == 0).all()
+    assert parts["box"] > 0 and gradient[..., :4].abs().sum() > 0
 
 
 @pytest.mark.parametrize("hyp", EVERY_LOSS.values(), ids=EVERY_LOSS)
@@ -317,7 +332,7 @@ def test_bfloat16_equals_float32_of_the_same_values(hyp):
     half = raw.bfloat16()
     parts, gradient = losses_and_gradient(half, targets, grid, hyp)
     expected, full_gradient = losses_and_gradient(half.float(), targets, grid, hyp)
-    assert all(part.dtype == torch.float32 for part in parts) and parts == expected
+    assert all(part.dtype == torch.float32 for part in parts.values()) and parts == expected
     assert gradient.dtype == torch.bfloat16
     torch.testing.assert_close(gradient.float(), full_gradient, rtol=2**-8, atol=1e-12)
 
@@ -344,7 +359,7 @@ def test_losses_and_gradients_are_finite(targets, num_classes, spread, hyp, dtyp
     assert_finite(parts, gradient)
     assert gradient.dtype == dtype and gradient.shape == raw.shape
     if len(build_targets(targets, grid, 4.0).slot) == 0:
-        assert parts.box.item() == parts.cls.item() == 0
+        assert parts["box"].item() == parts["cls"].item() == 0
 
 
 @pytest.mark.parametrize("hyp", EVERY_LOSS.values(), ids=EVERY_LOSS)
@@ -364,15 +379,15 @@ def test_a_level_without_positives_adds_nothing_to_box_and_class():
     parts, gradient = losses_and_gradient(raw, targets, grid, PLAIN, matches)
     assert_finite(parts, gradient)
     expected = slow_loss(raw, targets, matches, ANCHORS, (96, 160), PLAIN)
-    assert [part.item() for part in parts] == pytest.approx(expected, rel=1e-5)
+    assert [part.item() for part in parts.values()] == pytest.approx(expected, rel=1e-5)
 
 
 def test_arguments_are_left_as_they_were():
     raw, targets, grid = random_case(2, 3)
     matches = build_targets(targets, grid, 4.0)
-    arguments = (raw, *targets, *matches, *grid[1:])
+    arguments = (raw, *targets[:3], *matches, *grid[1:])
     before = [values.clone() for values in arguments]
-    compute_loss(raw, targets, matches, grid, losses_of(Hyp(), raw))
+    compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses_of(Hyp(), raw))
     assert all(torch.equal(one, other) for one, other in zip(before, arguments, strict=True))
 
 
@@ -431,7 +446,8 @@ def test_only_the_selection_of_matches_waits_for_the_gpu(hyp, monkeypatch):
         assert selection.waits == {"nonzero": 3}
         with CountSynchronisation() as loss:
             totals = step_totals([matches], [grid], 2)
-            sum(compute_loss(raw, targets, matches, grid, losses, totals)).backward()
+            weights = mean_weights(matches, grid, totals)
+            sum(compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses, weights).values()).backward()
         assert loss.waits == {}
         calls.append(selection.calls + loss.calls)
     assert calls[0] == calls[1]  # no loop over targets

@@ -15,9 +15,10 @@ from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import load_model_config, validate
 from yolo_lite.config.schema import ModelConfig
 from yolo_lite.config.yaml_file import parse_yaml
-from yolo_lite.model.blocks import Conv, Detect, activation_maker
-from yolo_lite.model.builder import build_layers, scaled_repeats, scaled_width
-from yolo_lite.model.detector import Detector, fused, summarise
+from yolo_lite.model.blocks import Conv, activation_maker
+from yolo_lite.model.builder import scaled_repeats, scaled_width
+from yolo_lite.model.detector import Detector, summarise
+from yolo_lite.model.heads import Detect
 
 # Unfused parameters of YOLOv5 v6 by size and number of classes.
 PARAMETERS = {
@@ -81,8 +82,7 @@ def small() -> Detector:
 def test_parameter_counts_equal_the_reference_to_the_unit(size: str):
     for num_classes, expected in PARAMETERS[size].items():
         with torch.device("meta"):
-            layers = build_layers(size_config(size, nc=num_classes))
-        assert sum(count(layer.module) for layer in layers) == expected
+            assert count(Detector(size_config(size, nc=num_classes))) == expected
 
 
 @pytest.mark.parametrize(("size", "gflops"), [("n", 4.47), ("s", 16.43)])
@@ -99,7 +99,7 @@ def test_operations_grow_with_the_area_of_the_picture(small: Detector):
 
 def test_summary_leaves_the_detector_where_it_was(small: Detector):
     summarise(small, 64)
-    assert {parameter.device.type for parameter in small.parameters()} == {"cpu"} and not small._grids
+    assert {parameter.device.type for parameter in small.parameters()} == {"cpu"} and not small.head._grids
 
 
 def test_widths_are_rounded_up_and_a_single_block_stays_single():
@@ -114,15 +114,15 @@ def test_widths_are_rounded_up_and_a_single_block_stays_single():
 
 def test_the_output_is_one_axis_of_25200_slots_at_640(small: Detector):
     with torch.no_grad():
-        assert small(torch.zeros(1, 3, 640, 640)).shape == (1, 25_200, 8)
-    assert small.strides == [8, 16, 32] and small.config.nc == 3
+        assert small(torch.zeros(1, 3, 640, 640)).slots.shape == (1, 25_200, 8)
+    assert small.strides == (8, 16, 32) and small.config.nc == 3
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 160), (96, 32), (32, 32)])
 def test_the_output_of_any_shape_has_the_slots_of_its_grid(small: Detector, height: int, width: int):
     num_slots = 3 * sum((height // stride) * (width // stride) for stride in (8, 16, 32))
     with torch.no_grad():
-        assert small(torch.rand(2, 3, height, width)).shape == (2, num_slots, 8)
+        assert small(torch.rand(2, 3, height, width)).slots.shape == (2, num_slots, 8)
     assert small.grid(height, width).num_slots == num_slots
 
 
@@ -133,7 +133,7 @@ def test_slots_are_ordered_by_level_then_cell_then_anchor(memory_format: torch.m
     for head in model.layers[-1].heads:
         head.register_forward_hook(lambda module, inputs, output: maps.append(output))
     with torch.no_grad():
-        raw = model(torch.rand(2, 3, 8, 12).to(memory_format=memory_format))
+        raw = model(torch.rand(2, 3, 8, 12).to(memory_format=memory_format)).slots
     by_hand = [
         level[image, anchor * 8 : (anchor + 1) * 8, row, column]
         for image in range(2)
@@ -149,9 +149,9 @@ def test_a_bias_of_one_anchor_moves_the_slots_that_the_grid_gives_that_anchor():
     model = detector(TOY).eval()
     images, grid = torch.rand(1, 3, 8, 12), model.grid(8, 12)
     with torch.no_grad():
-        before = model(images)
+        before = model(images).slots
         model.layers[-1].heads[1].bias.view(2, 8)[1, 4] += 1.0  # objectness of the second anchor of the coarse level
-        moved = (model(images) - before)[0]
+        moved = (model(images).slots - before)[0]
     expected = (grid.level == 1) & (grid.anchor == torch.tensor([40.0, 20.0])).all(dim=-1)
     assert torch.equal(moved[:, 4] != 0, expected) and expected.sum() == 2 * 3
     assert not moved[:, [0, 1, 2, 3, 5, 6, 7]].any()
@@ -162,9 +162,9 @@ def test_a_slot_lies_where_its_receptive_field_lies():
     model = detector(text).eval()
     images = torch.rand(1, 3, 8, 12)
     with torch.no_grad():
-        before = model(images)
+        before = model(images).slots
         images[0, :, 6, 9] += 1.0
-        moved = (model(images) - before)[0].ne(0).any(dim=-1)
+        moved = (model(images).slots - before)[0].ne(0).any(dim=-1)
     grid = model.grid(8, 12)
     inside = ((grid.corner <= torch.tensor([9, 6])) & (torch.tensor([9, 6]) < grid.corner + grid.stride)).all(dim=-1)
     assert torch.equal(moved, inside) and moved.sum() == 4
@@ -174,13 +174,14 @@ def test_channels_last_gives_the_output_of_contiguous_memory(trained_s: Detector
     images = torch.rand(1, 3, 64, 96)
     other = copy.deepcopy(trained_s).to(memory_format=torch.channels_last)
     with torch.no_grad():
-        expected = trained_s(images)
-        found = other(images.to(memory_format=torch.channels_last))
+        expected = trained_s(images).slots
+        found = other(images.to(memory_format=torch.channels_last)).slots
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_flattening_a_channels_last_level_copies_nothing():
-    detect = Detect([4], num_classes=3, num_anchors=2).to(memory_format=torch.channels_last)
+    config = ModelConfig(nc=3, anchors=2, backbone=[], head=[[-1, 1, "Detect", []]])
+    detect = Detect([4], [8], config).to(memory_format=torch.channels_last)
     level = detect.heads[0](torch.rand(1, 4, 5, 6).to(memory_format=torch.channels_last))
     flat = level.permute(0, 2, 3, 1).reshape(1, -1, 8)
     assert flat.data_ptr() == level.data_ptr()
@@ -190,18 +191,18 @@ def test_flattening_a_channels_last_level_copies_nothing():
 
 
 def test_anchors_are_kept_in_pixels_and_saved_with_the_weights(small: Detector):
-    assert small.anchors.shape == (3, 3, 2) and small.anchors[2, 2].tolist() == [373, 326]
-    assert torch.equal(small.state_dict()["anchors"], small.anchors)
+    assert small.head.anchors.shape == (3, 3, 2) and small.head.anchors[2, 2].tolist() == [373, 326]
+    assert torch.equal(small.state_dict()["layers.24.anchors"], small.head.anchors)
 
 
 @pytest.mark.parametrize("num_classes", [1, 3, 80])
-def test_biases_start_at_the_prior(num_classes: int):
-    torch.manual_seed(0)
+def test_biases_start_at_the_prior(num_classes: int, monkeypatch: pytest.MonkeyPatch):
     config = size_config("n", nc=num_classes)
-    layers = build_layers(config)
     torch.manual_seed(0)
     heads = Detector(config).layers[-1].heads
-    for untouched, head, stride in zip(layers[-1].module.heads, heads, (8, 16, 32), strict=True):
+    monkeypatch.setattr(Detect, "_start_biases", lambda self: None)
+    torch.manual_seed(0)
+    for untouched, head, stride in zip(Detector(config).layers[-1].heads, heads, (8, 16, 32), strict=True):
         added = (head.bias - untouched.bias).detach().view(3, 5 + num_classes)
         assert not added[:, :4].any() and torch.equal(head.weight, untouched.weight)
         assert added[:, 4].tolist() == pytest.approx([math.log(8 / (640 / stride) ** 2)] * 3, abs=1e-5)
@@ -211,7 +212,7 @@ def test_biases_start_at_the_prior(num_classes: int):
 
 def test_the_first_output_expects_about_eight_objects_in_a_picture(small: Detector):
     with torch.no_grad():
-        objectness = small(torch.rand(1, 3, 640, 640))[0, :, 4].sigmoid().double()
+        objectness = small(torch.rand(1, 3, 640, 640))["obj"][0].sigmoid().double()
     assert 3 * 3 * 8 / 2 < objectness.sum() < 3 * 3 * 8 * 2  # each anchor of each level expects 8
 
 
@@ -223,33 +224,33 @@ def test_the_state_dict_holds_no_grid_and_loads_into_a_fresh_detector(small: Det
     fresh = Detector(model.config).eval()
     fresh.load_state_dict(model.state_dict())
     images = torch.rand(1, 3, 64, 64)
-    assert torch.equal(fresh(images), model(images))
+    assert torch.equal(fresh(images).slots, model(images).slots)
 
 
 def test_a_grid_is_made_once_for_a_size_and_not_carried_into_copies(small: Detector):
     model = copy.deepcopy(small)
     assert model.grid(64, 96) is model.grid(64, 96) and model.grid(96, 64) is not model.grid(64, 96)
-    assert len(model._grids) == 2 and not copy.deepcopy(model)._grids
+    assert len(model.head._grids) == 2 and not copy.deepcopy(model).head._grids
 
 
 def test_a_copy_of_a_used_detector_computes_the_same_and_shares_nothing(small: Detector):
     images = torch.rand(2, 3, 64, 64)
     model = copy.deepcopy(small).train()
-    model.grid(64, 64), model(images).sum().backward()
+    model.grid(64, 64), model(images).slots.sum().backward()
     model.eval()
     clone = copy.deepcopy(model)
-    assert torch.equal(clone(images), model(images)) and clone.strides == model.strides
-    before = model(images)
+    assert torch.equal(clone(images).slots, model(images).slots) and clone.strides == model.strides
+    before = model(images).slots
     with torch.no_grad():
         for parameter in clone.parameters():
             parameter.zero_()
-    assert torch.equal(model(images), before)
+    assert torch.equal(model(images).slots, before)
 
 
 def test_one_backward_reaches_every_parameter():
     torch.manual_seed(0)
     model = Detector(size_config("n", nc=2)).train()
-    raw = model(torch.rand(2, 3, 64, 64))
+    raw = model(torch.rand(2, 3, 64, 64)).slots
     (raw * torch.randn_like(raw)).sum().backward()
     untouched = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert untouched == []
@@ -257,7 +258,7 @@ def test_one_backward_reaches_every_parameter():
 
 def test_half_precision_outputs_are_finite(small: Detector):
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        raw = small(torch.rand(1, 3, 64, 64))
+        raw = small(torch.rand(1, 3, 64, 64)).slots
     assert raw.dtype == torch.bfloat16 and raw.isfinite().all()
 
 
@@ -265,9 +266,9 @@ def test_half_precision_outputs_are_finite(small: Detector):
 
 
 def test_a_fused_detector_computes_the_same_with_fewer_parameters(trained_s: Detector):
-    images, light = torch.rand(2, 3, 96, 64), fused(trained_s)
+    images, light = torch.rand(2, 3, 96, 64), trained_s.for_inference()
     with torch.no_grad():
-        expected, found = trained_s(images), light(images)
+        expected, found = trained_s(images).slots, light(images).slots
     assert expected.std() > 0.1 and torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
     assert count(light) == 7_225_885 and not any(isinstance(m, nn.BatchNorm2d) for m in light.modules())
 
@@ -275,14 +276,14 @@ def test_a_fused_detector_computes_the_same_with_fewer_parameters(trained_s: Det
 def test_fusing_leaves_the_original_as_it_was(trained_s: Detector):
     model = copy.deepcopy(trained_s).train()
     before = copy.deepcopy(model.state_dict())
-    light = fused(model)
+    light = model.for_inference()
     assert model.training and not light.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_fusing_twice_changes_nothing(small: Detector):
-    once, images = fused(small), torch.rand(1, 3, 64, 64)
-    assert torch.equal(fused(once)(images), once(images))
+    once, images = small.for_inference(), torch.rand(1, 3, 64, 64)
+    assert torch.equal(once.for_inference()(images).slots, once(images).slots)
 
 
 # ------------------------------------------------------------------------- other model files in the grammar of YOLOv5
@@ -452,9 +453,9 @@ VARIANTS = {
 def test_other_files_in_the_grammar_build_as_they_are(name: str):
     text, strides, num_anchors = VARIANTS[name]
     model = detector(text).eval()
-    assert model.strides == strides and model.anchors.shape == (len(strides), num_anchors, 2)
+    assert model.strides == tuple(strides) and model.head.anchors.shape == (len(strides), num_anchors, 2)
     with torch.no_grad():
-        raw = model(torch.rand(1, 3, 64, 128))
+        raw = model(torch.rand(1, 3, 64, 128)).slots
     num_slots = num_anchors * sum((64 // stride) * (128 // stride) for stride in strides)
     assert raw.shape == (1, num_slots, 85) and raw.isfinite().all()
     assert model.grid(64, 128).num_slots == num_slots
@@ -473,7 +474,7 @@ def test_a_third_map_in_a_concat_widens_only_what_reads_it():
 
 
 def test_an_anchor_count_gives_growing_squares_in_strides():
-    anchors = detector(P2).anchors
+    anchors = detector(P2).head.anchors
     assert torch.equal(anchors[..., 0], anchors[..., 1]) and torch.equal(anchors[3], anchors[0] * 8)
     assert anchors[0, 0].tolist() == [8, 8] and (anchors.diff(dim=1) > 0).all() and anchors[0, 2, 0] < anchors[1, 1, 0]
 
@@ -500,7 +501,7 @@ def test_repeats_are_stacked_outside_c3_and_inside_it():
 def test_a_concat_of_one_map_is_that_map():
     model = detector(TOY.replace("head:\n", "  - [-1, 1, Concat, [1]]\nhead:\n").replace("[0, 1]", "[0, 2]")).eval()
     with torch.no_grad():
-        assert torch.equal(model(torch.ones(1, 3, 8, 8)), detector(TOY).eval()(torch.ones(1, 3, 8, 8)))
+        assert torch.equal(model(torch.ones(1, 3, 8, 8)).slots, detector(TOY).eval()(torch.ones(1, 3, 8, 8)).slots)
 
 
 # ---------------------------------------------------------------------------------------------------- unusable rows
@@ -550,7 +551,7 @@ def test_a_row_that_does_not_fit_is_named_with_what_was_expected(row: str, words
 
 def test_the_first_row_reads_the_picture_and_nothing_before_it():
     message = refusal(TOY.replace(CONV_0, "[-2, 1, Conv, [8, 3, 2]]"))
-    assert message.startswith("backbone row 0 (layer 0)") and "points to layer -2, expected -1, the picture" in message
+    assert message.startswith("backbone row 0 (layer 0)") and "points to layer -2, expected -1, the image" in message
 
 
 def test_maps_of_different_sizes_cannot_be_joined():

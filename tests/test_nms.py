@@ -6,16 +6,24 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, box_iou
 
+from yolo_lite.config.schema import ModelConfig
+from yolo_lite.model.heads.detect import COLUMNS, Detect
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.grid import Grid, make_grid
-from yolo_lite.ops.nms import DetectOptions, class_nms, select_detections, survivors
-from yolo_lite.structures import Detections
+from yolo_lite.ops.nms import DetectOptions, class_nms, survivors
+from yolo_lite.structures import Detections, Raw
 
 ANCHORS = torch.tensor([[[10.0, 13], [16, 30]], [[30, 61], [62, 45]]])
 
 
 def small_grid() -> Grid:
     return make_grid(ANCHORS, (8, 16), 32, 64)  # 4 x 8 and 2 x 4 cells, 2 anchors: 80 slots
+
+
+def select(raw: torch.Tensor, grid: Grid, options: DetectOptions) -> list[Detections]:
+    """What a head with these anchors finds in outputs ``[B, N, 5+C]``."""
+    config = ModelConfig(nc=1, anchors=ANCHORS.flatten(1).tolist(), backbone=[], head=[[-1, 1, "Detect", []]])
+    return Detect([1, 1], (8, 16), config).detections(Raw(raw, COLUMNS), grid.size, options)
 
 
 def random_raw(num_images: int, num_classes: int, seed: int = 0) -> torch.Tensor:
@@ -66,8 +74,9 @@ def slow_detections(raw: torch.Tensor, grid: Grid, options: DetectOptions) -> li
 
 
 def assert_same(found: Detections, expected: Detections) -> None:
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(found[:3], expected[:3], strict=True):
         assert torch.equal(one, other)
+    assert found.mask is expected.mask is None
 
 
 # ---------------------------------------------------------------------------------------------------- class_nms
@@ -116,7 +125,7 @@ def test_class_nms_of_nothing():
     assert kept.shape == (0,) and kept.dtype == torch.int64
 
 
-# -------------------------------------------------------------------------------------------- select_detections
+# ------------------------------------------------------------------------------------------ detections of a head
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
@@ -135,7 +144,7 @@ def test_class_nms_of_nothing():
 )
 def test_detections_equal_a_slow_loop(num_classes, options):
     raw, grid = random_raw(2, num_classes, seed=num_classes), small_grid()
-    for image, found in zip(raw, select_detections(raw, grid, options), strict=True):
+    for image, found in zip(raw, select(raw, grid, options), strict=True):
         expected = slow_detections(image, grid, options)
         assert len(expected) > 0
         assert found.label.tolist() == [label for _, label, _, _ in expected]
@@ -147,7 +156,7 @@ def test_single_detection_hand_worked():
     grid = small_grid()
     raw = torch.full((1, grid.num_slots, 7), -20.0)
     raw[0, 2 * 9] = torch.tensor([0, 0, 0, 0, logit(0.8), logit(0.5), logit(0.25)])  # cell (1, 1), first anchor
-    (found,) = select_detections(raw, grid, DetectOptions())
+    (found,) = select(raw, grid, DetectOptions())
     assert found.box.tolist() == [[7, 5.5, 17, 18.5]] * 2  # 10 x 13 around (12, 12): one slot, two classes
     assert found.label.tolist() == [0, 1]
     torch.testing.assert_close(found.score, torch.tensor([0.4, 0.2]))
@@ -156,23 +165,23 @@ def test_single_detection_hand_worked():
 def test_scores_lie_above_the_confidence_and_fall():
     raw, grid = random_raw(1, 3), small_grid()
     for confidence in (0.001, 0.3, 0.8):
-        (found,) = select_detections(raw, grid, DetectOptions(confidence=confidence))
+        (found,) = select(raw, grid, DetectOptions(confidence=confidence))
         assert (found.score > confidence).all()
         assert (found.score.diff() <= 0).all()
     for logits in ([0.0, 40.0], [40.0, 0.0]):  # a score of exactly 1/2, from either factor
         half = torch.full((1, grid.num_slots, 6), -20.0)
         half[0, 0, 4:] = torch.tensor(logits)
-        assert len(select_detections(half, grid, DetectOptions(confidence=0.5))[0].score) == 0
-        assert len(select_detections(half, grid, DetectOptions(confidence=0.4999))[0].score) == 1
+        assert len(select(half, grid, DetectOptions(confidence=0.5))[0].score) == 0
+        assert len(select(half, grid, DetectOptions(confidence=0.4999))[0].score) == 1
 
 
 def test_max_detections_keeps_the_best():
     raw, grid = random_raw(1, 3), small_grid()
-    (everything,) = select_detections(raw, grid, DetectOptions())
-    (few,) = select_detections(raw, grid, DetectOptions(max_detections=5))
+    (everything,) = select(raw, grid, DetectOptions())
+    (few,) = select(raw, grid, DetectOptions(max_detections=5))
     assert len(everything.score) > 5
-    assert_same(few, Detections(*(values[:5] for values in everything)))
-    (none,) = select_detections(raw, grid, DetectOptions(max_detections=0))
+    assert_same(few, everything.select(slice(5)))
+    (none,) = select(raw, grid, DetectOptions(max_detections=0))
     assert len(none.score) == 0
 
 
@@ -180,17 +189,17 @@ def test_max_candidates_is_a_cut_before_nms():
     raw, grid = random_raw(1, 1), small_grid()
     raw[0, :, :4] = 0
     raw[0, 1::2, 4] = -40  # one anchor of each cell is left: no two boxes are equal
-    (everything,) = select_detections(raw, grid, DetectOptions(confidence=1e-9, iou=0.99))
-    (ten,) = select_detections(raw, grid, DetectOptions(confidence=1e-9, iou=0.99, max_candidates=10))
+    (everything,) = select(raw, grid, DetectOptions(confidence=1e-9, iou=0.99))
+    (ten,) = select(raw, grid, DetectOptions(confidence=1e-9, iou=0.99, max_candidates=10))
     assert len(everything.score) == 40 and torch.equal(ten.score, everything.score[:10])
-    (best,) = select_detections(raw, grid, DetectOptions(iou=0.0, max_candidates=1))
+    (best,) = select(raw, grid, DetectOptions(iou=0.0, max_candidates=1))
     assert torch.equal(best.score, everything.score[:1])
 
 
 def test_result_does_not_depend_on_the_batch():
     raw, grid = random_raw(5, 3), small_grid()
-    together = select_detections(raw, grid, DetectOptions())
-    apart = [found for part in raw.split([1, 3, 1]) for found in select_detections(part, grid, DetectOptions())]
+    together = select(raw, grid, DetectOptions())
+    apart = [found for part in raw.split([1, 3, 1]) for found in select(part, grid, DetectOptions())]
     for one, other in zip(together, apart, strict=True):
         assert_same(one, other)
 
@@ -198,7 +207,7 @@ def test_result_does_not_depend_on_the_batch():
 def test_equal_scores_keep_the_order_of_the_slots():
     grid = small_grid()
     raw = torch.zeros(1, grid.num_slots, 6)
-    (found,) = select_detections(raw, grid, DetectOptions(iou=1.0, max_candidates=30))
+    (found,) = select(raw, grid, DetectOptions(iou=1.0, max_candidates=30))
     slots = torch.cat((grid.corner + grid.stride / 2, grid.anchor), dim=1)
     assert torch.equal(found.box, cxcywh_to_xyxy(slots)[:30])
 
@@ -206,15 +215,15 @@ def test_equal_scores_keep_the_order_of_the_slots():
 @pytest.mark.parametrize("num_classes", [1, 3])
 def test_nothing_found_and_no_images(num_classes):
     grid = small_grid()
-    (found,) = select_detections(torch.full((1, grid.num_slots, 5 + num_classes), -30.0), grid, DetectOptions())
+    (found,) = select(torch.full((1, grid.num_slots, 5 + num_classes), -30.0), grid, DetectOptions())
     assert found.box.shape == (0, 4) and found.score.shape == found.label.shape == (0,)
     assert (found.box.dtype, found.score.dtype, found.label.dtype) == (torch.float32, torch.float32, torch.int64)
-    assert select_detections(torch.zeros(0, grid.num_slots, 5 + num_classes), grid, DetectOptions()) == []
+    assert select(torch.zeros(0, grid.num_slots, 5 + num_classes), grid, DetectOptions()) == []
 
 
 def test_bfloat16_equals_float32_of_the_same_values():
     raw, grid = random_raw(2, 3).bfloat16(), small_grid()
-    halves, floats = (select_detections(values, grid, DetectOptions()) for values in (raw, raw.float()))
+    halves, floats = (select(values, grid, DetectOptions()) for values in (raw, raw.float()))
     for one, other in zip(halves, floats, strict=True):
         assert one.score.dtype == one.box.dtype == torch.float32
         assert_same(one, other)
@@ -223,7 +232,7 @@ def test_bfloat16_equals_float32_of_the_same_values():
 def test_extreme_logits_give_finite_detections():
     grid = small_grid()
     raw = torch.randn(1, grid.num_slots, 8, generator=torch.Generator().manual_seed(3)) * 1e4
-    (found,) = select_detections(raw, grid, DetectOptions())
+    (found,) = select(raw, grid, DetectOptions())
     assert len(found.score) > 0 and found.box.isfinite().all() and ((found.score > 0) & (found.score <= 1)).all()
 
 

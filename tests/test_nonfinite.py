@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import equal_states, tiny_config
@@ -12,13 +13,13 @@ from test_optimizer import random_batch
 from yolo_lite.config.errors import DivergedError
 from yolo_lite.config.load import load_model_config
 from yolo_lite.config.schema import Hyp
-from yolo_lite.engine.device import choose_compute, to_device
-from yolo_lite.engine.families import Yolo
+from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.optimizer import Plan
 from yolo_lite.engine.prepare import Recipe
 from yolo_lite.engine.state import State, initial_state
 from yolo_lite.engine.train import train, train_step
-from yolo_lite.structures import Batch
+from yolo_lite.loss.criteria.anchor import AnchorCriterion
+from yolo_lite.model.detector import Detector
 
 RECIPE = ("--batch-size", "4", "--set", "nominal_batch=4", "box_loss=wiou")  # 5 steps an epoch
 
@@ -28,12 +29,14 @@ def bad_picture(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every picture of a number becomes NaN on its way to the model; its file name."""
     import yolo_lite.engine.train as module
 
-    def spoilt(batch: Batch, compute):  # type: ignore[no-untyped-def]
-        batch = to_device(batch, compute)
-        batch.images[batch.position == 7] = float("nan")
-        return batch
+    step = module.train_step
 
-    monkeypatch.setattr(module, "to_device", spoilt)
+    def spoilt(state, batches, recipe):  # type: ignore[no-untyped-def]
+        for batch in batches:
+            batch.images[batch.position == 7] = float("nan")
+        return step(state, batches, recipe)
+
+    monkeypatch.setattr(module, "train_step", spoilt)
     return "000007.png"
 
 
@@ -60,12 +63,12 @@ def test_the_key_nonfinite_ends_the_run_instead(tiny_data: Path, tmp_path: Path,
 
 
 def fresh(hyp: Hyp) -> tuple[State, Recipe]:
-    compute, family = choose_compute("cpu", "fp32", channels_last=False), Yolo()
+    compute = choose_compute("cpu", "fp32", channels_last=False)
     torch.manual_seed(0)
-    model = family.build(load_model_config("cfg/yolo_n.yaml").model_copy(update={"nc": 3}))
-    state = initial_state(model, family.losses(hyp, torch.ones(3).numpy()), hyp, compute)
+    model = Detector(load_model_config("cfg/yolo_n.yaml").model_copy(update={"nc": 3}))
+    state = initial_state(model, AnchorCriterion(hyp, np.ones(3)), hyp, compute)
     state.model.train()
-    return state, Recipe(family, hyp, compute, Plan(10, 1, 1), seed=0)
+    return state, Recipe(hyp, compute, Plan(10, 1, 1), seed=0)
 
 
 def everything(state: State) -> dict[str, torch.Tensor]:
@@ -73,7 +76,7 @@ def everything(state: State) -> dict[str, torch.Tensor]:
     tensors = {f"{key}.{name}": value for key, values in moments.items() for name, value in values.items()}
     averaged = {f"ema.{name}": value for name, value in state.average.model.state_dict().items()}
     own = {name: value for name, value in state.model.state_dict().items() if "num_batches" not in name}
-    sums = {f"sum{number}": value for number, value in enumerate(state.losses.step_sums())}
+    sums = {f"sum{number}": value for number, value in enumerate(state.criterion.step_sums())}
     return {name: value.clone() for name, value in {**tensors, **averaged, **own, **sums}.items()}
 
 
@@ -81,9 +84,9 @@ def everything(state: State) -> dict[str, torch.Tensor]:
 def test_a_skipped_step_leaves_no_trace_but_its_number(problem: str, monkeypatch):
     state, recipe = fresh(Hyp(box_loss="wiou"))
     compute = recipe.compute
-    train_step(state, [to_device(random_batch(2, seed=1), compute)], recipe)
+    train_step(state, [random_batch(2, seed=1).to(compute)], recipe)
     before = everything(state)
-    bad = to_device(random_batch(2, seed=2), compute)
+    bad = random_batch(2, seed=2).to(compute)
     if problem == "loss":
         bad.images[0] = float("inf")
     else:
@@ -94,7 +97,7 @@ def test_a_skipped_step_leaves_no_trace_but_its_number(problem: str, monkeypatch
     assert equal_states(everything(state), before)
     if problem == "gradient":
         handle.remove()
-    assert train_step(state, [to_device(random_batch(2, seed=3), compute)], recipe).problem == ""
+    assert train_step(state, [random_batch(2, seed=3).to(compute)], recipe).problem == ""
     assert not equal_states(everything(state), before)
 
 
@@ -103,7 +106,7 @@ def test_an_overflow_in_fp16_is_the_scalers_business():
     state, recipe = fresh(Hyp())
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     before = {name: value.clone() for name, value in state.model.named_parameters()}
-    step = train_step(state, [to_device(random_batch(2, seed=1), recipe.compute)], recipe)
+    step = train_step(state, [random_batch(2, seed=1).to(recipe.compute)], recipe)
     assert step.problem == "" and not step.norm.isfinite()
     assert state.scaler.get_scale() == 2.0**126
     assert equal_states(dict(state.model.named_parameters()), before)
@@ -113,5 +116,5 @@ def test_a_gradient_that_no_scale_helps_is_a_problem_in_fp16_too():
     state, recipe = fresh(Hyp())
     state.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     next(state.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
-    step = train_step(state, [to_device(random_batch(2, seed=1), recipe.compute)], recipe)
+    step = train_step(state, [random_batch(2, seed=1).to(recipe.compute)], recipe)
     assert step.problem == "gradient" and state.scaler.get_scale() == 1.0

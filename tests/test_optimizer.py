@@ -13,8 +13,7 @@ from torch import nn
 
 from yolo_lite.config.load import load_model_config
 from yolo_lite.config.schema import Hyp
-from yolo_lite.engine.device import choose_compute, to_device
-from yolo_lite.engine.families import Yolo
+from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.optimizer import (
     MovingAverage,
     Plan,
@@ -26,9 +25,9 @@ from yolo_lite.engine.optimizer import (
     set_rates,
 )
 from yolo_lite.engine.prepare import Recipe
-from yolo_lite.engine.state import State
+from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.train import train_step
-from yolo_lite.loss.detection import DetectionLosses
+from yolo_lite.loss.criteria.anchor import AnchorCriterion
 from yolo_lite.model.detector import Detector
 from yolo_lite.structures import Batch, Objects
 
@@ -108,17 +107,18 @@ def random_batch(num_images: int, seed: int) -> Batch:
 
 def part(batch: Batch, first: int, last: int) -> Batch:
     own = (batch.objects.image >= first) & (batch.objects.image < last)
-    targets = Objects(batch.objects.image[own] - first, batch.objects.label[own], batch.objects.box[own])
+    targets = batch.objects.select(own)._replace(image=batch.objects.image[own] - first)
     return batch._replace(images=batch.images[first:last], objects=targets, position=batch.position[first:last])
 
 
 def gradient_of(detector: Detector, parts: list[Batch]) -> torch.Tensor:
     compute = choose_compute("cpu", "fp32", channels_last=False)
-    detector.zero_grad()
-    batches = [to_device(batch, compute) for batch in parts]
-    for losses in Yolo().step_losses(detector, batches, DetectionLosses(Hyp(), np.ones(3)), compute):
-        sum(losses).backward()
-    return torch.cat([parameter.grad.flatten() for parameter in detector.parameters()])
+    """The gradient of a step over some batches, by the hooks of ``train_step``: the optimizer moves nothing."""
+    hyp = Hyp(optimizer="SGD", momentum=0.0, warmup_epochs=0.0, clip_norm=0.0, nominal_batch=1)
+    state, gradients = initial_state(detector, AnchorCriterion(hyp, np.ones(3)), hyp, compute), []
+    state.optimizer.step = lambda *_: gradients.extend(p.grad.flatten().clone() for p in detector.parameters())
+    train_step(state, [batch.to(compute) for batch in parts], Recipe(hyp, compute, Plan(1, 1, 1), seed=0))
+    return torch.cat(gradients)
 
 
 @pytest.mark.parametrize("cuts", [[0, 4, 8], [0, 1, 8], [0, 2, 4, 6, 8]])
@@ -138,11 +138,8 @@ def test_lr0_means_the_same_whatever_the_batch_size(detector: Detector) -> None:
     gradient = gradient_of(detector, [batch])
     before = torch.cat([parameter.detach().flatten().clone() for parameter in detector.parameters()])
     detector.zero_grad()
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state = State(
-        detector, DetectionLosses(hyp, np.ones(3)), MovingAverage(detector, 0.9), make_optimizer(detector, hyp), scaler
-    )
-    train_step(state, [to_device(batch, compute)], Recipe(Yolo(), hyp, compute, Plan(1, 1, 1), seed=0))
+    state = initial_state(detector, AnchorCriterion(hyp, np.ones(3)), hyp, compute)
+    train_step(state, [batch.to(compute)], Recipe(hyp, compute, Plan(1, 1, 1), seed=0))
     after = torch.cat([parameter.detach().flatten() for parameter in detector.parameters()])
     expected = hyp.nominal_batch * gradient
     assert (before - after - expected).norm() < 1e-3 * expected.norm()
@@ -153,11 +150,8 @@ def test_gradients_are_clipped(detector: Detector) -> None:
     hyp = Hyp(optimizer="SGD", momentum=0.0, weight_decay=0.0, warmup_epochs=0.0, clip_norm=0.01, lr0=1.0)
     compute, batch = choose_compute("cpu", "fp32", channels_last=False), random_batch(2, seed=1)
     before = [parameter.detach().clone() for parameter in detector.parameters()]
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state = State(
-        detector, DetectionLosses(hyp, np.ones(3)), MovingAverage(detector, 0.9), make_optimizer(detector, hyp), scaler
-    )
-    train_step(state, [to_device(batch, compute)], Recipe(Yolo(), hyp, compute, Plan(1, 1, 1), seed=0))
+    state = initial_state(detector, AnchorCriterion(hyp, np.ones(3)), hyp, compute)
+    train_step(state, [batch.to(compute)], Recipe(hyp, compute, Plan(1, 1, 1), seed=0))
     moved = torch.cat([(a - b.detach()).flatten() for a, b in zip(before, detector.parameters(), strict=True)])
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-2)
 

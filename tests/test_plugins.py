@@ -19,18 +19,25 @@ from torch import nn
 from yolo_lite.cli.main import main, train_main, val_main
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import load_hyp, load_run_config
-from yolo_lite.config.schema import SEAM_NAMES, FasterRcnnConfig, Hyp, ModelConfig
+from yolo_lite.config.schema import FasterRcnnConfig, Hyp, ModelConfig
+from yolo_lite.config.seams import Choice
 from yolo_lite.data.effects import AUGMENTATIONS
+from yolo_lite.data.formats import FORMATS
 from yolo_lite.engine.checkpoint import load_checkpoint
-from yolo_lite.engine.families import FAMILIES
+from yolo_lite.engine.seams import SEAMS
+from yolo_lite.engine.tasks import TASKS, task_of
 from yolo_lite.engine.train import train as run_training
+from yolo_lite.loss.assigners import ASSIGNERS
 from yolo_lite.loss.box import BOX_LOSSES, BoxLoss
 from yolo_lite.loss.classification import CLS_LOSSES, binary_loss
-from yolo_lite.loss.targets import ASSIGNERS
-from yolo_lite.model.blocks import BLOCKS
+from yolo_lite.loss.criteria import CRITERIA
+from yolo_lite.loss.mask import MASK_LOSSES
+from yolo_lite.model.backbones import BACKBONES
+from yolo_lite.model.blocks import ACTIVATIONS, BLOCKS
 from yolo_lite.model.builder import build_layers
 from yolo_lite.model.detector import Detector
-from yolo_lite.plugins import SEAMS, loaded
+from yolo_lite.model.heads import HEADS
+from yolo_lite.plugins import loaded
 
 # The same figures as giou and as anchor_ratio, but by names of their own: runs with them can be compared to the bit.
 TWINS = """\
@@ -41,7 +48,7 @@ from torch import nn
 
 from yolo_lite.loss import BOX_LOSSES as OURS
 from yolo_lite.loss.classification import bce
-from yolo_lite.loss.targets import build_targets
+from yolo_lite.loss.assigners import build_targets
 
 
 @dataclass
@@ -86,10 +93,9 @@ SIZES = ["--epochs", "1", "--batch-size", "8", "--imgsz", "64", "--workers", "0"
 def seams_stay_as_they_are() -> Iterator[None]:
     """Whatever a test loads is gone at its end."""
     before = {name: dict(seam.entries) for name, seam in SEAMS.items()}
-    names, modules = {name: list(known) for name, known in SEAM_NAMES.items()}, set(sys.modules)
+    modules = set(sys.modules)
     yield
     assert {name: seam.entries for name, seam in SEAMS.items()} == before
-    assert names == SEAM_NAMES
     assert not [name for name in set(sys.modules) - modules if name.startswith("plugin_")]
 
 
@@ -110,11 +116,11 @@ def words_of(data: Path, project: Path, *more: str) -> list[str]:
 def test_entries_are_known_to_dicts_and_schema_while_they_are_loaded_and_no_longer(twins: Path):
     (twins.parent / "hyp.yaml").write_text("box_loss: my_giou\nobj_loss: my_bce\nassigner: mine\n")
     with loaded([str(twins)]):
-        hyp = load_hyp(twins.parent / "hyp.yaml")
+        hyp = load_hyp(twins.parent / "hyp.yaml", (), SEAMS)
         assert {"my_giou"} <= BOX_LOSSES.keys() and {"my_bce"} <= CLS_LOSSES.keys() and {"Gate"} <= BLOCKS.keys()
-        assert (hyp.box_loss, hyp.obj_loss, hyp.assigner) == ("my_giou", "my_bce", "mine")
+        assert (hyp.box_loss.name, hyp.obj_loss.name, hyp.assigner.name) == ("my_giou", "my_bce", "mine")
     with pytest.raises(ConfigError, match=r"hyp.yaml:1: box_loss: unknown name 'my_giou' \(nearest: 'giou'\)"):
-        load_hyp(twins.parent / "hyp.yaml")
+        load_hyp(twins.parent / "hyp.yaml", (), SEAMS)
 
 
 def test_a_file_that_is_loaded_twice_is_loaded_once(twins: Path, monkeypatch: pytest.MonkeyPatch):
@@ -123,7 +129,7 @@ def test_a_file_that_is_loaded_twice_is_loaded_once(twins: Path, monkeypatch: py
         first = BOX_LOSSES["my_giou"]
         with loaded(["twins.py"]):
             assert BOX_LOSSES["my_giou"] is first
-        assert SEAM_NAMES["BOX_LOSSES"].count("my_giou") == 1 and BOX_LOSSES["my_giou"] is first
+        assert BOX_LOSSES["my_giou"] is first
 
 
 def test_an_edited_file_is_read_anew_and_nothing_is_written_beside_it(tmp_path: Path):
@@ -147,7 +153,10 @@ def test_a_run_with_twins_of_our_functions_is_our_run_to_the_bit(tiny_data: Path
 def test_an_assigner_that_matches_nothing_leaves_every_target_unmatched(tiny_data: Path, tmp_path: Path):
     (tmp_path / "none.py").write_text(
         "from yolo_lite.structures import Matches\n"
-        "ASSIGNERS = {'nothing': lambda targets, grid, anchor_t: Matches(*[targets.label.new_zeros(0)] * 3)}\n"
+        "def nothing(objects, grid, anchor_t):\n"
+        "    none = objects.label.new_zeros(0)\n"
+        "    return Matches(none, none, none, none.float())\n"
+        "ASSIGNERS = {'nothing': nothing}\n"
     )
     words = words_of(tiny_data, tmp_path, "--plugin", str(tmp_path / "none.py"), "--set", "assigner=nothing")
     assert train_main(words) == 0
@@ -156,8 +165,7 @@ def test_an_assigner_that_matches_nothing_leaves_every_target_unmatched(tiny_dat
     assert float(row["train/box_loss"]) == float(row["val/cls_loss"]) == 0 < float(row["train/obj_loss"])
 
 
-def test_the_defaults_of_a_plugin_loss_hold_whatever_keys_hyp_has(tmp_path: Path):
-    # Keys named warmup_epochs and focal_gamma belong to others, although <loss>_<parameter> spells them.
+def test_a_plugin_loss_has_its_defaults_or_the_parameters_that_are_given(tmp_path: Path):
     (tmp_path / "my.py").write_text(
         "BOX_LOSSES = {'warmup': lambda a, b, *, epochs=7.0: a[:, 0] * epochs,\n"
         "              'focal': lambda a, b, *, gamma=5.0, unit=None: a[:, 0] * gamma * unit}\n"
@@ -165,24 +173,28 @@ def test_the_defaults_of_a_plugin_loss_hold_whatever_keys_hyp_has(tmp_path: Path
     )
     one = torch.ones(1, 4)
     with loaded([str(tmp_path / "my.py")]):
-        assert BoxLoss("warmup", Hyp(box_loss="warmup"))(one, one).item() == 7
-        assert BoxLoss("focal", Hyp(box_loss="focal"))(one, one, unit=2.0).item() == 10
-        assert binary_loss(Hyp(cls_loss="label", cls_pw=2.0), "cls")(one, one)[0, 0].item() == 6
+        assert BoxLoss("warmup")(one, one).item() == 7 and BoxLoss("warmup", epochs=3.0)(one, one).item() == 3
+        assert BoxLoss("focal")(one, one, unit=2.0).item() == 10
+        assert binary_loss(Choice(name="label"), 2.0)(one, one)[0, 0].item() == 6
+        (tmp_path / "hyp.yaml").write_text("box_loss: {warmup: {epoch: 3.0}}\n")
+        with pytest.raises(ConfigError, match=r"unknown parameter 'epoch' of warmup \(nearest: 'epochs'\)"):
+            load_hyp(tmp_path / "hyp.yaml", (), SEAMS)
 
 
 def test_faster_rcnn_takes_a_plugin_loss_and_refuses_an_assigner(twins: Path):
     with loaded([str(twins)]):
         config = FasterRcnnConfig(family="faster_rcnn")
-        losses = FAMILIES[config.family].losses(Hyp(box_loss="my_giou", rpn_box_loss="my_giou"), torch.ones(2).numpy())
+        hyp = Hyp(box_loss="my_giou", rpn_box_loss="my_giou")
+        losses = task_of(config).criterion(config, hyp, torch.ones(2).numpy())
         assert losses.objectives(64, 64).roi.on == "boxes"
         with pytest.raises(ConfigError, match="assigner: without effect on Faster R-CNN"):
-            FAMILIES[config.family].losses(Hyp(assigner="mine"), torch.ones(2).numpy())
+            task_of(config).criterion(config, Hyp(assigner="mine"), torch.ones(2).numpy())
 
 
 def test_hyperparameters_reach_another_process_without_the_plugin(twins: Path):
     with loaded([str(twins)]):
         content = pickle.dumps(Hyp(box_loss="my_giou"))
-    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).box_loss)"
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).box_loss.name)"
     done = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, check=True)
     assert done.stdout.split() == [b"my_giou"]
 
@@ -311,14 +323,14 @@ FUNCTION = "def f(a, b, *, c=1): return a\n"
     [
         (
             "",
-            ["brings nothing, expected a dict with entries: BLOCKS, BOX_LOSSES, CLS_LOSSES, ASSIGNERS, AUGMENTATIONS"],
+            ["brings nothing, expected a dict with entries: BLOCKS, ACTIVATIONS, HEADS, CRITERIA, ASSIGNERS"],
         ),
         ("box_losses = {'my': len}", ["brings nothing"]),
         ("BOX_LOSSES = {}", ["BOX_LOSSES: expected a dict from names to functions or classes, found {}"]),
         ("BOX_LOSSES = [1]", ["BOX_LOSSES: expected a dict from names to functions or classes, found [1]"]),
         ("BOX_LOSES = {'my': len}", ["unknown dict 'BOX_LOSES' (nearest: 'BOX_LOSSES')"]),
         (
-            FUNCTION + "LOSSES = {'red': 1}\nASSIGNERS = {'my': lambda a, b, c: a}",
+            FUNCTION + "LOSSES = {'red': 1}\nASSIGNERS = {'my': lambda a, b: a}",
             ["unknown dict 'LOSSES' (nearest: '", "begin its name with _ if it is none of them"],
         ),
         ("COLOURS = {'red': 1}\nfrom yolo_lite.loss import BOX_LOSSES as OURS", ["brings nothing"]),
@@ -339,7 +351,6 @@ FUNCTION = "def f(a, b, *, c=1): return a\n"
             "BOX_LOSSES = {'my': lambda a, b, *, c: a}",
             ["BOX_LOSSES['my']: expected (predicted, target, ...), found (a, b, *, c): missing a required", "'c'"],
         ),
-        ("BOX_LOSSES = {'my': lambda a, b, unit=1: a}", ["BOX_LOSSES['my']: expected unit behind a *"]),
         (
             "BOX_LOSSES = {'my': max}",
             ["BOX_LOSSES['my']: its signature cannot be read (no signature found for builtin"],
@@ -355,10 +366,10 @@ FUNCTION = "def f(a, b, *, c=1): return a\n"
         ),
         ("CLS_LOSSES = {'bce': lambda a, b, positive_weight: a}", ["CLS_LOSSES['bce']: the name is taken"]),
         (
-            "ASSIGNERS = {'my': lambda a, b: a}",
-            ["ASSIGNERS['my']: expected (targets, grid, anchor_t, ...), found (a, b)"],
+            "ASSIGNERS = {'my': lambda a: a}",
+            ["ASSIGNERS['my']: expected (objects, grid, ...), found (a)"],
         ),
-        ("ASSIGNERS = {'anchor_ratio': lambda a, b, c: a}", ["ASSIGNERS['anchor_ratio']: the name is taken"]),
+        ("ASSIGNERS = {'anchor_ratio': lambda a, b: a}", ["ASSIGNERS['anchor_ratio']: the name is taken"]),
         (
             "class My:\n    def __init__(self, c1, c2): ...\nBLOCKS = {'My': My}",
             ["BLOCKS['My']: expected (in_channels, ...), found (c1, c2): got an unexpected keyword argument"],
@@ -490,23 +501,20 @@ def test_the_example_of_the_readme_is_a_plugin_whose_loss_and_block_work(tmp_pat
     (tmp_path / "my.py").write_text(text)
     predicted = torch.tensor([[0.0, 0, 2, 3]], requires_grad=True)
     with loaded([str(tmp_path / "my.py")]):
-        loss = BoxLoss("log_ratio", Hyp(box_loss="log_ratio"))(predicted, torch.tensor([[5.0, 5, 4, 3]]))
+        loss = BoxLoss("log_ratio")(predicted, torch.tensor([[5.0, 5, 4, 3]]))
         assert loss.tolist() == pytest.approx([math.log(2)])
-        assert Detector(model_with([-1, 1, "Gate", [4]]))(torch.zeros(1, 3, 64, 64)).shape == (1, 32 * 32, 7)
+        assert Detector(model_with([-1, 1, "Gate", [4]]))(torch.zeros(1, 3, 64, 64)).slots.shape == (1, 32 * 32, 7)
 
 
 def test_all_dicts_that_hyp_or_rows_name_can_be_added_to():
     assert {name: seam.entries for name, seam in SEAMS.items()} == {
-        "BLOCKS": BLOCKS,
-        "BOX_LOSSES": BOX_LOSSES,
-        "CLS_LOSSES": CLS_LOSSES,
-        "ASSIGNERS": ASSIGNERS,
-        "AUGMENTATIONS": AUGMENTATIONS,
+        **{"BLOCKS": BLOCKS, "ACTIVATIONS": ACTIVATIONS, "HEADS": HEADS, "BACKBONES": BACKBONES, "TASKS": TASKS},
+        **{"ASSIGNERS": ASSIGNERS, "CRITERIA": CRITERIA, "FORMATS": FORMATS, "AUGMENTATIONS": AUGMENTATIONS},
+        **{"BOX_LOSSES": BOX_LOSSES, "CLS_LOSSES": CLS_LOSSES, "MASK_LOSSES": MASK_LOSSES},
     }
-    assert SEAMS.keys() == SEAM_NAMES.keys()
 
 
 def test_the_list_of_losses_has_those_of_a_plugin(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "my.py").write_text("def mine(predicted, target, *, gap=3.0): ...\nBOX_LOSSES = {'mine': mine}\n")
     assert main(["losses", "--plugin", str(tmp_path / "my.py")]) == 0
-    assert "  mine          [mine_gap: 3.0]\n" in capsys.readouterr().out
+    assert "  mine          {gap: 3.0}\n" in capsys.readouterr().out

@@ -30,7 +30,7 @@ from yolo_lite.deploy import sources
 from yolo_lite.deploy.predictor import BATCHES_WAITING, Predictor
 from yolo_lite.deploy.sources import Frame, count_frames, find_media, is_live, read_frames
 from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint
-from yolo_lite.engine.families import FAMILIES
+from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.validate import prepare_validation, validate_checkpoint
 from yolo_lite.ops.nms import DetectOptions, survivors
 from yolo_lite.structures import Detections
@@ -72,8 +72,9 @@ def weights_of(folder: Path, content: dict[str, Any]) -> Path:
 
 @pytest.fixture(scope="module")
 def confident(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a short run, its objectness raised so that it finds something."""
+    """The checkpoint of a short run, its objectness raised so that it finds something; fp32 on every processor."""
     content = load_checkpoint(tiny_run / "weights/last.pt")
+    content["config"]["hyp"]["precision"] = "fp32"
     for name, value in content["ema"].items():
         if "heads" in name and name.endswith("bias"):
             value.view(3, -1)[:, 4] += 6
@@ -124,8 +125,9 @@ def test_faster_rcnn_predicts_as_it_validates(tiny_data: Path, tmp_path: Path):
     files = ["--cfg", str(REPOSITORY / "cfg/faster_rcnn.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp_faster_rcnn.yaml")]
     small = ["model.rpn_pre_nms=[100, 100]", "model.rpn_post_nms=[50, 50]"]
     config = tiny_config(tiny_data, tmp_path, *files, "--set", *small)
-    family = FAMILIES["faster_rcnn"]
-    model, losses = family.build(config.model, fetch=False), family.losses(config.hyp, np.ones(config.model.nc))
+    task = task_of(config.model)
+    model = task.build(config.model, False)
+    losses = task.criterion(config.model, config.hyp, np.ones(config.model.nc))
     states = {"ema": model.state_dict(), "losses": losses.state_dict()}
     assert_predicts_what_validation_finds(weights_of(tmp_path, {"config": config.plain(), "epoch": 0, **states}), 64, 4)
 
@@ -168,15 +170,18 @@ def test_a_batch_holds_one_shape_and_few_pictures_wait():
     assert all(shape[2:] in ((96, 96), (96, 64)) for shape in seen) and seen.count((4, 3, 96, 96)) >= 99
 
 
-def test_a_picture_does_not_depend_on_its_batch(confident: Path):
+@pytest.mark.quick
+def test_the_same_batch_gives_the_same_bits_and_another_one_agrees_to_rounding(confident: Path):
     pictures = [np.random.default_rng(seed).integers(0, 256, (64, 48, 3), dtype=np.uint8) for seed in range(5)]
     model = load(confident, device="cpu")
-    together = model.predict(pictures, conf=0.001)
-    assert isinstance(together, list) and sum(map(len, together)) > 100
-    for one, picture in zip(together, pictures, strict=True):
+    together, again = model.predict(pictures, conf=0.001), model.predict(pictures, conf=0.001)
+    assert isinstance(together, list) and isinstance(again, list) and sum(map(len, together)) > 100
+    for one, same, picture in zip(together, again, pictures, strict=True):
+        assert np.array_equal(one.xyxy, same.xyxy) and np.array_equal(one.score, same.score)
         alone = model.predict(picture, conf=0.001)
         assert not isinstance(alone, list) and len(alone) == len(one)
-        np.testing.assert_allclose(alone.score, one.score, atol=1e-6)
+        # Convolutions of other shapes may add in another order: with AVX-512 scores have differed by 1.6e-5.
+        np.testing.assert_allclose(alone.score, one.score, rtol=0, atol=1e-4)
 
 
 def test_a_live_picture_does_not_wait_for_others():

@@ -18,7 +18,7 @@ from yolo_lite.config.errors import ConfigError, UserError
 from yolo_lite.config.schema import Hyp
 from yolo_lite.engine.batch_size import largest_that_fits
 from yolo_lite.engine.checkpoint import load_checkpoint
-from yolo_lite.engine.device import choose_compute, deterministic, memory_errors_explained, to_device
+from yolo_lite.engine.device import choose_compute, deterministic, memory_errors_explained
 from yolo_lite.engine.multi_scale import multi_scaled
 from yolo_lite.engine.train import train, train_step
 
@@ -69,7 +69,7 @@ def test_unusable_recipes_are_refused(tiny_data: Path, tmp_path: Path, words: li
 
 
 def test_each_step_has_a_size_of_its_own_and_boxes_follow():
-    batch = to_device(random_batch(2, seed=0), CPU)
+    batch = random_batch(2, seed=0).to(CPU)
     sizes = set()
     for step in range(40):
         (scaled,) = multi_scaled([batch], 0.5, 16, (0, step))
@@ -134,8 +134,8 @@ def test_a_compiled_step_is_the_step():
     for compiled in (False, True):
         state, recipe = fresh(Hyp())
         if compiled:
-            recipe.family.compile(state.model)
-        batch = to_device(random_batch(2, seed=1), CPU)
+            state.model.compile_network()
+        batch = random_batch(2, seed=1).to(CPU)
         steps.append([train_step(state, [batch], recipe) for _ in range(2)])
     for plain, fast in zip(*steps, strict=True):
         assert torch.allclose(plain.losses, fast.losses, rtol=1e-3)
@@ -143,11 +143,11 @@ def test_a_compiled_step_is_the_step():
 
 
 def test_a_compiled_model_can_be_copied_and_saved():
-    state, recipe = fresh(Hyp())
+    state, _ = fresh(Hyp())
     before = set(state.model.state_dict())
-    recipe.family.compile(state.model)
+    state.model.compile_network()
     assert set(state.model.state_dict()) == before
-    copy = recipe.family.for_inference(state.model)
+    copy = state.model.for_inference()
     assert isinstance(copy, nn.Module) and getattr(copy, "_compiled_call_impl", None) is None
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,11 +22,12 @@ from yolo_lite.config.errors import UserError
 from yolo_lite.config.load import load_model_config
 from yolo_lite.config.schema import Hyp
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
-from yolo_lite.engine.families import FAMILIES
 from yolo_lite.engine.record import Record
+from yolo_lite.engine.sheets import assigned_cells
 from yolo_lite.engine.state import Resume
+from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train
-from yolo_lite.loss.targets import assign
+from yolo_lite.loss.criteria.anchor import AnchorCriterion
 from yolo_lite.report.tensorboard import TensorBoard
 
 TAGS = {
@@ -86,10 +88,9 @@ def test_tensorboard_holds_graph_pr_curves_and_hyperparameters(tiny_run: Path) -
 @pytest.mark.parametrize("cfg", ["yolo_n", "faster_rcnn"])
 def test_the_graph_leaves_the_model_and_random_numbers_as_they_are(cfg: str, tmp_path: Path) -> None:
     config = load_model_config(REPOSITORY / f"cfg/{cfg}.yaml")
-    family = FAMILIES[config.family]
-    model, board = family.build(config, fetch=False).train(), TensorBoard(tmp_path)
+    model, board = task_of(config).build(config, False).train(), TensorBoard(tmp_path)
     before, drawn = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
-    board.graph(family.graph(model), torch.zeros(1, 3, 64, 64))
+    board.graph(model.to_trace(), torch.zeros(1, 3, 64, 64))
     board.close()
     assert equal_states(model.state_dict(), before) and torch.equal(torch.get_rng_state(), drawn)
     assert all(module.training for module in model.modules())
@@ -97,21 +98,26 @@ def test_the_graph_leaves_the_model_and_random_numbers_as_they_are(cfg: str, tmp
 
 def test_a_model_that_cannot_be_traced_has_no_graph(tiny_data: Path, tmp_path: Path, capsys) -> None:
     class Untraceable(torch.nn.Module):
+        stride = 32
+
+        def to_trace(self) -> torch.nn.Module:
+            return self
+
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("a block of a plugin")
 
     record = Record(tmp_path, with_figures(tiny_config(tiny_data, tmp_path)), 0)
-    record.graph(Untraceable(), 32)
+    record.graph(Untraceable())
     record.close()
     assert "no graph of this model: a block of a plugin" in capsys.readouterr().out
 
 
 def test_assigned_anchors_are_those_of_the_loss_each_in_its_cell() -> None:
     config, batch = load_model_config(REPOSITORY / "cfg/yolo_n.yaml"), random_batch(3, seed=0)
-    model = FAMILIES["yolo"].build(config, fetch=False)
-    anchors = FAMILIES["yolo"].assigned_anchors(model, batch, Hyp())
+    model, criterion = task_of(config).build(config, False), AnchorCriterion(Hyp(), np.ones(80))
+    anchors = assigned_cells(model, criterion, batch)
     grid = model.grid(*batch.images.shape[2:])
-    matches = assign(batch.objects, grid, Hyp())
+    matches = criterion.assign(batch.objects, grid)
     assert anchors.image.tolist() == matches.image.tolist() and anchors.target.tolist() == matches.target.tolist()
     size = torch.from_numpy(anchors.xyxy[:, 2:] - anchors.xyxy[:, :2])
     assert len(size) > 10 and torch.allclose(size, grid.anchor[matches.slot], atol=1e-3)
@@ -129,6 +135,7 @@ def test_checkpoints_are_plain_and_hold_the_resolved_configuration(tiny_run: Pat
         assert all(value.dtype != torch.float16 for value in content["ema"].values())
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_one_seed_gives_one_loss_curve_to_the_bit(
     tiny_data: Path, tiny_run: Path, tmp_path: Path, workers: str
@@ -151,12 +158,14 @@ def test_val_gives_the_figures_of_training_again(tiny_run: Path, tmp_path: Path,
     assert val_main([*words, "--batch-size", batch_size, "--workers", workers]) == 0
     figures, row = json.loads((tmp_path / "exp/metrics.json").read_text()), rows_of(tiny_run)[-1]
     pairs = {"map50_95": "mAP50-95", "map50": "mAP50", "precision": "precision", "recall": "recall"}
+    # In batches of another size scores differ by rounding, and two detections may change their ranks.
+    tolerance = 1e-6 if batch_size == "8" else 0.01
     for mine, theirs in pairs.items():
-        assert figures[mine] == pytest.approx(float(row[f"metrics/{theirs}"]), abs=1e-6)
+        assert figures[mine] == pytest.approx(float(row[f"metrics/{theirs}"]), abs=tolerance)
     assert figures["images"] == 8 and set(figures) >= {"map75", "per_class", "ms_per_image"}
     at_the_end = json.loads((tiny_run / "metrics.json").read_text())
     for key in ("map50_95", "ap_small", "ar_1", "ar_10", "ar_100", "confidence"):
-        assert figures[key] == pytest.approx(at_the_end[key], abs=1e-6)
+        assert figures[key] == pytest.approx(at_the_end[key], abs=tolerance)
 
 
 @pytest.mark.slow
@@ -249,4 +258,4 @@ def test_weights_do_not_bring_their_anchors(tiny_data: Path, tiny_run: Path, tmp
     anchors = "[[4,4,8,8,12,12],[16,16,24,24,32,32],[40,40,48,48,64,64]]"
     words = ["--weights", str(tiny_run / "weights/best.pt"), "--epochs", "1", "--set", f"model.anchors={anchors}"]
     folder = train(tiny_config(tiny_data, tmp_path, *words)).folder
-    assert load_checkpoint(folder / "weights/last.pt")["ema"]["anchors"][0, 0].tolist() == [4.0, 4.0]
+    assert load_checkpoint(folder / "weights/last.pt")["ema"]["layers.24.anchors"][0, 0].tolist() == [4.0, 4.0]

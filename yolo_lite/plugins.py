@@ -12,40 +12,16 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from yolo_lite.config.errors import ConfigError, nearest
-from yolo_lite.config.schema import SEAM_NAMES
+from yolo_lite.config.seams import Seam
 from yolo_lite.config.yaml_file import parse_scalar
-from yolo_lite.data.effects import AUGMENTATIONS
-from yolo_lite.loss.box import BOX_LOSSES, CONTEXT
-from yolo_lite.loss.classification import CLS_LOSSES
-from yolo_lite.loss.targets import ASSIGNERS
-from yolo_lite.model.blocks import BLOCKS
-
-
-class Seam(NamedTuple):
-    """A dict that plugins may add to, and how its entries are called."""
-
-    entries: dict[str, Callable[..., Any]]
-    positional: tuple[str, ...]  # in their order, under any name
-    by_name: tuple[str, ...]  # handed over by name
-    context: tuple[str, ...]  # handed over by name to those that have it behind the *
-
-    def __str__(self) -> str:
-        return f"({', '.join((*self.positional, *self.by_name))}, ...)"
-
-
-SEAMS = {
-    "BLOCKS": Seam(BLOCKS, (), ("in_channels",), ()),
-    "BOX_LOSSES": Seam(BOX_LOSSES, ("predicted", "target"), (), CONTEXT),
-    "CLS_LOSSES": Seam(CLS_LOSSES, ("logits", "target"), ("positive_weight",), ()),
-    "ASSIGNERS": Seam(ASSIGNERS, ("targets", "grid", "anchor_t"), (), ()),
-    "AUGMENTATIONS": Seam(AUGMENTATIONS, ("image", "label", "xyxy", "rng"), (), ()),
-}
+from yolo_lite.engine.seams import SEAMS
+from yolo_lite.engine.tasks import Task
 
 _loaded: list[Path] = []
 
@@ -60,7 +36,7 @@ class Entry(NamedTuple):
 
 @contextlib.contextmanager
 def loaded(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Iterator[None]:
-    """The entries of plugin files are in the dicts, and their names in the schema, until the block ends.
+    """The entries of plugin files are in the dicts until the block ends.
 
     A file that is loaded already stays as it is.
 
@@ -83,7 +59,6 @@ def _joined(path: Path, given: str) -> Iterator[None]:
         entries = _checked_entries(module, given)
         for seam, name, value in entries:
             SEAMS[seam].entries[name] = value
-            SEAM_NAMES[seam].append(name)
         _loaded.append(path)
         try:
             yield
@@ -91,7 +66,6 @@ def _joined(path: Path, given: str) -> Iterator[None]:
             _loaded.remove(path)
             for seam, name, _ in entries:
                 del SEAMS[seam].entries[name]
-                SEAM_NAMES[seam].remove(name)
     finally:
         sys.modules.pop(module.__name__, None)
 
@@ -163,6 +137,8 @@ def _entry_problem(entry: Entry) -> str | None:
         return f"expected a name that YAML reads as a word, such as my_loss, found {entry.name!r}"
     if entry.name in seam.entries:
         return "the name is taken, expected one that neither yolo_lite nor another plugin has"
+    if entry.seam == "TASKS":
+        return None if isinstance(entry.value, Task) else f"expected a Task, found {entry.value!r}"
     if not callable(entry.value):
         return f"expected a function or a class, found {entry.value!r}"
     try:
@@ -175,13 +151,10 @@ def _entry_problem(entry: Entry) -> str | None:
 def _signature_problem(signature: inspect.Signature, seam: Seam) -> str | None:
     """Whether the call that yolo_lite makes would fit; a block's other arguments are a row's, seen when it is built."""
     parameters = signature.parameters
-    late = [n for n in seam.context if n in parameters and parameters[n].kind is not parameters[n].KEYWORD_ONLY]
-    if late:
-        return f"expected {', '.join(late)} behind a *, as in (predicted, target, *, {late[0]}), found {signature}"
     words = {*seam.by_name, *(name for name in seam.context if name in parameters)}
     missing = [name for name in seam.by_name if name not in parameters]
     try:
-        bind = signature.bind_partial if seam.entries is BLOCKS else signature.bind
+        bind = signature.bind_partial if seam.is_open else signature.bind
         bind(*seam.positional, **dict.fromkeys(words))
     except TypeError as error:
         return f"expected {seam}, found {signature}: {error}"

@@ -1,14 +1,39 @@
 """The plain data that flows between the rooms of yolo_lite.
 
-B images in a batch, H W input size, N slots (anchors x cells of every level), C classes,
-M targets in the batch, P matched pairs, K detections of one image.
+B images in a batch, H W input size, N slots of a head, C classes, M objects in the batch, P matched pairs,
+K detections of one image. A slot is a place of the head's output that can hold one detection.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+
+Losses = dict[str, Tensor]  # scalars by the names of a criterion, gains applied; their sum is what is minimised
+
+
+class Compute(NamedTuple):
+    """Where and how the network is computed."""
+
+    device: torch.device
+    dtype: torch.dtype  # of the convolutions; float32 means no autocast
+    memory_format: torch.memory_format
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """Mixed precision for a forward pass, nothing for float32."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+        layout = "channels-last" if self.memory_format == torch.channels_last else "contiguous"
+        return f"{name}, {str(self.dtype).removeprefix('torch.')}, {layout}, torch {torch.__version__}"
 
 
 class Objects(NamedTuple):
@@ -17,37 +42,91 @@ class Objects(NamedTuple):
     image: Tensor  # [M] int64, which image of the batch
     label: Tensor  # [M] int64, class index
     box: Tensor  # [M, 4] float32, cxcywh in pixels of the network input
+    mask: Tensor | None = None  # [M, H/4, W/4] uint8, where the task learns masks
+
+    def select(self, rows: Tensor) -> Objects:
+        """Some of the objects, by index or by a mask of bools."""
+        mask = None if self.mask is None else self.mask[rows]
+        return Objects(self.image[rows], self.label[rows], self.box[rows], mask)
+
+    def to(self, device: torch.device) -> Objects:
+        """The objects on a device."""
+        columns: Any = (None if column is None else column.to(device, non_blocking=True) for column in self)
+        return Objects(*columns)
 
 
 class Batch(NamedTuple):
-    """What a loader yields: pictures, their objects, and how each picture was letterboxed."""
+    """What a loader yields: images, their objects, and how each image was letterboxed."""
 
     images: Tensor  # [B, 3, H, W] uint8 RGB, channels-last in memory; as many channels as the dataset has
     objects: Objects
-    position: Tensor  # [B] int64, row of each picture in its DatasetIndex
-    original_size: Tensor  # [B, 2] int64, height and width of the picture file, in pixels
+    position: Tensor  # [B] int64, row of each image in its DatasetIndex
+    original_size: Tensor  # [B, 2] int64, height and width of the image file, in pixels
     letterbox: Tensor  # [B, 4] float64, scale_x scale_y left top (see yolo_lite.data.letterbox)
+
+    def to(self, compute: Compute) -> Batch:
+        """The batch on the device, images as floats in 0..1 in the model's memory format."""
+        return self._replace(images=as_floats(self.images, compute), objects=self.objects.to(compute.device))
+
+
+def as_floats(images: Tensor, compute: Compute) -> Tensor:
+    """Images uint8 ``[B, 3, H, W]`` as the network reads them: floats in 0..1, on its device."""
+    images = images.to(compute.device, non_blocking=True)
+    return images.to(dtype=torch.float32, memory_format=compute.memory_format).div_(255)
+
+
+@dataclass
+class Raw:
+    """What a head puts out, by name: ``raw["box"]`` is a view of one tensor, whose columns no other room counts.
+
+    A value of ``columns`` that is a slice keeps the axis, ``[B, N, 4]``; a number drops it, ``[B, N]``.
+    """
+
+    slots: Tensor  # [B, N, all columns] logits, any float type
+    columns: Mapping[str, int | slice]
+    maps: Mapping[str, Tensor] = field(default_factory=dict)  # outputs that belong to images, not to slots
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.maps[name] if name in self.maps else self.slots[..., self.columns[name]]
+
+    def select(self, *rows: Tensor | int) -> Raw:
+        """The outputs of some slots, gathered once for all names: ``raw.select(image, slot)`` gives ``[P, ...]``."""
+        return replace(self, slots=self.slots[rows])
+
+    def float(self) -> Raw:
+        """The outputs of the slots in float32."""
+        return replace(self, slots=self.slots.float())
+
+
+class Predictions(NamedTuple):
+    """What a network predicts for every slot, without gradient, for assigners that go by it."""
+
+    box: Tensor  # [B, N, 4] float32, cxcywh in pixels of the network input
+    score: Tensor  # [B, N, C] float32 in 0..1
 
 
 class Matches(NamedTuple):
-    """Which slot learns which target; no (image, slot) pair occurs twice."""
+    """Which slot learns which object; no (image, slot) pair occurs twice."""
 
     image: Tensor  # [P] int64, which image of the batch
     slot: Tensor  # [P] int64, index on the slot axis
     target: Tensor  # [P] int64, row of Objects
+    score: Tensor  # [P] float32, how much the pair counts; 1 where an assigner does not grade its pairs
 
-
-class LossParts(NamedTuple):
-    """The three losses of a batch, gains applied; their sum is what is minimised."""
-
-    box: Tensor  # []
-    obj: Tensor  # []
-    cls: Tensor  # []
+    def select(self, rows: Tensor) -> Matches:
+        """Some of the pairs, by index or by a mask of bools."""
+        return Matches(*(column[rows] for column in self))
 
 
 class Detections(NamedTuple):
-    """What was found in one picture, best score first."""
+    """What was found in one image, best score first."""
 
     box: Tensor  # [K, 4] float32, xyxy in pixels
     score: Tensor  # [K] float32 in 0..1
     label: Tensor  # [K] int64, class index
+    mask: Tensor | None = None  # [K, h, w], where the task finds masks
+
+    def select(self, rows: Tensor | slice) -> Detections:
+        """Some of the detections, by index, by a slice or by a mask of bools."""
+        mask = None if self.mask is None else self.mask[rows]
+        return Detections(self.box[rows], self.score[rows], self.label[rows], mask)

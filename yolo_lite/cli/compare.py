@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.options import CompareOptions, RunOptions, TrainOptions
-from yolo_lite.config.resolve import run_config
-from yolo_lite.config.schema import RunConfig
+
+if TYPE_CHECKING:
+    from yolo_lite.tools.compare import Run
 
 HINT = "; the same command goes on"  # where it was interrupted
 
@@ -22,23 +24,24 @@ def run(options: CompareOptions) -> None:
 
 
 def _compare(options: CompareOptions) -> None:
-    from yolo_lite.tools.compare import compare, make_runs, variant_folder
+    from yolo_lite.tools.compare import compare
 
-    folder = Path(options.project) / options.name
-    configs = []
-    for texts in _variants(options):
-        project = str(folder / variant_folder(" ".join(texts)))
-        seeds = range(options.seed, options.seed + options.seeds)
-        configs.append((" ".join(texts), [_config(options, texts, project, seed) for seed in seeds]))
-    print(compare(list(make_runs(configs)), folder))
+    variants, folder = _variants(options), Path(options.project) / options.name
+    seeds = range(options.seed, options.seed + options.seeds)
+    print(compare([_make_run(options, folder, texts, seed) for seed in seeds for texts in variants], folder))
     print(f"{folder}: comparison.md, comparison.json, comparison.png")
 
 
-def _config(options: CompareOptions, texts: Sequence[str], project: str, seed: int) -> RunConfig:
-    """The run of one variant with one seed."""
+def _make_run(options: CompareOptions, folder: Path, texts: Sequence[str], seed: int) -> Run:
+    """One variant, by its ``key=value`` texts, with one seed."""
+    from yolo_lite.engine.resolve import run_config
+    from yolo_lite.tools.compare import Run, variant_folder
+
+    variant = " ".join(texts)
     shared = {name: getattr(options, name) for name in RunOptions.model_fields}
-    own = {"set": [*options.set, *texts], "seed": seed, "project": project, "name": f"seed{seed}"}
-    return run_config(TrainOptions(**{**shared, **own}, exist_ok=True, no_figures=True))
+    place = {"project": folder / variant_folder(variant), "name": f"seed{seed}", "exist_ok": True}
+    own: dict[str, Any] = {**shared, **place, "seed": seed, "set": [*options.set, *texts], "no_figures": True}
+    return Run(variant, seed, run_config(TrainOptions(**own)))
 
 
 def _variants(options: CompareOptions) -> Sequence[Sequence[str]]:

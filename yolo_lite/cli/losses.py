@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 from yolo_lite.config.options import LossesOptions
+
+TITLES = {
+    "key box_loss (and rpn_box_loss)": "BOX_LOSSES",
+    "keys obj_loss and cls_loss": "CLS_LOSSES",
+    "segmentation masks": "MASK_LOSSES",
+}
 
 
 def run(options: LossesOptions) -> None:
@@ -17,23 +20,14 @@ def run(options: LossesOptions) -> None:
 
 
 def _print_all() -> None:
-    from yolo_lite.loss.box import BOX_LOSSES, CONTEXT
-    from yolo_lite.loss.classification import CLS_LOSSES
-    from yolo_lite.loss.mask import MASK_LOSSES
+    from yolo_lite.engine.seams import SEAMS
 
-    print("key box_loss (and rpn_box_loss), BOX_LOSSES")
-    _print_losses(BOX_LOSSES, CONTEXT, "{name}_{key}: {value}")
-    print("\nkeys obj_loss and cls_loss, CLS_LOSSES")
-    _print_losses(CLS_LOSSES, (), "{name}_{key}: {value}")
-    print("\nsegmentation masks, MASK_LOSSES")
-    _print_losses(MASK_LOSSES, ("ignore_index", "reduction"), "{key}={value}")
-
-
-def _print_losses(losses: Mapping[str, Callable[..., Any]], context: Sequence[str], form: str) -> None:
-    from yolo_lite.loss.parameters import parameters_of
-
-    for name, loss in losses.items():
-        parameters = parameters_of(loss, context)
-        keys = ", ".join(form.format(name=name, key=key, value=value) for key, value in parameters.items())
-        formula = (loss.__doc__ or "").strip().partition("\n")[0]
-        print(f"  {name:<11} {formula}{f'  [{keys}]' if keys else ''}")
+    for title, seam in TITLES.items():
+        print(f"{title}, {seam}")
+        for name, loss in SEAMS[seam].entries.items():
+            known = SEAMS[seam].parameters(name).values()
+            parameters = ", ".join(f"{parameter.name}: {parameter.default}" for parameter in known)
+            formula = (loss.__doc__ or "").strip().partition("\n")[0]
+            print(f"  {name:<11} {formula}{f'  {{{parameters}}}' if parameters else ''}")
+        print()
+    print("parameters are set with the loss: box_loss: {focal_eiou: {gamma: 0.5}}")

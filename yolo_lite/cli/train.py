@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import validate
 from yolo_lite.config.options import TrainOptions
-from yolo_lite.config.resolve import absolute, run_config
 from yolo_lite.config.schema import RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
 
@@ -37,6 +36,8 @@ def run(options: TrainOptions) -> Result:
 
 
 def _new_config(options: TrainOptions, processes: Processes) -> RunConfig:
+    from yolo_lite.engine.resolve import run_config
+
     if options.batch_size == "auto":
         options = processes.from_first(lambda: _with_measured_batch_size(options, processes.size))
     return run_config(options)
@@ -44,6 +45,7 @@ def _new_config(options: TrainOptions, processes: Processes) -> RunConfig:
 
 def _with_measured_batch_size(options: TrainOptions, num_processes: int) -> TrainOptions:
     from yolo_lite.engine.batch_size import largest_batch_size
+    from yolo_lite.engine.resolve import run_config
 
     one = run_config(options.model_copy(update={"batch_size": 1}))
     batch_size = largest_batch_size(one) * num_processes
@@ -55,12 +57,14 @@ def _restarted(options: TrainOptions, launchers: Sequence[str]) -> TrainOptions:
     """Where torchrun starts its command anew, the run goes on in its folder, from its last.pt if there is one yet."""
     from yolo_lite.config.load import load_run_config
     from yolo_lite.config.yaml_file import read_yaml
+    from yolo_lite.engine.resolve import run_config
     from yolo_lite.engine.run_folder import folder_of
+    from yolo_lite.engine.seams import SEAMS
 
     folder = folder_of(str(options.project), launchers)
     if folder is None or options.resume or not (folder / "config.yaml").exists():
         return options
-    stored = load_run_config(read_yaml(folder / "config.yaml").data, str(folder / "config.yaml"))
+    stored = load_run_config(read_yaml(folder / "config.yaml").data, str(folder / "config.yaml"), SEAMS)
     if options.batch_size == "auto":
         options = options.model_copy(update={"batch_size": stored.train.batch_size})
     if run_config(options) != stored:  # another run of the same torchrun, by a script that trains several
@@ -74,7 +78,7 @@ def _restarted(options: TrainOptions, launchers: Sequence[str]) -> TrainOptions:
 
 def _resumed(options: TrainOptions) -> tuple[Resume | None, RunConfig | None]:
     """The run to go on with and its configuration, or neither."""
-    from yolo_lite.engine.checkpoint import config_of, load_checkpoint
+    from yolo_lite.engine.checkpoint import check_resumable, config_of, load_checkpoint
     from yolo_lite.engine.run_folder import latest_checkpoint
     from yolo_lite.engine.state import Resume, is_finished
 
@@ -83,8 +87,7 @@ def _resumed(options: TrainOptions) -> tuple[Resume | None, RunConfig | None]:
     path = latest_checkpoint(str(options.project)) if options.resume is True else Path(options.resume)
     path = path / "weights" / "last.pt" if path.is_dir() else path
     content = load_checkpoint(path)
-    if "optimizer" not in content:
-        raise ConfigError(f"--resume {path}: holds no optimizer state, expected the last.pt of a run")
+    check_resumable(content, path)
     config = _with_changes(config_of(content, path), content["epoch"], options)
     if is_finished(content, config):
         if content["epoch"] < config.train.epochs:
@@ -108,6 +111,8 @@ def _with_changes(config: RunConfig, done: int, options: TrainOptions) -> RunCon
     Raises:
         ConfigError: another option was given too.
     """
+    from yolo_lite.engine.resolve import absolute
+
     fields, given = TrainOptions.model_fields, options.model_fields_set
     others = [name for name in fields if name in given - {*FREE} and getattr(options, name) != fields[name].default]
     if others:

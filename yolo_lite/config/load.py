@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.find import find_yaml, folder_of_dataset
+from yolo_lite.config.old import split_flat_key
 from yolo_lite.config.schema import (
     MODEL_SECTIONS,
     RETIRED_HYP_KEYS,
@@ -21,8 +22,8 @@ from yolo_lite.config.schema import (
     DatasetConfig,
     Hyp,
     RunConfig,
-    Section,
 )
+from yolo_lite.config.seams import Seams, Section
 from yolo_lite.config.yaml_file import Document, KeyPath, parse_scalar, read_yaml
 
 S = TypeVar("S", bound=Section)
@@ -35,25 +36,35 @@ PREFIXES: dict[str, tuple[type[Section], ...]] = {
 }
 
 
-def load_hyp(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Hyp:
-    """Read hyp.yaml; ``overrides`` are the ``--set key=value`` texts."""
-    return validate(Hyp, override(read_yaml(find_yaml(path, "hyp")), overrides, ""))
+def load_hyp(path: str | os.PathLike[str], overrides: Sequence[str] = (), seams: Seams | None = None) -> Hyp:
+    """Read hyp.yaml.
+
+    Args:
+        path: the file, or the name of one that yolo_lite brings.
+        overrides: the ``--set key=value`` texts.
+        seams: what names and their parameters are checked against; None: they are taken as they are.
+    """
+    return validate(Hyp, override(read_yaml(find_yaml(path, "hyp")), overrides, ""), seams)
 
 
-def load_model_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> AnyModelConfig:
-    """Read a model YAML of any family; ``--set model.key=value`` overrides."""
+def load_model_config(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), seams: Seams | None = None
+) -> AnyModelConfig:
+    """Read a model YAML of any family, as ``load_hyp``; ``--set model.key=value`` overrides."""
     document = override(read_yaml(find_yaml(path, "model")), overrides, "model.")
     family = document.data.get("family", "yolo")
     if not isinstance(family, str) or family not in MODEL_SECTIONS:
         where = document.flags.get("family", f"{document.source}:{document.lines.get(('family',), 1)}: family")
         raise ConfigError(f"{where}: unknown name {family!r}{nearest(str(family), MODEL_SECTIONS)}")
-    return validate(MODEL_SECTIONS[family], document)
+    return validate(MODEL_SECTIONS[family], document, seams)
 
 
-def load_dataset_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DatasetConfig:
-    """Read a dataset YAML; ``--set data.key=value`` overrides."""
+def load_dataset_config(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), seams: Seams | None = None
+) -> DatasetConfig:
+    """Read a dataset YAML, as ``load_hyp``; ``--set data.key=value`` overrides."""
     file = find_yaml(path, "data")
-    config = validate(DatasetConfig, override(read_yaml(file), overrides, "data."))
+    config = validate(DatasetConfig, override(read_yaml(file), overrides, "data."), seams)
     if not (config.generate or config.train or config.val or config.test):
         raise ConfigError(f"{path}: expected at least one of train, val, test")
     if config.generate or (folder := folder_of_dataset(file)) == file.resolve().parent:
@@ -61,10 +72,10 @@ def load_dataset_config(path: str | os.PathLike[str], overrides: Sequence[str] =
     return config.model_copy(update={"path": str((folder / Path(config.path).expanduser()).resolve())})
 
 
-def load_run_config(plain: Mapping[str, Any], source: str) -> RunConfig:
+def load_run_config(plain: Mapping[str, Any], source: str, seams: Seams | None = None) -> RunConfig:
     """The inverse of ``RunConfig.plain``, for checkpoints and config.yaml files named by ``source``."""
     try:
-        return validate(RunConfig, Document(source, dict(plain), {}))
+        return validate(RunConfig, Document(source, dict(plain), {}), seams)
     except ConfigError as error:
         raise ConfigError(f"{error}{_plugins_to_give(plain, source, str(error))}") from None
 
@@ -112,17 +123,17 @@ def override(document: Document, overrides: Sequence[str], prefix: str) -> Docum
     return document._replace(data={**document.data, **changes}, flags=flags)
 
 
-def validate(section: type[S], document: Document) -> S:
-    """Check a document against the schema.
+def validate(section: type[S], document: Document, seams: Seams | None = None) -> S:
+    """Check a document against the schema, and its names against the seams.
 
     Raises:
         ConfigError: one line for each problem, with file, line, key, what was expected and what was found.
     """
     try:
-        return section.model_validate(document.data)
+        return section.model_validate(document.data, context=seams)
     except ValidationError as error:
         details = sorted(error.errors(), key=lambda detail: _line(document, _location(detail)) or 0)
-        raise ConfigError("\n".join(_describe(section, document, detail) for detail in details)) from None
+        raise ConfigError("\n".join(_describe(section, document, detail, seams or {}) for detail in details)) from None
 
 
 # pydantic's words for what was expected, in ours.
@@ -142,14 +153,14 @@ EXPECTED = {
 }
 
 
-def _describe(section: type[Section], document: Document, detail: ErrorDetails) -> str:
+def _describe(section: type[Section], document: Document, detail: ErrorDetails, seams: Seams) -> str:
     location = _location(detail)
     line = _line(document, location)
     where, key = (f"{document.source}:{line}" if line else document.source), _key(location)
     if location and (flag := document.flags.get(str(location[0]))):
         where, key = flag, _key(location) if len(location) > 1 else ""
     if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown key {_key(location)!r}{_advice(section, location)}"
+        return f"{where}: unknown key {_key(location)!r}{_advice(section, location, seams)}"
     if detail["type"] == "missing":
         return f"{where}: the key {key!r} is missing"
     message = detail["msg"].removeprefix("Value error, ")
@@ -180,7 +191,7 @@ def _key(location: KeyPath) -> str:
     return re.sub(r"\b(backbone|head)\.(\d+)", r"\1 row \2", ".".join(str(part) for part in location))
 
 
-def _advice(section: type[Section], location: KeyPath) -> str:
+def _advice(section: type[Section], location: KeyPath, seams: Seams) -> str:
     word, owner = str(location[-1]), section
     for part in location[:-1]:
         annotation = None if isinstance(part, int) else owner.model_fields[part].annotation
@@ -188,4 +199,6 @@ def _advice(section: type[Section], location: KeyPath) -> str:
         owner = next((kind for kind in kinds if issubclass(kind, Section)), owner)
     if owner is Hyp and word in RETIRED_HYP_KEYS:
         return f": {RETIRED_HYP_KEYS[word]}"
+    if owner is Hyp and (old := split_flat_key(word, seams)):
+        return f": parameters stand with their loss now, as in {old[0]}: {{{old[1]}: {{{old[2]}: ...}}}}"
     return nearest(word, owner.model_fields)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -25,28 +23,7 @@ from pydantic import (
 )
 
 from yolo_lite.config.errors import nearest
-
-BLOCK_NAMES = ("Conv", "Bottleneck", "C3", "SPP", "SPPF", "Concat", "Upsample", "MaxPool2d", "ZeroPad2d", "Detect")
-ACTIVATION_NAMES = ("SiLU", "ReLU", "LeakyReLU", "Hardswish", "Mish", "GELU", "Identity")
-OPTIMIZER_NAMES = ("SGD", "AdamW")
-BOX_LOSS_NAMES = (
-    *("l1", "l2", "smooth_l1", "iou", "iou_log", "giou", "diou", "ciou", "eiou", "focal_eiou", "siou", "alpha_iou"),
-    *("wiou", "mpdiou", "inner_iou", "shape_iou", "nwd"),
-)
-CLS_LOSS_NAMES = ("bce", "focal", "qfl", "vfl", "poly")
-ASSIGNER_NAMES = ("anchor_ratio",)
-FORMAT_NAMES = ("yolo", "voc", "coco")
-BACKBONE_NAMES = ("mobilenet_v3_large", "mobilenet_v3_small", "resnet18", "resnet34", "resnet50")
-IOU_FORMS = ("iou", "giou", "diou", "ciou")
-
-# What the dicts of these names hold: yolo_lite's own names, and those of plugins while they are loaded (plugins.py).
-SEAM_NAMES: dict[str, list[str]] = {
-    "BLOCKS": list(BLOCK_NAMES),
-    "BOX_LOSSES": list(BOX_LOSS_NAMES),
-    "CLS_LOSSES": list(CLS_LOSS_NAMES),
-    "ASSIGNERS": list(ASSIGNER_NAMES),
-    "AUGMENTATIONS": [],
-}
+from yolo_lite.config.seams import Choice, Section, chosen_from
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -54,23 +31,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 ImageSize = Annotated[int, Field(ge=32, le=8192)]  # longest side in pixels
-
-
-class Section(BaseModel):
-    """Common rules of every part of the configuration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
-
-
-def _one_of(names: Sequence[str]) -> AfterValidator:
-    """A text that must be one of the names; they are read when a value is checked."""
-
-    def check(name: str) -> str:
-        if name not in names:
-            raise ValueError(f"unknown name {name!r}{nearest(name, names)}")
-        return name
-
-    return AfterValidator(check)
 
 
 # ---------------------------------------------------------------------------------------------------- model YAML
@@ -97,7 +57,7 @@ def _is_number(value: Any) -> bool:
     return _is_int(value) or isinstance(value, float)
 
 
-def parse_row(row: Any) -> Row:
+def parse_row(row: Any, info: ValidationInfo) -> Row:
     """Read ``[from, repeats, module, args]``; ``nn.Upsample`` and ``Upsample`` name the same module."""
     if isinstance(row, Row):
         return row
@@ -112,8 +72,9 @@ def parse_row(row: Any) -> Row:
     if not isinstance(args, list):
         raise ValueError(f"'args' must be a list, found {args!r} in {row!r}")
     name = str(module).removeprefix("nn.")
-    if name not in SEAM_NAMES["BLOCKS"]:
-        raise ValueError(f"unknown module {module!r}{nearest(name, SEAM_NAMES['BLOCKS'])} in {row!r}")
+    known = {**info.context["BLOCKS"].entries, **info.context["HEADS"].entries} if info.context else [name]
+    if name not in known:
+        raise ValueError(f"unknown module {module!r}{nearest(name, known)} in {row!r}")
     return Row(source=tuple(source), repeats=repeats, module=name, args=tuple(args))
 
 
@@ -134,12 +95,12 @@ def parse_anchors(value: Any) -> Any:
     return tuple(tuple(float(size) for size in level) for level in levels)
 
 
-def parse_activation(text: str) -> tuple[str, tuple[float, ...]]:
-    """``"nn.LeakyReLU(0.1)"`` to its name and its arguments; nothing is evaluated."""
+def parse_activation(text: str, names: Collection[str]) -> tuple[str, tuple[float, ...]]:
+    """``"nn.LeakyReLU(0.1)"`` to its name, one of ``names``, and its arguments; nothing is evaluated."""
     match = re.fullmatch(r"(?:nn\.)?(\w+)(?:\(([^()]*)\))?", text.replace(" ", ""))
-    if not match or match[1] not in ACTIVATION_NAMES:
+    if not match or match[1] not in names:
         name = match[1] if match else text
-        raise ValueError(f"unknown activation {text!r}{nearest(name, ACTIVATION_NAMES)}")
+        raise ValueError(f"unknown activation {text!r}{nearest(name, names)}")
     name, slope = match[1], match[2]
     if not slope:
         return name, ()
@@ -167,24 +128,28 @@ class ModelConfig(Section):
     ch: Count = 3  # channels of the pictures; the dataset's key channels decides
     inplace: bool = True  # accepted because YOLOv5 files may carry it; without effect
     activation: str = "SiLU()"
-    anchors: Anchors
+    task: Annotated[str, chosen_from("TASKS")] | None = None  # of TASKS, where it is another than that of the head
+    anchors: Anchors | None = None  # of a head that has some
     backbone: Rows
     head: Rows
 
     @field_validator("activation")
     @classmethod
-    def _known_activation(cls, value: str) -> str:
-        parse_activation(value)
+    def _known_activation(cls, value: str, info: ValidationInfo) -> str:
+        if info.context:
+            parse_activation(value, info.context["ACTIVATIONS"].entries)
         return value
 
     @field_validator("backbone", "head")
     @classmethod
-    def _detect_comes_last(cls, rows: tuple[Row, ...], info: ValidationInfo) -> tuple[Row, ...]:
-        detects = [number for number, row in enumerate(rows) if row.module == "Detect"]
-        expected = [len(rows) - 1] if info.field_name == "head" else []
-        if detects != expected:
-            found = f"found it in {info.field_name} rows {detects}" if detects else "found none"
-            raise ValueError(f"expected one Detect row, the last row of the head, {found}")
+    def _head_comes_last(cls, rows: tuple[Row, ...], info: ValidationInfo) -> tuple[Row, ...]:
+        if not info.context:
+            return rows
+        heads = info.context["HEADS"].entries
+        found = [number for number, row in enumerate(rows) if row.module in heads]
+        if found != ([len(rows) - 1] if info.field_name == "head" else []):
+            where = f"found it in {info.field_name} rows {found}" if found else "found none"
+            raise ValueError(f"expected one {' or '.join(heads)} row, the last row of the head, {where}")
         return rows
 
 
@@ -221,7 +186,7 @@ class FasterRcnnConfig(Section):
 
     family: Literal["faster_rcnn"]
     nc: Count = 80  # without the background
-    backbone: Annotated[str, _one_of(BACKBONE_NAMES)] = "mobilenet_v3_large"
+    backbone: Annotated[str, chosen_from("BACKBONES")] = "mobilenet_v3_large"
     pretrained: bool = False  # true fetches torchvision's ImageNet weights of the backbone, and freezes its first part
     levels: Count | None = None  # coarsest stages that the pyramid reads; null: the last 2 of mobilenets, 4 of resnets
     anchors: AnchorSizes = (32.0, 64.0, 128.0, 256.0, 512.0)  # pixels
@@ -252,9 +217,7 @@ def _one_or_several(value: Any) -> Any:
     return (value,) if isinstance(value, str) else _list_to_tuple(value)
 
 
-Augmentations = Annotated[
-    tuple[Annotated[str, _one_of(SEAM_NAMES["AUGMENTATIONS"])], ...], BeforeValidator(_one_or_several)
-]
+Augmentations = Annotated[tuple[Annotated[str, chosen_from("AUGMENTATIONS")], ...], BeforeValidator(_one_or_several)]
 
 
 class OptimSection(Section):
@@ -279,32 +242,12 @@ class OptimSection(Section):
 
 
 class LossSection(Section):
-    """Losses and target assignment; the keys <loss>_<parameter> matter where that loss is chosen."""
+    """Losses and target assignment; each choice may carry parameters."""
 
-    box_loss: Annotated[str, _one_of(SEAM_NAMES["BOX_LOSSES"])] = "ciou"
-    rpn_box_loss: Annotated[str, _one_of(SEAM_NAMES["BOX_LOSSES"])] = "smooth_l1"  # first stage of Faster R-CNN
-    smooth_l1_beta: Positive = 1.0
-    iou_log_floor: Annotated[float, Field(gt=0, lt=1)] = 0.001
-    focal_eiou_gamma: NotNegative = 0.5
-    siou_theta: Annotated[float, Field(gt=1)] = 4.0
-    alpha_iou_alpha: Positive = 3.0
-    alpha_iou_form: Annotated[str, _one_of(IOU_FORMS)] = "ciou"
-    wiou_version: Literal[1, 3] = 3
-    wiou_alpha: Annotated[float, Field(gt=1)] = 1.9
-    wiou_delta: Positive = 3.0
-    wiou_momentum: Annotated[float, Field(gt=0, le=1)] = 0.01  # of the running mean that wiou 3 compares with
-    inner_iou_ratio: Positive = 0.7
-    inner_iou_form: Annotated[str, _one_of(IOU_FORMS)] = "ciou"
-    shape_iou_scale: NotNegative = 0.0
-    nwd_constant: Positive = 12.8  # mean object size of the set, pixels of the network input
-    obj_loss: Annotated[str, _one_of(SEAM_NAMES["CLS_LOSSES"])] = "bce"
-    cls_loss: Annotated[str, _one_of(SEAM_NAMES["CLS_LOSSES"])] = "bce"
-    focal_gamma: NotNegative = 2.0
-    focal_alpha: Fraction | None = 0.25  # null leaves the weight of positives and negatives out
-    qfl_beta: Positive = 2.0
-    vfl_alpha: NotNegative = 0.75
-    vfl_gamma: Positive = 2.0
-    poly_epsilon: Annotated[float, Field(ge=-1)] = 1.0
+    box_loss: Annotated[Choice, chosen_from("BOX_LOSSES")] = Choice(name="ciou")
+    rpn_box_loss: Annotated[Choice, chosen_from("BOX_LOSSES")] = Choice(name="smooth_l1")  # first stage of Faster R-CNN
+    obj_loss: Annotated[Choice, chosen_from("CLS_LOSSES")] = Choice(name="bce")
+    cls_loss: Annotated[Choice, chosen_from("CLS_LOSSES")] = Choice(name="bce")
     cls_weights: Annotated[tuple[Positive, ...] | Literal["auto"] | None, BeforeValidator(_weights)] = None
     box: NotNegative = 0.05
     rpn_box: NotNegative = 1.0  # first stage of Faster R-CNN
@@ -314,16 +257,16 @@ class LossSection(Section):
     cls_pw: Positive = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     fl_gamma: NotNegative = 0.0  # above 0: bce becomes focal with this gamma, as in YOLOv5
-    assigner: Annotated[str, _one_of(SEAM_NAMES["ASSIGNERS"])] = "anchor_ratio"
+    assigner: Annotated[Choice, chosen_from("ASSIGNERS")] = Choice(name="anchor_ratio")
     anchor_t: Annotated[float, Field(gt=1)] = 4.0
 
     @model_validator(mode="after")
     def _losses_agree(self) -> LossSection:
-        others = [key for key in ("obj_loss", "cls_loss") if getattr(self, key) != "bce"]
+        others = [key for key in ("obj_loss", "cls_loss") if getattr(self, key).name != "bce"]
         if self.fl_gamma > 0 and others:
             found = ", ".join(f"{key}: {getattr(self, key)}" for key in others)
             raise ValueError(f"fl_gamma above 0 turns bce into focal: expected it to be 0 beside {found}")
-        if self.cls_loss == "vfl" and self.label_smoothing > 0:
+        if self.cls_loss.name == "vfl" and self.label_smoothing > 0:
             raise ValueError("label_smoothing leaves no negatives to vfl: expected it to be 0 beside cls_loss: vfl")
         return self
 
@@ -471,7 +414,7 @@ class DatasetConfig(Section):
     test: Sources = ()
     # Folder of label files where the images -> labels rule does not fit, or COCO's file; of all splits or of each.
     labels: Annotated[str | dict[str, str] | None, BeforeValidator(_labels_by_split)] = None
-    format: Annotated[str, _one_of(FORMAT_NAMES)] | None = None  # else it is found out
+    format: Annotated[str, chosen_from("FORMATS")] | None = None  # else it is found out
     names: Annotated[tuple[str, ...], BeforeValidator(_names_to_tuple)]
     nc: Count | None = None
     channels: Count = 3  # of the pictures: 1 is grey, 3 is RGB, others as the files have them

@@ -1,6 +1,4 @@
-"""The one YAML reader: safe types only, ``1e-2`` is a float, ``off`` is text, duplicate keys are errors, line numbers
-are kept.
-"""
+"""The one YAML reader: safe types only, ``1e-2`` is a float, ``off`` is text, duplicate keys are errors, lines kept."""
 
 from __future__ import annotations
 

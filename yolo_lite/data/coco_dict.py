@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from yolo_lite.data.index import DatasetIndex
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
-
-if TYPE_CHECKING:
-    from yolo_lite.data.index import DatasetIndex
 
 
 def coco_dict(

@@ -7,118 +7,114 @@ from typing import NamedTuple
 import numpy as np
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.schema import Hyp
+from yolo_lite.config.schema import AugmentSection
 from yolo_lite.data import augment, effects
-from yolo_lite.data.augment import Sample
 from yolo_lite.data.copy_paste import copy_paste
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.data.labels import Ring
+from yolo_lite.data.instances import Instances, Sample, scale_matrix
 from yolo_lite.data.letterbox import Canvas, Letterbox, on_canvas, to_canvas
 from yolo_lite.data.sampling import repeat_factors
 from yolo_lite.data.store import ImageStore
-
-# Streams of random numbers are told apart by the first word after the seed; the engine has 2 and 3. Copy-paste and the
-# effects have streams of their own: switching them on leaves the rest of a sample as it was.
-SAMPLE_STREAM, ORDER_STREAM, PASTE_STREAM, EFFECT_STREAM = 0, 1, 4, 5
+from yolo_lite.ops.streams import NamedGenerators, Stream
 
 
-class Item(NamedTuple):
+class DatasetItem(NamedTuple):
     """What a dataset hands to ``collate``."""
 
     image: np.ndarray  # uint8 [H, W, channels]
-    label: np.ndarray  # [m] int64
-    xyxy: np.ndarray  # [m, 4] float64, pixels of the network input
+    instances: Instances  # in pixels of the network input
     position: int  # row of the DatasetIndex
     original_size: tuple[int, int]  # height, width
     letterbox: Letterbox
 
 
 class TrainingSet:
-    """Augmented square pictures; asked by (epoch, index).
+    """Augmented square images; asked by (epoch, index).
+
+    Args:
+        mosaic_epochs: epochs from this one on have no mosaic, mixup or copy-paste.
+        with_outlines: samples come with the outlines of their objects where the index has them.
 
     Raises:
         ConfigError: copy_paste is on and the labels have no polygons.
     """
 
     def __init__(
-        self, index: DatasetIndex, store: ImageStore, size: int, hyp: Hyp, seed: int, mosaic_epochs: int
+        self,
+        index: DatasetIndex,
+        store: ImageStore,
+        size: int,
+        hyp: AugmentSection,
+        seed: int,
+        mosaic_epochs: int,
+        with_outlines: bool = False,
     ) -> None:
         self.index, self.store, self.size, self.hyp = index, store, size, hyp
-        self.seed = seed
-        self.mosaic_epochs = mosaic_epochs  # epochs from this one on have no mosaic, mixup or copy-paste
+        self.seed, self.mosaic_epochs, self.with_outlines = seed, mosaic_epochs, with_outlines
         self.weights = repeat_factors(index, hyp.balance) if hyp.balance else None  # [n] how often each is drawn
         self.summed_weights = None if self.weights is None else self.weights.cumsum() / self.weights.sum()
-        if hyp.copy_paste and not (index.rings and len(index.rings.corner)):
+        if hyp.copy_paste and not (index.outlines and len(index.outlines.corner)):
             raise ConfigError("copy_paste: expected labels with polygons, found boxes alone")
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, key: tuple[int, int]) -> Item:
+    def __getitem__(self, key: tuple[int, int]) -> DatasetItem:
         epoch, position = key
-        rng = np.random.default_rng([self.seed, SAMPLE_STREAM, epoch, position])
+        random = NamedGenerators(self.seed, Stream.SAMPLE, epoch, position)
         mixes = epoch < self.mosaic_epochs
-        pasting = np.random.default_rng([self.seed, PASTE_STREAM, epoch, position])
-        sample = self._warped(position, mixes, rng, pasting)
-        if mixes and rng.random() < self.hyp.mixup:
-            sample = augment.mixup(sample, self._warped(int(self._partners(1, rng)[0]), mixes, rng, pasting), rng)
-        sample = sample._replace(image=augment.random_hsv(sample.image, self.hyp, rng))
-        sample = augment.random_flips(sample, self.hyp, rng)
-        sample = self._with_effects(sample, np.random.default_rng([self.seed, EFFECT_STREAM, epoch, position]))
-        kept = augment.worth_learning(sample)
+        sample = self._warped(position, mixes, random)
+        if mixes and self._strikes("mixup", random):
+            [other] = self._partners(1, random["mixup"])
+            sample = augment.mixup(sample, self._warped(int(other), mixes, random), random["mixup"])
+        sample = effects.apply_effects(sample, self.hyp, random)
+        instances = sample.instances.select(augment.worth_learning(sample.instances))
         size = (int(self.index.size[position, 0]), int(self.index.size[position, 1]))
-        # The picture of a training sample has been warped: it has no letterbox to undo.
-        return Item(sample.image, sample.label[kept], sample.xyxy[kept], position, size, Letterbox(1.0, 1.0, 0, 0))
+        # The image of a training sample has been warped: it has no letterbox to undo.
+        return DatasetItem(sample.image, instances, position, size, Letterbox(1.0, 1.0, 0, 0))
 
-    def _with_effects(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        sample = sample._replace(image=effects.random_effects(sample.image, self.hyp, rng))
-        if rng.random() < self.hyp.erasing:
-            sample = effects.random_erasing(sample, rng)
-        for name in self.hyp.augmentations:
-            kept = augment.worth_learning(sample)
-            sample = effects.augmented(name, Sample(sample.image, *(rows[kept] for rows in sample[1:])), rng)
-        return sample
+    def _strikes(self, name: str, random: NamedGenerators) -> bool:
+        """Whether the augmentation happens, by the chance that its key states."""
+        chance = getattr(self.hyp, name)
+        return chance > 0 and random[name].random() < chance
 
     def _partners(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Pictures to be mixed with another, drawn as often as the weights say."""
+        """Images to be mixed with another, drawn as often as the weights say."""
         if self.summed_weights is None:
             return rng.integers(len(self), size=count)
         return np.searchsorted(self.summed_weights, rng.random(count), side="right").clip(max=len(self) - 1)
 
-    def _warped(self, position: int, mixes: bool, rng: np.random.Generator, pasting: np.random.Generator) -> Sample:
-        """One picture or a mosaic of four, through the random warp, ``size`` pixels square."""
-        if mixes and rng.random() < self.hyp.mosaic:
-            samples = [self._pasted(int(other), mixes, pasting) for other in (position, *self._partners(3, rng))]
-            sample = augment.mosaic(samples, self.size, rng)
+    def _warped(self, position: int, mixes: bool, random: NamedGenerators) -> Sample:
+        """One image or a mosaic of four, through the random warp, ``size`` pixels square."""
+        if mixes and self._strikes("mosaic", random):
+            positions = (position, *self._partners(3, random["mosaic"]))
+            samples = [self._pasted(int(one), mixes, random) for one in positions]
+            sample = augment.mosaic(samples, self.size, random["mosaic"])
         else:
-            sample = augment.centred(self._pasted(position, mixes, pasting), self.size)
+            sample = augment.centre(self._pasted(position, mixes, random), self.size)
             if not augment.needs_warp(self.hyp):
                 return sample
         height, width = sample.image.shape[:2]
-        matrix = augment.random_warp(width, height, self.size, self.hyp, rng)
+        matrix = augment.random_warp(width, height, self.size, self.hyp, random["warp"])
         return augment.warp(sample, matrix, self.size, self.index.channels)
 
-    def _pasted(self, position: int, mixes: bool, rng: np.random.Generator) -> Sample:
-        """One picture, now and then with objects of another."""
-        host = self._load(position)
-        if not mixes or rng.random() >= self.hyp.copy_paste:
-            return host
-        other = int(self._partners(1, rng)[0])
-        return copy_paste(host, self._rings(position), self._load(other), self._rings(other), rng)
+    def _pasted(self, position: int, mixes: bool, random: NamedGenerators) -> Sample:
+        """One image, now and then with objects of another."""
+        if not mixes or not self._strikes("copy_paste", random):
+            return self._load(position, self.with_outlines)
+        [other] = self._partners(1, random["copy_paste"])
+        host, donor = (self._load(int(one), with_outlines=True) for one in (position, other))
+        sample = copy_paste(host, donor, random["copy_paste"])
+        return sample if self.with_outlines else sample.without_outlines()
 
-    def _rings(self, position: int) -> list[list[Ring]]:
-        """The outlines of each object, in pixels of the picture as it is loaded."""
-        rings, (height, width) = self.index.rings, self.store.size[position]
-        assert rings is not None
-        scale = np.array([width, height]) / self.index.size[position][::-1]
-        return [[ring * scale for ring in rings.of(row)] for row in self.index.rows(position)]
-
-    def _load(self, position: int) -> Sample:
-        image = self.store[position]
+    def _load(self, position: int, with_outlines: bool) -> Sample:
+        """One image and its objects, in pixels of the image as the store has it."""
+        image, (height, width) = self.store[position], self.index.size[position]
         label, xyxy = self.index.objects(position)
-        height, width = self.index.size[position]
-        scale_x, scale_y = image.shape[1] / width, image.shape[0] / height
-        return Sample(image, label, xyxy * (scale_x, scale_y, scale_x, scale_y), np.ones(len(label)))
+        outlines = self.index.outlines if with_outlines else None
+        outlines = outlines and outlines.select(self.index.rows(position))
+        instances = Instances(label, xyxy, np.ones(len(label)), outlines)
+        return Sample(image, instances.warped(scale_matrix(image.shape[1] / width, image.shape[0] / height)))
 
 
 class EvaluationSet:
@@ -138,8 +134,9 @@ class EvaluationSet:
         height, width = self.store.size[position]
         return self.canvas(int(height), int(width))
 
-    def __getitem__(self, position: int) -> Item:
+    def __getitem__(self, position: int) -> DatasetItem:
         original = (int(self.index.size[position, 0]), int(self.index.size[position, 1]))
         image, letterbox = on_canvas(self.store[position], original, self.shape(position))
         label, xyxy = self.index.objects(position)
-        return Item(image, label, to_canvas(xyxy, letterbox), position, original, letterbox)
+        instances = Instances(label, to_canvas(xyxy, letterbox), np.ones(len(label)))
+        return DatasetItem(image, instances, position, original, letterbox)

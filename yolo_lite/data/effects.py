@@ -1,54 +1,91 @@
-"""What happens to a finished training picture: loss of colour, blur, JPEG noise, erasing, and a plugin's functions.
+"""Effects: what happens to a training image once it is mixed and warped. ``AUGMENTATIONS`` holds them by name.
 
-``AUGMENTATIONS`` is empty until a plugin brings functions ``(image, label, xyxy, rng) -> (image, label, xyxy)``: image
-uint8 ``[H, W, channels]``, label ``[m]`` int64, xyxy ``[m, 4]`` in pixels; the picture keeps its shape, objects may go.
-All that is random has to come from ``rng``: a sample is a function of (seed, epoch, index).
+An augmentation is a function ``(image, instances, rng) -> (image, instances)``: image uint8 ``[H, W, channels]``, which
+keeps its shape; ``Instances`` in its pixels, of which some may go; all that is random comes from ``rng``, a stream of
+random numbers that belongs to the sample and the augmentation's name. Where outlines are of no matter it may be
+``(image, label, xyxy, rng) -> (image, label, xyxy)`` too: label ``[m]`` int64, xyxy ``[m, 4]`` float64 in pixels.
+
+The built-in ones happen with the chance that the key of their name states, and are given the keys of hyp.yaml that
+they name behind a ``*``; those of a plugin happen where the key ``augmentations`` lists them.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.schema import Hyp
-from yolo_lite.data.augment import MIN_VISIBLE, Sample, cut
+from yolo_lite.config.schema import AugmentSection
+from yolo_lite.data.augment import MIN_VISIBLE, worth_learning
+from yolo_lite.data.instances import Instances, Sample, mirror_matrix
 from yolo_lite.data.letterbox import GREY
+from yolo_lite.ops.streams import NamedGenerators
 
 BLUR_SIGMA = (0.5, 2.0)  # pixels of the network input
 JPEG_QUALITY = (20, 90)
-ERASED_AREA = (0.02, 0.33)  # of the picture; this and the next as in arXiv:1708.04896
+ERASED_AREA = (0.02, 0.33)  # of the image; this and the next as in arXiv:1708.04896
 ERASED_ASPECT = (0.3, 1 / 0.3)
 
-Objects = tuple[np.ndarray, np.ndarray, np.ndarray]  # image, label, xyxy
-AUGMENTATIONS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator], Objects]] = {}
+Augmented = tuple[np.ndarray, Instances]
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]  # image, label, xyxy
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks a server for its newest version when imported
 
 
-def random_effects(image: np.ndarray, hyp: Hyp, rng: np.random.Generator) -> np.ndarray:
-    """Grey (RGB only), blurred, or with the noise of JPEG, with the chances ``grayscale``, ``blur`` and ``jpeg``."""
-    # Drawn whether needed or not: switching one effect on leaves the others as they were.
-    is_grey, is_blurred, is_jpeg = rng.random(3) < (hyp.grayscale, hyp.blur, hyp.jpeg)
-    blur, jpeg = rng.random(2)
-    if is_grey and image.shape[2] == 3:
-        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    if is_blurred:
-        image = cv2.GaussianBlur(image, (0, 0), _between(BLUR_SIGMA, blur)).reshape(image.shape)
-    return jpeg_noise(image, round(_between(JPEG_QUALITY, jpeg))) if is_jpeg else image
+def hsv(
+    image: np.ndarray, instances: Instances, rng: np.random.Generator, *, hsv_h: float, hsv_s: float, hsv_v: float
+) -> Augmented:
+    """Hue shifted, saturation and value scaled by random factors of 1 +- hsv_h, hsv_s, hsv_v.
+
+    Images of other than three channels have a brightness alone: hsv_v scales it.
+    """
+    factors = 1 + rng.uniform(-1, 1, 3) * (hsv_h, hsv_s, hsv_v)
+    if not (hsv_h or hsv_s or hsv_v):
+        return image, instances
+    levels = np.arange(256)
+    tables = [(levels * factors[0]) % 180, np.clip(levels * factors[1], 0, 255), np.clip(levels * factors[2], 0, 255)]
+    if image.shape[2] != 3:
+        return cv2.LUT(image, tables[2].astype(np.uint8)).reshape(image.shape), instances
+    table = np.stack(tables, axis=-1).astype(np.uint8)[None]  # [1, 256, 3]
+    return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table), cv2.COLOR_HSV2RGB), instances
 
 
-def _between(limits: tuple[float, float], share: float) -> float:
-    return limits[0] + share * (limits[1] - limits[0])
+def flipud(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
+    """Mirrored upside down."""
+    return cv2.flip(image, 0).reshape(image.shape), instances.warped(mirror_matrix(height=image.shape[0]))
+
+
+def fliplr(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
+    """Mirrored left to right."""
+    return cv2.flip(image, 1).reshape(image.shape), instances.warped(mirror_matrix(width=image.shape[1]))
+
+
+def grayscale(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
+    """Without colours; images of other than three channels stay as they are."""
+    if image.shape[2] != 3:
+        return image, instances
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), instances
+
+
+def blur(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
+    """A Gaussian blur."""
+    return cv2.GaussianBlur(image, (0, 0), rng.uniform(*BLUR_SIGMA)).reshape(image.shape), instances
+
+
+def jpeg(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
+    """The noise of JPEG compression."""
+    return jpeg_noise(image, round(rng.uniform(*JPEG_QUALITY))), instances
 
 
 def jpeg_noise(image: np.ndarray, quality: int) -> np.ndarray:
-    """The picture after JPEG compression; channels that are no RGB go one by one."""
+    """The image after JPEG compression; channels that are no RGB go one by one."""
     if image.shape[2] not in (1, 3):
         return np.dstack([jpeg_noise(image[..., [channel]], quality) for channel in range(image.shape[2])])
     # RGB goes as if it were BGR: which of red and blue keeps more detail is of no matter here.
@@ -58,49 +95,98 @@ def jpeg_noise(image: np.ndarray, quality: int) -> np.ndarray:
     return decoded.reshape(image.shape)
 
 
-def random_erasing(sample: Sample, rng: np.random.Generator) -> Sample:
+def erasing(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
     """A random rectangle turned grey (Zhong et al., arXiv:1708.04896; grey as in DeVries, Taylor, arXiv:1708.04552).
 
-    The boxes stay, what lies under the rectangle counts as hidden.
+    Boxes and outlines stay; what lies under the rectangle counts as hidden.
     """
-    height, width = sample.image.shape[:2]
+    height, width = image.shape[:2]
     erased = height * width * rng.uniform(*ERASED_AREA)
     aspect = np.exp(rng.uniform(*np.log(ERASED_ASPECT)))
     rows, columns = min(round((erased * aspect) ** 0.5), height), min(round((erased / aspect) ** 0.5), width)
     top, left = rng.integers(0, (height - rows, width - columns), endpoint=True)
-    image = sample.image.copy()
+    image = image.copy()
     image[top : top + rows, left : left + columns] = GREY
-    _, hidden = cut(sample.xyxy, sample.share, (left, top), (left + columns, top + rows))
-    return sample._replace(image=image, share=sample.share - hidden)
+    hidden = instances.clipped((left, top), (left + columns, top + rows)).share
+    return image, replace(instances, share=instances.share - hidden)
 
 
-def augmented(name: str, sample: Sample, rng: np.random.Generator) -> Sample:
-    """A sample after a plugin's function.
+AUGMENTATIONS: dict[str, Callable[..., Any]] = {  # in the order in which they happen
+    "hsv": hsv,
+    "flipud": flipud,
+    "fliplr": fliplr,
+    "grayscale": grayscale,
+    "blur": blur,
+    "jpeg": jpeg,
+    "erasing": erasing,
+}
+# The built-in ones, and the keys of hyp.yaml that each is given.
+BUILT_IN = {name: inspect.getfullargspec(function).kwonlyargs for name, function in AUGMENTATIONS.items()}
+
+
+def apply_effects(sample: Sample, hyp: AugmentSection, random: NamedGenerators) -> Sample:
+    """The sample after the built-in effects, then those that the key ``augmentations`` lists.
 
     Raises:
-        ConfigError: the function does not give what it should.
+        ConfigError: a function of a plugin does not return what it should.
     """
-    made = AUGMENTATIONS[name](sample.image, sample.label, sample.xyxy, rng)
-    where = f"augmentations: {name}"
-    if not isinstance(made, tuple) or len(made) != 3:
-        raise ConfigError(f"{where}: expected (image, label, xyxy), found {type(made).__name__}")
-    image, label, xyxy = np.ascontiguousarray(made[0]), np.asarray(made[1]), np.asarray(made[2], dtype=np.float64)
+    for name, keys in BUILT_IN.items():
+        chance = getattr(hyp, name, 1.0)
+        if chance and random[name].random() < chance:
+            settings = {key: getattr(hyp, key) for key in keys}
+            sample = Sample(*AUGMENTATIONS[name](*sample, random[name], **settings))
+    for name in hyp.augmentations:
+        kept = sample.instances.select(worth_learning(sample.instances))
+        sample = _apply_listed(name, Sample(sample.image, kept), hyp, random[name])
+    return sample
+
+
+def _apply_listed(name: str, sample: Sample, hyp: AugmentSection, rng: np.random.Generator) -> Sample:
+    """The sample after a function that the key ``augmentations`` lists; what it returns is checked."""
+    function, where = AUGMENTATIONS[name], f"augmentations: {name}"
+    if _takes_arrays(function):
+        made = function(sample.image, sample.instances.label, sample.instances.xyxy, rng)
+        if not isinstance(made, tuple) or len(made) != 3:
+            raise ConfigError(f"{where}: expected (image, label, xyxy), found {type(made).__name__}")
+        image, instances = made[0], _from_arrays(made[1], made[2], where)
+    else:
+        settings = {key: getattr(hyp, key) for key in BUILT_IN.get(name, ())}
+        made = function(*sample, rng, **settings)
+        if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[1], Instances):
+            raise ConfigError(f"{where}: expected (image, instances), found {type(made).__name__}")
+        image, instances = made
+    image = np.ascontiguousarray(image)
     if image.dtype != np.uint8 or image.shape != sample.image.shape:
         expected = f"uint8 {list(sample.image.shape)}"
         raise ConfigError(f"{where}: expected an image of {expected}, found {image.dtype} {list(image.shape)}")
-    label, xyxy = label.reshape(-1).astype(np.int64), xyxy.reshape(-1, 4) if xyxy.size % 4 == 0 else xyxy
+    return Sample(image, instances.clipped((0, 0), (image.shape[1], image.shape[0])))
+
+
+def _takes_arrays(function: Callable[..., Any]) -> bool:
+    """Whether a function takes ``(image, label, xyxy, rng)``, else ``(image, instances, rng)``."""
+    try:
+        inspect.signature(function).bind("image", "label", "xyxy", "rng")
+    except TypeError:
+        return False
+    return True
+
+
+def _from_arrays(label: Any, xyxy: Any, where: str) -> Instances:
+    """Objects, wholly seen, of what a plugin's function returned."""
+    label, xyxy = np.asarray(label).reshape(-1).astype(np.int64), np.asarray(xyxy, dtype=np.float64)
+    xyxy = xyxy.reshape(-1, 4) if xyxy.size % 4 == 0 else xyxy
     if len(label) != len(xyxy):
         raise ConfigError(f"{where}: expected a label for each box, found {len(label)} and {len(xyxy)}")
-    return Sample(image, label, *cut(xyxy, np.ones(len(label)), (0, 0), (image.shape[1], image.shape[0])))
+    return Instances(label, xyxy, np.ones(len(label)))
 
 
-def from_albumentations(transforms: Any) -> Callable[..., Objects]:
-    """An entry for ``AUGMENTATIONS`` of a list of Albumentations' transforms, or of one; boxes go with the picture."""
+def from_albumentations(transforms: Any) -> Callable[..., Arrays]:
+    """An entry for ``AUGMENTATIONS`` of a list of Albumentations' transforms, or of one; boxes go with the image."""
     albumentations = importlib.import_module("albumentations")
     boxes = albumentations.BboxParams("pascal_voc", label_fields=["label"], min_visibility=MIN_VISIBLE, clip=True)
     pipeline = albumentations.Compose(transforms, bbox_params=boxes)
 
-    def augmentation(image: np.ndarray, label: np.ndarray, xyxy: np.ndarray, rng: np.random.Generator) -> Objects:
+    def augmentation(image: np.ndarray, label: np.ndarray, xyxy: np.ndarray, rng: np.random.Generator) -> Arrays:
         pipeline.set_random_seed(int(rng.integers(2**32)))
         made = pipeline(image=image, bboxes=xyxy, label=label)
         return made["image"], np.asarray(made["label"], dtype=np.int64), np.asarray(made["bboxes"])

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import DatasetConfig
-from yolo_lite.data.coco_json import CocoLabels
 from yolo_lite.data.labels import LabelReader
-from yolo_lite.data.voc_xml import VocLabels
-from yolo_lite.data.yolo_txt import YoloLabels
+from yolo_lite.data.readers.coco import CocoReader
+from yolo_lite.data.readers.voc import VocReader
+from yolo_lite.data.readers.yolo import YoloReader
 
 FORMATS: dict[str, Callable[[Path, Path | None, tuple[str, ...]], LabelReader]] = {
-    "yolo": YoloLabels,
-    "voc": VocLabels,
-    "coco": CocoLabels,
+    "yolo": YoloReader,
+    "voc": VocReader,
+    "coco": CocoReader,
 }
 ASKED = 100  # images of which it is asked whose label files are there
 
@@ -33,14 +33,14 @@ def label_reader(
     place = root / Path(given).expanduser() if given else None
     if place and not place.exists():
         raise DataError(f"{data_file}: labels: no such folder or file: {place}")
-    name = config.format or _detected(root, place, images)
+    name = config.format or _detect_format(root, place, images)
     if place and place.is_dir() == (name == "coco"):
         expected = "an annotation file" if name == "coco" else "a folder"
         raise DataError(f"{data_file}: labels: expected {expected} for the format {name}, found {place}")
     return FORMATS[name](root, place, config.names)
 
 
-def _detected(root: Path, place: Path | None, images: Sequence[Path]) -> str:
+def _detect_format(root: Path, place: Path | None, images: Sequence[Path]) -> str:
     """COCO if the labels are one file, VOC if they are XML files and none is YOLO's, else YOLO."""
     if place and place.is_file():
         return "coco"

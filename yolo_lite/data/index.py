@@ -19,12 +19,12 @@ from tqdm import tqdm
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data import index_cache
-from yolo_lite.data.coco_json import CocoLabels
 from yolo_lite.data.formats import label_reader
 from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
-from yolo_lite.data.index_cache import Kept
+from yolo_lite.data.index_cache import CachedSplit
 from yolo_lite.data.labels import LabelReader, Labels
-from yolo_lite.data.packed import Entries, Rings, both, packed, starts
+from yolo_lite.data.outlines import Outlines, offsets_of
+from yolo_lite.data.packed_labels import PackedLabels, pack_labels
 from yolo_lite.data.shapes import ShapesSpec, ensure_shapes
 
 
@@ -40,7 +40,7 @@ class DatasetIndex:
     xyxy: np.ndarray  # [T, 4] float64, pixels of the picture
     area: np.ndarray  # [T] float64, square pixels
     crowd: np.ndarray  # [T] bool: neither learnt nor counted, see Annotation
-    rings: Rings | None  # where index_split was asked for them
+    outlines: Outlines | None  # where index_split was asked for them
     image_id: np.ndarray  # [n] int64: those of a COCO file, or positions
     category_id: np.ndarray  # [C] int64: those of a COCO file, or class indices
     problems: tuple[str, ...]  # what was left out and why, one line each
@@ -98,11 +98,11 @@ def dataset_root(config: DatasetConfig, data_file: str | Path) -> Path:
     return (Path(data_file).resolve().parent / Path(config.path).expanduser()).resolve()
 
 
-def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_rings: bool = False) -> DatasetIndex:
+def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_outlines: bool = False) -> DatasetIndex:
     """Read sizes and labels of the split ``train``, ``val`` or ``test``.
 
     Args:
-        with_rings: keep the outlines of objects too.
+        with_outlines: keep the outlines of objects too.
 
     Raises:
         ConfigError: the dataset YAML does not name the split.
@@ -110,9 +110,9 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_r
     """
     files = split_files(config, data_file, split)
     file = index_cache.cache_file(
-        files.reader, config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_rings
+        files.reader, config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_outlines
     )
-    index = _with_chosen_classes(_read_all(files, config, split, with_rings, file), config)
+    index = _select_classes(_read_all(files, config, split, with_outlines, file), config)
     _check_usable(index, files, f"{data_file}: {split}")
     return index
 
@@ -181,34 +181,34 @@ def _listed_path(row: str, list_folder: Path, root: Path) -> Path:
     return beside if beside.exists() or not (root / row).exists() else root / row
 
 
-def _read_all(files: SplitFiles, config: DatasetConfig, split: str, with_rings: bool, file: Path) -> DatasetIndex:
+def _read_all(files: SplitFiles, config: DatasetConfig, split: str, with_outlines: bool, file: Path) -> DatasetIndex:
     """What all images say; those are opened that the cache file does not know as they are now."""
     images, reader = files.images, files.reader
     stamps, kept = index_cache.stamps_of(images, reader), index_cache.load(file)
     if kept is None or kept.key.tolist() != stamps.key:
         row = index_cache.known_rows(kept, stamps)
         new = np.flatnonzero(row < 0)
-        entries, lasting = _read([images[i] for i in new], reader, config.channels, split, with_rings)
+        entries, lasting = _read([images[i] for i in new], reader, config.channels, split, with_outlines)
         row[new] = np.arange(len(new)) + (len(kept.key) if kept else 0)
-        entries = (both(kept.entries, entries) if kept else entries).chosen(row)
+        entries = (PackedLabels.concat([kept.entries, entries]) if kept else entries).select(row)
         stamps.settled[new] &= lasting
         key = np.where(stamps.settled, np.array(stamps.key, dtype=np.bytes_), b"")  # an empty key is never asked for
-        kept = Kept(key, *_ids(images, config.names, reader, entries), entries)
+        kept = CachedSplit(key, *_ids(images, reader, entries), entries)
         index_cache.save(file, kept)
     return _of_entries(config, images, kept.entries, kept.image_id, kept.category_id)
 
 
-def index_of(images: list[Path], reader: LabelReader, entries: Entries, config: DatasetConfig) -> DatasetIndex:
+def index_of(images: list[Path], reader: LabelReader, entries: PackedLabels, config: DatasetConfig) -> DatasetIndex:
     """The index of images that have just been read."""
-    index = _of_entries(config, images, entries, *_ids(images, config.names, reader, entries))
-    return _with_chosen_classes(index, config)
+    index = _of_entries(config, images, entries, *_ids(images, reader, entries))
+    return _select_classes(index, config)
 
 
 def _of_entries(
-    config: DatasetConfig, images: list[Path], entries: Entries, image_id: np.ndarray, category_id: np.ndarray
+    config: DatasetConfig, images: list[Path], entries: PackedLabels, image_id: np.ndarray, category_id: np.ndarray
 ) -> DatasetIndex:
     usable = np.flatnonzero(entries.usable)
-    objects = entries.chosen(usable)._asdict()
+    objects = entries.select(usable)._asdict()
     return DatasetIndex(
         names=config.names,
         paths=np.array([os.fsencode(images[i]) for i in usable], dtype=np.bytes_),
@@ -220,9 +220,9 @@ def _of_entries(
 
 
 def _read(
-    images: list[Path], reader: LabelReader, channels: int, split: str, with_rings: bool
-) -> tuple[Entries, np.ndarray]:
-    """Entries of images, and which of them ``[n]`` would be the same at another reading, as their files are."""
+    images: list[Path], reader: LabelReader, channels: int, split: str, with_outlines: bool
+) -> tuple[PackedLabels, np.ndarray]:
+    """PackedLabels of images, and which of them ``[n]`` would be the same at another reading, as their files are."""
 
     def read(image: Path) -> tuple[tuple[tuple[int, int], Labels] | str, bool]:
         try:
@@ -232,22 +232,16 @@ def _read(
             # A number means that the system failed, not the file: a network's folder may be back the next time.
             return str(error), getattr(error.__cause__, "errno", None) is None
 
-    if isinstance(reader, CocoLabels):
-        reader.load()
+    reader.load()
     with ThreadPoolExecutor() as pool:
         jobs = pool.map(read, images)
         rows = list(tqdm(jobs, desc=f"reading {split}", total=len(images), leave=False, delay=1))
-    return packed([row[0] for row in rows], with_rings), np.array([row[1] for row in rows], dtype=bool)
+    return pack_labels([row[0] for row in rows], with_outlines), np.array([row[1] for row in rows], dtype=bool)
 
 
-def _ids(
-    images: list[Path], names: tuple[str, ...], reader: LabelReader, entries: Entries
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of usable images and of classes, as DatasetIndex has them."""
-    usable = np.flatnonzero(entries.usable)
-    if isinstance(reader, CocoLabels):
-        return reader.ids([images[i] for i in usable])
-    return np.arange(len(usable)), np.arange(len(names))
+def _ids(images: list[Path], reader: LabelReader, entries: PackedLabels) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of usable images and of classes, as DatasetIndex has them."""
+    return reader.ids([images[i] for i in np.flatnonzero(entries.usable)])
 
 
 def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
@@ -257,17 +251,17 @@ def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
     return replace(
         index,
         names=tuple(wanted),
-        first=starts(np.bincount(index.owner[kept], minlength=len(index))),
+        first=offsets_of(np.bincount(index.owner[kept], minlength=len(index))),
         label=new[index.label][kept],
         xyxy=index.xyxy[kept],
         area=index.area[kept],
         crowd=index.crowd[kept],
-        rings=index.rings and index.rings.chosen(np.flatnonzero(kept)),
+        outlines=index.outlines and index.outlines.select(np.flatnonzero(kept)),
         category_id=index.category_id[[index.names.index(name) for name in wanted]],
     )
 
 
-def _with_chosen_classes(index: DatasetIndex, config: DatasetConfig) -> DatasetIndex:
+def _select_classes(index: DatasetIndex, config: DatasetConfig) -> DatasetIndex:
     """The objects of the classes that ``classes`` names, all of one class where ``single_cls`` says so."""
     if config.class_names == index.names:
         return index

@@ -24,7 +24,8 @@ import numpy as np
 import PIL
 
 from yolo_lite.data.labels import LabelReader
-from yolo_lite.data.packed import Entries, Rings
+from yolo_lite.data.outlines import Outlines
+from yolo_lite.data.packed_labels import PackedLabels
 from yolo_lite.data.shapes import cache_folder
 
 # Raise it with every change of what the readers, ``images``, ``labels`` or ``packed`` make of the same files.
@@ -43,13 +44,13 @@ class Stamps(NamedTuple):
     settled: np.ndarray  # [n] bool: a later change would show
 
 
-class Kept(NamedTuple):
+class CachedSplit(NamedTuple):
     """The content of a cache file, n images."""
 
     key: np.ndarray  # [n] bytes
     image_id: np.ndarray
     category_id: np.ndarray
-    entries: Entries
+    entries: PackedLabels
 
 
 def stamps_of(images: Sequence[Path], reader: LabelReader) -> Stamps:
@@ -83,7 +84,7 @@ def cache_file(reader: LabelReader, *rules: object) -> Path:
     return cache_folder() / f"index-{name}"
 
 
-def load(path: Path) -> Kept | None:
+def load(path: Path) -> CachedSplit | None:
     """What is kept; None where nothing is, or where the file is damaged."""
     try:
         content = path.read_bytes()
@@ -94,16 +95,16 @@ def load(path: Path) -> Kept | None:
     with np.load(io.BytesIO(content[DIGEST_SIZE:])) as arrays:
         found = dict(arrays)
     problems = {int(image): lines for image, lines in json.loads(found.pop("problems").tobytes()).items()}
-    rings = Rings(*(found.pop(name) for name in Rings._fields)) if "corner" in found else None
+    outlines = Outlines(*(found.pop(name) for name in Outlines._fields)) if "corner" in found else None
     own = {name: found.pop(name) for name in ("key", "image_id", "category_id")}
-    return Kept(**own, entries=Entries(**found, rings=rings, problems=problems))
+    return CachedSplit(**own, entries=PackedLabels(**found, outlines=outlines, problems=problems))
 
 
-def save(path: Path, kept: Kept) -> None:
+def save(path: Path, kept: CachedSplit) -> None:
     """Keep it under its name when it is whole; where that cannot be, say so once and go on."""
-    rings = kept.entries.rings
-    arrays = kept._asdict() | kept.entries._asdict() | (rings._asdict() if rings else {})
-    del arrays["entries"], arrays["rings"]
+    outlines = kept.entries.outlines
+    arrays = kept._asdict() | kept.entries._asdict() | (outlines._asdict() if outlines else {})
+    del arrays["entries"], arrays["outlines"]
     arrays["problems"] = np.frombuffer(json.dumps(kept.entries.problems).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -124,7 +125,7 @@ def _say_once(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def known_rows(kept: Kept | None, stamps: Stamps) -> np.ndarray:
+def known_rows(kept: CachedSplit | None, stamps: Stamps) -> np.ndarray:
     """Which kept entry holds what each image says ``[n]``; -1 where it must be read."""
     row_of = {key: row for row, key in enumerate(kept.key.tolist())} if kept else {}
     return np.array([row_of.get(key, -1) for key in stamps.key], dtype=np.int64)

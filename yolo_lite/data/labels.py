@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from yolo_lite.data.outlines import Ring
 
 # Annotation tools round: what lies outside the picture by less than this share of its side is clipped, what lies
 # further is an error.
 TOLERANCE = 0.01
 # Coordinates are rounded to 1/100 of a pixel: fractions of six digits then say the same as the pixels they came from.
 STEPS_PER_PIXEL = 100
-
-Ring = np.ndarray  # [q, 2] float32, the corners of a polygon in pixels
 
 
 class Annotation(NamedTuple):
@@ -49,22 +49,41 @@ class Labels(NamedTuple):
 
 
 class LabelReader(Protocol):
-    """How the labels of a split are read; one class a format."""
+    """How the labels of a split are read; one class a format, made with ``(root, place, names)``.
+
+    ``root`` is the dataset's folder, ``place`` the folder or file that its key ``labels`` names, if it does, ``names``
+    those of the classes. Formats with a file for each image need no ``load`` and ``ids`` of their own.
+    """
+
+    names: tuple[str, ...]  # of the classes
+
+    def load(self) -> None:
+        """Read what all images share; called once, before the first ``read`` or ``ids``.
+
+        Raises:
+            DataError: the file cannot be read, or is not of this format.
+        """
 
     def file_of(self, image: Path) -> Path:
-        """The file that holds the labels of an image, or would."""
+        """The file that holds the labels of an image, or would; it need not exist. Nothing has to be loaded for it."""
         ...
 
     def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        """The objects of an image of (height, width) pixels.
+        """The objects of an image of (height, width) pixels, m of them; called by several threads at once.
 
         Raises:
-            DataError: the labels do not belong to this image.
+            DataError: the labels cannot be read, or do not belong to this image.
         """
         ...
 
+    def ids(self, images: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of n images ``[n]`` and of the C classes ``[C]``, int64, for results in COCO's form."""
+        return np.arange(len(images)), np.arange(len(self.names))
 
-def checked(found: Iterable[Annotation | Problem], size: tuple[int, int], drop_repeats: bool = True) -> Labels:
+
+def check_annotations(
+    found: Iterable[Annotation | Problem], size: tuple[int, int], drop_repeats: bool = True
+) -> Labels:
     """The usable annotations of a picture of (height, width) pixels."""
     usable: list[Annotation] = []
     problems: list[Problem] = []

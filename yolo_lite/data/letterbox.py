@@ -54,7 +54,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return resized.reshape(height, width, -1)  # OpenCV drops the axis of a single channel
 
 
-def place(original_size: tuple[int, int], size: tuple[int, int], canvas: tuple[int, int]) -> Letterbox:
+def letterbox_of(original_size: tuple[int, int], size: tuple[int, int], canvas: tuple[int, int]) -> Letterbox:
     """The letterbox of a picture that was resized to ``size`` and lies in the middle of ``canvas``; (height, width)."""
     left, top = (canvas[1] - size[1]) // 2, (canvas[0] - size[0]) // 2
     return Letterbox(size[1] / original_size[1], size[0] / original_size[0], left, top)
@@ -73,7 +73,7 @@ def on_canvas(
     image: np.ndarray, original_size: tuple[int, int], canvas: tuple[int, int]
 ) -> tuple[np.ndarray, Letterbox]:
     """A resized picture in the middle of a canvas of (height, width), and how it got there."""
-    return pad(image, canvas), place(original_size, (image.shape[0], image.shape[1]), canvas)
+    return pad(image, canvas), letterbox_of(original_size, (image.shape[0], image.shape[1]), canvas)
 
 
 def to_canvas(xyxy: np.ndarray, letterbox: Letterbox) -> np.ndarray:

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from yolo_lite.data.dataset import ORDER_STREAM, EvaluationSet, Item, TrainingSet
-from yolo_lite.data.sampling import drawn
+from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet
+from yolo_lite.data.sampling import draw_order
 from yolo_lite.data.store import CAN_FORK
 from yolo_lite.ops.boxes import xyxy_to_cxcywh
+from yolo_lite.ops.streams import Stream
 from yolo_lite.structures import Batch, Objects
 
 SECONDS_AFTER_SIGTERM = 10  # that a loading process goes on for
@@ -63,8 +64,8 @@ class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
     def __iter__(self) -> Iterator[Sequence[tuple[int, int]]]:
         first = self.first_batch
         for epoch in self.epochs:
-            rng = np.random.default_rng([self.seed, ORDER_STREAM, epoch])
-            order = rng.permutation(self.num_images) if self.weights is None else drawn(self.weights, rng)
+            rng = np.random.default_rng([self.seed, Stream.ORDER, epoch])
+            order = rng.permutation(self.num_images) if self.weights is None else draw_order(self.weights, rng)
             for start in range(first * self.batch_size, self.num_images, self.batch_size):
                 yield self.share([(epoch, int(index)) for index in order[start : start + self.batch_size]])
             first = 0
@@ -79,13 +80,13 @@ def same_shape_batches(dataset: EvaluationSet, batch_size: int) -> list[list[int
     return [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
 
 
-def collate(items: list[Item]) -> Batch:
+def collate(items: list[DatasetItem]) -> Batch:
     """Join samples of one shape; targets become cxcywh."""
     if not items:
         return EMPTY
-    image = np.repeat(np.arange(len(items)), [len(item.label) for item in items])
-    label = np.concatenate([item.label for item in items])
-    box = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([item.xyxy for item in items]))).float()
+    image = np.repeat(np.arange(len(items)), [len(item.instances) for item in items])
+    label = np.concatenate([item.instances.label for item in items])
+    box = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([item.instances.xyxy for item in items]))).float()
     # Pictures lie as [B, H, W, 3] in memory: seen as [B, 3, H, W] they are channels-last without a copy.
     images = torch.from_numpy(np.stack([item.image for item in items])).permute(0, 3, 1, 2)
     return Batch(

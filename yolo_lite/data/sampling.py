@@ -23,7 +23,7 @@ def repeat_factors(index: DatasetIndex, threshold: float) -> np.ndarray:
     return weight
 
 
-def drawn(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_order(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """n pictures ``[n]`` in random order, each as often as its share of the weights says, rounded up or down.
 
     Systematic resampling: one random number shifts a comb of n teeth over the summed weights.

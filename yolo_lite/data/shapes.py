@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from yolo_lite.config.errors import DataError
+from yolo_lite.data.outlines import to_sixteenths
 
 FORMAT_VERSION = 1  # raise it when the drawing changes: sets in caches carry it in their names
 SPLITS = ("train", "val")  # the position is part of the seed
@@ -73,11 +74,6 @@ def turned(points: np.ndarray, angle: float) -> np.ndarray:
     """Points [K, 2] rotated round the origin by an angle in radians."""
     cos, sin = np.cos(angle), np.sin(angle)
     return points @ np.array([[cos, sin], [-sin, cos]])
-
-
-def to_sixteenths(points: np.ndarray) -> np.ndarray:
-    """Points for cv2 with shift=4: whole 1/16 pixels, counted from the middle of the first pixel."""
-    return np.round((points - 0.5) * 16).astype(np.int32)
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:

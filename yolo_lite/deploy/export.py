@@ -20,15 +20,15 @@ from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data.dataset import EvaluationSet
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import Canvas, square_canvas
-from yolo_lite.data.loader import EMPTY
 from yolo_lite.data.store import ImageStore
-from yolo_lite.deploy.exported import Exported, ExportedFamily, Facts, as_tuple, extra, load_exported
+from yolo_lite.deploy.exported import Exported, Facts, as_tuple, detections_of, extra, load_exported
 from yolo_lite.deploy.graph import INPUT, OUTPUTS, Decoded, Suppressed
 from yolo_lite.deploy.quantise import quantise
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.evaluate import rounded_up
-from yolo_lite.engine.families import FAMILIES
-from yolo_lite.model.detector import Detector, fused
+from yolo_lite.engine.tasks import task_of
+from yolo_lite.engine.trained import build_trained
+from yolo_lite.model.detector import Detector
 from yolo_lite.ops.nms import DetectOptions
 
 OPSET = 17
@@ -70,7 +70,7 @@ class Exportable(NamedTuple):
 
     def network(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """What the file computes."""
-        decoded = Decoded(fused(self.detector), dtype)
+        decoded = Decoded(self.detector.for_inference(), dtype)
         return (Suppressed(decoded, self.nms, self.format == "onnx") if self.nms else decoded).eval()
 
     def network_to_write(self) -> nn.Module:
@@ -95,12 +95,10 @@ def read_exportable(weights: str, recipe: Recipe) -> Exportable:
         raise ConfigError(f"--nms --dynamic batch: expected --format onnx, found {recipe.format}")
     content = load_checkpoint(weights)
     config = config_of(content, weights)
-    if config.model.family != "yolo":
+    if not task_of(config.model).is_exported:
         raise ConfigError(f"{weights}: only YOLO models can be exported, found the family {config.model.family}")
-    detector = FAMILIES["yolo"].build(config.model, fetch=False)
-    assert isinstance(detector, Detector)
-    detector.load_state_dict(content["ema"])
-    stride = max(detector.strides)
+    detector = build_trained(content, weights).model
+    stride = detector.stride
     facts = Facts(
         names=config.data.class_names,
         channels=config.data.channels,
@@ -140,15 +138,14 @@ class Agreement(NamedTuple):
 @torch.inference_mode()
 def compare(exported: Exported, reference: nn.Module, images: Sequence[Tensor], options: DetectOptions) -> Agreement:
     """Run a file and PyTorch's network on pictures uint8 ``[1, channels, H, W]``."""
-    family, box, score, found, expected = ExportedFamily(), [], [], 0, 0
+    box, score, found, expected = [], [], 0, 0
     for pixels in images:
-        batch = EMPTY._replace(images=pixels.float() / 255)
-        ours, theirs = as_tuple(reference(batch.images)), exported(batch.images)
+        ours, theirs = as_tuple(reference(pixels.float() / 255)), exported(pixels.float() / 255)
         if len(ours) == 1:
             difference = (ours[0] - theirs[0]).abs()
             box.append(float(difference[..., :4].max()) / max(pixels.shape[2:]))
             score.append(float(difference[..., 4:].max()))
-        here, there = (family.detections(exported, raw, batch, options)[0] for raw in (ours, theirs))
+        here, there = (detections_of(outputs, options)[0] for outputs in (ours, theirs))
         same = (here.label[:, None] == there.label) & (box_iou(here.box, there.box) > SAME_OBJECT)
         found, expected = found + int(same.any(dim=1).sum()), expected + len(here.label)
     return Agreement(max(box, default=math.nan), max(score, default=math.nan), found, expected)

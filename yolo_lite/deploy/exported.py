@@ -21,14 +21,13 @@ from torch.nn import functional
 from yolo_lite.config.errors import CheckpointError, ConfigError, UserError
 from yolo_lite.config.options import ValOptions
 from yolo_lite.data.letterbox import Canvas, canvas_size, square_canvas
-from yolo_lite.deploy.graph import INPUT
+from yolo_lite.deploy.graph import INPUT, select_predictions
 from yolo_lite.engine.checkpoint import UNREADABLE
-from yolo_lite.engine.device import Compute, choose_compute
+from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.evaluate import rounded_up
-from yolo_lite.engine.families import BatchLosses
 from yolo_lite.engine.validate import Subject
-from yolo_lite.ops.nms import DetectOptions, select_decoded, survivors
-from yolo_lite.structures import Batch, Detections, LossParts
+from yolo_lite.ops.nms import DetectOptions, survivors
+from yolo_lite.structures import Compute, Detections
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]  # images as ``graph.Decoded`` takes them -> the outputs
 
@@ -93,30 +92,24 @@ class Exported(nn.Module):
             parts.append([output[: len(part)] for output in self.run(filled)])
         return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
+    def for_inference(self) -> Exported:
+        """The model itself."""
+        return self
 
-class ExportedFamily:
-    """What evaluation and prediction ask of an exported model."""
+    def grid(self, height: int, width: int) -> None:
+        """None: the file does not say where its slots lie."""
 
-    def for_inference(self, model: nn.Module) -> nn.Module:
-        return model
+    def detections(self, raw: tuple[Tensor, ...], size: tuple[int, int], options: DetectOptions) -> list[Detections]:
+        """Detections of each image; where NMS is in the file, the options can but choose from what it left."""
+        return detections_of(raw, options)
 
-    def forward(self, model: nn.Module, batch: Batch, compute: Compute) -> tuple[Tensor, ...]:
-        return model(batch.images)
 
-    def detections(
-        self, model: nn.Module, raw: tuple[Tensor, ...], batch: Batch, options: DetectOptions
-    ) -> list[Detections]:
-        """One for each picture; where NMS is in the file, the options can but choose from what it left."""
-        if len(raw) == 1:
-            return select_decoded(raw[0], options)
-        pictures = (Detections(*(c[: int(count)] for c in columns)) for *columns, count in zip(*raw, strict=True))
-        sure = (Detections(*(c[found.score > options.confidence] for c in found)) for found in pictures)
-        return [survivors(found, options) for found in sure]
-
-    def validation_losses(self, model: nn.Module, raw: Any, batch: Batch, losses: nn.Module) -> BatchLosses:
-        """NaN: there are no logits to compute them from."""
-        unknown = torch.tensor(torch.nan)
-        return BatchLosses(LossParts(unknown, unknown, unknown), unknown)
+def detections_of(outputs: tuple[Tensor, ...], options: DetectOptions) -> list[Detections]:
+    """Detections of each image from the outputs of ``graph``, with or without NMS."""
+    if len(outputs) == 1:
+        return select_predictions(outputs[0], options)
+    images = (Detections(*(c[: int(count)] for c in columns)) for *columns, count in zip(*outputs, strict=True))
+    return [survivors(found.select(found.score > options.confidence), options) for found in images]
 
 
 def _onnx(path: Path) -> tuple[Mapping[str, str], Run]:
@@ -201,9 +194,8 @@ def exported_subject(options: ValOptions) -> Subject:
     exported, compute = load_exported(options.weights, str(options.device), options.imgsz)
     facts = exported.facts
     return Subject(
-        ExportedFamily(),
         exported,
-        losses=nn.Module(),
+        criterion=None,
         compute=compute,
         names=facts.names,
         channels=facts.channels,

@@ -1,4 +1,8 @@
-"""What an exported file computes: the fused detector, ``decode`` and, where it is wanted, NMS."""
+"""What an exported file computes: the fused detector, decoded boxes and, where it is wanted, NMS.
+
+Without NMS its output is ``predictions`` ``[B, N, 5+C]``: boxes cxcywh in pixels of the input, objectness, classes. The
+score of a class is objectness times class. It is the layout of YOLOv5's exports, which other tools read.
+"""
 
 from __future__ import annotations
 
@@ -10,36 +14,50 @@ from torch.nn import functional
 
 from yolo_lite.model.detector import Detector
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
-from yolo_lite.ops.grid import decode, make_grid
-from yolo_lite.ops.nms import DetectOptions, class_nms
+from yolo_lite.ops.grid import make_grid
+from yolo_lite.ops.nms import DetectOptions, class_nms, select_detections
+from yolo_lite.structures import Detections
 
 INPUT = "images"
 OUTPUTS = {False: ("predictions",), True: ("boxes", "scores", "labels", "counts")}  # without and with NMS
 
 
+def split_predictions(predictions: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes ``[..., 4]`` and scores ``[..., C]`` of what a file without NMS puts out."""
+    return predictions[..., :4], predictions[..., 4:5] * predictions[..., 5:]
+
+
+def select_predictions(predictions: Tensor, options: DetectOptions) -> list[Detections]:
+    """Detections of each image from ``predictions`` ``[B, N, 5+C]``."""
+    found = []
+    for image in predictions:
+        rows = image[image[:, 4] > options.confidence]  # a score is at most its objectness
+        box, score = split_predictions(rows)
+        found.append(select_detections(score, box.__getitem__, options))
+    return found
+
+
 class Decoded(nn.Module):
     """``images`` to ``predictions``.
 
-    Images are floats ``[B, channels, H, W]`` in 0..1, mostly RGB. Predictions are floats ``[B, N, 5+C]``: cxcywh in
-    pixels of the input, objectness, classes; the score of a class is objectness times class. Both stay float32 where
-    ``dtype``, in which the layers compute, is float16.
+    Images are floats ``[B, channels, H, W]`` in 0..1, mostly RGB. Images and predictions stay float32 where ``dtype``,
+    in which the layers compute, is float16.
     """
 
     def __init__(self, detector: Detector, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.anchors = detector.anchors.clone()  # before they are rounded
-        self.strides, self.detector, self.dtype = detector.strides, detector.to(dtype), dtype
+        self.anchors = detector.head.anchor_sizes().clone()  # before they are rounded
+        self.detector, self.dtype = detector.to(dtype), dtype
 
     def forward(self, images: Tensor) -> Tensor:
         raw = self.detector(images.to(self.dtype)).float()
-        # From the picture's shape, not from ``detector.grid``: a traced graph then works for every size.
-        grid = make_grid(self.anchors, self.strides, images.shape[2], images.shape[3])
-        box = decode(raw[..., :4], grid.corner, grid.stride, grid.anchor)
-        return torch.cat((box, raw[..., 4:].sigmoid()), dim=-1)
+        # From the image's shape, not from ``detector.grid``: a traced graph then works for every size.
+        grid = make_grid(self.anchors, self.detector.strides, images.shape[2], images.shape[3])
+        return self.detector.head.predictions(raw, grid)
 
 
 class Suppressed(nn.Module):
-    """``images`` to detections, padded with zeros to D = ``max_detections`` for each picture, best score first.
+    """``images`` to detections, padded with zeros to D = ``max_detections`` for each image, best score first.
 
     Boxes ``[B, D, 4]`` xyxy in pixels of the input, scores ``[B, D]``, labels ``[B, D]`` int64, counts ``[B]`` int64.
     """
@@ -53,10 +71,10 @@ class Suppressed(nn.Module):
         options = self.options
         # Rows of zeros behind the slots: even a small picture has enough of them for both topk.
         predictions = functional.pad(self.decoded(images), (0, 0, 0, options.max_candidates))
-        every = predictions[..., 4:5] * predictions[..., 5:]  # [B, N, C]
+        boxes, every = split_predictions(predictions)
         score, candidate = every.flatten(1).topk(options.max_candidates)  # [B, K]
         slot, label = candidate // self.num_classes, candidate % self.num_classes
-        box = cxcywh_to_xyxy(predictions[..., :4].gather(1, slot[..., None].expand(-1, -1, 4)))
+        box = cxcywh_to_xyxy(boxes.gather(1, slot[..., None].expand(-1, -1, 4)))
         good = score * (score > options.confidence)
         good = good * self.keep(box, good, label, options.iou, self.num_classes)
         best, order = good.topk(options.max_detections)

@@ -10,21 +10,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.data.letterbox import Letterbox, canvas_size, fitted_size, on_canvas, resize, to_original
-from yolo_lite.data.loader import EMPTY
-from yolo_lite.deploy.exported import ExportedFamily, is_exported, load_exported
+from yolo_lite.deploy.exported import is_exported, load_exported
 from yolo_lite.deploy.pixels import as_frame, is_several
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.sources import Frame, Skip, find_media, read_frames
-from yolo_lite.engine.device import Compute, choose_compute, place, to_device
+from yolo_lite.engine.device import choose_compute, place
 from yolo_lite.engine.evaluate import rounded_up
-from yolo_lite.engine.families import Inference
+from yolo_lite.engine.tasks import Inference
 from yolo_lite.engine.trained import load_trained
 from yolo_lite.ops.nms import DetectOptions
-from yolo_lite.structures import Detections
+from yolo_lite.structures import Compute, Detections, as_floats
 
 # Pictures uint8 [B, 3, H, W] RGB -> for each the detections, boxes xyxy in pixels of the network's input.
 Detect = Callable[[Tensor, DetectOptions], list[Detections]]
@@ -174,22 +173,24 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
         raise ConfigError(f"imgsz: expected 1 or more, found {imgsz}")
     if is_exported(weights):
         exported, compute = load_exported(weights, device, imgsz)
-        facts, detect = exported.facts, detector_of(ExportedFamily(), exported, compute)
+        facts, detect = exported.facts, detector_of(exported, compute)
         return Predictor(facts.names, facts.imgsz, facts.canvas, detect, facts.channels)
-    family, model, config, _ = load_trained(weights)
+    _, model, config, _ = load_trained(weights)
     compute = choose_compute(device, config.hyp.precision, config.hyp.channels_last)
-    network, stride = family.for_inference(place(model, compute)), family.stride(model)
-    size = rounded_up(imgsz or config.train.imgsz, stride)
-    canvas, detect = functools.partial(canvas_size, stride=stride), detector_of(family, network, compute)
+    size = rounded_up(imgsz or config.train.imgsz, model.stride)
+    canvas = functools.partial(canvas_size, stride=model.stride)
+    detect = detector_of(place(model, compute).for_inference(), compute)
     return Predictor(config.data.class_names, size, canvas, detect, config.data.channels)
 
 
-def detector_of(family: Inference, network: nn.Module, compute: Compute) -> Detect:
+def detector_of(network: Inference, compute: Compute) -> Detect:
     """What a Predictor asks of a network that was made for inference."""
 
     @torch.inference_mode()
     def detect(images: Tensor, options: DetectOptions) -> list[Detections]:
-        batch = to_device(EMPTY._replace(images=images), compute)
-        return family.detections(network, family.forward(network, batch, compute), batch, options)
+        images = as_floats(images, compute)
+        with compute.autocast():
+            raw = network(images)
+        return network.detections(raw, (images.shape[2], images.shape[3]), options)
 
     return detect

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +12,13 @@ import torch
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import RunConfig
 from yolo_lite.data.letterbox import padded_size
-from yolo_lite.engine.device import Compute, choose_compute, place
-from yolo_lite.engine.families import FAMILIES
+from yolo_lite.engine.device import choose_compute, place
 from yolo_lite.engine.optimizer import Plan
 from yolo_lite.engine.prepare import Recipe
 from yolo_lite.engine.state import initial_state
+from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train_step
-from yolo_lite.structures import Batch, Objects
+from yolo_lite.structures import Batch, Compute, Objects
 
 LARGEST = 1024
 LARGEST_SHARE = 0.9  # of the GPU's memory; the rest is for batches with more objects
@@ -63,16 +64,16 @@ def memory_share(config: RunConfig, compute: Compute, count: int) -> float:
     """Share of the GPU's memory that two training steps on ``count`` random pictures have reserved."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(compute.device)
-    family, hyp = FAMILIES[config.model.family], config.hyp
-    model = place(family.build(config.model, fetch=False), compute)
-    losses = family.losses(hyp, np.ones(config.model.nc)).to(compute.device)
-    state = initial_state(model, losses, hyp, compute)
+    task, hyp = task_of(config.model), config.hyp
+    model: Any = place(task.build(config.model, False), compute)
+    criterion = task.criterion(config.model, hyp, np.ones(config.model.nc)).to(compute.device)
+    state = initial_state(model, criterion, hyp, compute)
     state.in_training()
     largest = math.ceil(config.train.imgsz * (1 + hyp.multi_scale))
-    size, _ = padded_size(largest, largest, family.stride(model))
+    size, _ = padded_size(largest, largest, model.stride)
     batch = random_batch(count, size, config.data.channels, compute)
     for _ in range(2):  # the optimizer's memory comes with its first step
-        train_step(state, [batch], Recipe(family, hyp, compute, Plan(1, 1, 1), seed=0))
+        train_step(state, [batch], Recipe(hyp, compute, Plan(1, 1, 1), seed=0))
     total = torch.cuda.get_device_properties(compute.device).total_memory
     return torch.cuda.max_memory_reserved(compute.device) / total
 

@@ -14,9 +14,12 @@ import torch
 import yolo_lite
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.load import load_run_config
+from yolo_lite.config.old import upgraded
 from yolo_lite.config.schema import RunConfig
+from yolo_lite.engine.seams import SEAMS
 
-FORMAT = 3
+FORMAT = 4
+OLDEST = 3  # that is still read, though such a run cannot go on
 
 # What torch raises for an archive that is damaged or holds more than plain data.
 UNREADABLE = (
@@ -72,14 +75,34 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path}: written by yolo_lite {content.get('yolo_lite')} in format {content['format']}, "
             f"this yolo_lite {yolo_lite.__version__} reads format {FORMAT}"
         )
-    if content["format"] < FORMAT:
+    if content["format"] < OLDEST:
         raise CheckpointError(
-            f"{path}: written in format {content['format']} by an older yolo_lite, expected format {FORMAT}: "
+            f"{path}: written in format {content['format']} by an older yolo_lite, expected format {OLDEST} or newer: "
             "train again, or use the yolo_lite that wrote it"
         )
     if missing := {"config", "ema", "losses", "epoch"} - content.keys():
         raise CheckpointError(f"{path}: not a checkpoint of yolo_lite: without {', '.join(sorted(missing))}")
-    return content
+    return content if content["format"] == FORMAT else _upgraded(content)
+
+
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of format 3 as weights to use: there the anchors lay beside the layers, not in the head."""
+    weights = dict(content["ema"])
+    if "anchors" in weights:
+        last = max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
+        weights[f"layers.{last}.anchors"] = weights.pop("anchors")
+    return {**content, "ema": weights, "config": upgraded(content["config"], SEAMS)}
+
+
+def check_resumable(content: dict[str, Any], path: str | Path) -> None:
+    """Raise CheckpointError unless a run can go on from this checkpoint."""
+    if content["format"] < FORMAT:
+        raise CheckpointError(
+            f"--resume {path}: written in format {content['format']} by yolo_lite {content.get('yolo_lite')}, whose "
+            f"runs this one cannot continue: start a new run with --weights {path}, or resume with that version"
+        )
+    if "optimizer" not in content:
+        raise CheckpointError(f"--resume {path}: holds no optimizer state, expected the last.pt of a run")
 
 
 def _read(path: str | Path) -> Any:
@@ -93,4 +116,4 @@ def _read(path: str | Path) -> Any:
 
 def config_of(checkpoint: dict[str, Any], path: str | Path) -> RunConfig:
     """The resolved configuration that a checkpoint was trained with."""
-    return load_run_config(checkpoint["config"], f"{path} (config)")
+    return load_run_config(checkpoint["config"], f"{path} (config)", SEAMS)

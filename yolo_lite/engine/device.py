@@ -8,34 +8,14 @@ import gc
 import os
 import platform
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any
 
 import torch
-from torch import nn
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.structures import Batch, Objects
+from yolo_lite.structures import Compute
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
-
-
-class Compute(NamedTuple):
-    """Where and how the network is computed."""
-
-    device: torch.device
-    dtype: torch.dtype  # of the convolutions; float32 means no autocast
-    memory_format: torch.memory_format
-
-    def autocast(self) -> contextlib.AbstractContextManager[None]:
-        """Mixed precision for a forward pass, nothing for float32."""
-        if self.dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
-
-    def __str__(self) -> str:
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
-        layout = "channels-last" if self.memory_format == torch.channels_last else "contiguous"
-        return f"{name}, {str(self.dtype).removeprefix('torch.')}, {layout}, torch {torch.__version__}"
 
 
 def choose_compute(device: str, precision: str, channels_last: bool, local_rank: int = 0) -> Compute:
@@ -130,17 +110,9 @@ def memory_errors_explained(batch_size: int, imgsz: int, remark: str = ACCUMULAT
         ) from error
 
 
-def to_device(batch: Batch, compute: Compute) -> Batch:
-    """The batch on the device, images as floats in 0..1 in the model's memory format."""
-    images = batch.images.to(compute.device, non_blocking=True)
-    images = images.to(dtype=torch.float32, memory_format=compute.memory_format).div_(255)
-    targets = Objects(*(column.to(compute.device, non_blocking=True) for column in batch.objects))
-    return batch._replace(images=images, objects=targets)
-
-
-def place(model: nn.Module, compute: Compute) -> nn.Module:
+def place(model: Any, compute: Compute) -> Any:
     """The model on the device, in the memory format."""
-    return model.to(device=compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
+    return model.to(device=compute.device, memory_format=compute.memory_format)
 
 
 @contextlib.contextmanager

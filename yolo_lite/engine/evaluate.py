@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from faster_coco_eval import COCO
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -21,14 +21,12 @@ from yolo_lite.data.letterbox import Canvas, Letterbox, padded_size, to_original
 from yolo_lite.data.loader import evaluation_loader
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.coco_ap import DetectionTable, Scores, SizeScores, ground_truth, score_detections
-from yolo_lite.engine.device import Compute, to_device
-from yolo_lite.engine.families import Inference
 from yolo_lite.engine.processes import ALONE, Processes
+from yolo_lite.engine.tasks import Inference
+from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.report.table import ClassRow, class_table
-from yolo_lite.structures import Batch, Detections
-
-LOSS_NAMES = ("box_loss", "obj_loss", "cls_loss")
+from yolo_lite.structures import Batch, Compute, Detections, Losses
 
 
 class Split(NamedTuple):
@@ -43,7 +41,7 @@ class Evaluation(NamedTuple):
     """What an evaluation found."""
 
     scores: Scores
-    losses: dict[str, float]  # by LOSS_NAMES: means over pictures
+    losses: dict[str, float]  # by the names of the criterion, means over images; none of an exported model
     unmatched_targets: float  # share of the objects that no slot learns (mostly: no anchor matches)
     detections: DetectionTable
     seconds: dict[str, float]  # load, model, loss, nms, ap
@@ -87,52 +85,68 @@ class _Found(NamedTuple):
     """What one batch came to, on the CPU."""
 
     tables: list[DetectionTable]  # one for each picture
-    losses: Tensor  # [3] box, obj, cls, times the number of pictures
-    unmatched: Tensor  # []
+    losses: Losses  # times the number of images
+    unmatched: Tensor  # [] objects that no slot learns; NaN where nobody knows
 
 
 @torch.inference_mode()
 def evaluate(
-    family: Inference,
-    model: nn.Module,
+    model: Inference,
     split: Split,
-    losses: nn.Module,
+    criterion: Criterion | None,
     compute: Compute,
     options: DetectOptions,
     processes: Processes = ALONE,
     check: Callable[[], None] | None = None,
 ) -> Evaluation:
-    """Detect on every picture of a split and score it.
+    """Detect on every image of a split and score it.
 
-    ``model`` stays as it is: a copy made for inference is evaluated. No result depends on the batch size, on the
-    number of workers or processes or on the clock, save that losses are means of batches. ``check`` is called before
-    each batch and may raise.
+    ``model`` stays as it is: a copy made for inference is evaluated. The same batches give the same result, on any
+    number of loading processes and whatever the clock says; batches of other sizes give it to rounding, and losses are
+    means of batches. Without a criterion there are no losses. ``check`` is called before each batch and may raise.
     """
     seconds = dict.fromkeys(("load", "model", "loss", "nms", "ap"), 0.0)
-    network, losses, own = family.for_inference(model), losses.eval(), []
+    network, own = model.for_inference(), []
+    if criterion is not None:
+        criterion.eval()
     progress = tqdm(split.loader, desc="validating", leave=False, delay=1, **processes.bar)
     for loaded in _timed_loads(progress, seconds):
         if check:
             check()
-        batch = to_device(loaded, compute)
-        with _clock(seconds, "model", compute):
-            raw = family.forward(network, batch, compute)
+        batch = loaded.to(compute)
+        size = (batch.images.shape[2], batch.images.shape[3])
+        with _clock(seconds, "model", compute), compute.autocast():
+            raw = network(batch.images)
         with _clock(seconds, "loss", compute):
-            parts, unmatched = family.validation_losses(network, raw, batch, losses)
-            weighted = (torch.stack(parts) * len(batch.position)).cpu()
+            losses, unmatched = _batch_losses(criterion, raw, batch, network.grid(*size))
         with _clock(seconds, "nms", compute):
-            found = family.detections(network, raw, batch, options)
+            found = network.detections(raw, size, options)
             tables = [_table_row(detections, loaded, row) for row, detections in enumerate(found)]
-        own.append(_Found(tables, weighted, unmatched.cpu()))
+        own.append(_Found(tables, losses, unmatched))
     every = _in_turn(processes.gather_everywhere(own))
     tables = [table for found in every for table in found.tables]
     table = DetectionTable(*(np.concatenate(columns) for columns in zip(*tables, strict=True)))
     with _clock(seconds, "ap", compute):
         scores = processes.from_first(lambda: score_detections(split.truth, table))
-    means = (sum((found.losses for found in every), torch.zeros(3)) / len(split.dataset)).tolist()
-    named = dict(zip(LOSS_NAMES, means, strict=True))
+    names = () if criterion is None else criterion.names
+    means = {name: float(_total(name, every) / len(split.dataset)) for name in names}
     missed = sum(float(found.unmatched) for found in every)
-    return Evaluation(scores, named, missed / max(split.dataset.num_objects, 1), table, seconds)
+    return Evaluation(scores, means, missed / max(split.dataset.num_objects, 1), table, seconds)
+
+
+def _batch_losses(criterion: Criterion | None, raw: Any, batch: Batch, grid: Any) -> tuple[Losses, Tensor]:
+    """Losses of a batch times its number of images, and how many of its objects no slot learns; on the CPU."""
+    if criterion is None:
+        return {}, torch.tensor(torch.nan)
+    num_images = len(batch.images)
+    losses, matches = criterion.losses_of_batch(raw, batch.objects, grid, num_images)
+    unmatched = torch.ones_like(batch.objects.label)
+    unmatched[slice(None) if grid is None else matches.target] = 0  # without a grid the model assigns by itself
+    return {name: (loss * num_images).cpu() for name, loss in losses.items()}, unmatched.sum().cpu()
+
+
+def _total(name: str, every: Sequence[_Found]) -> Tensor:
+    return sum((found.losses[name] for found in every), torch.zeros(()))
 
 
 def _in_turn(shares: list[list[_Found]]) -> list[_Found]:
@@ -205,7 +219,7 @@ def report(evaluation: Evaluation, index: DatasetIndex, by_size: SizeScores) -> 
         "images": len(index),
         "objects": index.num_objects,
         "unmatched_targets": plain(evaluation.unmatched_targets),
-        "losses": {name: plain(value) for name, value in evaluation.losses.items()},
+        "losses": {f"{name}_loss": plain(value) for name, value in evaluation.losses.items()},
         "ms_per_image": milliseconds["model"] + milliseconds["nms"],
         "ms_per_image_by_stage": milliseconds,
     }

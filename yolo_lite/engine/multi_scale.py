@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch.nn import functional as F
 
+from yolo_lite.ops.streams import Stream
 from yolo_lite.structures import Batch
-
-SCALE_STREAM = 3  # of random numbers; data/dataset.py and engine/train.py have the others
 
 
 def multi_scaled(batches: Sequence[Batch], spread: float, stride: int, seed_and_step: tuple[int, int]) -> list[Batch]:
@@ -18,8 +17,8 @@ def multi_scaled(batches: Sequence[Batch], spread: float, stride: int, seed_and_
     Images are floats ``[B, 3, H, W]``, resized on the device. The scale is a pure function of seed and step.
     """
     seed, step = seed_and_step
-    scale = float(np.random.default_rng([seed, SCALE_STREAM, step]).uniform(1 - spread, 1 + spread))
-    return [_scaled(batch, scale, stride) if len(batch.position) else batch for batch in batches]
+    scale = float(np.random.default_rng([seed, Stream.SCALE, step]).uniform(1 - spread, 1 + spread))
+    return [_scaled(batch, scale, stride) if len(batch.images) else batch for batch in batches]
 
 
 def _scaled(batch: Batch, scale: float, stride: int) -> Batch:

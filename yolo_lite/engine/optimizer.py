@@ -115,7 +115,8 @@ class MovingAverage:
         self.averaged.eval().requires_grad_(False)
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
+        """The averaged network."""
         return self.averaged.module
 
     def update(self, model: nn.Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,22 +18,22 @@ from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import CAN_FORK, ImageStore
-from yolo_lite.engine.device import Compute, choose_compute, place
+from yolo_lite.engine.device import choose_compute, place
 from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
-from yolo_lite.engine.families import FAMILIES, ModelFamily
 from yolo_lite.engine.optimizer import Plan, accumulated_batches
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import Record
 from yolo_lite.engine.run_folder import make_run_folder, mark_launchers
+from yolo_lite.engine.sheets import assigned_cells
 from yolo_lite.engine.start import start_from
 from yolo_lite.engine.state import Resume, State, initial_state
-from yolo_lite.structures import Batch
+from yolo_lite.engine.tasks import Task, task_of
+from yolo_lite.structures import Batch, Compute
 
 
 class Recipe(NamedTuple):
     """What a run goes by and never changes."""
 
-    family: ModelFamily
     hyp: Hyp
     compute: Compute
     plan: Plan
@@ -62,36 +62,34 @@ class Prepared(NamedTuple):
 def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> Prepared:
     """Model, data and run folder."""
     options, hyp = config.train, config.hyp
-    family, compute = FAMILIES[config.model.family], _compute(config, processes)
+    task, compute = task_of(config.model), _compute(config, processes)
     torch.manual_seed(options.seed)
-    model = place(_build(family, config, fetch=not (resume or options.weights)), compute)
+    model: Any = place(_build(task, config, fetch=not (resume or options.weights)), compute)
     if hyp.sync_bn:
         model = _synchronised(model, compute)
-    stride = family.stride(model)
-    size = rounded_up(options.imgsz, stride)
-    print(f"{options.cfg}: {family.describe(model, size)}")
-    train_index = index_split(config.data, config.data_file, "train", with_rings=hyp.copy_paste > 0)
+    size = rounded_up(options.imgsz, model.stride)
+    print(f"{options.cfg}: {model.describe(size)}")
+    train_index = index_split(config.data, config.data_file, "train", with_outlines=hyp.copy_paste > 0)
     val_index = index_split(config.data, config.data_file, "val")
 
     _check_shares(len(train_index), config, processes)
-    recipe = Recipe(family, hyp, compute, _plan(len(train_index), config), options.seed, processes)
-    losses = family.losses(hyp, train_index.counts).to(compute.device)
+    recipe = Recipe(hyp, compute, _plan(len(train_index), config), options.seed, processes)
+    criterion = task.criterion(config.model, hyp, train_index.counts).to(compute.device)
     if options.weights and not resume:
-        start_from(options.weights, model, family.class_rows(model), config.data.class_names)
-    state = initial_state(model, losses, hyp, compute, resume, family.frozen(model, hyp.freeze))
+        start_from(options.weights, model, config.data.class_names)
+    state = initial_state(model, criterion, hyp, compute, resume, model.frozen(hyp.freeze))
     if hyp.compile:
-        family.compile(model)
+        model.compile_network()
     loader = _training_loader(train_index, size, config, state, recipe)
     batches: Iterator[Batch] = iter(loader)  # workers start meanwhile
-    val = _validation_split(val_index, size, stride, config, recipe)
+    val = _validation_split(val_index, size, model.stride, config, recipe)
 
     splits = {"train": train_index, "val": val_index}
     folder = processes.from_first(lambda: _run_folder(config, resume, splits, processes))
     record = Record(folder, config, state.epoch) if processes.is_first else None
     if record and state.step == 0:
-        record.graph(family.graph(model), stride)
-        anchors = functools.partial(family.assigned_anchors, model, hyp=hyp)
-        batches = record.batches(batches, train_index.names, anchors)
+        record.graph(model)
+        batches = record.batches(batches, train_index.names, functools.partial(assigned_cells, model, criterion))
     return Prepared(config, folder, state, recipe, train_index, batches, val, record)
 
 
@@ -102,9 +100,9 @@ def _compute(config: RunConfig, processes: Processes) -> Compute:
     return compute
 
 
-def _build(family: ModelFamily, config: RunConfig, fetch: bool) -> nn.Module:
+def _build(task: Task, config: RunConfig, fetch: bool) -> nn.Module:
     try:
-        return family.build(config.model, fetch)
+        return task.build(config.model, fetch)
     except ConfigError as error:
         raise ConfigError(f"{config.train.cfg}: {error}") from None
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from torch import nn
 
 from yolo_lite.config.schema import RunConfig
 from yolo_lite.engine import sheets
 from yolo_lite.engine.coco_ap import score_by_size
-from yolo_lite.engine.evaluate import LOSS_NAMES, Evaluation, Split, format_table, report
-from yolo_lite.engine.families import Anchors
+from yolo_lite.engine.evaluate import Evaluation, Split, format_table, report
 from yolo_lite.engine.figures import figures
 from yolo_lite.report.pictures import encode_picture
 from yolo_lite.report.results import results_picture
@@ -40,17 +39,18 @@ class Record:
         if first_epoch == 0:
             self.board.text("config", f"```yaml\n{text}\n```")
 
-    def graph(self, module: nn.Module, stride: int) -> None:
-        """The operations of a model; the size of the picture changes none of them."""
+    def graph(self, model: Any) -> None:
+        """The operations of a network; the size of the image changes none of them."""
         if not self.config.train.figures:
             return
+        side = 2 * model.stride
         try:
-            self.board.graph(module, torch.zeros(1, self.config.data.channels, 2 * stride, 2 * stride))
+            self.board.graph(model.to_trace(), torch.zeros(1, self.config.data.channels, side, side))
         except RuntimeError as error:  # a plugin's block may do what cannot be traced
             print(f"TensorBoard has no graph of this model: {str(error).strip().splitlines()[0]}")
 
     def batches(
-        self, batches: Iterator[Batch], names: tuple[str, ...], anchors: Callable[[Batch], Anchors | None]
+        self, batches: Iterator[Batch], names: tuple[str, ...], anchors: Callable[[Batch], sheets.Cells | None]
     ) -> Iterator[Batch]:
         """Pass batches on; the first one is also drawn, with its boxes, and with the anchors that learn them."""
         for number, batch in enumerate(batches):
@@ -110,7 +110,9 @@ class Record:
 
 def say(row: Mapping[str, float], seconds: float, epochs: int) -> None:
     """An epoch in one line of the terminal."""
-    losses = "  ".join(f"{name[:3]} {row[f'train/{name}']:.4f}" for name in LOSS_NAMES)
+    losses = "  ".join(
+        f"{key[6:-5]} {value:.4f}" for key, value in row.items() if key.startswith("train/") and key.endswith("_loss")
+    )
     metrics = f"mAP50 {row['metrics/mAP50']:.4f}  mAP50-95 {row['metrics/mAP50-95']:.4f}"
     print(f"epoch {int(row['epoch']):>3}/{epochs}  {losses}  {metrics}  {seconds:.1f} s", flush=True)
 

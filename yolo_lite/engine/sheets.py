@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
+import torch
 
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.engine.coco_ap import DetectionTable
 from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors
-from yolo_lite.engine.families import Anchors
+from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.report.pictures import as_rgb, contact_sheet, draw_boxes, draw_thin_boxes, enlarge, side_by_side, titled
 from yolo_lite.structures import Batch
 
 SHOWN_PICTURES = 8  # of a training batch
+
+
+class Cells(NamedTuple):
+    """Which slots learn which objects of a batch, to be looked at; P pairs."""
+
+    image: np.ndarray  # [P] int64, which image of the batch
+    target: np.ndarray  # [P] int64, row of its objects
+    xyxy: np.ndarray  # [P, 4] float32, anchor in its cell or, without anchors, the cell; pixels of the network input
+
+
+def assigned_cells(model: Any, criterion: Criterion, batch: Batch) -> Cells | None:
+    """The slots that learn the objects of a batch; None where the model assigns by itself, or by its predictions."""
+    grid = model.grid(*batch.images.shape[2:])
+    if grid is None or criterion.needs_predictions:
+        return None
+    matches = criterion.assign(batch.objects.to(grid.corner.device), grid)
+    slots = grid.slots.select(matches.slot)
+    xyxy = cxcywh_to_xyxy(torch.cat((slots.centre, slots.anchor), dim=1))
+    return Cells(*(values.cpu().numpy() for values in (matches.image, matches.target, xyxy)))
 
 
 def training_sheet(batch: Batch, names: tuple[str, ...], most: int = SHOWN_PICTURES) -> np.ndarray:
@@ -28,7 +50,7 @@ def training_sheet(batch: Batch, names: tuple[str, ...], most: int = SHOWN_PICTU
     return contact_sheet(pictures, columns=4)
 
 
-def anchor_sheet(batch: Batch, anchors: Anchors, names: tuple[str, ...], most: int = 4) -> np.ndarray:
+def anchor_sheet(batch: Batch, anchors: Cells, names: tuple[str, ...], most: int = 4) -> np.ndarray:
     """Objects of a training batch and, thin, in the same colour, the anchors that learn them, RGB.
 
     A dot is the cell of an anchor; a shape of anchor is drawn in one of its cells only. Of the first 16 pictures those
@@ -39,7 +61,7 @@ def anchor_sheet(batch: Batch, anchors: Anchors, names: tuple[str, ...], most: i
     return contact_sheet([_objects_and_anchors(batch, anchors, names, int(row)) for row in fewest], columns=2)
 
 
-def _objects_and_anchors(batch: Batch, anchors: Anchors, names: tuple[str, ...], row: int) -> np.ndarray:
+def _objects_and_anchors(batch: Batch, anchors: Cells, names: tuple[str, ...], row: int) -> np.ndarray:
     own, learning = (batch.objects.image == row).numpy(), anchors.image == row
     labels, target = batch.objects.label.numpy(), anchors.target[learning]
     objects, xyxy = cxcywh_to_xyxy(batch.objects.box[own]).numpy(), anchors.xyxy[learning]

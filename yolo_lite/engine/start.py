@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.load import validate
 from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.checkpoint import load_checkpoint
-from yolo_lite.engine.families import ClassRows
+from yolo_lite.model.heads import ClassRows
 
 
 class Classes(NamedTuple):
@@ -40,15 +40,15 @@ def _some(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def start_from(weights: str, model: nn.Module, class_rows: Mapping[str, ClassRows], names: Sequence[str]) -> None:
+def start_from(weights: str, model: Any, names: Sequence[str]) -> None:
     """Take over the tensors of a checkpoint that fit by name and shape, and say which did not.
 
-    Of the tensors in ``class_rows`` the shared rows are taken, and those of classes of the same name.
+    Of the tensors that depend on the classes, rows of classes of the same name are taken, and rows that all share.
 
     Raises:
         CheckpointError: it cannot be read, or nothing in it fits.
     """
-    content = load_checkpoint(weights)
+    content, class_rows = load_checkpoint(weights), model.class_rows()
     given, own = content["ema"], model.state_dict()
     data = validate(DatasetConfig, Document(f"{weights} (config)", content["config"]["data"], {}))
     classes = Classes(data.class_names, names)
@@ -57,18 +57,23 @@ def start_from(weights: str, model: nn.Module, class_rows: Mapping[str, ClassRow
         found = given[name]
         if name in class_rows:
             found = _with_rows_of(own[name], found, class_rows[name], classes)
-        if found.shape == own[name].shape and name != "anchors":  # which are those of --cfg
+        if found.shape == own[name].shape and not _is_anchors(name):  # which are those of --cfg
             taken[name] = found
     if not taken:
         raise CheckpointError(f"{weights}: not one tensor fits the model of --cfg by name and shape")
     model.load_state_dict(taken, strict=False)
-    left = [name for name in own if name not in taken and name != "anchors"]
+    left = [name for name in own if name not in taken and not _is_anchors(name)]
     rest = f", not: {', '.join(left)}" if left else ""
     print(f"{weights}: {len(taken)} of {len(taken) + len(left)} tensors taken over{rest}{classes.describe()}")
-    if "anchors" in own and not torch.equal(given.get("anchors", own["anchors"]).cpu(), own["anchors"].cpu()):
+    anchors = [name for name in own if _is_anchors(name) and name in given]
+    if any(not torch.equal(given[name].cpu(), own[name].cpu()) for name in anchors):
         print(f"{weights}: was trained with other anchors; those of --cfg stay")
     if "source" in content:
         print(f"{weights}: {content['source']}")
+
+
+def _is_anchors(name: str) -> bool:
+    return name.rpartition(".")[2] == "anchors"
 
 
 def _with_rows_of(own: Tensor, given: Tensor, rows: ClassRows, classes: Classes) -> Tensor:

@@ -16,23 +16,23 @@ from torch import Tensor, nn
 
 from yolo_lite.config.schema import Hyp, RunConfig
 from yolo_lite.engine.checkpoint import save_checkpoint
-from yolo_lite.engine.device import Compute
 from yolo_lite.engine.optimizer import MovingAverage, make_optimizer
-from yolo_lite.loss.box import RunLosses
+from yolo_lite.loss.criteria import Criterion
+from yolo_lite.structures import Compute
 
 
 @dataclass
 class Tally:
     """What the epoch under way has come to."""
 
-    losses: Tensor  # [3] box, obj, cls; sums over the steps that counted, on the device
+    losses: Tensor  # by the names of the criterion; sums over the steps that counted, on the device
     norm: Tensor  # [] sum of the gradient's lengths before clipping
     steps: int = 0  # optimizer steps done, skipped ones too
     skipped: int = 0  # not taken, because loss or gradient were not finite
     skipped_in_a_row: int = 0  # goes on over the end of the epoch
 
     def means(self) -> list[float]:
-        """Mean box, objectness and class loss and length of the gradient."""
+        """Mean losses, by the names of the criterion, and mean length of the gradient."""
         counted = max(self.steps - self.skipped, 1)
         means: list[float] = (torch.cat((self.losses, self.norm[None])) / counted).tolist()
         return means
@@ -46,12 +46,12 @@ class Tally:
 class State:
     """Everything a run changes; a checkpoint holds all of it."""
 
-    model: nn.Module
-    losses: RunLosses
+    model: Any  # a Network (engine/tasks.py) that is an nn.Module
+    criterion: Criterion
     average: MovingAverage
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    tally: Tally = field(default_factory=lambda: Tally(torch.zeros(3), torch.zeros(())))
+    tally: Tally
     epoch: int = 0  # epochs done
     step: int = 0  # optimizer steps done, skipped ones too
     frozen: Sequence[nn.Module] = ()  # modules that learn nothing
@@ -62,7 +62,7 @@ class State:
     def in_training(self) -> None:
         """Everything in training mode but what is frozen: its batch statistics stand still too."""
         self.model.train()
-        self.losses.train()
+        self.criterion.train()
         for module in self.frozen:
             module.eval()
 
@@ -86,8 +86,8 @@ def no_progress(epoch: int, best_epoch: int, hyp: Hyp) -> bool:
 
 
 def initial_state(
-    model: nn.Module,
-    losses: RunLosses,
+    model: Any,
+    criterion: Criterion,
     hyp: Hyp,
     compute: Compute,
     resume: Resume | None = None,
@@ -96,8 +96,8 @@ def initial_state(
     """The state of a run that starts with the weights of ``model``, or of one that goes on."""
     device = compute.device
     scaler = torch.amp.GradScaler(device.type, enabled=compute.dtype == torch.float16)
-    tally = Tally(torch.zeros(3, device=device), torch.zeros((), device=device))
-    state = State(model, losses, MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp), scaler, tally)
+    tally = Tally(torch.zeros(len(criterion.names), device=device), torch.zeros((), device=device))
+    state = State(model, criterion, MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp), scaler, tally)
     if resume:
         _restore(state, resume.checkpoint)
     state.frozen = frozen
@@ -133,13 +133,13 @@ def _weights(state: State, config: RunConfig) -> dict[str, Any]:
         "epoch": state.epoch,
         "metrics": state.row,
         "ema": state.average.model.state_dict(),
-        "losses": state.losses.state_dict(),
+        "losses": state.criterion.state_dict(),
     }
 
 
 def _restore(state: State, content: dict[str, Any]) -> None:
     state.model.load_state_dict(content["model"])
-    state.losses.load_state_dict(content["losses"])
+    state.criterion.load_state_dict(content["losses"])
     state.optimizer.load_state_dict(content["optimizer"])
     if content["scaler"]:  # empty unless the run was in fp16
         state.scaler.load_state_dict(content["scaler"])

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from yolo_lite.config.errors import DivergedError, StoppedError
 from yolo_lite.config.schema import RunConfig
-from yolo_lite.engine.device import deterministic, libraries_left_uncollected, memory_errors_explained, to_device
-from yolo_lite.engine.evaluate import LOSS_NAMES, Evaluation, evaluate
+from yolo_lite.engine.device import deterministic, libraries_left_uncollected, memory_errors_explained
+from yolo_lite.engine.evaluate import Evaluation, evaluate
 from yolo_lite.engine.multi_scale import multi_scaled
 from yolo_lite.engine.optimizer import rates, set_rates
 from yolo_lite.engine.prepare import Prepared, Recipe, prepare
@@ -27,9 +27,9 @@ from yolo_lite.engine.saving import Saving
 from yolo_lite.engine.state import Resume, State, no_progress, save_best, save_last
 from yolo_lite.engine.stop import StopRequest, stop_requests
 from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.ops.streams import Stream
 from yolo_lite.structures import Batch
 
-STEP_STREAM = 2  # of random numbers; data/dataset.py has the others
 MOST_SKIPS_IN_A_ROW = 10  # or a whole epoch: a bad batch is skipped, a run that has diverged is not
 
 
@@ -45,7 +45,7 @@ class Result(NamedTuple):
 class Step(NamedTuple):
     """What an optimizer step came to, over all processes."""
 
-    losses: Tensor  # [3] box, obj, cls
+    losses: Tensor  # by the names of the criterion
     norm: Tensor  # [] length of the gradient before clipping
     problem: str  # what was not finite; "" where the step was taken
 
@@ -119,15 +119,14 @@ def train_epoch(run: Prepared, saving: Saving, stop: StopRequest) -> float:
             asked = time.perf_counter()
             loaded = [next(run.batches) for _ in range(count)]
             waited += time.perf_counter() - asked
-            window = [to_device(batch, recipe.compute) for batch in loaded]
+            window = [batch.to(recipe.compute) for batch in loaded]
             if recipe.hyp.multi_scale:
-                stride = recipe.family.stride(state.model)
-                window = multi_scaled(window, recipe.hyp.multi_scale, stride, (recipe.seed, state.step))
+                window = multi_scaled(window, recipe.hyp.multi_scale, state.model.stride, (recipe.seed, state.step))
             step = train_step(state, window, recipe)
             _count(step, window, run)
             if saving.due_after_step(state.step) and recipe.processes.is_first:
                 save_last(state, run.config, run.folder)
-            num_images += sum(len(batch.position) for batch in window)
+            num_images += sum(len(batch.images) for batch in window)
             # Reading the losses waits for the GPU: only as often as someone can look.
             if (now := time.perf_counter()) - shown > 1:
                 shown = now
@@ -143,19 +142,34 @@ def train_step(state: State, batches: Sequence[Batch], recipe: Recipe) -> Step:
     ``nominal_batch``: lr0 then means the same for every batch size. A step whose loss or gradient is not finite is not
     taken and leaves no trace but its number: one wait for the device tells.
     """
-    hyp, processes = recipe.hyp, recipe.processes
+    hyp, processes, model, criterion = recipe.hyp, recipe.processes, state.model, state.criterion
     _seed(recipe, state.step)
     set_rates(state.optimizer, rates(state.step, recipe.plan, hyp))
     statistics = [tensor for tensors in _changed_by_forward(state) for tensor in tensors]
     before = torch._foreach_add(statistics, 0)  # copies
-    losses = torch.zeros(3, device=recipe.compute.device)
-    for parts in recipe.family.step_losses(state.model, batches, state.losses, recipe.compute, processes):
-        values = torch.stack(parts)
+    num_images = sum(len(batch.images) for batch in batches)
+
+    grids = [model.grid(*batch.images.shape[2:]) for batch in batches]
+    matches, totals = _assigned_early(state, batches, grids, num_images, processes)
+    losses = torch.zeros(len(criterion.names), device=recipe.compute.device)
+    divisor = torch.zeros((), device=recipe.compute.device)
+    for batch, grid, match in zip(batches, grids, matches, strict=True):
+        if not len(batch.images):  # all images of this batch went to other processes
+            continue
+        with recipe.compute.autocast():
+            raw = model(batch.images)
+        if criterion.needs_predictions:
+            match = criterion.assign(batch.objects, grid, criterion.predictions(raw, grid))
+            divisor += criterion.divisor(match)
+        values = torch.stack(tuple(criterion(raw, batch.objects, match, grid, totals).values()))
         state.scaler.scale(values.sum() * hyp.nominal_batch).backward()
         losses += values.detach()
-    _add_over_processes(state, losses, sum(len(batch.position) for batch in batches), processes)
+
+    _add_over_processes(state, losses, divisor, num_images, processes)
     state.scaler.unscale_(state.optimizer)
-    norm = nn.utils.clip_grad_norm_(state.model.parameters(), hyp.clip_norm or math.inf)
+    if criterion.needs_predictions:
+        _divide(state, losses, divisor)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), hyp.clip_norm or math.inf)
     problem = _problem(losses, norm, state.scaler)
     if problem:
         torch._foreach_copy_(statistics, before)
@@ -167,10 +181,30 @@ def train_step(state: State, batches: Sequence[Batch], recipe: Recipe) -> Step:
     return Step(losses, norm, problem)
 
 
+def _assigned_early(
+    state: State, batches: Sequence[Batch], grids: Sequence[Any], num_images: int, processes: Processes
+) -> tuple[list[Any], tuple[Tensor, ...] | None]:
+    """Matches of each batch, and what the losses of the whole step are divided by; None where predictions decide."""
+    criterion = state.criterion
+    if criterion.needs_predictions:
+        return [None] * len(batches), None
+    matches = [criterion.assign(batch.objects, grid) for batch, grid in zip(batches, grids, strict=True)]
+    totals = criterion.totals(matches, grids, num_images)
+    processes.add(totals)
+    return matches, totals
+
+
+def _divide(state: State, losses: Tensor, divisor: Tensor) -> None:
+    """Divide undivided losses and their gradient by the divisor of the step, in place."""
+    divisor = divisor.clamp(min=1)
+    losses.div_(divisor)
+    torch._foreach_div_([p.grad for p in state.model.parameters() if p.grad is not None], divisor)
+
+
 def _seed(recipe: Recipe, step: int) -> None:
     """What a model draws in a step is a pure function of (seed, step) and, beyond the first process, of its rank."""
     rank = [recipe.processes.rank] if recipe.processes.rank else []
-    torch.manual_seed(int(np.random.SeedSequence([recipe.seed, STEP_STREAM, step, *rank]).generate_state(1)[0]))
+    torch.manual_seed(int(np.random.SeedSequence([recipe.seed, Stream.STEP, step, *rank]).generate_state(1)[0]))
 
 
 def _changed_by_forward(state: State) -> tuple[list[Tensor], list[Tensor]]:
@@ -178,11 +212,11 @@ def _changed_by_forward(state: State) -> tuple[list[Tensor], list[Tensor]]:
     modules = (module for module in state.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
     norms = [module for module in modules if module.training]  # what is frozen stands still
     statistics = [values for norm in norms for values in (norm.running_mean, norm.running_var) if values is not None]
-    return statistics, state.losses.step_sums()
+    return statistics, state.criterion.step_sums()
 
 
-def _add_over_processes(state: State, losses: Tensor, num_images: int, processes: Processes) -> None:
-    """Sum gradients and losses, average running statistics by the number of pictures; one transfer for all."""
+def _add_over_processes(state: State, losses: Tensor, divisor: Tensor, num_images: int, processes: Processes) -> None:
+    """Sum gradients, losses and divisor, average running statistics by the number of pictures; one transfer for all."""
     if processes.size == 1:
         return
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
@@ -194,7 +228,7 @@ def _add_over_processes(state: State, losses: Tensor, num_images: int, processes
     images = losses.new_full((), num_images)
     for values in statistics:
         values.mul_(num_images)
-    processes.add([*gradients, losses, *statistics, *sums, images])
+    processes.add([*gradients, losses, divisor, *statistics, *sums, images])
     for values in statistics:
         values.div_(images)
 
@@ -212,7 +246,7 @@ def _update(state: State) -> None:
     """Step the optimizer and what follows the weights."""
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    state.losses.finish_step()
+    state.criterion.finish_step()
     state.average.update(state.model)
 
 
@@ -253,7 +287,7 @@ def _pictures(place: str, window: Sequence[Batch], run: Prepared) -> str:
 
 
 def _progress(state: State, speed: float) -> dict[str, str]:
-    losses = {name[:3]: f"{mean:.4f}" for name, mean in zip(LOSS_NAMES, state.tally.means(), strict=False)}
+    losses = {name: f"{mean:.4f}" for name, mean in zip(state.criterion.names, state.tally.means(), strict=False)}
     return {**losses, "lr": f"{state.optimizer.param_groups[0]['lr']:.5f}", "img/s": f"{speed:.1f}"}
 
 
@@ -266,13 +300,11 @@ def _validate(run: Prepared, stop: StopRequest) -> Evaluation:
     """
     recipe, processes = run.recipe, run.recipe.processes
     averaged, check = run.state.average.model, stop.check if processes.size == 1 else None
-    evaluation = evaluate(
-        recipe.family, averaged, run.val, run.state.losses, recipe.compute, DetectOptions(), processes, check
-    )
-    losses = list(evaluation.losses.values())
-    if not np.isfinite(losses).all():
-        place = f"epoch {run.state.epoch + 1}"
-        raise DivergedError(f"{place}: the validation loss is not finite (box, obj, cls: {losses}): lower lr0")
+    evaluation = evaluate(averaged, run.val, run.state.criterion, recipe.compute, DetectOptions(), processes, check)
+    losses = evaluation.losses
+    if not np.isfinite(list(losses.values())).all():
+        told = ", ".join(f"{name} {value}" for name, value in losses.items())
+        raise DivergedError(f"epoch {run.state.epoch + 1}: the validation loss is not finite ({told}): lower lr0")
     return evaluation
 
 
@@ -284,10 +316,10 @@ def _close_epoch(state: State, evaluation: Evaluation) -> dict[str, float]:
     *losses, norm = state.tally.means()
     state.row = {
         "epoch": state.epoch,
-        **{f"train/{name}": value for name, value in zip(LOSS_NAMES, losses, strict=True)},
+        **{f"train/{name}_loss": value for name, value in zip(state.criterion.names, losses, strict=True)},
         "train/gradient_norm": norm,
         "train/skipped_steps": state.tally.skipped,
-        **{f"val/{name}": value for name, value in evaluation.losses.items()},
+        **{f"val/{name}_loss": value for name, value in evaluation.losses.items()},
         **evaluation.metrics(),
         **{f"lr/{group['name']}": group["lr"] for group in state.optimizer.param_groups},
     }

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from yolo_lite.config.schema import RunConfig
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
-from yolo_lite.engine.families import FAMILIES, ModelFamily
+from yolo_lite.engine.tasks import Task, task_of
 
 
 class Trained(NamedTuple):
     """A model with the averaged weights of a checkpoint, on the CPU, and all else that it holds."""
 
-    family: ModelFamily
-    model: nn.Module
+    task: Task
+    model: Any  # a Network
     config: RunConfig
     content: dict[str, Any]
 
@@ -28,9 +26,17 @@ def load_trained(path: str | Path) -> Trained:
         CheckpointError: missing, unreadable, not ours, or from a newer yolo_lite.
         ConfigError: its configuration is unusable.
     """
-    content = load_checkpoint(path)
+    return build_trained(load_checkpoint(path), path)
+
+
+def build_trained(content: dict[str, Any], path: str | Path) -> Trained:
+    """As ``load_trained``, of what has been read of a checkpoint.
+
+    Raises:
+        ConfigError: its configuration is unusable.
+    """
     config = config_of(content, path)
-    family = FAMILIES[config.model.family]
-    model = family.build(config.model, fetch=False)
+    task = task_of(config.model)
+    model = task.build(config.model, False)
     model.load_state_dict(content["ema"])
-    return Trained(family, model, config, content)
+    return Trained(task, model, config, content)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import nn
 
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.config.find import find_yaml
@@ -21,21 +20,22 @@ from yolo_lite.data.letterbox import Canvas, canvas_size
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_by_size, score_detections
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
-from yolo_lite.engine.device import Compute, choose_compute, libraries_left_uncollected, place
+from yolo_lite.engine.device import choose_compute, libraries_left_uncollected, place
 from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, format_table, prepare_split, report, rounded_up
-from yolo_lite.engine.families import Inference
 from yolo_lite.engine.figures import figures
+from yolo_lite.engine.tasks import Inference
 from yolo_lite.engine.trained import load_trained
+from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.report.pictures import write_picture
+from yolo_lite.structures import Compute
 
 
 class Subject(NamedTuple):
     """What is validated."""
 
-    family: Inference
-    model: nn.Module
-    losses: nn.Module
+    model: Inference
+    criterion: Criterion | None
     compute: Compute
     names: tuple[str, ...]  # of the classes
     channels: int  # of the pictures
@@ -48,10 +48,9 @@ class Subject(NamedTuple):
 class Prepared(NamedTuple):
     """A model and a split, ready for ``evaluate``."""
 
-    family: Inference
-    model: nn.Module
+    model: Inference
     split: Split
-    losses: nn.Module
+    criterion: Criterion | None
     compute: Compute
     options: DetectOptions
 
@@ -104,26 +103,26 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> P
     split = prepare_split(store, subject.canvas, batch_size, options.workers, pin_memory)
     choice = DetectOptions(options.conf, options.iou, options.max_det)
     print(f"{subject.compute}, {subject.size} px")
-    return Prepared(subject.family, subject.model, split, subject.losses, subject.compute, choice)
+    return Prepared(subject.model, split, subject.criterion, subject.compute, choice)
 
 
 def _checkpoint(options: ValOptions) -> Subject:
     """The averaged weights of a checkpoint."""
-    family, model, config, content = load_trained(str(options.weights))
+    task, model, config, content = load_trained(str(options.weights))
     compute = choose_compute(str(options.device), config.hyp.precision, config.hyp.channels_last)
-    model, stride = place(model, compute), family.stride(model)
-    losses = family.losses(config.hyp, np.zeros(config.model.nc))  # weights by label counts come with the state
-    losses.load_state_dict(content["losses"])
-    size = rounded_up(options.imgsz or config.train.imgsz, stride)
+    model = place(model, compute)
+    # Weights by label counts come with the state.
+    criterion = task.criterion(config.model, config.hyp, np.zeros(config.model.nc))
+    criterion.load_state_dict(content["losses"])
+    size = rounded_up(options.imgsz or config.train.imgsz, model.stride)
     return Subject(
-        family,
         model,
-        losses.to(compute.device),
+        criterion.to(compute.device),
         compute,
         names=config.data.class_names,
         channels=config.data.channels,
         size=size,
-        canvas=functools.partial(canvas_size, stride=stride),
+        canvas=functools.partial(canvas_size, stride=model.stride),
         batch_size=config.train.batch_size,
         data=(config.data, config.data_file) if config.data_file else None,
     )

@@ -11,19 +11,22 @@ itself too. No loss depends on the unit of the boxes but l1, l2, smooth_l1, mpdi
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from yolo_lite.config.schema import BOX_LOSS_NAMES, Hyp
-from yolo_lite.loss.parameters import arguments_of, parameters_of
+from yolo_lite.config.schema import NotNegative, Positive
 from yolo_lite.ops.boxes import aligned_iou, aligned_overlap, aligned_union
 from yolo_lite.ops.safe import safe_power, safe_ratio
 
 BoxLossFunction = Callable[..., Tensor]
+AboveOne = Annotated[float, Field(gt=1)]
+Form = Literal["iou", "giou", "diou", "ciou"]
 
 # Pixels; below it the gradient of a predicted box's aspect, 1 / (w^2 + h^2), would overflow.
 SMALLEST_SIDE = 1e-6
@@ -86,7 +89,7 @@ def l2(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0) -> Tens
     return _squared(_corner_differences(predicted, target) / unit)
 
 
-def smooth_l1(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0, beta: float = 1.0) -> Tensor:
+def smooth_l1(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0, beta: Positive = 1.0) -> Tensor:
     """l2 / (2 beta) below ``beta`` units, l1 - beta / 2 above (Girshick, arXiv:1504.08083, eq. 3)."""
     return _huber(_corner_differences(predicted, target) / unit, beta=beta)
 
@@ -122,7 +125,7 @@ def iou(predicted: Tensor, target: Tensor) -> Tensor:
     return 1 - _pair(predicted, target).iou
 
 
-def iou_log(predicted: Tensor, target: Tensor, *, floor: float = 1e-3) -> Tensor:
+def iou_log(predicted: Tensor, target: Tensor, *, floor: Annotated[float, Field(gt=0, lt=1)] = 1e-3) -> Tensor:
     """-ln max(IoU, floor), at most -ln floor and constant there (Yu et al., arXiv:1608.01471, UnitBox)."""
     return -_pair(predicted, target).iou.clamp(min=floor).log()
 
@@ -154,7 +157,7 @@ def eiou(predicted: Tensor, target: Tensor) -> Tensor:
     return _efficient(_pair(predicted, target))
 
 
-def focal_eiou(predicted: Tensor, target: Tensor, *, gamma: float = 0.5) -> Tensor:
+def focal_eiou(predicted: Tensor, target: Tensor, *, gamma: NotNegative = 0.5) -> Tensor:
     """IoU^gamma EIoU, weight constant in backward and for IoUs of at least 0.01 (Zhang et al., arXiv:2101.08158).
 
     With a gradient through the weight a nearly disjoint box would be pushed away, and IoU^gamma has none at 0.
@@ -163,7 +166,7 @@ def focal_eiou(predicted: Tensor, target: Tensor, *, gamma: float = 0.5) -> Tens
     return pair.iou.detach().clamp(min=FOCAL_EIOU_FLOOR).pow(gamma) * _efficient(pair)
 
 
-def siou(predicted: Tensor, target: Tensor, *, theta: float = 4.0) -> Tensor:
+def siou(predicted: Tensor, target: Tensor, *, theta: AboveOne = 4.0) -> Tensor:
     """1 - IoU + (distance, weighted by the angle, + shape) / 2 (Gevorgyan, arXiv:2205.12740).
 
     The angle cost sin(2 asin(min(|dx|, |dy|) / rho)) is written as 2 |dx| |dy| / rho^2, which is the same.
@@ -175,7 +178,7 @@ def siou(predicted: Tensor, target: Tensor, *, theta: float = 4.0) -> Tensor:
     return 1 - pair.iou + (distance.sum(dim=1) + _shape(pair, theta).sum(dim=1)) / 2
 
 
-def alpha_iou(predicted: Tensor, target: Tensor, *, alpha: float = 3.0, form: str = "ciou") -> Tensor:
+def alpha_iou(predicted: Tensor, target: Tensor, *, alpha: Positive = 3.0, form: Form = "ciou") -> Tensor:
     """1 - IoU^alpha, further terms of ``form`` to the power alpha too (He et al., arXiv:2110.13675).
 
     ``form``: iou, giou, diou, or ciou.
@@ -188,9 +191,10 @@ def wiou(
     predicted: Tensor,
     target: Tensor,
     *,
-    version: int = 3,
-    alpha: float = 1.9,
-    delta: float = 3.0,
+    version: Literal[1, 3] = 3,
+    alpha: AboveOne = 1.9,
+    delta: Positive = 3.0,
+    momentum: Annotated[float, Field(gt=0, le=1)] = 0.01,
     mean: Tensor | None = None,
 ) -> Tensor:
     """exp(rho^2 / c^2) (1 - IoU), c constant in backward; version 3 weighs by rarity (Tong et al., arXiv:2301.10051).
@@ -199,6 +203,7 @@ def wiou(
     perfect and hopeless ones little.
 
     Args:
+        momentum: of the running mean, which ``BoxLoss`` keeps.
         mean: running mean of 1 - IoU; without it the mean over these pairs.
     """
     pair = _pair(predicted, target)
@@ -221,7 +226,7 @@ def mpdiou(predicted: Tensor, target: Tensor, *, image_size: tuple[int, int] = (
     return 1 - _pair(predicted, target).iou + squares / (image_size[0] ** 2 + image_size[1] ** 2)
 
 
-def inner_iou(predicted: Tensor, target: Tensor, *, ratio: float = 0.7, form: str = "ciou") -> Tensor:
+def inner_iou(predicted: Tensor, target: Tensor, *, ratio: Positive = 0.7, form: Form = "ciou") -> Tensor:
     """Loss of ``form`` with the IoU of both boxes scaled by ``ratio`` instead of IoU (Zhang et al., arXiv:2311.02877).
 
     ``form``: iou, giou, diou, or ciou. Below 1 well placed boxes get larger gradients, above 1 badly placed ones.
@@ -231,7 +236,7 @@ def inner_iou(predicted: Tensor, target: Tensor, *, ratio: float = 0.7, form: st
     return 1 - aligned_iou(*scaled) + sum(_penalties(pair, form))
 
 
-def shape_iou(predicted: Tensor, target: Tensor, *, scale: float = 0.0) -> Tensor:
+def shape_iou(predicted: Tensor, target: Tensor, *, scale: NotNegative = 0.0) -> Tensor:
     """1 - IoU + distance + shape / 2, both weighted by the target's shape^scale (Zhang et al., arXiv:2312.17663)."""
     pair = _pair(predicted, target)
     sides = pair.target[:, 2:].clamp(min=SMALLEST_SIDE)
@@ -242,7 +247,7 @@ def shape_iou(predicted: Tensor, target: Tensor, *, scale: float = 0.0) -> Tenso
     return 1 - pair.iou + distance + _shape(pair, 4.0, crosswise).sum(dim=1) / 2
 
 
-def nwd(predicted: Tensor, target: Tensor, *, constant: float = 12.8) -> Tensor:
+def nwd(predicted: Tensor, target: Tensor, *, constant: Positive = 12.8) -> Tensor:
     """1 - exp(-W2 / constant), W2 the Wasserstein distance of the boxes as Gaussians (Wang et al., arXiv:2110.13389).
 
     ``constant``: mean size of the objects in pixels, 12.8 for the paper's aerial pictures.
@@ -318,12 +323,12 @@ BOX_LOSSES: dict[str, BoxLossFunction] = {
 }
 
 
-# What the place of use knows, and no key of hyp.yaml.
+# What the place of use hands over to the losses that have a parameter of that name.
 CONTEXT = ("unit", "image_size", "mean")
 
 
 class BoxLoss(nn.Module):
-    """The box loss that hyp.yaml names, with its parameters.
+    """A box loss by its name, with parameters: ``BoxLoss("focal_eiou", gamma=0.5)``.
 
     Its only state is the running mean of 1 - IoU that wiou compares with: a buffer, so that it is saved. It moves once
     an optimizer step, by ``finish_step``: how the step is split into batches changes nothing. In evaluation mode it
@@ -334,13 +339,12 @@ class BoxLoss(nn.Module):
     step_sum: Tensor
     step_count: Tensor
 
-    def __init__(self, name: str, hyp: Hyp) -> None:
+    def __init__(self, name: str, **parameters: Any) -> None:
         super().__init__()
-        self.name, self.momentum = name, hyp.wiou_momentum
-        self.function = BOX_LOSSES[name]
-        # The loss of a plugin has no keys in hyp.yaml: its own defaults hold.
-        self.arguments = arguments_of(name, self.function, hyp, CONTEXT) if name in BOX_LOSS_NAMES else {}
-        self.wanted = [word for word in CONTEXT if word in parameters_of(self.function)]
+        self.name, self.function, self.chosen = name, BOX_LOSSES[name], parameters
+        known = inspect.signature(self.function).parameters
+        self.wanted = [word for word in CONTEXT if word in known]
+        self.momentum = parameters.get("momentum", known["momentum"].default if "momentum" in known else 0.0)
         self.register_buffer("mean", torch.ones(()))
         self.register_buffer("step_sum", torch.zeros(()), persistent=False)
         self.register_buffer("step_count", torch.zeros(()), persistent=False)
@@ -358,7 +362,7 @@ class BoxLoss(nn.Module):
         if self.training and "mean" in self.wanted:
             self.step_sum += (1 - aligned_iou(predicted.detach().float(), target.float())).sum()
             self.step_count += len(target)
-        return self.function(predicted, target, **self.arguments, **{word: context[word] for word in self.wanted})
+        return self.function(predicted, target, **self.chosen, **{word: context[word] for word in self.wanted})
 
     @property
     def of_coordinates(self) -> bool:
@@ -367,7 +371,7 @@ class BoxLoss(nn.Module):
 
     def of_differences(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Losses ``[P]`` of encoded boxes ``[P, 4]``, for a loss of coordinates."""
-        return COORDINATE_LOSSES[self.name](_exact(predicted) - _exact(target), **self.arguments)
+        return COORDINATE_LOSSES[self.name](_exact(predicted) - _exact(target), **self.chosen)
 
     def finish_step(self) -> None:
         """Move the running mean by what the training step has seen."""
@@ -375,19 +379,3 @@ class BoxLoss(nn.Module):
         self.mean += self.momentum * (seen - self.mean) * (self.step_count > 0)
         self.step_sum.zero_()
         self.step_count.zero_()
-
-
-class RunLosses(nn.Module):
-    """The loss functions of a run. Box losses among them may have a state that moves once an optimizer step."""
-
-    def step_sums(self) -> list[Tensor]:
-        """What is counted during a step; many processes add theirs before ``finish_step``."""
-        return [tensor for loss in self._box_losses() for tensor in (loss.step_sum, loss.step_count)]
-
-    def finish_step(self) -> None:
-        """To be called after each optimizer step."""
-        for loss in self._box_losses():
-            loss.finish_step()
-
-    def _box_losses(self) -> list[BoxLoss]:
-        return [module for module in self.modules() if isinstance(module, BoxLoss)]

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from yolo_lite.config.schema import CLS_LOSS_NAMES, Hyp
-from yolo_lite.loss.parameters import arguments_of
+from yolo_lite.config.schema import Fraction, NotNegative, Positive
+from yolo_lite.config.seams import Choice
 from yolo_lite.ops.safe import safe_power
 
 BinaryLoss = Callable[..., Tensor]
@@ -30,7 +31,12 @@ def bce(logits: Tensor, target: Tensor, positive_weight: float = 1.0) -> Tensor:
 
 
 def focal(
-    logits: Tensor, target: Tensor, positive_weight: float = 1.0, *, gamma: float = 2.0, alpha: float | None = 0.25
+    logits: Tensor,
+    target: Tensor,
+    positive_weight: float = 1.0,
+    *,
+    gamma: NotNegative = 2.0,
+    alpha: Fraction | None = 0.25,
 ) -> Tensor:
     """alpha_t (1 - p_t)^gamma BCE, for easy pairs little (Lin et al., arXiv:1708.02002, eq. 5).
 
@@ -43,20 +49,22 @@ def focal(
     return loss if gamma == 0 else loss * safe_power(1 - _probability_of_truth(logits, target), gamma)
 
 
-def qfl(logits: Tensor, target: Tensor, positive_weight: float = 1.0, *, beta: float = 2.0) -> Tensor:
+def qfl(logits: Tensor, target: Tensor, positive_weight: float = 1.0, *, beta: Positive = 2.0) -> Tensor:
     """|y - p|^beta BCE, focal for soft targets such as an IoU (Li et al., arXiv:2006.04388, eq. 3)."""
     return bce(logits, target, positive_weight) * safe_power((target - logits.sigmoid()).abs(), beta)
 
 
 def vfl(
-    logits: Tensor, target: Tensor, positive_weight: float = 1.0, *, alpha: float = 0.75, gamma: float = 2.0
+    logits: Tensor, target: Tensor, positive_weight: float = 1.0, *, alpha: NotNegative = 0.75, gamma: Positive = 2.0
 ) -> Tensor:
     """y BCE where y > 0, alpha p^gamma BCE where y = 0 (Zhang et al., arXiv:2008.13367, eq. 2)."""
     weight = torch.where(target > 0, target, alpha * safe_power(logits.sigmoid(), gamma))
     return bce(logits, target, positive_weight) * weight
 
 
-def poly(logits: Tensor, target: Tensor, positive_weight: float = 1.0, *, epsilon: float = 1.0) -> Tensor:
+def poly(
+    logits: Tensor, target: Tensor, positive_weight: float = 1.0, *, epsilon: Annotated[float, Field(ge=-1)] = 1.0
+) -> Tensor:
     """BCE + epsilon (1 - p_t), the first polynomial term moved (Leng et al., arXiv:2204.12511, Poly-1)."""
     return bce(logits, target, positive_weight) + epsilon * (1 - _probability_of_truth(logits, target))
 
@@ -69,14 +77,12 @@ def _probability_of_truth(logits: Tensor, target: Tensor) -> Tensor:
     return target * p + (1 - target) * (1 - p)
 
 
-def binary_loss(hyp: Hyp, kind: Literal["obj", "cls"]) -> BinaryLoss:
-    """The loss that hyp.yaml names for objectness or classes, with its parameters; ``fl_gamma`` makes bce focal."""
-    name, weight = (hyp.obj_loss, hyp.obj_pw) if kind == "obj" else (hyp.cls_loss, hyp.cls_pw)
-    # The loss of a plugin has no keys in hyp.yaml: its own defaults hold.
-    arguments = arguments_of(name, CLS_LOSSES[name], hyp) if name in CLS_LOSS_NAMES else {}
-    if name == "bce" and hyp.fl_gamma > 0:
-        name, arguments = "focal", {"gamma": hyp.fl_gamma, "alpha": hyp.focal_alpha}
-    return functools.partial(CLS_LOSSES[name], positive_weight=weight, **arguments)
+def binary_loss(choice: Choice, positive_weight: float = 1.0, fl_gamma: float = 0.0) -> BinaryLoss:
+    """The loss that hyp.yaml chooses for objectness or classes; ``fl_gamma`` above 0 makes bce focal."""
+    name, parameters = choice.name, choice.parameters
+    if name == "bce" and fl_gamma > 0:
+        name, parameters = "focal", {"gamma": fl_gamma}
+    return functools.partial(CLS_LOSSES[name], positive_weight=positive_weight, **parameters)
 
 
 def one_hot(label: Tensor, num_classes: int, smoothing: float) -> Tensor:

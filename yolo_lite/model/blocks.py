@@ -35,7 +35,7 @@ def activation_maker(text: str) -> Activation:
     Raises:
         ValueError: the text is no ``Name`` or ``Name(number)`` of ``ACTIVATIONS``.
     """
-    name, arguments = parse_activation(text)
+    name, arguments = parse_activation(text, ACTIVATIONS)
     in_place = {"inplace": True} if name in {"SiLU", "ReLU", "LeakyReLU", "Hardswish", "Mish"} else {}
     return lambda: ACTIVATIONS[name](*arguments, **in_place)
 
@@ -164,24 +164,6 @@ class Concat(nn.Module):
         return torch.cat(maps, dim=1)
 
 
-class Detect(nn.Module):
-    """One biased 1x1 convolution a level, flattened to the slot axis.
-
-    Raw output ``[B, N, 5+C]``: four box logits, objectness logit, C class logits.
-    """
-
-    def __init__(self, in_channels: list[int], num_classes: int, num_anchors: int) -> None:
-        super().__init__()
-        self.num_outputs = 5 + num_classes
-        self.heads = nn.ModuleList(nn.Conv2d(width, num_anchors * self.num_outputs, 1) for width in in_channels)
-
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        levels = [head(x) for head, x in zip(self.heads, maps, strict=True)]  # [B, A*(5+C), H, W] each
-        # In channels-last memory the permutation undoes itself: the reshape is a view.
-        slots = [level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, self.num_outputs) for level in levels]
-        return torch.cat(slots, dim=1)
-
-
 BLOCKS: dict[str, Callable[..., nn.Module]] = {
     "Conv": Conv,
     "Bottleneck": Bottleneck,
@@ -192,5 +174,4 @@ BLOCKS: dict[str, Callable[..., nn.Module]] = {
     "Upsample": nn.Upsample,
     "MaxPool2d": nn.MaxPool2d,
     "ZeroPad2d": nn.ZeroPad2d,
-    "Detect": Detect,
 }

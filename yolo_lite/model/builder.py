@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import ModelConfig, Row
-from yolo_lite.model.blocks import BLOCKS, Activation, Concat, Detect, activation_maker
+from yolo_lite.model.blocks import BLOCKS, Activation, Concat, activation_maker
+from yolo_lite.model.heads import HEADS, Head
 
 # What torch raises where a row's numbers make no sense together.
 BAD_ROW = (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError)
@@ -27,25 +30,48 @@ class Layer(NamedTuple):
     """What one row became."""
 
     row: Row
-    sources: tuple[int, ...]  # absolute indices of the layers it reads; -1 is the picture
+    sources: tuple[int, ...]  # absolute indices of the layers it reads; -1 is the image
     module: nn.Module
     out_channels: int
 
 
 def build_layers(config: ModelConfig) -> list[Layer]:
-    """Build every row; Detect comes last.
+    """Build every row but the last, which is the head's.
 
     Raises:
         ConfigError: a row points nowhere or its arguments do not fit; the message holds the row.
     """
     layers: list[Layer] = []
     activation = activation_maker(config.activation)
-    for index, row in enumerate((*config.backbone, *config.head)):
-        try:
+    for index, row in enumerate((*config.backbone, *config.head[:-1])):
+        with named_row(config, index):
             layers.append(_build_layer(row, layers, config, activation))
-        except BAD_ROW as error:
-            raise ConfigError(f"{row_name(config, index)}: {error}") from error
     return layers
+
+
+def build_head(config: ModelConfig, layers: list[Layer]) -> tuple[Head, tuple[int, ...]]:
+    """Build the last row, once the strides of the maps that it reads are known, and the layers that it reads.
+
+    Raises:
+        ConfigError: as ``build_layers``.
+    """
+    row = config.head[-1]
+    with named_row(config, len(layers)):
+        sources = _sources(row, len(layers))
+        strides = _find_strides(config, layers, sources)
+        widths = [layers[source].out_channels for source in sources]
+        return HEADS[row.module](widths, strides, config, *row.args), sources
+
+
+@contextlib.contextmanager
+def named_row(config: ModelConfig, index: int) -> Iterator[None]:
+    """Name the row in what is raised where its numbers make no sense together."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except BAD_ROW as error:
+        raise ConfigError(f"{row_name(config, index)}: {error}") from error
 
 
 def row_name(config: ModelConfig, index: int) -> str:
@@ -65,28 +91,11 @@ def scaled_repeats(repeats: int, config: ModelConfig) -> int:
     return max(round(repeats * config.depth_multiple), 1) if repeats > 1 else repeats
 
 
-def anchor_sizes(config: ModelConfig, strides: list[int]) -> Tensor:
-    """Anchor widths and heights in pixels, ``[L, A, 2]``.
-
-    A count instead of sizes gives squares from 2 strides upwards, spread over two octaves: 2, 3.2, 5 strides for 3.
-    """
-    if isinstance(config.anchors, int):
-        factors = [2.0 * 4.0 ** (index / config.anchors) for index in range(config.anchors)]
-        return torch.tensor([[[stride * factor] * 2 for factor in factors] for stride in strides])
-    return torch.tensor(config.anchors).reshape(len(config.anchors), -1, 2)
-
-
-def _num_anchors(config: ModelConfig) -> int:
-    return config.anchors if isinstance(config.anchors, int) else len(config.anchors[0]) // 2
-
-
 def _build_layer(row: Row, layers: list[Layer], config: ModelConfig, activation: Activation) -> Layer:
     sources = _sources(row, len(layers))
     widths = [config.ch if source < 0 else layers[source].out_channels for source in sources]
-    if row.module not in ("Concat", "Detect") and len(widths) > 1:
+    if row.module != "Concat" and len(widths) > 1:
         raise ValueError(f"{row.module} reads one layer, found {len(widths)}")
-    if row.module == "Detect":
-        return Layer(row, sources, _build_detect(row, widths, config), 0)
     if row.module == "Concat":
         return Layer(row, sources, Concat(*row.args), sum(widths))
     arguments = [None if argument == "None" else argument for argument in row.args]
@@ -101,7 +110,7 @@ def _sources(row: Row, index: int) -> tuple[int, ...]:
     sources = tuple(index + source if source < 0 else source for source in row.source)
     for given, source in zip(row.source, sources, strict=True):
         if not (0 <= source < index or (index == 0 and source == -1)):
-            expected = f"one of 0..{index - 1}" if index else "-1, the picture"
+            expected = f"one of 0..{index - 1}" if index else "-1, the image"
             raise ValueError(f"'from' {given} points to layer {source}, expected {expected}")
     return sources
 
@@ -154,10 +163,39 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _build_detect(row: Row, widths: list[int], config: ModelConfig) -> Detect:
-    # YOLOv5 files write [nc, anchors]: the words stand for the keys at the top of the file.
-    if row.args and (row.args[0] not in ("nc", config.nc) or row.args[1:] not in ((), ("anchors",))):
-        raise ValueError(f"Detect takes [nc, anchors], the words for the file's own keys, found {list(row.args)}")
-    if not isinstance(config.anchors, int) and len(config.anchors) != len(widths):
-        raise ValueError(f"Detect reads {len(widths)} levels but anchors are given for {len(config.anchors)}")
-    return Detect(widths, config.nc, _num_anchors(config))
+def _find_strides(config: ModelConfig, layers: list[Layer], sources: tuple[int, ...]) -> list[int]:
+    """Strides of the maps that the head reads, from a dry run layer by layer on the meta device."""
+    size = 256
+    outputs = {-1: torch.empty(1, config.ch, size, size, device="meta")}
+    for index, layer in enumerate(layers):
+        maps = [outputs[source] for source in layer.sources]
+        with named_row(config, index):
+            found = run_on_meta(layer.module, maps if layer.row.module == "Concat" else maps[0])
+            outputs[index] = _checked_map(found, layer.out_channels)
+    cells = [outputs[source].shape[-1] for source in sources]
+    if any(size % count for count in cells):
+        raise ValueError(f"expected levels of whole strides, found {cells} cells for {size} pixels")
+    strides = [size // count for count in cells]
+    if strides != sorted(strides):
+        raise ValueError(f"levels must come fine to coarse, found strides {strides}")
+    return strides
+
+
+def run_on_meta(module: nn.Module, *inputs: Any) -> Any:
+    """What a module returns for inputs on the meta device, which have shapes and no values; nothing is copied."""
+    tensors = itertools.chain(module.named_parameters(), module.named_buffers())
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            return torch.func.functional_call(module, {name: tensor.to("meta") for name, tensor in tensors}, inputs)
+    finally:
+        module.train(was_training)
+
+
+def _checked_map(found: object, channels: int) -> Tensor:
+    """Raise ValueError where a block does not return what the rows after it are built for; a plugin's may not."""
+    if isinstance(found, Tensor) and found.ndim == 4 and found.shape[1] == channels:
+        return found
+    shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    raise ValueError(f"expected a map [B, {channels}, H, W] to come out, found {shape}")

@@ -1,9 +1,8 @@
-"""The YOLO detector: layers in the order of its YAML, strides, anchors, initialisation, fusing, summary."""
+"""The YOLO detector: layers in the order of its YAML, a head, fusing, summary."""
 
 from __future__ import annotations
 
 import copy
-import math
 from typing import NamedTuple
 
 import torch
@@ -11,55 +10,108 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.schema import ModelConfig
-from yolo_lite.model.blocks import Concat, Conv, Detect
-from yolo_lite.model.builder import BAD_ROW, Layer, anchor_sizes, build_layers, row_name
-from yolo_lite.ops.grid import Grid, make_grid
+from yolo_lite.config.schema import Freeze, ModelConfig
+from yolo_lite.model.blocks import Concat, Conv
+from yolo_lite.model.builder import build_head, build_layers, run_on_meta
+from yolo_lite.model.heads import ClassRows, Head
+from yolo_lite.ops.grid import Grid
+from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.structures import Detections, Raw
 
 
 class Detector(nn.Module):
-    """A network from picture to raw outputs; B images, N slots, C classes.
+    """A network from images to the named outputs of its head.
 
     Attributes:
-        strides: pixels a cell of each level, ascending.
-        anchors: buffer ``[L, A, 2]``, pixels.
+        layers: one module a row of the model YAML; the last is the head.
         config: what it was built from.
 
     Raises:
         ConfigError: a row of the model YAML does not fit; the message holds the row.
     """
 
-    anchors: Tensor
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         layers = build_layers(config)
+        head, head_sources = build_head(config, layers)
         self.config = config
-        self.layers = nn.ModuleList(layer.module for layer in layers)
-        self.sources = [layer.sources for layer in layers]
-        self.kept = {source for layer in layers for source in layer.sources}
-        self.strides = _find_strides(config, layers)
-        self.register_buffer("anchors", _checked_anchors(config, self.strides))
-        self._grids: dict[tuple[int, int, torch.device], Grid] = {}
-        _initialise_biases(self.layers[-1], self.strides, config.nc)
+        self.layers = nn.ModuleList([*(layer.module for layer in layers), head])
+        self.sources = [*(layer.sources for layer in layers), head_sources]
+        self.kept = {source for sources in self.sources for source in sources}
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Raw logits ``[B, N, 5+C]`` of images ``[B, ch, H, W]`` in 0..1, H and W multiples of the last stride."""
+    @property
+    def head(self) -> Head:
+        """The last layer."""
+        head = self.layers[-1]
+        assert isinstance(head, Head)
+        return head
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels a cell of each level, ascending."""
+        return self.head.strides
+
+    @property
+    def stride(self) -> int:
+        """Sides of the network input must be multiples of it."""
+        return max(self.strides)
+
+    def forward(self, images: Tensor) -> Raw:
+        """Outputs for images ``[B, ch, H, W]`` in 0..1, H and W multiples of ``stride``."""
         outputs: dict[int, Tensor] = {-1: images}
         result = images
-        for index, (layer, sources) in enumerate(zip(self.layers, self.sources, strict=True)):
-            several = isinstance(layer, (Concat, Detect))
-            result = layer([outputs[source] for source in sources] if several else outputs[sources[0]])
+        for index, (layer, sources) in enumerate(zip(self.layers[:-1], self.sources[:-1], strict=True)):
+            maps = [outputs[source] for source in sources]
+            result = layer(maps if isinstance(layer, Concat) else maps[0])
             if index in self.kept:
                 outputs[index] = result
-        return result
+        raw: Raw = self.head([outputs[source] for source in self.sources[-1]])
+        return raw
 
     def grid(self, height: int, width: int) -> Grid:
-        """The slots for inputs of this size, made once and kept."""
-        key = (height, width, self.anchors.device)
-        if key not in self._grids:
-            self._grids[key] = make_grid(self.anchors, self.strides, height, width)
-        return self._grids[key]
+        """The slots for inputs of this size in pixels."""
+        return self.head.grid(height, width)
+
+    def detections(self, raw: Raw, size: tuple[int, int], options: DetectOptions) -> list[Detections]:
+        """Detections of each image, boxes xyxy in pixels of the input of ``size`` (height, width)."""
+        return self.head.detections(raw, size, options)
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """The tensors of ``state_dict`` that depend on the classes."""
+        prefix = f"layers.{len(self.layers) - 1}."
+        return {prefix + name: rows for name, rows in self.head.class_rows().items()}
+
+    def frozen(self, freeze: Freeze) -> list[nn.Module]:
+        """The modules that the key ``freeze`` names: rows of the model YAML, counted from 0, or its backbone.
+
+        Raises:
+            ConfigError: there is no such row.
+        """
+        rows = range(len(self.config.backbone)) if freeze == "backbone" else freeze
+        if missing := [row for row in rows if row not in range(len(self.layers))]:
+            raise ConfigError(f"freeze: expected rows 0..{len(self.layers) - 1}, found {missing}")
+        return [self.layers[int(row)] for row in rows]
+
+    def compile_network(self) -> None:
+        """Compile the forward pass at its first use."""
+        self.compile()
+
+    def for_inference(self) -> Detector:
+        """A copy in evaluation mode whose batch normalisations are folded into the convolutions before them."""
+        clone = copy.deepcopy(self).eval()
+        for module in clone.modules():
+            if isinstance(module, Conv) and isinstance(module.norm, nn.modules.batchnorm._BatchNorm):
+                module.conv = torch.nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.norm)
+                module.norm = nn.Identity()
+        return clone
+
+    def to_trace(self) -> nn.Module:
+        """A copy on the CPU that returns tensors alone, for TensorBoard's graph of operations."""
+        return _OnlyTensors(copy.deepcopy(self).cpu().eval())
+
+    def describe(self, size: int) -> str:
+        """Layers, parameters and operations at ``size`` pixels, for the start of a run."""
+        return f"{summarise(self, size)} at {size} px"
 
     def __deepcopy__(self, memo: dict[int, object]) -> Detector:
         clone = self.__class__.__new__(self.__class__)
@@ -67,65 +119,18 @@ class Detector(nn.Module):
         nn.Module.__init__(clone)
         for name, value in self.__dict__.items():
             if name != "_compiled_call_impl":  # compiled code belongs to the original
-                clone.__dict__[name] = {} if name == "_grids" else copy.deepcopy(value, memo)
+                clone.__dict__[name] = copy.deepcopy(value, memo)
         return clone
 
 
-def _find_strides(config: ModelConfig, layers: list[Layer]) -> list[int]:
-    """Strides of the maps that Detect reads, from a dry run layer by layer on the meta device."""
-    size = 256
-    outputs = {-1: torch.empty(1, config.ch, size, size, device="meta")}
-    for index, layer in enumerate(layers[:-1]):
-        maps = [outputs[source] for source in layer.sources]
-        try:
-            module = copy.deepcopy(layer.module).to("meta").eval()
-            outputs[index] = _checked_map(module(maps if layer.row.module == "Concat" else maps[0]), layer.out_channels)
-        except BAD_ROW as error:
-            raise ConfigError(f"{row_name(config, index)}: {error}") from error
-    cells, detect = [outputs[source].shape[-1] for source in layers[-1].sources], row_name(config, len(layers) - 1)
-    if any(size % count for count in cells):
-        raise ConfigError(f"{detect}: expected levels of whole strides, found {cells} cells for {size} pixels")
-    strides = [size // count for count in cells]
-    if strides != sorted(strides):
-        raise ConfigError(f"{detect}: levels must come fine to coarse, found strides {strides}")
-    return strides
+class _OnlyTensors(nn.Module):
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
 
-
-def _checked_map(found: object, channels: int) -> Tensor:
-    """Raise ValueError where a block does not return what the rows after it are built for; a plugin's may not."""
-    if isinstance(found, Tensor) and found.ndim == 4 and found.shape[1] == channels:
-        return found
-    shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-    raise ValueError(f"expected a map [B, {channels}, H, W] to come out, found {shape}")
-
-
-def _checked_anchors(config: ModelConfig, strides: list[int]) -> Tensor:
-    anchors = anchor_sizes(config, strides)
-    areas = anchors.prod(dim=-1).mean(dim=-1)
-    if bool((areas.diff() < 0).any()):
-        raise ConfigError(f"anchors: expected small to large, as the strides {strides} go, found {config.anchors}")
-    return anchors
-
-
-@torch.no_grad()
-def _initialise_biases(detect: nn.Module, strides: list[int], num_classes: int) -> None:
-    """Start with about 8 objects a 640 px picture and evenly rare classes (the prior of arXiv:1708.02002, 3.3)."""
-    assert isinstance(detect, Detect)
-    for head, stride in zip(detect.heads, strides, strict=True):
-        assert isinstance(head, nn.Conv2d) and head.bias is not None
-        bias = head.bias.view(-1, detect.num_outputs)  # [A, 5+C]
-        bias[:, 4] += math.log(8 / (640 / stride) ** 2)
-        bias[:, 5:] += math.log(0.6 / (num_classes - 0.99999))
-
-
-def fused(detector: Detector) -> Detector:
-    """A copy for inference whose batch normalisations are folded into the convolutions before them."""
-    clone = copy.deepcopy(detector).eval()
-    for module in clone.modules():
-        if isinstance(module, Conv) and isinstance(module.norm, nn.modules.batchnorm._BatchNorm):
-            module.conv = torch.nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.norm)
-            module.norm = nn.Identity()
-    return clone
+    def forward(self, images: Tensor) -> Tensor:
+        raw: Raw = self.detector(images)
+        return raw.slots
 
 
 class Summary(NamedTuple):
@@ -133,7 +138,7 @@ class Summary(NamedTuple):
 
     layers: int  # modules that hold no other module
     parameters: int
-    gflops: float  # of one picture, a multiplication and an addition counted as two
+    gflops: float  # of one image, a multiplication and an addition counted as two
 
     def __str__(self) -> str:
         return f"{self.layers} layers, {self.parameters:,} parameters, {self.gflops:.1f} GFLOPs"
@@ -141,10 +146,9 @@ class Summary(NamedTuple):
 
 def summarise(detector: Detector, image_size: int) -> Summary:
     """Count layers, parameters and, by ``torch.utils.flop_counter``, operations at ``image_size`` pixels."""
-    on_meta = copy.deepcopy(detector).to("meta").eval()
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        on_meta(torch.empty(1, detector.config.ch, image_size, image_size, device="meta"))
+    with counter:
+        run_on_meta(detector, torch.empty(1, detector.config.ch, image_size, image_size, device="meta"))
     leaves = sum(1 for module in detector.modules() if not any(True for _ in module.children()))
     parameters = sum(parameter.numel() for parameter in detector.parameters())
     return Summary(leaves, parameters, counter.get_total_flops() / 1e9)

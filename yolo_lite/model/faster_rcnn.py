@@ -15,6 +15,7 @@ its images, weighted by how many samples each has.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -29,8 +30,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, clip_boxes_to_image
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.schema import FasterRcnnConfig
+from yolo_lite.config.schema import FasterRcnnConfig, Freeze
+from yolo_lite.model.backbones import BACKBONES, Backbone
+from yolo_lite.model.heads import ClassRows
 from yolo_lite.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from yolo_lite.ops.nms import DetectOptions, survivors
 from yolo_lite.structures import Detections, Objects
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,25 +42,7 @@ STRIDE = 32  # sides of the network input must be multiples of it
 SMALLEST_SIDE = 0.01  # pixels; candidates with a shorter side are dropped, as in torchvision
 
 
-class Backbone(NamedTuple):
-    """How torchvision makes a backbone with a feature pyramid."""
-
-    make: Callable[..., nn.Module]
-    stages: int  # of which the first is never read by the pyramid
-    levels: int  # stages that the pyramid reads unless told otherwise
-    trained: int = 3  # last stages that are trained where the weights are pretrained
-
-
-_MOBILENET = Backbone(partial(mobilenet_backbone, fpn=True), stages=6, levels=2)
-_RESNET = Backbone(resnet_fpn_backbone, stages=5, levels=4)
-
-BACKBONES: dict[str, Backbone] = {
-    "mobilenet_v3_large": _MOBILENET,
-    "mobilenet_v3_small": _MOBILENET,
-    "resnet18": _RESNET,
-    "resnet34": _RESNET,
-    "resnet50": _RESNET,
-}
+MAKERS = {"mobilenet": partial(mobilenet_backbone, fpn=True), "resnet": resnet_fpn_backbone}  # by the kind of backbone
 
 
 class BoxObjective(NamedTuple):
@@ -77,6 +63,8 @@ class BoxObjectives(NamedTuple):
 class FirstStage(NamedTuple):
     """What pyramid and region proposal network make of a batch; float32 under autocast too."""
 
+    network: FasterRcnn  # that made it, and goes on with it
+    precision: torch.dtype | None  # of autocast, where it was on
     features: dict[str, Tensor]  # maps [B, 256, h, w], fine to coarse
     size: tuple[int, int]  # H, W
     anchors: Tensor  # [N, 4] xyxy, the same for every image
@@ -112,6 +100,7 @@ class FasterRcnn(nn.Module):
         ConfigError: levels or anchors do not fit the backbone.
     """
 
+    stride = STRIDE
     mean: Tensor
     std: Tensor
 
@@ -124,9 +113,14 @@ class FasterRcnn(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
         _initialise_predictor(self.roi_heads.box_predictor)
 
-    def forward(self, images: Tensor) -> RawDetections:
-        """Raw detections of float images ``[B, 3, H, W]`` in 0..1, H and W multiples of ``STRIDE``."""
+    def forward(self, images: Tensor) -> FirstStage | RawDetections:
+        """What comes of float images ``[B, 3, H, W]`` in 0..1, H and W multiples of ``stride``.
+
+        In training that is the first stage alone: the second learns from proposals which the criterion samples.
+        """
         first = self.first_stage(images)
+        if self.training:
+            return first
         logits, deltas = self.second_stage(first, first.proposals)
         box = self.roi_heads.box_coder.decode(deltas.flatten(1), first.proposals).reshape(deltas.shape)
         return RawDetections(first, logits, clip_boxes_to_image(box[:, 1:], first.size))
@@ -143,35 +137,78 @@ class FasterRcnn(nn.Module):
         deltas = torch.cat([_by_anchor(level, 4) for level in deltas], dim=1).float()
         every = self.rpn.box_coder.decode(deltas.detach(), [anchors] * len(images)).reshape(deltas.shape)
         proposals, _ = self.rpn.filter_proposals(every, objectness, [size] * len(images), per_level)
-        return FirstStage(features, size, anchors, objectness, deltas, proposals)
+        precision = (
+            torch.get_autocast_dtype(images.device.type) if torch.is_autocast_enabled(images.device.type) else None
+        )
+        return FirstStage(self, precision, features, size, anchors, objectness, deltas, proposals)
 
     def second_stage(self, first: FirstStage, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits ``[R, 1+C]`` and deltas ``[R, 1+C, 4]`` of proposals xyxy ``[*, 4]`` for each image, float32."""
         pooled = self.roi_heads.box_roi_pool(first.features, proposals, [first.size] * len(proposals))
-        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+        with torch.autocast(pooled.device.type, first.precision, enabled=first.precision is not None):
+            logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
         return logits.float(), deltas.float().unflatten(1, (-1, 4))
 
-    def losses(self, first: FirstStage, targets: Objects, objectives: BoxObjectives) -> StageLosses:
+    def grid(self, height: int, width: int) -> None:
+        """None: torchvision assigns anchors by itself."""
+
+    def detections(self, raw: RawDetections, size: tuple[int, int], options: DetectOptions) -> list[Detections]:
+        """Detections of each image, boxes xyxy in pixels of the network input."""
+        return [survivors(found, options) for found in candidates(raw, options.confidence)]
+
+    def frozen(self, freeze: Freeze) -> list[nn.Module]:
+        """The backbone without its pyramid, where the key ``freeze`` says so.
+
+        Raises:
+            ConfigError: rows are named; this model has none.
+        """
+        if freeze and freeze != "backbone":
+            raise ConfigError(f"freeze: expected backbone or [] for Faster R-CNN, found {list(freeze)}")
+        return [self.backbone.body] if freeze else []
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """The tensors of ``state_dict`` that depend on the classes; the background comes first."""
+        rows = {"cls_score": ClassRows(1, 1, 1), "bbox_pred": ClassRows(1, 4, 4)}
+        return {f"roi_heads.box_predictor.{key}.{part}": rows[key] for key in rows for part in ("weight", "bias")}
+
+    def compile_network(self) -> None:
+        """Compile the backbone with its pyramid at its first use."""
+        self.backbone.compile()
+
+    def for_inference(self) -> FasterRcnn:
+        """A copy in evaluation mode."""
+        return copy.deepcopy(self).eval()
+
+    def to_trace(self) -> nn.Module:
+        """A copy of the backbone with its pyramid: what comes after depends on the image and cannot be traced."""
+        return copy.deepcopy(self.backbone).cpu().eval()
+
+    def describe(self, size: int) -> str:
+        """Backbone and parameters, for the start of a run."""
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        return f"Faster R-CNN, {self.config.backbone}, {parameters:,} parameters, {size} px"
+
+    def losses(self, first: FirstStage, objects: Objects, objectives: BoxObjectives) -> StageLosses:
         """Finite scalars that carry a gradient, also without any object.
 
         Anchors and proposals are sampled by torch's global random generator of the device. Objects without an area
         are left out.
         """
-        objects = _objects(targets, len(first.proposals))
-        objectness, rpn_box = self._first_losses(first, objects, objectives.rpn)
-        classifier, box = self._second_losses(first, objects, objectives.roi)
+        by_image = _objects_by_image(objects, len(first.proposals))
+        objectness, rpn_box = self._first_losses(first, by_image, objectives.rpn)
+        classifier, box = self._second_losses(first, by_image, objectives.roi)
         return StageLosses(objectness, rpn_box, classifier, box)
 
     @torch.no_grad()
     def validation_losses(
-        self, raw: RawDetections, targets: Objects, objectives: BoxObjectives, seed: int = 0
+        self, raw: RawDetections, objects: Objects, objectives: BoxObjectives, seed: int = 0
     ) -> StageLosses:
         """The losses of a validated batch without another pass of the backbone; the same for the same input.
 
         The second stage sees the proposals of test time, fewer than in training. No random generator moves.
         """
         with _fixed_randomness(seed, raw.logits.device):
-            return self.losses(raw.first, targets, objectives)
+            return self.losses(raw.first._replace(precision=None), objects, objectives)
 
     def _first_losses(
         self, first: FirstStage, objects: list[dict[str, Tensor]], objective: BoxObjective
@@ -242,12 +279,12 @@ def _above(scores: Tensor, box: Tensor, confidence: float) -> Detections:
     return Detections(box[row, label], score, label)
 
 
-def _objects(targets: Objects, num_images: int) -> list[dict[str, Tensor]]:
+def _objects_by_image(objects: Objects, num_images: int) -> list[dict[str, Tensor]]:
     """For each image its boxes xyxy and its labels, which count from 1; what has no area is left out."""
-    box = cxcywh_to_xyxy(targets.box.float())
+    box = cxcywh_to_xyxy(objects.box.float())
     usable = (box[:, 2:] > box[:, :2]).all(dim=1)  # after the conversion: tiny sides may be rounded away in it
-    own = [usable & (targets.image == image) for image in range(num_images)]
-    return [{"boxes": box[mine], "labels": targets.label[mine] + 1} for mine in own]
+    own = [usable & (objects.image == image) for image in range(num_images)]
+    return [{"boxes": box[mine], "labels": objects.label[mine] + 1} for mine in own]
 
 
 def _by_anchor(level: Tensor, outputs: int) -> Tensor:
@@ -291,7 +328,7 @@ def _assemble(config: FasterRcnnConfig, fetch: bool) -> FasterRCNN:
 def _make_backbone(config: FasterRcnnConfig, kind: Backbone, levels: int, fetch: bool) -> nn.Module:
     """Pretrained: frozen batch normalisation and first stages; from scratch everything learns. As in torchvision."""
     try:
-        return kind.make(
+        return MAKERS[kind.maker](
             backbone_name=config.backbone,
             weights="IMAGENET1K_V1" if config.pretrained and fetch else None,
             norm_layer=FrozenBatchNorm2d if config.pretrained else nn.BatchNorm2d,

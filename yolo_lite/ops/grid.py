@@ -1,8 +1,8 @@
-"""The slots of a detector, and the only decode.
+"""Where the slots of a head lie in the network input, and how anchor-based outputs become boxes.
 
-A slot is one anchor in one cell of one level; slots are ordered (level, cell row by row, anchor). In
-channels-last memory the head's convolutions already write that order, so flattening a level copies nothing.
-L levels, A anchors a level, N slots.
+A slot is one cell of one level or, in a head with anchors, one anchor in one cell. Slots are ordered (level, cell row
+by row, anchor). In channels-last memory the head's convolutions already write that order, so flattening a level copies
+nothing. L levels, A anchors a level (1 without anchors), N slots.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Grid(NamedTuple):
 
     levels: tuple[Level, ...]
     level_table: Tensor  # [L, 4] int64, the rows of levels
-    anchors: Tensor  # [L, A, 2] width and height in pixels
+    anchors: Tensor  # [L, A, 2] width and height in pixels; without anchors one square cell a level
     level: Tensor  # [N] int64, index of the slot's level
     corner: Tensor  # [N, 2] float32, left and top of the slot's cell in pixels
     stride: Tensor  # [N, 1] float32, pixels
@@ -38,12 +38,40 @@ class Grid(NamedTuple):
     def num_slots(self) -> int:
         return self.corner.shape[0]
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the network input in pixels."""
+        stride, rows, columns, _ = self.levels[0]
+        return stride * rows, stride * columns
+
+    @property
+    def slots(self) -> Slots:
+        """All slots."""
+        return Slots(self.corner, self.stride, self.anchor)
+
+
+class Slots(NamedTuple):
+    """Where some slots lie; the rows fit those of a head's output."""
+
+    corner: Tensor  # [..., 2]
+    stride: Tensor  # [..., 1]
+    anchor: Tensor  # [..., 2]
+
+    def select(self, slot: Tensor | slice) -> Slots:
+        """Some of the slots, by their index on the slot axis."""
+        return Slots(*(column[slot] for column in self))
+
+    @property
+    def centre(self) -> Tensor:
+        """Middle of each slot's cell in pixels, ``[..., 2]``."""
+        return self.corner + self.stride / 2
+
 
 def make_grid(anchors: Tensor, strides: Sequence[int], height: int, width: int) -> Grid:
     """The slots for a network input of ``height`` x ``width`` pixels, multiples of the largest stride.
 
     Args:
-        anchors: ``[L, A, 2]`` in pixels; the grid lies on its device.
+        anchors: ``[L, A, 2]`` in pixels; the grid lies on its device. A head without anchors gives ``square_cells``.
         strides: L strides in pixels.
     """
     num_levels, num_anchors, _ = anchors.shape
@@ -66,15 +94,21 @@ def make_grid(anchors: Tensor, strides: Sequence[int], height: int, width: int) 
     return Grid(tuple(levels), table, anchors.float(), *(torch.cat(rows) for rows in (level, corner, stride, anchor)))
 
 
-def decode(raw: Tensor, corner: Tensor, stride: Tensor, anchor: Tensor) -> Tensor:
+def square_cells(strides: Sequence[int], device: torch.device) -> Tensor:
+    """What ``make_grid`` takes for anchors where a head has none, ``[L, 1, 2]``: the cells themselves."""
+    return torch.tensor([[[stride, stride]] for stride in strides], dtype=torch.float32, device=device)
+
+
+def decode_anchors(raw: Tensor, slots: Slots) -> Tensor:
     """Boxes from raw outputs: centre 2 sigmoid(t) - 0.5 cells from the corner, size (2 sigmoid(t))^2 anchors.
 
     Args:
         raw: ``[..., 4]`` logits t.
-        corner, stride, anchor: rows of a ``Grid`` that broadcast against ``raw``.
+        slots: rows that broadcast against ``raw``.
 
     Returns:
         ``[..., 4]`` cxcywh in pixels; the centre reaches half a cell beyond its cell, the size up to 4 anchors.
     """
     reach = 2 * raw.sigmoid()
-    return torch.cat((corner + (reach[..., :2] - 0.5) * stride, reach[..., 2:].square() * anchor), dim=-1)
+    centre = slots.corner + (reach[..., :2] - 0.5) * slots.stride
+    return torch.cat((centre, reach[..., 2:].square() * slots.anchor), dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
-from yolo_lite.ops.grid import Grid, decode
 from yolo_lite.structures import Detections
 
 QUICK_CANDIDATES = 1000  # tried before all candidates of an image
@@ -26,33 +26,17 @@ class DetectOptions(NamedTuple):
     agnostic: bool = False  # a box is dropped for a better one of any class
 
 
-def select_detections(raw: Tensor, grid: Grid, options: DetectOptions) -> list[Detections]:
-    """Multi-label detections of a batch from raw outputs ``[B, N, 5+C]``; boxes xyxy in pixels of the input.
+def select_detections(score: Tensor, boxes_of: Callable[[Tensor], Tensor], options: DetectOptions) -> Detections:
+    """Multi-label detections of one image; boxes xyxy in the pixels of ``boxes_of``.
 
-    The score of a class is sigmoid(obj) * sigmoid(cls). No step looks at the clock, so the result depends on
-    nothing but the input.
+    The result depends on nothing but the input: no step looks at the clock.
+
+    Args:
+        score: ``[S, C]`` in 0..1, of the slots that may hold a detection.
+        boxes_of: boxes cxcywh ``[K, 4]`` of K of these slots, given by their rows: only the best are decoded.
     """
-    return [_detections_of_image(image, grid, options) for image in raw]
-
-
-def _detections_of_image(raw: Tensor, grid: Grid, options: DetectOptions) -> Detections:
-    # A score is at most its objectness: most slots go before anything is computed for their classes.
-    slot = (raw[:, 4].float().sigmoid() > options.confidence).nonzero().squeeze(1)  # [S]
-    rows = raw[slot].float()
-    best, row, label = _candidates(rows[:, 4:5].sigmoid() * rows[:, 5:].sigmoid(), options)
-    kept = slot[row]
-    box = decode(rows[row, :4], grid.corner[kept], grid.stride[kept], grid.anchor[kept])
-    return survivors(Detections(cxcywh_to_xyxy(box), best, label), options)
-
-
-def select_decoded(predictions: Tensor, options: DetectOptions) -> list[Detections]:
-    """``select_detections`` of what an exported model gives: ``[B, N, 5+C]`` cxcywh in pixels, objectness, classes."""
-    found = []
-    for image in predictions:
-        rows = image[image[:, 4] > options.confidence]
-        best, row, label = _candidates(rows[:, 4:5] * rows[:, 5:], options)
-        found.append(survivors(Detections(cxcywh_to_xyxy(rows[row, :4]), best, label), options))
-    return found
+    best, row, label = _candidates(score, options)
+    return survivors(Detections(cxcywh_to_xyxy(boxes_of(row)), best, label), options)
 
 
 def _candidates(score: Tensor, options: DetectOptions) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,21 +55,21 @@ def _is_wanted(label: Tensor, classes: tuple[int, ...]) -> Tensor:
 
 
 def survivors(candidates: Detections, options: DetectOptions) -> Detections:
-    """Those of one picture's candidates, best score first, that NMS keeps, at most ``max_detections``.
+    """Those of one image's candidates, best score first, that NMS keeps, at most ``max_detections``.
 
     NMS costs the square of its boxes, and a box is only ever dropped for a better one: where the best candidates
     alone give enough survivors, these are the first survivors of all candidates too.
     """
     if options.classes is not None:
         wanted = _is_wanted(candidates.label, options.classes)
-        candidates = Detections(*(column[wanted] for column in candidates))
-    box, score, label = (column[: options.max_candidates] for column in candidates)
+        candidates = candidates.select(wanted)
+    candidates = candidates.select(slice(options.max_candidates))
+    box, score, label = candidates[:3]
     group = torch.zeros_like(label) if options.agnostic else label
     chosen = class_nms(box[:QUICK_CANDIDATES], score[:QUICK_CANDIDATES], group[:QUICK_CANDIDATES], options.iou)
     if len(chosen) < options.max_detections and len(score) > QUICK_CANDIDATES:
         chosen = class_nms(box, score, group, options.iou)
-    chosen = chosen[: options.max_detections]
-    return Detections(box[chosen], score[chosen], label[chosen])
+    return candidates.select(chosen[: options.max_detections])
 
 
 def class_nms(box: Tensor, score: Tensor, label: Tensor, iou: float) -> Tensor:

@@ -12,7 +12,7 @@ from yolo_lite.report.figure import new_figure, pixels
 from yolo_lite.report.table import markdown_table
 
 
-class Row(NamedTuple):
+class VariantRow(NamedTuple):
     """One variant; a mean comes with its standard deviation over seeds, None for a single seed."""
 
     variant: str
@@ -43,12 +43,12 @@ class Row(NamedTuple):
 HEADER = ("variant", "mAP50-95", "mAP75", "mAP50", "difference", "verdict", "seconds")
 
 
-def comparison_table(rows: Sequence[Row]) -> str:
+def comparison_table(rows: Sequence[VariantRow]) -> str:
     """Markdown, aligned for the terminal."""
     return markdown_table([HEADER, *(_cells(row) for row in rows)])
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: VariantRow) -> tuple[str, ...]:
     means = (_with_deviation(*pair) for pair in (row.map50_95, row.map75, row.map50))
     difference = "-" if row.difference is None else f"{row.difference:+.4f}"
     if row.half_width is not None:
@@ -60,7 +60,7 @@ def _with_deviation(mean: float, deviation: float | None) -> str:
     return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
 
 
-def comparison_picture(rows: Sequence[Row]) -> np.ndarray:
+def comparison_picture(rows: Sequence[VariantRow]) -> np.ndarray:
     """Every seed a dot, every mean a bar, the first variant's mean a line through all; RGB."""
     figure = new_figure(8, 1.4 + 0.35 * len(rows))
     axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""How well anchors fit the objects of a set, by the ratio that target assignment goes by, and anchors that fit better.
+"""Measure how well anchors fit the objects of a dataset, and find anchors that fit better.
 
 T objects, A anchors; sizes are width and height in pixels of the network input.
 """
@@ -13,35 +13,35 @@ from yolo_lite.config.schema import AnyModelConfig, ModelConfig
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import fitted_size
 
-TRIALS = 10  # k-means from other starts; the best is taken
+TRIALS = 10  # k-means runs from different starts; the best is kept
 
 
 def model_anchors(config: AnyModelConfig) -> np.ndarray | None:
-    """``[levels, anchors a level, 2]`` in pixels; None for a model that does not match by shape."""
-    if not isinstance(config, ModelConfig):
+    """Read the anchors ``[levels, anchors a level, 2]`` in pixels; None for a model that does not match by shape."""
+    if not isinstance(config, ModelConfig) or config.anchors is None:
         return None
     if not isinstance(config.anchors, int):
         return np.array(config.anchors).reshape(len(config.anchors), -1, 2)
     from yolo_lite.model.detector import Detector  # imports torch
 
-    return Detector(config).anchors.numpy()  # sized by the strides, which the network tells
+    return Detector(config).head.anchor_sizes().numpy()  # their sizes follow from the strides of the network
 
 
 def measure_fit(size: np.ndarray, anchors: np.ndarray, anchor_t: float) -> tuple[float, float]:
-    """Share of the objects ``[T, 2]`` that can be learnt, and their mean ratio to the nearest anchor."""
+    """Return the share of the objects ``[T, 2]`` that can be learnt, and their mean ratio to the nearest anchor."""
     ratios = best_ratios(size, anchors.reshape(-1, 2))
     return float((ratios < anchor_t).mean()), float(ratios.mean())
 
 
 def training_sizes(index: DatasetIndex, longest: int) -> np.ndarray:
-    """Sizes ``[T, 2]`` of all objects but crowds, where the longest side of a picture is scaled to ``longest``."""
+    """Compute the sizes ``[T, 2]`` of all objects but crowds in images whose longest side is scaled to ``longest``."""
     fitted = np.array([fitted_size(int(height), int(width), longest) for height, width in index.size]).reshape(-1, 2)
     scale = (fitted / index.size)[index.owner, ::-1]
     return ((index.xyxy[:, 2:] - index.xyxy[:, :2]) * scale)[~index.crowd]
 
 
 def best_ratios(size: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """How far each object ``[T]`` is from the anchor next to it: the larger ratio of their widths or heights, from 1.
+    """Compare each object with its nearest anchor: the larger ratio ``[T]`` of their widths or heights, 1 or more.
 
     An object can be learnt where it is below ``anchor_t`` (``loss.targets.build_targets``).
     """
@@ -52,9 +52,9 @@ def best_ratios(size: np.ndarray, anchors: np.ndarray) -> np.ndarray:
 
 
 def fit_anchors(size: np.ndarray, num_anchors: int, anchor_t: float, seed: int = 0) -> np.ndarray:
-    """Anchors ``[A, 2]`` from small to large, to a tenth of a pixel: k-means on the logarithms of the sizes.
+    """Find anchors ``[A, 2]``, from small to large, by k-means on the logarithms of the sizes; to a tenth of a pixel.
 
-    Of several starts the one is taken whose mean of 1 / ratio, 0 where the ratio is not below ``anchor_t``, is best.
+    The best of several starts is returned, by the mean of 1 / ratio, 0 where the ratio is not below ``anchor_t``.
 
     Raises:
         DataError: there are fewer different sizes than anchors.

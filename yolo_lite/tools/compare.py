@@ -1,4 +1,4 @@
-"""Variants of a configuration, trained with the same seeds, and whether they differ by more than noise."""
+"""Train variants of a configuration with the same seeds and test whether they differ by more than noise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +18,14 @@ from yolo_lite.config.load import load_run_config
 from yolo_lite.config.schema import RunConfig
 from yolo_lite.config.yaml_file import read_yaml
 from yolo_lite.engine.checkpoint import load_checkpoint
+from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.state import Resume, is_finished
 from yolo_lite.engine.train import train
-from yolo_lite.report.comparison import Row, comparison_picture, comparison_table
+from yolo_lite.report.comparison import VariantRow, comparison_picture, comparison_table
 from yolo_lite.report.pictures import write_picture
 
 METRICS = ("metrics/mAP50-95", "metrics/mAP75", "metrics/mAP50")
-CONFIDENCE = 0.95  # that the intervals of all variants hold at once
+CONFIDENCE = 0.95  # with which the intervals of all variants hold at the same time
 FREE_FLAGS = ("device", "workers", "exist_ok")  # may differ between a run and its continuation
 
 
@@ -41,7 +42,7 @@ class Run(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a finished run has to say; ``metrics`` is empty where its loss was no longer finite."""
+    """The result of a finished run; ``metrics`` is empty if its loss was no longer finite."""
 
     metrics: dict[str, float]  # METRICS of the last epoch: the best one would flatter the noisier variant
     seconds: float | None  # of all epochs; None where the run was interrupted
@@ -49,7 +50,7 @@ class Outcome(NamedTuple):
 
 
 def variant_folder(variant: str) -> str:
-    """``"box_loss=siou box=0.1"`` as the name of a folder."""
+    """Turn ``"box_loss=siou box=0.1"`` into the name of a folder."""
     return re.sub(r"[^\w=.,+-]+", "_", variant)
 
 
@@ -59,7 +60,7 @@ def compare(runs: Sequence[Run], folder: Path) -> str:
     A comparison goes on where it was stopped: finished runs are read, a broken one resumes from its last.pt.
 
     Args:
-        runs: as ``make_runs`` orders them, seed by seed.
+        runs: all variants with one seed, then all with the next, so that an interrupted comparison can be read.
 
     Raises:
         ConfigError: a run folder holds a run of another configuration.
@@ -73,13 +74,13 @@ def compare(runs: Sequence[Run], folder: Path) -> str:
         outcome = finish(run)
         print(outcome.problem or f"mAP50-95 {outcome.metrics[METRICS[0]]:.4f}", flush=True)
         outcomes[run.variant].append(outcome)
-        if number % len(outcomes) == 0:  # every variant has had this seed
+        if number % len(outcomes) == 0:  # every variant has been trained with this seed
             table = _write(folder, [first.seed for first in runs[: number : len(outcomes)]], outcomes)
     return table
 
 
 def _write(folder: Path, seeds: list[int], outcomes: dict[str, list[Outcome]]) -> str:
-    """Table, JSON and picture of what is there so far; the table is returned."""
+    """Write table, JSON and image of the results so far; returns the table."""
     rows = summarise(outcomes)
     table = comparison_table(rows)
     content = {
@@ -95,7 +96,7 @@ def _write(folder: Path, seeds: list[int], outcomes: dict[str, list[Outcome]]) -
 
 
 def _without_nan(value: Any) -> Any:
-    """The same tree with None for NaN, which JSON does not know."""
+    """Replace NaN, which JSON does not know, by None."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -107,7 +108,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def finish(run: Run) -> Outcome:
-    """Train a run, or what is left of it, and keep what it came to.
+    """Train a run, or the rest of it, and keep its outcome.
 
     Raises:
         ConfigError: its folder holds a run of another configuration.
@@ -127,7 +128,7 @@ def check_same_run(run: Run) -> None:
     path = run.folder / "config.yaml"
     if not path.exists():
         return
-    stored, wanted = (_flat(config) for config in (load_run_config(read_yaml(path).data, str(path)), run.config))
+    stored, wanted = (_flat(config) for config in (load_run_config(read_yaml(path).data, str(path), SEAMS), run.config))
     for key in {**wanted, **stored}:
         if stored.get(key) != wanted.get(key):
             raise ConfigError(
@@ -144,7 +145,7 @@ def _flat(config: RunConfig) -> dict[str, Any]:
 
 
 def _train(run: Run) -> Outcome:
-    """Train a run, or what is left of it; what it says goes to log.txt in its folder."""
+    """Train a run, or the rest of it; its output goes to log.txt in its folder."""
     run.folder.mkdir(parents=True, exist_ok=True)
     checkpoint = run.folder / "weights" / "last.pt"
     resume = Resume(run.folder, load_checkpoint(checkpoint)) if checkpoint.exists() else None
@@ -165,26 +166,26 @@ def _chosen(metrics: dict[str, float]) -> dict[str, float]:
 # ----------------------------------------------------------------------------------------------------- statistics
 
 
-def summarise(outcomes: dict[str, list[Outcome]]) -> list[Row]:
-    """One row a variant: mean and standard deviation, and the paired difference to the first variant.
+def summarise(outcomes: dict[str, list[Outcome]]) -> list[VariantRow]:
+    """Make one row a variant: mean and standard deviation, and the paired difference to the first variant.
 
-    A difference is more than noise where the interval of Student's t for paired samples leaves out 0. The intervals
-    are as wide as it takes for all of them to hold at once with 95 % (Bonferroni): else one of twenty variants that
-    are all the same would pass for better or worse.
+    A difference is more than noise if the interval of Student's t for paired samples excludes 0. The intervals are
+    wide enough for all of them to hold at the same time with 95 % (Bonferroni): otherwise one of twenty equal variants
+    would pass as better or worse.
     """
     first = next(iter(outcomes.values()))
     confidence = 1 - (1 - CONFIDENCE) / max(len(outcomes) - 1, 1)
     return [_row(variant, own, None if own is first else first, confidence) for variant, own in outcomes.items()]
 
 
-def _row(variant: str, own: list[Outcome], first: list[Outcome] | None, confidence: float) -> Row:
+def _row(variant: str, own: list[Outcome], first: list[Outcome] | None, confidence: float) -> VariantRow:
     values = [[outcome.metrics.get(key, math.nan) for outcome in own] for key in METRICS]
     difference, half_width = (None, None)
     if first is not None:
         others = [outcome.metrics.get(METRICS[0], math.nan) for outcome in first]
         difference, half_width = paired_difference(values[0], others, confidence)
     seconds = [outcome.seconds for outcome in own if outcome.seconds is not None]
-    return Row(
+    return VariantRow(
         variant=variant,
         values=values[0],
         map50_95=mean_and_deviation(values[0]),
@@ -197,22 +198,15 @@ def _row(variant: str, own: list[Outcome], first: list[Outcome] | None, confiden
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation, None for a single value; NaN is handed on."""
+    """Compute the mean and the sample standard deviation, None for a single value; NaN gives NaN."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def paired_difference(own: Sequence[float], others: Sequence[float], confidence: float) -> tuple[float, float | None]:
-    """Mean difference of pairs, and half the width of its interval by Student's t; None for a single pair."""
+    """Compute the mean difference of pairs and half the width of its t interval, None for a single pair."""
     differences = np.subtract(own, others)
     if len(differences) == 1:
         return float(differences[0]), None
     # Not by ttest_rel, which divides by the deviation and warns where all differences are the same.
     quantile = stats.t.ppf((1 + confidence) / 2, df=len(differences) - 1)
     return float(differences.mean()), float(quantile * stats.sem(differences))
-
-
-def make_runs(variants: Sequence[tuple[str, Sequence[RunConfig]]]) -> Iterator[Run]:
-    """All variants with one seed, then all with the next: an interrupted comparison can be read seed by seed."""
-    for configs in zip(*(configs for _, configs in variants), strict=True):
-        for (variant, _), config in zip(variants, configs, strict=True):
-            yield Run(variant, config.train.seed, config)

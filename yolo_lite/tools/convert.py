@@ -1,4 +1,4 @@
-"""Writing a dataset's labels in another format, in a folder of their own; the dataset stays as it is."""
+"""Write a dataset's labels in another format into a new folder; the dataset itself is not changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,17 @@ from tqdm import tqdm
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import DatasetConfig
-from yolo_lite.data import coco_json, voc_xml, yolo_txt
 from yolo_lite.data.index import DatasetIndex, dataset_root, index_split
-
-# Each writes the labels of a split, whose pictures have these names, below a folder; what is to be said of them in the
-# key `labels` comes back.
-WRITERS: dict[str, Callable[[DatasetIndex, list[Path], Path, str, bool], str]] = {
-    "yolo": yolo_txt.write,
-    "voc": voc_xml.write,
-    "coco": coco_json.write,
-}
+from yolo_lite.data.readers.voc import TWINS
+from yolo_lite.data.writers import WRITERS
 
 
 def convert(
     config: DatasetConfig, data_file: str, to: str, folder: Path, polygons: bool = False, copy_images: bool = False
 ) -> Path:
-    """Write all splits of a dataset in the format ``to``; the path of the new dataset YAML comes back.
+    """Write all splits of a dataset in the format ``to``; returns the path of the new dataset YAML.
 
-    Its pictures stay where they are, unless they are copied. What the reader leaves out is left out there too.
+    Images stay where they are unless they are copied. Whatever the reader leaves out is left out there too.
 
     Args:
         polygons: write outlines where they are known. YOLO's rows have them in place of boxes.
@@ -44,7 +37,7 @@ def convert(
     check_folder(folder, root)
     splits = {}
     for split in config.splits:
-        index = splits[split] = index_split(config, data_file, split, with_rings=polygons or to == "coco")
+        index = splits[split] = index_split(config, data_file, split, with_outlines=polygons or to == "coco")
         lost = "; crowds are left out, YOLO's format knows none" if to == "yolo" and index.crowd.any() else ""
         print(f"{split}: {index.describe()}{lost}")
     return write_dataset(splits, root, folder, to, polygons, copy_images)
@@ -86,7 +79,7 @@ def write_dataset(
 
 @contextlib.contextmanager
 def _made_whole(folder: Path) -> Iterator[Path]:
-    """A new folder that takes its name when everything is in it."""
+    """Fill a temporary folder, which is renamed once it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -98,7 +91,7 @@ def _made_whole(folder: Path) -> Iterator[Path]:
 
 
 def _names_below(splits: Mapping[str, DatasetIndex], root: Path) -> dict[str, list[Path]]:
-    """Paths of the pictures below the dataset's root, bare names for those elsewhere."""
+    """List the images' paths relative to the dataset's root; images elsewhere have bare names."""
     names: dict[str, list[Path]] = {split: [] for split in splits}
     seen: dict[Path, Path] = {}
     for split, index in splits.items():
@@ -113,8 +106,8 @@ def _names_below(splits: Mapping[str, DatasetIndex], root: Path) -> dict[str, li
 
 
 def _without_images(name: Path) -> Path:
-    """As label files lie: without the folder of all pictures."""
-    return name.relative_to(name.parts[0]) if name.parts[0] in voc_xml.TWINS and len(name.parts) > 1 else name
+    """Drop the leading folder ``images``, as label files do."""
+    return name.relative_to(name.parts[0]) if name.parts[0] in TWINS and len(name.parts) > 1 else name
 
 
 def _check_space(splits: Mapping[str, DatasetIndex], folder: Path) -> None:

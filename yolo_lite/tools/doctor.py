@@ -1,4 +1,4 @@
-"""The dataset doctor: everything is read as training reads it, what is wrong is named, nothing is changed."""
+"""The dataset doctor: read everything as training does, name what is wrong, change nothing."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tqdm import tqdm
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
-from yolo_lite.data.coco_json import CocoLabels
 from yolo_lite.data.formats import FORMATS
 from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, orientation, read_image
 from yolo_lite.data.index import DatasetIndex, SplitFiles, dataset_root, index_of, split_files
 from yolo_lite.data.labels import LabelReader, Labels
-from yolo_lite.data.packed import packed
+from yolo_lite.data.packed_labels import pack_labels
+from yolo_lite.data.readers.coco import CocoReader
 from yolo_lite.tools.anchors import training_sizes
 from yolo_lite.tools.convert import write_dataset
 
-# What may be found, the worst first. Errors harm training: pictures or objects are lost, or validation is no longer
-# honest. Warnings may be meant. Notes are of pictures that are read right, but that other programs may read otherwise.
+# Every kind of finding, the worst first. Errors harm training: images or objects are lost, or validation is no longer
+# honest. Warnings may be intended. Notes are about images that other programs may read differently.
 SEVERITY = {
     **dict.fromkeys(("missing split", "no usable image", "no objects", "missing image", "unreadable image"), "error"),
     **dict.fromkeys(("leak", "unreadable labels", "labels of another picture", "wrong columns"), "error"),
@@ -38,21 +38,21 @@ SEVERITY = {
     **dict.fromkeys(("repeated object", "too small", "too narrow"), "warning"),
     **dict.fromkeys(("wrong extension", "rotated by EXIF", "16-bit", "palette", "grey", "alpha", "CMYK"), "note"),
 }
-# By Pillow's names of formats, and of how a pixel is stored.
+# Keys are Pillow's names of file formats and of pixel modes.
 EXTENSIONS = {
     **dict.fromkeys(("JPEG", "MPO"), (".jpg", ".jpeg")),
     **{"PNG": (".png",), "WEBP": (".webp",), "BMP": (".bmp",), "DIB": (".bmp",), "TIFF": (".tif", ".tiff")},
 }
 MODES = {"P": "palette", "PA": "palette", "1": "grey", "L": "grey", "LA": "grey", "RGBA": "alpha", "CMYK": "CMYK"}
-NO_LABELS = {"classes.txt", "data.txt", "readme.txt", "notes.txt"}  # text files that may lie among labels
+NO_LABELS = {"classes.txt", "data.txt", "readme.txt", "notes.txt"}  # text files that are often found beside labels
 
 
 class Finding(NamedTuple):
-    """One thing that was found."""
+    """One thing that the doctor noticed."""
 
     kind: str  # a key of SEVERITY
     split: str
-    path: str  # of the file that it is about
+    path: str  # the file concerned
     text: str  # one line, with the path
 
     @property
@@ -64,14 +64,14 @@ class Examined(NamedTuple):
     """One image file."""
 
     path: Path
-    digest: bytes  # of its content; empty where it was not readable
-    labels: Path  # the file that holds its labels, or would
-    read: tuple[tuple[int, int], Labels] | None  # height and width, objects: what training would have of it
+    digest: bytes  # of its content; empty if it is not readable
+    labels: Path  # the file in which its labels are expected
+    read: tuple[tuple[int, int], Labels] | None  # height and width, and the objects that training would use
     findings: list[Finding]
 
 
 class Diagnosis(NamedTuple):
-    """All of a dataset."""
+    """Everything the doctor knows about a dataset."""
 
     config: DatasetConfig
     data_file: str
@@ -79,7 +79,7 @@ class Diagnosis(NamedTuple):
     findings: list[Finding]
     examined: dict[str, list[Examined]]  # by split
     readers: dict[str, LabelReader]
-    splits: dict[str, DatasetIndex]  # what training would have of it
+    splits: dict[str, DatasetIndex]  # as training would use it
 
 
 def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
@@ -91,7 +91,7 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
     files = {split: split_files(config, data_file, split) for split in config.splits}
     examined = {split: _examine_all(one, split, config.channels) for split, one in files.items()}
     readers = {split: one.reader for split, one in files.items()}
-    splits = {split: _index_of(examined[split], readers[split], config, with_rings=False) for split in files}
+    splits = {split: _index_of(examined[split], readers[split], config, with_outlines=False) for split in files}
     missing = [split for split in ("train", "val") if split not in files]
     findings = [
         *(_split_finding("missing split", split, data_file, "is not given") for split in missing),
@@ -125,33 +125,34 @@ def _cleaned(diagnosis: Diagnosis) -> dict[str, DatasetIndex]:
     for split, rows in examined:
         usable = [one for one in rows if one.read and not (split == "train" and one.digest in held_out)]
         once = {one.digest: one for one in reversed(usable)}  # the first of each content
-        splits[split] = _index_of(list(reversed(once.values())), diagnosis.readers[split], config, with_rings=True)
+        splits[split] = _index_of(list(reversed(once.values())), diagnosis.readers[split], config, with_outlines=True)
         if not splits[split].num_objects:
             raise DataError(f"--fix-into: no object would be left in the split {split!r}")
     return splits
 
 
 def _index_of(
-    examined: Sequence[Examined], reader: LabelReader, config: DatasetConfig, with_rings: bool
+    examined: Sequence[Examined], reader: LabelReader, config: DatasetConfig, with_outlines: bool
 ) -> DatasetIndex:
     usable = [(one.path, one.read) for one in examined if one.read]
-    return index_of([path for path, _ in usable], reader, packed([read for _, read in usable], with_rings), config)
+    labels = pack_labels([read for _, read in usable], with_outlines)
+    return index_of([path for path, _ in usable], reader, labels, config)
 
 
 # ---------------------------------------------------------------------------------------------------- single images
 
 
 def _examine_all(files: SplitFiles, split: str, channels: int) -> list[Examined]:
-    if isinstance(files.reader, CocoLabels):
+    if isinstance(files.reader, CocoReader):
         files.reader.load()
-    # OpenCV and hashlib let other threads run meanwhile; a thread holds one picture at a time.
+    # OpenCV and hashlib release the GIL; each thread holds one image at a time.
     with ThreadPoolExecutor() as pool:
         jobs = pool.map(partial(_examine, files.reader, split, channels), files.images)
         return list(tqdm(jobs, desc=f"reading {split}", total=len(files.images), leave=False, delay=1))
 
 
 def _examine(reader: LabelReader, split: str, channels: int, image: Path) -> Examined:
-    """One image and its labels, read as training reads them."""
+    """Read one image and its labels as training does."""
     labels, path = reader.file_of(image), str(image)
     try:
         size = image_size(image, channels)
@@ -176,13 +177,13 @@ def _examine(reader: LabelReader, split: str, channels: int, image: Path) -> Exa
 
 
 def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
-    """What other programs may read otherwise, by the file's header."""
+    """Name properties in the file's header that other programs may treat differently."""
     try:
         with Image.open(path) as image:
             kind, mode, turned = image.format or "", image.mode, orientation(image)
-            # The first argument of Pillow's decoder names the bits of a sample where these are not 8.
+            # The first argument of Pillow's decoder names the bits of a sample if these are not 8.
             layout = str(image.tile[0][3]) if image.tile else ""
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):  # what OpenCV alone knows
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):  # formats that only OpenCV knows
         return
     if path.suffix.lower() not in EXTENSIONS.get(kind, ()):
         yield "wrong extension", f"a {kind} file"
@@ -198,7 +199,7 @@ def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _duplicates(examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:
-    """Files of the same content: a leak where one is learnt from and another tested on."""
+    """Find files with the same content: a leak if one is for training and another for testing."""
     first: dict[bytes, tuple[str, Examined]] = {}
     for split, one in ((split, one) for split, rows in examined.items() for one in rows if one.digest):
         known, other = first.setdefault(one.digest, (split, one))
@@ -210,8 +211,8 @@ def _duplicates(examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]
 
 
 def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:
-    """Labels that no picture asks for."""
-    coco = {one.reader.path: one.reader for one in files.values() if isinstance(one.reader, CocoLabels)}
+    """Find labels that belong to no image."""
+    coco = {one.reader.path: one.reader for one in files.values() if isinstance(one.reader, CocoReader)}
     for path, reader in coco.items():
         yield from _unlisted(reader, {one.path for rows in examined.values() for one in rows if one.labels == path})
     image_folders: dict[Path, set[Path]] = defaultdict(set)  # by folder of labels
@@ -222,14 +223,15 @@ def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Ex
             image_folders[one.labels.parent].add(one.path.parent)
     suffixes = {path.suffix for path in known}
     for folder, beside in image_folders.items():
-        pictures = {Path(name).stem for place in beside for name in _names(place) if _is_image(name)}
+        around = [Path(name) for place in beside for name in _names(place)]
+        pictures = {path.stem for path in around if path.suffix.lower() in IMAGE_SUFFIXES}
         for path in (folder / name for name in _names(folder) if name.lower() not in NO_LABELS):
             if path.suffix in suffixes and path not in passed and path.stem not in pictures:
                 text = f"{path}: no picture of this name in {', '.join(map(str, sorted(beside)))}"
                 yield Finding("orphaned labels", "", str(path), text)
 
 
-def _unlisted(reader: CocoLabels, images: set[Path]) -> Iterator[Finding]:
+def _unlisted(reader: CocoReader, images: set[Path]) -> Iterator[Finding]:
     used = {record["id"] for image in images if (record := reader.record(image))}
     unused = [name for name, record in reader.images.items() if record["id"] not in used]
     strays = [str(row.get("id")) for row in reader.strays]
@@ -241,10 +243,6 @@ def _unlisted(reader: CocoLabels, images: set[Path]) -> Iterator[Finding]:
 
 def _names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder)) if folder.is_dir() else []
-
-
-def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 # ------------------------------------------------------------------------------------------------------- whole splits
@@ -266,7 +264,7 @@ def _split_finding(kind: str, split: str, data_file: str, text: str) -> Finding:
 
 
 def _hardly_visible(split: str, index: DatasetIndex, longest: int) -> Iterator[Finding]:
-    """Pictures with objects that training drops for their size, by ``augment.worth_learning``."""
+    """Find images with objects that training drops because of their size (``augment.worth_learning``)."""
     sides, owner = training_sizes(index, longest), index.owner[~index.crowd]
     shortest, longer, num_objects = sides.min(axis=1), sides.max(axis=1), np.bincount(owner, minlength=len(index))
     small = shortest <= MIN_SIDE

@@ -1,7 +1,7 @@
-"""Fetching a public set, for ``yolo-lite download`` alone: nothing that trains imports this module.
+"""Download a public dataset, for ``yolo-lite download`` only: nothing that trains imports this module.
 
 Everything happens in ``<set>.download`` beside the set's folder: archives, named ``.part`` until their checksum is
-right, and the unpacked set, which becomes ``<set>`` when it is whole. What is stopped anywhere goes on from there.
+verified, and the unpacked set, which is renamed to ``<set>`` once it is complete. A stopped download can be resumed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NETWORK_ERRORS = (URLError, http.client.HTTPException, ConnectionError, TimeoutE
 
 
 def download_set(config: DatasetConfig, root: Path) -> bool:
-    """Fetch, verify and unpack the archives of a dataset YAML; False where the set is there already.
+    """Fetch, verify and unpack the archives of a dataset YAML; returns False if the set is there already.
 
     Raises:
         DataError: a transfer fails for good, a checksum is wrong, an archive is refused, the disk is too small, or
@@ -69,7 +69,7 @@ def download_set(config: DatasetConfig, root: Path) -> bool:
 
 @contextlib.contextmanager
 def _alone_in(work: Path) -> Iterator[None]:
-    """A folder that no second command works in at the same time; where the system has no such locks, that is hoped."""
+    """Lock the folder against a second command, where the system has file locks."""
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as lock:
         try:
@@ -81,14 +81,14 @@ def _alone_in(work: Path) -> Iterator[None]:
 
 
 def _missing(config: DatasetConfig, root: Path) -> list[str]:
-    """The sources that a set should have and has not."""
+    """List the sources that the set lacks."""
     sources = (*config.train, *config.val, *config.test)
     patterns = (path for path in sources if not (root / path).exists())
     return [path for path in patterns if not glob.glob(path, root_dir=root, recursive=True)]
 
 
 def _check_space(archives: tuple[Archive, ...], work: Path) -> None:
-    """Pictures hardly shrink in an archive: the unpacked set takes about as much again."""
+    """Images hardly shrink in an archive: the unpacked set takes about as much space again."""
     there = sum(file.stat().st_size for file in work.glob("*") if file.is_file())
     needed = 2 * sum(archive.size for archive in archives) - there
     disk = next(folder for folder in work.parents if folder.exists())
@@ -97,12 +97,12 @@ def _check_space(archives: tuple[Archive, ...], work: Path) -> None:
 
 
 def readable(num_bytes: int) -> str:
-    """``"20.4GB"``."""
+    """Format a size like ``"20.4GB"``."""
     return tqdm.format_sizeof(num_bytes, "B")
 
 
 def _unpack_all(config: DatasetConfig, files: list[Path], folder: Path) -> Path:
-    """Unpack into a new folder; where all of it lies in one folder, that is the set."""
+    """Unpack into a new folder; returns the folder of the set, which may be the only one inside."""
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
     folder.mkdir()
     seen: dict[str, str] = {}
@@ -120,7 +120,7 @@ def _unpack_all(config: DatasetConfig, files: list[Path], folder: Path) -> Path:
 
 
 def _fetch(archive: Archive, folder: Path) -> Path:
-    """The verified file of an archive: transferred, gone on with, or laid there by hand."""
+    """Return the verified file of an archive, which is downloaded, resumed or was put there by hand."""
     file = folder / urlsplit(archive.url).path.rpartition("/")[2]
     if file.exists():
         if problem := _problem(file, archive):
@@ -136,7 +136,7 @@ def _fetch(archive: Archive, folder: Path) -> Path:
 
 
 def _problem(file: Path, archive: Archive) -> str | None:
-    """What a file is other than it should be."""
+    """Describe how a file differs from the archive it should be, if it does."""
     digest = hashlib.sha256()
     with file.open("rb") as content, _bar(archive, f"checking {file.name}") as bar:
         while chunk := content.read(CHUNK):
@@ -156,8 +156,8 @@ def _size(part: Path) -> int:
 
 
 def _transfer(archive: Archive, part: Path) -> None:
-    """Transfer until all bytes are there; a broken connection is taken up where it broke."""
-    most = _size(part)  # that was there at any time: a server may make us begin anew
+    """Transfer until all bytes are there; a broken connection is resumed."""
+    most = _size(part)  # bytes that we ever had: a server may make us start over
     failures = 0
     while _size(part) < archive.size:
         problem = _try_transfer(archive, part)
@@ -173,18 +173,18 @@ def _transfer(archive: Archive, part: Path) -> None:
 
 
 def _try_transfer(archive: Archive, part: Path) -> str:
-    """One connection, which may break; why, if it has not brought all."""
+    """Try one connection; returns why it ended before the file was complete."""
     done = _size(part)
     headers = {"User-Agent": "yolo-lite", **({"Range": f"bytes={done}-"} if done else {})}
     try:
         with OPENER.open(Request(archive.url, headers=headers), timeout=TIMEOUT) as answer:
-            done = done if answer.status == 206 else 0  # a server that knows no ranges begins anew
+            done = done if answer.status == 206 else 0  # a server without ranges starts over
             _check_answer(answer, archive, done)
             with part.open("ab" if done else "wb") as file, _bar(archive, part.stem, done) as bar:
                 _copy(answer, file, archive, bar)
     except HTTPError as error:
         error.close()
-        if error.code == 416:  # nothing lies behind what we have: it is no part of the server's file
+        if error.code == 416:  # we have more bytes than the server: ours is another file
             part.unlink(missing_ok=True)
         elif error.code < 500 and error.code not in (408, 429):
             raise DataError(f"{archive.url}: HTTP {error.code} {error.reason}") from error
@@ -195,7 +195,7 @@ def _try_transfer(archive: Archive, part: Path) -> str:
 
 
 def _check_answer(answer: http.client.HTTPResponse, archive: Archive, start: int) -> None:
-    """Raise DataError where the server has another file than the one that is described."""
+    """Raise DataError if the server has a different file from the one described."""
     if start:
         found, expected = answer.headers["Content-Range"], rf"bytes {start}-\d+/({archive.size}|\*)"
     else:
@@ -212,7 +212,7 @@ def _copy(answer: IO[bytes], file: IO[bytes], archive: Archive, bar: tqdm[Any]) 
 
 
 class _WebOnly(HTTPRedirectHandler):
-    """urllib would also follow a redirect to ftp."""
+    """Refuse redirects to ftp, which urllib would follow."""
 
     def redirect_request(self, request: Request, *answer: Any) -> Request | None:
         if urlsplit(answer[-1]).scheme not in ("http", "https"):

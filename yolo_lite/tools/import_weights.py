@@ -1,11 +1,11 @@
-"""Weights of YOLOv5 (v6 and v7), by the names of its state dict, into a detector of ours."""
+"""Load weights of YOLOv5 (v6 and v7), by the names of its state dict, into our detector."""
 
 from __future__ import annotations
 
 import os
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,15 +16,16 @@ from yolo_lite.config.load import load_dataset_config, load_model_config, valida
 from yolo_lite.config.schema import DatasetConfig, Hyp, ModelConfig, RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.checkpoint import save_checkpoint
-from yolo_lite.engine.families import FAMILIES
-from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv, Detect
-from yolo_lite.model.builder import build_layers
+from yolo_lite.engine.seams import SEAMS
+from yolo_lite.engine.tasks import task_of
+from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv
 from yolo_lite.model.detector import Detector
+from yolo_lite.model.heads import Detect
 from yolo_lite.tools.torch_file import read_torch_file, tensors_of
 
 STATE_DICTS = (".npz", ".safetensors")  # file types
 
-# The parts of a block that have another name there.
+# Parts of our blocks that have another name in YOLOv5.
 THEIR_NAMES: dict[type[nn.Module], dict[str, str]] = {
     Conv: {"norm": "bn"},
     Bottleneck: {"reduce": "cv1", "expand": "cv2"},
@@ -57,14 +58,14 @@ def read_weights(path: Path, cfg: str | os.PathLike[str] | None, data: str | os.
         return read_checkpoint(path)
     if not (cfg and data):
         raise ConfigError(f"{path}: a state dict tells neither model nor names: expected --cfg and --data")
-    config = load_model_config(cfg)
+    config = load_model_config(cfg, seams=SEAMS)
     if not isinstance(config, ModelConfig):
         raise ConfigError(f"--cfg {cfg}: expected a YOLO model, found the family {config.family}")
     return read_state_dict(path, config, load_dataset_config(data).class_names)
 
 
 def read_checkpoint(path: str | Path) -> Weights:
-    """A checkpoint of YOLOv5 (``.pt``), which brings its own YAML and names; nothing of its pickle is run.
+    """Read a checkpoint of YOLOv5 (``.pt``), which has its own YAML and names; none of its code is run.
 
     Raises:
         CheckpointError: it is none, or its pickle names what a checkpoint does not.
@@ -81,7 +82,7 @@ def read_checkpoint(path: str | Path) -> Weights:
     own_yaml, names = model.state.get("yaml"), model.state.get("names")
     if not isinstance(own_yaml, dict) or names is None:
         raise CheckpointError(f"{path}: expected a model of YOLOv5, found one without YAML or names")
-    config = validate(ModelConfig, Document(f"{path} (its YAML)", own_yaml, {}))
+    config = validate(ModelConfig, Document(f"{path} (its YAML)", own_yaml, {}), SEAMS)
     names = validate(DatasetConfig, Document(f"{path} (its names)", {"names": names}, {})).names
     if len(names) != config.nc:
         raise CheckpointError(f"{path}: expected {config.nc} names, the classes of its YAML, found {len(names)}")
@@ -89,7 +90,7 @@ def read_checkpoint(path: str | Path) -> Weights:
 
 
 def read_state_dict(path: str | Path, config: ModelConfig, names: tuple[str, ...]) -> Weights:
-    """A state dict of YOLOv5 as ``.npz`` or ``.safetensors``, for the model of a YAML.
+    """Read a state dict of YOLOv5 (``.npz`` or ``.safetensors``) for the model of a YAML.
 
     Raises:
         CheckpointError: it is none.
@@ -126,13 +127,13 @@ def write_checkpoint(weights: Weights, output: Path) -> str:
     """Write the converted weights as a checkpoint of ours; returns where they come from, in words.
 
     Raises:
-        CheckpointError, ConfigError: as ``convert``.
+        CheckpointError, ConfigError: as ``build_detector``.
     """
-    detector = convert(weights)
+    detector = build_detector(weights)
     options, data = RunSection(weights=str(weights.path)), DatasetConfig(names=weights.names)
     config = RunConfig(train=options, hyp=Hyp(), model=detector.config, data=data, data_file="")
     source = f"converted from YOLOv5's {weights.path.name}; such weights keep their licence (GPL-3.0 or AGPL-3.0)"
-    losses = FAMILIES[config.model.family].losses(config.hyp, np.zeros(config.model.nc))
+    losses = task_of(config.model).criterion(config.model, config.hyp, np.zeros(config.model.nc))
     content = {
         "config": config.plain(),
         "epoch": 0,
@@ -145,22 +146,25 @@ def write_checkpoint(weights: Weights, output: Path) -> str:
     return source
 
 
-def convert(weights: Weights) -> Detector:
-    """The detector with these weights in float32; its anchors are those that they were trained with.
+def build_detector(weights: Weights) -> Detector:
+    """Build the detector with these weights in float32 and the anchors they were trained with.
 
     Raises:
         CheckpointError: a tensor is missing, left over or of another shape; the message holds the list.
         ConfigError: the YAML makes no detector.
     """
     try:
-        expected, strides = _expected_tensors(weights.config), torch.tensor(Detector(weights.config).strides)
+        with torch.device("meta"):  # allocates nothing
+            blank = Detector(weights.config)
     except ConfigError as error:
         raise ConfigError(f"{weights.path}: {error}") from None
+    expected = _expected_tensors(blank)
     _check_complete(weights, dict(expected.values()))
     # Copies, because a view would be saved with all of its storage.
     state = {name: _plain(weights.tensors[their_name]) for name, (their_name, _) in expected.items()}
-    state["anchors"] *= strides[:, None, None]  # kept in cells there, in pixels here
-    anchors = tuple(tuple(level) for level in state["anchors"].flatten(1).tolist())
+    sizes = state[next(name for name in state if name.endswith(".anchors"))]
+    sizes *= torch.tensor(blank.strides)[:, None, None]  # kept in cells there, in pixels here
+    anchors = tuple(tuple(level) for level in sizes.flatten(1).tolist())
     detector = Detector(weights.config.model_copy(update={"anchors": anchors}))
     detector.load_state_dict(state)
     return detector
@@ -171,23 +175,17 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.to(dtype, copy=True).contiguous()
 
 
-def _expected_tensors(config: ModelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """For each tensor of our state dict its name in YOLOv5's, and its shape; no memory is taken for any."""
-    with torch.device("meta"):
-        layers = build_layers(config)
-    expected = {
-        f"layers.{index}.{name}": (f"model.{index}.{_their_name(layer.module, name)}", tuple(tensor.shape))
-        for index, layer in enumerate(layers)
-        for name, tensor in layer.module.state_dict().items()
+def _expected_tensors(detector: Detector) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Map each tensor of our state dict to its name in YOLOv5's and its shape."""
+    return {
+        f"layers.{index}.{name}": (f"model.{index}.{_their_name(layer, name)}", tuple(tensor.shape))
+        for index, layer in enumerate(detector.layers)
+        for name, tensor in layer.state_dict().items()
     }
-    detect: Any = layers[-1].module
-    num_anchors = detect.heads[0].out_channels // detect.num_outputs
-    expected["anchors"] = (f"model.{len(layers) - 1}.anchors", (len(detect.heads), num_anchors, 2))
-    return expected
 
 
 def _their_name(module: nn.Module, name: str) -> str:
-    """``"deep.norm.weight"`` of a C3 is ``"cv1.bn.weight"``."""
+    """Translate a name: ``"deep.norm.weight"`` of a C3 is ``"cv1.bn.weight"``."""
     parts = []
     for part in name.split("."):
         parts.append(THEIR_NAMES.get(type(module), {}).get(part, part))

@@ -1,16 +1,14 @@
-"""Torch archives of other programs, read without running anything of them.
+"""Read torch archives of other programs without running any of their code.
 
 A torch file is a zip of raw storages and of a pickle, a program for a small machine that may call whatever it can name.
-torch's own reader of plain weights knows tensors and dicts; whatever other class a checkpoint names becomes a
-``Record``, which only keeps what it is given. What a record stands for is looked up afterwards, as data.
+torch's own reader of plain weights knows tensors and dicts; any other class that a checkpoint names is replaced by a
+stand-in, which only keeps what it is given. What it stands for is looked up afterwards, as data.
 """
 
 from __future__ import annotations
 
-import pickle
 import pickletools
 import re
-import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +20,9 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from yolo_lite.config.errors import CheckpointError
+from yolo_lite.engine.checkpoint import UNREADABLE
 
-# What a pickle may name; a name is never looked up or called. Others show that the file is no checkpoint of a model.
+# Names that a pickle may contain; other names show that the file is no checkpoint of a model.
 KNOWN_NAMES = re.compile(
     r"collections\.OrderedDict|(__builtin__|builtins)\.set|_codecs\.encode|pathlib\.\w*Path|argparse\.Namespace"
     r"|torch\.(\w+Storage|Size|device)|torch\._utils\._rebuild_(tensor_v2|parameter)"
@@ -33,37 +32,31 @@ KNOWN_NAMES = re.compile(
 PROTOCOL = 2  # of the pickles that torch.save writes
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch before 1.6 begins its files
 
-# What zipfile, pickle, torch and the lines below raise for damaged or hostile files.
-UNREADABLE = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, MemoryError, RecursionError, RuntimeError),
-    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, NotImplementedError),
-)
 
-
-class Record:
-    """Stands for an object of a class that the pickle names; the name is that of the record's own class."""
+class PickledObject:
+    """Stands for an object of a class that the pickle names; its own class has that name."""
 
     arguments: tuple[Any, ...]
     state: Any
 
-    def __new__(cls, *arguments: Any) -> Record:
-        record = object.__new__(cls)
-        record.arguments, record.state = arguments, None
-        return record
+    def __new__(cls, *arguments: Any) -> PickledObject:
+        stand_in = object.__new__(cls)
+        stand_in.arguments, stand_in.state = arguments, None
+        return stand_in
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
 def read_torch_file(path: str | Path) -> Any:
-    """Read an archive of ``torch.save`` as plain data, tensors and records.
+    """Read an archive of ``torch.save`` as plain data, tensors and stand-ins.
 
     Raises:
         CheckpointError: missing, damaged, none, or its pickle names what a checkpoint of a model does not.
     """
     path = Path(path)
     try:
-        with _damage_named(path), safe_globals([_record_class(name) for name in _names_in(_pickle_of(path))]):
+        with _damage_named(path), safe_globals([_stand_in(name) for name in _names_in(_pickle_of(path))]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
@@ -72,7 +65,7 @@ def read_torch_file(path: str | Path) -> Any:
 
 
 def tensors_of(path: Path, module: Any) -> dict[str, Tensor]:
-    """The tensors of a module and of those in it, by the names of a state dict.
+    """Collect the tensors of a module and its children, named as in a state dict.
 
     Raises:
         CheckpointError: it is no module.
@@ -83,12 +76,12 @@ def tensors_of(path: Path, module: Any) -> dict[str, Tensor]:
 
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Whatever a damaged file leads to is one clear line."""
+    """Turn whatever a damaged file raises into one clear line."""
     try:
         yield
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    except UNREADABLE as error:
+    except (*UNREADABLE, MemoryError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: damaged, or not a checkpoint of a model") from error
 
 
@@ -109,11 +102,11 @@ def _pickle_of(path: Path) -> bytes:
 
 
 def _names_in(program: bytes) -> set[str]:
-    """Everything that a pickle may call, by its full name."""
+    """List everything that a pickle may call, by its full name."""
     names, texts, protocol = set(), ["", ""], None
     for opcode, argument, _ in pickletools.genops(program):
         protocol = argument if opcode.name == "PROTO" else protocol
-        if opcode.name.startswith("EXT"):  # may be found in a table of names that torch does not see
+        if opcode.name.startswith("EXT"):  # stands for a name in a table of Python's
             raise CheckpointError(f"refused: its pickle names extension {argument}, expected tensors and plain data")
         if "PUT" in opcode.name and int(argument or 0) > len(program):
             raise ValueError("more values than the pickle can hold")
@@ -130,14 +123,14 @@ def _names_in(program: bytes) -> set[str]:
     return names
 
 
-def _record_class(full_name: str) -> type[Record]:
+def _stand_in(full_name: str) -> type[PickledObject]:
     module, _, name = full_name.rpartition(".")
-    return type(name, (Record,), {"__module__": module, "__qualname__": name})
+    return type(name, (PickledObject,), {"__module__": module, "__qualname__": name})
 
 
 def _tensors_of(module: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """A module that is part of several others, an activation for example, is looked into once."""
-    if not isinstance(module, Record):
+    """Visit a module that several others share, an activation for example, only once."""
+    if not isinstance(module, PickledObject):
         raise ValueError(f"expected a module at {prefix!r}, found {type(module).__name__}")
     if id(module) in seen:
         return

@@ -1,4 +1,4 @@
-"""Unpacking an archive that is not trusted: plain files and folders, and nowhere but below one folder."""
+"""Unpack an untrusted archive: plain files and folders only, and only below one folder."""
 
 from __future__ import annotations
 
@@ -23,47 +23,47 @@ MOST_EXPANSION = 100  # an archive that unpacks to more than this many times its
 UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError)
 
 
-class Entry(NamedTuple):
+class Member(NamedTuple):
     """One member of an archive."""
 
     name: str
-    kind: str  # "file", "folder", or in words what else it is
+    kind: str  # "file", "folder", or a description of anything else
     size: int  # bytes as stated; reading stops there
     open: Callable[[], IO[bytes] | None]
 
 
 def unpack(archive: Path, folder: Path, seen: dict[str, str]) -> None:
-    """Write all that a .zip, .tar, .tar.gz or .tgz file holds below a folder of ours.
+    """Write the contents of a .zip, .tar, .tar.gz or .tgz file below a folder.
 
     Args:
         seen: what was written below it so far; the archives of one set share it, so that none overwrites another's.
 
     Raises:
-        DataError: the archive is damaged or a bomb, or has an entry that leads out of the folder, that is neither file
+        DataError: the archive is damaged or a bomb, or has a member that leads out of the folder, that is neither file
             nor folder, or whose name is there already, if only in other letters (A and a, composed accents).
     """
     left = MOST_EXPANSION * archive.stat().st_size
     try:
-        for entry in tqdm(_entries(archive), desc=f"unpacking {archive.name}", unit=" entries", leave=False, delay=1):
-            path, left = PurePosixPath(entry.name.replace("\\", "/")), left - entry.size
-            if problem := _problem(entry, path) or _collision(folder / path, entry.kind, seen):
-                raise DataError(f"{archive}: refused: {entry.name!r} {problem}")
+        for member in tqdm(_members(archive), desc=f"unpacking {archive.name}", unit=" entries", leave=False, delay=1):
+            path, left = PurePosixPath(member.name.replace("\\", "/")), left - member.size
+            if problem := _problem(member, path) or _collision(folder / path, member.kind, seen):
+                raise DataError(f"{archive}: refused: {member.name!r} {problem}")
             if left < 0:
                 raise DataError(f"{archive}: refused: it unpacks to more than {MOST_EXPANSION} times its size")
-            _write(entry, folder / path)
+            _write(member, folder / path)
     except UNREADABLE as error:
         raise DataError(f"{archive}: damaged, or no such archive as its name says: {error}") from error
 
 
-def _entries(archive: Path) -> Iterator[Entry]:
+def _members(archive: Path) -> Iterator[Member]:
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as zipped:
             for info in zipped.infolist():
-                yield Entry(info.filename, _zip_kind(info), info.file_size, partial(zipped.open, info))
+                yield Member(info.filename, _zip_kind(info), info.file_size, partial(zipped.open, info))
         return
     with tarfile.open(archive, "r:" if archive.suffix == ".tar" else "r:gz") as tar:
         for member in tar:
-            yield Entry(member.name, _tar_kind(member), member.size, partial(tar.extractfile, member))
+            yield Member(member.name, _tar_kind(member), member.size, partial(tar.extractfile, member))
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> str:
@@ -83,19 +83,19 @@ def _tar_kind(member: tarfile.TarInfo) -> str:
     return "is a link" if member.issym() or member.islnk() else "is a device, or a file with holes"
 
 
-def _problem(entry: Entry, path: PurePosixPath) -> str | None:
-    """What forbids an entry, whatever else the archive holds."""
-    if entry.kind not in ("file", "folder"):
-        return entry.kind
+def _problem(member: Member, path: PurePosixPath) -> str | None:
+    """Describe why a member is refused, apart from collisions."""
+    if member.kind not in ("file", "folder"):
+        return member.kind
     if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", str(path)):
         return "leads out of the folder"
-    if any(ord(letter) < 32 for letter in entry.name) or (entry.kind == "file" and not path.name):
+    if any(ord(letter) < 32 for letter in member.name) or (member.kind == "file" and not path.name):
         return "is no name of a file"
-    return "has a size below 0" if entry.size < 0 else None
+    return "has a size below 0" if member.size < 0 else None
 
 
 def _collision(path: Path, kind: str, seen: dict[str, str]) -> str | None:
-    """What else has the place of an entry, or of a folder it lies in; if nothing, they are noted as taken."""
+    """Describe what else has the place of a member or of a folder it is in; otherwise note the places as taken."""
     for place in (path, *path.parents):
         is_file = place == path and kind == "file"
         name, key = f"{place}{'' if is_file else '/'}", unicodedata.normalize("NFC", str(place)).casefold()
@@ -105,12 +105,12 @@ def _collision(path: Path, kind: str, seen: dict[str, str]) -> str | None:
     return None
 
 
-def _write(entry: Entry, target: Path) -> None:
-    if entry.kind == "folder":
+def _write(member: Member, target: Path) -> None:
+    if member.kind == "folder":
         target.mkdir(parents=True, exist_ok=True)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with entry.open() as source, target.open("xb") as file:  # type: ignore[union-attr]
+    with member.open() as source, target.open("xb") as file:  # type: ignore[union-attr]
         shutil.copyfileobj(source, file, 1 << 20)
-        if file.tell() != entry.size:
-            raise EOFError(f"{entry.name} ends after {file.tell()} of {entry.size} bytes")
+        if file.tell() != member.size:
+            raise EOFError(f"{member.name} ends after {file.tell()} of {member.size} bytes")

@@ -8,27 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.labels import Annotation, Labels, Problem, checked, label_path
-
-if TYPE_CHECKING:
-    from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, check_annotations, label_path
 
 TWINS = {"images": "annotations", "JPEGImages": "Annotations"}
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
-class VocLabels:
+class VocReader(LabelReader):
     """One XML file a picture; a picture without one is background.
 
     An object marked ``difficult`` is treated like a crowd: not learnt, and neither a hit nor a miss.
     """
 
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
-        self.root, self.folder = root, place
+        self.root, self.folder, self.names = root, place, names
         self.labels = {name: label for label, name in enumerate(names)}
 
     def file_of(self, image: Path) -> Path:
@@ -43,18 +39,18 @@ class VocLabels:
         """
         path = self.file_of(image)
         if not path.exists():
-            return checked([], size)
+            return check_annotations([], size)
         try:
             tree = ElementTree.parse(path).getroot()
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
         except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding
-            return checked([Problem("unreadable labels", f"{path}: not a readable XML file: {error}")], size)
+            return check_annotations([Problem("unreadable labels", f"{path}: not a readable XML file: {error}")], size)
         stated = tuple(tree.findtext(f"size/{side}", "").strip().lstrip("0") for side in ("height", "width"))
         if all(text.isdecimal() for text in stated) and stated != tuple(map(str, size)):  # "" stands for 0, unknown
             height, width = (text[:12] for text in stated)
             raise DataError(f"{image}: {size[1]} x {size[0]} pixels, but {path} is of a picture of {width} x {height}")
-        return checked(self._objects(tree, path), size)
+        return check_annotations(self._objects(tree, path), size)
 
     def _objects(self, tree: ElementTree.Element, path: Path) -> Iterator[Annotation | Problem]:
         for number, thing in enumerate(tree.iter("object"), 1):
@@ -71,29 +67,3 @@ class VocLabels:
                 yield Problem("not a number", f"{where}: {expected}, found {texts}")
                 continue
             yield Annotation(where, self.labels[name], box, crowd=thing.findtext("difficult", "0").strip() == "1")
-
-
-def write(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
-    """An XML file a picture below ``annotations``; crowds become ``difficult``, outlines are not written."""
-    for position, name in enumerate(names):
-        tree = ElementTree.Element("annotation")
-        ElementTree.SubElement(tree, "filename").text = name.name
-        size = ElementTree.SubElement(tree, "size")
-        for side, pixels in zip(("height", "width"), index.size[position], strict=True):
-            ElementTree.SubElement(size, side).text = str(pixels)
-        for thing in range(index.first[position], index.first[position + 1]):
-            _add_object(tree, index, thing)
-        ElementTree.indent(tree)
-        path = folder / "annotations" / name.with_suffix(".xml")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        ElementTree.ElementTree(tree).write(path, encoding="utf-8")
-    return "annotations"
-
-
-def _add_object(tree: ElementTree.Element, index: DatasetIndex, thing: int) -> None:
-    item = ElementTree.SubElement(tree, "object")
-    ElementTree.SubElement(item, "name").text = index.names[index.label[thing]]
-    ElementTree.SubElement(item, "difficult").text = str(int(index.crowd[thing]))
-    box = ElementTree.SubElement(item, "bndbox")
-    for edge, value in zip(EDGES, index.xyxy[thing], strict=True):
-        ElementTree.SubElement(box, edge).text = f"{value:.2f}".removesuffix(".00")

@@ -12,6 +12,7 @@ from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp
 from yolo_lite.config.options import FitOptions, TrainOptions
 from yolo_lite.config.schema import AnyModelConfig, DatasetConfig, Hyp, ModelConfig, RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
+from yolo_lite.engine.seams import SEAMS
 
 DEFAULT_HYP = {"yolo": "cfg/hyp.yaml", "faster_rcnn": "cfg/hyp_faster_rcnn.yaml"}  # by family
 T = TypeVar("T")
@@ -34,10 +35,10 @@ def run_config(options: TrainOptions) -> RunConfig:
             problems.append(str(error))
             return None
 
-    model = attempt(lambda: load_model_config(options.cfg, overrides))
+    model = attempt(lambda: load_model_config(options.cfg, overrides, SEAMS))
     hyp_file = options.hyp or DEFAULT_HYP[model.family if model else "yolo"]
-    hyp = attempt(lambda: load_hyp(hyp_file, overrides))
-    data = attempt(lambda: load_dataset_config(options.data, overrides))
+    hyp = attempt(lambda: load_hyp(hyp_file, overrides, SEAMS))
+    data = attempt(lambda: load_dataset_config(options.data, overrides, SEAMS))
     if hyp and data and (problem := _weights_problem(hyp, data, overrides, str(hyp_file))):
         problems.append(problem)
     if model and data and (problem := _channels_problem(model, data)):
@@ -106,8 +107,8 @@ def fit_config(options: FitOptions) -> FitConfig:
     overrides = tuple(options.set)
     check_overrides(overrides)
     data_file = str(find_yaml(options.data, "data"))
-    data = load_dataset_config(data_file, overrides)
-    model, hyp = load_model_config(options.cfg, overrides), load_hyp(options.hyp, overrides)
+    data = load_dataset_config(data_file, overrides, SEAMS)
+    model, hyp = load_model_config(options.cfg, overrides, SEAMS), load_hyp(options.hyp, overrides, SEAMS)
     return FitConfig(data, data_file, model, hyp.anchor_t, image_size(options.imgsz, data))
 
 

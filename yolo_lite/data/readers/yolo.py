@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.labels import Annotation, Labels, Problem, Ring, checked, label_path
-from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
-
-if TYPE_CHECKING:
-    from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, check_annotations, label_path
 
 TWINS = {"images": "labels"}
 
 
-class YoloLabels:
+class YoloReader(LabelReader):
     """One text file a picture; a picture without one is background."""
 
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
-        self.root, self.folder, self.num_classes = root, place, len(names)
+        self.root, self.folder, self.names = root, place, names
 
     def file_of(self, image: Path) -> Path:
         """In the folder ``labels`` beside ``images``, or beside the image."""
@@ -36,18 +31,18 @@ class YoloLabels:
         """
         path = self.file_of(image)
         if not path.exists():
-            return checked([], size)
+            return check_annotations([], size)
         try:
             rows = path.read_text(encoding="utf-8-sig").splitlines()
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            return checked([Problem("unreadable labels", f"{path}: cannot be read: {error}")], size)
+            return check_annotations([Problem("unreadable labels", f"{path}: cannot be read: {error}")], size)
         found = (self._parse(row, f"{path}:{number}", size) for number, row in enumerate(rows, 1) if row.strip())
-        return checked(found, size)
+        return check_annotations(found, size)
 
     def _parse(self, row: str, where: str, size: tuple[int, int]) -> Annotation | Problem:
-        words, most = row.split(), self.num_classes - 1
+        words, most = row.split(), len(self.names) - 1
         try:
             values = [float(word) for word in words]
         except ValueError:
@@ -67,28 +62,3 @@ class YoloLabels:
         ring = np.array(values[1:]).reshape(-1, 2) * (width, height)
         box = (*ring.min(axis=0).tolist(), *ring.max(axis=0).tolist())
         return Annotation(where, int(values[0]), box, (ring.astype(np.float32),))
-
-
-def write(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
-    """A text file a picture below ``labels``; this format knows no crowds, which are left out."""
-    for position, name in enumerate(names):
-        height, width = index.size[position].tolist()
-        rows = []
-        for thing in index.rows(position):
-            rings = index.rings.of(thing) if polygons and index.rings else []
-            box = xyxy_to_cxcywh(index.xyxy[thing]).reshape(2, 2)
-            points = (_joined(rings) if rings else box) / (width, height)
-            rows.append(f"{index.label[thing]} {' '.join(f'{value:.8g}' for value in points.ravel())}\n")
-        path = folder / "labels" / name.with_suffix(".txt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(rows), encoding="ascii")
-    return "labels"
-
-
-def _joined(rings: list[Ring]) -> np.ndarray:
-    """One polygon ``[q, 2]`` of several: lines of no width lead from each to the next, and back."""
-    if len(rings) == 1:
-        return rings[0].astype(np.float64)
-    closed = [np.concatenate((ring, ring[:1])) for ring in rings]
-    back = [ring[:1] for ring in rings[-2:0:-1]]
-    return np.concatenate(closed + back).astype(np.float64)

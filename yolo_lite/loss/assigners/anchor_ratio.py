@@ -1,52 +1,38 @@
-"""Which slot learns which target, behind one key: ``ASSIGNERS[name](targets, grid, anchor_t)``.
+"""The assigner of YOLOv5: anchors by their shape, then the cell of the object's centre and its two nearest neighbours.
 
-Ours goes by anchor shape first, then takes the target's cell and its two nearest neighbours.
-
-M targets, L levels, A anchors a level, N slots, P matched pairs.
+M objects, L levels, A anchors a level, N slots, P matched pairs.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from yolo_lite.config.schema import Hyp
 from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import Grid
 from yolo_lite.structures import Matches, Objects
 
-Assigner = Callable[[Objects, Grid, float], Matches]
 
+def build_targets(objects: Objects, grid: Grid, anchor_t: float = 4.0) -> Matches:
+    """Match objects to slots by the rule of YOLOv5.
 
-def build_targets(targets: Objects, grid: Grid, anchor_t: float) -> Matches:
-    """Match targets to slots by the rule of YOLOv5.
-
-    A target matches an anchor when neither its width nor its height differs from the anchor's by a factor of
+    An object matches an anchor when neither its width nor its height differs from the anchor's by a factor of
     ``anchor_t`` or more. It then takes the cell that holds its centre and the nearest neighbour cell in x and in y
-    that lies in the picture; exactly in the middle of a cell there is no nearest neighbour. Where several targets
+    that lies in the image; exactly in the middle of a cell there is no nearest neighbour. Where several objects
     claim one slot, the one with the larger IoU with the slot's anchor box, put at the centre of its cell, gets it,
-    and of equals the one that comes first in ``targets``. So every slot learns at most one target, once.
+    and of equals the one that comes first in ``objects``. So every slot learns at most one object, once (YOLOv5's
+    own rule may give a slot several).
 
     Args:
-        targets: boxes cxcywh in pixels of the network input; M may be 0.
+        objects: boxes cxcywh in pixels of the network input; M may be 0.
         grid: the slots of that input.
         anchor_t: largest ratio of widths or heights, above 1.
     """
-    pair_target, pair_level, pair_anchor = _matching_shapes(targets.box, grid.anchors, anchor_t)
-    slot, inside = _candidate_slots(targets.box[pair_target], pair_level, pair_anchor, grid)  # [pairs, 3]
+    pair_target, pair_level, pair_anchor = _matching_shapes(objects.box, grid.anchors, anchor_t)
+    slot, inside = _candidate_slots(objects.box[pair_target], pair_level, pair_anchor, grid)  # [pairs, 3]
     pair, cell = inside.nonzero(as_tuple=True)
-    return _one_target_a_slot(targets, pair_target[pair], slot[pair, cell], grid)
-
-
-ASSIGNERS: dict[str, Assigner] = {"anchor_ratio": build_targets}
-
-
-def assign(targets: Objects, grid: Grid, hyp: Hyp) -> Matches:
-    """Match targets to slots by the rule that hyp.yaml names."""
-    return ASSIGNERS[hyp.assigner](targets, grid, hyp.anchor_t)
+    return _one_object_a_slot(objects, pair_target[pair], slot[pair, cell], grid)
 
 
 def _matching_shapes(box: Tensor, anchors: Tensor, anchor_t: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,14 +44,14 @@ def _matching_shapes(box: Tensor, anchors: Tensor, anchor_t: float) -> tuple[Ten
 
 
 def _candidate_slots(box: Tensor, level: Tensor, anchor: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Slots ``[pairs, 3]`` of centre cell, x neighbour, y neighbour, and which of them lie in the picture.
+    """Slots ``[pairs, 3]`` of centre cell, x neighbour, y neighbour, and which of them lie in the image.
 
     In the middle of a cell a neighbour is the cell itself: such a slot comes twice.
     """
     table = grid.level_table[level]  # [pairs, 4] stride, height, width, first slot
     stride, limit, first_slot = table[:, :1], table[:, 1:3].flip(1), table[:, 3:]
     centre = box[:, :2] / stride  # in cells
-    # A centre on the far edge of the picture, or beyond an edge, belongs to the nearest cell.
+    # A centre on the far edge of the image, or beyond an edge, belongs to the nearest cell.
     cell = centre.floor().long().clamp(min=0).minimum(limit - 1)  # [pairs, 2]
     side = (centre - cell - 0.5).sign().long()  # -1 towards the cell before, +1 towards the cell after, 0 in the middle
     step = F.pad(torch.diag_embed(side), (0, 0, 1, 0))  # [pairs, 3, 2]: none, along x, along y
@@ -76,10 +62,10 @@ def _candidate_slots(box: Tensor, level: Tensor, anchor: Tensor, grid: Grid) -> 
     return slot, inside
 
 
-def _one_target_a_slot(targets: Objects, target: Tensor, slot: Tensor, grid: Grid) -> Matches:
+def _one_object_a_slot(objects: Objects, target: Tensor, slot: Tensor, grid: Grid) -> Matches:
     """Drop all but the best claim to each (image, slot)."""
-    fit = _iou_with_anchor(targets.box[target], slot, grid)
-    place = targets.image[target] * grid.num_slots + slot
+    fit = _iou_with_anchor(objects.box[target], slot, grid)
+    place = objects.image[target] * grid.num_slots + slot
     # Three stable sorts, least important key first: by target, by falling fit, by place.
     order = target.argsort(stable=True)
     order = order[fit[order].argsort(descending=True, stable=True)]
@@ -88,9 +74,9 @@ def _one_target_a_slot(targets: Objects, target: Tensor, slot: Tensor, grid: Gri
     first = torch.ones_like(place, dtype=torch.bool)
     first[1:] = place[1:] != place[:-1]
     kept = order[first]
-    return Matches(targets.image[target[kept]], slot[kept], target[kept])
+    return Matches(objects.image[target[kept]], slot[kept], target[kept], torch.ones_like(fit[kept]))
 
 
 def _iou_with_anchor(box: Tensor, slot: Tensor, grid: Grid) -> Tensor:
-    centre = grid.corner[slot] + grid.stride[slot] / 2
-    return aligned_iou(torch.cat((centre, grid.anchor[slot]), dim=1), box)
+    slots = grid.slots.select(slot)
+    return aligned_iou(torch.cat((slots.centre, slots.anchor), dim=1), box)

@@ -7,16 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.coco_dict import coco_dict
-from yolo_lite.data.labels import Annotation, Labels, Problem, Ring, checked
-
-if TYPE_CHECKING:
-    from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, check_annotations
+from yolo_lite.data.outlines import Ring
 
 KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
     "images": {"id": (int, str), "file_name": str},
@@ -25,7 +22,7 @@ KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
 }
 
 
-class CocoLabels:
+class CocoReader(LabelReader):
     """The file's annotations, by picture, once it is loaded."""
 
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
@@ -87,7 +84,7 @@ class CocoLabels:
                 f"{image}: {size[1]} x {size[0]} pixels, but {self.path} has it as {stated[1]!r} x {stated[0]!r}"
             )
         # Repeats stay: pycocotools counts them too.
-        return checked(self._objects(self.annotations[record["id"]]), size, drop_repeats=False)
+        return check_annotations(self._objects(self.annotations[record["id"]]), size, drop_repeats=False)
 
     def _objects(self, rows: list[dict[str, Any]]) -> Iterator[Annotation | Problem]:
         for row in rows:
@@ -138,26 +135,3 @@ def _rings(segmentation: Any) -> tuple[Ring, ...]:
         return ()
     rings = (np.array(points, dtype=np.float32).reshape(-1, 2) for points in segmentation)
     return tuple(ring for ring in rings if len(ring) >= 3)
-
-
-def write(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
-    """One JSON file of the split; outlines are written where they are known."""
-    path = folder / "annotations" / f"instances_{split}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content_of(index, names)), encoding="utf-8")
-    return path.relative_to(folder).as_posix()
-
-
-def content_of(index: DatasetIndex, names: Sequence[Path | str]) -> dict[str, Any]:
-    """A split as COCO's annotation file has it, under the names of its pictures."""
-    posix = [Path(name).as_posix() for name in names]
-    content = coco_dict(index, index.image_id.tolist(), index.category_id.tolist(), posix)
-    for thing, annotation in enumerate(content["annotations"]):
-        annotation["bbox"] = np.round(annotation["bbox"], 2).tolist()
-        annotation["segmentation"] = [_rounded(ring) for ring in index.rings.of(thing)] if index.rings else []
-    return content
-
-
-def _rounded(ring: Ring) -> list[float]:
-    """x y x y ... in hundredths of a pixel, as COCO has them."""
-    return ring.astype(np.float64).round(2).ravel().tolist()

@@ -1,0 +1,91 @@
+"""Count the lines of the package, of its core, and of its longest functions.
+
+    python benchmarks/count_lines.py
+
+Every line of a Python file counts, comments, docstrings and blank lines too. The core is what a newcomer reads to
+change a loss, a head or an assigner: the files that match CORE, without those that match BESIDE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import fnmatch
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGE = Path(__file__).resolve().parent.parent / "yolo_lite"
+
+CORE = ("structures.py", "ops/*", "config/*", "loss/*", "model/*", "data/*", "engine/*")
+BESIDE = (
+    "loss/mask*.py",  # of semantic segmentation
+    "model/faster_rcnn*.py",
+    "model/import_weights.py",
+    "model/torch_file.py",
+    "data/shapes.py",  # draws the embedded set
+    "data/convert.py",
+    "data/doctor.py",
+    "data/download.py",
+    "data/*write*.py",
+    "engine/compare.py",
+    "engine/batch_size.py",  # --batch-size auto
+    "engine/detection_files.py",  # --save-json, --save-txt
+    "engine/figures.py",
+    "engine/sheets.py",
+)
+
+
+class Function(NamedTuple):
+    """A function and how many lines it has, from ``def`` to its end."""
+
+    lines: int
+    place: str
+
+
+def lines_by_file(package: Path = PACKAGE) -> dict[str, int]:
+    """Lines of each Python file, by its path inside the package."""
+    files = sorted(package.rglob("*.py"))
+    return {file.relative_to(package).as_posix(): len(file.read_bytes().splitlines()) for file in files}
+
+
+def is_core(path: str) -> bool:
+    """Whether a file, named by its path inside the package, belongs to the core."""
+    return any(fnmatch.fnmatch(path, one) for one in CORE) and not any(fnmatch.fnmatch(path, one) for one in BESIDE)
+
+
+def core_lines(files: dict[str, int]) -> int:
+    """Lines of the core."""
+    return sum(lines for path, lines in files.items() if is_core(path))
+
+
+def functions(package: Path = PACKAGE) -> Iterator[Function]:
+    """Every function and method of the package."""
+    for path in lines_by_file(package):
+        for node in ast.walk(ast.parse((package / path).read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                yield Function(lines, f"{path}:{node.lineno} {node.name}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", action="store_true", help="list the files of the core")
+    parser.add_argument("--functions", type=int, default=3, help="how many long functions (default: %(default)s)")
+    flags = parser.parse_args()
+    files = lines_by_file()
+    folders = Counter[str]()
+    for path, lines in files.items():
+        folders[path.split("/")[0] if "/" in path else "."] += lines
+    for folder, lines in sorted(folders.items()):
+        print(f"{lines:6} {folder}")
+    print(f"{sum(files.values()):6} yolo_lite\n{core_lines(files):6} core")
+    if flags.files:
+        print("".join(f"{lines:8} {path}\n" for path, lines in files.items() if is_core(path)), end="")
+    for function in sorted(functions(), reverse=True)[: flags.functions]:
+        print(f"{function.lines:6} {function.place}")
+
+
+if __name__ == "__main__":
+    main()

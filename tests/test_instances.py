@@ -1,0 +1,235 @@
+"""Instances: boxes and outlines go where a matrix sends them and end where a rectangle ends."""
+
+import cv2
+import numpy as np
+import pytest
+from test_augment import COLOURS, OFF, RECIPES, Drawn, pixel_mask, sample_of
+
+from yolo_lite.config.schema import Hyp
+from yolo_lite.data.copy_paste import copy_paste
+from yolo_lite.data.dataset import TrainingSet
+from yolo_lite.data.instances import Instances, Sample, mirror_matrix, scale_matrix, shift_matrix
+from yolo_lite.data.outlines import Outlines, Ring, join_rings, mask_of, rings_of
+
+
+def star(x: float, y: float, radius: float, points: int = 5) -> Ring:
+    """A polygon with dents."""
+    angle = np.arange(2 * points) * np.pi / points
+    radii = np.where(np.arange(2 * points) % 2, 0.5, 1.0) * radius
+    return np.stack((x + radii * np.cos(angle), y + radii * np.sin(angle)), axis=1)
+
+
+def random_instances(rng: np.random.Generator, count: int, with_outlines: bool = True) -> Instances:
+    """Objects of 0 to 2 stars each, in an image of 100 x 100."""
+    own = [[star(*rng.uniform(20, 80, 2), rng.uniform(5, 20)) for _ in range(rng.integers(3))] for _ in range(count)]
+    corners = np.sort(rng.uniform(0, 100, (count, 2, 2)), axis=1).reshape(count, 4)
+    outlines = Outlines.pack(own) if with_outlines else None
+    return Instances(rng.integers(9, size=count), corners, rng.uniform(0, 1, count), outlines)
+
+
+def rows_of(instances: Instances) -> list[tuple]:
+    """The objects one by one, as plain values."""
+    rings = [[ring.tolist() for ring in instances.outlines.of(row)] for row in range(len(instances))]
+    columns = (instances.label, instances.xyxy, instances.share)
+    return list(zip(*(column.tolist() for column in columns), rings, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------ choosing and joining
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_select_picks_rows_by_index_and_by_mask(seed):
+    rng = np.random.default_rng(seed)
+    instances = random_instances(rng, 6)
+    order, mask = rng.permutation(6)[:4], rng.random(6) < 0.5
+    rows = rows_of(instances)
+    assert rows_of(instances.select(order)) == [rows[row] for row in order]
+    assert rows_of(instances.select(mask)) == [rows[row] for row in np.flatnonzero(mask)]
+    assert rows_of(instances.select(np.zeros(6, bool))) == []
+    assert len(instances.select(mask)) == mask.sum()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_concat_puts_parts_behind_each_other(seed):
+    rng = np.random.default_rng(seed)
+    parts = [random_instances(rng, count) for count in (3, 0, 2, 1)]
+    assert rows_of(Instances.concat(parts)) == [row for part in parts for row in rows_of(part)]
+
+
+def test_outlines_are_absent_where_a_part_has_none():
+    rng = np.random.default_rng(0)
+    with_outlines, without = random_instances(rng, 2), random_instances(rng, 2, with_outlines=False)
+    for whole in (without, Instances.concat([with_outlines, without])):
+        assert whole.outlines is None
+        assert whole.select(np.array([1])).warped(shift_matrix(1, 2)).clipped((0, 0), (9, 9)).outlines is None
+
+
+# -------------------------------------------------------------------------------------------------------------- warped
+
+
+def warped_slowly(point: list[float], matrix: np.ndarray) -> list[float]:
+    x, y, w = matrix @ [*point, 1.0]
+    return [x / w, y / w] if w > 0 else [np.nan, np.nan]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_warped_by_a_slow_loop_over_corners(seed):
+    """Perspective too; from seed 4 on so strong that it puts corners behind the viewer."""
+    rng = np.random.default_rng(seed)
+    instances, matrix = random_instances(rng, 5), np.eye(3)
+    matrix[:2] += rng.uniform(-0.5, 0.5, (2, 3)) * (1, 1, 50)
+    matrix[2, :2] = rng.uniform(-0.002, 0.002, 2) if seed < 4 else (-0.02, 0.001)
+    got = instances.warped(matrix)
+    for row, (x1, y1, x2, y2) in enumerate(instances.xyxy):
+        corners = np.array([warped_slowly(corner, matrix) for corner in ([x1, y1], [x2, y1], [x2, y2], [x1, y2])])
+        np.testing.assert_allclose(got.xyxy[row], [*corners.min(axis=0), *corners.max(axis=0)])
+        for ring, before in zip(got.outlines.of(row), instances.outlines.of(row), strict=True):
+            np.testing.assert_allclose(ring, [warped_slowly(corner, matrix) for corner in before])
+    assert np.isnan(got.xyxy).any() == (seed >= 4)
+    assert got.label is instances.label and got.share is instances.share
+
+
+def test_shifts_and_mirrors_are_exact():
+    """To the bit what adding and subtracting gives: a matrix costs no rounding of its own."""
+    instances = random_instances(np.random.default_rng(0), 50)
+    shifted, mirrored = instances.warped(shift_matrix(13, -7)), instances.warped(mirror_matrix(101, 77))
+    scaled = instances.warped(scale_matrix(1 / 3, 0.7))
+    np.testing.assert_array_equal(shifted.xyxy, instances.xyxy + (13, -7, 13, -7))
+    np.testing.assert_array_equal(shifted.outlines.corner, instances.outlines.corner + (13, -7))
+    np.testing.assert_array_equal(mirrored.xyxy, (101, 77, 101, 77) - instances.xyxy[:, [2, 3, 0, 1]])
+    np.testing.assert_array_equal(mirrored.outlines.corner, (101, 77) - instances.outlines.corner)
+    np.testing.assert_array_equal(scaled.xyxy, instances.xyxy * (1 / 3, 0.7, 1 / 3, 0.7))
+    one_way = instances.warped(mirror_matrix(width=101))
+    np.testing.assert_array_equal(one_way.xyxy[:, [1, 3]], instances.xyxy[:, [1, 3]])
+
+
+# ------------------------------------------------------------------------------------------------------------- clipped
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_clipped_boxes_and_shares_by_hand(seed):
+    instances = random_instances(np.random.default_rng(seed), 6)
+    low, high = (20, 35), (60, 80)
+    got = instances.clipped(low, high)
+    for row, (x1, y1, x2, y2) in enumerate(instances.xyxy):
+        left, right = (min(max(x, low[0]), high[0]) for x in (x1, x2))
+        top, bottom = (min(max(y, low[1]), high[1]) for y in (y1, y2))
+        assert got.xyxy[row].tolist() == [left, top, right, bottom]
+        kept = (right - left) * (bottom - top) / ((x2 - x1) * (y2 - y1))
+        assert got.share[row] == pytest.approx(instances.share[row] * kept)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_clipped_outline_is_the_part_of_its_mask_within_the_rectangle(seed):
+    rng = np.random.default_rng(seed)
+    outlines = Outlines.pack([[star(*rng.uniform(0, 100, 2), 35), star(50, 50, 20)], [], [star(500, 500, 9)]])
+    low, high = (20, 30), (70, 80)
+    clipped = outlines.clipped(low, high)
+    inside = np.zeros((100, 100), np.uint8)
+    inside[30:80, 20:70] = 1
+    got, expected = mask_of(clipped.of(0), (100, 100)), mask_of(outlines.of(0), (100, 100)) & inside
+    edges = (cv2.morphologyEx(one, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0 for one in (expected, inside))
+    border = np.logical_or(*edges)  # of the part, and of the rectangle, along which parts are joined
+    assert expected.any() and np.array_equal(got[~border], expected[~border])
+    assert (clipped.corner >= low).all() and (clipped.corner <= high).all()
+    assert clipped.of(1) == [] and [ring.tolist() for ring in clipped.of(2)] == [[]]
+    assert not mask_of(clipped.of(2), (100, 100)).any()
+
+
+def test_clipping_keeps_the_area_by_the_formula_of_gauss():
+    """A diamond of radius 10 that loses its right quarter: 200 square pixels less 25."""
+    diamond = np.array([[10.0, 0], [20, 10], [10, 20], [0, 10]])
+    [ring] = Outlines.pack([[diamond]]).clipped((0, 0), (15, 20)).of(0)
+    x, y = ring.T
+    assert abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2 == pytest.approx(175)
+    assert {tuple(corner) for corner in ring} == {(10, 0), (15, 5), (15, 15), (10, 20), (0, 10)}
+
+
+# ------------------------------------------------------------------------------------------------------------- outlines
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_rings_of_a_mask_give_the_mask_again(seed):
+    rng = np.random.default_rng(seed)
+    mask = mask_of([star(*rng.uniform(20, 80, 2), 18) for _ in range(4)], (100, 100))
+    mask[5, 5] = 1  # a part of a single pixel
+    holes = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) & ~mask  # lines lead through some
+    assert (mask_of(rings_of(mask), mask.shape) != mask).sum() <= min(2, holes.sum())
+
+
+def test_a_ring_leads_round_the_holes_of_its_part():
+    mask = mask_of([star(50, 50, 45)], (100, 100))
+    mask[40:50, 40:46] = mask[55:60, 55:65] = 0
+    got = mask_of(rings_of(mask), mask.shape)
+    assert len(rings_of(mask)) == 1
+    assert (got != mask).sum() <= 6  # the lines to the holes
+
+
+def test_joined_rings_have_the_mask_of_all():
+    rings = [star(25, 25, 20), star(70, 30, 18), star(50, 75, 20)]
+    joined, apart = mask_of([join_rings(rings)], (100, 100)), mask_of(rings, (100, 100))
+    assert (joined != apart).sum() < 130 and np.array_equal(joined & apart, apart)  # lines a pixel wide
+
+
+# ------------------------------------------------------------------------- outlines through the whole of augmentation
+
+
+class Outlined(Drawn):
+    """Images with a star in the colour of their class, and its outline."""
+
+    def __init__(self, size: int, rng: np.random.Generator) -> None:
+        stars = [star(*rng.uniform(0.35, 0.65, 2) * size, 0.33 * size) for _ in COLOURS]
+        super().__init__([self.drawn(size, label, ring) for label, ring in enumerate(stars)])
+        self.outlines = Outlines.pack([[ring] for ring in stars])
+
+    @staticmethod
+    def drawn(size: int, label: int, ring: Ring) -> Sample:
+        image = np.zeros((size, size, 3), np.uint8)
+        image[mask_of([ring], image.shape) > 0] = COLOURS[label]
+        box = np.array([[*ring.min(axis=0), *ring.max(axis=0)]])
+        return sample_of(image, np.array([label]), box, np.ones(1))
+
+    def rows(self, position: int) -> np.ndarray:
+        return np.array([position])
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "copy_paste"])
+def test_outlines_go_where_the_pixels_go(name):
+    """Through mosaic, warp and flips, and under what copy-paste puts on them: their masks are those of the colours."""
+    size, drawn = 96, Outlined(96, np.random.default_rng(0))
+    recipe = RECIPES.get(name, {"mosaic": 0.5, "scale": 0.4, "degrees": 10.0, "fliplr": 0.5, "copy_paste": 0.7})
+    dataset = TrainingSet(drawn, drawn, size, Hyp(**{**OFF, **recipe}), 0, 99, with_outlines=True)
+    checked, errors = 0, 0
+    for epoch in range(8):
+        for position in range(len(drawn)):
+            image, instances = dataset[epoch, position][:2]
+            for label in set(instances.label.tolist()):
+                rows = np.flatnonzero(instances.label == label)
+                rings = [ring for row in rows for ring in instances.outlines.of(row)]
+                got, expected = mask_of(rings, image.shape) > 0, pixel_mask(image, label)
+                if expected.sum() > 300:
+                    checked += 1
+                    assert (got & expected).sum() / (got | expected).sum() > 0.8, (epoch, position, label)
+                    errors += got.sum() / expected.sum() - 1
+    assert checked > 30 and abs(errors / checked) < 0.1
+
+
+def test_what_is_pasted_comes_with_its_outline():
+    rng = np.random.default_rng(0)
+    pair = Outlined(96, rng)
+    host, donor = (
+        Sample(pair.samples[row].image, Instances(*vars_of(pair.samples[row]), pair.outlines.select(np.array([row]))))
+        for row in (0, 1)
+    )
+    hidden = 0
+    for seed in range(40):
+        made = copy_paste(host, donor, np.random.default_rng(seed))
+        for row, label in enumerate(made.instances.label):
+            mask, expected = mask_of(made.instances.outlines.of(row), (96, 96)) > 0, pixel_mask(made.image, int(label))
+            assert (mask != expected).sum() < 0.1 * max(expected.sum(), 200)
+            hidden += label == 0 and expected.sum() < 0.9 * pixel_mask(host.image, 0).sum()
+    assert hidden > 5
+
+
+def vars_of(sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return sample.instances.label, sample.instances.xyxy, sample.instances.share

@@ -1,0 +1,93 @@
+"""The writers of label files, one function a format.
+
+Each writes the labels of a split, whose images have the given names, below a folder, and returns what a dataset YAML
+has to say of them in its key ``labels``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from yolo_lite.data.coco_dict import coco_dict
+from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.outlines import Ring, join_rings
+from yolo_lite.data.readers.voc import EDGES
+from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
+
+
+def write_yolo(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
+    """A text file a picture below ``labels``; this format knows no crowds, which are left out."""
+    for position, name in enumerate(names):
+        height, width = index.size[position].tolist()
+        rows = []
+        for thing in index.rows(position):
+            rings = index.outlines.of(thing) if polygons and index.outlines else []
+            box = xyxy_to_cxcywh(index.xyxy[thing]).reshape(2, 2)
+            points = (join_rings(rings) if rings else box) / (width, height)
+            rows.append(f"{index.label[thing]} {' '.join(f'{value:.8g}' for value in points.ravel())}\n")
+        path = folder / "labels" / name.with_suffix(".txt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(rows), encoding="ascii")
+    return "labels"
+
+
+def write_voc(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
+    """An XML file a picture below ``annotations``; crowds become ``difficult``, outlines are not written."""
+    for position, name in enumerate(names):
+        tree = ElementTree.Element("annotation")
+        ElementTree.SubElement(tree, "filename").text = name.name
+        size = ElementTree.SubElement(tree, "size")
+        for side, pixels in zip(("height", "width"), index.size[position], strict=True):
+            ElementTree.SubElement(size, side).text = str(pixels)
+        for thing in range(index.first[position], index.first[position + 1]):
+            _add_object(tree, index, thing)
+        ElementTree.indent(tree)
+        path = folder / "annotations" / name.with_suffix(".xml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ElementTree.ElementTree(tree).write(path, encoding="utf-8")
+    return "annotations"
+
+
+def _add_object(tree: ElementTree.Element, index: DatasetIndex, thing: int) -> None:
+    item = ElementTree.SubElement(tree, "object")
+    ElementTree.SubElement(item, "name").text = index.names[index.label[thing]]
+    ElementTree.SubElement(item, "difficult").text = str(int(index.crowd[thing]))
+    box = ElementTree.SubElement(item, "bndbox")
+    for edge, value in zip(EDGES, index.xyxy[thing], strict=True):
+        ElementTree.SubElement(box, edge).text = f"{value:.2f}".removesuffix(".00")
+
+
+def write_coco(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
+    """One JSON file of the split; outlines are written where they are known."""
+    path = folder / "annotations" / f"instances_{split}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(coco_content(index, names)), encoding="utf-8")
+    return path.relative_to(folder).as_posix()
+
+
+def coco_content(index: DatasetIndex, names: Sequence[Path | str]) -> dict[str, Any]:
+    """A split as COCO's annotation file has it, under the names of its images."""
+    posix = [Path(name).as_posix() for name in names]
+    content = coco_dict(index, index.image_id.tolist(), index.category_id.tolist(), posix)
+    for row, annotation in enumerate(content["annotations"]):
+        annotation["bbox"] = np.round(annotation["bbox"], 2).tolist()
+        annotation["segmentation"] = [_rounded(ring) for ring in index.outlines.of(row)] if index.outlines else []
+    return content
+
+
+def _rounded(ring: Ring) -> list[float]:
+    """x y x y ... in hundredths of a pixel, as COCO has them."""
+    return ring.astype(np.float64).round(2).ravel().tolist()
+
+
+WRITERS: dict[str, Callable[[DatasetIndex, list[Path], Path, str, bool], str]] = {
+    "yolo": write_yolo,
+    "voc": write_voc,
+    "coco": write_coco,
+}

@@ -1,0 +1,185 @@
+"""The loss of YOLO's anchor head: box, objectness and class.
+
+B images, N slots, C classes, P matched pairs, L levels.
+
+Normalisation in one sentence: box and class losses are means over the positives of each level, summed over levels,
+and objectness is a mean over the slots of each level, all taken over the whole optimizer step, however many batches
+or processes it is split into. With an assigner that goes by predictions all three are sums, divided by the summed
+scores of the step's pairs (as in YOLOX, arXiv:2107.08430).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yolo_lite.config.schema import LossSection
+from yolo_lite.loss.box import BoxLoss
+from yolo_lite.loss.classification import binary_loss, class_weights, one_hot
+from yolo_lite.loss.criteria.criterion import Criterion
+from yolo_lite.ops.boxes import aligned_iou
+from yolo_lite.ops.grid import Grid, decode_anchors
+from yolo_lite.structures import Losses, Matches, Objects, Predictions, Raw
+
+# Fine levels hold most of the slots and nearly all of them are background: they count more. P3-P5 and longer pyramids.
+OBJ_BALANCE = {3: (4.0, 1.0, 0.4)}
+OBJ_BALANCE_LONG = (4.0, 1.0, 0.25, 0.06, 0.02)
+
+
+class Gains(NamedTuple):
+    """Weights of the three losses, scaled to model and image size."""
+
+    box: float
+    obj: float
+    cls: float
+
+
+class StepTotals(NamedTuple):
+    """What the losses of one optimizer step are divided by."""
+
+    images: Tensor  # [] float32
+    positives: Tensor  # [L] float32, matched pairs of each level
+
+
+def loss_gains(hyp: LossSection, num_levels: int, num_classes: int, height: int, width: int) -> Gains:
+    """Gains for 3 levels, 80 classes and 640 x 640 pixels are those of hyp.yaml; others are scaled in proportion."""
+    per_level = 3 / num_levels
+    return Gains(
+        box=hyp.box * per_level,
+        obj=hyp.obj * per_level * (height * width) / 640**2,
+        cls=hyp.cls * per_level * num_classes / 80,
+    )
+
+
+def objectness_balance(num_levels: int) -> tuple[float, ...]:
+    """Weight of each level in the objectness loss."""
+    # Levels beyond the fifth count as little as the fifth.
+    long = tuple(OBJ_BALANCE_LONG[min(level, len(OBJ_BALANCE_LONG) - 1)] for level in range(num_levels))
+    return OBJ_BALANCE.get(num_levels, long)
+
+
+def step_totals(matches: Iterable[Matches], grids: Iterable[Grid], num_images: int) -> StepTotals:
+    """Count over all batches of an optimizer step; there must be one."""
+    counts = [
+        torch.zeros(len(grid.levels), device=match.slot.device).index_add_(
+            0, grid.level[match.slot], torch.ones_like(match.slot, dtype=torch.float32)
+        )
+        for match, grid in zip(matches, grids, strict=True)
+    ]
+    return StepTotals(counts[0].new_full((), num_images), torch.stack(counts).sum(dim=0))
+
+
+class AnchorCriterion(Criterion):
+    """The three loss functions that hyp.yaml names.
+
+    Args:
+        label_counts: objects of each class in the training split ``[C]``, for ``cls_weights``.
+    """
+
+    names = ("box", "obj", "cls")
+    class_weight: Tensor  # [C]
+
+    def __init__(self, section: LossSection, label_counts: np.ndarray) -> None:
+        super().__init__(section)
+        self.box = BoxLoss(section.box_loss.name, **section.box_loss.parameters)
+        self.obj = binary_loss(section.obj_loss, section.obj_pw, section.fl_gamma)
+        self.cls = binary_loss(section.cls_loss, section.cls_pw, section.fl_gamma)
+        self.register_buffer("class_weight", class_weights(section.cls_weights, label_counts))
+
+    def predictions(self, raw: Raw, grid: Grid) -> Predictions:
+        """Boxes of all slots, and the scores that evaluation ranks them by."""
+        raw = raw.float()
+        score = raw["obj"].detach().sigmoid()[..., None] * raw["cls"].detach().sigmoid()
+        return Predictions(decode_anchors(raw["box"].detach(), grid.slots), score)
+
+    def totals(self, matches: Sequence[Matches], grids: Sequence[Grid], num_images: int) -> StepTotals:
+        """Images, and matched pairs of each level."""
+        return step_totals(matches, grids, num_images)
+
+    def forward(
+        self, raw: Raw, objects: Objects, matches: Matches, grid: Grid, totals: tuple[Tensor, ...] | None
+    ) -> Losses:
+        """The losses of a batch, see ``compute_loss``."""
+        weights = sum_weights(matches, grid) if totals is None else mean_weights(matches, grid, StepTotals(*totals))
+        return compute_loss(raw, objects, matches, grid, self, weights)
+
+
+class Weights(NamedTuple):
+    """How much each term counts in the losses of a batch."""
+
+    pair: Tensor  # [P] box and class loss of a pair
+    slot: Tensor  # [N] objectness loss of a slot
+    images: Tensor | float  # the sum over slots is divided by
+
+
+def mean_weights(matches: Matches, grid: Grid, totals: StepTotals) -> Weights:
+    """Sums become means: over the positives of each level, and over its slots and the images of the step."""
+    pair = matches.score / totals.positives[grid.level[matches.slot]]
+    return Weights(pair, _slot_weight(grid, is_mean=True), totals.images)
+
+
+def sum_weights(matches: Matches, grid: Grid) -> Weights:
+    """Sums stay sums, for the caller to divide by the summed scores of all pairs of the step."""
+    return Weights(matches.score, _slot_weight(grid, is_mean=False), 1.0)
+
+
+def compute_loss(
+    raw: Raw,
+    objects: Objects,
+    matches: Matches,
+    grid: Grid,
+    criterion: AnchorCriterion,
+    weights: Weights | None = None,
+) -> Losses:
+    """Box loss of matched pairs, objectness against their IoU, classes against one-hot.
+
+    Only the matched rows and the objectness column are read, both in float32. The target of objectness is the plain,
+    detached IoU, whatever the box loss is (YOLOv5 takes the CIoU, cut off at 0): the score that comes of it means the
+    same under every box loss.
+
+    Args:
+        raw: outputs ``box`` ``[B, N, 4]``, ``obj`` ``[B, N]`` and ``cls`` ``[B, N, C]``, logits of any float type.
+        matches: from ``build_targets`` on the same objects and grid.
+        weights: from the counts of the whole optimizer step, where ``raw`` is only a part of it.
+
+    Returns:
+        Finite float32 scalars ``box``, ``obj`` and ``cls`` that carry a gradient, also without any match.
+    """
+    weights = weights or mean_weights(matches, grid, step_totals([matches], [grid], raw["obj"].shape[0]))
+    num_classes = raw["cls"].shape[2]
+    gains = loss_gains(criterion.section, len(grid.levels), num_classes, *grid.size)
+    matched, slots = raw.select(matches.image, matches.slot).float(), grid.slots.select(matches.slot)
+
+    box, target_box = decode_anchors(matched["box"], slots), objects.box[matches.target]  # [P, 4]
+    box_error = criterion.box(box, target_box, unit=slots.stride, image_size=grid.size)  # [P]
+
+    obj_target = torch.zeros(raw["obj"].shape, device=box.device)  # [B, N]
+    obj_target[matches.image, matches.slot] = aligned_iou(box.detach(), target_box)
+    obj_error = criterion.obj(raw["obj"].float(), obj_target)
+
+    if num_classes > 1:
+        label = objects.label[matches.target]
+        target = one_hot(label, num_classes, criterion.section.label_smoothing)
+        cls_error = criterion.cls(matched["cls"], target).mean(dim=1)  # [P]
+        cls_loss = (cls_error * criterion.class_weight[label] * weights.pair).sum()
+    else:  # a single class has nothing to tell apart: objectness is the score
+        cls_loss = matched["cls"].sum() * 0
+    return {
+        "box": (box_error * weights.pair).sum() * gains.box,
+        "obj": (obj_error * weights.slot).sum() / weights.images * gains.obj,
+        "cls": cls_loss * gains.cls,
+    }
+
+
+def _slot_weight(grid: Grid, is_mean: bool) -> Tensor:
+    """Weight of each slot ``[N]``: the level's balance, over its number of slots where sums are level means."""
+    num_anchors = grid.anchors.shape[1]
+    weights = []
+    for balance, level in zip(objectness_balance(len(grid.levels)), grid.levels, strict=True):
+        num_slots = level.height * level.width * num_anchors
+        weights.append(grid.corner.new_full((num_slots,), balance / max(num_slots, 1) if is_mean else balance))
+    return torch.cat(weights)

@@ -1,0 +1,121 @@
+"""What a head is: the last row of a model YAML, from feature maps to named outputs, and what these mean.
+
+B images, L levels, N slots, C classes, H W input size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from yolo_lite.config.schema import ModelConfig
+from yolo_lite.ops.grid import Grid, make_grid, square_cells
+from yolo_lite.ops.nms import DetectOptions, select_detections
+from yolo_lite.structures import Detections, Raw
+
+
+class ClassRows(NamedTuple):
+    """How the rows of a tensor belong to classes: in each group some are shared by all, the others follow by class."""
+
+    num_groups: int
+    shared: int
+    per_class: int
+
+    def count(self, num_classes: int) -> int:
+        """Rows of a tensor for so many classes."""
+        return self.num_groups * (self.shared + num_classes * self.per_class)
+
+    def of(self, classes: Sequence[int], num_classes: int) -> list[int]:
+        """The shared rows and those of some classes, group by group."""
+        own = [self.shared + each * self.per_class + row for each in classes for row in range(self.per_class)]
+        size = self.shared + num_classes * self.per_class
+        return [group * size + row for group in range(self.num_groups) for row in (*range(self.shared), *own)]
+
+
+class Head(nn.Module):
+    """The base of every head; a subclass writes ``__init__``, ``forward``, ``boxes`` and ``scores``.
+
+    Attributes:
+        task: name of the task (``TASKS``) that a model with this head is trained for, unless its YAML names another.
+        strides: pixels a cell of each level, ascending.
+        num_classes: C.
+    """
+
+    task = "detect"
+
+    def __init__(
+        self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig, *arguments: Any
+    ) -> None:
+        """Build the head.
+
+        Args:
+            in_channels: channels of each level's feature map.
+            strides: pixels a cell of each level.
+            config: the whole model YAML; ``nc`` and ``anchors`` are keys of it.
+            arguments: what the row gives.
+
+        Raises:
+            ValueError: the arguments do not fit; the message says what was expected.
+        """
+        super().__init__()
+        self.strides, self.num_classes = tuple(strides), config.nc
+        self._grids: dict[tuple[int, int, torch.device], Grid] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies have: grids are made anew."""
+        return {**self.__dict__, "_grids": {}}
+
+    def forward(self, maps: list[Tensor]) -> Raw:
+        """Outputs of a batch from the feature maps ``[B, in_channels, H / stride, W / stride]`` of the levels."""
+        raise NotImplementedError
+
+    def boxes(self, raw: Raw, grid: Grid, slot: Tensor | slice = slice(None)) -> Tensor:
+        """Boxes cxcywh in pixels, ``[..., 4]`` float32, of outputs that belong to these slots of the grid."""
+        raise NotImplementedError
+
+    def scores(self, raw: Raw) -> Tensor:
+        """Scores of the classes in 0..1, ``[..., C]`` float32, by which detections are ranked."""
+        raise NotImplementedError
+
+    def likely(self, raw: Raw, confidence: float) -> Tensor:
+        """Slots ``[S]`` of one image that may score above ``confidence``; all, where a head knows no short cut."""
+        return torch.arange(raw.slots.shape[0], device=raw.slots.device)
+
+    def predictions(self, raw: Raw, grid: Grid) -> Tensor:
+        """What an exported file puts out, ``[B, N, 5+C]``: cxcywh in pixels, objectness, classes (YOLOv5's layout).
+
+        The score of a class is objectness times class: a head without objectness has ones there.
+        """
+        box, score = self.boxes(raw, grid), self.scores(raw)
+        return torch.cat((box, torch.ones_like(score[..., :1]), score), dim=-1)
+
+    def anchor_sizes(self) -> Tensor:
+        """Anchors ``[L, A, 2]`` in pixels; those of a head without anchors are its cells."""
+        return square_cells(self.strides, next(self.parameters()).device)
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """The tensors of ``state_dict`` whose rows belong to classes: they follow the classes by name in a new run."""
+        return {}
+
+    def grid(self, height: int, width: int) -> Grid:
+        """The slots for inputs of this size in pixels, made once and kept."""
+        anchors = self.anchor_sizes()
+        key = (height, width, anchors.device)
+        if key not in self._grids:
+            self._grids[key] = make_grid(anchors, self.strides, height, width)
+        return self._grids[key]
+
+    def detections(self, raw: Raw, size: tuple[int, int], options: DetectOptions) -> list[Detections]:
+        """Detections of each image of a batch, boxes xyxy in pixels of the input of ``size`` (height, width)."""
+        grid = self.grid(*size)
+        return [self._detections_of_image(raw.select(image), grid, options) for image in range(len(raw.slots))]
+
+    def _detections_of_image(self, raw: Raw, grid: Grid, options: DetectOptions) -> Detections:
+        slot = self.likely(raw, options.confidence)
+        rows = raw.select(slot).float()
+        return select_detections(
+            self.scores(rows), lambda chosen: self.boxes(rows.select(chosen), grid, slot[chosen]), options
+        )
