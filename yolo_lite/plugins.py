@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ class Entry(NamedTuple):
 
 
 @contextlib.contextmanager
-def loaded(paths: Sequence[str]) -> Iterator[None]:
+def loaded(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Iterator[None]:
     """The entries of plugin files are in the dicts until the block ends.
 
     A file that is loaded already stays as it is.
@@ -43,10 +44,10 @@ def loaded(paths: Sequence[str]) -> Iterator[None]:
         ConfigError: a file is missing, fails, or does not hold what a plugin may hold; all problems of a file at once.
     """
     with contextlib.ExitStack() as undo:
-        for given in paths:
+        for given in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
             path = Path(given).resolve()
             if path not in _loaded:
-                undo.enter_context(_joined(path, given))
+                undo.enter_context(_joined(path, os.fspath(given)))
         yield
 
 

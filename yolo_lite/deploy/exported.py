@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import importlib
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from yolo_lite.config.errors import CheckpointError, ConfigError, UserError
+from yolo_lite.config.options import ValOptions
 from yolo_lite.data.letterbox import Canvas, canvas_size, square_canvas
 from yolo_lite.deploy.graph import INPUT, select_predictions
 from yolo_lite.engine.checkpoint import UNREADABLE
@@ -189,9 +189,9 @@ def load_exported(path: str | os.PathLike[str], device: str = "", imgsz: int | N
     return Exported(facts, run), choose_compute("cpu", "fp32", channels_last=False)
 
 
-def exported_subject(flags: argparse.Namespace) -> Subject:
+def exported_subject(options: ValOptions) -> Subject:
     """What val.py validates where ``--weights`` is an exported file."""
-    exported, compute = load_exported(flags.weights, flags.device, flags.imgsz)
+    exported, compute = load_exported(options.weights, str(options.device), options.imgsz)
     facts = exported.facts
     return Subject(
         exported,
