@@ -1,4 +1,4 @@
-"""The label formats of a dataset, and which one a dataset has."""
+"""The label formats, and which one a dataset has."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FORMATS: dict[str, Callable[[Path, Path | None, tuple[str, ...]], LabelReader]] 
     "voc": VocReader,
     "coco": CocoReader,
 }
-ASKED = 100  # images of which it is asked whose label files are there
+ASKED = 100  # first images whose label files are looked for
 
 
 def label_reader(
     config: DatasetConfig, root: Path, split: str, images: Sequence[Path], data_file: str | Path
 ) -> LabelReader:
-    """The reader of a split's labels: of the format that the dataset YAML states, or that is found.
+    """The reader of a split's labels, of the format that the dataset YAML states or else the one that is detected.
 
     Raises:
         DataError: what the key ``labels`` names is not there.
