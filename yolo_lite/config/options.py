@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, model_validator
 
 from yolo_lite.config.schema import Count, ImageSize, Seed
 from yolo_lite.config.seams import Section
@@ -31,6 +31,8 @@ class Flag(NamedTuple):
 
 class Options(Section):
     """What the options of all commands have in common."""
+
+    model_config = ConfigDict(defer_build=True)  # a command needs one of the sections
 
     @model_validator(mode="before")
     @classmethod
