@@ -495,14 +495,14 @@ def test_a_folder_that_is_gone_is_an_error_of_the_checkpoint(tmp_path: Path):
 
 def test_an_older_format_is_refused_with_the_way_out(tmp_path: Path):
     torch.save({"format": 1, "yolo_lite": "0.0.1"}, tmp_path / "old.pt")
-    with pytest.raises(CheckpointError, match="in format 1 by an older yolo_lite, expected format 3: train"):
+    with pytest.raises(CheckpointError, match="in format 1 by an older yolo_lite, expected format 3 or newer: train"):
         load_checkpoint(tmp_path / "old.pt")
 
 
 def test_a_newer_format_is_refused_with_both_versions(tmp_path: Path):
     torch.save({"format": 99, "yolo_lite": "9.9.9"}, tmp_path / "new.pt")
     with pytest.raises(
-        CheckpointError, match=r"written by yolo_lite 9\.9\.9 in format 99, this yolo_lite .* reads format 3"
+        CheckpointError, match=r"written by yolo_lite 9\.9\.9 in format 99, this yolo_lite .* reads format 4"
     ):
         load_checkpoint(tmp_path / "new.pt")
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yolo_lite.config.errors import ConfigError, DataError
+from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.options import DEFAULT_DATA, ExportOptions
 
 if TYPE_CHECKING:
     from yolo_lite.data.index import DatasetIndex
     from yolo_lite.deploy.export import Exportable, Recipe
-
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript", "torch_export": ".pt2"}
 
 
 def run(options: ExportOptions) -> None:
@@ -22,16 +20,15 @@ def run(options: ExportOptions) -> None:
     Raises:
         UserError: a flag, the checkpoint or the data cannot be used, or the file differs too much.
     """
-    output = _output(options)
-
     from yolo_lite.deploy.export import export, read_exportable, samples_of
     from yolo_lite.plugins import loaded
 
     with loaded(options.plugin):
+        output = _output(options)
         exportable = read_exportable(str(options.weights), _recipe(options))
-    index = _index(options, exportable)
-    samples = samples_of(index, exportable.facts, options.calibration_images if options.int8 else 0)
-    agreement = export(exportable, output, samples)
+        index = _index(options, exportable)
+        samples = samples_of(index, exportable.facts, options.calibration_images if options.int8 else 0)
+        agreement = export(exportable, output, samples)
     print(f"{output}: {output.stat().st_size / 2**20:.1f} MiB; {len(samples.check)} pictures: {agreement}")
     if exportable.facts.source:
         print(exportable.facts.source)
@@ -74,7 +71,11 @@ def _index(options: ExportOptions, exportable: Exportable) -> DatasetIndex:
 
 
 def _output(options: ExportOptions) -> Path:
-    suffix = SUFFIXES[options.format]
+    from yolo_lite.deploy.formats import EXPORT_FORMATS
+
+    if options.format not in EXPORT_FORMATS:
+        raise ConfigError(f"--format: unknown name {options.format!r}{nearest(options.format, EXPORT_FORMATS)}")
+    suffix = EXPORT_FORMATS[options.format].suffix
     output = Path(options.output) if options.output else Path(options.weights).with_suffix(suffix)
     if output.suffix != suffix:
         raise ConfigError(f"-o {output}: expected a name that ends with {suffix}")

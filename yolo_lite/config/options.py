@@ -259,7 +259,7 @@ class ExportOptions(Options):
     """Write a YOLO checkpoint as ONNX, TorchScript or torch.export."""
 
     weights: Checkpoint
-    format: Literal["onnx", "torchscript", "torch_export"] = Field(default="onnx", description="what is written")
+    format: str = Field(default="onnx", description="what is written: onnx, torchscript, torch_export")
     output: Annotated[StrPath | None, Flag("-o", metavar="FILE")] = Field(
         default=None, description="default: beside the checkpoint: .onnx, .torchscript or .pt2"
     )

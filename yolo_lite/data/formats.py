@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from yolo_lite.config.errors import DataError
+from yolo_lite.config.errors import DataError, nearest
 from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data.labels import LabelReader
 from yolo_lite.data.readers.coco import CocoReader
@@ -34,6 +34,8 @@ def label_reader(
     if place and not place.exists():
         raise DataError(f"{data_file}: labels: no such folder or file: {place}")
     name = config.format or _detect_format(root, place, images)
+    if name not in FORMATS:
+        raise DataError(f"{data_file}: format: unknown name {name!r}{nearest(name, FORMATS)}")
     if place and place.is_dir() == (name == "coco"):
         expected = "an annotation file" if name == "coco" else "a folder"
         raise DataError(f"{data_file}: labels: expected {expected} for the format {name}, found {place}")

@@ -23,6 +23,7 @@ from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute, libraries_left_uncollected, place
 from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, format_table, prepare_split, report, rounded_up
 from yolo_lite.engine.figures import figures
+from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.tasks import Inference
 from yolo_lite.engine.trained import load_trained
 from yolo_lite.loss.criteria import Criterion
@@ -148,7 +149,7 @@ def _dataset(subject: Subject, options: ValOptions) -> tuple[DatasetConfig, str]
             raise ConfigError(f"{options.weights}: imported and exported weights know no dataset, expected --data")
         return subject.data
     data_file = str(find_yaml(options.data, "data"))
-    data = load_dataset_config(data_file)
+    data = load_dataset_config(data_file, seams=SEAMS)
     if data.class_names != subject.names:
         raise DataError(
             f"{data_file}: names differ from those {options.weights} was trained with: "
