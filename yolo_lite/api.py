@@ -60,6 +60,7 @@ def _checked(kind: type[SomeOptions], options: dict[str, Any], function: str) ->
 
 def _signature(kind: type[Options], action: Callable[..., Any]) -> inspect.Signature:
     """What ``help`` shows: every option with its type and default."""
+    kind.model_rebuild()  # the sections are built when they are first needed
     hints, options = get_type_hints(kind), inspect.signature(kind).parameters.values()
     parameters = [option.replace(annotation=hints[option.name]) for option in options]
     return inspect.Signature(parameters, return_annotation=inspect.signature(action).return_annotation)

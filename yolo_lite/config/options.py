@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, model_validator
 
 from yolo_lite.config.schema import Count, ImageSize, Seed
 from yolo_lite.config.seams import Section
@@ -31,6 +31,8 @@ class Flag(NamedTuple):
 
 class Options(Section):
     """What the options of all commands have in common."""
+
+    model_config = ConfigDict(defer_build=True)  # a command needs one of the sections
 
     @model_validator(mode="before")
     @classmethod
@@ -58,10 +60,6 @@ def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, (str, int, os.PathLike)) for v in values):
         raise ValueError(f"expected text or a list of texts, found {value!r}")
     return tuple(str(value) for value in values)
-
-
-def _lists_of_texts(value: Any) -> tuple[tuple[str, ...], ...]:
-    return tuple(map(_texts, value))
 
 
 def _overrides(value: Any) -> tuple[str, ...]:
@@ -136,14 +134,11 @@ CheckpointOrExported = Annotated[
     StrPath, Field(description="checkpoint, such as runs/train/exp/weights/best.pt, or an exported file")
 ]
 SuggestedSize = Annotated[
-    ImageSize | None,
-    Field(description="longest side in pixels (default: what the dataset YAML suggests, else 640)"),
+    ImageSize | None, Field(description="longest side in pixels (default: what the dataset YAML suggests, else 640)")
 ]
 TrainedSize = Annotated[Count | None, Field(description="longest side in pixels (default: as trained)")]
 Device = Annotated[
-    str | int,
-    PlainValidator(str),
-    Field(description="cpu, 0, cuda:1, mps (default: a GPU if there is one)"),
+    str | int, PlainValidator(str), Field(description="cpu, 0, cuda:1, mps (default: a GPU if there is one)")
 ]
 Workers = Annotated[int, Field(ge=0, description="processes that load data (default: one for each core, at most 8)")]
 Confidence = Annotated[float, _within(0, 1), Field(description="lowest confidence")]
@@ -165,23 +160,21 @@ class RunOptions(Options):
 
     cfg: Model = "cfg/yolo_s.yaml"
     hyp: StrPath | None = Field(
-        default=None,
-        description="hyperparameter YAML (default: cfg/hyp.yaml; for Faster R-CNN cfg/hyp_faster_rcnn.yaml)",
+        default=None, description="hyperparameter YAML (default: cfg/hyp.yaml, or that of Faster R-CNN)"
     )
     data: Data = DEFAULT_DATA
     weights: StrPath | None = Field(default=None, description="checkpoint to start from (default: from scratch)")
     epochs: Count | None = Field(default=None, description="default: what the dataset YAML suggests, else 100")
     batch_size: Annotated[int | Literal["auto"] | None, PlainValidator(_batch_size), Flag(metavar="N")] = Field(
         default=None,
-        description="over all processes; auto: the largest power of two that fits on the GPU (default: what the "
-        "dataset YAML suggests, else 16)",
+        description="over all processes; auto: what fits on the GPU (default: what the dataset YAML suggests, else 16)",
     )
     imgsz: SuggestedSize = None
     device: Device = ""
     workers: Workers = Field(default_factory=default_workers)
     seed: Seed = Field(default=0, description="one seed, one run")
     optimizer: Literal["SGD", "AdamW"] | None = Field(
-        default=None, description="default: the key in hyp.yaml; see the comment there"
+        default=None, description="default: the key optimizer in hyp.yaml"
     )
     set: Overrides = ()
     plugin: Plugins = ()
@@ -195,12 +188,11 @@ class TrainOptions(RunOptions):
     exist_ok: ExistOk = False
     no_figures: bool = Field(default=False, description="no curves, images and graph: they take seconds")
     resume: Annotated[bool | StrPath | None, PlainValidator(_resume)] = Field(
-        default=None, description="go on with a run: its folder or last.pt, or the latest below --project"
+        default=None, description="go on with a run: its folder or last.pt; else the latest below --project"
     )
     save_period: Annotated[str | float | None, PlainValidator(_save_period), Flag(metavar="N")] = Field(
         default=None,
-        description="write last.pt every N epochs, 0.25 for four times an epoch, or 10min for every ten minutes and "
-        "after each epoch (default: 1)",
+        description="write last.pt every N epochs (0.25: four times an epoch), or 10min: ten minutes (default: 1)",
     )
 
 
@@ -218,13 +210,8 @@ class ValOptions(Options):
     iou: Overlap = 0.6
     max_det: MaxDetections = 300
     classes: Classes = ()
-    save_json: bool = Field(
-        default=False, description="write predictions.json, COCO's results, and ground_truth.json, with boxes in pixels"
-    )
-    save_txt: bool = Field(
-        default=False,
-        description="write labels/<image>.txt, rows of class cx cy w h confidence in fractions of the image",
-    )
+    save_json: bool = Field(default=False, description="write predictions.json in COCO's form, and ground_truth.json")
+    save_txt: bool = Field(default=False, description="write labels/*.txt: class cx cy w h confidence, as fractions")
     plugin: Plugins = ()
     project: Project = "runs/val"
     name: Name = "exp"
@@ -236,8 +223,7 @@ class PredictOptions(Options):
 
     weights: CheckpointOrExported
     source: Texts = Field(
-        description="images and videos: files, folders, glob patterns, list files; the number of a camera; the URL of "
-        "a stream (rtsp, rtmp, udp, http)"
+        description="images and videos: files, folders, glob patterns, list files; number of a camera; URL of a stream"
     )
     imgsz: TrainedSize = None
     batch_size: Count = Field(default=8, description="images at once; the result does not depend on it")
@@ -246,15 +232,11 @@ class PredictOptions(Options):
     iou: Overlap = 0.45
     max_det: MaxDetections = 300
     classes: Classes = ()
-    agnostic_nms: bool = Field(
-        default=False, description="a better box of any class drops a box, not only one of its own class"
-    )
+    agnostic_nms: bool = Field(default=False, description="a better box of any class drops a box, not only of its own")
     no_save: bool = Field(default=False, description="no annotated images and videos")
-    save_txt: bool = Field(
-        default=False, description="labels/*.txt: class cx cy w h confidence, in fractions of the image"
-    )
-    save_json: bool = Field(default=False, description="predictions.json: boxes xyxy in pixels, names, scores")
-    save_crop: bool = Field(default=False, description="crops/CLASS/*.jpg")
+    save_txt: bool = Field(default=False, description="write labels/*.txt: class cx cy w h confidence, as fractions")
+    save_json: bool = Field(default=False, description="write predictions.json: boxes xyxy in pixels, names, scores")
+    save_crop: bool = Field(default=False, description="write crops/CLASS/*.jpg")
     plugin: Plugins = ()
     project: Project = "runs/predict"
     name: Name = "exp"
@@ -265,14 +247,11 @@ class ImportOptions(Options):
     """Make a checkpoint of weights of YOLOv5 v6 or v7; no code in them is run."""
 
     weights: Annotated[StrPath, Flag(metavar="FILE", positional=True)] = Field(
-        description="a checkpoint (.pt), or its state dict (.npz, .safetensors)"
+        description="checkpoint (.pt) or state dict (.npz, .safetensors)"
     )
     output: Annotated[StrPath, Flag("-o", metavar="FILE")] = Field(description="the checkpoint to write")
-    cfg: StrPath | None = Field(default=None, description="model YAML, for a state dict; a checkpoint brings its own")
-    data: StrPath | None = Field(
-        default=None,
-        description="dataset YAML with the names of the classes, for a state dict; a checkpoint brings its own",
-    )
+    cfg: StrPath | None = Field(default=None, description="model YAML, for a state dict")
+    data: StrPath | None = Field(default=None, description="dataset YAML with the class names, for a state dict")
     exist_ok: bool = Field(default=False, description="overwrite an existing file")
 
 
@@ -284,9 +263,7 @@ class ExportOptions(Options):
     output: Annotated[StrPath | None, Flag("-o", metavar="FILE")] = Field(
         default=None, description="default: beside the checkpoint: .onnx, .torchscript or .pt2"
     )
-    imgsz: Count | None = Field(
-        default=None, description="pixels of the longest side; images fill a square of it (default: as trained)"
-    )
+    imgsz: Count | None = Field(default=None, description="side of the square input in pixels (default: as trained)")
     batch_size: Count = Field(default=1, description="images that go in at once")
     dynamic: Annotated[Sequence[Literal["batch", "size"]], PlainValidator(_texts)] = Field(
         default=(), description="what the file leaves open"
@@ -298,8 +275,7 @@ class ExportOptions(Options):
     iou: Overlap = Field(default=0.45, description="of --nms: IoU above which a box is dropped")
     max_det: MaxDetections = Field(default=300, description="of --nms: most detections in an image")
     data: StrPath | None = Field(
-        default=None,
-        description="dataset YAML, images to check and calibrate with (default: the one it was trained with)",
+        default=None, description="dataset to check and calibrate with (default: the one of training)"
     )
     split: Split = Field(default="train", description="of --data")
     calibration_images: Annotated[Count, Flag(metavar="N")] = Field(default=128, description="for --int8")
@@ -320,11 +296,11 @@ class CompareOptions(RunOptions):
     """
 
     vary: Annotated[str | None, Flag(metavar="KEY=A,B,...")] = Field(
-        default=None, description="a key of hyp.yaml, or model.KEY, data.KEY, and its values"
+        default=None, description="key of hyp.yaml, or model.KEY, data.KEY, and its values"
     )
-    variant: Annotated[Sequence[Sequence[str]], PlainValidator(_lists_of_texts), Flag(metavar="KEY=VALUE")] = Field(
-        default=(), description="one variant, several keys at once; once for each variant"
-    )
+    variant: Annotated[
+        Sequence[Sequence[str]], PlainValidator(lambda lists: tuple(map(_texts, lists))), Flag(metavar="KEY=VALUE")
+    ] = Field(default=(), description="one variant, several keys at once; once for each variant")
     seeds: Count = Field(default=3, description="seeds of each variant, from --seed on")
     project: Annotated[StrPath, Field(description="folder of comparisons")] = "runs/compare"
     name: Annotated[Folder, Field(description="folder of this comparison")] = "exp"
@@ -359,8 +335,8 @@ class ConvertOptions(Options):
     data: Data = DEFAULT_DATA
     to: Literal["yolo", "voc", "coco"] = Field(description="the format to write")
     out: Annotated[StrPath, Flag(metavar="DIR")] = Field(description="a new folder, outside the dataset")
-    polygons: bool = Field(default=False, description="yolo: rows with outlines instead of boxes, where they are known")
-    copy_images: bool = Field(default=False, description="copy the images too (default: they are found where they are)")
+    polygons: bool = Field(default=False, description="yolo: outlines instead of boxes, where they are known")
+    copy_images: bool = Field(default=False, description="copy the images too")
 
 
 class DownloadOptions(Options):
@@ -373,7 +349,7 @@ class DownloadOptions(Options):
         description="coco128, voc, coco, or a dataset YAML with the key download"
     )
     into: Annotated[StrPath | None, Flag(metavar="FOLDER")] = Field(
-        default=None, description="where it shall be (default: the key path of its YAML)"
+        default=None, description="folder of the set (default: as its YAML says)"
     )
 
 
@@ -395,7 +371,7 @@ class CheckOptions(FitOptions):
 
     as_json: Annotated[bool, Flag("--json")] = Field(default=False, description="print the whole report as JSON")
     fix_into: Annotated[StrPath | None, Flag(metavar="DIR")] = Field(
-        default=None, description="write a copy without what is wrong into a new folder outside the dataset"
+        default=None, description="write a copy without what is wrong into a new folder"
     )
     project: Annotated[StrPath, Field(description="folder of reports")] = "runs/check"
     name: Annotated[Folder, Field(description="folder of this report; a number is added if it exists")] = "exp"
