@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -166,13 +165,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _find_strides(config: ModelConfig, layers: list[Layer], sources: tuple[int, ...]) -> list[int]:
-    """Strides of the maps that the head reads, from a dry run layer by layer on the meta device."""
+    """Strides of the maps that the head reads, from a dry run layer by layer; in a meta context without any values."""
     size = 256
-    outputs = {-1: torch.empty(1, config.ch, size, size, device="meta")}
+    outputs = {-1: torch.zeros(1, config.ch, size, size)}
     for index, layer in enumerate(layers):
         maps = [outputs[source] for source in layer.sources]
         with named_row(config, index):
-            found = run_on_meta(layer.module, maps if layer.row.module == "Concat" else maps[0])
+            found = dry_run(layer.module, maps if layer.row.module == "Concat" else maps[0])
             outputs[index] = _checked_map(found, layer.out_channels)
     cells = [outputs[source].shape[-1] for source in sources]
     if any(size % count for count in cells):
@@ -183,14 +182,13 @@ def _find_strides(config: ModelConfig, layers: list[Layer], sources: tuple[int, 
     return strides
 
 
-def run_on_meta(module: nn.Module, *inputs: Any) -> Any:
-    """What a module returns for inputs on the meta device, which have shapes and no values; nothing is copied."""
-    tensors = itertools.chain(module.named_parameters(), module.named_buffers())
+@torch.no_grad()
+def dry_run(module: nn.Module, *inputs: Any) -> Any:
+    """What a module returns in evaluation mode; it is left in the mode that it was in."""
     was_training = module.training
     module.eval()
     try:
-        with torch.no_grad():
-            return torch.func.functional_call(module, {name: tensor.to("meta") for name, tensor in tensors}, inputs)
+        return module(*inputs)
     finally:
         module.train(was_training)
 

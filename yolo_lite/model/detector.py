@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import Freeze, ModelConfig
 from yolo_lite.model.blocks import Concat, Conv
-from yolo_lite.model.builder import build_head, build_layers, run_on_meta
+from yolo_lite.model.builder import build_head, build_layers, dry_run
 from yolo_lite.model.heads import ClassRows, Head
 from yolo_lite.ops.grid import Grid
 from yolo_lite.ops.nms import DetectOptions
@@ -148,7 +148,8 @@ def summarise(detector: Detector, image_size: int) -> Summary:
     """Count layers, parameters and, by ``torch.utils.flop_counter``, operations at ``image_size`` pixels."""
     counter = FlopCounterMode(display=False)
     with counter:
-        run_on_meta(detector, torch.empty(1, detector.config.ch, image_size, image_size, device="meta"))
+        images = torch.empty(1, detector.config.ch, image_size, image_size, device="meta")
+        dry_run(copy.deepcopy(detector).to("meta"), images)
     leaves = sum(1 for module in detector.modules() if not any(True for _ in module.children()))
     parameters = sum(parameter.numel() for parameter in detector.parameters())
     return Summary(leaves, parameters, counter.get_total_flops() / 1e9)
