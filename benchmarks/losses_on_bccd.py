@@ -5,8 +5,8 @@
 Made with ``yolo-lite compare``: all losses with one seed, then five of them with three. It can be stopped and started
 again. The losses differ in scale, so each gets a gain (key ``box``) by one rule: on the matched pairs of a model that
 was trained for five epochs with ciou, the mean length of the gradient with respect to the four raw outputs is that of
-ciou at its default gain. The constant of ``nwd`` is the mean object size of the set in pixels of the network input, what its
-paper takes; all other parameters are the defaults. The figures are those of the last epoch.
+ciou at its default gain. The constant of ``nwd`` is the mean object size of the set in pixels of the network input,
+what its paper takes; all other parameters are the defaults. The figures are those of the last epoch.
 """
 
 from __future__ import annotations
