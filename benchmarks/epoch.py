@@ -18,11 +18,11 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 from torch import Tensor
 
-from yolo_lite.cli.flags import run_config
-from yolo_lite.cli.train import make_parser as train_parser
+from yolo_lite.config.options import TrainOptions
 from yolo_lite.config.schema import ModelConfig, RunConfig
 from yolo_lite.data.index import index_split
 from yolo_lite.engine.device import choose_compute, place
+from yolo_lite.engine.resolve import run_config
 from yolo_lite.engine.train import train
 from yolo_lite.model.detector import Detector
 
@@ -71,13 +71,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--cfg", default="cfg/yolo_n.yaml")
-    parser.add_argument("--imgsz", default="320")
-    parser.add_argument("--epochs", default="4")
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--val-shape", type=int, nargs=2, default=(256, 320), help="height, width of the val pictures")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--cfg", flags.cfg, "--data", flags.data, "--imgsz", flags.imgsz, "--epochs", flags.epochs]
-        config = run_config(train_parser().parse_args([*words, "--batch-size", "16", "--project", folder]))
+        what = {"cfg": flags.cfg, "data": flags.data, "imgsz": flags.imgsz, "epochs": flags.epochs}
+        config = run_config(TrainOptions(**what, batch_size=16, project=folder))
         images = [len(index_split(config.data, config.data_file, split)) for split in ("train", "val")]
         bare_passes = (bare_seconds, config, *images, tuple(flags.val_shape))
         before = _in_a_new_process(*bare_passes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from yolo_lite.cli.val import make_parser as val_parser
+from yolo_lite.config.options import ValOptions
 from yolo_lite.engine.validate import prepare_validation, validate_checkpoint
 
 
@@ -19,11 +19,8 @@ def main() -> None:
     flags = parser.parse_args()
     rows = []
     for weights in flags.weights:
-        words = ["--weights", weights, "--data", flags.data, "--workers", "0"]
-        runs = [
-            validate_checkpoint(prepare_validation(val_parser().parse_args(words))).evaluation
-            for _ in range(flags.repeats)
-        ]
+        options = ValOptions(weights=weights, data=flags.data, workers=0)
+        runs = [validate_checkpoint(prepare_validation(options)).evaluation for _ in range(flags.repeats)]
         best = min(runs, key=lambda run: sum(run.seconds.values()))
         cells = " | ".join(f"{seconds:.2f}" for seconds in (*best.seconds.values(), sum(best.seconds.values())))
         rows.append(f"| {weights} | {len(best.detections.score)} | {best.scores.overall.map50_95:.3f} | {cells} |")

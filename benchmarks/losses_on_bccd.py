@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_lite.cli.flags import run_config
+from yolo_lite.cli.arguments import read_options
 from yolo_lite.cli.main import main as command
-from yolo_lite.cli.train import make_parser as train_parser
+from yolo_lite.config.options import TrainOptions
 from yolo_lite.config.schema import ModelConfig, RunConfig
 from yolo_lite.config.seams import Choice
 from yolo_lite.data.dataset import TrainingSet
@@ -29,6 +29,7 @@ from yolo_lite.data.loader import collate
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.device import choose_compute
+from yolo_lite.engine.resolve import run_config
 from yolo_lite.loss.assigners import build_targets
 from yolo_lite.loss.box import BOX_LOSSES, BoxLoss
 from yolo_lite.model.detector import Detector
@@ -49,7 +50,7 @@ def words_of_run(flags: argparse.Namespace) -> list[str]:
 def probe_run(flags: argparse.Namespace) -> RunConfig:
     """The run whose matched pairs the gains are measured on; trained, or what is left of it, unless it is there."""
     words = [*words_of_run(flags), "--epochs", str(PROBE_EPOCHS), "--project", flags.project, "--name", "probe"]
-    config = run_config(train_parser().parse_args([*words, "--exist-ok"]))
+    config = run_config(read_options(TrainOptions, [*words, "--exist-ok"], "probe"))
     finish(Run("probe", 0, config))
     return config
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from yolo_lite.cli.flags import run_config
-from yolo_lite.cli.train import make_parser as train_parser
+from yolo_lite.cli.arguments import read_options
+from yolo_lite.config.options import TrainOptions
 from yolo_lite.config.schema import RunConfig
+from yolo_lite.engine.resolve import run_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -75,7 +76,7 @@ def tiny_config(data: Path, project: Path, *words: str) -> RunConfig:
     flags = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
     flags += ["--data", str(data), "--project", str(project), "--device", "cpu", "--workers", "0"]
     flags += ["--epochs", "2", "--batch-size", "8", "--imgsz", "64", "--no-figures", *words]
-    return run_config(train_parser().parse_args(flags))
+    return run_config(read_options(TrainOptions, flags, "train.py"))
 
 
 def with_figures(config: RunConfig) -> RunConfig:

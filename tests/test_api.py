@@ -16,15 +16,14 @@ from conftest import REPOSITORY, equal_states, tiny_config
 
 import yolo_lite
 from yolo_lite import evaluate, train
-from yolo_lite.api import _arguments
+from yolo_lite.cli.arguments import make_parser, read_options
 from yolo_lite.cli.main import val_main
-from yolo_lite.cli.train import make_parser as train_parser
-from yolo_lite.cli.val import make_parser as val_parser
 from yolo_lite.config.errors import CheckpointError, ConfigError, UserError
+from yolo_lite.config.options import Options, TrainOptions, ValOptions
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.train import train as run_training
 
-DOORS = [(train, train_parser), (evaluate, val_parser)]
+DOORS = [(train, TrainOptions), (evaluate, ValOptions)]
 CPU = {"device": "cpu", "workers": 0}
 
 
@@ -50,17 +49,41 @@ def test_what_the_package_does_not_offer_is_an_attribute_error():
     assert not hasattr(yolo_lite, "Trainer")
 
 
-@pytest.mark.parametrize(("function", "parser"), DOORS)
-def test_options_and_defaults_are_those_of_the_flags(function: Callable[..., Any], parser: Callable[[], Any]):
-    actions = {action.dest: action for action in parser()._actions if action.dest != "help"}
+@pytest.mark.parametrize(("function", "section"), DOORS)
+def test_options_and_defaults_are_those_of_the_flags(function: Callable[..., Any], section: type[Options]):
+    actions = {action.dest: action for action in make_parser(section, "f")._actions if action.dest != "help"}
     shown = inspect.signature(function).parameters
-    assert list(shown) == list(actions)
-    for name, action in actions.items():
-        assert shown[name].default == (inspect.Parameter.empty if action.required else action.default)
+    assert list(shown) == list(actions) == list(section.model_fields)
+    assert {name for name, action in actions.items() if action.required} == {
+        name for name, parameter in shown.items() if parameter.default is inspect.Parameter.empty
+    }
     required = {"weights": "a.pt"} if function is evaluate else {}
     words = ["--weights", "a.pt"] if required else []
-    assert vars(_arguments("f", parser(), required)) == vars(parser().parse_args(words))
-    assert vars(_arguments("f", parser(), {**dict.fromkeys(actions), **required})) == vars(parser().parse_args(words))
+    defaults = section(**required)
+    assert all(getattr(defaults, name) == shown[name].default for name in shown.keys() - {"workers", *required})
+    assert read_options(section, words, "f") == defaults == section(**{**dict.fromkeys(actions), **required})
+
+
+@pytest.mark.parametrize(("function", "section"), DOORS)
+def test_help_shows_every_option_with_its_type_and_meaning(function: Callable[..., Any], section: type[Options]):
+    text = str(inspect.signature(function))
+    assert "imgsz: Optional[int] = None" in text or "imgsz: int | None = None" in text
+    assert "Annotated" not in text and "**" not in text
+    assert all(f"    {name}: {field.description}" in function.__doc__ for name, field in section.model_fields.items())
+    assert all(field.description for field in section.model_fields.values())
+
+
+def test_a_type_checker_knows_the_options(tmp_path: Path):
+    code = "import yolo_lite\nyolo_lite.train(epochs=3, set={'lr0': 0.1}, data=__import__('pathlib').Path('a'))\n"
+    good, bad = tmp_path / "good.py", tmp_path / "bad.py"
+    good.write_text(code + "yolo_lite.evaluate(weights='a.pt', split='test')['map50']\n")
+    bad.write_text("import yolo_lite\nyolo_lite.train(epoch=3)\nyolo_lite.train(epochs='3')\nyolo_lite.evaluate()\n")
+    checker = [sys.executable, "-m", "mypy", "--config-file", str(REPOSITORY / "pyproject.toml"), str(good), str(bad)]
+    said = subprocess.run(checker, capture_output=True, text=True, check=False, cwd=REPOSITORY).stdout
+    assert 'bad.py:2: error: Unexpected keyword argument "epoch" for "train"' in said
+    assert 'bad.py:3: error: Argument "epochs" to "train" has incompatible type "str"' in said
+    assert 'bad.py:4: error: Missing named argument "weights" for "evaluate"' in said
+    assert "good.py" not in said and "Found 3 errors" in said
 
 
 @pytest.mark.parametrize(
@@ -68,7 +91,7 @@ def test_options_and_defaults_are_those_of_the_flags(function: Callable[..., Any
     [
         ({"epochs": 3, "batch_size": 4, "exist_ok": True}, "--epochs 3 --batch-size 4 --exist-ok"),
         ({"exist_ok": False, "resume": False, "weights": None}, ""),
-        ({"seed": np.int64(7), "workers": -1}, "--seed 7 --workers=-1"),
+        ({"seed": np.int64(7), "workers": 1}, "--seed 7 --workers=1"),
         ({"data": Path("a/b.yaml"), "name": "-odd"}, "--data a/b.yaml --name=-odd"),
         ({"resume": True}, "--resume"),
         ({"resume": Path("x/last.pt"), "device": "cpu"}, "--resume x/last.pt --device cpu"),
@@ -84,7 +107,7 @@ def test_options_and_defaults_are_those_of_the_flags(function: Callable[..., Any
 )
 def test_an_option_means_what_its_flag_means(options: dict[str, Any], words: str | list[str]):
     flags = words if isinstance(words, list) else words.split()
-    assert _arguments("train", train_parser(), options) == train_parser().parse_args(flags)
+    assert TrainOptions(**options) == read_options(TrainOptions, flags, "train.py")
 
 
 @pytest.mark.parametrize(
@@ -94,16 +117,20 @@ def test_an_option_means_what_its_flag_means(options: dict[str, Any], words: str
         (train, {"batch-size": 3}, r"train\(\): unknown option 'batch-size' \(nearest: 'batch_size'\)"),
         (train, {"help": True}, r"train\(\): unknown option 'help'"),
         (train, {"conf": 0.1}, r"train\(\): unknown option 'conf'"),
-        (evaluate, {}, "the following arguments are required: --weights"),
-        (evaluate, {"weights": None}, "the following arguments are required: --weights"),
-        (evaluate, {"weights": "a.pt", "split": "rest"}, "argument --split: invalid choice: 'rest'"),
-        (evaluate, {"weights": "a.pt", "conf": 7}, r"--conf: expected 0\.\.1, found 7\.0"),
-        (train, {"epochs": 2.5}, "argument --epochs: invalid int value: '2.5'"),
-        (train, {"epochs": True}, "argument --epochs: invalid int value: 'True'"),
-        (train, {"epochs": -1}, "--epochs: expected 1 or more, found -1"),
-        (train, {"optimizer": "Adam"}, "argument --optimizer: invalid choice: 'Adam'"),
-        (train, {"exist_ok": "yes"}, "exist_ok: expected True or False, found 'yes'"),
-        (train, {"data": ["a.yaml"]}, r"data: expected text, a number or a path, found \['a.yaml'\]"),
+        (evaluate, {}, r"evaluate\(\): expected the option weights"),
+        (evaluate, {"weights": None}, r"evaluate\(\): expected the option weights"),
+        (
+            evaluate,
+            {"weights": "a.pt", "split": "rest"},
+            r"evaluate\(\): split: expected 'train', 'val' or 'test', found 'rest'",
+        ),
+        (evaluate, {"weights": "a.pt", "conf": 7}, r"evaluate\(\): conf: expected 0\.\.1, found 7\.0"),
+        (train, {"epochs": 2.5}, r"train\(\): epochs: expected a whole number, found 2\.5"),
+        (train, {"epochs": True}, "epochs: expected a whole number, found True"),
+        (train, {"epochs": -1}, r"train\(\): epochs: expected 1 or more, found -1"),
+        (train, {"optimizer": "Adam"}, "optimizer: expected 'SGD' or 'AdamW', found 'Adam'"),
+        (train, {"exist_ok": "yes"}, "exist_ok: expected true or false, found 'yes'"),
+        (train, {"data": ["a.yaml"]}, r"data: expected text or a path, found \['a.yaml'\]"),
         (train, {"set": 3}, "set: expected a dict of keys and values, found 3"),
         (train, {"set": {"lr0": {1, 2}}}, r"set: lr0: expected a plain value, found \{1, 2\}"),
         (train, {"set": {"mosiac": 1}}, r"--set mosiac=1: unknown key 'mosiac' \(nearest: 'mosaic'\)"),

@@ -269,7 +269,7 @@ ROWS = {
     "folder for a YAML": flags("--data {here}", "cannot be read"),
     "no such model": flags("--cfg nowhere.yaml", "nowhere.yaml: no such file"),
     "no such hyperparameters": flags("--hyp nowhere.yaml", "nowhere.yaml: no such file"),
-    "too small a side": flags("--imgsz 7", "--imgsz: expected 32..8192, found 7"),
+    "too small a side": flags("--imgsz 7", "--imgsz: expected 32 or more, found 7"),
     "a side of text": flags("--imgsz big", "invalid int value"),
     "unknown flag": flags("--fix", "usage: "),
     "unknown override": flags("--set data.nmaes=x", "unknown key 'data.nmaes'"),

@@ -22,12 +22,13 @@ import yaml
 from conftest import REPOSITORY
 
 import yolo_lite
-from yolo_lite.cli.flags import default_workers, run_config
+from yolo_lite.cli.arguments import read_options
 from yolo_lite.cli.main import main, train_main, val_main
-from yolo_lite.cli.train import make_parser as train_parser
 from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.load import load_run_config
+from yolo_lite.config.options import TrainOptions, default_workers
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
+from yolo_lite.engine.resolve import run_config
 from yolo_lite.engine.run_folder import latest_checkpoint, make_run_folder
 
 TOY = """\
@@ -77,6 +78,10 @@ def train_words(place: Path, *words: str) -> list[str]:
     ]
     sizes = ["--epochs", "1", "--batch-size", "2", "--imgsz", "64", "--workers", "0", "--device", "cpu", "--no-figures"]
     return [*files, *sizes, *words]
+
+
+def train_options(words: list[str]) -> TrainOptions:
+    return read_options(TrainOptions, words, "train.py")
 
 
 def val_words(place: Path, *words: str) -> list[str]:
@@ -156,7 +161,7 @@ def test_an_unusable_argument_of_train_ends_with_status_2_and_no_run_folder(
     ("words", "expected"),
     [
         ("--conf 7", "error: --conf: expected 0..1, found 7.0"),
-        ("--conf nan", "error: --conf: expected 0..1, found nan"),
+        ("--conf nan", "error: --conf: expected a finite number, found nan"),
         ("--iou -0.1", "error: --iou: expected 0..1, found -0.1"),
         ("--max-det 0", "error: --max-det: expected 1 or more, found 0"),
         ("--batch-size 0", "error: --batch-size: expected 1 or more, found 0"),
@@ -271,14 +276,14 @@ def test_bad_rows_of_a_model_yaml_reach_the_user(place: Path, here: Path, capsys
 def test_flags_win_over_the_dataset_and_the_dataset_over_the_defaults(place: Path, here: Path):
     (here / "set.yaml").write_text("train: x\nnames: [a]\nsuggested: {epochs: 7, imgsz: 96}\n")
     files = ["--cfg", str(place / "toy.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml"), "--data", "set.yaml"]
-    options = run_config(train_parser().parse_args([*files, "--imgsz", "128"])).train
+    options = run_config(train_options([*files, "--imgsz", "128"])).train
     assert (options.epochs, options.imgsz, options.batch_size) == (7, 128, 16)
     assert options.workers == default_workers() and 1 <= options.workers <= 8
 
 
 def test_the_dataset_gives_the_number_of_classes_and_flags_override_hyp(place: Path):
     words = ["--optimizer", "SGD", "--set", "optimizer=AdamW", "lr0=1e-4", "--set", "model.width_multiple=0.5"]
-    config = run_config(train_parser().parse_args(train_words(place, *words)))
+    config = run_config(train_options(train_words(place, *words)))
     assert config.model.nc == 2 == len(config.data.names)
     assert (config.hyp.optimizer, config.hyp.lr0, config.model.width_multiple) == ("SGD", 1e-4, 0.5)
     assert config.data_file == str(place / "set.yaml")
@@ -286,7 +291,7 @@ def test_the_dataset_gives_the_number_of_classes_and_flags_override_hyp(place: P
 
 def test_the_default_dataset_is_found_from_any_folder(place: Path, here: Path):
     files = ["--cfg", str(place / "toy.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
-    config = run_config(train_parser().parse_args(files))
+    config = run_config(train_options(files))
     assert config.data_file == str(REPOSITORY / "data/shapes.yaml") and config.data.generate
 
 
@@ -296,7 +301,7 @@ def test_a_run_leaves_its_resolved_configuration_twice(place: Path):
     for name in ("best.pt", "last.pt"):
         content = load_checkpoint(folder / "weights" / name)
         assert config_of(content, name) == stored
-    assert stored == run_config(train_parser().parse_args(train_words(place, "--project", str(place / "done"))))
+    assert stored == run_config(train_options(train_words(place, "--project", str(place / "done"))))
 
 
 def test_runs_are_numbered_and_exist_ok_writes_into_the_first(
@@ -490,14 +495,14 @@ def test_a_folder_that_is_gone_is_an_error_of_the_checkpoint(tmp_path: Path):
 
 def test_an_older_format_is_refused_with_the_way_out(tmp_path: Path):
     torch.save({"format": 1, "yolo_lite": "0.0.1"}, tmp_path / "old.pt")
-    with pytest.raises(CheckpointError, match="in format 1 by an older yolo_lite, expected format 3: train"):
+    with pytest.raises(CheckpointError, match="in format 1 by an older yolo_lite, expected format 3 or newer: train"):
         load_checkpoint(tmp_path / "old.pt")
 
 
 def test_a_newer_format_is_refused_with_both_versions(tmp_path: Path):
     torch.save({"format": 99, "yolo_lite": "9.9.9"}, tmp_path / "new.pt")
     with pytest.raises(
-        CheckpointError, match=r"written by yolo_lite 9\.9\.9 in format 99, this yolo_lite .* reads format 3"
+        CheckpointError, match=r"written by yolo_lite 9\.9\.9 in format 99, this yolo_lite .* reads format 4"
     ):
         load_checkpoint(tmp_path / "new.pt")
 

@@ -25,7 +25,7 @@ from yolo_lite.config.schema import (
     Hyp,
     ModelConfig,
     RunConfig,
-    TrainOptions,
+    RunSection,
     parse_activation,
 )
 from yolo_lite.config.yaml_file import parse_scalar, parse_yaml, read_yaml
@@ -487,7 +487,7 @@ def test_the_dataset_yamls_of_the_repository_load(path: Path):
 
 def run_config(cfg: str = "yolo_n.yaml") -> RunConfig:
     return RunConfig(
-        train=TrainOptions(cfg=cfg, hyp="cfg/hyp.yaml", data="data/shapes.yaml", epochs=3, batch_size=4, imgsz=64),
+        train=RunSection(cfg=cfg, hyp="cfg/hyp.yaml", data="data/shapes.yaml", epochs=3, batch_size=4, imgsz=64),
         hyp=Hyp(lr0=1e-5, cache="off"),
         model=load_model_config(REPOSITORY / "cfg" / cfg),
         data=load_dataset_config(REPOSITORY / "data/shapes.yaml"),

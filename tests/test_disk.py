@@ -39,7 +39,7 @@ def resumed(last: Path) -> int:
 
 def test_a_full_disk_leaves_the_older_checkpoint_whole(small_disk: Path, tiny_data: Path, monkeypatch, capsys):
     config = tiny_config(tiny_data, small_disk, "--epochs", "3")
-    monkeypatch.setattr("yolo_lite.cli.train.run_config", lambda _: config)
+    monkeypatch.setattr("yolo_lite.engine.resolve.run_config", lambda _: config)
     assert train_main([]) == 2
     said = capsys.readouterr().err
     assert "weights/last.pt: cannot be written: No space left on device; the older file is untouched" in said

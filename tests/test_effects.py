@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from test_augment import COLOURS, NO_OBJECTS, OFF, Drawn, random_sample, rectangle_sample, sample_of, training_set
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.schema import SEAM_NAMES, DatasetConfig, Hyp
+from yolo_lite.config.schema import DatasetConfig, Hyp
 from yolo_lite.data import effects
 from yolo_lite.data.augment import worth_learning
 from yolo_lite.data.copy_paste import box_of, copy_paste
@@ -22,6 +21,7 @@ from yolo_lite.data.letterbox import GREY
 from yolo_lite.data.loader import training_loader
 from yolo_lite.data.outlines import Outlines, Ring, mask_of
 from yolo_lite.data.store import CAN_FORK, ImageStore
+from yolo_lite.engine.seams import SEAMS
 from yolo_lite.ops.streams import NamedGenerators, Stream
 
 EFFECTS = ("grayscale", "blur", "jpeg", "erasing")
@@ -279,8 +279,8 @@ def test_copy_paste_without_polygons_is_refused():
 
 
 @pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The dict AUGMENTATIONS with entries of a test, which the schema knows too."""
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dict AUGMENTATIONS with entries of a test."""
 
     def mirrored(image, label, xyxy, rng):
         return image[:, ::-1], label, (64, 0, 64, 0) + xyxy[:, [2, 1, 0, 3]] * (-1, 1, -1, 1)
@@ -298,10 +298,6 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     }
     for name, function in entries.items():
         monkeypatch.setitem(effects.AUGMENTATIONS, name, function)
-    SEAM_NAMES["AUGMENTATIONS"].extend(entries)
-    yield
-    for name in entries:
-        SEAM_NAMES["AUGMENTATIONS"].remove(name)
 
 
 def test_augmentations_come_last_in_their_order(polygons, known):
@@ -355,8 +351,8 @@ def test_what_an_augmentation_gives_is_checked(polygons, known, name, message):
 
 
 def test_an_unknown_augmentation_is_refused():
-    with pytest.raises(ValueError, match=r"unknown name 'weather' \(there is none; --plugin may bring some\)"):
-        Hyp(augmentations="weather")
+    with pytest.raises(ValueError, match=r"unknown name 'weather' .*erasing.*"):
+        Hyp.model_validate({"augmentations": "weather"}, context=SEAMS)
 
 
 @pytest.mark.skipif(not CAN_FORK, reason="workers are not forked here")
@@ -370,11 +366,7 @@ def test_albumentations_is_a_pure_function_of_seed_epoch_and_index(polygons, mon
         albumentations.HorizontalFlip(p=0.5),
     ]
     monkeypatch.setitem(effects.AUGMENTATIONS, "weather", effects.from_albumentations(transforms))
-    SEAM_NAMES["AUGMENTATIONS"].append("weather")
-    try:
-        hyp = Hyp(mosaic=0.5, augmentations="weather")
-    finally:
-        SEAM_NAMES["AUGMENTATIONS"].remove("weather")
+    hyp = Hyp(mosaic=0.5, augmentations="weather")
     epochs = []
     for workers in (0, 2):
         torch.manual_seed(workers)

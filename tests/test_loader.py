@@ -61,7 +61,8 @@ def training_set(index: DatasetIndex, hyp: Hyp = PLAIN, cache: str = "ram", mosa
 
 
 def tensors(batch: Batch) -> tuple[torch.Tensor, ...]:
-    return (batch.images, *batch.objects, batch.position, batch.original_size, batch.letterbox)
+    objects = [column for column in batch.objects if column is not None]  # without masks
+    return (batch.images, *objects, batch.position, batch.original_size, batch.letterbox)
 
 
 def assert_same(first: Iterable[Batch], second: Iterable[Batch]) -> None:

@@ -15,6 +15,7 @@ from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import load_model_config, validate
 from yolo_lite.config.schema import ModelConfig
 from yolo_lite.config.yaml_file import parse_yaml
+from yolo_lite.engine.seams import SEAMS
 from yolo_lite.model.blocks import Conv, activation_maker
 from yolo_lite.model.builder import scaled_repeats, scaled_width
 from yolo_lite.model.detector import Detector, summarise
@@ -591,4 +592,4 @@ def test_an_unknown_module_is_an_error_of_the_file_and_its_row(tmp_path: Path):
     with pytest.raises(
         ConfigError, match=r"mine\.yaml:5: backbone row 1: unknown module 'GhostConv' \(nearest: 'Conv'\)"
     ):
-        load_model_config(tmp_path / "mine.yaml")
+        load_model_config(tmp_path / "mine.yaml", (), SEAMS)

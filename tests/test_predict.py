@@ -21,9 +21,9 @@ from torch import Tensor
 
 from yolo_lite import load
 from yolo_lite.cli.main import main
-from yolo_lite.cli.val import make_parser as val_parser
 from yolo_lite.config.errors import ConfigError, DataError, UserError
 from yolo_lite.config.load import load_dataset_config
+from yolo_lite.config.options import ValOptions
 from yolo_lite.data.index import dataset_root
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.deploy import sources
@@ -103,8 +103,8 @@ def predict(*words: str) -> int:
 
 
 def assert_predicts_what_validation_finds(weights: Path, size: int, batch_size: int) -> None:
-    words = ["--weights", str(weights), "--imgsz", str(size), "--batch-size", str(batch_size)]
-    prepared = prepare_validation(val_parser().parse_args([*words, "--device", "cpu", "--workers", "0"]))
+    options = ValOptions(weights=weights, imgsz=size, batch_size=batch_size, device="cpu", workers=0)
+    prepared = prepare_validation(options)
     index, table = prepared.split.dataset, validate_checkpoint(prepared).evaluation.detections
     files = [index.path(position) for position in range(len(index))]
     choice = {"conf": 0.001, "iou": 0.6, "batch_size": batch_size}

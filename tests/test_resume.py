@@ -202,7 +202,7 @@ def test_the_second_ctrl_c_stops_at_once():
 
 def test_the_command_line_tells_a_stop_by_its_exit_status(tiny_data: Path, tmp_path: Path, monkeypatch, capsys):
     config = tiny_config(tiny_data, tmp_path, *RECIPE)
-    monkeypatch.setattr("yolo_lite.cli.train.run_config", lambda _: config)
+    monkeypatch.setattr("yolo_lite.engine.resolve.run_config", lambda _: config)
     stop_after(monkeypatch, 2, send(signal.SIGTERM))
     assert train_main([]) == 143
     assert f"go on with --resume {last_of(tmp_path)}" in capsys.readouterr().err

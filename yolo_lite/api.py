@@ -1,33 +1,77 @@
 """``yolo_lite.train`` and ``yolo_lite.evaluate``: the commands train.py and val.py as functions; and ``load``.
 
-Options of commands are the flags, ``--batch-size 8`` as ``batch_size=8``. They go through the parsers of the command
-line, so both doors know the same options, defaults and checks.
+Their parameters are the fields of the sections from which the flags are made, ``--batch-size 8`` as ``batch_size=8``.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import inspect
-import json
-import numbers
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, get_type_hints
 
 from yolo_lite.cli import train as train_command
 from yolo_lite.cli import val as val_command
 from yolo_lite.config.errors import ConfigError, nearest
+from yolo_lite.config.load import validate
+from yolo_lite.config.options import Options, TrainOptions, ValOptions
+from yolo_lite.config.yaml_file import Document
 
 if TYPE_CHECKING:
     from yolo_lite.deploy.predictor import Predictor
     from yolo_lite.engine.train import Result
 
+P = ParamSpec("P")
+SomeOptions = TypeVar("SomeOptions", bound=Options)
+T = TypeVar("T")
 
-def train(**options: Any) -> Result:
+
+def with_options_of(section: Callable[P, SomeOptions]) -> Callable[[Callable[[SomeOptions], T]], Callable[P, T]]:
+    """Gives a function of a section of options the fields of the section as parameters, by name.
+
+    The function raises ConfigError where an option is unknown, missing, or of another type.
+    """
+    kind = cast("type[SomeOptions]", section)
+
+    def decorate(action: Callable[[SomeOptions], T]) -> Callable[P, T]:
+        @functools.wraps(action)
+        def function(*_: P.args, **options: P.kwargs) -> T:
+            return action(_checked(kind, options, f"{action.__name__}()"))
+
+        function.__signature__ = _signature(kind, action)  # type: ignore[attr-defined]
+        fields = "\n".join(f"    {name}: {field.description}" for name, field in kind.model_fields.items())
+        function.__doc__ = f"{inspect.getdoc(action)}\n\nArgs:\n{fields}\n"
+        return function
+
+    return decorate
+
+
+def _checked(kind: type[SomeOptions], options: dict[str, Any], function: str) -> SomeOptions:
+    fields = kind.model_fields
+    for name in options:
+        if name not in fields:
+            raise ConfigError(f"{function}: unknown option {name!r}{nearest(name, fields)}")
+    missing = [name for name, field in fields.items() if field.is_required() and options.get(name) is None]
+    if missing:
+        raise ConfigError(f"{function}: expected the option {missing[0]}")
+    return validate(kind, Document(function, options, {}, {name: f"{function}: {name}" for name in fields}))
+
+
+def _signature(kind: type[Options], action: Callable[..., Any]) -> inspect.Signature:
+    """What ``help`` shows: every option with its type and default."""
+    kind.model_rebuild()  # the sections are built when they are first needed
+    hints, options = get_type_hints(kind), inspect.signature(kind).parameters.values()
+    parameters = [option.replace(annotation=hints[option.name]) for option in options]
+    return inspect.Signature(parameters, return_annotation=inspect.signature(action).return_annotation)
+
+
+@with_options_of(TrainOptions)
+def train(options: TrainOptions) -> Result:
     """Train a detector, or go on with a run: ``train(cfg="cfg/yolo_n.yaml", data="mine.yaml", epochs=3)``.
 
-    Options are the flags of train.py. ``set`` is a dict, ``set={"box_loss": "giou", "model.width_multiple": 0.5}``;
-    ``resume`` is a path or True, for the latest run; ``plugin`` is a path or a list of paths.
+    ``set`` is a dict, ``set={"box_loss": "giou", "model.width_multiple": 0.5}``; ``resume`` is a path or True, for the
+    latest run; ``plugin`` is a path or a list of paths.
 
     Returns:
         Folder of the run (with ``weights/best.pt``), best epoch, metrics of the last epoch, seconds of each epoch.
@@ -35,14 +79,14 @@ def train(**options: Any) -> Result:
     Raises:
         UserError: an option, a file or the data cannot be used, or the loss is no longer finite.
     """
-    return train_command.run(_arguments("train", train_command.make_parser(), options))
+    return train_command.run(options)
 
 
-def evaluate(**options: Any) -> dict[str, Any]:
+@with_options_of(ValOptions)
+def evaluate(options: ValOptions) -> dict[str, Any]:
     """Validate a checkpoint: ``evaluate(weights="runs/train/exp/weights/best.pt", split="test")``.
 
-    Options are the flags of val.py. A run folder is written only where ``project``, ``name``, ``save_json`` or
-    ``save_txt`` is given.
+    A run folder is written only where ``project``, ``name``, ``save_json`` or ``save_txt`` is given.
 
     Returns:
         The content of metrics.json: ``map50_95``, ``map50``, ``per_class``, ...
@@ -50,22 +94,22 @@ def evaluate(**options: Any) -> dict[str, Any]:
     Raises:
         UserError: an option, the checkpoint or the data cannot be used.
     """
-    arguments = _arguments("evaluate", val_command.make_parser(), options)
-    in_folder = any(options.get(name) not in (None, False) for name in ("project", "name", "save_json", "save_txt"))
-    return val_command.run(arguments, in_folder)
+    in_folder = bool({"project", "name"} & options.model_fields_set) or options.save_json or options.save_txt
+    return val_command.run(options, in_folder)
 
 
 def load(
     weights: str | os.PathLike[str],
-    device: str = "",
+    device: str | int = "",
     imgsz: int | None = None,
     plugin: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
 ) -> Predictor:
     """A trained detector: ``load("best.pt").predict("image.jpg").plot()``.
 
     Args:
+        weights: a checkpoint, or an exported file.
         device: "cpu", "0", "cuda:1", "mps"; "" picks a GPU if there is one.
-        imgsz: pixels of a picture's longest side in the network; None: as trained.
+        imgsz: pixels of an image's longest side in the network; None: as trained.
         plugin: a Python file of yours that the checkpoint was trained with, or a list of them.
 
     Raises:
@@ -74,77 +118,5 @@ def load(
     from yolo_lite.deploy import predictor
     from yolo_lite.plugins import loaded
 
-    plugins = [plugin] if isinstance(plugin, (str, os.PathLike)) else plugin
-    with loaded([os.fspath(path) for path in plugins]):
-        return predictor.load(os.fspath(weights), device, imgsz)
-
-
-def _arguments(function: str, parser: argparse.ArgumentParser, options: Mapping[str, Any]) -> argparse.Namespace:
-    """What the parser makes of the options, written as flags.
-
-    Raises:
-        ConfigError: an option is unknown, missing or of another type.
-    """
-    actions = _actions(parser)
-    for name in options:
-        if name not in actions:
-            raise ConfigError(f"{function}(): unknown option {name!r}{nearest(name, actions)}")
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(f"{function}(): {message}")
-
-    parser.error = refuse  # type: ignore[method-assign]
-    given = {name: value for name, value in options.items() if value is not None}
-    return parser.parse_args([word for name, value in given.items() for word in _words(actions[name], value)])
-
-
-def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    return {action.dest: action for action in parser._actions if action.dest != "help"}
-
-
-def _words(action: argparse.Action, value: Any) -> list[str]:
-    """An option as the command line has it."""
-    flag = action.option_strings[0]
-    if action.dest == "set":
-        return [flag, *_overrides(value)] if value else []
-    if isinstance(value, bool) and (action.nargs in (0, "?")):  # exist_ok and resume
-        return [flag] if value else []
-    if action.nargs == 0:
-        raise ConfigError(f"{action.dest}: expected True or False, found {value!r}")
-    several = isinstance(value, (list, tuple)) and action.dest in ("plugin", "classes")
-    return [f"{flag}={_text(action.dest, item)}" for item in (value if several else [value])]
-
-
-def _overrides(value: Any) -> list[str]:
-    """``{"mosaic": 0}`` as ``["mosaic=0"]``; texts ``"key=value"`` are taken as they are."""
-    if isinstance(value, Mapping):
-        return [f"{key}={item if isinstance(item, str) else _json(key, item)}" for key, item in value.items()]
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise ConfigError(f"set: expected a dict of keys and values, found {value!r}")
-    return list(texts)
-
-
-def _json(key: Any, value: Any) -> str:
-    try:
-        return json.dumps(value, default=lambda number: number.item())  # JSON is YAML; numpy's numbers have item()
-    except (AttributeError, TypeError, ValueError):
-        raise ConfigError(f"set: {key}: expected a plain value, found {value!r}") from None
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, (str, numbers.Real, os.PathLike)):  # numpy's numbers too
-        return str(value)
-    raise ConfigError(f"{name}: expected text, a number or a path, found {value!r}")
-
-
-def _signature(function: Callable[..., Any], parser: argparse.ArgumentParser) -> inspect.Signature:
-    """What ``help`` shows: every option with its default."""
-    kind, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
-    defaults = {name: empty if action.required else action.default for name, action in _actions(parser).items()}
-    options = [inspect.Parameter(name, kind, default=default) for name, default in defaults.items()]
-    return inspect.Signature(options, return_annotation=inspect.signature(function).return_annotation)
-
-
-train.__signature__ = _signature(train, train_command.make_parser())  # type: ignore[attr-defined]
-evaluate.__signature__ = _signature(evaluate, val_command.make_parser())  # type: ignore[attr-defined]
+    with loaded(plugin):
+        return predictor.load(os.fspath(weights), str(device), imgsz)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import os
 import sys
 import traceback
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -19,8 +21,12 @@ from typing import Any, NamedTuple
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.seams import Seam
 from yolo_lite.config.yaml_file import parse_scalar
-from yolo_lite.engine.seams import SEAMS
+from yolo_lite.deploy.formats import EXPORT_FORMATS, ExportFormat
+from yolo_lite.engine.seams import SEAMS as SEAMS_OF_A_RUN
 from yolo_lite.engine.tasks import Task
+
+SEAMS = {**SEAMS_OF_A_RUN, "EXPORT_FORMATS": Seam(EXPORT_FORMATS, is_open=True)}
+ENTRY_TYPES = {"TASKS": Task, "EXPORT_FORMATS": ExportFormat}  # of the dicts that hold no functions
 
 _loaded: list[Path] = []
 
@@ -34,7 +40,7 @@ class Entry(NamedTuple):
 
 
 @contextlib.contextmanager
-def loaded(paths: Sequence[str]) -> Iterator[None]:
+def loaded(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Iterator[None]:
     """The entries of plugin files are in the dicts until the block ends.
 
     A file that is loaded already stays as it is.
@@ -43,10 +49,10 @@ def loaded(paths: Sequence[str]) -> Iterator[None]:
         ConfigError: a file is missing, fails, or does not hold what a plugin may hold; all problems of a file at once.
     """
     with contextlib.ExitStack() as undo:
-        for given in paths:
+        for given in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
             path = Path(given).resolve()
             if path not in _loaded:
-                undo.enter_context(_joined(path, given))
+                undo.enter_context(_joined(path, os.fspath(given)))
         yield
 
 
@@ -76,7 +82,8 @@ def _execute(path: Path, given: str) -> ModuleType:
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise ConfigError(f"--plugin {given}: {found}, expected a Python file (looked in {Path.cwd()})")
-    module = ModuleType(str(path))  # no other module has this name
+    # A name that no other file has, and that TorchScript can write.
+    module = ModuleType(f"plugin_{zlib.crc32(str(path).encode()):08x}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses look their module up there
     try:
@@ -136,8 +143,8 @@ def _entry_problem(entry: Entry) -> str | None:
         return f"expected a name that YAML reads as a word, such as my_loss, found {entry.name!r}"
     if entry.name in seam.entries:
         return "the name is taken, expected one that neither yolo_lite nor another plugin has"
-    if entry.seam == "TASKS":
-        return None if isinstance(entry.value, Task) else f"expected a Task, found {entry.value!r}"
+    if kind := ENTRY_TYPES.get(entry.seam):
+        return None if isinstance(entry.value, kind) else f"expected a {kind.__name__}, found {entry.value!r}"
     if not callable(entry.value):
         return f"expected a function or a class, found {entry.value!r}"
     try:

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
-
-from yolo_lite.cli.flags import add_fit_flags, check_range, fit_config
 from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.options import AnchorsOptions
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The flags of ``yolo-lite anchors``."""
-    parser = argparse.ArgumentParser(
-        prog="yolo-lite anchors",
-        description="Print anchors that fit the objects of the train split, for the model YAML. No file is changed.",
-    )
-    add_fit_flags(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of the k-means (default: %(default)s)")
-    return parser
-
-
-def run(arguments: argparse.Namespace) -> None:
+def run(options: AnchorsOptions) -> None:
     """Print how the model's anchors fit, and lines for its YAML with anchors that fit better."""
     from yolo_lite.data.index import index_split
+    from yolo_lite.engine.resolve import fit_config
     from yolo_lite.tools.anchors import fit_anchors, measure_fit, model_anchors, training_sizes
 
-    check_range("--seed", arguments.seed, 0, 2**31)
-    data, data_file, model, anchor_t, longest = fit_config(arguments)
+    data, data_file, model, anchor_t, longest = fit_config(options)
     old = model_anchors(model)
     if old is None:
-        raise ConfigError(f"--cfg {arguments.cfg}: expected the family yolo, others match objects by their overlap")
+        raise ConfigError(f"--cfg {options.cfg}: expected the family yolo, others match objects by their overlap")
     size = training_sizes(index_split(data, data_file, "train"), longest)
-    new = fit_anchors(size, old.shape[0] * old.shape[1], anchor_t, arguments.seed).reshape(old.shape)
+    new = fit_anchors(size, old.shape[0] * old.shape[1], anchor_t, options.seed).reshape(old.shape)
     print(f"{len(size)} objects at {longest} px; recall: an anchor's sides differ by less than {anchor_t:g} times")
     print(f"{'':<8}{'recall':>8}{'mean ratio':>12}")
     for name, anchors in (("before", old), ("after", new)):
@@ -38,4 +25,4 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{name:<8}{recall:>8.4f}{mean_ratio:>12.3f}")
     rows = (", ".join(f"{side:g}" for side in level.ravel()) for level in new)
     print("\nanchors:\n" + "\n".join(f"  - [{row}]" for row in rows))
-    print(f"\nnothing was changed; the lines are for {arguments.cfg}, or a copy of it")
+    print(f"\nnothing was changed; the lines are for {options.cfg}, or a copy of it")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from yolo_lite.cli.flags import add_run_flags, run_config
 from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.options import CompareOptions, RunOptions, TrainOptions
 
 if TYPE_CHECKING:
     from yolo_lite.tools.compare import Run
@@ -15,56 +15,36 @@ if TYPE_CHECKING:
 HINT = "; the same command goes on"  # where it was interrupted
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The flags of ``yolo-lite compare``."""
-    parser = argparse.ArgumentParser(
-        prog="yolo-lite compare",
-        description="Train variants with the same seeds and tell differences from noise. The same command goes on "
-        "where it was stopped.",
-    )
-    add = parser.add_argument
-    add_run_flags(parser)
-    add("--vary", metavar="KEY=A,B,...", help="a key of hyp.yaml, or model.KEY, data.KEY, and its values")
-    add("--variant", nargs="+", action="append", default=[], metavar="KEY=VALUE",
-        help="one variant, several keys at once; once for each variant")  # fmt: skip
-    add("--seeds", type=int, default=3, help="seeds of each variant, from --seed on (default: %(default)s)")
-    add("--project", default="runs/compare", help="folder of comparisons (default: %(default)s)")
-    add("--name", default="exp", help="folder of this comparison (default: %(default)s)")
-    parser.set_defaults(save_period=None, no_figures=True)
-    return parser
-
-
-def run(arguments: argparse.Namespace) -> None:
+def run(options: CompareOptions) -> None:
     """Train every variant with every seed, print the table."""
     from yolo_lite.plugins import loaded
 
-    with loaded(arguments.plugin):
-        _compare(arguments)
+    with loaded(options.plugin):
+        _compare(options)
 
 
-def _compare(arguments: argparse.Namespace) -> None:
+def _compare(options: CompareOptions) -> None:
     from yolo_lite.tools.compare import compare
 
-    variants = _variants(arguments)
-    if arguments.seeds < 1:
-        raise ConfigError(f"--seeds: expected 1 or more, found {arguments.seeds}")
-    folder = Path(arguments.project) / arguments.name
-    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    print(compare([_make_run(arguments, folder, texts, seed) for seed in seeds for texts in variants], folder))
+    variants, folder = _variants(options), Path(options.project) / options.name
+    seeds = range(options.seed, options.seed + options.seeds)
+    print(compare([_make_run(options, folder, texts, seed) for seed in seeds for texts in variants], folder))
     print(f"{folder}: comparison.md, comparison.json, comparison.png")
 
 
-def _make_run(arguments: argparse.Namespace, folder: Path, texts: list[str], seed: int) -> Run:
+def _make_run(options: CompareOptions, folder: Path, texts: Sequence[str], seed: int) -> Run:
     """One variant, by its ``key=value`` texts, with one seed."""
+    from yolo_lite.engine.resolve import run_config
     from yolo_lite.tools.compare import Run, variant_folder
 
     variant = " ".join(texts)
-    place = {"project": str(folder / variant_folder(variant)), "name": f"seed{seed}", "exist_ok": True}
-    own = {**vars(arguments), **place, "seed": seed, "set": [*arguments.set, *texts]}
-    return Run(variant, seed, run_config(argparse.Namespace(**own)))
+    shared = {name: getattr(options, name) for name in RunOptions.model_fields}
+    place = {"project": folder / variant_folder(variant), "name": f"seed{seed}", "exist_ok": True}
+    own: dict[str, Any] = {**shared, **place, "seed": seed, "set": [*options.set, *texts], "no_figures": True}
+    return Run(variant, seed, run_config(TrainOptions(**own)))
 
 
-def _variants(arguments: argparse.Namespace) -> list[list[str]]:
+def _variants(options: CompareOptions) -> Sequence[Sequence[str]]:
     """The ``key=value`` texts of each variant.
 
     Raises:
@@ -72,13 +52,13 @@ def _variants(arguments: argparse.Namespace) -> list[list[str]]:
     """
     from yolo_lite.tools.compare import variant_folder
 
-    if bool(arguments.vary) == bool(arguments.variant):
+    if bool(options.vary) == bool(options.variant):
         raise ConfigError("expected either --vary KEY=A,B,... or --variant KEY=VALUE ..., once for each variant")
-    variants = arguments.variant
-    if arguments.vary:
-        key, equals, values = arguments.vary.partition("=")
+    variants = options.variant
+    if options.vary:
+        key, equals, values = options.vary.partition("=")
         if not equals:
-            raise ConfigError(f"--vary {arguments.vary}: expected KEY=A,B,...")
+            raise ConfigError(f"--vary {options.vary}: expected KEY=A,B,...")
         variants = [[f"{key}={value}"] for value in _split_at_commas(values)]
     if len(variants) < 2 or len({variant_folder(" ".join(texts)) for texts in variants}) < len(variants):
         raise ConfigError(f"expected two or more variants, all different, found {[' '.join(v) for v in variants]}")

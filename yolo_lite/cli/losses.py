@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-
-from yolo_lite.cli.flags import add_plugin_flag
+from yolo_lite.config.options import LossesOptions
 
 TITLES = {
     "key box_loss (and rpn_box_loss)": "BOX_LOSSES",
@@ -13,18 +11,11 @@ TITLES = {
 }
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The flags of ``yolo-lite losses``."""
-    parser = argparse.ArgumentParser(prog="yolo-lite losses", description="List every loss.")
-    add_plugin_flag(parser)
-    return parser
-
-
-def run(arguments: argparse.Namespace) -> None:
+def run(options: LossesOptions) -> None:
     """Every loss with its formula, paper and parameters."""
     from yolo_lite.plugins import loaded
 
-    with loaded(arguments.plugin):
+    with loaded(options.plugin):
         _print_all()
 
 

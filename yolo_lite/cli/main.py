@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import io
 import sys
 from collections.abc import Callable, Sequence
 
+import yolo_lite
+from yolo_lite.cli.arguments import read_options
 from yolo_lite.config.errors import StoppedError, UserError
+from yolo_lite.config.options import COMMANDS
 
-# Each is a module of this folder with make_parser(), run(arguments), whose int is the exit status if it returns one,
+# Each command is a module of this folder with run(options), whose int is the exit status if it returns one,
 # and, where it can go on after Ctrl-C, a HINT how.
-COMMANDS = {
-    "train": "train a detector, or go on with a run",
-    "val": "validate a checkpoint",
-    "predict": "detect on pictures, videos, cameras and streams",
-    "import": "make a checkpoint of weights of YOLOv5",
-    "export": "write a checkpoint as ONNX, TorchScript or torch.export",
-    "compare": "train variants with the same seeds and tell differences from noise",
-    "show": "draw augmented training batches with their boxes",
-    "losses": "list every loss",
-    "convert": "write a dataset's labels in another format: YOLO, VOC, COCO",
-    "download": "fetch a public set: coco128, voc, coco",
-    "check": "find what is wrong with a dataset",
-    "anchors": "find anchors that fit a dataset",
-}
-
 MODULES = {"import": "import_weights"}  # of commands whose name Python keeps for itself
+SCRIPTS = {"train": "train.py", "val": "val.py"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,12 +23,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
+    if words[:1] == ["--version"]:
+        print(f"yolo-lite {yolo_lite.__version__}")
+        return 0
     if not words or words[0] not in COMMANDS:
-        commands = "".join(f"\n  {name:<10} {purpose}" for name, purpose in COMMANDS.items())
-        print(f"usage: yolo-lite COMMAND ...  (yolo-lite train --help){commands}", file=sys.stderr)
+        print(_usage(), file=sys.stderr)
         return 0 if words[:1] in (["-h"], ["--help"]) else 2
-    command = importlib.import_module(f"yolo_lite.cli.{MODULES.get(words[0], words[0])}")
-    return _run(command.run, command.make_parser().parse_args(words[1:]), getattr(command, "HINT", ""))
+    name, section = words[0], COMMANDS[words[0]]
+    command = importlib.import_module(f"yolo_lite.cli.{MODULES.get(name, name)}")
+    program = SCRIPTS.get(name, f"yolo-lite {name}")
+    return _run(lambda: command.run(read_options(section, words[1:], program)), getattr(command, "HINT", ""))
+
+
+def _usage() -> str:
+    purposes = {name: (section.__doc__ or "").partition("\n")[0] for name, section in COMMANDS.items()}
+    lines = "".join(f"\n  {name:<10} {purpose}" for name, purpose in purposes.items())
+    return f"usage: yolo-lite COMMAND ...  (yolo-lite train --help; yolo-lite --version){lines}"
 
 
 def train_main(argv: Sequence[str] | None = None) -> int:
@@ -53,10 +51,10 @@ def val_main(argv: Sequence[str] | None = None) -> int:
     return main(["val", *(sys.argv[1:] if argv is None else argv)])
 
 
-def _run(action: Callable[[argparse.Namespace], object], arguments: argparse.Namespace, hint: str = "") -> int:
+def _run(command: Callable[[], object], hint: str) -> int:
     """Run a command; what a user can mend ends with its message and exit status 2."""
     try:
-        status = action(arguments)
+        status = command()
     except UserError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 import time
@@ -13,39 +12,12 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from yolo_lite.cli.flags import add_plugin_flag
 from yolo_lite.config.errors import DataError
+from yolo_lite.config.options import PredictOptions
 
 if TYPE_CHECKING:
     from yolo_lite.deploy.outputs import Wanted
     from yolo_lite.deploy.prediction import Prediction
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The flags of ``yolo-lite predict``."""
-    parser = argparse.ArgumentParser(prog="yolo-lite predict", description="Detect on pictures, videos and streams.")
-    add = parser.add_argument
-    add("--weights", required=True, help="checkpoint, for example runs/train/exp/weights/best.pt, or an exported file")
-    add("--source", required=True, nargs="+",
-        help="pictures and videos: files, folders, glob patterns, list files; the number of a camera; "
-        "the URL of a stream (rtsp, rtmp, udp, http)")  # fmt: skip
-    add("--imgsz", type=int, help="longest side in pixels (default: as trained)")
-    add("--batch-size", type=int, default=8, help="the result does not depend on it (default: %(default)s)")
-    add("--device", default="", help="cpu, 0, cuda:1, mps (default: a GPU if there is one)")
-    add("--conf", type=float, default=0.25, help="lowest confidence (default: %(default)s)")
-    add("--iou", type=float, default=0.45, help="overlap above which NMS drops a box (default: %(default)s)")
-    add("--max-det", type=int, default=300, help="most detections of a picture (default: %(default)s)")
-    add("--classes", nargs="+", metavar="NAME", help="look for these only (default: all)")
-    add("--agnostic-nms", action="store_true", help="a better box of any class drops a box, not only of its own")
-    add("--no-save", action="store_true", help="no annotated pictures and videos")
-    add("--save-txt", action="store_true", help="labels/*.txt: class cx cy w h confidence, in fractions of the picture")
-    add("--save-json", action="store_true", help="predictions.json: boxes xyxy in pixels, names, scores")
-    add("--save-crop", action="store_true", help="crops/CLASS/*.jpg")
-    add_plugin_flag(parser)
-    add("--project", default="runs/predict", help="folder of runs (default: %(default)s)")
-    add("--name", default="exp", help="folder of this run; a number is added if it is there (default: %(default)s)")
-    add("--exist-ok", action="store_true", help="write into an existing run folder")
-    return parser
 
 
 class _Tally:
@@ -66,7 +38,7 @@ class _Tally:
         return f"{self.frames} pictures, {self.objects} objects{skipped}, {milliseconds:.1f} ms a picture"
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(options: PredictOptions) -> None:
     """Detect on everything that ``--source`` names: a line for each input, files in a run folder.
 
     Raises:
@@ -80,21 +52,21 @@ def run(arguments: argparse.Namespace) -> None:
     from yolo_lite.engine.run_folder import make_run_folder
     from yolo_lite.plugins import loaded
 
-    media = find_media(arguments.source)
-    with loaded(arguments.plugin):
-        predictor = load(arguments.weights, arguments.device, arguments.imgsz)
-    options = predictor.options(
-        arguments.conf, arguments.iou, arguments.max_det, arguments.classes, arguments.agnostic_nms
+    media = find_media(options.source)
+    with loaded(options.plugin):
+        predictor = load(str(options.weights), str(options.device), options.imgsz)
+    choice = predictor.options(
+        options.conf, options.iou, options.max_det, options.classes or None, options.agnostic_nms
     )
-    wanted = Wanted(not arguments.no_save, arguments.save_txt, arguments.save_json, arguments.save_crop)
-    batch_size = 1 if any(one.kind == "live" for one in media) else arguments.batch_size  # nothing live waits
+    wanted = Wanted(not options.no_save, options.save_txt, options.save_json, options.save_crop)
+    batch_size = 1 if any(one.kind == "live" for one in media) else options.batch_size  # nothing live waits
     tally = _Tally()
     with memory_errors_explained(batch_size, predictor.size, remark=""):
-        stream = predictor.run(read_frames(media, tally.skip, predictor.channels), options, batch_size)
+        stream = predictor.run(read_frames(media, tally.skip, predictor.channels), choice, batch_size)
         first = next(stream, None)
         if first is None:
-            raise DataError(f"--source {' '.join(arguments.source)}: not one of {tally.skipped} inputs can be read")
-        folder = make_run_folder(arguments.project, arguments.name, arguments.exist_ok) if any(wanted) else None
+            raise DataError(f"--source {' '.join(options.source)}: not one of {tally.skipped} inputs can be read")
+        folder = make_run_folder(options.project, options.name, options.exist_ok) if any(wanted) else None
         bar = tqdm(
             _said(itertools.chain([first], stream), tally),
             desc="predicting",

@@ -2,97 +2,93 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolo_lite.cli.flags import absolute, add_run_flags, run_config
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import validate
-from yolo_lite.config.schema import RunConfig, TrainOptions
+from yolo_lite.config.options import TrainOptions
+from yolo_lite.config.schema import RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
 
 if TYPE_CHECKING:
+    from yolo_lite.engine.processes import Processes
+    from yolo_lite.engine.state import Resume
     from yolo_lite.engine.train import Result
 
 HINT = "; go on with --resume"  # where it was interrupted
+FREE = ("resume", "project", "device", "workers", "plugin", "epochs", "save_period")  # may be given beside --resume
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The flags of train.py."""
-    parser = argparse.ArgumentParser(prog="train.py", description="Train a detector.")
-    add = parser.add_argument
-    add_run_flags(parser)
-    add("--project", default="runs/train", help="folder of runs (default: %(default)s)")
-    add("--name", default="exp", help="folder of this run; a number is added if it is there (default: %(default)s)")
-    add("--exist-ok", action="store_true", help="write into an existing run folder")
-    add("--resume", nargs="?", const="", help="go on with a run: its folder or last.pt, or the latest below --project")
-    add("--save-period", metavar="N", help="write last.pt every N epochs, 0.25 for four times an epoch, or 10min for "
-        "every ten minutes and after each epoch (default: 1)")  # fmt: skip
-    return parser
-
-
-def run(arguments: argparse.Namespace) -> Result:
-    """Train from flags, or go on with a run."""
+def run(options: TrainOptions) -> Result:
+    """Train a new detector, or go on with a run."""
     from yolo_lite.engine.processes import joined
     from yolo_lite.engine.train import train
     from yolo_lite.plugins import loaded
 
-    with loaded(arguments.plugin), joined() as processes:
+    with loaded(options.plugin), joined() as processes:
         if processes.launchers:
-            arguments = processes.from_first(lambda: _restarted(arguments, processes.launchers))
+            options = processes.from_first(lambda: _restarted(options, processes.launchers))
         # The first process reads a checkpoint for all: others may run where its file is not.
-        resume, config = processes.from_first(lambda: _resumed(arguments))
-        if arguments.batch_size == "auto" and config is None:
-            arguments = processes.from_first(lambda: _with_measured_batch_size(arguments, processes.size))
-        return train(config or run_config(arguments), resume, processes)
+        resume, config = processes.from_first(lambda: _resumed(options))
+        return train(config or _new_config(options, processes), resume, processes)
 
 
-def _with_measured_batch_size(arguments: argparse.Namespace, num_processes: int) -> argparse.Namespace:
+def _new_config(options: TrainOptions, processes: Processes) -> RunConfig:
+    from yolo_lite.engine.resolve import run_config
+
+    if options.batch_size == "auto":
+        options = processes.from_first(lambda: _with_measured_batch_size(options, processes.size))
+    return run_config(options)
+
+
+def _with_measured_batch_size(options: TrainOptions, num_processes: int) -> TrainOptions:
     from yolo_lite.engine.batch_size import largest_batch_size
+    from yolo_lite.engine.resolve import run_config
 
-    one = run_config(argparse.Namespace(**{**vars(arguments), "batch_size": 1}))
+    one = run_config(options.model_copy(update={"batch_size": 1}))
     batch_size = largest_batch_size(one) * num_processes
     print(f"--batch-size auto: {batch_size}")
-    return argparse.Namespace(**{**vars(arguments), "batch_size": batch_size})
+    return options.model_copy(update={"batch_size": batch_size})
 
 
-def _restarted(arguments: argparse.Namespace, launchers: Sequence[str]) -> argparse.Namespace:
+def _restarted(options: TrainOptions, launchers: Sequence[str]) -> TrainOptions:
     """Where torchrun starts its command anew, the run goes on in its folder, from its last.pt if there is one yet."""
     from yolo_lite.config.load import load_run_config
     from yolo_lite.config.yaml_file import read_yaml
+    from yolo_lite.engine.resolve import run_config
     from yolo_lite.engine.run_folder import folder_of
     from yolo_lite.engine.seams import SEAMS
 
-    folder = folder_of(arguments.project, launchers)
-    if folder is None or arguments.resume is not None or not (folder / "config.yaml").exists():
-        return arguments
+    folder = folder_of(str(options.project), launchers)
+    if folder is None or options.resume or not (folder / "config.yaml").exists():
+        return options
     stored = load_run_config(read_yaml(folder / "config.yaml").data, str(folder / "config.yaml"), SEAMS)
-    if arguments.batch_size == "auto":
-        arguments = argparse.Namespace(**{**vars(arguments), "batch_size": stored.train.batch_size})
-    if run_config(arguments) != stored:  # another run of the same torchrun, by a script that trains several
-        return arguments
+    if options.batch_size == "auto":
+        options = options.model_copy(update={"batch_size": stored.train.batch_size})
+    if run_config(options) != stored:  # another run of the same torchrun, by a script that trains several
+        return options
     if not (folder / "weights" / "last.pt").exists():
-        return argparse.Namespace(**{**vars(arguments), "name": folder.name, "exist_ok": True})
-    kept = {name: getattr(arguments, name) for name in ("device", "workers", "plugin", "project")}
+        return options.model_copy(update={"name": folder.name, "exist_ok": True})
+    kept = options.model_fields_set & {"device", "workers", "plugin", "project"}
     print(f"restarted by torchrun: {folder} goes on")
-    return argparse.Namespace(**{**vars(make_parser().parse_args(["--resume", str(folder)])), **kept})
+    return TrainOptions(resume=folder, **{name: getattr(options, name) for name in kept})
 
 
-def _resumed(arguments: argparse.Namespace) -> tuple[Any, RunConfig | None]:
+def _resumed(options: TrainOptions) -> tuple[Resume | None, RunConfig | None]:
     """The run to go on with and its configuration, or neither."""
     from yolo_lite.engine.checkpoint import check_resumable, config_of, load_checkpoint
     from yolo_lite.engine.run_folder import latest_checkpoint
     from yolo_lite.engine.state import Resume, is_finished
 
-    if arguments.resume is None:
+    if not options.resume:
         return None, None
-    path = Path(arguments.resume) if arguments.resume else latest_checkpoint(arguments.project)
+    path = latest_checkpoint(str(options.project)) if options.resume is True else Path(options.resume)
     path = path / "weights" / "last.pt" if path.is_dir() else path
     content = load_checkpoint(path)
     check_resumable(content, path)
-    config = _with_changes(config_of(content, path), content["epoch"], arguments)
+    config = _with_changes(config_of(content, path), content["epoch"], options)
     if is_finished(content, config):
         if content["epoch"] < config.train.epochs:
             raise ConfigError(
@@ -104,7 +100,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[Any, RunConfig | None]:
     return Resume(path.resolve().parent.parent, content), config
 
 
-def _with_changes(config: RunConfig, done: int, arguments: argparse.Namespace) -> RunConfig:
+def _with_changes(config: RunConfig, done: int, options: TrainOptions) -> RunConfig:
     """A resumed run keeps its configuration; its length, where it is computed and how it is loaded may change.
 
     With another number of epochs the rest of the new schedule is followed from where the run stands: the learning rate
@@ -113,24 +109,25 @@ def _with_changes(config: RunConfig, done: int, arguments: argparse.Namespace) -
     So may the path of a plugin: it is the one that the user has given now.
 
     Raises:
-        ConfigError: another flag was given too.
+        ConfigError: another option was given too.
     """
-    free = ("resume", "project", "device", "workers", "plugin", "epochs", "save_period")
-    parser = make_parser()
-    given = [name for name, value in vars(arguments).items() if name not in free and value != parser.get_default(name)]
-    if given:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    from yolo_lite.engine.resolve import absolute
+
+    fields, given = TrainOptions.model_fields, options.model_fields_set
+    others = [name for name in fields if name in given - {*FREE} and getattr(options, name) != fields[name].default]
+    if others:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise ConfigError(f"--resume goes on with the run's own configuration: leave out {names}, or start a new run")
-    options = config.train
-    wanted = {name: getattr(arguments, name) for name in ("device", "workers", "epochs", "save_period")}
-    changes = {name: value for name, value in wanted.items() if value not in (None, "")}
-    if arguments.plugin:
-        changes["plugin"] = absolute(arguments.plugin)
-    if (epochs := changes.get("epochs", options.epochs)) != options.epochs:
+    old = config.train
+    wanted = {"device", "workers", "epochs", "save_period"} & given
+    changes: dict[str, Any] = {name: getattr(options, name) for name in wanted if getattr(options, name) != ""}
+    if options.plugin:
+        changes["plugin"] = absolute(options)
+    if (epochs := changes.get("epochs", old.epochs)) != old.epochs:
         if epochs <= done:
             raise ConfigError(f"--epochs {epochs}: expected more than the {done} epochs that are done")
-        changes["first_epochs"] = options.first_epochs or options.epochs
-        print(f"--epochs {epochs} instead of {options.epochs}: the rest of that schedule, without a second warm-up")
+        changes["first_epochs"] = old.first_epochs or old.epochs
+        print(f"--epochs {epochs} instead of {old.epochs}: the rest of that schedule, without a second warm-up")
     words = {name: f"--{name.replace('_', '-')}" for name in changes}
-    changed = validate(TrainOptions, Document("train.py", {**options.model_dump(), **changes}, {}, words))
+    changed = validate(RunSection, Document("train.py", {**old.model_dump(), **changes}, {}, words))
     return config.model_copy(update={"train": changed})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from yolo_lite.config.errors import ConfigError, nearest
+from yolo_lite.config.find import find_yaml, folder_of_dataset
 from yolo_lite.config.old import split_flat_key
 from yolo_lite.config.schema import (
     MODEL_SECTIONS,
@@ -34,19 +36,22 @@ PREFIXES: dict[str, tuple[type[Section], ...]] = {
 }
 
 
-def load_hyp(path: str | Path, overrides: Sequence[str] = (), seams: Seams | None = None) -> Hyp:
+def load_hyp(path: str | os.PathLike[str], overrides: Sequence[str] = (), seams: Seams | None = None) -> Hyp:
     """Read hyp.yaml.
 
     Args:
+        path: the file, or the name of one that yolo_lite brings.
         overrides: the ``--set key=value`` texts.
         seams: what names and their parameters are checked against; None: they are taken as they are.
     """
-    return validate(Hyp, override(read_yaml(path), overrides, ""), seams)
+    return validate(Hyp, override(read_yaml(find_yaml(path, "hyp")), overrides, ""), seams)
 
 
-def load_model_config(path: str | Path, overrides: Sequence[str] = (), seams: Seams | None = None) -> AnyModelConfig:
+def load_model_config(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), seams: Seams | None = None
+) -> AnyModelConfig:
     """Read a model YAML of any family, as ``load_hyp``; ``--set model.key=value`` overrides."""
-    document = override(read_yaml(path), overrides, "model.")
+    document = override(read_yaml(find_yaml(path, "model")), overrides, "model.")
     family = document.data.get("family", "yolo")
     if not isinstance(family, str) or family not in MODEL_SECTIONS:
         where = document.flags.get("family", f"{document.source}:{document.lines.get(('family',), 1)}: family")
@@ -54,12 +59,17 @@ def load_model_config(path: str | Path, overrides: Sequence[str] = (), seams: Se
     return validate(MODEL_SECTIONS[family], document, seams)
 
 
-def load_dataset_config(path: str | Path, overrides: Sequence[str] = (), seams: Seams | None = None) -> DatasetConfig:
+def load_dataset_config(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), seams: Seams | None = None
+) -> DatasetConfig:
     """Read a dataset YAML, as ``load_hyp``; ``--set data.key=value`` overrides."""
-    config = validate(DatasetConfig, override(read_yaml(path), overrides, "data."), seams)
+    file = find_yaml(path, "data")
+    config = validate(DatasetConfig, override(read_yaml(file), overrides, "data."), seams)
     if not (config.generate or config.train or config.val or config.test):
         raise ConfigError(f"{path}: expected at least one of train, val, test")
-    return config
+    if config.generate or (folder := folder_of_dataset(file)) == file.resolve().parent:
+        return config
+    return config.model_copy(update={"path": str((folder / Path(config.path).expanduser()).resolve())})
 
 
 def load_run_config(plain: Mapping[str, Any], source: str, seams: Seams | None = None) -> RunConfig:

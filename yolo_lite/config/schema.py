@@ -30,6 +30,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+ImageSize = Annotated[int, Field(ge=32, le=8192)]  # longest side in pixels
 
 
 # ---------------------------------------------------------------------------------------------------- model YAML
@@ -497,8 +498,8 @@ def parse_save_period(text: Any) -> Any:
     return SavePeriod(number=float(match[1]), unit="min" if match[2] == "min" else "epochs")
 
 
-class TrainOptions(Section):
-    """The flags of ``train.py``, resolved; files are "" where there were none, for imported weights."""
+class RunSection(Section):
+    """The options of ``train.py``, resolved; files are "" where there were none, for imported weights."""
 
     cfg: str = ""
     hyp: str = ""
@@ -506,7 +507,7 @@ class TrainOptions(Section):
     weights: str | None = None
     epochs: Count = 100
     batch_size: Count = 16
-    imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
+    imgsz: ImageSize = 640
     device: str = ""
     workers: Annotated[int, Field(ge=0)] = 2
     seed: Seed = 0
@@ -523,7 +524,7 @@ class TrainOptions(Section):
 class RunConfig(Section):
     """Everything a run was started with; stored in the run folder and in every checkpoint."""
 
-    train: TrainOptions
+    train: RunSection
     hyp: Hyp
     model: AnyModelConfig
     data: DatasetConfig

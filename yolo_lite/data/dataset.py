@@ -1,4 +1,4 @@
-"""One sample, as a pure function of (seed, epoch, index): any number of workers sees the same samples."""
+"""Samples as pure functions of (seed, epoch, index), so that any number of workers sees the same ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from yolo_lite.ops.streams import NamedGenerators, Stream
 
 
 class DatasetItem(NamedTuple):
-    """What a dataset hands to ``collate``."""
+    """One sample as ``collate`` gets it."""
 
     image: np.ndarray  # uint8 [H, W, channels]
     instances: Instances  # in pixels of the network input
@@ -29,7 +29,7 @@ class DatasetItem(NamedTuple):
 
 
 class TrainingSet:
-    """Augmented square images; asked by (epoch, index).
+    """Augmented square images by (epoch, index).
 
     Args:
         mosaic_epochs: epochs from this one on have no mosaic, mixup or copy-paste.
@@ -74,18 +74,18 @@ class TrainingSet:
         return DatasetItem(sample.image, instances, position, size, Letterbox(1.0, 1.0, 0, 0))
 
     def _strikes(self, name: str, random: NamedGenerators) -> bool:
-        """Whether the augmentation happens, by the chance that its key states."""
+        """Draw whether the augmentation happens, with the chance of its key."""
         chance = getattr(self.hyp, name)
         return chance > 0 and random[name].random() < chance
 
     def _partners(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Images to be mixed with another, drawn as often as the weights say."""
+        """Draw images to be mixed with another, in proportion to their weights."""
         if self.summed_weights is None:
             return rng.integers(len(self), size=count)
         return np.searchsorted(self.summed_weights, rng.random(count), side="right").clip(max=len(self) - 1)
 
     def _warped(self, position: int, mixes: bool, random: NamedGenerators) -> Sample:
-        """One image or a mosaic of four, through the random warp, ``size`` pixels square."""
+        """One image or a mosaic of four after the random warp, ``size`` pixels square."""
         if mixes and self._strikes("mosaic", random):
             positions = (position, *self._partners(3, random["mosaic"]))
             samples = [self._pasted(int(one), mixes, random) for one in positions]
@@ -99,7 +99,7 @@ class TrainingSet:
         return augment.warp(sample, matrix, self.size, self.index.channels)
 
     def _pasted(self, position: int, mixes: bool, random: NamedGenerators) -> Sample:
-        """One image, now and then with objects of another."""
+        """One image, with objects of another pasted in with the chance ``copy_paste``."""
         if not mixes or not self._strikes("copy_paste", random):
             return self._load(position, self.with_outlines)
         [other] = self._partners(1, random["copy_paste"])
@@ -108,7 +108,7 @@ class TrainingSet:
         return sample if self.with_outlines else sample.without_outlines()
 
     def _load(self, position: int, with_outlines: bool) -> Sample:
-        """One image and its objects, in pixels of the image as the store has it."""
+        """One image and its objects, in pixels of the resized image."""
         image, (height, width) = self.store[position], self.index.size[position]
         label, xyxy = self.index.objects(position)
         outlines = self.index.outlines if with_outlines else None
@@ -118,9 +118,9 @@ class TrainingSet:
 
 
 class EvaluationSet:
-    """Letterboxed pictures, each on the canvas that its size asks for; asked by index.
+    """Letterboxed images by index, each on a canvas of the size that ``canvas`` gives for it.
 
-    The shape of a picture depends on nothing but the picture, so results do not depend on the batch size.
+    The shape of an image depends on nothing but the image itself, and not on the batch it is in.
     """
 
     def __init__(self, index: DatasetIndex, store: ImageStore, canvas: Canvas) -> None:
@@ -130,7 +130,7 @@ class EvaluationSet:
         return len(self.index)
 
     def shape(self, position: int) -> tuple[int, int]:
-        """Height and width of the network input for this picture."""
+        """Height and width of the network input for this image."""
         height, width = self.store.size[position]
         return self.canvas(int(height), int(width))
 

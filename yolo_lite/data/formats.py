@@ -1,4 +1,4 @@
-"""The label formats of a dataset, and which one a dataset has."""
+"""The label formats, and which one a dataset has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from yolo_lite.config.errors import DataError
+from yolo_lite.config.errors import DataError, nearest
 from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data.labels import LabelReader
 from yolo_lite.data.readers.coco import CocoReader
@@ -18,13 +18,13 @@ FORMATS: dict[str, Callable[[Path, Path | None, tuple[str, ...]], LabelReader]] 
     "voc": VocReader,
     "coco": CocoReader,
 }
-ASKED = 100  # images of which it is asked whose label files are there
+ASKED = 100  # first images whose label files are looked for
 
 
 def label_reader(
     config: DatasetConfig, root: Path, split: str, images: Sequence[Path], data_file: str | Path
 ) -> LabelReader:
-    """The reader of a split's labels: of the format that the dataset YAML states, or that is found.
+    """The reader of a split's labels, of the format that the dataset YAML states or else the one that is detected.
 
     Raises:
         DataError: what the key ``labels`` names is not there.
@@ -34,6 +34,8 @@ def label_reader(
     if place and not place.exists():
         raise DataError(f"{data_file}: labels: no such folder or file: {place}")
     name = config.format or _detect_format(root, place, images)
+    if name not in FORMATS:
+        raise DataError(f"{data_file}: format: unknown name {name!r}{nearest(name, FORMATS)}")
     if place and place.is_dir() == (name == "coco"):
         expected = "an annotation file" if name == "coco" else "a folder"
         raise DataError(f"{data_file}: labels: expected {expected} for the format {name}, found {place}")

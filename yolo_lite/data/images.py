@@ -94,7 +94,7 @@ def orientation(image: Image.Image) -> int:
     try:
         exif.load(image.info.get("exif", b""))
         return int(exif.get(_EXIF_ORIENTATION, 1))
-    except (SyntaxError, TypeError, ValueError, struct.error):  # damaged EXIF beside a sound picture
+    except (SyntaxError, TypeError, ValueError, struct.error):  # damaged EXIF beside a sound image
         return 1
 
 
@@ -243,7 +243,7 @@ def _npy_pixels(content: bytes, path: str | Path) -> np.ndarray:
 
 
 def _check_shape(shape: tuple[int, int, int], path: str | Path) -> None:
-    """Refuse what would take more memory than the largest RGB picture."""
+    """Refuse what would take more memory than the largest RGB image."""
     most = Image.MAX_IMAGE_PIXELS and 2 * Image.MAX_IMAGE_PIXELS
     pixels = shape[0] * shape[1] * max(shape[2] / 3, 1)
     if most and pixels > most:

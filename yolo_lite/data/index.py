@@ -1,6 +1,6 @@
-"""What a split holds: image files, their sizes and their objects, in packed arrays.
+"""The index of a split: image files, their sizes and their objects, in packed arrays.
 
-Packed, because lists of Python objects would be copied page by page into every worker process.
+Lists of Python objects would be copied page by page into every worker process.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class DatasetIndex:
     size: np.ndarray  # [n, 2] int64, height and width in pixels
     first: np.ndarray  # [n + 1] int64: the objects of image i are rows first[i]:first[i + 1]
     label: np.ndarray  # [T] int64
-    xyxy: np.ndarray  # [T, 4] float64, pixels of the picture
+    xyxy: np.ndarray  # [T, 4] float64, pixels of the image
     area: np.ndarray  # [T] float64, square pixels
     crowd: np.ndarray  # [T] bool: neither learnt nor counted, see Annotation
     outlines: Outlines | None  # where index_split was asked for them
     image_id: np.ndarray  # [n] int64: those of a COCO file, or positions
     category_id: np.ndarray  # [C] int64: those of a COCO file, or class indices
-    problems: tuple[str, ...]  # what was left out and why, one line each
-    channels: int = 3  # of the pictures
+    problems: tuple[str, ...]  # what was left out and why, a line each
+    channels: int = 3  # of the images
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,25 +73,25 @@ class DatasetIndex:
         return np.repeat(np.arange(len(self)), np.diff(self.first))
 
     def describe(self) -> str:
-        """Counts, and the first things that were left out."""
+        """Counts of images and objects, and the first problems, for the start of a run."""
         counts = f"{len(self)} images, {self.num_backgrounds} of them without objects, {self.num_objects} objects"
         crowds = f", {int(self.crowd.sum())} crowds or difficult" if self.crowd.any() else ""
         left_out = f"; {len(self.problems)} things left out, the first:" if self.problems else ""
         return "\n  ".join((counts + crowds + left_out, *self.problems[:3]))
 
     def objects(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Labels ``[m]`` and boxes ``[m, 4]`` (xyxy in pixels of the picture) of one image, crowds apart."""
+        """Labels ``[m]`` and boxes ``[m, 4]`` (xyxy in pixels of the image) of one image, crowds apart."""
         rows = self.rows(index)
         return self.label[rows], self.xyxy[rows]
 
     def rows(self, index: int) -> np.ndarray:
-        """Which objects ``[m]`` one image has, crowds apart."""
+        """The rows ``[m]`` int64 of one image's objects, crowds apart."""
         first, end = self.first[index : index + 2]
         return first + np.flatnonzero(~self.crowd[first:end])
 
 
 def dataset_root(config: DatasetConfig, data_file: str | Path) -> Path:
-    """The folder that ``path`` means; a generated set is drawn here if it is not there yet."""
+    """The folder of the dataset; a generated one is drawn first if it is not there yet."""
     if config.generate:
         generate = config.generate
         return ensure_shapes(ShapesSpec(generate.train, generate.val, generate.image_size, generate.seed))
@@ -102,7 +102,7 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_o
     """Read sizes and labels of the split ``train``, ``val`` or ``test``.
 
     Args:
-        with_outlines: keep the outlines of objects too.
+        with_outlines: keep the outlines of objects as well.
 
     Raises:
         ConfigError: the dataset YAML does not name the split.
@@ -147,11 +147,11 @@ def list_files(root: Path, source: str, where: str | Path, suffixes: frozenset[s
     """Files of a folder, a list file or a glob pattern, in a fixed order.
 
     Args:
-        root: the folder at which relative sources start.
-        where: what names the source, for messages.
+        root: the folder that relative sources start from.
+        where: the file that names the source, for messages.
 
     Raises:
-        DataError: there is nothing of the kind.
+        DataError: the source does not exist or cannot be read.
     """
     place = root / Path(source).expanduser()
     if place.is_dir():
@@ -174,7 +174,7 @@ def list_files(root: Path, source: str, where: str | Path, suffixes: frozenset[s
 
 
 def _listed_path(row: str, list_folder: Path, root: Path) -> Path:
-    """A row of a list file is relative to the list file or to the dataset's root, or is an id of Pascal VOC's."""
+    """The path of a list file's row: relative to the list file or to the dataset's root, or an id of Pascal VOC's."""
     beside = list_folder / row
     if Path(row).suffix.lower() not in IMAGE_SUFFIXES and list_folder.parts[-2:] == ("ImageSets", "Main"):
         return list_folder.parents[1] / "JPEGImages" / f"{row}.jpg"
@@ -182,7 +182,7 @@ def _listed_path(row: str, list_folder: Path, root: Path) -> Path:
 
 
 def _read_all(files: SplitFiles, config: DatasetConfig, split: str, with_outlines: bool, file: Path) -> DatasetIndex:
-    """What all images say; those are opened that the cache file does not know as they are now."""
+    """Read all images; only those are opened that have changed since the cache file was written."""
     images, reader = files.images, files.reader
     stamps, kept = index_cache.stamps_of(images, reader), index_cache.load(file)
     if kept is None or kept.key.tolist() != stamps.key:
@@ -199,7 +199,7 @@ def _read_all(files: SplitFiles, config: DatasetConfig, split: str, with_outline
 
 
 def index_of(images: list[Path], reader: LabelReader, entries: PackedLabels, config: DatasetConfig) -> DatasetIndex:
-    """The index of images that have just been read."""
+    """The index of images whose labels have just been read."""
     index = _of_entries(config, images, entries, *_ids(images, reader, entries))
     return _select_classes(index, config)
 
@@ -222,14 +222,14 @@ def _of_entries(
 def _read(
     images: list[Path], reader: LabelReader, channels: int, split: str, with_outlines: bool
 ) -> tuple[PackedLabels, np.ndarray]:
-    """PackedLabels of images, and which of them ``[n]`` would be the same at another reading, as their files are."""
+    """The labels of images, and for which of them ``[n]`` reading the same files again would give the same."""
 
     def read(image: Path) -> tuple[tuple[tuple[int, int], Labels] | str, bool]:
         try:
             size = image_size(image, channels)
             return (size, reader.read(image, size)), True
         except DataError as error:
-            # A number means that the system failed, not the file: a network's folder may be back the next time.
+            # An error number means that the system failed, not the file: a network folder may be back next time.
             return str(error), getattr(error.__cause__, "errno", None) is None
 
     reader.load()
@@ -245,7 +245,7 @@ def _ids(images: list[Path], reader: LabelReader, entries: PackedLabels) -> tupl
 
 
 def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
-    """The same images with the objects of these classes alone, which are numbered in this order."""
+    """The same images with only the objects of these classes, numbered in this order."""
     new = np.array([wanted.index(name) if name in wanted else -1 for name in index.names])
     kept = new[index.label] >= 0
     return replace(
@@ -262,7 +262,7 @@ def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
 
 
 def _select_classes(index: DatasetIndex, config: DatasetConfig) -> DatasetIndex:
-    """The objects of the classes that ``classes`` names, all of one class where ``single_cls`` says so."""
+    """Only the classes that the key ``classes`` names, joined into one where ``single_cls`` is set."""
     if config.class_names == index.names:
         return index
     chosen = only_classes(index, config.classes or index.names)

@@ -1,7 +1,7 @@
-"""What the files of a split said, kept for the next start in a folder outside the dataset.
+"""The cache of what the files of a split contain, in a folder outside the dataset.
 
-A file's stamp is its size and the times of its last change. An image is read anew when its stamp or that of its label
-file is not what it was at the last reading, or when its labels are looked for in another file.
+A file's stamp is its size and the times of its last change. An image is read again when its stamp or that of its label
+file has changed since the last reading, or when its labels are expected in another file.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from yolo_lite.data.outlines import Outlines
 from yolo_lite.data.packed_labels import PackedLabels
 from yolo_lite.data.shapes import cache_folder
 
-# Raise it with every change of what the readers, ``images``, ``labels`` or ``packed`` make of the same files.
+# Raise it with every change of what the readers, ``images``, ``labels`` or ``packed_labels`` make of the same files.
 FORMAT = 1
-# A file may change twice within one tick of its file system's clock (2 s for FAT): the second change would not show.
+# A file may change twice within one tick of its file system's clock (2 s for FAT), and the second change not show.
 SETTLED_AFTER = 2_000_000_000  # ns
 MISSING = (-1, -1, -1)
-STAMPED_TOGETHER = 500  # images, by one of the threads; they are for folders on a network
+STAMPED_TOGETHER = 500  # images a thread looks at in a row; threads help with folders on a network
 DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 class Stamps(NamedTuple):
     """The files of n images as they are now."""
 
-    key: list[bytes]  # [n], paths and stamps of image and label file: what was read with the same key is still so
-    settled: np.ndarray  # [n] bool: a later change would show
+    key: list[bytes]  # [n], paths and stamps of image and label file: the same key means the same content
+    settled: np.ndarray  # [n] bool: any later change would show in the stamps
 
 
 class CachedSplit(NamedTuple):
@@ -54,7 +54,7 @@ class CachedSplit(NamedTuple):
 
 
 def stamps_of(images: Sequence[Path], reader: LabelReader) -> Stamps:
-    """Look at each image and its label file, without opening them."""
+    """The stamps of each image and its label file, without opening them."""
     latest = time.time_ns() - SETTLED_AFTER
 
     def look(start: int) -> list[tuple[bytes, bool]]:
@@ -68,8 +68,8 @@ def stamps_of(images: Sequence[Path], reader: LabelReader) -> Stamps:
 
 
 def stamp_of(path: str) -> tuple[int, int, int]:
-    """Size, time of change and time of status change (ns) of a file; -1 where there is none."""
-    # The time of the status cannot be set: it tells a file from one of the same size and times that it was put over.
+    """Size, time of change and time of status change (ns) of a file; -1 each where it does not exist."""
+    # The time of the status change cannot be set: it shows that a file was replaced by one of the same size and time.
     try:
         found = os.stat(path)
     except (OSError, ValueError):  # ValueError: no path at all
@@ -78,14 +78,14 @@ def stamp_of(path: str) -> tuple[int, int, int]:
 
 
 def cache_file(reader: LabelReader, *rules: object) -> Path:
-    """Where a split is kept: a name of its own for everything that decides how its files are read."""
+    """The cache file of a split; its name depends on everything that decides how the files are read."""
     rules = (FORMAT, type(reader).__name__, PIL.__version__, cv2.__version__, *rules)
     name = hashlib.sha256(json.dumps(rules, default=str).encode()).hexdigest()[:16]
     return cache_folder() / f"index-{name}"
 
 
 def load(path: Path) -> CachedSplit | None:
-    """What is kept; None where nothing is, or where the file is damaged."""
+    """The content of a cache file; None where it does not exist or is damaged."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -101,7 +101,7 @@ def load(path: Path) -> CachedSplit | None:
 
 
 def save(path: Path, kept: CachedSplit) -> None:
-    """Keep it under its name when it is whole; where that cannot be, say so once and go on."""
+    """Write a cache file, which gets its name when it is complete; where that fails, say so once and go on."""
     outlines = kept.entries.outlines
     arrays = kept._asdict() | kept.entries._asdict() | (outlines._asdict() if outlines else {})
     del arrays["entries"], arrays["outlines"]
@@ -126,6 +126,6 @@ def _say_once(line: str) -> None:
 
 
 def known_rows(kept: CachedSplit | None, stamps: Stamps) -> np.ndarray:
-    """Which kept entry holds what each image says ``[n]``; -1 where it must be read."""
+    """The row ``[n]`` of each image in the cache; -1 where it must be read."""
     row_of = {key: row for row, key in enumerate(kept.key.tolist())} if kept else {}
     return np.array([row_of.get(key, -1) for key in stamps.key], dtype=np.int64)

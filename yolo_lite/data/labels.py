@@ -1,4 +1,4 @@
-"""The objects of one picture, and the rules they must keep, whatever format they are written in."""
+"""The labelled objects of one image, and the rules that they must keep in every format."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ import numpy as np
 
 from yolo_lite.data.outlines import Ring
 
-# Annotation tools round: what lies outside the picture by less than this share of its side is clipped, what lies
-# further is an error.
+# Annotation tools round: coordinates outside the image by less than this fraction of its side are clipped, others are
+# errors.
 TOLERANCE = 0.01
-# Coordinates are rounded to 1/100 of a pixel: fractions of six digits then say the same as the pixels they came from.
+# Coordinates are rounded to 1/100 of a pixel, so that fractions of six digits equal the pixels they were made from.
 STEPS_PER_PIXEL = 100
 
 
 class Annotation(NamedTuple):
-    """One object as a file states it."""
+    """One object as a label file states it."""
 
-    where: str  # file and line, or whatever else finds it there
+    where: str  # file and line, or how else to find it there
     label: int
-    xyxy: tuple[float, ...]  # pixels of the picture
+    xyxy: tuple[float, ...]  # pixels of the image
     rings: tuple[Ring, ...] = ()  # outlines, where the file has them
     area: float | None = None  # square pixels, where the file states it
-    crowd: bool = False  # neither learnt nor counted as missed, and nothing found in it is wrong
+    crowd: bool = False  # not learnt, not counted as missed, and nothing found in it counts as wrong
 
 
 class Problem(NamedTuple):
-    """Why something was left out."""
+    """Why a row or a file was left out."""
 
     kind: str  # a key of doctor.SEVERITY
-    text: str  # where it stands, what was expected and what was found
+    text: str  # where it is, what was expected and what was found
 
 
 class Labels(NamedTuple):
-    """The objects of one picture."""
+    """The objects of one image."""
 
     label: np.ndarray  # [m] int64
-    xyxy: np.ndarray  # [m, 4] float64, pixels of the picture
+    xyxy: np.ndarray  # [m, 4] float64, pixels of the image
     area: np.ndarray  # [m] float64, square pixels
     crowd: np.ndarray  # [m] bool
     rings: list[tuple[Ring, ...]]  # m times the outlines of an object
@@ -84,7 +84,7 @@ class LabelReader(Protocol):
 def check_annotations(
     found: Iterable[Annotation | Problem], size: tuple[int, int], drop_repeats: bool = True
 ) -> Labels:
-    """The usable annotations of a picture of (height, width) pixels."""
+    """Sort annotations of an image of (height, width) pixels into usable objects and problems."""
     usable: list[Annotation] = []
     problems: list[Problem] = []
     seen = set()
@@ -112,7 +112,7 @@ def check_annotations(
 
 
 def _inside(one: Annotation, size: tuple[int, int]) -> tuple[float, ...] | Problem:
-    """The box clipped to the picture and rounded, or what is wrong with it."""
+    """The box xyxy clipped to the image and rounded, or what is wrong with it."""
     sides, xyxy = (size[1], size[0]) * 2, one.xyxy
     if not all(map(math.isfinite, xyxy)):
         return Problem("not finite", f"{one.where}: expected finite numbers, found a box {xyxy}")
@@ -133,11 +133,11 @@ def _inside(one: Annotation, size: tuple[int, int]) -> tuple[float, ...] | Probl
 def label_path(image: Path, root: Path, folder: Path | None, suffix: str, twins: Mapping[str, str]) -> Path:
     """Where the label file of an image is expected.
 
-    In ``folder`` if there is one, under the image's path below the root (without a leading ``images``) or under its
-    bare name; else where the last folder of the image's path that has a twin, such as images has labels, is replaced
-    by it; else beside the image.
+    If ``folder`` is given, it is in there, under the image's path below the root (without a leading ``images``) or its
+    bare name. Otherwise the last folder of the image's path that has a twin is replaced by that, as ``images`` by
+    ``labels``; failing that, it is beside the image.
     """
-    # Text, not paths: with these it takes a sixth of the time, and is asked for every image at every start.
+    # Strings take a sixth of the time of Path, and this is called for every image at every start.
     beside = os.path.splitext(image)[0] + suffix
     if folder:
         below = Path(os.path.relpath(beside, root))

@@ -1,4 +1,4 @@
-"""The one way a picture gets to the network's size: scaled to fit, centred on grey, invertible exactly."""
+"""The letterbox: how an image gets to the network's size, scaled to fit and centred on grey, and exactly back."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 
 GREY = 114  # value of the padding, in every channel
-Canvas = Callable[[int, int], tuple[int, int]]  # height and width of a resized picture -> of the network's input
+Canvas = Callable[[int, int], tuple[int, int]]  # height and width of a resized image -> of the network's input
 
 
 class Letterbox(NamedTuple):
-    """Where the picture lies in the canvas: x in the canvas is ``x * scale_x + left``."""
+    """Where an image lies in its canvas: x in the canvas is ``x * scale_x + left``."""
 
     scale_x: float
     scale_y: float
@@ -33,7 +33,7 @@ def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
 
 
 def canvas_size(height: int, width: int, stride: int) -> tuple[int, int]:
-    """The network input for a picture: half a stride of grey or more in height and width, as YOLOv5 validates.
+    """The network input for an image, with at least half a stride of grey in height and width, as YOLOv5 validates.
 
     Objects at the border are found better with it (LOG.md).
     """
@@ -41,12 +41,12 @@ def canvas_size(height: int, width: int, stride: int) -> tuple[int, int]:
 
 
 def square_canvas(height: int, width: int, size: int) -> tuple[int, int]:
-    """The input of a network that takes squares of one size, whatever the picture."""
+    """The input of a network that takes squares of one size only."""
     return size, size
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Area averaging where it shrinks (no aliasing), linear where it grows."""
+    """Resize by area averaging where the image shrinks (no aliasing), linearly where it grows."""
     if image.shape[:2] == (height, width):
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
@@ -55,13 +55,13 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def letterbox_of(original_size: tuple[int, int], size: tuple[int, int], canvas: tuple[int, int]) -> Letterbox:
-    """The letterbox of a picture that was resized to ``size`` and lies in the middle of ``canvas``; (height, width)."""
+    """The letterbox of an image that was resized to ``size`` and lies in the middle of ``canvas``; (height, width)."""
     left, top = (canvas[1] - size[1]) // 2, (canvas[0] - size[0]) // 2
     return Letterbox(size[1] / original_size[1], size[0] / original_size[0], left, top)
 
 
 def pad(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
-    """The resized picture in the middle of a grey canvas of (height, width)."""
+    """Put the resized image in the middle of a grey canvas of (height, width)."""
     height, width, channels = image.shape
     left, top = (canvas[1] - width) // 2, (canvas[0] - height) // 2
     padded = np.full((*canvas, channels), GREY, dtype=np.uint8)
@@ -72,12 +72,12 @@ def pad(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
 def on_canvas(
     image: np.ndarray, original_size: tuple[int, int], canvas: tuple[int, int]
 ) -> tuple[np.ndarray, Letterbox]:
-    """A resized picture in the middle of a canvas of (height, width), and how it got there."""
+    """Put a resized image in the middle of a canvas of (height, width), and say where it lies."""
     return pad(image, canvas), letterbox_of(original_size, (image.shape[0], image.shape[1]), canvas)
 
 
 def to_canvas(xyxy: np.ndarray, letterbox: Letterbox) -> np.ndarray:
-    """Boxes ``[*, 4]`` from pixels of the original picture to pixels of the canvas."""
+    """Boxes ``[*, 4]`` from pixels of the original image to pixels of the canvas."""
     scale_x, scale_y, left, top = letterbox
     return xyxy * (scale_x, scale_y, scale_x, scale_y) + (left, top, left, top)
 

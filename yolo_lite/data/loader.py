@@ -1,4 +1,4 @@
-"""Batches: in which order, how they are put together, and by which processes."""
+"""Batches of samples: their order, how samples are joined, and the processes that load them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from yolo_lite.ops.boxes import xyxy_to_cxcywh
 from yolo_lite.ops.streams import Stream
 from yolo_lite.structures import Batch, Objects
 
-SECONDS_AFTER_SIGTERM = 10  # that a loading process goes on for
+SECONDS_AFTER_SIGTERM = 10  # for which a loading process goes on
 
 
 def num_batches(num_images: int, batch_size: int) -> int:
@@ -34,15 +34,15 @@ def _everything(batch: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
 
 
 class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
-    """Lists of (epoch, index) for all epochs of a run, each epoch in an order of its own.
+    """Lists of (epoch, index) for all epochs of a run, each epoch in its own order.
 
-    One iteration holds the whole run: workers go on with the next epoch while the last one is validated. The order of
-    an epoch is a pure function of (seed, epoch).
+    One iteration covers the whole run, so that workers go on with the next epoch while the last one is validated. The
+    order of an epoch is a pure function of (seed, epoch).
 
     Args:
-        first_batch: of the first epoch, where a run goes on within one.
-        share: what of each batch, which is that of all processes, this process loads; it may be nothing.
-        weights: how often each picture is drawn; without them each is drawn once.
+        first_batch: the batch at which the first epoch starts, for a run that is resumed in the middle of one.
+        share: selects this process's part of the global batch; it may be empty.
+        weights: how often each image is drawn ``[n]``; without them each is drawn once.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
 
 
 def same_shape_batches(dataset: EvaluationSet, batch_size: int) -> list[list[int]]:
-    """Indices in batches whose pictures have one shape."""
+    """Indices of all images in batches of images of the same shape."""
     by_shape: dict[tuple[int, int], list[int]] = {}
     for index in range(len(dataset)):
         by_shape.setdefault(dataset.shape(index), []).append(index)
@@ -81,13 +81,13 @@ def same_shape_batches(dataset: EvaluationSet, batch_size: int) -> list[list[int
 
 
 def collate(items: list[DatasetItem]) -> Batch:
-    """Join samples of one shape; targets become cxcywh."""
+    """Join samples of the same shape; boxes become cxcywh."""
     if not items:
         return EMPTY
     image = np.repeat(np.arange(len(items)), [len(item.instances) for item in items])
     label = np.concatenate([item.instances.label for item in items])
     box = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([item.instances.xyxy for item in items]))).float()
-    # Pictures lie as [B, H, W, 3] in memory: seen as [B, 3, H, W] they are channels-last without a copy.
+    # Images are [B, H, W, 3] in memory: seen as [B, 3, H, W] they are channels-last without a copy.
     images = torch.from_numpy(np.stack([item.image for item in items])).permute(0, 3, 1, 2)
     return Batch(
         images,
@@ -98,7 +98,8 @@ def collate(items: list[DatasetItem]) -> Batch:
     )
 
 
-# What a process gets of a batch that has fewer pictures than there are processes.
+# The part of a process of a batch with fewer images than there are processes. No network sees its images, so the
+# three channels hold for datasets of any number.
 EMPTY = Batch(
     torch.zeros(0, 3, 0, 0, dtype=torch.uint8),
     Objects(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)),
@@ -125,8 +126,8 @@ def training_loader(
 def evaluation_loader(
     dataset: EvaluationSet, batch_size: int, workers: int, pin_memory: bool, part: slice = slice(None)
 ) -> DataLoader[Batch]:
-    """Every picture once, or some of the batches; the order depends on the pictures' shapes alone."""
-    # Decoded pictures only need their borders: that is quicker than sending them from another process.
+    """Every image once, or ``part`` of the batches; their order depends on the images' shapes alone."""
+    # Decoded images only need a border, which is faster than sending them from another process.
     workers = 0 if dataset.store.memory else workers
     return _loader(dataset, same_shape_batches(dataset, batch_size)[part], workers, pin_memory)
 
@@ -145,10 +146,10 @@ def _loader(dataset, batches, workers: int, pin_memory: bool) -> DataLoader[Batc
 
 
 def _start_worker(worker: int) -> None:
-    """One thread a worker: the processes are the parallelism.
+    """Use one thread in each worker: the processes are the parallelism.
 
-    Signals that are sent to the whole group of processes are for the first one: it still needs its workers to finish
-    the step, for which SIGTERM leaves them some seconds. When it ends, or is killed, the workers notice and end too.
+    Signals sent to the whole process group are meant for the main process, which still needs its workers to finish the
+    step: SIGTERM leaves them some seconds. When the main process ends or is killed, the workers notice and end too.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
@@ -158,7 +159,7 @@ def _start_worker(worker: int) -> None:
 
 
 def _start_polite_worker(worker: int) -> None:
-    """Where the network runs on the same cores it goes first: all its threads wait for one that a worker displaced."""
+    """Let the network go first where it runs on the same cores: one displaced thread holds up all the others."""
     _start_worker(worker)
     if hasattr(os, "nice"):
         os.nice(10)

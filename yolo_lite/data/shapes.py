@@ -1,9 +1,9 @@
-"""The embedded dataset: pictures of five plain shapes on cluttered ground, drawn from a seed on first use.
+"""The embedded dataset: images of five plain shapes on cluttered ground, drawn from a seed on first use.
 
 Nothing is downloaded and nothing lies in the repository: the set is drawn into a cache folder in seconds,
 with a polygon per object, so that boxes and masks can both be learnt from it.
 
-Legend: H W picture height and width, K points of a polygon in pixels, canvas [H, W, 3] BGR 0..255 float32.
+Legend: H W image height and width, K points of a polygon in pixels, canvas [H, W, 3] BGR 0..255 float32.
 """
 
 import os
@@ -22,9 +22,9 @@ from yolo_lite.data.outlines import to_sixteenths
 FORMAT_VERSION = 1  # raise it when the drawing changes: sets in caches carry it in their names
 SPLITS = ("train", "val")  # the position is part of the seed
 SIDE_RATIOS = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.75))  # height and width, as parts of image_size
-EMPTY_SHARE = 0.08  # of the pictures hold no object
+EMPTY_SHARE = 0.08  # of the images hold no object
 MOST_OBJECTS = 5
-SMALLEST, LARGEST = 0.20, 0.60  # longest side of an object, as a part of the picture's mean side
+SMALLEST, LARGEST = 0.20, 0.60  # longest side of an object, as a part of the image's mean side
 LEAST_VISIBLE = 0.85  # of an object's area, once all later objects are drawn over it
 PLACES_TRIED = 20
 COLOURS_TRIED = 30
@@ -34,7 +34,7 @@ SUPERSAMPLING = 4
 
 
 class ShapesSpec(NamedTuple):
-    """Which set: numbers of pictures, the longest side in pixels (32 or more) and a seed (0 or more)."""
+    """Which set: numbers of images, the longest side in pixels (32 or more) and a seed (0 or more)."""
 
     train: int
     val: int
@@ -106,7 +106,7 @@ def stroke_lines(rng: np.random.Generator) -> list[np.ndarray]:
 def scatter_strokes(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Canvas with thin lines, waves, arcs, crosses and writing-like marks at random places."""
     height, width = canvas.shape[:2]
-    drawn = np.clip(canvas, 0, 255).astype(np.uint8)  # cv2 smooths edges of 8-bit pictures only
+    drawn = np.clip(canvas, 0, 255).astype(np.uint8)  # cv2 smooths edges of 8-bit images only
     side = (height * width) ** 0.5
     for _ in range(rng.integers(5, 16)):
         turn, scale = rng.uniform(0, 2 * np.pi), side * rng.uniform(0.05, 0.3)
@@ -134,7 +134,7 @@ def draw_background(rng: np.random.Generator, height: int, width: int) -> np.nda
 
 
 def random_polygon(rng: np.random.Generator, outline: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The outline [K, 2] turned, a little squeezed, sized and put wholly inside the picture."""
+    """The outline [K, 2] turned, a little squeezed, sized and put wholly inside the image."""
     squeezed = turned(outline, rng.uniform(0, np.pi)) * (1.0, rng.uniform(0.85, 1.0))
     points = turned(squeezed, rng.uniform(0, 2 * np.pi))
     size = (height * width) ** 0.5 * np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))
@@ -206,7 +206,7 @@ def add_objects(canvas: np.ndarray, rng: np.random.Generator, count: int) -> tup
 
 
 def draw_picture(spec: ShapesSpec, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
-    """Picture [H, W, 3] uint8 BGR and its objects, whatever the numbers of pictures in the spec."""
+    """Image [H, W, 3] uint8 BGR and its objects, whatever the numbers of images in the spec."""
     rng = np.random.default_rng([spec.seed, SPLITS.index(split), index])
     height, width = (round(ratio * spec.image_size) for ratio in rng.choice(SIDE_RATIOS))
     count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MOST_OBJECTS + 1))
@@ -217,13 +217,13 @@ def draw_picture(spec: ShapesSpec, split: str, index: int) -> tuple[np.ndarray, 
 
 
 def label_row(shape: Shape, height: int, width: int) -> str:
-    """YOLO polygon row, `class x1 y1 x2 y2 ...`, normalised to 0..1 of the picture."""
+    """YOLO polygon row, `class x1 y1 x2 y2 ...`, normalised to 0..1 of the image."""
     points = np.clip(shape.polygon / (width, height), 0, 1)  # takes rounding only
     return " ".join([str(shape.class_index), *(f"{value:.6f}" for value in points.ravel())])
 
 
 def write_picture(folder: Path, spec: ShapesSpec, split: str, index: int) -> None:
-    """Draw one picture into images/<split>, and labels/<split> unless it is empty."""
+    """Draw one image into images/<split>, and labels/<split> unless it is empty."""
     picture, shapes = draw_picture(spec, split, index)
     (folder / "images" / split / f"{index:06d}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
     if shapes:
@@ -232,7 +232,7 @@ def write_picture(folder: Path, spec: ShapesSpec, split: str, index: int) -> Non
 
 
 def write_set(folder: Path, spec: ShapesSpec) -> None:
-    """Draw every picture of both splits under a folder that is not there yet."""
+    """Draw every image of both splits under a folder that is not there yet."""
     for split in SPLITS:
         (folder / "images" / split).mkdir(parents=True)
         (folder / "labels" / split).mkdir(parents=True)
@@ -253,7 +253,7 @@ def ensure_shapes(spec: ShapesSpec, cache: Path | None = None) -> Path:
 
     A set appears under its name when it is whole: a kill leaves none, and two processes may start at once.
 
-    Raises ValueError for a picture side under 32 pixels, DataError where the cache cannot be written.
+    Raises ValueError for an image side under 32 pixels, DataError where the cache cannot be written.
     """
     if spec.image_size < 32:
         raise ValueError(f"shapes: image_size is {spec.image_size}, expected 32 or more")

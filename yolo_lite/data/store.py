@@ -1,4 +1,4 @@
-"""Resized pictures: read from disk each time, or decoded once into memory or a file that all workers share."""
+"""Resized images: read from disk each time, or decoded once into memory or a file that all workers share."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def _free_in_container() -> int:
 
 
 class ImageStore:
-    """The pictures of an index with their longest side scaled to ``longest`` pixels.
+    """The images of an index, resized so that the longest side has ``longest`` pixels.
 
     Args:
-        cache: "off" decodes at every call; "ram" keeps every decoded picture; "auto" does so when the whole set takes
+        cache: "off" decodes at every call; "ram" keeps every decoded image; "auto" does so when the whole set takes
             less than a quarter of the free memory; "disk" keeps them in a file outside the dataset, for later runs too.
-        shared: worker processes will call it too. Memory is then mapped anonymously, so that forked workers fill
-            and read one copy; where processes are not forked (Windows, macOS) "ram" and "auto" keep nothing.
+        shared: worker processes use the store too. Forked workers fill and read one copy in memory; where processes
+            are not forked (Windows, macOS) "ram" and "auto" keep nothing.
 
     Raises:
         DataError: the file cannot be written, or the disk has no room for it.
@@ -73,7 +73,7 @@ class ImageStore:
         self.size = np.array(fitted, dtype=np.int64)  # [n, 2] height and width
         self.first = np.concatenate(([0], (self.size.prod(axis=1) * index.channels).cumsum()))  # [n + 1] bytes
         self.file = self._file(longest) if cache == "disk" else None
-        # Behind the pixels stands a mark for each picture; what this process has found right is not checked again.
+        # Behind the pixels stands a mark for each image; what this process has found right is not checked again.
         self.checked = np.zeros(len(index), dtype=bool)
         self.memory: mmap.mmap | None = None
         if self.file:
@@ -93,7 +93,7 @@ class ImageStore:
         return self.num_bytes < LARGEST_SHARE * free_memory() / num_processes
 
     def _file(self, longest: int) -> Path:
-        """A name of its own for these pictures, this size and this way of decoding."""
+        """A name of its own for these images, this size and this way of decoding."""
         rules = f"{FORMAT} {longest} {self.index.channels} {cv2.__version__}".encode()
         content = b"".join((rules, self.index.paths.tobytes(), self.index.size.tobytes()))
         return cache_folder() / f"images-{hashlib.sha256(content).hexdigest()[:16]}"
@@ -126,21 +126,21 @@ class ImageStore:
         return f"{size}, {free_memory() / 2**30:.1f} GiB free: {kept}"
 
     def __getitem__(self, position: int) -> np.ndarray:
-        """Pixels uint8 ``[h, w, channels]``, to be read only."""
+        """Pixels uint8 ``[h, w, channels]``; they must not be written to."""
         if self.memory is None:
             return self._read(position)
         first, end = (int(byte) for byte in self.first[position : position + 2])
         pixels = np.frombuffer(self.memory, np.uint8, end - first, first)
         if not self.checked[position]:
             if self.mark[position] != self._mark_of(position, pixels):
-                # Two workers may both decode a picture at first: they write the same bytes, the mark comes last.
+                # Two workers may both decode an image at first: they write the same bytes, the mark comes last.
                 pixels[:] = self._read(position).ravel()
                 self.mark[position] = self._mark_of(position, pixels)
             self.checked[position] = True
         return pixels.reshape(*self.size[position], self.index.channels)
 
     def _mark_of(self, position: int, pixels: np.ndarray) -> int:
-        """What says that a picture is there; never 0.
+        """The mark of an image that is there; never 0.
 
         In a file that is a checksum of the pixels and the stamp of the image: a file outlives the loss of power, after
         which a mark may be on the disk and its pixels not, and it outlives changes of the image.

@@ -1,7 +1,7 @@
 """The writers of label files, one function a format.
 
-Each writes the labels of a split, whose images have the given names, below a folder, and returns what a dataset YAML
-has to say of them in its key ``labels``.
+Each writes the labels of a split below a folder, under the given names of its images, and returns the path below the
+folder that the key ``labels`` of a dataset YAML has to name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 
 
 def write_yolo(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
-    """A text file a picture below ``labels``; this format knows no crowds, which are left out."""
+    """Write a text file for each image below ``labels``; crowds are left out, for the format has none."""
     for position, name in enumerate(names):
         height, width = index.size[position].tolist()
         rows = []
@@ -38,7 +38,7 @@ def write_yolo(index: DatasetIndex, names: list[Path], folder: Path, split: str,
 
 
 def write_voc(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
-    """An XML file a picture below ``annotations``; crowds become ``difficult``, outlines are not written."""
+    """Write an XML file for each image below ``annotations``; crowds become ``difficult``, outlines are left out."""
     for position, name in enumerate(names):
         tree = ElementTree.Element("annotation")
         ElementTree.SubElement(tree, "filename").text = name.name
@@ -64,7 +64,7 @@ def _add_object(tree: ElementTree.Element, index: DatasetIndex, thing: int) -> N
 
 
 def write_coco(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
-    """One JSON file of the split; outlines are written where they are known."""
+    """Write one JSON file for the split, with outlines where they are known."""
     path = folder / "annotations" / f"instances_{split}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(coco_content(index, names)), encoding="utf-8")
@@ -72,7 +72,7 @@ def write_coco(index: DatasetIndex, names: list[Path], folder: Path, split: str,
 
 
 def coco_content(index: DatasetIndex, names: Sequence[Path | str]) -> dict[str, Any]:
-    """A split as COCO's annotation file has it, under the names of its images."""
+    """The content of COCO's annotation file for a split whose images have these names."""
     posix = [Path(name).as_posix() for name in names]
     content = coco_dict(index, index.image_id.tolist(), index.category_id.tolist(), posix)
     for row, annotation in enumerate(content["annotations"]):
@@ -82,7 +82,7 @@ def coco_content(index: DatasetIndex, names: Sequence[Path | str]) -> dict[str, 
 
 
 def _rounded(ring: Ring) -> list[float]:
-    """x y x y ... in hundredths of a pixel, as COCO has them."""
+    """The corners as COCO has them: x y x y ..., rounded to 1/100 of a pixel."""
     return ring.astype(np.float64).round(2).ravel().tolist()
 
 

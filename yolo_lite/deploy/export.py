@@ -6,9 +6,9 @@ import functools
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,9 @@ from yolo_lite.data.dataset import EvaluationSet
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import Canvas, square_canvas
 from yolo_lite.data.store import ImageStore
-from yolo_lite.deploy.exported import Exported, Facts, as_tuple, detections_of, extra, load_exported
-from yolo_lite.deploy.graph import INPUT, OUTPUTS, Decoded, Suppressed
+from yolo_lite.deploy.exported import Exported, detections_of, load_exported
+from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, as_tuple
+from yolo_lite.deploy.graph import Decoded, Suppressed
 from yolo_lite.deploy.quantise import quantise
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.evaluate import rounded_up
@@ -31,20 +32,17 @@ from yolo_lite.engine.trained import build_trained
 from yolo_lite.model.detector import Detector
 from yolo_lite.ops.nms import DetectOptions
 
-OPSET = 17
 NUM_CHECKED = 16  # pictures on which a file is compared with PyTorch
 TOLERANCE = 1e-4  # of boxes, in sides of the input, and of scores
 LEAST_FOUND = {"fp32": 0.99, "fp16": 0.9, "int8": 0.5}  # share of PyTorch's detections
 SAME_OBJECT = 0.5  # IoU
 SURE = DetectOptions(confidence=0.25, iou=0.45)  # the detections that are looked for
-FEWEST = {"onnx": 1, "torchscript": 1, "torch_export": 2}  # strides in a side; torch.export takes 1 for a constant
-LARGEST = 1024  # strides in a side; torch.export wants a bound
 
 
 class Recipe(NamedTuple):
     """How a model is exported."""
 
-    format: str  # of WRITERS
+    format: str  # of EXPORT_FORMATS
     imgsz: int | None  # pixels of the longest side; None: as trained
     batch: int  # pictures at once, where that is fixed
     dynamic: tuple[str, ...]  # "batch", "size"
@@ -63,7 +61,7 @@ class Exportable(NamedTuple):
     """A network and what its file will say."""
 
     detector: Detector
-    format: str  # of WRITERS
+    format: str  # of EXPORT_FORMATS
     facts: Facts
     nms: DetectOptions | None
     data: tuple[DatasetConfig, str]  # what it was trained with, and its file
@@ -71,7 +69,7 @@ class Exportable(NamedTuple):
     def network(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """What the file computes."""
         decoded = Decoded(self.detector.for_inference(), dtype)
-        return (Suppressed(decoded, self.nms, self.format == "onnx") if self.nms else decoded).eval()
+        return (Suppressed(decoded, self.nms, EXPORT_FORMATS[self.format].is_onnx) if self.nms else decoded).eval()
 
     def network_to_write(self) -> nn.Module:
         return self.network(torch.float16 if self.facts.precision == "fp16" else torch.float32)
@@ -89,9 +87,10 @@ def read_exportable(weights: str, recipe: Recipe) -> Exportable:
     Raises:
         UserError: the checkpoint cannot be used, is of another family, or the recipe contradicts itself.
     """
-    if recipe.format != "onnx" and recipe.precision == "int8":
+    is_onnx = EXPORT_FORMATS[recipe.format].is_onnx
+    if not is_onnx and recipe.precision == "int8":
         raise ConfigError(f"--int8: ONNX Runtime quantises ONNX only, expected --format onnx, found {recipe.format}")
-    if recipe.format != "onnx" and recipe.nms and "batch" in recipe.dynamic:
+    if not is_onnx and recipe.nms and "batch" in recipe.dynamic:
         raise ConfigError(f"--nms --dynamic batch: expected --format onnx, found {recipe.format}")
     content = load_checkpoint(weights)
     config = config_of(content, weights)
@@ -103,7 +102,7 @@ def read_exportable(weights: str, recipe: Recipe) -> Exportable:
         names=config.data.class_names,
         channels=config.data.channels,
         stride=stride,
-        smallest=stride * FEWEST[recipe.format],
+        smallest=stride * EXPORT_FORMATS[recipe.format].fewest_strides,
         imgsz=rounded_up(recipe.imgsz or config.train.imgsz, stride),
         batch=recipe.batch,
         dynamic=recipe.dynamic,
@@ -161,7 +160,8 @@ def export(exportable: Exportable, path: Path, samples: Samples) -> Agreement:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of shapes that a trace would fix, and of TorchScript's age
-            WRITERS[exportable.format](exportable, temporary)
+            write = EXPORT_FORMATS[exportable.format].write
+            write(exportable.network_to_write(), exportable.example(), facts, temporary)
         if facts.precision == "int8":
             quantise(temporary, samples.calibration, facts.batch)
         exported, _ = load_exported(temporary)
@@ -187,52 +187,3 @@ def _pictures(index: DatasetIndex, size: int, canvas: Canvas, most: int) -> list
     number = min(most, len(index))
     chosen = (dataset[each * len(index) // number].image for each in range(number))
     return [torch.from_numpy(image).permute(2, 0, 1)[None].contiguous() for image in chosen]
-
-
-def write_onnx(exportable: Exportable, path: Path) -> None:
-    """As ONNX, with the facts in ``metadata_props``."""
-    onnx, facts = extra("onnx"), exportable.facts
-    axes = {name: {0: "batch"} for name in (INPUT, *OUTPUTS[facts.nms])} if "batch" in facts.dynamic else {}
-    if "size" in facts.dynamic:
-        axes.setdefault(INPUT, {}).update({2: "height", 3: "width"})
-        if not facts.nms:
-            axes.setdefault(OUTPUTS[False][0], {})[1] = "slots"
-    torch.onnx.export(
-        exportable.network_to_write(),
-        (exportable.example(),),
-        str(path),
-        input_names=[INPUT],
-        output_names=list(OUTPUTS[facts.nms]),
-        dynamic_axes=axes,
-        opset_version=OPSET,
-        dynamo=False,  # the other exporter needs half a minute for dynamic sizes (LOG.md)
-    )
-    model = onnx.load(path)
-    onnx.helper.set_model_props(model, facts.strings())
-    onnx.save(model, path)
-
-
-def write_torchscript(exportable: Exportable, path: Path) -> None:
-    """As a trace, with the facts as extra files."""
-    traced = torch.jit.trace(exportable.network_to_write(), exportable.example(), check_trace=False)
-    torch.jit.save(traced, path, _extra_files=exportable.facts.strings())
-
-
-def write_torch_export(exportable: Exportable, path: Path) -> None:
-    """As an ExportedProgram, with the facts as extra files."""
-    facts, shape = exportable.facts, dict[int, Any]()
-    if "batch" in facts.dynamic:
-        shape[0] = torch.export.Dim("batch", min=1)
-    if "size" in facts.dynamic:
-        shape[2], shape[3] = (facts.stride * torch.export.Dim(name, min=2, max=LARGEST) for name in ("rows", "columns"))
-    program = torch.export.export(
-        exportable.network_to_write(), (exportable.example(),), dynamic_shapes=(shape or None,), strict=False
-    )
-    torch.export.save(program, path, extra_files=facts.strings())
-
-
-WRITERS: dict[str, Callable[[Exportable, Path], None]] = {
-    "onnx": write_onnx,
-    "torchscript": write_torchscript,
-    "torch_export": write_torch_export,
-}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from yolo_lite.deploy.exported import extra
+from yolo_lite.deploy.formats import extra
 from yolo_lite.deploy.graph import INPUT
 
 # With what lies between them, convolutions hand over 8 bits: quicker, and nearer to fp32, than convolutions alone.

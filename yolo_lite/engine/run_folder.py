@@ -11,7 +11,7 @@ from pathlib import Path
 from yolo_lite.config.errors import ConfigError
 
 
-def make_run_folder(project: str, name: str, exist_ok: bool) -> Path:
+def make_run_folder(project: str | os.PathLike[str], name: str, exist_ok: bool) -> Path:
     """Make a folder that no other run has; with ``exist_ok`` an existing one is used again.
 
     Raises:

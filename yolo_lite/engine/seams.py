@@ -24,7 +24,7 @@ SEAMS: dict[str, Seam] = {
     "BOX_LOSSES": Seam(BOX_LOSSES, ("predicted", "target"), context=CONTEXT),
     "CLS_LOSSES": Seam(CLS_LOSSES, ("logits", "target"), ("positive_weight",)),
     "MASK_LOSSES": Seam(MASK_LOSSES, ("logits", "target"), context=("ignore_index", "reduction")),
-    "AUGMENTATIONS": Seam(AUGMENTATIONS, ("image", "label", "xyxy", "rng")),
+    "AUGMENTATIONS": Seam(AUGMENTATIONS, ("image", "instances", "rng"), is_open=True),
     "FORMATS": Seam(FORMATS, ("root", "place", "names")),
     "BACKBONES": Seam(BACKBONES, is_open=True),
     "TASKS": Seam(TASKS, is_open=True),

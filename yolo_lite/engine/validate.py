@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from yolo_lite.config.errors import ConfigError, DataError, nearest
+from yolo_lite.config.find import find_yaml
 from yolo_lite.config.load import load_dataset_config
+from yolo_lite.config.options import ValOptions
 from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data.index import index_split, only_classes
 from yolo_lite.data.letterbox import Canvas, canvas_size
@@ -22,6 +23,7 @@ from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute, libraries_left_uncollected, place
 from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, format_table, prepare_split, report, rounded_up
 from yolo_lite.engine.figures import figures
+from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.tasks import Inference
 from yolo_lite.engine.trained import load_trained
 from yolo_lite.loss.criteria import Criterion
@@ -91,29 +93,29 @@ class Validation:
         return Validation(split, self.evaluation._replace(scores=scores, detections=table))
 
 
-def prepare_validation(flags: argparse.Namespace, subject: Subject | None = None) -> Prepared:
-    """A model and a split, by the flags of val.py; without a model the checkpoint that they name."""
-    subject = subject or _checkpoint(flags)
-    index = index_split(*_dataset(subject, flags), flags.split)
-    print(f"{flags.split}: {index.describe()}")
-    _check_classes(flags.classes, index.names)
-    store = ImageStore(index, subject.size, "off", flags.workers > 0)
-    batch_size, pin_memory = flags.batch_size or subject.batch_size, subject.compute.device.type == "cuda"
-    split = prepare_split(store, subject.canvas, batch_size, flags.workers, pin_memory)
-    options = DetectOptions(flags.conf, flags.iou, flags.max_det)
+def prepare_validation(options: ValOptions, subject: Subject | None = None) -> Prepared:
+    """A model and a split; without a subject, the checkpoint that the options name."""
+    subject = subject or _checkpoint(options)
+    index = index_split(*_dataset(subject, options), options.split)
+    print(f"{options.split}: {index.describe()}")
+    _check_classes(options.classes, index.names)
+    store = ImageStore(index, subject.size, "off", options.workers > 0)
+    batch_size, pin_memory = options.batch_size or subject.batch_size, subject.compute.device.type == "cuda"
+    split = prepare_split(store, subject.canvas, batch_size, options.workers, pin_memory)
+    choice = DetectOptions(options.conf, options.iou, options.max_det)
     print(f"{subject.compute}, {subject.size} px")
-    return Prepared(subject.model, split, subject.criterion, subject.compute, options)
+    return Prepared(subject.model, split, subject.criterion, subject.compute, choice)
 
 
-def _checkpoint(flags: argparse.Namespace) -> Subject:
+def _checkpoint(options: ValOptions) -> Subject:
     """The averaged weights of a checkpoint."""
-    task, model, config, content = load_trained(flags.weights)
-    compute = choose_compute(flags.device, config.hyp.precision, config.hyp.channels_last)
+    task, model, config, content = load_trained(str(options.weights))
+    compute = choose_compute(str(options.device), config.hyp.precision, config.hyp.channels_last)
     model = place(model, compute)
     # Weights by label counts come with the state.
     criterion = task.criterion(config.model, config.hyp, np.zeros(config.model.nc))
     criterion.load_state_dict(content["losses"])
-    size = rounded_up(flags.imgsz or config.train.imgsz, model.stride)
+    size = rounded_up(options.imgsz or config.train.imgsz, model.stride)
     return Subject(
         model,
         criterion.to(compute.device),
@@ -141,18 +143,19 @@ def _check_classes(wanted: Sequence[str], names: Sequence[str]) -> None:
         raise ConfigError(f"--classes: expected each name once, found {' '.join(wanted)}")
 
 
-def _dataset(subject: Subject, flags: argparse.Namespace) -> tuple[DatasetConfig, str]:
-    if not flags.data:
+def _dataset(subject: Subject, options: ValOptions) -> tuple[DatasetConfig, str]:
+    if not options.data:
         if not subject.data:
-            raise ConfigError(f"{flags.weights}: imported or exported weights, which know no dataset, expected --data")
+            raise ConfigError(f"{options.weights}: imported and exported weights know no dataset, expected --data")
         return subject.data
-    data = load_dataset_config(flags.data)
+    data_file = str(find_yaml(options.data, "data"))
+    data = load_dataset_config(data_file, seams=SEAMS)
     if data.class_names != subject.names:
         raise DataError(
-            f"{flags.data}: names differ from those {flags.weights} was trained with: "
+            f"{data_file}: names differ from those {options.weights} was trained with: "
             f"expected {list(subject.names)}, found {list(data.class_names)}"
         )
     if data.channels != subject.channels:
-        expected = f"expected {subject.channels} as {flags.weights} was trained with, found {data.channels}"
-        raise DataError(f"{flags.data}: channels: {expected}")
-    return data, flags.data
+        expected = f"expected {subject.channels} as {options.weights} was trained with, found {data.channels}"
+        raise DataError(f"{data_file}: channels: {expected}")
+    return data, data_file

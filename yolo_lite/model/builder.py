@@ -13,7 +13,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.schema import ModelConfig, Row
 from yolo_lite.model.blocks import BLOCKS, Activation, Concat, activation_maker
 from yolo_lite.model.heads import HEADS, Head
@@ -94,6 +94,8 @@ def scaled_repeats(repeats: int, config: ModelConfig) -> int:
 def _build_layer(row: Row, layers: list[Layer], config: ModelConfig, activation: Activation) -> Layer:
     sources = _sources(row, len(layers))
     widths = [config.ch if source < 0 else layers[source].out_channels for source in sources]
+    if row.module not in BLOCKS:
+        raise ValueError(f"unknown module {row.module!r}{nearest(row.module, BLOCKS)}")
     if row.module != "Concat" and len(widths) > 1:
         raise ValueError(f"{row.module} reads one layer, found {len(widths)}")
     if row.module == "Concat":

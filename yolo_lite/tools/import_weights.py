@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.load import load_dataset_config, load_model_config, validate
-from yolo_lite.config.schema import DatasetConfig, Hyp, ModelConfig, RunConfig, TrainOptions
+from yolo_lite.config.schema import DatasetConfig, Hyp, ModelConfig, RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.checkpoint import save_checkpoint
 from yolo_lite.engine.seams import SEAMS
@@ -44,7 +45,7 @@ class Weights(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def read_weights(path: Path, cfg: str | None, data: str | None) -> Weights:
+def read_weights(path: Path, cfg: str | os.PathLike[str] | None, data: str | os.PathLike[str] | None) -> Weights:
     """Read a checkpoint, or a state dict for the model and the class names of these two YAMLs.
 
     Raises:
@@ -129,7 +130,7 @@ def write_checkpoint(weights: Weights, output: Path) -> str:
         CheckpointError, ConfigError: as ``build_detector``.
     """
     detector = build_detector(weights)
-    options, data = TrainOptions(weights=str(weights.path)), DatasetConfig(names=weights.names)
+    options, data = RunSection(weights=str(weights.path)), DatasetConfig(names=weights.names)
     config = RunConfig(train=options, hyp=Hyp(), model=detector.config, data=data, data_file="")
     source = f"converted from YOLOv5's {weights.path.name}; such weights keep their licence (GPL-3.0 or AGPL-3.0)"
     losses = task_of(config.model).criterion(config.model, config.hyp, np.zeros(config.model.nc))

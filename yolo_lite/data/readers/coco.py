@@ -1,4 +1,4 @@
-"""COCO annotations: one JSON file a split, boxes ``x y width height`` in pixels, classes by name."""
+"""COCO annotations: one JSON file for each split, boxes ``x y width height`` in pixels, classes by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
 
 
 class CocoReader(LabelReader):
-    """The file's annotations, by picture, once it is loaded."""
+    """The annotations of one file for all images."""
 
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
         if place is None:
@@ -31,10 +31,10 @@ class CocoReader(LabelReader):
         self.path, self.names = place, names
 
     def load(self) -> None:
-        """Read the file, once before all images; for some hundred megabytes that takes many seconds.
+        """Read the file; for some hundred megabytes that takes many seconds.
 
         Raises:
-            DataError: it is no annotation file of COCO's form.
+            DataError: it is not an annotation file in COCO's form.
         """
         content = _load(self.path)
         labels = {name: label for label, name in enumerate(self.names)}
@@ -42,24 +42,24 @@ class CocoReader(LabelReader):
         self.labels = {number: labels[name] for number, name in self.categories.items() if name in labels}
         self.images = {str(row["file_name"]): row for row in content["images"]}
         self.annotations: dict[Any, list[dict[str, Any]]] = {row["id"]: [] for row in content["images"]}
-        self.strays: list[dict[str, Any]] = []  # annotations of pictures that the file does not list
+        self.strays: list[dict[str, Any]] = []  # annotations of images that the file does not list
         for row in content["annotations"]:
             self.annotations.get(row["image_id"], self.strays).append(row)
 
     def file_of(self, image: Path) -> Path:
-        """One file for all."""
+        """The one file of all images."""
         return self.path
 
     def record(self, image: Path) -> dict[str, Any] | None:
-        """What the file says of an image: its name there is the end of the image's path, the longest that fits."""
+        """The file's row of an image, whose name there is an end of the image's path; the longest that fits."""
         parts = image.parts
         ends = ("/".join(parts[first:]) for first in range(len(parts)))
         return next((self.images[end] for end in ends if end in self.images), None)
 
     def ids(self, images: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-        """The file's ids of listed images and of all classes; a class that it does not know gets a new one.
+        """The file's ids of images ``[n]`` and of all classes ``[C]``; a class that it does not have gets a new id.
 
-        Where the file's image ids are no numbers they are counted instead.
+        Where the file's image ids are not numbers, images are numbered instead.
         """
         image_ids = [(self.record(image) or {}).get("id") for image in images]
         if not all(isinstance(number, int) for number in image_ids):
@@ -70,7 +70,7 @@ class CocoReader(LabelReader):
         return np.array(image_ids, dtype=np.int64), np.array(category_ids, dtype=np.int64)
 
     def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        """The objects that can be used; the others are named.
+        """The usable objects, and a problem for each of the others.
 
         Raises:
             DataError: the file does not list the image, or one of another size.
@@ -108,7 +108,7 @@ class CocoReader(LabelReader):
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """The annotation file, with the parts that every row must have."""
+    """The content of the annotation file, whose rows are checked for the parts they must have."""
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:

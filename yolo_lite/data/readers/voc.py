@@ -1,4 +1,4 @@
-"""Pascal VOC annotations: one XML file a picture, boxes in pixels, classes by name.
+"""Pascal VOC annotations: one XML file for each image, boxes in pixels, classes by name.
 
 Coordinates are taken as they stand. (Labelling tools write edges counted from 0; the boxes of the official VOC sets,
 which count pixels from 1, so begin one pixel late.)
@@ -18,9 +18,9 @@ EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
 class VocReader(LabelReader):
-    """One XML file a picture; a picture without one is background.
+    """One XML file for each image; an image without one is background.
 
-    An object marked ``difficult`` is treated like a crowd: not learnt, and neither a hit nor a miss.
+    Objects marked ``difficult`` are treated like crowds: they are not learnt, and are neither hits nor misses.
     """
 
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
@@ -28,14 +28,14 @@ class VocReader(LabelReader):
         self.labels = {name: label for label, name in enumerate(names)}
 
     def file_of(self, image: Path) -> Path:
-        """In the folder ``annotations`` beside ``images`` (``Annotations``, ``JPEGImages``), or beside the image."""
+        """The XML file in ``annotations`` beside ``images`` (``Annotations``, ``JPEGImages``), or beside the image."""
         return label_path(image, self.root, self.folder, ".xml", TWINS)
 
     def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        """The objects that can be used; the others are named.
+        """The usable objects, and a problem for each of the others.
 
         Raises:
-            DataError: the file cannot be opened, or is of a picture of another size.
+            DataError: the file cannot be opened, or belongs to an image of another size.
         """
         path = self.file_of(image)
         if not path.exists():

@@ -1,4 +1,4 @@
-"""YOLO label files: ``class cx cy w h``, or ``class x1 y1 x2 y2 x3 y3 ...`` for a polygon, row by row, as fractions."""
+"""YOLO label files: rows ``class cx cy w h``, or ``class x1 y1 x2 y2 x3 y3 ...`` for a polygon, as fractions."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ TWINS = {"images": "labels"}
 
 
 class YoloReader(LabelReader):
-    """One text file a picture; a picture without one is background."""
+    """One text file for each image; an image without one is background."""
 
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
         self.root, self.folder, self.names = root, place, names
 
     def file_of(self, image: Path) -> Path:
-        """In the folder ``labels`` beside ``images``, or beside the image."""
+        """The text file in the folder ``labels`` beside ``images``, or beside the image."""
         return label_path(image, self.root, self.folder, ".txt", TWINS)
 
     def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        """The rows that can be used; the others are named.
+        """The objects of the usable rows, and a problem for each of the others.
 
         Raises:
             DataError: the file cannot be opened.

@@ -1,0 +1,58 @@
+"""Where the YAML files lie: those of the user, and those that yolo_lite brings, which are found by name anywhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from yolo_lite.config.errors import ConfigError, nearest
+
+Kind = Literal["model", "hyp", "data"]
+
+FOLDERS: dict[Kind, str] = {"model": "cfg", "hyp": "cfg", "data": "data"}
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel carries cfg/ and data/ inside the package; in a checkout they lie beside it.
+IS_WHEEL = (_PACKAGE / "cfg").is_dir()
+ROOT = _PACKAGE if IS_WHEEL else _PACKAGE.parent
+
+
+def own_yamls(kind: Kind) -> dict[str, Path]:
+    """The YAML files that yolo_lite brings, by name: ``{"yolo_n": .../cfg/yolo_n.yaml, ...}``."""
+    files = sorted((ROOT / FOLDERS[kind]).glob("*.yaml"))
+    return {file.stem: file for file in files if kind == "data" or file.stem.startswith("hyp") == (kind == "hyp")}
+
+
+def find_yaml(given: str | os.PathLike[str], kind: Kind) -> Path:
+    """The file that ``yolo_n``, ``yolo_n.yaml``, ``cfg/yolo_n.yaml`` or any other path means.
+
+    The working folder comes first, then the files that yolo_lite brings.
+
+    Raises:
+        ConfigError: there is none; the message lists the names that there are.
+    """
+    path, folder = Path(given), FOLDERS[kind]
+    name = path.stem if path.suffix in (".yaml", ".yml") else path.name
+    is_name = path.parent in (Path(), Path(folder))
+    mine = [path, Path(f"{name}.yaml"), Path(folder, f"{name}.yaml")] if is_name else [path]
+    own = own_yamls(kind)
+    found = next((file for file in mine if os.path.isfile(file)), own.get(name) if is_name else None)
+    if found or os.path.exists(path):  # what is no file is refused where it is read
+        return found or path
+    looked = f"looked in {path.resolve().parent}"
+    raise ConfigError(f"{path}: no such file ({looked}); yolo_lite brings {', '.join(own)}{_nearest(name, own)}")
+
+
+def _nearest(name: str, own: dict[str, Path]) -> str:
+    advice = nearest(name, own)
+    return advice if "nearest" in advice else ""
+
+
+def folder_of_dataset(file: str | os.PathLike[str]) -> Path:
+    """The folder at which relative paths of a dataset YAML start: its own.
+
+    A YAML inside an installed package is read as if it lay in ``data/`` of the working folder, so that
+    ``../datasets/coco128`` is ``datasets/coco128`` there, as in a checkout.
+    """
+    path = Path(file).resolve()
+    return Path.cwd() / "data" if IS_WHEEL and path.is_relative_to(ROOT) else path.parent
