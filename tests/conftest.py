@@ -31,10 +31,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the processes are the parallelism
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test is ``quick`` but those that are slow, and those that train: of these, single ones are marked."""
+    """Every test is ``quick`` but those that are slow, train or start processes: of these, single ones are marked."""
     for item in items:
         trains = "tiny_data" in getattr(item, "fixturenames", ())
-        if not trains and item.get_closest_marker("slow") is None:
+        if not trains and not {mark.name for mark in item.iter_markers()} & {"slow", "processes"}:
             item.add_marker("quick")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import sys
 
 import pytest
@@ -9,7 +10,7 @@ from conftest import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 
-from count_lines import core_lines, functions, is_core, lines_by_file
+from count_lines import BESIDE, CORE, core_lines, functions, is_core, lines_by_file
 
 MOST_OF_CORE = 6_000
 MOST_OF_PACKAGE = 13_000
@@ -31,6 +32,11 @@ def test_the_package_stays_compact():
 @in_work
 def test_no_function_is_longer_than_a_screen():
     assert [function for function in functions() if function.lines > MOST_OF_FUNCTION] == []
+
+
+def test_every_pattern_of_the_core_names_a_file():
+    files = lines_by_file()
+    assert [pattern for pattern in (*CORE, *BESIDE) if not fnmatch.filter(files, pattern)] == []
 
 
 def test_the_core_is_what_a_newcomer_reads():

@@ -119,6 +119,7 @@ def steps_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_give_the_gradient_of_one(case: str, steps_of_two: Path):
     counts, box_loss = CASES[case]
@@ -171,6 +172,7 @@ def lose_the_other(processes: Processes) -> None:
     os._exit(0)
 
 
+@pytest.mark.processes
 def test_a_dead_process_ends_the_others_with_a_message():
     in_two_processes(lose_the_other)
 
