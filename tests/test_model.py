@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import load_model_config, validate
@@ -92,6 +93,13 @@ def test_summary_counts_what_the_reference_counts(size: str, gflops: float):
     assert summary.parameters == PARAMETERS[size][80]
     assert summary.gflops == pytest.approx(gflops, abs=0.01)
     assert f"{summary.parameters:,} parameters" in str(summary)
+
+
+def test_operations_are_those_of_torchs_counter(small: Detector):
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        copy.deepcopy(small).to("meta")(torch.empty(1, 3, 96, 160, device="meta"))
+    assert summarise(small, 320).gflops * 96 * 160 / 320**2 == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-9)
 
 
 def test_operations_grow_with_the_area_of_the_picture(small: Detector):

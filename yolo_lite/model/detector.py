@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import Freeze, ModelConfig
@@ -145,11 +144,24 @@ class Summary(NamedTuple):
 
 
 def summarise(detector: Detector, image_size: int) -> Summary:
-    """Count layers, parameters and, by ``torch.utils.flop_counter``, operations at ``image_size`` pixels."""
-    counter = FlopCounterMode(display=False)
-    with counter:
-        images = torch.empty(1, detector.config.ch, image_size, image_size, device="meta")
-        dry_run(copy.deepcopy(detector).to("meta"), images)
+    """Count layers, parameters, and the operations of convolutions and linear layers at ``image_size`` pixels.
+
+    Their number grows with the area: it is counted on a small image. (torch's counter gives the same, but imports
+    torch's compiler, which takes more than a second.)
+    """
+    side, operations = 2 * detector.stride, 0
+
+    def count(module: nn.Module, _: Any, output: Tensor) -> None:
+        nonlocal operations
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        operations += 2 * output.numel() // weight.shape[0] * weight.numel()
+
+    counted = [module for module in detector.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    hooks = [module.register_forward_hook(count) for module in counted]
+    dry_run(detector, torch.zeros(1, detector.config.ch, side, side, device=counted[0].weight.device))
+    for hook in hooks:
+        hook.remove()
     leaves = sum(1 for module in detector.modules() if not any(True for _ in module.children()))
     parameters = sum(parameter.numel() for parameter in detector.parameters())
-    return Summary(leaves, parameters, counter.get_total_flops() / 1e9)
+    return Summary(leaves, parameters, operations * (image_size / side) ** 2 / 1e9)
