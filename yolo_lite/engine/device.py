@@ -81,11 +81,13 @@ def _keep_freed_memory() -> None:
 @contextlib.contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
     """Let torch use deterministic algorithms only; an operation without one raises its RuntimeError."""
+    if not wanted:  # to say so would import torch's compiler
+        yield
+        return
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
