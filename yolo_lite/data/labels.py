@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -56,6 +56,7 @@ class LabelReader(Protocol):
     """
 
     names: tuple[str, ...]  # of the classes
+    path: Path | None = None  # the one file of all images, in a format that has one
 
     def load(self) -> None:
         """Read what all images share; called once, before the first ``read`` or ``ids``.
@@ -79,6 +80,10 @@ class LabelReader(Protocol):
     def ids(self, images: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of n images ``[n]`` and of the C classes ``[C]``, int64, for results in COCO's form."""
         return np.arange(len(images)), np.arange(len(self.names))
+
+    def unlisted(self, images: Collection[Path]) -> dict[str, list[str]]:
+        """What the one file of all images holds beyond these images: names, by a word for what they are."""
+        return {}
 
 
 def check_annotations(

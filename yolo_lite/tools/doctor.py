@@ -24,7 +24,6 @@ from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, orientation, read_
 from yolo_lite.data.index import DatasetIndex, SplitFiles, dataset_root, index_of, split_files
 from yolo_lite.data.labels import LabelReader, Labels
 from yolo_lite.data.packed_labels import pack_labels
-from yolo_lite.data.readers.coco import CocoReader
 from yolo_lite.tools.anchors import training_sizes
 from yolo_lite.tools.convert import write_dataset
 
@@ -143,8 +142,7 @@ def _index_of(
 
 
 def _examine_all(files: SplitFiles, split: str, channels: int) -> list[Examined]:
-    if isinstance(files.reader, CocoReader):
-        files.reader.load()
+    files.reader.load()
     # OpenCV and hashlib release the GIL; each thread holds one image at a time.
     with ThreadPoolExecutor() as pool:
         jobs = pool.map(partial(_examine, files.reader, split, channels), files.images)
@@ -212,14 +210,18 @@ def _duplicates(examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]
 
 def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:
     """Find labels that belong to no image."""
-    coco = {one.reader.path: one.reader for one in files.values() if isinstance(one.reader, CocoReader)}
-    for path, reader in coco.items():
-        yield from _unlisted(reader, {one.path for rows in examined.values() for one in rows if one.labels == path})
+    shared = {one.reader.path: one.reader for one in files.values() if one.reader.path}
+    for path, reader in shared.items():
+        images = {one.path for rows in examined.values() for one in rows if one.labels == path}
+        for what, names in reader.unlisted(images).items():
+            if names:
+                text = f"{path}: {len(names)} {what}, the first: {names[0]}"
+                yield Finding("orphaned labels", "", str(path), text)
     image_folders: dict[Path, set[Path]] = defaultdict(set)  # by folder of labels
     known = {one.labels for rows in examined.values() for one in rows}
     passed = known | {one.root / source for one in files.values() for source in one.sources}
     for one in itertools.chain.from_iterable(examined.values()):
-        if one.labels not in coco:
+        if one.labels not in shared:
             image_folders[one.labels.parent].add(one.path.parent)
     suffixes = {path.suffix for path in known}
     for folder, beside in image_folders.items():
@@ -229,16 +231,6 @@ def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Ex
             if path.suffix in suffixes and path not in passed and path.stem not in pictures:
                 text = f"{path}: no picture of this name in {', '.join(map(str, sorted(beside)))}"
                 yield Finding("orphaned labels", "", str(path), text)
-
-
-def _unlisted(reader: CocoReader, images: set[Path]) -> Iterator[Finding]:
-    used = {record["id"] for image in images if (record := reader.record(image))}
-    unused = [name for name, record in reader.images.items() if record["id"] not in used]
-    strays = [str(row.get("id")) for row in reader.strays]
-    for found, what in (unused, "pictures that no split has"), (strays, "annotations of pictures it does not list"):
-        if found:
-            text = f"{reader.path}: {len(found)} {what}, the first: {found[0]}"
-            yield Finding("orphaned labels", "", str(reader.path), text)
 
 
 def _names(folder: Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ class CocoReader(LabelReader):
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
         if place is None:
             raise DataError("format: coco needs the key labels: expected the annotation file, or one for each split")
-        self.path, self.names = place, names
+        self.path: Path = place
+        self.names = names
 
     def load(self) -> None:
         """Read the file; for some hundred megabytes that takes many seconds.
@@ -85,6 +86,13 @@ class CocoReader(LabelReader):
             )
         # Repeats stay: pycocotools counts them too.
         return check_annotations(self._objects(self.annotations[record["id"]]), size, drop_repeats=False)
+
+    def unlisted(self, images: Collection[Path]) -> dict[str, list[str]]:
+        """Images that are none of these, and annotations of images that the file does not list."""
+        used = {record["id"] for image in images if (record := self.record(image))}
+        unused = [name for name, record in self.images.items() if record["id"] not in used]
+        strays = [str(row.get("id")) for row in self.strays]
+        return {"pictures that no split has": unused, "annotations of pictures it does not list": strays}
 
     def _objects(self, rows: list[dict[str, Any]]) -> Iterator[Annotation | Problem]:
         for row in rows:
