@@ -6,6 +6,7 @@ Lists of Python objects would be copied page by page into every worker process.
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,16 +94,13 @@ class DatasetIndex:
 def dataset_root(config: DatasetConfig, data_file: str | Path) -> Path:
     """The folder of the dataset; a generated one is drawn first if it is not there yet."""
     if config.generate:
-        generate = config.generate
-        return ensure_shapes(ShapesSpec(generate.train, generate.val, generate.image_size, generate.seed))
+        spec = config.generate
+        return ensure_shapes(ShapesSpec(spec.train, spec.val, spec.image_size, spec.seed))
     return (Path(data_file).resolve().parent / Path(config.path).expanduser()).resolve()
 
 
 def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_outlines: bool = False) -> DatasetIndex:
     """Read sizes and labels of the split ``train``, ``val`` or ``test``.
-
-    Args:
-        with_outlines: keep the outlines of objects as well.
 
     Raises:
         ConfigError: the dataset YAML does not name the split.
@@ -112,7 +110,8 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_o
     file = index_cache.cache_file(
         files.reader, config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_outlines
     )
-    index = _select_classes(_read_all(files, config, split, with_outlines, file), config)
+    kept = _read_all(files, config, split, with_outlines, file)
+    index = index_of(files.images, kept.entries, kept.image_id, kept.category_id, config)
     _check_usable(index, files, f"{data_file}: {split}")
     return index
 
@@ -181,42 +180,42 @@ def _listed_path(row: str, list_folder: Path, root: Path) -> Path:
     return beside if beside.exists() or not (root / row).exists() else root / row
 
 
-def _read_all(files: SplitFiles, config: DatasetConfig, split: str, with_outlines: bool, file: Path) -> DatasetIndex:
+def _read_all(files: SplitFiles, config: DatasetConfig, split: str, with_outlines: bool, file: Path) -> CachedSplit:
     """Read all images; only those are opened that have changed since the cache file was written."""
     images, reader = files.images, files.reader
-    stamps, kept = index_cache.stamps_of(images, reader), index_cache.load(file)
-    if kept is None or kept.key.tolist() != stamps.key:
-        row = index_cache.known_rows(kept, stamps)
-        new = np.flatnonzero(row < 0)
-        entries, lasting = _read([images[i] for i in new], reader, config.channels, split, with_outlines)
-        row[new] = np.arange(len(new)) + (len(kept.key) if kept else 0)
-        entries = (PackedLabels.concat([kept.entries, entries]) if kept else entries).select(row)
-        stamps.settled[new] &= lasting
-        key = np.where(stamps.settled, np.array(stamps.key, dtype=np.bytes_), b"")  # an empty key is never asked for
-        kept = CachedSplit(key, *_ids(images, reader, entries), entries)
+    (keys, is_settled), kept = index_cache.stamps_of(images, reader), index_cache.load(file)
+    known = kept.key.tolist() if kept else []
+    if kept is None or known != keys:
+        row_of = {key: row for row, key in enumerate(known)}
+        rows = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
+        new = np.flatnonzero(rows < 0)
+        entries, is_lasting = _read([images[i] for i in new], reader, config.channels, split, with_outlines)
+        rows[new] = np.arange(len(new)) + len(known)
+        entries = (PackedLabels.concat([kept.entries, entries]) if kept else entries).select(rows)
+        is_settled[new] &= is_lasting
+        key = np.where(is_settled, np.array(keys, dtype=np.bytes_), b"")  # an empty key is never asked for
+        kept = CachedSplit(key, *reader.ids([images[i] for i in entries.usable]), entries)
         index_cache.save(file, kept)
-    return _of_entries(config, images, kept.entries, kept.image_id, kept.category_id)
+    return kept
 
 
-def index_of(images: list[Path], reader: LabelReader, entries: PackedLabels, config: DatasetConfig) -> DatasetIndex:
-    """The index of images whose labels have just been read."""
-    index = _of_entries(config, images, entries, *_ids(images, reader, entries))
-    return _select_classes(index, config)
-
-
-def _of_entries(
-    config: DatasetConfig, images: list[Path], entries: PackedLabels, image_id: np.ndarray, category_id: np.ndarray
+def index_of(
+    images: Sequence[Path], entries: PackedLabels, image_id: np.ndarray, category_id: np.ndarray, config: DatasetConfig
 ) -> DatasetIndex:
-    usable = np.flatnonzero(entries.usable)
-    objects = entries.select(usable)._asdict()
-    return DatasetIndex(
-        names=config.names,
-        paths=np.array([os.fsencode(images[i]) for i in usable], dtype=np.bytes_),
-        image_id=image_id,
-        category_id=category_id,
-        channels=config.channels,
-        **objects | {"problems": tuple(line for lines in entries.problems.values() for line in lines)},
+    """The index of images whose labels have been read; the ids are those of usable images and of all classes."""
+    usable = entries.usable
+    fields = entries.select(usable)._asdict() | {"problems": tuple(itertools.chain(*entries.problems))}
+    paths = np.array([os.fsencode(images[i]) for i in usable], dtype=np.bytes_)
+    index = DatasetIndex(
+        config.names, paths, **fields, image_id=image_id, category_id=category_id, channels=config.channels
     )
+    if config.class_names == index.names:
+        return index
+    chosen = only_classes(index, config.classes or index.names)
+    if not config.single_cls:
+        return chosen
+    label, category_id = np.zeros_like(chosen.label), chosen.category_id[:1]
+    return replace(chosen, names=config.class_names, label=label, category_id=category_id)
 
 
 def _read(
@@ -236,12 +235,9 @@ def _read(
     with ThreadPoolExecutor() as pool:
         jobs = pool.map(read, images)
         rows = list(tqdm(jobs, desc=f"reading {split}", total=len(images), leave=False, delay=1))
-    return pack_labels([row[0] for row in rows], with_outlines), np.array([row[1] for row in rows], dtype=bool)
-
-
-def _ids(images: list[Path], reader: LabelReader, entries: PackedLabels) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of usable images and of classes, as DatasetIndex has them."""
-    return reader.ids([images[i] for i in np.flatnonzero(entries.usable)])
+    return pack_labels([found for found, _ in rows], with_outlines), np.array(
+        [is_lasting for _, is_lasting in rows], bool
+    )
 
 
 def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
@@ -259,17 +255,6 @@ def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
         outlines=index.outlines and index.outlines.select(np.flatnonzero(kept)),
         category_id=index.category_id[[index.names.index(name) for name in wanted]],
     )
-
-
-def _select_classes(index: DatasetIndex, config: DatasetConfig) -> DatasetIndex:
-    """Only the classes that the key ``classes`` names, joined into one where ``single_cls`` is set."""
-    if config.class_names == index.names:
-        return index
-    chosen = only_classes(index, config.classes or index.names)
-    if not config.single_cls:
-        return chosen
-    label, category_id = np.zeros_like(chosen.label), chosen.category_id[:1]
-    return replace(chosen, names=config.class_names, label=label, category_id=category_id)
 
 
 def _check_usable(index: DatasetIndex, files: SplitFiles, where: str) -> None:

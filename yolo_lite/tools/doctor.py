@@ -135,8 +135,8 @@ def _index_of(
     examined: Sequence[Examined], reader: LabelReader, config: DatasetConfig, with_outlines: bool
 ) -> DatasetIndex:
     usable = [(one.path, one.read) for one in examined if one.read]
-    labels = pack_labels([read for _, read in usable], with_outlines)
-    return index_of([path for path, _ in usable], reader, labels, config)
+    paths, labels = [path for path, _ in usable], pack_labels([read for _, read in usable], with_outlines)
+    return index_of(paths, labels, *reader.ids(paths), config)
 
 
 # ---------------------------------------------------------------------------------------------------- single images
