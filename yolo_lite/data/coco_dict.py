@@ -19,10 +19,8 @@ def coco_dict(
         category_id: an id for each class.
         names: the file name of each image; None leaves them out.
     """
-    images = [
-        {"id": number, "height": height, "width": width}
-        for number, (height, width) in zip(image_id, index.size.tolist(), strict=True)
-    ]
+    sizes = zip(image_id, index.size.tolist(), strict=True)
+    images = [{"id": number, "height": height, "width": width} for number, (height, width) in sizes]
     for image, name in zip(images, names or (), strict=names is not None):
         image["file_name"] = name
     columns = (index.owner, index.label, xyxy_to_xywh(index.xyxy), index.area, index.crowd.astype(int))

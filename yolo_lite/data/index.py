@@ -23,9 +23,8 @@ from yolo_lite.data import index_cache
 from yolo_lite.data.formats import label_reader
 from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
 from yolo_lite.data.index_cache import CachedSplit
-from yolo_lite.data.labels import LabelReader, Labels
+from yolo_lite.data.labels import LabelReader, Labels, PackedLabels, pack_labels
 from yolo_lite.data.outlines import Outlines, offsets_of
-from yolo_lite.data.packed_labels import PackedLabels, pack_labels
 from yolo_lite.data.shapes import ShapesSpec, ensure_shapes
 
 

@@ -24,12 +24,11 @@ import cv2
 import numpy as np
 import PIL
 
-from yolo_lite.data.labels import LabelReader
+from yolo_lite.data.labels import LabelReader, PackedLabels
 from yolo_lite.data.outlines import Outlines
-from yolo_lite.data.packed_labels import PackedLabels
 from yolo_lite.data.shapes import cache_folder
 
-# Raise it with every change of what the readers, ``images``, ``labels`` or ``packed_labels`` make of the same files.
+# Raise it with every change of what the readers, ``images`` or ``labels`` make of the same files.
 FORMAT = 2
 # A file may change twice within one tick of its file system's clock (2 s for FAT), and the second change not show.
 SETTLED_AFTER = 2_000_000_000  # ns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -26,11 +27,7 @@ def num_batches(num_images: int, batch_size: int) -> int:
     return -(-num_images // batch_size)
 
 
-Share = Callable[[Sequence[tuple[int, int]]], Sequence[tuple[int, int]]]
-
-
-def _everything(batch: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
-    return batch
+Share = Callable[[Sequence[tuple[int, int]]], Sequence[tuple[int, int]]]  # ``list`` takes everything
 
 
 class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
@@ -52,7 +49,7 @@ class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
         seed: int,
         epochs: range,
         first_batch: int = 0,
-        share: Share = _everything,
+        share: Share = list,
         weights: np.ndarray | None = None,
     ) -> None:
         self.num_images, self.batch_size, self.seed, self.epochs = num_images, batch_size, seed, epochs
@@ -116,7 +113,7 @@ def training_loader(
     epochs: range,
     pin_memory: bool,
     first_batch: int = 0,
-    share: Share = _everything,
+    share: Share = list,
 ) -> DataLoader[Batch]:
     """All batches of all ``epochs``, to be iterated once; see ``EpochBatches``."""
     batches = EpochBatches(len(dataset), batch_size, dataset.seed, epochs, first_batch, share, dataset.weights)
@@ -141,11 +138,12 @@ def _loader(dataset, batches, workers: int, pin_memory: bool) -> DataLoader[Batc
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         multiprocessing_context="fork" if workers > 0 and CAN_FORK else None,
-        worker_init_fn=_start_worker if pin_memory else _start_polite_worker,
+        # Without a GPU the network runs on the same cores, and one displaced thread holds up all the others.
+        worker_init_fn=partial(_start_worker, niceness=0 if pin_memory else 10),
     )
 
 
-def _start_worker(worker: int) -> None:
+def _start_worker(worker: int, niceness: int = 0) -> None:
     """Use one thread in each worker: the processes are the parallelism.
 
     Signals sent to the whole process group are meant for the main process, which still needs its workers to finish the
@@ -156,10 +154,5 @@ def _start_worker(worker: int) -> None:
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-
-def _start_polite_worker(worker: int) -> None:
-    """Let the network go first where it runs on the same cores: one displaced thread holds up all the others."""
-    _start_worker(worker)
     if hasattr(os, "nice"):
-        os.nice(10)
+        os.nice(niceness)

@@ -46,21 +46,17 @@ def write_voc(index: DatasetIndex, names: list[Path], folder: Path, split: str, 
         for side, pixels in zip(("height", "width"), index.size[position], strict=True):
             ElementTree.SubElement(size, side).text = str(pixels)
         for thing in range(index.first[position], index.first[position + 1]):
-            _add_object(tree, index, thing)
+            item = ElementTree.SubElement(tree, "object")
+            ElementTree.SubElement(item, "name").text = index.names[index.label[thing]]
+            ElementTree.SubElement(item, "difficult").text = str(int(index.crowd[thing]))
+            box = ElementTree.SubElement(item, "bndbox")
+            for edge, value in zip(EDGES, index.xyxy[thing], strict=True):
+                ElementTree.SubElement(box, edge).text = f"{value:.2f}".removesuffix(".00")
         ElementTree.indent(tree)
         path = folder / "annotations" / name.with_suffix(".xml")
         path.parent.mkdir(parents=True, exist_ok=True)
         ElementTree.ElementTree(tree).write(path, encoding="utf-8")
     return "annotations"
-
-
-def _add_object(tree: ElementTree.Element, index: DatasetIndex, thing: int) -> None:
-    item = ElementTree.SubElement(tree, "object")
-    ElementTree.SubElement(item, "name").text = index.names[index.label[thing]]
-    ElementTree.SubElement(item, "difficult").text = str(int(index.crowd[thing]))
-    box = ElementTree.SubElement(item, "bndbox")
-    for edge, value in zip(EDGES, index.xyxy[thing], strict=True):
-        ElementTree.SubElement(box, edge).text = f"{value:.2f}".removesuffix(".00")
 
 
 def write_coco(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
@@ -82,12 +78,8 @@ def coco_content(index: DatasetIndex, names: Sequence[Path | str]) -> dict[str, 
 
 
 def _rounded(ring: Ring) -> list[float]:
-    """The corners as COCO has them: x y x y ..., rounded to 1/100 of a pixel."""
-    return ring.astype(np.float64).round(2).ravel().tolist()
+    return ring.astype(np.float64).round(2).ravel().tolist()  # x y x y ..., to 1/100 of a pixel
 
 
-WRITERS: dict[str, Callable[[DatasetIndex, list[Path], Path, str, bool], str]] = {
-    "yolo": write_yolo,
-    "voc": write_voc,
-    "coco": write_coco,
-}
+Writer = Callable[[DatasetIndex, list[Path], Path, str, bool], str]
+WRITERS: dict[str, Writer] = {"yolo": write_yolo, "voc": write_voc, "coco": write_coco}

@@ -31,11 +31,7 @@ class CocoReader(LabelReader):
         self.path, self.names = place, names
 
     def load(self) -> None:
-        """Read the file; for some hundred megabytes that takes many seconds.
-
-        Raises:
-            DataError: it is not an annotation file in COCO's form.
-        """
+        """Read the file; for some hundred megabytes that takes many seconds."""
         content = _load(self.path)
         labels = {name: label for label, name in enumerate(self.names)}
         self.categories = {row["id"]: str(row["name"]) for row in content["categories"]}
@@ -47,7 +43,6 @@ class CocoReader(LabelReader):
             self.annotations.get(row["image_id"], self.strays).append(row)
 
     def file_of(self, image: Path) -> Path:
-        """The one file of all images."""
         return self.path
 
     def record(self, image: Path) -> dict[str, Any] | None:
@@ -70,19 +65,13 @@ class CocoReader(LabelReader):
         return np.array(image_ids, dtype=np.int64), np.array(category_ids, dtype=np.int64)
 
     def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        """The usable objects, and a problem for each of the others.
-
-        Raises:
-            DataError: the file does not list the image, or one of another size.
-        """
         record = self.record(image)
         if record is None:
             raise DataError(f"{image}: not among the images of {self.path}")
         stated = (record.get("height", size[0]), record.get("width", size[1]))
         if stated != size:
-            raise DataError(
-                f"{image}: {size[1]} x {size[0]} pixels, but {self.path} has it as {stated[1]!r} x {stated[0]!r}"
-            )
+            found = f"{self.path} has it as {stated[1]!r} x {stated[0]!r}"
+            raise DataError(f"{image}: {size[1]} x {size[0]} pixels, but {found}")
         # Repeats stay: pycocotools counts them too.
         return check_annotations(self._objects(self.annotations[record["id"]]), size, drop_repeats=False)
 

@@ -28,15 +28,9 @@ class VocReader(LabelReader):
         self.labels = {name: label for label, name in enumerate(names)}
 
     def file_of(self, image: Path) -> Path:
-        """The XML file in ``annotations`` beside ``images`` (``Annotations``, ``JPEGImages``), or beside the image."""
         return label_path(image, self.root, self.folder, ".xml", TWINS)
 
     def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        """The usable objects, and a problem for each of the others.
-
-        Raises:
-            DataError: the file cannot be opened, or belongs to an image of another size.
-        """
         path = self.file_of(image)
         if not path.exists():
             return check_annotations([], size)
