@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +70,7 @@ class TrainingSet:
             sample = augment.mixup(sample, self._warped(int(other), mixes, random), random["mixup"])
         sample = effects.apply_effects(sample, self.hyp, random)
         instances = sample.instances.select(augment.worth_learning(sample.instances))
-        size = (int(self.index.size[position, 0]), int(self.index.size[position, 1]))
+        size = tuple(self.index.size[position].tolist())
         # The image of a training sample has been warped: it has no letterbox to undo.
         return DatasetItem(sample.image, instances, position, size, Letterbox(1.0, 1.0, 0, 0))
 
@@ -92,7 +93,7 @@ class TrainingSet:
             sample = augment.mosaic(samples, self.size, random["mosaic"])
         else:
             sample = augment.centre(self._pasted(position, mixes, random), self.size)
-            if not augment.needs_warp(self.hyp):
+            if not any(getattr(self.hyp, name) for name in ("degrees", "translate", "scale", "shear", "perspective")):
                 return sample
         height, width = sample.image.shape[:2]
         matrix = augment.random_warp(width, height, self.size, self.hyp, random["warp"])
@@ -104,8 +105,8 @@ class TrainingSet:
             return self._load(position, self.with_outlines)
         [other] = self._partners(1, random["copy_paste"])
         host, donor = (self._load(int(one), with_outlines=True) for one in (position, other))
-        sample = copy_paste(host, donor, random["copy_paste"])
-        return sample if self.with_outlines else sample.without_outlines()
+        image, instances = copy_paste(host, donor, random["copy_paste"])
+        return Sample(image, instances if self.with_outlines else replace(instances, outlines=None))
 
     def _load(self, position: int, with_outlines: bool) -> Sample:
         """One image and its objects, in pixels of the resized image."""
@@ -131,11 +132,10 @@ class EvaluationSet:
 
     def shape(self, position: int) -> tuple[int, int]:
         """Height and width of the network input for this image."""
-        height, width = self.store.size[position]
-        return self.canvas(int(height), int(width))
+        return self.canvas(*self.store.size[position].tolist())
 
     def __getitem__(self, position: int) -> DatasetItem:
-        original = (int(self.index.size[position, 0]), int(self.index.size[position, 1]))
+        original = tuple(self.index.size[position].tolist())
         image, letterbox = on_canvas(self.store[position], original, self.shape(position))
         label, xyxy = self.index.objects(position)
         instances = Instances(label, to_canvas(xyxy, letterbox), np.ones(len(label)))

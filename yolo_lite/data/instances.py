@@ -68,10 +68,6 @@ class Sample(NamedTuple):
     image: np.ndarray  # uint8 [H, W, channels]; an RGB mosaic that is not warped yet has a fourth
     instances: Instances
 
-    def without_outlines(self) -> Sample:
-        """The sample with boxes alone."""
-        return self._replace(instances=replace(self.instances, outlines=None))
-
 
 def box_area(xyxy: np.ndarray) -> np.ndarray:
     """Areas ``[m]`` of boxes."""
