@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,32 +29,27 @@ class DatasetItem(NamedTuple):
     letterbox: Letterbox
 
 
+@dataclass(eq=False)
 class TrainingSet:
     """Augmented square images by (epoch, index).
-
-    Args:
-        mosaic_epochs: epochs from this one on have no mosaic, mixup or copy-paste.
-        with_outlines: samples come with the outlines of their objects where the index has them.
 
     Raises:
         ConfigError: copy_paste is on and the labels have no polygons.
     """
 
-    def __init__(
-        self,
-        index: DatasetIndex,
-        store: ImageStore,
-        size: int,
-        hyp: AugmentSection,
-        seed: int,
-        mosaic_epochs: int,
-        with_outlines: bool = False,
-    ) -> None:
-        self.index, self.store, self.size, self.hyp = index, store, size, hyp
-        self.seed, self.mosaic_epochs, self.with_outlines = seed, mosaic_epochs, with_outlines
-        self.weights = repeat_factors(index, hyp.balance) if hyp.balance else None  # [n] how often each is drawn
+    index: DatasetIndex
+    store: ImageStore
+    size: int
+    hyp: AugmentSection
+    seed: int
+    mosaic_epochs: int  # from this epoch on there is no mosaic, mixup or copy-paste
+    with_outlines: bool = False  # samples come with the outlines of their objects where the index has them
+
+    def __post_init__(self) -> None:
+        balance, outlines = self.hyp.balance, self.index.outlines
+        self.weights = repeat_factors(self.index, balance) if balance else None  # [n] how often each is drawn
         self.summed_weights = None if self.weights is None else self.weights.cumsum() / self.weights.sum()
-        if hyp.copy_paste and not (index.outlines and len(index.outlines.corner)):
+        if self.hyp.copy_paste and not (outlines and len(outlines.corner)):
             raise ConfigError("copy_paste: expected labels with polygons, found boxes alone")
 
     def __len__(self) -> int:
@@ -118,14 +113,13 @@ class TrainingSet:
         return Sample(image, instances.warped(scale_matrix(image.shape[1] / width, image.shape[0] / height)))
 
 
+@dataclass(eq=False)
 class EvaluationSet:
-    """Letterboxed images by index, each on a canvas of the size that ``canvas`` gives for it.
+    """Letterboxed images by index, each on a canvas of the size that ``canvas`` gives for it, whatever its batch."""
 
-    The shape of an image depends on nothing but the image itself, and not on the batch it is in.
-    """
-
-    def __init__(self, index: DatasetIndex, store: ImageStore, canvas: Canvas) -> None:
-        self.index, self.store, self.canvas = index, store, canvas
+    index: DatasetIndex
+    store: ImageStore
+    canvas: Canvas
 
     def __len__(self) -> int:
         return len(self.index)

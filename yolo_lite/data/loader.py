@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import cv2
@@ -30,30 +31,20 @@ def num_batches(num_images: int, batch_size: int) -> int:
 Share = Callable[[Sequence[tuple[int, int]]], Sequence[tuple[int, int]]]  # ``list`` takes everything
 
 
+@dataclass(eq=False)
 class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
-    """Lists of (epoch, index) for all epochs of a run, each epoch in its own order.
+    """Lists of (epoch, index) for all epochs of a run, each epoch in its own order: a pure function of (seed, epoch).
 
-    One iteration covers the whole run, so that workers go on with the next epoch while the last one is validated. The
-    order of an epoch is a pure function of (seed, epoch).
-
-    Args:
-        first_batch: the batch at which the first epoch starts, for a run that is resumed in the middle of one.
-        share: selects this process's part of the global batch; it may be empty.
-        weights: how often each image is drawn ``[n]``; without them each is drawn once.
+    One iteration covers the whole run, so that workers go on with the next epoch while the last one is validated.
     """
 
-    def __init__(
-        self,
-        num_images: int,
-        batch_size: int,
-        seed: int,
-        epochs: range,
-        first_batch: int = 0,
-        share: Share = list,
-        weights: np.ndarray | None = None,
-    ) -> None:
-        self.num_images, self.batch_size, self.seed, self.epochs = num_images, batch_size, seed, epochs
-        self.first_batch, self.share, self.weights = first_batch, share, weights
+    num_images: int
+    batch_size: int
+    seed: int
+    epochs: range
+    first_batch: int = 0  # at which the first epoch starts, for a run that is resumed in the middle of one
+    share: Share = list  # selects this process's part of the global batch; it may be empty
+    weights: np.ndarray | None = None  # [n] how often each image is drawn; without them each is drawn once
 
     def __len__(self) -> int:
         return len(self.epochs) * num_batches(self.num_images, self.batch_size) - self.first_batch
