@@ -111,7 +111,13 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_o
     )
     kept = _read_all(files, config, split, with_outlines, file)
     index = index_of(files.images, kept.entries, kept.image_id, kept.category_id, config)
-    _check_usable(index, files, f"{data_file}: {split}")
+    if not index.num_objects:
+        if len(index):
+            what = f"{len(index)} images but not one label; looked for"
+            tried = list(dict.fromkeys(files.reader.file_of(image) for image in files.images[:3]))
+        else:
+            what, tried = "no usable image; tried", [files.root / source for source in files.sources]
+        raise DataError("\n  ".join((f"{data_file}: {split}: {what}", *map(str, tried), *index.problems[:3])))
     return index
 
 
@@ -142,14 +148,10 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
 
 
 def list_files(root: Path, source: str, where: str | Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Files of a folder, a list file or a glob pattern, in a fixed order.
-
-    Args:
-        root: the folder that relative sources start from.
-        where: the file that names the source, for messages.
+    """Files of a folder, a list file or a glob pattern below ``root``, in a fixed order.
 
     Raises:
-        DataError: the source does not exist or cannot be read.
+        DataError: the source does not exist or cannot be read; the message says that ``where`` names it.
     """
     place = root / Path(source).expanduser()
     if place.is_dir():
@@ -254,14 +256,3 @@ def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
         outlines=index.outlines and index.outlines.select(np.flatnonzero(kept)),
         category_id=index.category_id[[index.names.index(name) for name in wanted]],
     )
-
-
-def _check_usable(index: DatasetIndex, files: SplitFiles, where: str) -> None:
-    reasons = "".join(f"\n  {line}" for line in index.problems[:3])
-    if not len(index):
-        tried = "\n  ".join(str(files.root / source) for source in files.sources)
-        raise DataError(f"{where}: no usable image; tried\n  {tried}{reasons}")
-    if not index.num_objects:
-        labels = dict.fromkeys(files.reader.file_of(image) for image in files.images[:3])
-        examples = "\n  ".join(map(str, labels))
-        raise DataError(f"{where}: {len(index)} images but not one label; looked for\n  {examples}{reasons}")

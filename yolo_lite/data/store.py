@@ -67,31 +67,25 @@ class ImageStore:
         fitted = [fitted_size(height, width, longest) for height, width in index.size.tolist()]
         self.size = np.array(fitted, dtype=np.int64)  # [n, 2] height and width
         self.first = np.concatenate(([0], (self.size.prod(axis=1) * index.channels).cumsum()))  # [n + 1] bytes
-        self.file = self._file(longest) if cache == "disk" else None
+        self.num_bytes = int(self.first[-1])
+        self.file: Path | None = None
         # Behind the pixels stands a mark for each image; what this process has found right is not checked again.
         self.checked = np.zeros(len(index), dtype=bool)
         self.memory: mmap.mmap | None = None
-        if self.file:
+        if cache == "disk":
+            # A name of its own for these images, this size and this way of decoding.
+            rules = f"{FORMAT} {longest} {index.channels} {cv2.__version__}".encode()
+            name = hashlib.sha256(b"".join((rules, index.paths.tobytes(), index.size.tobytes()))).hexdigest()[:16]
+            self.file = cache_folder() / f"images-{name}"
             stamps = (zlib.crc32(repr(stamp_of(index.path(position))).encode()) for position in range(len(index)))
             self.stamp = np.fromiter(stamps, np.uint32, len(index))
             _reserve(self.file, self.num_bytes + 4 * len(index))
             self._map()
-        elif cache != "off" and (not shared or CAN_FORK) and (cache == "ram" or self._is_small()):
-            self._map()
-
-    @property
-    def num_bytes(self) -> int:
-        return int(self.first[-1])
-
-    def _is_small(self) -> bool:
-        num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's: each has a copy of its own
-        return self.num_bytes < LARGEST_SHARE * free_memory() / num_processes
-
-    def _file(self, longest: int) -> Path:
-        """A name of its own for these images, this size and this way of decoding."""
-        rules = f"{FORMAT} {longest} {self.index.channels} {cv2.__version__}".encode()
-        content = b"".join((rules, self.index.paths.tobytes(), self.index.size.tobytes()))
-        return cache_folder() / f"images-{hashlib.sha256(content).hexdigest()[:16]}"
+        elif CAN_FORK or not shared:
+            num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's: each has a copy of its own
+            is_small = self.num_bytes < LARGEST_SHARE * free_memory() / num_processes
+            if cache == "ram" or (cache == "auto" and is_small):
+                self._map()
 
     def _map(self) -> None:
         with open(self.file, "r+b") if self.file else nullcontext() as file:
