@@ -55,12 +55,10 @@ def hsv(
 
 
 def flipud(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
-    """Mirrored upside down."""
     return cv2.flip(image, 0).reshape(image.shape), instances.warped(mirror_matrix(height=image.shape[0]))
 
 
 def fliplr(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
-    """Mirrored left to right."""
     return cv2.flip(image, 1).reshape(image.shape), instances.warped(mirror_matrix(width=image.shape[1]))
 
 
@@ -72,12 +70,10 @@ def grayscale(image: np.ndarray, instances: Instances, rng: np.random.Generator)
 
 
 def blur(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
-    """A Gaussian blur."""
     return cv2.GaussianBlur(image, (0, 0), rng.uniform(*BLUR_SIGMA)).reshape(image.shape), instances
 
 
 def jpeg(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
-    """The noise of JPEG compression."""
     return jpeg_noise(image, round(rng.uniform(*JPEG_QUALITY))), instances
 
 

@@ -1,7 +1,7 @@
 """Reading one image file: size from its header where that can be trusted, pixels by OpenCV.
 
 Pixels come as 8 bits, scaled by their type: 16 bits divided by 257 and rounded, floats times 255 (0..1 is expected).
-What a header claims is looked at before memory is taken: twice Pillow's MAX_IMAGE_PIXELS (179 million) is refused.
+A header that claims over twice Pillow's MAX_IMAGE_PIXELS (179 million) is refused before memory is taken.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _TAIL = 64  # bytes in which the end is expected; some writers pad with zeros
 def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
     """Height and width in pixels as decoded, EXIF rotation applied.
 
-    JPEG, PNG and WebP tell by their header and their end, .npy by its header. Other formats are decoded, and so are a
-    turned PNG and WebP, and everything where ``channels`` is neither 1 nor 3.
+    JPEG, PNG and WebP tell by header and end, .npy by its header. Everything else is decoded: a turned PNG or WebP
+    too, and any format where ``channels`` is neither 1 nor 3.
 
     Raises:
         DataError: the file is missing, no image, cut off, too large, or has another number of channels.

@@ -23,7 +23,7 @@ from yolo_lite.data import index_cache
 from yolo_lite.data.formats import label_reader
 from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
 from yolo_lite.data.index_cache import CachedSplit
-from yolo_lite.data.labels import LabelReader, Labels, PackedLabels, pack_labels
+from yolo_lite.data.labels import OF_OBJECTS, LabelReader, Labels, PackedLabels, pack_labels
 from yolo_lite.data.outlines import Outlines, offsets_of
 from yolo_lite.data.shapes import ShapesSpec, ensure_shapes
 
@@ -106,10 +106,8 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_o
         DataError: a source is not there, or no image is usable; the message names the paths that were tried.
     """
     files = split_files(config, data_file, split)
-    file = index_cache.cache_file(
-        files.reader, config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_outlines
-    )
-    kept = _read_all(files, config, split, with_outlines, file)
+    rules = (config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_outlines)
+    kept = _read_all(files, config, split, with_outlines, index_cache.cache_file(files.reader, *rules))
     index = index_of(files.images, kept.entries, kept.image_id, kept.category_id, config)
     if not index.num_objects:
         if len(index):
@@ -236,23 +234,19 @@ def _read(
     with ThreadPoolExecutor() as pool:
         jobs = pool.map(read, images)
         rows = list(tqdm(jobs, desc=f"reading {split}", total=len(images), leave=False, delay=1))
-    return pack_labels([found for found, _ in rows], with_outlines), np.array(
-        [is_lasting for _, is_lasting in rows], bool
-    )
+    is_lasting = np.array([row[1] for row in rows], dtype=bool)
+    return pack_labels([row[0] for row in rows], with_outlines), is_lasting
 
 
 def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
     """The same images with only the objects of these classes, numbered in this order."""
     new = np.array([wanted.index(name) if name in wanted else -1 for name in index.names])
-    kept = new[index.label] >= 0
+    kept = np.flatnonzero(new[index.label] >= 0)
     return replace(
         index,
         names=tuple(wanted),
         first=offsets_of(np.bincount(index.owner[kept], minlength=len(index))),
-        label=new[index.label][kept],
-        xyxy=index.xyxy[kept],
-        area=index.area[kept],
-        crowd=index.crowd[kept],
-        outlines=index.outlines and index.outlines.select(np.flatnonzero(kept)),
+        outlines=index.outlines and index.outlines.select(kept),
         category_id=index.category_id[[index.names.index(name) for name in wanted]],
+        **{name: getattr(index, name)[kept] for name in OF_OBJECTS} | {"label": new[index.label[kept]]},
     )
