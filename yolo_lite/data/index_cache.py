@@ -12,12 +12,11 @@ import json
 import os
 import sys
 import time
-import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import cv2
@@ -103,14 +102,13 @@ def save(path: Path, kept: CachedSplit) -> None:
     arrays["problems"] = np.frombuffer(json.dumps(kept.entries.problems).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(hashlib.sha256(buffer.getbuffer()).digest() + buffer.getbuffer())
-        os.replace(temporary, path)
+        with TemporaryDirectory(dir=path.parent, prefix=".index-") as folder:
+            complete = Path(folder, path.name)
+            complete.write_bytes(hashlib.sha256(buffer.getbuffer()).digest() + buffer.getbuffer())
+            os.replace(complete, path)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         _say_once(f"cannot keep the index for the next start in {path.parent}: {error.strerror}; set YOLO_LITE_CACHE")
 
 

@@ -86,8 +86,7 @@ def collate(items: list[DatasetItem]) -> Batch:
     )
 
 
-# The part of a process of a batch with fewer images than there are processes. No network sees its images, so the
-# three channels hold for datasets of any number.
+# A process's part of a batch with fewer images than processes. No network sees it: three channels do for any dataset.
 EMPTY = Batch(
     torch.zeros(0, 3, 0, 0, dtype=torch.uint8),
     Objects(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)),

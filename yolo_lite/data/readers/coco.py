@@ -13,7 +13,6 @@ import numpy as np
 
 from yolo_lite.config.errors import DataError, nearest
 from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, check_annotations
-from yolo_lite.data.outlines import Ring
 
 KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
     "images": {"id": (int, str), "file_name": str},
@@ -79,21 +78,23 @@ class CocoReader(LabelReader):
         for row in rows:
             where = f"{self.path}: annotation {row.get('id')}"
             number = row.get("category_id")
-            label = self.labels.get(number) if isinstance(number, int) else None
-            if label is None:
+            if not isinstance(number, int) or number not in self.labels:
                 name = self.categories.get(number, number) if isinstance(number, int) else number
                 found = f"found {name!r}{nearest(str(name), self.names)}"
                 yield Problem("unknown class", f"{where}: expected a class of the dataset YAML, {found}")
                 continue
             try:
                 x, y, width, height = (float(value) for value in row["bbox"])
-                rings = _rings(row.get("segmentation"))
+                polygons = row.get("segmentation")
+                polygons = polygons if isinstance(polygons, list) else []  # run-length masks have none
+                rings = [np.array(points, dtype=np.float32).reshape(-1, 2) for points in polygons]
                 area = None if row.get("area") is None else float(row["area"])
             except (KeyError, TypeError, ValueError):
                 expected = "expected bbox: [x, y, width, height], polygons and area as numbers"
                 yield Problem("not a number", f"{where}: {expected}")
                 continue
-            yield Annotation(where, label, (x, y, x + width, y + height), rings, area, bool(row.get("iscrowd")))
+            box, outlines = (x, y, x + width, y + height), tuple(ring for ring in rings if len(ring) >= 3)
+            yield Annotation(where, self.labels[number], box, outlines, area, bool(row.get("iscrowd")))
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -116,11 +117,3 @@ def _load(path: Path) -> dict[str, Any]:
             if count > 1:
                 raise DataError(f"labels: {path}: {part}: expected every id once, found {count} of {number!r}")
     return content
-
-
-def _rings(segmentation: Any) -> tuple[Ring, ...]:
-    """Outlines of at least 3 points; run-length masks have none."""
-    if not isinstance(segmentation, list):
-        return ()
-    rings = (np.array(points, dtype=np.float32).reshape(-1, 2) for points in segmentation)
-    return tuple(ring for ring in rings if len(ring) >= 3)
