@@ -46,10 +46,10 @@ class TrainingSet:
     with_outlines: bool = False  # samples come with the outlines of their objects where the index has them
 
     def __post_init__(self) -> None:
-        balance, outlines = self.hyp.balance, self.index.outlines
-        self.weights = repeat_factors(self.index, balance) if balance else None  # [n] how often each is drawn
+        index, hyp = self.index, self.hyp
+        self.weights = repeat_factors(index, hyp.balance) if hyp.balance else None  # [n] how often each is drawn
         self.summed_weights = None if self.weights is None else self.weights.cumsum() / self.weights.sum()
-        if self.hyp.copy_paste and not (outlines and len(outlines.corner)):
+        if hyp.copy_paste and not (index.outlines and len(index.outlines.corner)):
             raise ConfigError("copy_paste: expected labels with polygons, found boxes alone")
 
     def __len__(self) -> int:
