@@ -14,7 +14,6 @@ from yolo_lite.data.copy_paste import copy_paste
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.instances import Instances, Sample, scale_matrix
 from yolo_lite.data.letterbox import Canvas, Letterbox, on_canvas, to_canvas
-from yolo_lite.data.sampling import repeat_factors
 from yolo_lite.data.store import ImageStore
 from yolo_lite.ops.streams import NamedGenerators, Stream
 
@@ -27,6 +26,22 @@ class DatasetItem(NamedTuple):
     position: int  # row of the DatasetIndex
     original_size: tuple[int, int]  # height, width
     letterbox: Letterbox
+
+
+def repeat_factors(index: DatasetIndex, threshold: float) -> np.ndarray:
+    """Weights ``[n]`` of images by their rarest class (repeat factors, Gupta et al., arXiv:1908.03195).
+
+    A class that occurs in a fraction f of the images weighs max(1, sqrt(threshold / f)), an image as much as its rarest
+    class. Backgrounds weigh as much as the other images do on average, so they keep their part of an epoch.
+    """
+    num_images, num_classes = len(index), len(index.names)
+    seen = (index.owner * num_classes + index.label)[~index.crowd]
+    image, label = np.divmod(np.unique(seen), num_classes)  # each class of an image once
+    frequency = np.bincount(label, minlength=num_classes) / num_images
+    weight = np.zeros(num_images)
+    np.maximum.at(weight, image, np.maximum(1, np.sqrt(threshold / frequency[label])))
+    weight[weight == 0] = weight[weight > 0].mean()
+    return weight
 
 
 @dataclass(eq=False)

@@ -179,7 +179,6 @@ def _tiff_pixels(content: bytes, channels: int, path: str | Path) -> np.ndarray:
 
 
 def _by_tifffile(content: bytes, path: str | Path) -> np.ndarray:
-    """What OpenCV does not decode; the package is asked for only here."""
     if not HAS_TIFFFILE:
         hint = "pip install tifffile, or keep the channels as pages or in a .npy file"
         raise DataError(f"{path}: a TIFF with more than 4 samples a pixel needs the package tifffile: {hint}")
