@@ -89,10 +89,7 @@ def jpeg_noise(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def erasing(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
-    """A random rectangle turned grey (Zhong et al., arXiv:1708.04896; grey as in DeVries, Taylor, arXiv:1708.04552).
-
-    Boxes and outlines stay; what lies under the rectangle counts as hidden.
-    """
+    """A grey rectangle (Zhong et al., arXiv:1708.04896; DeVries, Taylor, arXiv:1708.04552) hides what is below."""
     height, width = image.shape[:2]
     erased, aspect = height * width * rng.uniform(*ERASED_AREA), np.exp(rng.uniform(*np.log(ERASED_ASPECT)))
     rows, columns = min(round((erased * aspect) ** 0.5), height), min(round((erased / aspect) ** 0.5), width)

@@ -143,11 +143,8 @@ def _decoded(content: bytes, flags: int, path: str | Path) -> np.ndarray:
 
 
 def _tiff_layout(content: bytes, most_pages: int, path: str | Path) -> tuple[tuple[int, int, int, bool], int]:
-    """Height, width, samples a pixel and whether they are floats, and the number of pages up to ``most_pages``.
-
-    They come from the tags, for Pillow itself opens no 16-bit colour, nor more than 4 samples.
-    """
-    file = io.BytesIO(content)
+    """Height, width, samples a pixel and whether they are floats, and the number of pages up to ``most_pages``."""
+    file = io.BytesIO(content)  # tag by tag, for Pillow itself opens no 16-bit colour, nor more than 4 samples
     try:
         start = file.read(8)
         tags = TiffImagePlugin.ImageFileDirectory_v2(start + (file.read(8) if 43 in start[2:4] else b""))

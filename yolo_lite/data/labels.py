@@ -130,10 +130,7 @@ def _inside(one: Annotation, size: tuple[int, int]) -> tuple[float, ...] | Probl
 
 
 class PackedLabels(NamedTuple):
-    """What the files of n images say, T objects together; DatasetIndex explains the fields that it has too.
-
-    Lists of Python objects would be copied page by page into every worker process.
-    """
+    """What the files of n images say, T objects together; DatasetIndex explains the fields that it has too."""
 
     size: np.ndarray  # [n, 2], 0 0 where an image is left out
     first: np.ndarray

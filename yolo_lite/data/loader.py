@@ -59,11 +59,9 @@ class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
 
 
 def draw_order(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw n images ``[n]`` in random order, each in proportion to its weight, rounded up or down.
-
-    Systematic resampling: one random number shifts a comb of n teeth over the summed weights.
-    """
+    """Draw n images ``[n]`` in random order, each in proportion to its weight, rounded up or down."""
     total = weights.cumsum()
+    # Systematic resampling: one random number shifts a comb of n teeth over the summed weights.
     teeth = (np.arange(len(weights)) + rng.random()) * (total[-1] / len(weights))
     return rng.permutation(np.searchsorted(total, teeth, side="right").clip(max=len(weights) - 1))
 

@@ -125,11 +125,9 @@ class ImageStore:
         return pixels.reshape(*self.size[position], self.index.channels)
 
     def _mark_of(self, position: int, pixels: np.ndarray) -> int:
-        """The mark of an image that is there; never 0.
-
-        In a file that is a checksum of the pixels and the stamp of the image: a file outlives the loss of power, after
-        which a mark may be on the disk and its pixels not, and it outlives changes of the image.
-        """
+        """The mark of an image that is there; never 0."""
+        # A file outlives a loss of power, after which a mark may be on the disk and its pixels not, and it outlives
+        # changes of the image: its marks are checksums of the pixels and of the image's stamp.
         return (zlib.crc32(pixels.data, int(self.stamp[position])) or 1) if self.file else 1
 
     def _read(self, position: int) -> np.ndarray:
