@@ -39,7 +39,7 @@ def copy_paste(host: Sample, donor: Sample, rng: np.random.Generator) -> Sample:
     image, is_pasted = host.image.copy(), cover.astype(bool)
     image[is_pasted] = warp_pixels(donor.image, matrix, (shape[1], shape[0]))[is_pasted]
     boxes = [_overlap(_extent(rings[row]), box_of(masks[row])) for row in rows]
-    shares = [min(masks[row].sum() / max(_area(rings[row]), 1), 1) for row in rows]
+    shares = [min(masks[row].sum() / max(_area(rings[row]), 1), 1.0) for row in rows]
     pasted = moved.select(rows).clipped((0, 0), (shape[1], shape[0]))
     pasted = replace(pasted, xyxy=np.array(boxes), share=np.array(shares))
     return Sample(image, Instances.concat([_hide(host.instances, cover), pasted]))
@@ -64,7 +64,6 @@ def _area(rings: Sequence[Ring]) -> float:
 
 
 def _overlap(first: np.ndarray, second: Sequence[float]) -> np.ndarray:
-    """The common part of two boxes xyxy that touch."""
     return np.concatenate((np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])))
 
 

@@ -42,7 +42,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks a server 
 def hsv(
     image: np.ndarray, instances: Instances, rng: np.random.Generator, *, hsv_h: float, hsv_s: float, hsv_v: float
 ) -> Augmented:
-    """Hue, saturation and value scaled by random factors of 1 +- hsv_h, hsv_s, hsv_v; without RGB the brightness."""
+    """Hue, saturation and value times random factors of 1 +- hsv_h, hsv_s, hsv_v; if not RGB, hsv_v scales all."""
     factors = 1 + rng.uniform(-1, 1, 3) * (hsv_h, hsv_s, hsv_v)
     if not (hsv_h or hsv_s or hsv_v):
         return image, instances

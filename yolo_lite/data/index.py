@@ -149,7 +149,7 @@ def list_files(root: Path, source: str, where: str | Path, suffixes: frozenset[s
     """Files of a folder, a list file or a glob pattern below ``root``, in a fixed order.
 
     Raises:
-        DataError: the source does not exist or cannot be read; the message says that ``where`` names it.
+        DataError: the source does not exist or cannot be read; the message begins with ``where``, which names it.
     """
     place = root / Path(source).expanduser()
     if place.is_dir():

@@ -33,7 +33,7 @@ def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
 
 
 def canvas_size(height: int, width: int, stride: int) -> tuple[int, int]:
-    """The network input for an image, at least half a stride of grey: finds more at the border, as YOLOv5 validates."""
+    """The network input for an image, with half a stride of grey or more, as YOLOv5 validates; LOG.md says why."""
     return padded_size(height + stride // 2, width + stride // 2, stride)
 
 

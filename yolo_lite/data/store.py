@@ -30,7 +30,7 @@ LARGEST_SHARE = 0.25  # of the free memory, that ``cache: auto`` may take for on
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take without swapping; 0 where the system does not tell, as only Linux does."""
+    """Bytes that this process may still take without swapping; 0 where the system (all but Linux) does not tell."""
     try:
         free = _number_behind("MemAvailable:", "/proc/meminfo") * 1024
     except (OSError, StopIteration):
