@@ -20,9 +20,8 @@ from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data import index as index_module
 from yolo_lite.data import index_cache
 from yolo_lite.data.index import DatasetIndex, index_split
-from yolo_lite.data.labels import Labels, Problem
+from yolo_lite.data.labels import Labels, PackedLabels, Problem, pack_labels
 from yolo_lite.data.outlines import Outlines
-from yolo_lite.data.packed_labels import PackedLabels, pack_labels
 from yolo_lite.data.readers.coco import CocoReader
 
 NAMES = ("cat", "dog")

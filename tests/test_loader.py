@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.schema import DatasetConfig, Hyp
 from yolo_lite.data import store as store_module
-from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet
+from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet, repeat_factors
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.instances import Instances
 from yolo_lite.data.letterbox import GREY, Letterbox, canvas_size, fitted_size, pad, resize, to_original
@@ -29,12 +29,12 @@ from yolo_lite.data.loader import (
     EpochBatches,
     _start_worker,
     collate,
+    draw_order,
     evaluation_loader,
     num_batches,
     same_shape_batches,
     training_loader,
 )
-from yolo_lite.data.sampling import draw_order, repeat_factors
 from yolo_lite.data.store import CAN_FORK, ImageStore
 from yolo_lite.structures import Batch
 

@@ -63,11 +63,11 @@ def random_warp(width: int, height: int, size: int, hyp: AugmentSection, rng: np
 def warp(sample: Sample, matrix: np.ndarray, size: int, channels: int = 3) -> Sample:
     """Image and objects through a 3x3 matrix onto an s x s grey square; ``channels`` without a mosaic's fourth."""
     image = sample.image
+    if channels == 3 and image.shape[2] == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    image = warp_pixels(image, matrix, (size, size))
     if channels == 3:
-        image = image if image.shape[2] == 4 else cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
-        image = cv2.cvtColor(warp_pixels(image, matrix, (size, size)), cv2.COLOR_RGBA2RGB)
-    else:
-        image = warp_pixels(image, matrix, (size, size))
+        image = cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
     return Sample(image, sample.instances.warped(matrix).clipped((0, 0), (size, size)))
 
 
@@ -97,8 +97,3 @@ def worth_learning(instances: Instances) -> np.ndarray:
     size = instances.xyxy[:, 2:] - instances.xyxy[:, :2]
     shortest, longest = size.min(axis=1), size.max(axis=1)
     return (shortest > MIN_SIDE) & (longest < MAX_ASPECT * shortest) & (instances.share > MIN_VISIBLE)
-
-
-def needs_warp(hyp: AugmentSection) -> bool:
-    """Whether the geometric keys ask for anything at all."""
-    return any((hyp.degrees, hyp.translate, hyp.scale, hyp.shear, hyp.perspective))

@@ -12,17 +12,9 @@ from yolo_lite.ops.box_arrays import xyxy_to_xywh
 def coco_dict(
     index: DatasetIndex, image_id: Sequence[int], category_id: Sequence[int], names: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Images, annotations and categories, boxes ``x y width height`` in pixels.
-
-    Args:
-        image_id: an id for each image of the index.
-        category_id: an id for each class.
-        names: the file name of each image; None leaves them out.
-    """
-    images = [
-        {"id": number, "height": height, "width": width}
-        for number, (height, width) in zip(image_id, index.size.tolist(), strict=True)
-    ]
+    """Images, annotations and categories under these ids, boxes ``x y width height`` in pixels, file names if given."""
+    sizes = zip(image_id, index.size.tolist(), strict=True)
+    images = [{"id": number, "height": height, "width": width} for number, (height, width) in sizes]
     for image, name in zip(images, names or (), strict=names is not None):
         image["file_name"] = name
     columns = (index.owner, index.label, xyxy_to_xywh(index.xyxy), index.area, index.crowd.astype(int))

@@ -30,21 +30,18 @@ def copy_paste(host: Sample, donor: Sample, rng: np.random.Generator) -> Sample:
     chosen = np.flatnonzero([known and rng.random() < CHANCE for known in has_outline])
     moved = donor.instances.select(chosen).warped(matrix)
     assert moved.outlines
-    masks = [mask_of(moved.outlines.of(row), shape) for row in range(len(moved))]
-    seen = np.array([mask.sum() for mask in masks])
-    rows = np.flatnonzero(seen > 0)
+    rings = [moved.outlines.of(row) for row in range(len(moved))]
+    masks = [mask_of(own, shape) for own in rings]
+    rows = np.flatnonzero([mask.any() for mask in masks])
     if not len(rows):
         return host
     cover = np.bitwise_or.reduce([masks[row] for row in rows])
     image, is_pasted = host.image.copy(), cover.astype(bool)
     image[is_pasted] = warp_pixels(donor.image, matrix, (shape[1], shape[0]))[is_pasted]
-    boxes = [_overlap(_extent(moved.outlines.of(row)), box_of(masks[row])) for row in rows]
-    whole = np.array([_area(moved.outlines.of(row)) for row in rows])
-    pasted = replace(
-        moved.select(rows).clipped((0, 0), (shape[1], shape[0])),
-        xyxy=np.array(boxes),
-        share=np.minimum(seen[rows] / np.maximum(whole, 1), 1),
-    )
+    boxes = [_overlap(_extent(rings[row]), box_of(masks[row])) for row in rows]
+    shares = [min(masks[row].sum() / max(_area(rings[row]), 1), 1.0) for row in rows]
+    pasted = moved.select(rows).clipped((0, 0), (shape[1], shape[0]))
+    pasted = replace(pasted, xyxy=np.array(boxes), share=np.array(shares))
     return Sample(image, Instances.concat([_hide(host.instances, cover), pasted]))
 
 
@@ -53,24 +50,20 @@ def _random_place(host: tuple[int, ...], donor: tuple[int, ...], rng: np.random.
     zoom, is_mirrored = rng.uniform(*ZOOM), rng.random() < 0.5
     free_x, free_y = host[1] - zoom * donor[1], host[0] - zoom * donor[0]
     left, top = rng.uniform(0, 1, 2) * (free_x, free_y)
-    if is_mirrored:
-        return np.array([[-zoom, 0, left + zoom * donor[1]], [0, zoom, top], [0, 0, 1]])
-    return np.array([[zoom, 0, left], [0, zoom, top], [0, 0, 1]])
+    x_zoom, x_shift = (-zoom, left + zoom * donor[1]) if is_mirrored else (zoom, left)
+    return np.array([[x_zoom, 0, x_shift], [0, zoom, top], [0, 0, 1]])
 
 
 def _extent(rings: Sequence[Ring]) -> np.ndarray:
-    """The box xyxy around all rings."""
     points = np.concatenate(rings)
     return np.concatenate((points.min(axis=0), points.max(axis=0)))
 
 
 def _area(rings: Sequence[Ring]) -> float:
-    """Square pixels within the rings."""
     return sum(cv2.contourArea(ring.astype(np.float32)) for ring in rings)
 
 
 def _overlap(first: np.ndarray, second: Sequence[float]) -> np.ndarray:
-    """The common part of two boxes xyxy that touch."""
     return np.concatenate((np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,6 @@ from yolo_lite.data.copy_paste import copy_paste
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.instances import Instances, Sample, scale_matrix
 from yolo_lite.data.letterbox import Canvas, Letterbox, on_canvas, to_canvas
-from yolo_lite.data.sampling import repeat_factors
 from yolo_lite.data.store import ImageStore
 from yolo_lite.ops.streams import NamedGenerators, Stream
 
@@ -28,29 +28,40 @@ class DatasetItem(NamedTuple):
     letterbox: Letterbox
 
 
+def repeat_factors(index: DatasetIndex, threshold: float) -> np.ndarray:
+    """Weights ``[n]`` of images by their rarest class (repeat factors, Gupta et al., arXiv:1908.03195).
+
+    A class that occurs in a fraction f of the images weighs max(1, sqrt(threshold / f)), an image as much as its rarest
+    class. Backgrounds weigh as much as the other images do on average, so they keep their part of an epoch.
+    """
+    num_images, num_classes = len(index), len(index.names)
+    seen = (index.owner * num_classes + index.label)[~index.crowd]
+    image, label = np.divmod(np.unique(seen), num_classes)  # each class of an image once
+    frequency = np.bincount(label, minlength=num_classes) / num_images
+    weight = np.zeros(num_images)
+    np.maximum.at(weight, image, np.maximum(1, np.sqrt(threshold / frequency[label])))
+    weight[weight == 0] = weight[weight > 0].mean()
+    return weight
+
+
+@dataclass(eq=False)
 class TrainingSet:
     """Augmented square images by (epoch, index).
-
-    Args:
-        mosaic_epochs: epochs from this one on have no mosaic, mixup or copy-paste.
-        with_outlines: samples come with the outlines of their objects where the index has them.
 
     Raises:
         ConfigError: copy_paste is on and the labels have no polygons.
     """
 
-    def __init__(
-        self,
-        index: DatasetIndex,
-        store: ImageStore,
-        size: int,
-        hyp: AugmentSection,
-        seed: int,
-        mosaic_epochs: int,
-        with_outlines: bool = False,
-    ) -> None:
-        self.index, self.store, self.size, self.hyp = index, store, size, hyp
-        self.seed, self.mosaic_epochs, self.with_outlines = seed, mosaic_epochs, with_outlines
+    index: DatasetIndex
+    store: ImageStore
+    size: int
+    hyp: AugmentSection
+    seed: int
+    mosaic_epochs: int  # from this epoch on there is no mosaic, mixup or copy-paste
+    with_outlines: bool = False  # samples come with the outlines of their objects where the index has them
+
+    def __post_init__(self) -> None:
+        index, hyp = self.index, self.hyp
         self.weights = repeat_factors(index, hyp.balance) if hyp.balance else None  # [n] how often each is drawn
         self.summed_weights = None if self.weights is None else self.weights.cumsum() / self.weights.sum()
         if hyp.copy_paste and not (index.outlines and len(index.outlines.corner)):
@@ -69,7 +80,7 @@ class TrainingSet:
             sample = augment.mixup(sample, self._warped(int(other), mixes, random), random["mixup"])
         sample = effects.apply_effects(sample, self.hyp, random)
         instances = sample.instances.select(augment.worth_learning(sample.instances))
-        size = (int(self.index.size[position, 0]), int(self.index.size[position, 1]))
+        size = tuple(self.index.size[position].tolist())
         # The image of a training sample has been warped: it has no letterbox to undo.
         return DatasetItem(sample.image, instances, position, size, Letterbox(1.0, 1.0, 0, 0))
 
@@ -92,7 +103,7 @@ class TrainingSet:
             sample = augment.mosaic(samples, self.size, random["mosaic"])
         else:
             sample = augment.centre(self._pasted(position, mixes, random), self.size)
-            if not augment.needs_warp(self.hyp):
+            if not any(getattr(self.hyp, name) for name in ("degrees", "translate", "scale", "shear", "perspective")):
                 return sample
         height, width = sample.image.shape[:2]
         matrix = augment.random_warp(width, height, self.size, self.hyp, random["warp"])
@@ -104,8 +115,8 @@ class TrainingSet:
             return self._load(position, self.with_outlines)
         [other] = self._partners(1, random["copy_paste"])
         host, donor = (self._load(int(one), with_outlines=True) for one in (position, other))
-        sample = copy_paste(host, donor, random["copy_paste"])
-        return sample if self.with_outlines else sample.without_outlines()
+        image, instances = copy_paste(host, donor, random["copy_paste"])
+        return Sample(image, instances if self.with_outlines else replace(instances, outlines=None))
 
     def _load(self, position: int, with_outlines: bool) -> Sample:
         """One image and its objects, in pixels of the resized image."""
@@ -117,25 +128,23 @@ class TrainingSet:
         return Sample(image, instances.warped(scale_matrix(image.shape[1] / width, image.shape[0] / height)))
 
 
+@dataclass(eq=False)
 class EvaluationSet:
-    """Letterboxed images by index, each on a canvas of the size that ``canvas`` gives for it.
+    """Letterboxed images by index, each on a canvas of the size that ``canvas`` gives for it, whatever its batch."""
 
-    The shape of an image depends on nothing but the image itself, and not on the batch it is in.
-    """
-
-    def __init__(self, index: DatasetIndex, store: ImageStore, canvas: Canvas) -> None:
-        self.index, self.store, self.canvas = index, store, canvas
+    index: DatasetIndex
+    store: ImageStore
+    canvas: Canvas
 
     def __len__(self) -> int:
         return len(self.index)
 
     def shape(self, position: int) -> tuple[int, int]:
         """Height and width of the network input for this image."""
-        height, width = self.store.size[position]
-        return self.canvas(int(height), int(width))
+        return self.canvas(*self.store.size[position].tolist())
 
     def __getitem__(self, position: int) -> DatasetItem:
-        original = (int(self.index.size[position, 0]), int(self.index.size[position, 1]))
+        original = tuple(self.index.size[position].tolist())
         image, letterbox = on_canvas(self.store[position], original, self.shape(position))
         label, xyxy = self.index.objects(position)
         instances = Instances(label, to_canvas(xyxy, letterbox), np.ones(len(label)))

@@ -1,8 +1,8 @@
 """Effects: what happens to a training image once it is mixed and warped. ``AUGMENTATIONS`` holds them by name.
 
 An augmentation is a function ``(image, instances, rng) -> (image, instances)``: image uint8 ``[H, W, channels]``, which
-keeps its shape; ``Instances`` in its pixels, of which some may go; all that is random comes from ``rng``, a stream of
-random numbers that belongs to the sample and the augmentation's name. Where outlines are of no matter it may be
+keeps its shape; ``Instances`` in its pixels, of which some may go; ``rng``, a stream of random numbers that belongs to
+the sample and the augmentation's name, from which all that is random comes. One that needs no outlines may be
 ``(image, label, xyxy, rng) -> (image, label, xyxy)`` too: label ``[m]`` int64, xyxy ``[m, 4]`` float64 in pixels.
 
 The built-in ones happen with the chance that the key of their name states, and are given the keys of hyp.yaml that
@@ -42,28 +42,23 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks a server 
 def hsv(
     image: np.ndarray, instances: Instances, rng: np.random.Generator, *, hsv_h: float, hsv_s: float, hsv_v: float
 ) -> Augmented:
-    """Hue shifted, saturation and value scaled by random factors of 1 +- hsv_h, hsv_s, hsv_v.
-
-    Images of other than three channels have a brightness alone: hsv_v scales it.
-    """
+    """Hue, saturation and value times random factors of 1 +- hsv_h, hsv_s, hsv_v; if not RGB, hsv_v scales all."""
     factors = 1 + rng.uniform(-1, 1, 3) * (hsv_h, hsv_s, hsv_v)
     if not (hsv_h or hsv_s or hsv_v):
         return image, instances
-    levels = np.arange(256)
-    tables = [(levels * factors[0]) % 180, np.clip(levels * factors[1], 0, 255), np.clip(levels * factors[2], 0, 255)]
+    table = np.arange(256)[:, None] * factors  # [256, 3]
+    table[:, 0] %= 180
+    table = table.clip(0, 255).astype(np.uint8)
     if image.shape[2] != 3:
-        return cv2.LUT(image, tables[2].astype(np.uint8)).reshape(image.shape), instances
-    table = np.stack(tables, axis=-1).astype(np.uint8)[None]  # [1, 256, 3]
-    return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table), cv2.COLOR_HSV2RGB), instances
+        return cv2.LUT(image, table[:, 2].copy()).reshape(image.shape), instances
+    return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table[None]), cv2.COLOR_HSV2RGB), instances
 
 
 def flipud(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
-    """Mirrored upside down."""
     return cv2.flip(image, 0).reshape(image.shape), instances.warped(mirror_matrix(height=image.shape[0]))
 
 
 def fliplr(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
-    """Mirrored left to right."""
     return cv2.flip(image, 1).reshape(image.shape), instances.warped(mirror_matrix(width=image.shape[1]))
 
 
@@ -75,12 +70,10 @@ def grayscale(image: np.ndarray, instances: Instances, rng: np.random.Generator)
 
 
 def blur(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
-    """A Gaussian blur."""
     return cv2.GaussianBlur(image, (0, 0), rng.uniform(*BLUR_SIGMA)).reshape(image.shape), instances
 
 
 def jpeg(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
-    """The noise of JPEG compression."""
     return jpeg_noise(image, round(rng.uniform(*JPEG_QUALITY))), instances
 
 
@@ -96,13 +89,9 @@ def jpeg_noise(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def erasing(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
-    """A random rectangle turned grey (Zhong et al., arXiv:1708.04896; grey as in DeVries, Taylor, arXiv:1708.04552).
-
-    Boxes and outlines stay; what lies under the rectangle counts as hidden.
-    """
+    """A grey rectangle (Zhong et al., arXiv:1708.04896; DeVries, Taylor, arXiv:1708.04552) hides what is below."""
     height, width = image.shape[:2]
-    erased = height * width * rng.uniform(*ERASED_AREA)
-    aspect = np.exp(rng.uniform(*np.log(ERASED_ASPECT)))
+    erased, aspect = height * width * rng.uniform(*ERASED_AREA), np.exp(rng.uniform(*np.log(ERASED_ASPECT)))
     rows, columns = min(round((erased * aspect) ** 0.5), height), min(round((erased / aspect) ** 0.5), width)
     top, left = rng.integers(0, (height - rows, width - columns), endpoint=True)
     image = image.copy()
@@ -133,8 +122,7 @@ def apply_effects(sample: Sample, hyp: AugmentSection, random: NamedGenerators) 
     for name, keys in BUILT_IN.items():
         chance = getattr(hyp, name, 1.0)
         if chance and random[name].random() < chance:
-            settings = {key: getattr(hyp, key) for key in keys}
-            sample = Sample(*AUGMENTATIONS[name](*sample, random[name], **settings))
+            sample = Sample(*AUGMENTATIONS[name](*sample, random[name], **{key: getattr(hyp, key) for key in keys}))
     for name in hyp.augmentations:
         kept = sample.instances.select(worth_learning(sample.instances))
         sample = _apply_listed(name, Sample(sample.image, kept), hyp, random[name])
@@ -148,14 +136,16 @@ def _apply_listed(name: str, sample: Sample, hyp: AugmentSection, rng: np.random
         made = function(sample.image, sample.instances.label, sample.instances.xyxy, rng)
         if not isinstance(made, tuple) or len(made) != 3:
             raise ConfigError(f"{where}: expected (image, label, xyxy), found {type(made).__name__}")
-        image, instances = made[0], _from_arrays(made[1], made[2], where)
+        label, xyxy = np.asarray(made[1]).reshape(-1).astype(np.int64), np.asarray(made[2], dtype=np.float64)
+        xyxy = xyxy.reshape(-1, 4) if xyxy.size % 4 == 0 else xyxy
+        if len(label) != len(xyxy):
+            raise ConfigError(f"{where}: expected a label for each box, found {len(label)} and {len(xyxy)}")
+        made = made[0], Instances(label, xyxy, np.ones(len(label)))
     else:
-        settings = {key: getattr(hyp, key) for key in BUILT_IN.get(name, ())}
-        made = function(*sample, rng, **settings)
+        made = function(*sample, rng, **{key: getattr(hyp, key) for key in BUILT_IN.get(name, ())})
         if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[1], Instances):
             raise ConfigError(f"{where}: expected (image, instances), found {type(made).__name__}")
-        image, instances = made
-    image = np.ascontiguousarray(image)
+    image, instances = np.ascontiguousarray(made[0]), made[1]
     if image.dtype != np.uint8 or image.shape != sample.image.shape:
         expected = f"uint8 {list(sample.image.shape)}"
         raise ConfigError(f"{where}: expected an image of {expected}, found {image.dtype} {list(image.shape)}")
@@ -163,21 +153,11 @@ def _apply_listed(name: str, sample: Sample, hyp: AugmentSection, rng: np.random
 
 
 def _takes_arrays(function: Callable[..., Any]) -> bool:
-    """Whether a function takes ``(image, label, xyxy, rng)``, else ``(image, instances, rng)``."""
     try:
         inspect.signature(function).bind("image", "label", "xyxy", "rng")
     except TypeError:
         return False
     return True
-
-
-def _from_arrays(label: Any, xyxy: Any, where: str) -> Instances:
-    """Objects, wholly seen, of what a plugin's function returned."""
-    label, xyxy = np.asarray(label).reshape(-1).astype(np.int64), np.asarray(xyxy, dtype=np.float64)
-    xyxy = xyxy.reshape(-1, 4) if xyxy.size % 4 == 0 else xyxy
-    if len(label) != len(xyxy):
-        raise ConfigError(f"{where}: expected a label for each box, found {len(label)} and {len(xyxy)}")
-    return Instances(label, xyxy, np.ones(len(label)))
 
 
 def from_albumentations(transforms: Any) -> Callable[..., Arrays]:

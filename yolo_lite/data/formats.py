@@ -13,11 +13,8 @@ from yolo_lite.data.readers.coco import CocoReader
 from yolo_lite.data.readers.voc import VocReader
 from yolo_lite.data.readers.yolo import YoloReader
 
-FORMATS: dict[str, Callable[[Path, Path | None, tuple[str, ...]], LabelReader]] = {
-    "yolo": YoloReader,
-    "voc": VocReader,
-    "coco": CocoReader,
-}
+Reader = Callable[[Path, Path | None, tuple[str, ...]], LabelReader]
+FORMATS: dict[str, Reader] = {"yolo": YoloReader, "voc": VocReader, "coco": CocoReader}
 ASKED = 100  # first images whose label files are looked for
 
 

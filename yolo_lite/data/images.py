@@ -1,7 +1,7 @@
 """Reading one image file: size from its header where that can be trusted, pixels by OpenCV.
 
 Pixels come as 8 bits, scaled by their type: 16 bits divided by 257 and rounded, floats times 255 (0..1 is expected).
-What a header claims is looked at before memory is taken: twice Pillow's MAX_IMAGE_PIXELS (179 million) is refused.
+A header that claims over twice Pillow's MAX_IMAGE_PIXELS (179 million) is refused before memory is taken.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
+import math
 import os
 import struct
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -40,8 +41,8 @@ _TAIL = 64  # bytes in which the end is expected; some writers pad with zeros
 def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
     """Height and width in pixels as decoded, EXIF rotation applied.
 
-    JPEG, PNG and WebP tell by their header and their end, .npy by its header. Other formats are decoded, and so are a
-    turned PNG and WebP, and everything where ``channels`` is neither 1 nor 3.
+    JPEG, PNG and WebP tell by header and end, .npy by its header. Everything else is decoded: a turned PNG or WebP
+    too, and any format where ``channels`` is neither 1 nor 3.
 
     Raises:
         DataError: the file is missing, no image, cut off, too large, or has another number of channels.
@@ -51,17 +52,17 @@ def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
             start = file.read(len(_NPY))
             file.seek(0)
             if start == _NPY:
-                shape = _npy_header(file, path).shape
+                shape, _, _ = _npy_header(file, path)
                 _check_channels(shape[2], channels, path)
                 return shape[:2]
             if channels in _FLAGS and start[:4] not in _TIFF:
-                header = _header(file, path)
+                kind, (width, height), is_turned = _header(file, path)
                 # The orientation of a JPEG is honoured by every version of OpenCV, that of other formats by some.
-                end = _END.get(header.kind)
-                if end is not None and (not header.is_turned or end == _JPEG_END):
+                end = _END.get(kind)
+                if end is not None and (not is_turned or end == _JPEG_END):
                     if _is_truncated(file, end):
-                        raise DataError(f"{path}: the {header.kind} file is cut off, its end is missing")
-                    return (header.width, header.height) if header.is_turned else (header.height, header.width)
+                        raise DataError(f"{path}: the {kind} file is cut off, its end is missing")
+                    return (width, height) if is_turned else (height, width)
     except FileNotFoundError:
         raise DataError(f"{path}: no such image") from None
     except DataError:
@@ -72,18 +73,11 @@ def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
     return height, width
 
 
-class _Header(NamedTuple):
-    kind: str  # Pillow's name of the format
-    height: int  # before any turning
-    width: int
-    is_turned: bool
-
-
-def _header(file: BinaryIO, path: str | Path) -> _Header:
-    """What Pillow reads of anything but a TIFF; it refuses a decompression bomb."""
+def _header(file: BinaryIO, path: str | Path) -> tuple[str, tuple[int, int], bool]:
+    """Pillow's name of the format, width and height, and whether EXIF swaps them; a decompression bomb is refused."""
     try:
         with Image.open(file) as image:
-            return _Header(image.format or "", image.height, image.width, orientation(image) in _TURNED)
+            return image.format or "", image.size, orientation(image) in _TURNED
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: not a readable image: {error}") from error
 
@@ -102,26 +96,20 @@ def _is_truncated(file: BinaryIO, end: bytes) -> bool:
     file.seek(-min(_TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
     if end in file.read():
         return False
-    file.seek(0)
-    content = file.read()
     # Rare: something follows the end, such as the film of a phone's "motion photo".
-    return content.find(end, _first_scan(content) if end == _JPEG_END else 0) < 0
-
-
-def _first_scan(content: bytes) -> int:
-    """Where the pixels of a JPEG begin: behind its segments, one of which may hold a whole thumbnail."""
-    at = 2
-    while at + 4 <= len(content) and content[at + 1] != 0xDA:
+    file.seek(0)
+    content, at = file.read(), 2
+    # The pixels of a JPEG begin behind its segments, one of which may hold a whole thumbnail.
+    while end == _JPEG_END and at + 4 <= len(content) and content[at + 1] != 0xDA:
         at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-    return at
+    return content.find(end, at) < 0
 
 
 def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
     """Pixels uint8 ``[H, W, channels]``; EXIF rotation applied.
 
-    3 channels are RGB, grey and palette expanded, alpha dropped; 1 is grey, colour converted. Other numbers have to be
-    those of the file: the alpha of a PNG or TIFF is then a channel, the pages of a TIFF are, and .npy holds ``[H, W]``
-    or ``[H, W, channels]``. A TIFF with more than 4 samples a pixel is read by the package tifffile.
+    3 channels are RGB, grey and palette expanded, alpha dropped; 1 is grey, colour converted. For other numbers alpha
+    and the pages of a TIFF count as channels. A TIFF with more than 4 samples a pixel is read by the package tifffile.
 
     Raises:
         DataError: the file is missing, cannot be decoded, is too large or has another number of channels.
@@ -154,17 +142,9 @@ def _decoded(content: bytes, flags: int, path: str | Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
 
 
-class _TiffLayout(NamedTuple):
-    height: int
-    width: int
-    samples: int  # of a pixel
-    is_float: bool
-    num_pages: int  # counted up to a limit
-
-
-def _tiff_layout(content: bytes, most_pages: int, path: str | Path) -> _TiffLayout:
-    """What the tags of a TIFF say; Pillow itself opens no 16-bit colour, nor more than 4 samples."""
-    file = io.BytesIO(content)
+def _tiff_layout(content: bytes, most_pages: int, path: str | Path) -> tuple[tuple[int, int, int, bool], int]:
+    """Height, width, samples a pixel and whether they are floats, and the number of pages up to ``most_pages``."""
+    file = io.BytesIO(content)  # tag by tag, for Pillow itself opens no 16-bit colour, nor more than 4 samples
     try:
         start = file.read(8)
         tags = TiffImagePlugin.ImageFileDirectory_v2(start + (file.read(8) if 43 in start[2:4] else b""))
@@ -175,31 +155,27 @@ def _tiff_layout(content: bytes, most_pages: int, path: str | Path) -> _TiffLayo
             pages.append((int(tags[257]), int(tags[256]), int(tags.get(277, 1)), 3 in tags.get(339, ())))
     except (OSError, SyntaxError, LookupError, TypeError, ValueError, struct.error) as error:
         raise DataError(f"{path}: not a readable TIFF: {error}") from error
-    if not pages or len(set(pages)) > 1:
+    if len(set(pages)) != 1:
         raise DataError(f"{path}: expected a TIFF with pages of one shape, found {pages}")
-    return _TiffLayout(*pages[0], len(pages))
+    return pages[0], len(pages)
 
 
 def _tiff_pixels(content: bytes, channels: int, path: str | Path) -> np.ndarray:
-    layout = _tiff_layout(content, 1 if channels in _FLAGS else channels + 1, path)
-    _check_shape((layout.height, layout.width, layout.samples * layout.num_pages), path)
-    if channels in _FLAGS:
-        if layout.samples <= 4:
-            return _decoded(content, cv2.IMREAD_UNCHANGED if layout.is_float else _FLAGS[channels], path)
-        _check_channels(layout.samples, channels, path)
-    _check_channels(layout.samples * layout.num_pages, channels, path)
-    if layout.num_pages > 1:
+    is_plain = channels in _FLAGS
+    (height, width, samples, is_float), num_pages = _tiff_layout(content, 1 if is_plain else channels + 1, path)
+    _check_shape((height, width, samples * num_pages), path)
+    if is_plain and samples <= 4:
+        return _decoded(content, cv2.IMREAD_UNCHANGED if is_float else _FLAGS[channels], path)
+    _check_channels(samples * num_pages, channels, path)
+    if num_pages > 1:
         found, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if not found or len(pages) != channels:
             raise DataError(f"{path}: not a readable TIFF of {channels} pages")
         return np.stack(pages, axis=2)
-    if layout.samples == 4:
-        return _decoded(content, cv2.IMREAD_UNCHANGED, path)
-    return _by_tifffile(content, path)
+    return _decoded(content, cv2.IMREAD_UNCHANGED, path) if samples == 4 else _by_tifffile(content, path)
 
 
 def _by_tifffile(content: bytes, path: str | Path) -> np.ndarray:
-    """What OpenCV does not decode; the package is asked for only here."""
     if not HAS_TIFFFILE:
         hint = "pip install tifffile, or keep the channels as pages or in a .npy file"
         raise DataError(f"{path}: a TIFF with more than 4 samples a pixel needs the package tifffile: {hint}")
@@ -212,13 +188,8 @@ def _by_tifffile(content: bytes, path: str | Path) -> np.ndarray:
         raise DataError(f"{path}: not a readable TIFF: {error}") from error
 
 
-class _NpyHeader(NamedTuple):
-    shape: tuple[int, int, int]
-    order: Literal["C", "F"]  # F: columns first
-    dtype: np.dtype
-
-
-def _npy_header(file: BinaryIO, path: str | Path) -> _NpyHeader:
+def _npy_header(file: BinaryIO, path: str | Path) -> tuple[tuple[int, int, int], bool, np.dtype]:
+    """The shape ``[H, W, channels]``, whether columns come first in the file, and the type of the pixels."""
     try:
         major, _ = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
@@ -229,24 +200,22 @@ def _npy_header(file: BinaryIO, path: str | Path) -> _NpyHeader:
         raise DataError(f"{path}: expected an array [H, W] or [H, W, channels], found the shape {shape}")
     height, width, channels = (*shape, 1)[:3]
     _check_shape((height, width, channels), path)
-    return _NpyHeader((height, width, channels), "F" if is_fortran else "C", dtype)
+    return (height, width, channels), is_fortran, dtype
 
 
 def _npy_pixels(content: bytes, path: str | Path) -> np.ndarray:
     file = io.BytesIO(content)
-    shape, order, dtype = _npy_header(file, path)
-    found, expected = len(content) - file.tell(), int(np.prod(shape)) * dtype.itemsize
+    shape, is_fortran, dtype = _npy_header(file, path)
+    found, expected = len(content) - file.tell(), math.prod(shape) * dtype.itemsize
     if dtype.hasobject or found < expected:
         raise DataError(f"{path}: expected {expected} bytes of plain numbers behind the .npy header, found {found}")
-    pixels = np.frombuffer(content, dtype, int(np.prod(shape)), file.tell())
-    return pixels.reshape(shape, order=order)
+    return np.ndarray(shape, dtype, content, file.tell(), order="F" if is_fortran else "C")
 
 
 def _check_shape(shape: tuple[int, int, int], path: str | Path) -> None:
     """Refuse what would take more memory than the largest RGB image."""
-    most = Image.MAX_IMAGE_PIXELS and 2 * Image.MAX_IMAGE_PIXELS
-    pixels = shape[0] * shape[1] * max(shape[2] / 3, 1)
-    if most and pixels > most:
+    most = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
+    if shape[0] * shape[1] * max(shape[2] / 3, 1) > most:
         raise DataError(f"{path}: a header of {shape[1]} x {shape[0]} pixels exceeds limit of {most} pixels, refused")
 
 
@@ -256,10 +225,9 @@ def _check_channels(found: int, channels: int, path: str | Path) -> None:
 
 
 def _as_8_bits(pixels: np.ndarray, path: str | Path) -> np.ndarray:
-    """uint8 as it is, uint16 by 1 / 257 and rounded, floats by 255 and cut; other types are refused."""
     if pixels.dtype == np.uint8:
         return pixels
-    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:  # in either order of bytes
         return cv2.convertScaleAbs(pixels.astype(np.uint16, copy=False), alpha=1 / 257).reshape(pixels.shape)
     if pixels.dtype.kind != "f":
         raise DataError(f"{path}: expected pixels of uint8, uint16 or float, found {pixels.dtype}")
@@ -270,13 +238,12 @@ def _as_8_bits(pixels: np.ndarray, path: str | Path) -> np.ndarray:
 
 
 def as_channels(pixels: np.ndarray, channels: int, path: str | Path) -> np.ndarray:
-    """Pixels uint8 ``[H, W, n]`` as ``[H, W, channels]``: grey and RGB become one another, other numbers must agree.
+    """Pixels uint8 ``[H, W, n]`` as ``[H, W, channels]``: grey and RGB become one another.
 
     Raises:
-        DataError: they do not; ``path`` is what it names.
+        DataError: other numbers of channels do not agree; the message names ``path``.
     """
-    found = pixels.shape[2]
-    _check_channels(found, channels, path)
-    if found == channels:
+    _check_channels(pixels.shape[2], channels, path)
+    if pixels.shape[2] == channels:
         return pixels
-    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None] if found == 3 else np.repeat(pixels, 3, axis=2)
+    return np.repeat(pixels, 3, axis=2) if channels == 3 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]

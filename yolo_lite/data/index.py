@@ -6,6 +6,7 @@ Lists of Python objects would be copied page by page into every worker process.
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +23,8 @@ from yolo_lite.data import index_cache
 from yolo_lite.data.formats import label_reader
 from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
 from yolo_lite.data.index_cache import CachedSplit
-from yolo_lite.data.labels import LabelReader, Labels
+from yolo_lite.data.labels import OF_OBJECTS, LabelReader, Labels, PackedLabels, pack_labels
 from yolo_lite.data.outlines import Outlines, offsets_of
-from yolo_lite.data.packed_labels import PackedLabels, pack_labels
 from yolo_lite.data.shapes import ShapesSpec, ensure_shapes
 
 
@@ -93,27 +93,29 @@ class DatasetIndex:
 def dataset_root(config: DatasetConfig, data_file: str | Path) -> Path:
     """The folder of the dataset; a generated one is drawn first if it is not there yet."""
     if config.generate:
-        generate = config.generate
-        return ensure_shapes(ShapesSpec(generate.train, generate.val, generate.image_size, generate.seed))
+        spec = config.generate
+        return ensure_shapes(ShapesSpec(spec.train, spec.val, spec.image_size, spec.seed))
     return (Path(data_file).resolve().parent / Path(config.path).expanduser()).resolve()
 
 
 def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_outlines: bool = False) -> DatasetIndex:
     """Read sizes and labels of the split ``train``, ``val`` or ``test``.
 
-    Args:
-        with_outlines: keep the outlines of objects as well.
-
     Raises:
         ConfigError: the dataset YAML does not name the split.
         DataError: a source is not there, or no image is usable; the message names the paths that were tried.
     """
     files = split_files(config, data_file, split)
-    file = index_cache.cache_file(
-        files.reader, config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_outlines
-    )
-    index = _select_classes(_read_all(files, config, split, with_outlines, file), config)
-    _check_usable(index, files, f"{data_file}: {split}")
+    rules = (config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_outlines)
+    kept = _read_all(files, config, split, with_outlines, index_cache.cache_file(files.reader, *rules))
+    index = index_of(files.images, kept.entries, kept.image_id, kept.category_id, config)
+    if not index.num_objects:
+        if len(index):
+            what = f"{len(index)} images but not one label; looked for"
+            tried = list(dict.fromkeys(files.reader.file_of(image) for image in files.images[:3]))
+        else:
+            what, tried = "no usable image; tried", [files.root / source for source in files.sources]
+        raise DataError("\n  ".join((f"{data_file}: {split}: {what}", *map(str, tried), *index.problems[:3])))
     return index
 
 
@@ -144,14 +146,10 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
 
 
 def list_files(root: Path, source: str, where: str | Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Files of a folder, a list file or a glob pattern, in a fixed order.
-
-    Args:
-        root: the folder that relative sources start from.
-        where: the file that names the source, for messages.
+    """Files of a folder, a list file or a glob pattern below ``root``, in a fixed order.
 
     Raises:
-        DataError: the source does not exist or cannot be read.
+        DataError: the source does not exist or cannot be read; the message begins with ``where``, which names it.
     """
     place = root / Path(source).expanduser()
     if place.is_dir():
@@ -181,42 +179,42 @@ def _listed_path(row: str, list_folder: Path, root: Path) -> Path:
     return beside if beside.exists() or not (root / row).exists() else root / row
 
 
-def _read_all(files: SplitFiles, config: DatasetConfig, split: str, with_outlines: bool, file: Path) -> DatasetIndex:
+def _read_all(files: SplitFiles, config: DatasetConfig, split: str, with_outlines: bool, file: Path) -> CachedSplit:
     """Read all images; only those are opened that have changed since the cache file was written."""
     images, reader = files.images, files.reader
-    stamps, kept = index_cache.stamps_of(images, reader), index_cache.load(file)
-    if kept is None or kept.key.tolist() != stamps.key:
-        row = index_cache.known_rows(kept, stamps)
-        new = np.flatnonzero(row < 0)
-        entries, lasting = _read([images[i] for i in new], reader, config.channels, split, with_outlines)
-        row[new] = np.arange(len(new)) + (len(kept.key) if kept else 0)
-        entries = (PackedLabels.concat([kept.entries, entries]) if kept else entries).select(row)
-        stamps.settled[new] &= lasting
-        key = np.where(stamps.settled, np.array(stamps.key, dtype=np.bytes_), b"")  # an empty key is never asked for
-        kept = CachedSplit(key, *_ids(images, reader, entries), entries)
+    (keys, is_settled), kept = index_cache.stamps_of(images, reader), index_cache.load(file)
+    known = kept.key.tolist() if kept else []
+    if kept is None or known != keys:
+        row_of = {key: row for row, key in enumerate(known)}
+        rows = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
+        new = np.flatnonzero(rows < 0)
+        entries, is_lasting = _read([images[i] for i in new], reader, config.channels, split, with_outlines)
+        rows[new] = np.arange(len(new)) + len(known)
+        entries = (PackedLabels.concat([kept.entries, entries]) if kept else entries).select(rows)
+        is_settled[new] &= is_lasting
+        key = np.where(is_settled, np.array(keys, dtype=np.bytes_), b"")  # an empty key is never asked for
+        kept = CachedSplit(key, *reader.ids([images[i] for i in entries.usable]), entries)
         index_cache.save(file, kept)
-    return _of_entries(config, images, kept.entries, kept.image_id, kept.category_id)
+    return kept
 
 
-def index_of(images: list[Path], reader: LabelReader, entries: PackedLabels, config: DatasetConfig) -> DatasetIndex:
-    """The index of images whose labels have just been read."""
-    index = _of_entries(config, images, entries, *_ids(images, reader, entries))
-    return _select_classes(index, config)
-
-
-def _of_entries(
-    config: DatasetConfig, images: list[Path], entries: PackedLabels, image_id: np.ndarray, category_id: np.ndarray
+def index_of(
+    images: Sequence[Path], entries: PackedLabels, image_id: np.ndarray, category_id: np.ndarray, config: DatasetConfig
 ) -> DatasetIndex:
-    usable = np.flatnonzero(entries.usable)
-    objects = entries.select(usable)._asdict()
-    return DatasetIndex(
-        names=config.names,
-        paths=np.array([os.fsencode(images[i]) for i in usable], dtype=np.bytes_),
-        image_id=image_id,
-        category_id=category_id,
-        channels=config.channels,
-        **objects | {"problems": tuple(line for lines in entries.problems.values() for line in lines)},
+    """The index of images whose labels have been read; the ids are those of usable images and of all classes."""
+    usable = entries.usable
+    fields = entries.select(usable)._asdict() | {"problems": tuple(itertools.chain(*entries.problems))}
+    paths = np.array([os.fsencode(images[i]) for i in usable], dtype=np.bytes_)
+    index = DatasetIndex(
+        config.names, paths, **fields, image_id=image_id, category_id=category_id, channels=config.channels
     )
+    if config.class_names == index.names:
+        return index
+    chosen = only_classes(index, config.classes or index.names)
+    if not config.single_cls:
+        return chosen
+    label, category_id = np.zeros_like(chosen.label), chosen.category_id[:1]
+    return replace(chosen, names=config.class_names, label=label, category_id=category_id)
 
 
 def _read(
@@ -236,48 +234,19 @@ def _read(
     with ThreadPoolExecutor() as pool:
         jobs = pool.map(read, images)
         rows = list(tqdm(jobs, desc=f"reading {split}", total=len(images), leave=False, delay=1))
-    return pack_labels([row[0] for row in rows], with_outlines), np.array([row[1] for row in rows], dtype=bool)
-
-
-def _ids(images: list[Path], reader: LabelReader, entries: PackedLabels) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of usable images and of classes, as DatasetIndex has them."""
-    return reader.ids([images[i] for i in np.flatnonzero(entries.usable)])
+    is_lasting = np.array([row[1] for row in rows], dtype=bool)
+    return pack_labels([row[0] for row in rows], with_outlines), is_lasting
 
 
 def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
     """The same images with only the objects of these classes, numbered in this order."""
     new = np.array([wanted.index(name) if name in wanted else -1 for name in index.names])
-    kept = new[index.label] >= 0
+    kept = np.flatnonzero(new[index.label] >= 0)
     return replace(
         index,
         names=tuple(wanted),
         first=offsets_of(np.bincount(index.owner[kept], minlength=len(index))),
-        label=new[index.label][kept],
-        xyxy=index.xyxy[kept],
-        area=index.area[kept],
-        crowd=index.crowd[kept],
-        outlines=index.outlines and index.outlines.select(np.flatnonzero(kept)),
+        outlines=index.outlines and index.outlines.select(kept),
         category_id=index.category_id[[index.names.index(name) for name in wanted]],
+        **{name: getattr(index, name)[kept] for name in OF_OBJECTS} | {"label": new[index.label[kept]]},
     )
-
-
-def _select_classes(index: DatasetIndex, config: DatasetConfig) -> DatasetIndex:
-    """Only the classes that the key ``classes`` names, joined into one where ``single_cls`` is set."""
-    if config.class_names == index.names:
-        return index
-    chosen = only_classes(index, config.classes or index.names)
-    if not config.single_cls:
-        return chosen
-    label, category_id = np.zeros_like(chosen.label), chosen.category_id[:1]
-    return replace(chosen, names=config.class_names, label=label, category_id=category_id)
-
-
-def _check_usable(index: DatasetIndex, files: SplitFiles, where: str) -> None:
-    reasons = "".join(f"\n  {line}" for line in index.problems[:3])
-    if not len(index):
-        tried = "\n  ".join(str(files.root / source) for source in files.sources)
-        raise DataError(f"{where}: no usable image; tried\n  {tried}{reasons}")
-    if not index.num_objects:
-        labels = dict.fromkeys(files.reader.file_of(image) for image in files.images[:3])
-        examples = "\n  ".join(map(str, labels))
-        raise DataError(f"{where}: {len(index)} images but not one label; looked for\n  {examples}{reasons}")

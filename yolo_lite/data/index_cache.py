@@ -12,49 +12,43 @@ import json
 import os
 import sys
 import time
-import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import PIL
 
-from yolo_lite.data.labels import LabelReader
+from yolo_lite.data.labels import LabelReader, PackedLabels
 from yolo_lite.data.outlines import Outlines
-from yolo_lite.data.packed_labels import PackedLabels
 from yolo_lite.data.shapes import cache_folder
 
-# Raise it with every change of what the readers, ``images``, ``labels`` or ``packed_labels`` make of the same files.
-FORMAT = 1
+# Raise it with every change of what the readers, ``images`` or ``labels`` make of the same files.
+FORMAT = 2
 # A file may change twice within one tick of its file system's clock (2 s for FAT), and the second change not show.
 SETTLED_AFTER = 2_000_000_000  # ns
-MISSING = (-1, -1, -1)
 STAMPED_TOGETHER = 500  # images a thread looks at in a row; threads help with folders on a network
 DIGEST_SIZE = hashlib.sha256().digest_size
-
-
-class Stamps(NamedTuple):
-    """The files of n images as they are now."""
-
-    key: list[bytes]  # [n], paths and stamps of image and label file: the same key means the same content
-    settled: np.ndarray  # [n] bool: any later change would show in the stamps
 
 
 class CachedSplit(NamedTuple):
     """The content of a cache file, n images."""
 
-    key: np.ndarray  # [n] bytes
+    key: np.ndarray  # [n] bytes, from ``stamps_of``
     image_id: np.ndarray
     category_id: np.ndarray
     entries: PackedLabels
 
 
-def stamps_of(images: Sequence[Path], reader: LabelReader) -> Stamps:
-    """The stamps of each image and its label file, without opening them."""
+def stamps_of(images: Sequence[Path], reader: LabelReader) -> tuple[list[bytes], np.ndarray]:
+    """The keys ``[n]`` of images, and for which of them ``[n]`` bool any later change would show in the key.
+
+    A key holds the paths and stamps of the image and its label file: the same key means the same content.
+    """
     latest = time.time_ns() - SETTLED_AFTER
 
     def look(start: int) -> list[tuple[bytes, bool]]:
@@ -64,7 +58,7 @@ def stamps_of(images: Sequence[Path], reader: LabelReader) -> Stamps:
 
     with ThreadPoolExecutor() as pool:
         rows = [row for part in pool.map(look, range(0, len(images), STAMPED_TOGETHER)) for row in part]
-    return Stamps([row[0] for row in rows], np.array([row[1] for row in rows], dtype=bool))
+    return [key for key, _ in rows], np.array([is_settled for _, is_settled in rows], dtype=bool)
 
 
 def stamp_of(path: str) -> tuple[int, int, int]:
@@ -73,7 +67,7 @@ def stamp_of(path: str) -> tuple[int, int, int]:
     try:
         found = os.stat(path)
     except (OSError, ValueError):  # ValueError: no path at all
-        return MISSING
+        return -1, -1, -1
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
@@ -94,7 +88,7 @@ def load(path: Path) -> CachedSplit | None:
         return None
     with np.load(io.BytesIO(content[DIGEST_SIZE:])) as arrays:
         found = dict(arrays)
-    problems = {int(image): lines for image, lines in json.loads(found.pop("problems").tobytes()).items()}
+    problems = json.loads(found.pop("problems").tobytes())
     outlines = Outlines(*(found.pop(name) for name in Outlines._fields)) if "corner" in found else None
     own = {name: found.pop(name) for name in ("key", "image_id", "category_id")}
     return CachedSplit(**own, entries=PackedLabels(**found, outlines=outlines, problems=problems))
@@ -108,14 +102,12 @@ def save(path: Path, kept: CachedSplit) -> None:
     arrays["problems"] = np.frombuffer(json.dumps(kept.entries.problems).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(hashlib.sha256(buffer.getbuffer()).digest() + buffer.getbuffer())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with TemporaryDirectory(dir=path.parent, prefix=".index-") as folder:
+            complete = Path(folder, path.name)
+            complete.write_bytes(hashlib.sha256(buffer.getbuffer()).digest() + buffer.getbuffer())
+            os.replace(complete, path)
     except OSError as error:
         _say_once(f"cannot keep the index for the next start in {path.parent}: {error.strerror}; set YOLO_LITE_CACHE")
 
@@ -123,9 +115,3 @@ def save(path: Path, kept: CachedSplit) -> None:
 @cache
 def _say_once(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def known_rows(kept: CachedSplit | None, stamps: Stamps) -> np.ndarray:
-    """The row ``[n]`` of each image in the cache; -1 where it must be read."""
-    row_of = {key: row for row, key in enumerate(kept.key.tolist())} if kept else {}
-    return np.array([row_of.get(key, -1) for key in stamps.key], dtype=np.int64)

@@ -46,10 +46,7 @@ class Instances:
         )
 
     def warped(self, matrix: np.ndarray) -> Instances:
-        """The objects after a 3x3 matrix: upright boxes around the warped ones, outlines corner by corner.
-
-        What perspective puts behind the viewer becomes NaN.
-        """
+        """The objects after a 3x3 matrix, boxes upright around the warped ones; what gets behind the viewer is NaN."""
         points = self.xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
         corners = warp_points(points, matrix).reshape(-1, 4, 2)
         xyxy = np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=-1)
@@ -67,10 +64,6 @@ class Sample(NamedTuple):
 
     image: np.ndarray  # uint8 [H, W, channels]; an RGB mosaic that is not warped yet has a fourth
     instances: Instances
-
-    def without_outlines(self) -> Sample:
-        """The sample with boxes alone."""
-        return self._replace(instances=replace(self.instances, outlines=None))
 
 
 def box_area(xyxy: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The labelled objects of one image, and the rules that they must keep in every format."""
+"""The labelled objects of images, and the rules that they must keep in every format."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from yolo_lite.data.outlines import Ring
+from yolo_lite.data.outlines import Outlines, Ring, gather_rows, offsets_of
 
-# Annotation tools round: coordinates outside the image by less than this fraction of its side are clipped, others are
-# errors.
+# Annotation tools round: coordinates less than this part of a side outside the image are clipped, others are errors.
 TOLERANCE = 0.01
 # Coordinates are rounded to 1/100 of a pixel, so that fractions of six digits equal the pixels they were made from.
 STEPS_PER_PIXEL = 100
+OF_OBJECTS = ("label", "xyxy", "area", "crowd")  # arrays with a row for each object
 
 
 class Annotation(NamedTuple):
@@ -104,12 +104,11 @@ def check_annotations(
             seen.add((one.label, box))
             usable.append(one._replace(xyxy=box))
     xyxy = np.array([one.xyxy for one in usable], dtype=np.float64).reshape(-1, 4)
-    box_area = (xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1)
-    stated = np.array([math.nan if one.area is None else one.area for one in usable], dtype=np.float64)
+    stated = np.array([one.area for one in usable], dtype=np.float64)  # NaN where it is None
     return Labels(
         label=np.array([one.label for one in usable], dtype=np.int64),
         xyxy=xyxy,
-        area=np.where(np.isnan(stated), box_area, stated),
+        area=np.where(np.isnan(stated), (xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1), stated),
         crowd=np.array([one.crowd for one in usable], dtype=bool),
         rings=[one.rings for one in usable],
         problems=problems,
@@ -135,12 +134,66 @@ def _inside(one: Annotation, size: tuple[int, int]) -> tuple[float, ...] | Probl
     return left, top, right, bottom
 
 
+class PackedLabels(NamedTuple):
+    """What the files of n images say, T objects together; DatasetIndex explains the fields that it has too."""
+
+    size: np.ndarray  # [n, 2], 0 0 where an image is left out
+    first: np.ndarray
+    label: np.ndarray
+    xyxy: np.ndarray
+    area: np.ndarray
+    crowd: np.ndarray
+    outlines: Outlines | None
+    problems: list[list[str]]  # [n] what was left out of each image, and why
+
+    @property
+    def usable(self) -> np.ndarray:
+        """The images that are not left out, int64."""
+        return np.flatnonzero(self.size.all(axis=1))
+
+    def select(self, images: np.ndarray) -> PackedLabels:
+        """The labels of some images, in this order; ``images`` [m] int64."""
+        rows, first = gather_rows(self.first, images)
+        return PackedLabels(
+            size=self.size[images],
+            first=first,
+            outlines=self.outlines and self.outlines.select(rows),
+            problems=[self.problems[image] for image in images],
+            **{name: getattr(self, name)[rows] for name in OF_OBJECTS},
+        )
+
+    @staticmethod
+    def concat(parts: Sequence[PackedLabels]) -> PackedLabels:
+        """The images of all parts, one part behind the other."""
+        outlines = [part.outlines for part in parts if part.outlines]
+        return PackedLabels(
+            size=np.concatenate([part.size for part in parts]),
+            first=offsets_of(np.concatenate([np.diff(part.first) for part in parts])),
+            outlines=Outlines.concat(outlines) if len(outlines) == len(parts) else None,
+            problems=[lines for part in parts for lines in part.problems],
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in OF_OBJECTS},
+        )
+
+
+def pack_labels(found: Sequence[tuple[tuple[int, int], Labels] | str], with_outlines: bool) -> PackedLabels:
+    """The labels of images by their size (height, width) and labels, or by why an image is left out."""
+    nothing = Labels(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0), np.zeros(0, bool), [], [])
+    labels = [nothing if isinstance(one, str) else one[1] for one in found]
+    return PackedLabels(
+        size=np.array([(0, 0) if isinstance(one, str) else one[0] for one in found], np.int64).reshape(-1, 2),
+        first=offsets_of([len(one.label) for one in labels]),
+        outlines=Outlines.pack(rings for one in labels for rings in one.rings) if with_outlines else None,
+        problems=[[one] if isinstance(one, str) else [problem.text for problem in one[1].problems] for one in found],
+        **{name: np.concatenate([getattr(one, name) for one in (nothing, *labels)]) for name in OF_OBJECTS},
+    )
+
+
 def label_path(image: Path, root: Path, folder: Path | None, suffix: str, twins: Mapping[str, str]) -> Path:
     """Where the label file of an image is expected.
 
-    If ``folder`` is given, it is in there, under the image's path below the root (without a leading ``images``) or its
-    bare name. Otherwise the last folder of the image's path that has a twin is replaced by that, as ``images`` by
-    ``labels``; failing that, it is beside the image.
+    It is in ``folder``, if given, under the image's path below the root (without a leading ``images``) or its bare
+    name. Otherwise the path's last folder that has a twin becomes that, as ``images`` becomes ``labels``; failing that,
+    it is beside the image.
     """
     # Strings take a sixth of the time of Path, and this is called for every image at every start.
     beside = os.path.splitext(image)[0] + suffix
@@ -150,10 +203,8 @@ def label_path(image: Path, root: Path, folder: Path | None, suffix: str, twins:
         mirrored = folder / below
         return mirrored if mirrored.is_file() else folder / below.name
     parts = beside.split(os.sep)
-    places = [place for place, part in enumerate(parts[:-1]) if part in twins]
-    if places:
-        parts[places[-1]] = twins[parts[places[-1]]]
-        mapped = os.sep.join(parts)
-        if os.path.isfile(mapped) or not os.path.isfile(beside):
-            return Path(mapped)
+    for place in reversed(range(len(parts) - 1)):
+        if parts[place] in twins:
+            mapped = os.sep.join((*parts[:place], twins[parts[place]], *parts[place + 1 :]))
+            return Path(mapped if os.path.isfile(mapped) or not os.path.isfile(beside) else beside)
     return Path(beside)

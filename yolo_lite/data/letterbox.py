@@ -33,10 +33,7 @@ def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
 
 
 def canvas_size(height: int, width: int, stride: int) -> tuple[int, int]:
-    """The network input for an image, with at least half a stride of grey in height and width, as YOLOv5 validates.
-
-    Objects at the border are found better with it (LOG.md).
-    """
+    """The network input for an image, with half a stride of grey or more, as YOLOv5 validates; LOG.md says why."""
     return padded_size(height + stride // 2, width + stride // 2, stride)
 
 
@@ -69,11 +66,9 @@ def pad(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
     return padded
 
 
-def on_canvas(
-    image: np.ndarray, original_size: tuple[int, int], canvas: tuple[int, int]
-) -> tuple[np.ndarray, Letterbox]:
+def on_canvas(image: np.ndarray, original: tuple[int, int], canvas: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
     """Put a resized image in the middle of a canvas of (height, width), and say where it lies."""
-    return pad(image, canvas), letterbox_of(original_size, (image.shape[0], image.shape[1]), canvas)
+    return pad(image, canvas), letterbox_of(original, (image.shape[0], image.shape[1]), canvas)
 
 
 def to_canvas(xyxy: np.ndarray, letterbox: Letterbox) -> np.ndarray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -12,7 +14,6 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet
-from yolo_lite.data.sampling import draw_order
 from yolo_lite.data.store import CAN_FORK
 from yolo_lite.ops.boxes import xyxy_to_cxcywh
 from yolo_lite.ops.streams import Stream
@@ -26,37 +27,23 @@ def num_batches(num_images: int, batch_size: int) -> int:
     return -(-num_images // batch_size)
 
 
-Share = Callable[[Sequence[tuple[int, int]]], Sequence[tuple[int, int]]]
+Share = Callable[[Sequence[tuple[int, int]]], Sequence[tuple[int, int]]]  # ``list`` takes everything
 
 
-def _everything(batch: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
-    return batch
-
-
+@dataclass(eq=False)
 class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
-    """Lists of (epoch, index) for all epochs of a run, each epoch in its own order.
+    """Lists of (epoch, index) for all epochs of a run, each epoch in its own order: a pure function of (seed, epoch).
 
-    One iteration covers the whole run, so that workers go on with the next epoch while the last one is validated. The
-    order of an epoch is a pure function of (seed, epoch).
-
-    Args:
-        first_batch: the batch at which the first epoch starts, for a run that is resumed in the middle of one.
-        share: selects this process's part of the global batch; it may be empty.
-        weights: how often each image is drawn ``[n]``; without them each is drawn once.
+    One iteration covers the whole run, so that workers go on with the next epoch while the last one is validated.
     """
 
-    def __init__(
-        self,
-        num_images: int,
-        batch_size: int,
-        seed: int,
-        epochs: range,
-        first_batch: int = 0,
-        share: Share = _everything,
-        weights: np.ndarray | None = None,
-    ) -> None:
-        self.num_images, self.batch_size, self.seed, self.epochs = num_images, batch_size, seed, epochs
-        self.first_batch, self.share, self.weights = first_batch, share, weights
+    num_images: int
+    batch_size: int
+    seed: int
+    epochs: range
+    first_batch: int = 0  # at which the first epoch starts, for a run that is resumed in the middle of one
+    share: Share = list  # selects this process's part of the global batch; it may be empty
+    weights: np.ndarray | None = None  # [n] how often each image is drawn; without them each is drawn once
 
     def __len__(self) -> int:
         return len(self.epochs) * num_batches(self.num_images, self.batch_size) - self.first_batch
@@ -69,6 +56,14 @@ class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
             for start in range(first * self.batch_size, self.num_images, self.batch_size):
                 yield self.share([(epoch, int(index)) for index in order[start : start + self.batch_size]])
             first = 0
+
+
+def draw_order(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw n images ``[n]`` in random order, each in proportion to its weight, rounded up or down."""
+    total = weights.cumsum()
+    # Systematic resampling: one random number shifts a comb of n teeth over the summed weights.
+    teeth = (np.arange(len(weights)) + rng.random()) * (total[-1] / len(weights))
+    return rng.permutation(np.searchsorted(total, teeth, side="right").clip(max=len(weights) - 1))
 
 
 def same_shape_batches(dataset: EvaluationSet, batch_size: int) -> list[list[int]]:
@@ -98,8 +93,7 @@ def collate(items: list[DatasetItem]) -> Batch:
     )
 
 
-# The part of a process of a batch with fewer images than there are processes. No network sees its images, so the
-# three channels hold for datasets of any number.
+# A process's part of a batch with fewer images than processes. No network sees it: three channels do for any dataset.
 EMPTY = Batch(
     torch.zeros(0, 3, 0, 0, dtype=torch.uint8),
     Objects(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)),
@@ -116,7 +110,7 @@ def training_loader(
     epochs: range,
     pin_memory: bool,
     first_batch: int = 0,
-    share: Share = _everything,
+    share: Share = list,
 ) -> DataLoader[Batch]:
     """All batches of all ``epochs``, to be iterated once; see ``EpochBatches``."""
     batches = EpochBatches(len(dataset), batch_size, dataset.seed, epochs, first_batch, share, dataset.weights)
@@ -141,11 +135,12 @@ def _loader(dataset, batches, workers: int, pin_memory: bool) -> DataLoader[Batc
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         multiprocessing_context="fork" if workers > 0 and CAN_FORK else None,
-        worker_init_fn=_start_worker if pin_memory else _start_polite_worker,
+        # Without a GPU the network runs on the same cores, and one displaced thread holds up all the others.
+        worker_init_fn=partial(_start_worker, niceness=0 if pin_memory else 10),
     )
 
 
-def _start_worker(worker: int) -> None:
+def _start_worker(worker: int, niceness: int = 0) -> None:
     """Use one thread in each worker: the processes are the parallelism.
 
     Signals sent to the whole process group are meant for the main process, which still needs its workers to finish the
@@ -156,10 +151,5 @@ def _start_worker(worker: int) -> None:
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-
-def _start_polite_worker(worker: int) -> None:
-    """Let the network go first where it runs on the same cores: one displaced thread holds up all the others."""
-    _start_worker(worker)
     if hasattr(os, "nice"):
-        os.nice(10)
+        os.nice(niceness)

@@ -1,9 +1,8 @@
 """Outlines of objects: polygons in packed arrays, and what can be done with them.
 
 T objects have R rings (polygons) of Q corners together, x and y in pixels of the image. An object has several rings
-where it is seen in several parts, and none where only its box is known. The arrays are packed because lists of Python
-objects would be copied page by page into every worker process; ``first`` arrays hold where each thing begins, and where
-the last one ends.
+where it is seen in several parts, and none where only its box is known. ``first`` arrays hold where each thing begins,
+and where the last one ends.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ class Outlines(NamedTuple):
 
     @staticmethod
     def pack(outlines: Iterable[Sequence[Ring]]) -> Outlines:
-        """Outlines of objects that have these rings."""
         outlines = list(outlines)
         rings = [ring for own in outlines for ring in own]
         corner = np.concatenate(rings) if rings else np.zeros((0, 2), np.float32)
@@ -42,7 +40,6 @@ class Outlines(NamedTuple):
         )
 
     def of(self, row: int | np.integer) -> list[Ring]:
-        """The rings of one object."""
         first, end = self.first_ring[row : row + 2]
         begins = self.first_corner[first : end + 1]
         return np.split(self.corner[begins[0] : begins[-1]], begins[1:-1] - begins[0]) if end > first else []
@@ -54,7 +51,6 @@ class Outlines(NamedTuple):
         return Outlines(self.corner[corners], first_corner, first_ring)
 
     def warped(self, matrix: np.ndarray) -> Outlines:
-        """The outlines after a 3x3 matrix."""
         return self._replace(corner=warp_points(self.corner, matrix))
 
     def clipped(self, low: tuple[float, float], high: tuple[float, float]) -> Outlines:
@@ -62,10 +58,7 @@ class Outlines(NamedTuple):
 
         Parts of one ring stay joined along the border of the rectangle; a ring outside it is left without corners.
         """
-        outlines = self
-        for axis in (0, 1):
-            outlines = outlines._cut(axis, low[axis], 1)._cut(axis, high[axis], -1)
-        return outlines
+        return self._cut(0, low[0], 1)._cut(0, high[0], -1)._cut(1, low[1], 1)._cut(1, high[1], -1)
 
     def _cut(self, axis: int, limit: float, sign: int) -> Outlines:
         """What lies at or above ``limit`` on an axis; at or below it with ``sign`` -1."""

@@ -1,15 +1,13 @@
 """The embedded dataset: images of five plain shapes on cluttered ground, drawn from a seed on first use.
 
-Nothing is downloaded and nothing lies in the repository: the set is drawn into a cache folder in seconds,
-with a polygon per object, so that boxes and masks can both be learnt from it.
+It is drawn into a cache folder in seconds, with a polygon per object, so that boxes and masks can both be learnt.
 
 Legend: H W image height and width, K points of a polygon in pixels, canvas [H, W, 3] BGR 0..255 float32.
 """
 
 import os
-import shutil
-import uuid
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import cv2
@@ -135,8 +133,8 @@ def draw_background(rng: np.random.Generator, height: int, width: int) -> np.nda
 
 def random_polygon(rng: np.random.Generator, outline: np.ndarray, height: int, width: int) -> np.ndarray:
     """The outline [K, 2] turned, a little squeezed, sized and put wholly inside the image."""
-    squeezed = turned(outline, rng.uniform(0, np.pi)) * (1.0, rng.uniform(0.85, 1.0))
-    points = turned(squeezed, rng.uniform(0, 2 * np.pi))
+    points = turned(outline, rng.uniform(0, np.pi)) * (1.0, rng.uniform(0.85, 1.0))
+    points = turned(points, rng.uniform(0, 2 * np.pi))
     size = (height * width) ** 0.5 * np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))
     points = (points - points.min(axis=0)) * size / np.ptp(points, axis=0).max()
     # drawn from a little more than 0..1 and clipped: about one object in seven touches the border
@@ -151,18 +149,12 @@ def coverage(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def class_colours(rng: np.random.Generator, class_index: int) -> np.ndarray:
-    """Random BGR colours [N, 3] of a class: its hues, pale to vivid, dark to bright."""
-    hue = 360 * class_index / len(OUTLINES) + rng.uniform(-HUE_SPREAD, HUE_SPREAD, COLOURS_TRIED)
-    low, high = (0, 0.4, 0.35), (1, 1, 1)
-    hsv = rng.uniform(low, high, (COLOURS_TRIED, 3)).astype(np.float32)
-    hsv[:, 0] = hue % 360
-    return cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0] * 245
-
-
 def contrasting_colour(rng: np.random.Generator, class_index: int, ground: np.ndarray) -> np.ndarray:
-    """A colour [3] of a class well apart from nearly all of the given pixels [N, 3]."""
-    candidates = class_colours(rng, class_index)
+    """A BGR colour [3] of a class's hues, well apart from nearly all of the given pixels [N, 3]."""
+    hue = 360 * class_index / len(OUTLINES) + rng.uniform(-HUE_SPREAD, HUE_SPREAD, COLOURS_TRIED)
+    hsv = rng.uniform((0, 0.4, 0.35), (1, 1, 1), (COLOURS_TRIED, 3)).astype(np.float32)  # pale to vivid, dark to bright
+    hsv[:, 0] = hue % 360
+    candidates = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0] * 245
     distances = np.linalg.norm(candidates[:, None] - ground[:: len(ground) // 100 + 1], axis=2)
     contrast = np.quantile(distances, 0.05, axis=1)
     # the first that is good enough, not the best of all: that would be black or white nearly every time
@@ -216,26 +208,23 @@ def draw_picture(spec: ShapesSpec, split: str, index: int) -> tuple[np.ndarray, 
     return np.clip(canvas + grain, 0, 255).astype(np.uint8), shapes
 
 
-def label_row(shape: Shape, height: int, width: int) -> str:
-    """YOLO polygon row, `class x1 y1 x2 y2 ...`, normalised to 0..1 of the image."""
-    points = np.clip(shape.polygon / (width, height), 0, 1)  # takes rounding only
-    return " ".join([str(shape.class_index), *(f"{value:.6f}" for value in points.ravel())])
-
-
 def write_picture(folder: Path, spec: ShapesSpec, split: str, index: int) -> None:
-    """Draw one image into images/<split>, and labels/<split> unless it is empty."""
-    picture, shapes = draw_picture(spec, split, index)
-    (folder / "images" / split / f"{index:06d}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-    if shapes:
-        rows = [label_row(shape, *picture.shape[:2]) for shape in shapes]
-        (folder / "labels" / split / f"{index:06d}.txt").write_text("\n".join(rows) + "\n", encoding="ascii")
+    """Draw one image into images/<split>, and polygon rows of YOLO into labels/<split> unless it is empty."""
+    image, shapes = draw_picture(spec, split, index)
+    (folder / "images" / split / f"{index:06d}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    rows = []
+    for class_index, polygon in shapes:
+        points = np.clip(polygon / (image.shape[1], image.shape[0]), 0, 1)  # takes rounding only
+        rows.append(" ".join([str(class_index), *(f"{value:.6f}" for value in points.ravel())]) + "\n")
+    if rows:
+        (folder / "labels" / split / f"{index:06d}.txt").write_text("".join(rows), encoding="ascii")
 
 
 def write_set(folder: Path, spec: ShapesSpec) -> None:
     """Draw every image of both splits under a folder that is not there yet."""
-    for split in SPLITS:
-        (folder / "images" / split).mkdir(parents=True)
-        (folder / "labels" / split).mkdir(parents=True)
+    for kind in ("images", "labels"):
+        for split in SPLITS:
+            (folder / kind / split).mkdir(parents=True)
     todo = [(split, index) for split in SPLITS for index in range(getattr(spec, split))]
     for split, index in tqdm(todo, desc="drawing shapes", leave=False, delay=1.0):
         write_picture(folder, spec, split, index)
@@ -249,26 +238,25 @@ def cache_folder() -> Path:
 
 
 def ensure_shapes(spec: ShapesSpec, cache: Path | None = None) -> Path:
-    """Return the folder of the set, drawing it first if it is not there yet.
+    """The folder of the set, drawn first if it is not there yet; it gets its name when it is whole.
 
-    A set appears under its name when it is whole: a kill leaves none, and two processes may start at once.
-
-    Raises ValueError for an image side under 32 pixels, DataError where the cache cannot be written.
+    Raises:
+        ValueError: the side of images is under 32 pixels.
+        DataError: the cache cannot be written.
     """
     if spec.image_size < 32:
         raise ValueError(f"shapes: image_size is {spec.image_size}, expected 32 or more")
-    cache = cache_folder() if cache is None else Path(cache)
+    cache = cache or cache_folder()
     folder = cache / f"shapes-v{FORMAT_VERSION}-{spec.train}-{spec.val}-{spec.image_size}-{spec.seed}"
     if (folder / "images").is_dir():
         return folder
-    temporary = cache / f".{folder.name}.{uuid.uuid4().hex}"
     try:
-        write_set(temporary, spec)
-        os.replace(temporary, folder)
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=cache, prefix=f".{folder.name}.") as temporary:
+            write_set(Path(temporary) / "set", spec)
+            os.replace(Path(temporary) / "set", folder)
     except OSError as error:
         if not (folder / "images").is_dir():  # else another process was first: its set is the same
             hint = "set YOLO_LITE_CACHE to a folder that can be written"
             raise DataError(f"cannot draw the shapes set into {folder}: {error}; {hint}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder

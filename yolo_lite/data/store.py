@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +30,23 @@ LARGEST_SHARE = 0.25  # of the free memory, that ``cache: auto`` may take for on
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take without swapping; 0 where the system does not tell."""
-    return min(_free_in_machine(), _free_in_container())
-
-
-def _free_in_machine() -> int:
+    """Bytes that this process may still take without swapping; 0 where the system (all but Linux) does not tell."""
     try:
-        rows = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(row.split()[1]) * 1024 for row in rows if row.startswith("MemAvailable"))
+        free = _number_behind("MemAvailable:", "/proc/meminfo") * 1024
     except (OSError, StopIteration):
-        names = getattr(os, "sysconf_names", {})
-        known = "SC_AVPHYS_PAGES" in names and "SC_PAGE_SIZE" in names
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 0
-
-
-def _free_in_container() -> int:
-    """What is left of the control group's limit; without a limit more than any machine has."""
-    try:
-        limit, used, rows = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current", "stat"))
+        return 0
+    try:  # the control group of a container may allow less
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
         # Files that were read and may be forgotten count as used: they are not lost to us.
-        files = next(int(row.split()[1]) for row in rows.splitlines() if row.startswith("inactive_file "))
+        forgettable = _number_behind("inactive_file", "/sys/fs/cgroup/memory.stat")
     except (OSError, StopIteration):
-        return sys.maxsize
-    return sys.maxsize if limit.strip() == "max" else max(int(limit) - int(used) + files, 0)
+        return free
+    return free if limit == "max" else min(free, max(int(limit) - int(used) + forgettable, 0))
+
+
+def _number_behind(word: str, path: str) -> int:
+    rows = (row.split() for row in Path(path).read_text().splitlines())
+    return next(int(row[1]) for row in rows if row[:1] == [word])
 
 
 class ImageStore:
@@ -69,41 +64,32 @@ class ImageStore:
 
     def __init__(self, index: DatasetIndex, longest: int, cache: str, shared: bool) -> None:
         self.index = index
-        fitted = [fitted_size(int(height), int(width), longest) for height, width in index.size]
+        fitted = [fitted_size(height, width, longest) for height, width in index.size.tolist()]
         self.size = np.array(fitted, dtype=np.int64)  # [n, 2] height and width
         self.first = np.concatenate(([0], (self.size.prod(axis=1) * index.channels).cumsum()))  # [n + 1] bytes
-        self.file = self._file(longest) if cache == "disk" else None
+        self.num_bytes = int(self.first[-1])
+        self.file: Path | None = None
         # Behind the pixels stands a mark for each image; what this process has found right is not checked again.
         self.checked = np.zeros(len(index), dtype=bool)
         self.memory: mmap.mmap | None = None
-        if self.file:
+        if cache == "disk":
+            # A name of its own for these images, this size and this way of decoding.
+            rules = f"{FORMAT} {longest} {index.channels} {cv2.__version__}".encode()
+            name = hashlib.sha256(b"".join((rules, index.paths.tobytes(), index.size.tobytes()))).hexdigest()[:16]
+            self.file = cache_folder() / f"images-{name}"
             stamps = (zlib.crc32(repr(stamp_of(index.path(position))).encode()) for position in range(len(index)))
             self.stamp = np.fromiter(stamps, np.uint32, len(index))
             _reserve(self.file, self.num_bytes + 4 * len(index))
-            self._map_file()
-        elif cache != "off" and (not shared or CAN_FORK) and (cache == "ram" or self._is_small()):
-            self._map(-1)
+            self._map()
+        elif CAN_FORK or not shared:
+            num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's: each has a copy of its own
+            is_small = self.num_bytes < LARGEST_SHARE * free_memory() / num_processes
+            if cache == "ram" or (cache == "auto" and is_small):
+                self._map()
 
-    @property
-    def num_bytes(self) -> int:
-        return int(self.first[-1])
-
-    def _is_small(self) -> bool:
-        num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's: each has a copy of its own
-        return self.num_bytes < LARGEST_SHARE * free_memory() / num_processes
-
-    def _file(self, longest: int) -> Path:
-        """A name of its own for these images, this size and this way of decoding."""
-        rules = f"{FORMAT} {longest} {self.index.channels} {cv2.__version__}".encode()
-        content = b"".join((rules, self.index.paths.tobytes(), self.index.size.tobytes()))
-        return cache_folder() / f"images-{hashlib.sha256(content).hexdigest()[:16]}"
-
-    def _map_file(self) -> None:
-        with open(str(self.file), "r+b") as file:
-            self._map(file.fileno())
-
-    def _map(self, file: int) -> None:
-        self.memory = mmap.mmap(file, self.num_bytes + 4 * len(self.index))
+    def _map(self) -> None:
+        with open(self.file, "r+b") if self.file else nullcontext() as file:
+            self.memory = mmap.mmap(file.fileno() if file else -1, self.num_bytes + 4 * len(self.index))
         self.mark = np.frombuffer(self.memory, np.uint32, len(self.index), self.num_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -113,15 +99,14 @@ class ImageStore:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, memory=None)
         if self.file:
-            self._map_file()
+            self._map()
 
     def describe(self) -> str:
         """One line for the start of a run."""
         size = f"{len(self.index)} images, {self.num_bytes / 2**20:,.0f} MiB when decoded"
         if self.file:
-            return (
-                f"{size}: kept decoded in {self.file}, {np.count_nonzero(self.mark)} there already{_others(self.file)}"
-            )
+            there = f"{np.count_nonzero(self.mark)} there already{_others(self.file)}"
+            return f"{size}: kept decoded in {self.file}, {there}"
         kept = "kept decoded in memory, shared by all workers" if self.memory else "decoded anew at every use"
         return f"{size}, {free_memory() / 2**30:.1f} GiB free: {kept}"
 
@@ -129,7 +114,7 @@ class ImageStore:
         """Pixels uint8 ``[h, w, channels]``; they must not be written to."""
         if self.memory is None:
             return self._read(position)
-        first, end = (int(byte) for byte in self.first[position : position + 2])
+        first, end = self.first[position : position + 2].tolist()
         pixels = np.frombuffer(self.memory, np.uint8, end - first, first)
         if not self.checked[position]:
             if self.mark[position] != self._mark_of(position, pixels):
@@ -140,20 +125,17 @@ class ImageStore:
         return pixels.reshape(*self.size[position], self.index.channels)
 
     def _mark_of(self, position: int, pixels: np.ndarray) -> int:
-        """The mark of an image that is there; never 0.
-
-        In a file that is a checksum of the pixels and the stamp of the image: a file outlives the loss of power, after
-        which a mark may be on the disk and its pixels not, and it outlives changes of the image.
-        """
+        """The mark of an image that is there; never 0."""
+        # A file outlives a loss of power, after which a mark may be on the disk and its pixels not, and it outlives
+        # changes of the image: its marks are checksums of the pixels and of the image's stamp.
         return (zlib.crc32(pixels.data, int(self.stamp[position])) or 1) if self.file else 1
 
     def _read(self, position: int) -> np.ndarray:
-        path = self.index.path(position)
+        path, expected = self.index.path(position), tuple(self.index.size[position].tolist())
         image = read_image(path, self.index.channels)
-        if image.shape[:2] != tuple(self.index.size[position]):
-            expected = tuple(int(side) for side in self.index.size[position])
+        if image.shape[:2] != expected:
             raise DataError(f"{path}: the header says {expected} (height, width), the pixels are {image.shape[:2]}")
-        return resize(image, *(int(side) for side in self.size[position]))
+        return resize(image, *self.size[position].tolist())
 
 
 def _reserve(path: Path, num_bytes: int) -> None:

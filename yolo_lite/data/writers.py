@@ -7,16 +7,15 @@ folder that the key ``labels`` of a dataset YAML has to name.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
 from yolo_lite.data.coco_dict import coco_dict
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.data.outlines import Ring, join_rings
+from yolo_lite.data.outlines import join_rings
 from yolo_lite.data.readers.voc import EDGES
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 
@@ -46,7 +45,12 @@ def write_voc(index: DatasetIndex, names: list[Path], folder: Path, split: str, 
         for side, pixels in zip(("height", "width"), index.size[position], strict=True):
             ElementTree.SubElement(size, side).text = str(pixels)
         for thing in range(index.first[position], index.first[position + 1]):
-            _add_object(tree, index, thing)
+            item = ElementTree.SubElement(tree, "object")
+            ElementTree.SubElement(item, "name").text = index.names[index.label[thing]]
+            ElementTree.SubElement(item, "difficult").text = str(int(index.crowd[thing]))
+            box = ElementTree.SubElement(item, "bndbox")
+            for edge, value in zip(EDGES, index.xyxy[thing], strict=True):
+                ElementTree.SubElement(box, edge).text = f"{value:.2f}".removesuffix(".00")
         ElementTree.indent(tree)
         path = folder / "annotations" / name.with_suffix(".xml")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,40 +58,19 @@ def write_voc(index: DatasetIndex, names: list[Path], folder: Path, split: str, 
     return "annotations"
 
 
-def _add_object(tree: ElementTree.Element, index: DatasetIndex, thing: int) -> None:
-    item = ElementTree.SubElement(tree, "object")
-    ElementTree.SubElement(item, "name").text = index.names[index.label[thing]]
-    ElementTree.SubElement(item, "difficult").text = str(int(index.crowd[thing]))
-    box = ElementTree.SubElement(item, "bndbox")
-    for edge, value in zip(EDGES, index.xyxy[thing], strict=True):
-        ElementTree.SubElement(box, edge).text = f"{value:.2f}".removesuffix(".00")
-
-
 def write_coco(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
-    """Write one JSON file for the split, with outlines where they are known."""
+    """Write one JSON file for the split, with outlines where they are known; numbers are to 1/100 of a pixel."""
+    posix = [name.as_posix() for name in names]
+    content = coco_dict(index, index.image_id.tolist(), index.category_id.tolist(), posix)
+    for row, annotation in enumerate(content["annotations"]):
+        rings = index.outlines.of(row) if index.outlines else []
+        annotation["bbox"] = np.round(annotation["bbox"], 2).tolist()
+        annotation["segmentation"] = [ring.astype(np.float64).round(2).ravel().tolist() for ring in rings]
     path = folder / "annotations" / f"instances_{split}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(coco_content(index, names)), encoding="utf-8")
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path.relative_to(folder).as_posix()
 
 
-def coco_content(index: DatasetIndex, names: Sequence[Path | str]) -> dict[str, Any]:
-    """The content of COCO's annotation file for a split whose images have these names."""
-    posix = [Path(name).as_posix() for name in names]
-    content = coco_dict(index, index.image_id.tolist(), index.category_id.tolist(), posix)
-    for row, annotation in enumerate(content["annotations"]):
-        annotation["bbox"] = np.round(annotation["bbox"], 2).tolist()
-        annotation["segmentation"] = [_rounded(ring) for ring in index.outlines.of(row)] if index.outlines else []
-    return content
-
-
-def _rounded(ring: Ring) -> list[float]:
-    """The corners as COCO has them: x y x y ..., rounded to 1/100 of a pixel."""
-    return ring.astype(np.float64).round(2).ravel().tolist()
-
-
-WRITERS: dict[str, Callable[[DatasetIndex, list[Path], Path, str, bool], str]] = {
-    "yolo": write_yolo,
-    "voc": write_voc,
-    "coco": write_coco,
-}
+Writer = Callable[[DatasetIndex, list[Path], Path, str, bool], str]
+WRITERS: dict[str, Writer] = {"yolo": write_yolo, "voc": write_voc, "coco": write_coco}

@@ -22,8 +22,7 @@ from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
 from yolo_lite.data.formats import FORMATS
 from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, orientation, read_image
 from yolo_lite.data.index import DatasetIndex, SplitFiles, dataset_root, index_of, split_files
-from yolo_lite.data.labels import LabelReader, Labels
-from yolo_lite.data.packed_labels import pack_labels
+from yolo_lite.data.labels import LabelReader, Labels, pack_labels
 from yolo_lite.tools.anchors import training_sizes
 from yolo_lite.tools.convert import write_dataset
 
@@ -134,8 +133,8 @@ def _index_of(
     examined: Sequence[Examined], reader: LabelReader, config: DatasetConfig, with_outlines: bool
 ) -> DatasetIndex:
     usable = [(one.path, one.read) for one in examined if one.read]
-    labels = pack_labels([read for _, read in usable], with_outlines)
-    return index_of([path for path, _ in usable], reader, labels, config)
+    paths, labels = [path for path, _ in usable], pack_labels([read for _, read in usable], with_outlines)
+    return index_of(paths, labels, *reader.ids(paths), config)
 
 
 # ---------------------------------------------------------------------------------------------------- single images

@@ -13,7 +13,6 @@ import numpy as np
 
 from yolo_lite.config.errors import DataError, nearest
 from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, check_annotations
-from yolo_lite.data.outlines import Ring
 
 KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
     "images": {"id": (int, str), "file_name": str},
@@ -32,11 +31,7 @@ class CocoReader(LabelReader):
         self.names = names
 
     def load(self) -> None:
-        """Read the file; for some hundred megabytes that takes many seconds.
-
-        Raises:
-            DataError: it is not an annotation file in COCO's form.
-        """
+        """Read the file; for some hundred megabytes that takes many seconds."""
         content = _load(self.path)
         labels = {name: label for label, name in enumerate(self.names)}
         self.categories = {row["id"]: str(row["name"]) for row in content["categories"]}
@@ -48,7 +43,6 @@ class CocoReader(LabelReader):
             self.annotations.get(row["image_id"], self.strays).append(row)
 
     def file_of(self, image: Path) -> Path:
-        """The one file of all images."""
         return self.path
 
     def record(self, image: Path) -> dict[str, Any] | None:
@@ -71,19 +65,13 @@ class CocoReader(LabelReader):
         return np.array(image_ids, dtype=np.int64), np.array(category_ids, dtype=np.int64)
 
     def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        """The usable objects, and a problem for each of the others.
-
-        Raises:
-            DataError: the file does not list the image, or one of another size.
-        """
         record = self.record(image)
         if record is None:
             raise DataError(f"{image}: not among the images of {self.path}")
         stated = (record.get("height", size[0]), record.get("width", size[1]))
         if stated != size:
-            raise DataError(
-                f"{image}: {size[1]} x {size[0]} pixels, but {self.path} has it as {stated[1]!r} x {stated[0]!r}"
-            )
+            found = f"{self.path} has it as {stated[1]!r} x {stated[0]!r}"
+            raise DataError(f"{image}: {size[1]} x {size[0]} pixels, but {found}")
         # Repeats stay: pycocotools counts them too.
         return check_annotations(self._objects(self.annotations[record["id"]]), size, drop_repeats=False)
 
@@ -98,21 +86,23 @@ class CocoReader(LabelReader):
         for row in rows:
             where = f"{self.path}: annotation {row.get('id')}"
             number = row.get("category_id")
-            label = self.labels.get(number) if isinstance(number, int) else None
-            if label is None:
+            if not isinstance(number, int) or number not in self.labels:
                 name = self.categories.get(number, number) if isinstance(number, int) else number
                 found = f"found {name!r}{nearest(str(name), self.names)}"
                 yield Problem("unknown class", f"{where}: expected a class of the dataset YAML, {found}")
                 continue
             try:
                 x, y, width, height = (float(value) for value in row["bbox"])
-                rings = _rings(row.get("segmentation"))
+                polygons = row.get("segmentation")
+                polygons = polygons if isinstance(polygons, list) else []  # run-length masks have none
+                rings = [np.array(points, dtype=np.float32).reshape(-1, 2) for points in polygons]
                 area = None if row.get("area") is None else float(row["area"])
             except (KeyError, TypeError, ValueError):
                 expected = "expected bbox: [x, y, width, height], polygons and area as numbers"
                 yield Problem("not a number", f"{where}: {expected}")
                 continue
-            yield Annotation(where, label, (x, y, x + width, y + height), rings, area, bool(row.get("iscrowd")))
+            box, outlines = (x, y, x + width, y + height), tuple(ring for ring in rings if len(ring) >= 3)
+            yield Annotation(where, self.labels[number], box, outlines, area, bool(row.get("iscrowd")))
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -135,11 +125,3 @@ def _load(path: Path) -> dict[str, Any]:
             if count > 1:
                 raise DataError(f"labels: {path}: {part}: expected every id once, found {count} of {number!r}")
     return content
-
-
-def _rings(segmentation: Any) -> tuple[Ring, ...]:
-    """Outlines of at least 3 points; run-length masks have none."""
-    if not isinstance(segmentation, list):
-        return ()
-    rings = (np.array(points, dtype=np.float32).reshape(-1, 2) for points in segmentation)
-    return tuple(ring for ring in rings if len(ring) >= 3)

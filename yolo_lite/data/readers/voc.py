@@ -25,18 +25,11 @@ class VocReader(LabelReader):
 
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
         self.root, self.folder, self.names = root, place, names
-        self.labels = {name: label for label, name in enumerate(names)}
 
     def file_of(self, image: Path) -> Path:
-        """The XML file in ``annotations`` beside ``images`` (``Annotations``, ``JPEGImages``), or beside the image."""
         return label_path(image, self.root, self.folder, ".xml", TWINS)
 
     def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        """The usable objects, and a problem for each of the others.
-
-        Raises:
-            DataError: the file cannot be opened, or belongs to an image of another size.
-        """
         path = self.file_of(image)
         if not path.exists():
             return check_annotations([], size)
@@ -56,9 +49,9 @@ class VocReader(LabelReader):
         for number, thing in enumerate(tree.iter("object"), 1):
             where, name = f"{path}: object {number}", thing.findtext("name", "").strip()
             texts = [thing.findtext(f"bndbox/{edge}", "") for edge in EDGES]
-            if name not in self.labels:
+            if name not in self.names:
                 expected = "expected a class of the dataset YAML"
-                yield Problem("unknown class", f"{where}: {expected}, found {name!r}{nearest(name, self.labels)}")
+                yield Problem("unknown class", f"{where}: {expected}, found {name!r}{nearest(name, self.names)}")
                 continue
             try:
                 box = tuple(float(text) for text in texts)
@@ -66,4 +59,5 @@ class VocReader(LabelReader):
                 expected = f"expected a bndbox with numbers {', '.join(EDGES)}"
                 yield Problem("not a number", f"{where}: {expected}, found {texts}")
                 continue
-            yield Annotation(where, self.labels[name], box, crowd=thing.findtext("difficult", "0").strip() == "1")
+            is_difficult = thing.findtext("difficult", "0").strip() == "1"
+            yield Annotation(where, self.names.index(name), box, crowd=is_difficult)

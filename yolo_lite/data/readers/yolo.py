@@ -20,15 +20,9 @@ class YoloReader(LabelReader):
         self.root, self.folder, self.names = root, place, names
 
     def file_of(self, image: Path) -> Path:
-        """The text file in the folder ``labels`` beside ``images``, or beside the image."""
         return label_path(image, self.root, self.folder, ".txt", TWINS)
 
     def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        """The objects of the usable rows, and a problem for each of the others.
-
-        Raises:
-            DataError: the file cannot be opened.
-        """
         path = self.file_of(image)
         if not path.exists():
             return check_annotations([], size)
