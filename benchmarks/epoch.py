@@ -21,7 +21,7 @@ from torch import Tensor
 from yolo_lite.config.options import TrainOptions
 from yolo_lite.config.schema import ModelConfig, RunConfig
 from yolo_lite.data.index import index_split
-from yolo_lite.engine.device import choose_compute, place
+from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.resolve import run_config
 from yolo_lite.engine.train import train
 from yolo_lite.model.detector import Detector
@@ -32,7 +32,7 @@ def bare_seconds(config: RunConfig, num_train: int, num_val: int, val_shape: tup
     size, batch_size = config.train.imgsz, config.train.batch_size
     compute = choose_compute(config.train.device, config.hyp.precision, config.hyp.channels_last)
     assert isinstance(config.model, ModelConfig)
-    model = place(Detector(config.model), compute)
+    model = move_model(Detector(config.model), compute)
 
     def images_of(height: int, width: int) -> Tensor:
         return torch.rand(batch_size, 3, height, width).to(compute.device, memory_format=compute.memory_format)

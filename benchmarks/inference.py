@@ -24,7 +24,7 @@ from torch import Tensor
 from yolo_lite.deploy.exported import load_exported
 from yolo_lite.deploy.predictor import Predictor, load
 from yolo_lite.deploy.sources import find_media, read_frames
-from yolo_lite.engine.device import choose_compute, place
+from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.trained import load_trained
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Compute, Detections, as_floats
@@ -35,7 +35,7 @@ FORMS = {"fp32": ("fp32", False), "fp32_last": ("fp32", True), "bf16_last": ("bf
 def bare(form: str, model: Any, batches: list[Tensor], device: str) -> Callable[[], None]:
     """Run the fused network on resident batches."""
     compute = choose_compute(device, *FORMS[form])
-    network = place(model, compute).for_inference()
+    network = move_model(model, compute).for_inference()
     resident = [as_floats(images, compute) for images in batches]
 
     @torch.inference_mode()

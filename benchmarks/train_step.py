@@ -21,9 +21,9 @@ from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import ImageStore
-from yolo_lite.engine.device import choose_compute, place
+from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.optimizer import Plan
-from yolo_lite.engine.prepare import Recipe
+from yolo_lite.engine.prepare import Setup
 from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.train import train_step
 from yolo_lite.loss.criteria.anchor import AnchorCriterion
@@ -59,12 +59,12 @@ def measure(size_name: str, pixels: int, precision: str, index: DatasetIndex, fl
     compute = choose_compute(flags.device, precision, channels_last=True)
     config = load_model_config(f"cfg/yolo_{size_name}.yaml").model_copy(update={"nc": len(index.names)})
     assert isinstance(config, ModelConfig)
-    model = place(Detector(config), compute)
+    model = move_model(Detector(config), compute)
     epochs = 1000
     plan = Plan(num_batches(len(index), flags.batch_size), 1, epochs)
     state = initial_state(model, AnchorCriterion(hyp, index.counts).to(compute.device), hyp, compute)
     state.in_training()
-    recipe = Recipe(hyp, compute, plan, seed=0)
+    setup = Setup(hyp, compute, plan, seed=0)
     store = ImageStore(index, pixels, "auto", shared=flags.workers > 0)
     dataset = TrainingSet(index, store, pixels, hyp, seed=0, mosaic_epochs=epochs)
     for position in range(len(index)):  # decode once before the clock runs, as from the second epoch on
@@ -83,7 +83,7 @@ def measure(size_name: str, pixels: int, precision: str, index: DatasetIndex, fl
         batch = next(batches)
         while len(batch.position) < flags.batch_size:  # the short batch at an epoch's end would count as a full one
             batch = next(batches)
-        train_step(state, [batch.to(compute)], recipe)
+        train_step(state, [batch.to(compute)], setup)
         _wait(compute.device)
 
     rates = median_rates({"bare": bare, "loop": loop}, flags.batch_size, flags.rounds)

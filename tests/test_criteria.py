@@ -15,7 +15,7 @@ from yolo_lite.config.load import load_model_config
 from yolo_lite.config.schema import Hyp
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.optimizer import Plan
-from yolo_lite.engine.prepare import Recipe
+from yolo_lite.engine.prepare import Setup
 from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.train import Step, train_step
 from yolo_lite.loss.assigners import ASSIGNERS
@@ -64,7 +64,7 @@ def step_over(detector: Detector, parts: list[Batch], assigner: object) -> tuple
     hyp = Hyp(optimizer="SGD", momentum=0.0, warmup_epochs=0.0, clip_norm=0.0, nominal_batch=1, assigner=assigner)
     state, gradient = initial_state(detector, criterion_of(assigner), hyp, CPU), []
     state.optimizer.step = lambda *_: gradient.extend(p.grad.flatten().clone() for p in detector.parameters())
-    step = train_step(state, [one.to(CPU) for one in parts], Recipe(hyp, CPU, Plan(1, 1, 1), seed=0))
+    step = train_step(state, [one.to(CPU) for one in parts], Setup(hyp, CPU, Plan(1, 1, 1), seed=0))
     return step, torch.cat(gradient)
 
 

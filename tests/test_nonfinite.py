@@ -15,7 +15,7 @@ from yolo_lite.config.load import load_model_config
 from yolo_lite.config.schema import Hyp
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.optimizer import Plan
-from yolo_lite.engine.prepare import Recipe
+from yolo_lite.engine.prepare import Setup
 from yolo_lite.engine.state import State, initial_state
 from yolo_lite.engine.train import train, train_step
 from yolo_lite.loss.criteria.anchor import AnchorCriterion
@@ -31,10 +31,10 @@ def bad_picture(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
     step = module.train_step
 
-    def spoilt(state, batches, recipe):  # type: ignore[no-untyped-def]
+    def spoilt(state, batches, setup):  # type: ignore[no-untyped-def]
         for batch in batches:
             batch.images[batch.position == 7] = float("nan")
-        return step(state, batches, recipe)
+        return step(state, batches, setup)
 
     monkeypatch.setattr(module, "train_step", spoilt)
     return "000007.png"
@@ -62,13 +62,13 @@ def test_the_key_nonfinite_ends_the_run_instead(tiny_data: Path, tmp_path: Path,
 # ------------------------------------------------------------------------------------------------------- one step
 
 
-def fresh(hyp: Hyp) -> tuple[State, Recipe]:
+def fresh(hyp: Hyp) -> tuple[State, Setup]:
     compute = choose_compute("cpu", "fp32", channels_last=False)
     torch.manual_seed(0)
     model = Detector(load_model_config("cfg/yolo_n.yaml").model_copy(update={"nc": 3}))
     state = initial_state(model, AnchorCriterion(hyp, np.ones(3)), hyp, compute)
     state.model.train()
-    return state, Recipe(hyp, compute, Plan(10, 1, 1), seed=0)
+    return state, Setup(hyp, compute, Plan(10, 1, 1), seed=0)
 
 
 def everything(state: State) -> dict[str, torch.Tensor]:
@@ -82,9 +82,9 @@ def everything(state: State) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("problem", ["loss", "gradient"])
 def test_a_skipped_step_leaves_no_trace_but_its_number(problem: str, monkeypatch):
-    state, recipe = fresh(Hyp(box_loss="wiou"))
-    compute = recipe.compute
-    train_step(state, [random_batch(2, seed=1).to(compute)], recipe)
+    state, setup = fresh(Hyp(box_loss="wiou"))
+    compute = setup.compute
+    train_step(state, [random_batch(2, seed=1).to(compute)], setup)
     before = everything(state)
     bad = random_batch(2, seed=2).to(compute)
     if problem == "loss":
@@ -92,29 +92,29 @@ def test_a_skipped_step_leaves_no_trace_but_its_number(problem: str, monkeypatch
     else:
         weight = next(state.model.parameters())
         handle = weight.register_hook(lambda gradient: gradient * float("inf"))
-    step = train_step(state, [bad], recipe)
+    step = train_step(state, [bad], setup)
     assert step.problem == problem and state.step == 2
     assert equal_states(everything(state), before)
     if problem == "gradient":
         handle.remove()
-    assert train_step(state, [random_batch(2, seed=3).to(compute)], recipe).problem == ""
+    assert train_step(state, [random_batch(2, seed=3).to(compute)], setup).problem == ""
     assert not equal_states(everything(state), before)
 
 
 def test_an_overflow_in_fp16_is_the_scalers_business():
     """With a scale of 2^127 gradients overflow, losses do not: the scaler skips the step and lowers the scale."""
-    state, recipe = fresh(Hyp())
+    state, setup = fresh(Hyp())
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     before = {name: value.clone() for name, value in state.model.named_parameters()}
-    step = train_step(state, [random_batch(2, seed=1).to(recipe.compute)], recipe)
+    step = train_step(state, [random_batch(2, seed=1).to(setup.compute)], setup)
     assert step.problem == "" and not step.norm.isfinite()
     assert state.scaler.get_scale() == 2.0**126
     assert equal_states(dict(state.model.named_parameters()), before)
 
 
 def test_a_gradient_that_no_scale_helps_is_a_problem_in_fp16_too():
-    state, recipe = fresh(Hyp())
+    state, setup = fresh(Hyp())
     state.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     next(state.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
-    step = train_step(state, [random_batch(2, seed=1).to(recipe.compute)], recipe)
+    step = train_step(state, [random_batch(2, seed=1).to(setup.compute)], setup)
     assert step.problem == "gradient" and state.scaler.get_scale() == 1.0

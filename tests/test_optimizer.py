@@ -24,7 +24,7 @@ from yolo_lite.engine.optimizer import (
     rates,
     set_rates,
 )
-from yolo_lite.engine.prepare import Recipe
+from yolo_lite.engine.prepare import Setup
 from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.train import train_step
 from yolo_lite.loss.criteria.anchor import AnchorCriterion
@@ -117,7 +117,7 @@ def gradient_of(detector: Detector, parts: list[Batch]) -> torch.Tensor:
     hyp = Hyp(optimizer="SGD", momentum=0.0, warmup_epochs=0.0, clip_norm=0.0, nominal_batch=1)
     state, gradients = initial_state(detector, AnchorCriterion(hyp, np.ones(3)), hyp, compute), []
     state.optimizer.step = lambda *_: gradients.extend(p.grad.flatten().clone() for p in detector.parameters())
-    train_step(state, [batch.to(compute) for batch in parts], Recipe(hyp, compute, Plan(1, 1, 1), seed=0))
+    train_step(state, [batch.to(compute) for batch in parts], Setup(hyp, compute, Plan(1, 1, 1), seed=0))
     return torch.cat(gradients)
 
 
@@ -139,7 +139,7 @@ def test_lr0_means_the_same_whatever_the_batch_size(detector: Detector) -> None:
     before = torch.cat([parameter.detach().flatten().clone() for parameter in detector.parameters()])
     detector.zero_grad()
     state = initial_state(detector, AnchorCriterion(hyp, np.ones(3)), hyp, compute)
-    train_step(state, [batch.to(compute)], Recipe(hyp, compute, Plan(1, 1, 1), seed=0))
+    train_step(state, [batch.to(compute)], Setup(hyp, compute, Plan(1, 1, 1), seed=0))
     after = torch.cat([parameter.detach().flatten() for parameter in detector.parameters()])
     expected = hyp.nominal_batch * gradient
     assert (before - after - expected).norm() < 1e-3 * expected.norm()
@@ -151,7 +151,7 @@ def test_gradients_are_clipped(detector: Detector) -> None:
     compute, batch = choose_compute("cpu", "fp32", channels_last=False), random_batch(2, seed=1)
     before = [parameter.detach().clone() for parameter in detector.parameters()]
     state = initial_state(detector, AnchorCriterion(hyp, np.ones(3)), hyp, compute)
-    train_step(state, [batch.to(compute)], Recipe(hyp, compute, Plan(1, 1, 1), seed=0))
+    train_step(state, [batch.to(compute)], Setup(hyp, compute, Plan(1, 1, 1), seed=0))
     moved = torch.cat([(a - b.detach()).flatten() for a, b in zip(before, detector.parameters(), strict=True)])
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-2)
 

@@ -28,7 +28,7 @@ from yolo_lite.data.loader import EMPTY, EpochBatches, collate
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.optimizer import Plan
-from yolo_lite.engine.prepare import Recipe
+from yolo_lite.engine.prepare import Setup
 from yolo_lite.engine.processes import ALONE, Processes, joined
 from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.train import train_step
@@ -79,7 +79,7 @@ def one_step(processes: Processes, counts: Sequence[int], hyp: Hyp) -> dict[str,
     step = train_step(
         state,
         [batch.to(compute) for batch in batches],
-        Recipe(hyp, compute, Plan(9, 1, 9), 0, processes),
+        Setup(hyp, compute, Plan(9, 1, 9), 0, processes),
     )
     gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     return {**gradients, "losses": step.losses, "norm": step.norm, **state.criterion.state_dict()}
@@ -139,7 +139,7 @@ def check_statistics(processes: Processes) -> None:
     state = initial_state(model, AnchorCriterion(hyp, np.ones(3)), hyp, compute)
     state.model.train()
     batch = part_of(random_batch(5, seed=1), processes)
-    train_step(state, [batch.to(compute)], Recipe(hyp, compute, Plan(9, 1, 9), 0, processes))
+    train_step(state, [batch.to(compute)], Setup(hyp, compute, Plan(9, 1, 9), 0, processes))
     states = processes.gather_everywhere({**model.state_dict(), **state.average.model.state_dict()})
     counters = {name for name in states[0] if "num_batches" in name}
     first, second = ({name: value for name, value in each.items() if name not in counters} for each in states)

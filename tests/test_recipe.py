@@ -89,9 +89,9 @@ def test_each_step_has_a_size_of_its_own_and_boxes_follow():
 def test_training_uses_the_sizes(tiny_data: Path, tmp_path: Path, monkeypatch):
     step, sizes = train_module.train_step, []
 
-    def watched(state, batches, recipe):  # type: ignore[no-untyped-def]
+    def watched(state, batches, setup):  # type: ignore[no-untyped-def]
         sizes.append({tuple(batch.images.shape[2:]) for batch in batches})
-        return step(state, batches, recipe)
+        return step(state, batches, setup)
 
     monkeypatch.setattr(train_module, "train_step", watched)
     train(tiny_config(tiny_data, tmp_path, "--epochs", "3", "--set", "multi_scale=0.5"))
@@ -132,11 +132,11 @@ def test_deterministic_holds_while_the_run_goes_on(tiny_data: Path, tmp_path: Pa
 def test_a_compiled_step_is_the_step():
     steps = []
     for compiled in (False, True):
-        state, recipe = fresh(Hyp())
+        state, setup = fresh(Hyp())
         if compiled:
             state.model.compile_network()
         batch = random_batch(2, seed=1).to(CPU)
-        steps.append([train_step(state, [batch], recipe) for _ in range(2)])
+        steps.append([train_step(state, [batch], setup) for _ in range(2)])
     for plain, fast in zip(*steps, strict=True):
         assert torch.allclose(plain.losses, fast.losses, rtol=1e-3)
         assert fast.norm.item() == pytest.approx(plain.norm.item(), rel=1e-2)

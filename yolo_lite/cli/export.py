@@ -11,7 +11,7 @@ from yolo_lite.config.options import DEFAULT_DATA, ExportOptions
 
 if TYPE_CHECKING:
     from yolo_lite.data.index import DatasetIndex
-    from yolo_lite.deploy.export import Exportable, Recipe
+    from yolo_lite.deploy.export import Exportable, ExportSettings
 
 
 def run(options: ExportOptions) -> None:
@@ -25,7 +25,7 @@ def run(options: ExportOptions) -> None:
 
     with loaded(options.plugin):
         output = _output(options)
-        exportable = read_exportable(str(options.weights), _recipe(options))
+        exportable = read_exportable(str(options.weights), _settings(options))
         index = _index(options, exportable)
         samples = samples_of(index, exportable.facts, options.calibration_images if options.int8 else 0)
         agreement = export(exportable, output, samples)
@@ -34,11 +34,11 @@ def run(options: ExportOptions) -> None:
         print(exportable.facts.source)
 
 
-def _recipe(options: ExportOptions) -> Recipe:
-    from yolo_lite.deploy.export import Recipe
+def _settings(options: ExportOptions) -> ExportSettings:
+    from yolo_lite.deploy.export import ExportSettings
     from yolo_lite.ops.nms import DetectOptions
 
-    return Recipe(
+    return ExportSettings(
         format=options.format,
         imgsz=options.imgsz,
         batch=options.batch_size,

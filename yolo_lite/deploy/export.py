@@ -39,7 +39,7 @@ SAME_OBJECT = 0.5  # IoU
 SURE = DetectOptions(confidence=0.25, iou=0.45)  # the detections that are looked for
 
 
-class Recipe(NamedTuple):
+class ExportSettings(NamedTuple):
     """How a model is exported."""
 
     format: str  # of EXPORT_FORMATS
@@ -81,17 +81,17 @@ class Exportable(NamedTuple):
         return torch.zeros(batch, self.facts.channels, side, side)
 
 
-def read_exportable(weights: str, recipe: Recipe) -> Exportable:
+def read_exportable(weights: str, settings: ExportSettings) -> Exportable:
     """The averaged weights of a checkpoint.
 
     Raises:
-        UserError: the checkpoint cannot be used, is of another family, or the recipe contradicts itself.
+        UserError: the checkpoint cannot be used, is of another family, or the settings contradict each other.
     """
-    is_onnx = EXPORT_FORMATS[recipe.format].is_onnx
-    if not is_onnx and recipe.precision == "int8":
-        raise ConfigError(f"--int8: ONNX Runtime quantises ONNX only, expected --format onnx, found {recipe.format}")
-    if not is_onnx and recipe.nms and "batch" in recipe.dynamic:
-        raise ConfigError(f"--nms --dynamic batch: expected --format onnx, found {recipe.format}")
+    is_onnx = EXPORT_FORMATS[settings.format].is_onnx
+    if not is_onnx and settings.precision == "int8":
+        raise ConfigError(f"--int8: ONNX Runtime quantises ONNX only, expected --format onnx, found {settings.format}")
+    if not is_onnx and settings.nms and "batch" in settings.dynamic:
+        raise ConfigError(f"--nms --dynamic batch: expected --format onnx, found {settings.format}")
     content = load_checkpoint(weights)
     config = config_of(content, weights)
     if not task_of(config.model).is_exported:
@@ -102,16 +102,16 @@ def read_exportable(weights: str, recipe: Recipe) -> Exportable:
         names=config.data.class_names,
         channels=config.data.channels,
         stride=stride,
-        smallest=stride * EXPORT_FORMATS[recipe.format].fewest_strides,
-        imgsz=rounded_up(recipe.imgsz or config.train.imgsz, stride),
-        batch=recipe.batch,
-        dynamic=recipe.dynamic,
-        precision=recipe.precision,
-        nms=recipe.nms is not None,
+        smallest=stride * EXPORT_FORMATS[settings.format].fewest_strides,
+        imgsz=rounded_up(settings.imgsz or config.train.imgsz, stride),
+        batch=settings.batch,
+        dynamic=settings.dynamic,
+        precision=settings.precision,
+        nms=settings.nms is not None,
         yolo_lite=yolo_lite.__version__,
         source=content.get("source", ""),
     )
-    return Exportable(detector, recipe.format, facts, recipe.nms, (config.data, config.data_file))
+    return Exportable(detector, settings.format, facts, settings.nms, (config.data, config.data_file))
 
 
 class Agreement(NamedTuple):

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.options import ValOptions
-from yolo_lite.deploy.formats import EXPORT_FORMATS, ExportFormat, Facts, Run, read_facts
+from yolo_lite.deploy.formats import EXPORT_FORMATS, ExportFormat, Facts, RunFile, read_facts
 from yolo_lite.deploy.graph import select_predictions
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.evaluate import rounded_up
@@ -25,7 +25,7 @@ USUAL_BATCH = 8  # pictures, of validation
 class Exported(nn.Module):
     """A model from a file, on the CPU; pictures may come in any number."""
 
-    def __init__(self, facts: Facts, run: Run) -> None:
+    def __init__(self, facts: Facts, run: RunFile) -> None:
         super().__init__()
         self.facts, self.run = facts, run
 

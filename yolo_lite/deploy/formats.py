@@ -27,7 +27,7 @@ from yolo_lite.engine.checkpoint import UNREADABLE
 OPSET = 17
 LARGEST = 1024  # strides in a side; torch.export wants a bound
 
-Run = Callable[[Tensor], tuple[Tensor, ...]]  # images as ``graph.Decoded`` takes them -> the outputs
+RunFile = Callable[[Tensor], tuple[Tensor, ...]]  # images as ``graph.Decoded`` takes them -> the outputs
 
 
 class Facts(NamedTuple):
@@ -76,7 +76,7 @@ class ExportFormat(NamedTuple):
 
     suffix: str  # of its files
     write: Callable[[nn.Module, Tensor, Facts, Path], None]  # network of ``graph``, example images, facts, file
-    load: Callable[[Path], tuple[Mapping[str, str], Run]]  # facts as strings, and how the file is run on the CPU
+    load: Callable[[Path], tuple[Mapping[str, str], RunFile]]  # facts as strings, and how the file is run on the CPU
     fewest_strides: int = 1  # in a side of the input
     is_onnx: bool = False  # then it can be quantised, and hold NMS for any number of images
 
@@ -133,7 +133,7 @@ def write_torch_export(network: nn.Module, example: Tensor, facts: Facts, path: 
     torch.export.save(program, path, extra_files=facts.strings())
 
 
-def load_onnx(path: Path) -> tuple[Mapping[str, str], Run]:
+def load_onnx(path: Path) -> tuple[Mapping[str, str], RunFile]:
     runtime: Any = extra("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -160,7 +160,7 @@ def _loading(path: Path, others: tuple[type[Exception], ...] = ()) -> Iterator[N
         raise CheckpointError(f"{path}: damaged, or not an exported model: {str(error).splitlines()[0]}") from None
 
 
-def load_torchscript(path: Path) -> tuple[Mapping[str, str], Run]:
+def load_torchscript(path: Path) -> tuple[Mapping[str, str], RunFile]:
     strings = dict.fromkeys(Facts._fields, "")
     with _loading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer torch would rather have torch.export
@@ -168,7 +168,7 @@ def load_torchscript(path: Path) -> tuple[Mapping[str, str], Run]:
     return strings, lambda images: as_tuple(module(images))
 
 
-def load_torch_export(path: Path) -> tuple[Mapping[str, str], Run]:
+def load_torch_export(path: Path) -> tuple[Mapping[str, str], RunFile]:
     strings = dict.fromkeys(Facts._fields, "")
     if not zipfile.is_zipfile(path):  # torch would write pages about it
         raise CheckpointError(f"{path}: damaged, or not an exported model")

@@ -18,7 +18,7 @@ from yolo_lite.deploy.exported import is_exported, load_exported
 from yolo_lite.deploy.pixels import as_frame, is_several
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.sources import Frame, Skip, find_media, read_frames
-from yolo_lite.engine.device import choose_compute, place
+from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import rounded_up
 from yolo_lite.engine.tasks import Inference
 from yolo_lite.engine.trained import load_trained
@@ -179,7 +179,7 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
     compute = choose_compute(device, config.hyp.precision, config.hyp.channels_last)
     size = rounded_up(imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
-    detect = detector_of(place(model, compute).for_inference(), compute)
+    detect = detector_of(move_model(model, compute).for_inference(), compute)
     return Predictor(config.data.class_names, size, canvas, detect, config.data.channels)
 
 

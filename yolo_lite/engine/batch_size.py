@@ -12,9 +12,9 @@ import torch
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.schema import RunConfig
 from yolo_lite.data.letterbox import padded_size
-from yolo_lite.engine.device import choose_compute, place
+from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.optimizer import Plan
-from yolo_lite.engine.prepare import Recipe
+from yolo_lite.engine.prepare import Setup
 from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train_step
@@ -65,7 +65,7 @@ def memory_share(config: RunConfig, compute: Compute, count: int) -> float:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(compute.device)
     task, hyp = task_of(config.model), config.hyp
-    model: Any = place(task.build(config.model, False), compute)
+    model: Any = move_model(task.build(config.model, False), compute)
     criterion = task.criterion(config.model, hyp, np.ones(config.model.nc)).to(compute.device)
     state = initial_state(model, criterion, hyp, compute)
     state.in_training()
@@ -73,7 +73,7 @@ def memory_share(config: RunConfig, compute: Compute, count: int) -> float:
     size, _ = padded_size(largest, largest, model.stride)
     batch = random_batch(count, size, config.data.channels, compute)
     for _ in range(2):  # the optimizer's memory comes with its first step
-        train_step(state, [batch], Recipe(hyp, compute, Plan(1, 1, 1), seed=0))
+        train_step(state, [batch], Setup(hyp, compute, Plan(1, 1, 1), seed=0))
     total = torch.cuda.get_device_properties(compute.device).total_memory
     return torch.cuda.max_memory_reserved(compute.device) / total
 

@@ -112,7 +112,7 @@ def memory_errors_explained(batch_size: int, imgsz: int, remark: str = ACCUMULAT
         ) from error
 
 
-def place(model: Any, compute: Compute) -> Any:
+def move_model(model: Any, compute: Compute) -> Any:
     """The model on the device, in the memory format."""
     return model.to(device=compute.device, memory_format=compute.memory_format)
 

@@ -18,7 +18,7 @@ from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import CAN_FORK, ImageStore
-from yolo_lite.engine.device import choose_compute, place
+from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
 from yolo_lite.engine.optimizer import Plan, accumulated_batches
 from yolo_lite.engine.processes import ALONE, Processes
@@ -31,7 +31,7 @@ from yolo_lite.engine.tasks import Task, task_of
 from yolo_lite.structures import Batch, Compute
 
 
-class Recipe(NamedTuple):
+class Setup(NamedTuple):
     """What a run goes by and never changes."""
 
     hyp: Hyp
@@ -41,13 +41,13 @@ class Recipe(NamedTuple):
     processes: Processes = ALONE
 
 
-class Prepared(NamedTuple):
+class TrainingRun(NamedTuple):
     """A run that is ready to go."""
 
     config: RunConfig
     folder: Path
     state: State
-    recipe: Recipe
+    setup: Setup
     train: DatasetIndex
     batches: Iterator[Batch]  # of all epochs
     val: Split
@@ -59,12 +59,12 @@ class Prepared(NamedTuple):
             self.record.close()
 
 
-def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> Prepared:
+def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> TrainingRun:
     """Model, data and run folder."""
     options, hyp = config.train, config.hyp
     task, compute = task_of(config.model), _compute(config, processes)
     torch.manual_seed(options.seed)
-    model: Any = place(_build(task, config, fetch=not (resume or options.weights)), compute)
+    model: Any = move_model(_build(task, config, fetch=not (resume or options.weights)), compute)
     if hyp.sync_bn:
         model = _synchronised(model, compute)
     size = rounded_up(options.imgsz, model.stride)
@@ -73,16 +73,16 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> P
     val_index = index_split(config.data, config.data_file, "val")
 
     _check_shares(len(train_index), config, processes)
-    recipe = Recipe(hyp, compute, _plan(len(train_index), config), options.seed, processes)
+    setup = Setup(hyp, compute, _plan(len(train_index), config), options.seed, processes)
     criterion = task.criterion(config.model, hyp, train_index.counts).to(compute.device)
     if options.weights and not resume:
         start_from(options.weights, model, config.data.class_names)
     state = initial_state(model, criterion, hyp, compute, resume, model.frozen(hyp.freeze))
     if hyp.compile:
         model.compile_network()
-    loader = _training_loader(train_index, size, config, state, recipe)
+    loader = _training_loader(train_index, size, config, state, setup)
     batches: Iterator[Batch] = iter(loader)  # workers start meanwhile
-    val = _validation_split(val_index, size, model.stride, config, recipe)
+    val = _validation_split(val_index, size, model.stride, config, setup)
 
     splits = {"train": train_index, "val": val_index}
     folder = processes.from_first(lambda: _run_folder(config, resume, splits, processes))
@@ -90,7 +90,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> P
     if record and state.step == 0:
         record.graph(model)
         batches = record.batches(batches, train_index.names, functools.partial(assigned_cells, model, criterion))
-    return Prepared(config, folder, state, recipe, train_index, batches, val, record)
+    return TrainingRun(config, folder, state, setup, train_index, batches, val, record)
 
 
 def _compute(config: RunConfig, processes: Processes) -> Compute:
@@ -131,7 +131,7 @@ def _plan(num_images: int, config: RunConfig) -> Plan:
 
 
 def _training_loader(
-    index: DatasetIndex, size: int, config: RunConfig, state: State, recipe: Recipe
+    index: DatasetIndex, size: int, config: RunConfig, state: State, setup: Setup
 ) -> DataLoader[Batch]:
     """All batches that the run still has to see."""
     options, hyp = config.train, config.hyp
@@ -146,19 +146,19 @@ def _training_loader(
         options.batch_size,
         options.workers,
         epochs=range(state.epoch, options.epochs),
-        pin_memory=recipe.compute.device.type == "cuda",
-        first_batch=state.tally.steps * recipe.plan.batches_per_step,
-        share=recipe.processes.share_of,
+        pin_memory=setup.compute.device.type == "cuda",
+        first_batch=state.tally.steps * setup.plan.batches_per_step,
+        share=setup.processes.share_of,
     )
 
 
-def _validation_split(index: DatasetIndex, size: int, stride: int, config: RunConfig, recipe: Recipe) -> Split:
+def _validation_split(index: DatasetIndex, size: int, stride: int, config: RunConfig, setup: Setup) -> Split:
     options = config.train
     store = ImageStore(index, size, config.hyp.cache, shared=False)  # decoded pictures are read in this process
     print(f"val:   {store.describe()}")
-    pin_memory = recipe.compute.device.type == "cuda"
+    pin_memory = setup.compute.device.type == "cuda"
     canvas = functools.partial(canvas_size, stride=stride)
-    return prepare_split(store, canvas, options.batch_size, options.workers, pin_memory, recipe.processes)
+    return prepare_split(store, canvas, options.batch_size, options.workers, pin_memory, setup.processes)
 
 
 def _run_folder(

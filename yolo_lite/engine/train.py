@@ -20,7 +20,7 @@ from yolo_lite.engine.device import deterministic, libraries_left_uncollected, m
 from yolo_lite.engine.evaluate import Evaluation, evaluate
 from yolo_lite.engine.multi_scale import multi_scaled
 from yolo_lite.engine.optimizer import rates, set_rates
-from yolo_lite.engine.prepare import Prepared, Recipe, prepare
+from yolo_lite.engine.prepare import Setup, TrainingRun, prepare
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import say
 from yolo_lite.engine.saving import Saving
@@ -64,9 +64,9 @@ def train(config: RunConfig, resume: Resume | None = None, processes: Processes 
             return _run_epochs(run, stop)
 
 
-def _run_epochs(run: Prepared, stop: StopRequest) -> Result:
+def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
     """Train, validate, record, save; to the last epoch, until nothing improves, or until asked to stop."""
-    state, plan, hyp = run.state, run.recipe.plan, run.recipe.hyp
+    state, plan, hyp = run.state, run.setup.plan, run.setup.hyp
     saving = Saving(run.config.train.save_period, plan.steps_per_epoch, state.step)
     print(f"{plan.epochs} epochs of {plan.steps_per_epoch} steps; everything goes to {run.folder}")
     seconds, goes_on = [], True
@@ -75,7 +75,7 @@ def _run_epochs(run: Prepared, stop: StopRequest) -> Result:
         try:
             waited = train_epoch(run, saving, stop)
             trained = time.perf_counter()
-            if run.recipe.processes.size > 1 and run.record is not None:
+            if run.setup.processes.size > 1 and run.record is not None:
                 save_last(state, run.config, run.folder)  # many processes cannot stop while they validate
             evaluation = _validate(run, stop)
             validated = time.perf_counter()
@@ -96,7 +96,7 @@ def _run_epochs(run: Prepared, stop: StopRequest) -> Result:
     return Result(run.folder, state.best_epoch, evaluation.metrics(), seconds)
 
 
-def train_epoch(run: Prepared, saving: Saving, stop: StopRequest) -> float:
+def train_epoch(run: TrainingRun, saving: Saving, stop: StopRequest) -> float:
     """The steps of the epoch that are still to be done; what they come to is in the state's tally.
 
     Returns:
@@ -106,25 +106,25 @@ def train_epoch(run: Prepared, saving: Saving, stop: StopRequest) -> float:
         DivergedError: too many steps in a row were not finite, or one was and ``nonfinite: stop`` says so.
         StoppedError: asked to stop; the last step was finished.
     """
-    state, recipe, plan = run.state, run.recipe, run.recipe.plan
+    state, setup, plan = run.state, run.setup, run.setup.plan
     state.in_training()
     num_images, waited, shown, start = 0, 0.0, 0.0, time.perf_counter()
     done = state.tally.steps * plan.batches_per_step
-    options = {"desc": f"epoch {state.epoch + 1}/{plan.epochs}", "leave": False, **recipe.processes.bar}
+    options = {"desc": f"epoch {state.epoch + 1}/{plan.epochs}", "leave": False, **setup.processes.bar}
     with tqdm(total=plan.batches_per_epoch, initial=done, unit="batch", mininterval=0.5, **options) as bar:
         while state.tally.steps < plan.steps_per_epoch:
-            if recipe.processes.any(bool(stop)):
-                raise StoppedError(max(recipe.processes.gather_everywhere(stop.number)))
+            if setup.processes.any(bool(stop)):
+                raise StoppedError(max(setup.processes.gather_everywhere(stop.number)))
             count = min(plan.batches_per_step, plan.batches_per_epoch - state.tally.steps * plan.batches_per_step)
             asked = time.perf_counter()
             loaded = [next(run.batches) for _ in range(count)]
             waited += time.perf_counter() - asked
-            window = [batch.to(recipe.compute) for batch in loaded]
-            if recipe.hyp.multi_scale:
-                window = multi_scaled(window, recipe.hyp.multi_scale, state.model.stride, (recipe.seed, state.step))
-            step = train_step(state, window, recipe)
+            window = [batch.to(setup.compute) for batch in loaded]
+            if setup.hyp.multi_scale:
+                window = multi_scaled(window, setup.hyp.multi_scale, state.model.stride, (setup.seed, state.step))
+            step = train_step(state, window, setup)
             _count(step, window, run)
-            if saving.due_after_step(state.step) and recipe.processes.is_first:
+            if saving.due_after_step(state.step) and setup.processes.is_first:
                 save_last(state, run.config, run.folder)
             num_images += sum(len(batch.images) for batch in window)
             # Reading the losses waits for the GPU: only as often as someone can look.
@@ -135,28 +135,28 @@ def train_epoch(run: Prepared, saving: Saving, stop: StopRequest) -> float:
     return waited
 
 
-def train_step(state: State, batches: Sequence[Batch], recipe: Recipe) -> Step:
+def train_step(state: State, batches: Sequence[Batch], setup: Setup) -> Step:
     """One optimizer step over some batches.
 
     The gradient is that of the mean loss over all pictures of the step, those of other processes too, times
     ``nominal_batch``: lr0 then means the same for every batch size. A step whose loss or gradient is not finite is not
     taken and leaves no trace but its number: one wait for the device tells.
     """
-    hyp, processes, model, criterion = recipe.hyp, recipe.processes, state.model, state.criterion
-    _seed(recipe, state.step)
-    set_rates(state.optimizer, rates(state.step, recipe.plan, hyp))
+    hyp, processes, model, criterion = setup.hyp, setup.processes, state.model, state.criterion
+    _seed(setup, state.step)
+    set_rates(state.optimizer, rates(state.step, setup.plan, hyp))
     statistics = [tensor for tensors in _changed_by_forward(state) for tensor in tensors]
     before = torch._foreach_add(statistics, 0)  # copies
     num_images = sum(len(batch.images) for batch in batches)
 
     grids = [model.grid(*batch.images.shape[2:]) for batch in batches]
     matches, totals = _assigned_early(state, batches, grids, num_images, processes)
-    losses = torch.zeros(len(criterion.names), device=recipe.compute.device)
-    divisor = torch.zeros((), device=recipe.compute.device)
+    losses = torch.zeros(len(criterion.names), device=setup.compute.device)
+    divisor = torch.zeros((), device=setup.compute.device)
     for batch, grid, match in zip(batches, grids, matches, strict=True):
         if not len(batch.images):  # all images of this batch went to other processes
             continue
-        with recipe.compute.autocast():
+        with setup.compute.autocast():
             raw = model(batch.images)
         if criterion.needs_predictions:
             match = criterion.assign(batch.objects, grid, criterion.predictions(raw, grid))
@@ -201,10 +201,10 @@ def _divide(state: State, losses: Tensor, divisor: Tensor) -> None:
     torch._foreach_div_([p.grad for p in state.model.parameters() if p.grad is not None], divisor)
 
 
-def _seed(recipe: Recipe, step: int) -> None:
+def _seed(setup: Setup, step: int) -> None:
     """What a model draws in a step is a pure function of (seed, step) and, beyond the first process, of its rank."""
-    rank = [recipe.processes.rank] if recipe.processes.rank else []
-    torch.manual_seed(int(np.random.SeedSequence([recipe.seed, Stream.STEP, step, *rank]).generate_state(1)[0]))
+    rank = [setup.processes.rank] if setup.processes.rank else []
+    torch.manual_seed(int(np.random.SeedSequence([setup.seed, Stream.STEP, step, *rank]).generate_state(1)[0]))
 
 
 def _changed_by_forward(state: State) -> tuple[list[Tensor], list[Tensor]]:
@@ -250,7 +250,7 @@ def _update(state: State) -> None:
     state.average.update(state.model)
 
 
-def _count(step: Step, window: Sequence[Batch], run: Prepared) -> None:
+def _count(step: Step, window: Sequence[Batch], run: TrainingRun) -> None:
     """Add a step to the tally of the epoch; one that was not finite is named with its pictures.
 
     Raises:
@@ -267,20 +267,20 @@ def _count(step: Step, window: Sequence[Batch], run: Prepared) -> None:
     tally.skipped_in_a_row += 1
     place = f"epoch {run.state.epoch + 1}, step {tally.steps}"
     told = f"{place}: the {step.problem} is not finite; {_pictures(place, window, run)}"
-    if run.recipe.hyp.nonfinite == "stop":
+    if run.setup.hyp.nonfinite == "stop":
         raise DivergedError(f"{told} (key nonfinite: stop)")
-    whole_epoch = tally.skipped == run.recipe.plan.steps_per_epoch
+    whole_epoch = tally.skipped == run.setup.plan.steps_per_epoch
     if tally.skipped_in_a_row == MOST_SKIPS_IN_A_ROW or (whole_epoch and tally.skipped_in_a_row > 1):
         raise DivergedError(f"{told}; nor was it in the {tally.skipped_in_a_row - 1} steps before: lower lr0")
     tqdm.write(f"{told}; the step is skipped")
 
 
-def _pictures(place: str, window: Sequence[Batch], run: Prepared) -> str:
+def _pictures(place: str, window: Sequence[Batch], run: TrainingRun) -> str:
     """The files of a step, those of other processes too: a few by name, all in a file of the run folder."""
     own = [run.train.path(int(position)) for batch in window for position in batch.position]
-    paths = [path for share in run.recipe.processes.gather_everywhere(own) for path in share]
+    paths = [path for share in run.setup.processes.gather_everywhere(own) for path in share]
     file = run.folder / "nonfinite_steps.txt"
-    if run.recipe.processes.is_first:
+    if run.setup.processes.is_first:
         with open(file, "a", encoding="utf-8") as lines:
             lines.writelines(f"{place}: {path}\n" for path in paths)
     return f"{len(paths)} pictures, {', '.join(paths[:3])}, ... (all in {file})"
@@ -291,16 +291,16 @@ def _progress(state: State, speed: float) -> dict[str, str]:
     return {**losses, "lr": f"{state.optimizer.param_groups[0]['lr']:.5f}", "img/s": f"{speed:.1f}"}
 
 
-def _validate(run: Prepared, stop: StopRequest) -> Evaluation:
+def _validate(run: TrainingRun, stop: StopRequest) -> Evaluation:
     """The averaged weights on the validation split.
 
     Raises:
         DivergedError: weights that are no longer finite show in the losses; they must not reach last.pt.
         StoppedError: asked to stop, between two batches. Many processes validate to the end: all must answer.
     """
-    recipe, processes = run.recipe, run.recipe.processes
+    setup, processes = run.setup, run.setup.processes
     averaged, check = run.state.average.model, stop.check if processes.size == 1 else None
-    evaluation = evaluate(averaged, run.val, run.state.criterion, recipe.compute, DetectOptions(), processes, check)
+    evaluation = evaluate(averaged, run.val, run.state.criterion, setup.compute, DetectOptions(), processes, check)
     losses = evaluation.losses
     if not np.isfinite(list(losses.values())).all():
         told = ", ".join(f"{name} {value}" for name, value in losses.items())
@@ -327,7 +327,7 @@ def _close_epoch(state: State, evaluation: Evaluation) -> dict[str, float]:
     return state.row
 
 
-def _keep(run: Prepared, seconds: dict[str, float], evaluation: Evaluation, last_is_due: bool) -> None:
+def _keep(run: TrainingRun, seconds: dict[str, float], evaluation: Evaluation, last_is_due: bool) -> None:
     """Record the epoch and save; the first process does it for all."""
     if run.record is None:
         return
@@ -339,10 +339,10 @@ def _keep(run: Prepared, seconds: dict[str, float], evaluation: Evaluation, last
         save_last(run.state, run.config, run.folder)
 
 
-def _saved(run: Prepared, stopped: StoppedError) -> StoppedError:
+def _saved(run: TrainingRun, stopped: StoppedError) -> StoppedError:
     """Save where the run stands; returns what to tell."""
     if run.record is not None:
         save_last(run.state, run.config, run.folder)
-    state, steps = run.state, run.recipe.plan.steps_per_epoch
+    state, steps = run.state, run.setup.plan.steps_per_epoch
     place = f" in epoch {state.epoch + 1} after step {state.tally.steps} of {steps}"
     return StoppedError(stopped.number, f"{place}; go on with --resume {run.folder / 'weights' / 'last.pt'}")

@@ -20,7 +20,7 @@ from yolo_lite.data.letterbox import Canvas, canvas_size
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_by_size, score_detections
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
-from yolo_lite.engine.device import choose_compute, libraries_left_uncollected, place
+from yolo_lite.engine.device import choose_compute, libraries_left_uncollected, move_model
 from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, format_table, prepare_split, report, rounded_up
 from yolo_lite.engine.figures import figures
 from yolo_lite.engine.seams import SEAMS
@@ -46,7 +46,7 @@ class Subject(NamedTuple):
     data: tuple[DatasetConfig, str] | None  # what it was trained with, and its file
 
 
-class Prepared(NamedTuple):
+class ValidationRun(NamedTuple):
     """A model and a split, ready for ``evaluate``."""
 
     model: Inference
@@ -93,7 +93,7 @@ class Validation:
         return Validation(split, self.evaluation._replace(scores=scores, detections=table))
 
 
-def prepare_validation(options: ValOptions, subject: Subject | None = None) -> Prepared:
+def prepare_validation(options: ValOptions, subject: Subject | None = None) -> ValidationRun:
     """A model and a split; without a subject, the checkpoint that the options name."""
     subject = subject or _checkpoint(options)
     index = index_split(*_dataset(subject, options), options.split)
@@ -104,14 +104,14 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> P
     split = prepare_split(store, subject.canvas, batch_size, options.workers, pin_memory)
     choice = DetectOptions(options.conf, options.iou, options.max_det)
     print(f"{subject.compute}, {subject.size} px")
-    return Prepared(subject.model, split, subject.criterion, subject.compute, choice)
+    return ValidationRun(subject.model, split, subject.criterion, subject.compute, choice)
 
 
 def _checkpoint(options: ValOptions) -> Subject:
     """The averaged weights of a checkpoint."""
     task, model, config, content = load_trained(str(options.weights))
     compute = choose_compute(str(options.device), config.hyp.precision, config.hyp.channels_last)
-    model = place(model, compute)
+    model = move_model(model, compute)
     # Weights by label counts come with the state.
     criterion = task.criterion(config.model, config.hyp, np.zeros(config.model.nc))
     criterion.load_state_dict(content["losses"])
@@ -129,7 +129,7 @@ def _checkpoint(options: ValOptions) -> Subject:
     )
 
 
-def validate_checkpoint(prepared: Prepared) -> Validation:
+def validate_checkpoint(prepared: ValidationRun) -> Validation:
     """Evaluate what ``prepare_validation`` made ready."""
     with libraries_left_uncollected():
         return Validation(prepared.split, evaluate(*prepared))
