@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 
 
 def make_pairs(number: int) -> tuple[Tensor, Tensor]:
-    """Predicted and target boxes cxcywh ``[number, 4]`` of 8 to 300 pixels in a picture of 640, most overlapping."""
+    """Predicted and target boxes cxcywh ``[number, 4]`` of 8 to 300 pixels in an image of 640, most overlapping."""
     random = torch.Generator().manual_seed(0)
     target = torch.cat(
         (640 * torch.rand(number, 2, generator=random), 8 + 292 * torch.rand(number, 2, generator=random)), 1

@@ -1,11 +1,11 @@
-"""Pictures a second that one loading process makes ready for training, beside torchvision and beside bare decoding.
+"""Images a second that one loading process makes ready for training, beside torchvision and beside bare decoding.
 
     python benchmarks/data.py --data ../shared/data/coco128/data.yaml
 
 Each row handles the same files in one process on one thread; seconds are those that the core spent on the process, so
 that a busy machine does not show, and the best of some rounds counts. Shown are
-the training pipeline with mosaic (four pictures read for one that is made) and without it, with files decoded and with
-decoded pictures kept in memory; torchvision.transforms.v2 with the same affine, colour and flip settings on tv_tensors,
+the training pipeline with mosaic (four images read for one that is made) and without it, with files decoded and with
+decoded images kept in memory; torchvision.transforms.v2 with the same affine, colour and flip settings on tv_tensors,
 decoded by torchvision and by OpenCV; and what OpenCV needs for decoding alone.
 """
 
@@ -40,7 +40,7 @@ BATCH = 16
 
 
 class Case(NamedTuple):
-    """A way to make one picture ready."""
+    """A way to make one image ready."""
 
     name: str
     make: Callable[[int], object]
@@ -62,7 +62,7 @@ def ours(name: str, index: DatasetIndex, size: int, hyp: Hyp, cache: str) -> Cas
 
 
 def theirs(name: str, index: DatasetIndex, size: int, hyp: Hyp, decode: Callable[[str], torch.Tensor]) -> Case:
-    """torchvision's transforms with the settings of hyp.yaml; its boxes go with the picture."""
+    """torchvision's transforms with the settings of hyp.yaml; its boxes go with the image."""
     change = v2.Compose(
         [
             v2.RandomAffine(
@@ -109,7 +109,7 @@ def decoding(index: DatasetIndex) -> Case:
 
 
 def rates(cases: list[Case], num_images: int, rounds: int) -> dict[str, float]:
-    """The best of some rounds over all pictures, in pictures a second, after a first round that warms caches."""
+    """The best of some rounds over all images, in images a second, after a first round that warms caches."""
     best = dict.fromkeys((case.name for case in cases), 0.0)
     for number in range(rounds + 1):
         for case in cases:
@@ -129,9 +129,9 @@ def pipeline_table(data_file: str, size: int, rounds: int) -> str:
     reference = theirs("torchvision v2, affine, colours, flip, its own decoder", index, size, hyp, by_torchvision)
     cases = [
         ours("yolo_lite, mosaic, affine, HSV, flip", index, size, hyp, "off"),
-        ours("yolo_lite, mosaic, decoded pictures in memory", index, size, hyp, "ram"),
+        ours("yolo_lite, mosaic, decoded images in memory", index, size, hyp, "ram"),
         ours("yolo_lite, affine, HSV, flip", index, size, single, "off"),
-        ours("yolo_lite, affine, HSV, flip, decoded pictures in memory", index, size, single, "ram"),
+        ours("yolo_lite, affine, HSV, flip, decoded images in memory", index, size, single, "ram"),
         reference,
         theirs("torchvision v2, decoded by OpenCV", index, size, hyp, by_opencv),
         decoding(index),
@@ -139,7 +139,7 @@ def pipeline_table(data_file: str, size: int, rounds: int) -> str:
     found = rates(cases, len(index), rounds)
     rows = [f"| {name} | {rate:.0f} | {rate / found[reference.name]:.2f} |" for name, rate in found.items()]
     head = ["| one process, one thread | img/s | times torchvision |", "|---|---|---|"]
-    return "\n".join((f"{len(index)} pictures of {data_file} at {size} px", "", *head, *rows))
+    return "\n".join((f"{len(index)} images of {data_file} at {size} px", "", *head, *rows))
 
 
 def main() -> None:

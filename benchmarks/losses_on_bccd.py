@@ -56,7 +56,7 @@ def probe_run(flags: argparse.Namespace) -> RunConfig:
 
 
 def matched_pairs(config: RunConfig) -> tuple[Tensor, ...]:
-    """Raw outputs ``[P, 4]``, what decodes them, and the targets of all matched pairs of some training pictures."""
+    """Raw outputs ``[P, 4]``, what decodes them, and the targets of all matched pairs of some training images."""
     compute = choose_compute("cpu", "fp32", channels_last=True)
     assert isinstance(config.model, ModelConfig)
     model = Detector(config.model)

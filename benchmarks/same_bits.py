@@ -220,7 +220,7 @@ def validated(tree: Tree) -> str:
 
 
 def predicted(tree: Tree) -> str:
-    """The detections of ``yolo-lite predict`` on the pictures of coco128."""
+    """The detections of ``yolo-lite predict`` on the images of coco128."""
     source = SHARED / "data/coco128/images"
     words = ["--weights", str(imported(tree)), "--source", str(source / "**/*.jpg"), "--imgsz", "320"]
     words += ["--device", "cpu", "--conf", "0.1", "--no-save", "--save-json"]

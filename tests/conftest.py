@@ -59,7 +59,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset YAML of 20 + 8 drawn pictures of 64 px."""
+    """A dataset YAML of 20 + 8 drawn images of 64 px."""
     folder = tmp_path_factory.mktemp("tiny")
     text = (REPOSITORY / "data/shapes.yaml").read_text().split("suggested:")[0]
     text = (
@@ -80,7 +80,7 @@ def tiny_config(data: Path, project: Path, *words: str) -> RunConfig:
 
 
 def with_figures(config: RunConfig) -> RunConfig:
-    """The run with the pictures that take most of a tiny run's time."""
+    """The run with the images that take most of a tiny run's time."""
     return config.model_copy(update={"train": config.train.model_copy(update={"figures": True})})
 
 

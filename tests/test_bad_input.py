@@ -69,13 +69,13 @@ def voc(body: str = "", name: str = "cat", width: str = str(WIDTH), box: str = "
 
 
 def named(names: str, **more: object) -> list[dict[str, object]]:
-    """What COCO's file says of pictures of one letter."""
+    """What COCO's file says of images of one letter."""
     size = {"height": HEIGHT, "width": WIDTH}
     return [{"id": "abc".index(name) + 1, "file_name": f"{name}.png", **size, **more} for name in names]
 
 
 def coco(**changes: object) -> str:
-    """All three pictures with a box each; a change replaces a part, or keys of the first annotation."""
+    """All three images with a box each; a change replaces a part, or keys of the first annotation."""
     boxes = [{"id": i, "image_id": i, "category_id": 7, "bbox": [4, 4, 30, 30]} for i in (1, 2, 3)]
     categories = [{"id": 7, "name": "cat"}, {"id": 8, "name": "dog"}]
     parts = {"images": named("abc"), "annotations": boxes, "categories": categories}
@@ -148,8 +148,8 @@ ROWS = {
     "link to nothing": image("x.jpg", link_to("gone.jpg"), "x.jpg: no such image"),
     "link to itself": image("x.jpg", link_to("x.jpg"), "x.jpg: not a readable image"),
     "wrong extension": image("x.jpg", picture("PNG"), "note: wrong extension: 1", FINE),
-    "the same picture twice": image("x.png", picture("PNG", 1), "warning: duplicate image: 1", FINE),
-    "a picture of val in train": image("x.png", picture("PNG", 3), "error: leak: 1"),
+    "the same image twice": image("x.png", picture("PNG", 1), "warning: duplicate image: 1", FINE),
+    "an image of val in train": image("x.png", picture("PNG", 3), "error: leak: 1"),
     "a name that is no text": image("\udcff.jpg", b"", r"\udcff.jpg: not a readable image"),
     "no label file": image("x.png", picture("PNG", 9), "warning: missing labels: 1", FINE),
     # rows of YOLO's label files
@@ -165,8 +165,8 @@ ROWS = {
     "class far too large": label("1e30 0.5 0.5 0.2 0.2\n", "expected a class in 0..1, found 1e30"),
     "class below 0": label("-1 0.5 0.5 0.2 0.2\n", "expected a class in 0..1, found -1"),
     "half a class": label("0.5 0.5 0.5 0.2 0.2\n", "expected a class in 0..1, found 0.5"),
-    "outside": label("0 0.9 0.5 0.4 0.2\n", "error: outside the picture: 1"),
-    "pixels for fractions": label("0 32 24 10 10\n", "expected a box inside the 64 x 48 picture"),
+    "outside": label("0 0.9 0.5 0.4 0.2\n", "error: outside the image: 1"),
+    "pixels for fractions": label("0 32 24 10 10\n", "expected a box inside the 64 x 48 image"),
     "no width": label("0 0.5 0.5 0 0.2\n", "error: without area: 1"),
     "width below 0": label("0 0.5 0.5 -0.1 0.2\n", "expected a width and height above 0"),
     "a flat polygon": label("0 0.1 0.1 0.5 0.1 0.9 0.1\n", "expected a width and height above 0"),
@@ -177,7 +177,7 @@ ROWS = {
     "NUL bytes": label(bytes(40), "a.txt:1: expected numbers"),
     "folder named a.txt": label(folder, "a.txt: cannot be read"),
     "label link to nothing": label(link_to("gone"), "warning: missing labels: 1", FINE),
-    "labels of no picture": Row(FINE, "orphaned labels: 1", {"labels/train/z.txt": BOX}),
+    "labels of no image": Row(FINE, "orphaned labels: 1", {"labels/train/z.txt": BOX}),
     "one polygon, one mess": label("0 " + "0.5 " * 9999, "found 10000 columns"),
     # Pascal VOC
     "no XML": xml("hello", "a.xml: not a readable XML file"),
@@ -224,7 +224,7 @@ ROWS = {
     ),
     "image not listed": annotations(coco(images=named("ac")), "b.png: not among the images"),
     "image of another size": annotations(coco(images=named("abc", height=9)), "64 x 9"),
-    "annotations of no picture": annotations(coco(image_id=77), "annotations of pictures it does not list", FINE),
+    "annotations of no image": annotations(coco(image_id=77), "annotations of images it does not list", FINE),
     # the dataset YAML
     "a YAML list": yaml("- a\n", "expected a mapping"),
     "empty YAML": yaml("", "expected a mapping of keys to values, found nothing"),
@@ -257,7 +257,7 @@ ROWS = {
     "a number for a path": yaml(YAML.replace("images/train", "7"), "expected a path or a list of paths, found 7"),
     "a path too long": yaml(YAML.replace("images/train", "x" * 300), "too long"),
     "a path with NUL": yaml(YAML.replace("images/train", '"a\\0b"'), "found nothing at"),
-    "a folder without pictures": yaml(YAML.replace("images/train", "labels"), "error: no usable image: 1", ERROR),
+    "a folder without images": yaml(YAML.replace("images/train", "labels"), "error: no usable image: 1", ERROR),
     "the same to train with": yaml(YAML.replace("images/train", "labels"), "no usable image; tried", command="train"),
     "a binary list": listed(RANDOM, "expected a list of images in", REFUSED),
     "a list of what is gone": listed("images/train/a.png\ngone.png\n", "missing image: 1"),

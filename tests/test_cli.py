@@ -44,7 +44,7 @@ head:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a toy network, two pictures a split, and a finished run of one epoch; tests only read it."""
+    """A folder with a toy network, two images a split, and a finished run of one epoch; tests only read it."""
     folder = tmp_path_factory.mktemp("place")
     for split in ("train", "val"):
         (folder / "set/images" / split).mkdir(parents=True)

@@ -23,7 +23,7 @@ NUM_CLASSES = 5
 
 
 def make_index(objects: list[list[tuple[int, list[float]]]], num_classes: int, size: int = 100) -> DatasetIndex:
-    """A split of square pictures; for each picture rows of (label, xyxy in pixels)."""
+    """A split of square images; for each image rows of (label, xyxy in pixels)."""
     counts = [len(rows) for rows in objects]
     flat = [row for rows in objects for row in rows]
     return DatasetIndex(
@@ -51,7 +51,7 @@ def make_table(*rows: tuple[int, int, float, list[float]]) -> DetectionTable:
 
 
 def random_case(seed: int, num_images: int = 12) -> tuple[DatasetIndex, DetectionTable]:
-    """Objects of classes 0..3 of 5, some pictures empty; detections near them, doubled, misplaced, mislabelled."""
+    """Objects of classes 0..3 of 5, some images empty; detections near them, doubled, misplaced, mislabelled."""
     random = np.random.default_rng(seed)
     objects, rows = [], []
     for image in range(num_images):

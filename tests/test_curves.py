@@ -1,4 +1,4 @@
-"""Curves, confusion matrix, AP by size and recall, and their pictures."""
+"""Curves, confusion matrix, AP by size and recall, and their images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def with_crowds(index: DatasetIndex, *rows: int) -> DatasetIndex:
 
 
 def magnified(index: DatasetIndex, table: DetectionTable, ratio: float) -> tuple[DatasetIndex, DetectionTable]:
-    """The same scene in larger pictures, so that objects of all sizes occur."""
+    """The same scene in larger images, so that objects of all sizes occur."""
     larger = dataclasses.replace(index, xyxy=index.xyxy * ratio, area=index.area * ratio**2 * 0.7, size=index.size * 9)
     return larger, table._replace(xyxy=table.xyxy * ratio)
 
@@ -211,7 +211,7 @@ def test_only_classes_leaves_their_ap_as_it_was() -> None:
     assert [row[:3] for row in alone.by_class] == [whole.by_class[2][:3], whole.by_class[0][:3]]
 
 
-# ---------------------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------------------- images
 
 
 def many_curves(num_classes: int) -> Curves:

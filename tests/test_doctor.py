@@ -31,7 +31,7 @@ def noise(seed: int, channels: int = 3) -> np.ndarray:
 
 
 def save(path: Path, pixels: np.ndarray | Image.Image, labels: str | None = BOX, **options: Any) -> Path:
-    """A picture, by Pillow where it is Pillow's, and its labels."""
+    """An image, by Pillow where it is Pillow's, and its labels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(pixels, Image.Image):
         pixels.save(path, **options)
@@ -46,7 +46,7 @@ def save(path: Path, pixels: np.ndarray | Image.Image, labels: str | None = BOX,
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two sound pictures to train with, one to validate."""
+    """Two sound images to train with, one to validate."""
     for seed, name in enumerate(("train/a", "train/b", "val/c")):
         save(tmp_path / f"set/images/{name}.png", noise(seed))
     yaml = "path: set\ntrain: images/train\nval: images/val\nnames: [cat, dog]\n"
@@ -56,7 +56,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes a second: only the tests of the picture do it."""
+    """Drawing takes a second: only the tests of the image do it."""
     monkeypatch.setattr("yolo_lite.tools.doctor_report.dataset_picture", lambda shape: np.zeros((9, 9, 3), np.uint8))
 
 
@@ -165,8 +165,8 @@ def test_what_a_coco_file_has_too_much_is_said_in_two_lines(root: Path):
     (root / "set/all.json").write_text(json.dumps(content))
     lines = [one.text.partition("all.json: ")[2] for one in findings_of(root, "data.labels=all.json")]
     assert lines == [
-        "2 pictures that no split has, the first: gone.png",
-        "2 annotations of pictures it does not list, the first: 991",
+        "2 images that no split has, the first: gone.png",
+        "2 annotations of images it does not list, the first: 991",
     ]
 
 
@@ -263,7 +263,7 @@ def test_the_embedded_set_is_sound_and_a_model_of_another_family_has_no_anchors(
 
 @pytest.fixture
 def ill(root: Path) -> Path:
-    """A leak, a duplicate, an unreadable picture and bad rows; a polygon that is sound."""
+    """A leak, a duplicate, an unreadable image and bad rows; a polygon that is sound."""
     images = root / "set/images"
     for source, place in (("val/c", "train/leak"), ("train/b", "train/twin")):
         save(images / f"{place}.png", noise(0))
@@ -277,7 +277,7 @@ def ill(root: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["yolo", "voc", "coco"])
 def test_a_copy_is_clean_and_the_set_as_it_was(ill: Path, kind: str, capsys: pytest.CaptureFixture[str]):
-    if kind != "yolo":  # the same set in another format, with the pictures that cannot be written there
+    if kind != "yolo":  # the same set in another format, with the images that cannot be written there
         assert main(["convert", "--data", str(ill / "data.yaml"), "--to", kind, "--out", str(ill / "other")]) == 0
         (ill / "data.yaml").write_text((ill / "other/data.yaml").read_text())
         with (ill / "other/train.txt").open("a") as file:
@@ -310,7 +310,7 @@ def test_a_copy_that_does_not_fit_on_the_disk_is_refused_before_it_begins(
 ):
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 100))
     assert check(root, "--fix-into", str(root / "clean")) == 2
-    assert "the pictures take 0 MiB, 0 MiB are free" in capsys.readouterr().err
+    assert "the images take 0 MiB, 0 MiB are free" in capsys.readouterr().err
     assert not (root / "clean").exists()
 
 
@@ -323,7 +323,7 @@ def test_pictures_of_one_name_from_elsewhere_do_not_cover_each_other(root: Path,
     assert not (root / "clean").exists()
 
 
-# --------------------------------------------------------------------------------------------------------- the picture
+# --------------------------------------------------------------------------------------------------------- the image
 
 
 def area(image: np.ndarray, red: int, green: int, blue: int) -> int:

@@ -175,7 +175,7 @@ def test_tar_archives_unpack_to_the_same_set(server, tmp_path, name, mode):
 
 
 def voc_archive(year: int, split: str, number: str) -> bytes:
-    """A set of one picture in the layout of the official archives: a dog, and one that is marked difficult."""
+    """A set of one image in the layout of the official archives: a dog, and one that is marked difficult."""
     box = "<bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>9</xmax><ymax>8</ymax></bndbox>"
     form = "<object><name>dog</name><difficult>{}</difficult>" + box + "</object>"
     members = {
@@ -217,7 +217,7 @@ PUBLIC = {
 
 
 @pytest.mark.parametrize(
-    ("name", "pictures"),
+    ("name", "images"),
     [
         ("coco128", {"train": ["9.jpg"], "val": ["9.jpg"]}),
         ("coco", {"train": ["9.jpg"], "val": ["139.jpg"]}),

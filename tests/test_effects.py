@@ -46,7 +46,7 @@ def outlined(sample: Sample, outlines: list[list[Ring]]) -> Sample:
 
 @pytest.mark.parametrize("key", EFFECTS)
 def test_an_effect_that_does_not_strike_changes_no_bit(key):
-    """Where it strikes, the objects stay as they were; elsewhere the picture does too."""
+    """Where it strikes, the objects stay as they were; elsewhere the image does too."""
     rng = np.random.default_rng(0)
     samples = [random_sample(label, 64, rng) for label in range(4)]
     plain, other = training_set(samples, 64, Hyp(mixup=0.5)), training_set(samples, 64, Hyp(mixup=0.5, **{key: 0.5}))
@@ -64,7 +64,7 @@ def test_an_effect_that_does_not_strike_changes_no_bit(key):
 
 
 def test_effects_do_not_depend_on_each_other():
-    """JPEG noise strikes the same pictures with the same strength, whether blur is on or not."""
+    """JPEG noise strikes the same images with the same strength, whether blur is on or not."""
     image = noise()
     sample = sample_of(image, np.zeros(0, int), np.zeros((0, 4)), np.zeros(0))
     for seed in range(20):
@@ -106,7 +106,7 @@ def test_jpeg_keeps_the_order_of_the_colours():
 
 
 def test_erasing_by_a_slow_count_of_pixels():
-    """Grey from 2 to 33 % of the picture in one rectangle; each share is that of the pixels still seen."""
+    """Grey from 2 to 33 % of the image in one rectangle; each share is that of the pixels still seen."""
     white = sample_of(
         np.full((60, 80, 3), 255, np.uint8),
         np.arange(3),
@@ -230,7 +230,7 @@ def test_copy_paste_takes_any_number_of_channels(channels):
 
 @pytest.fixture(scope="module")
 def polygons(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
-    """Six pictures of noise with octagons as polygons."""
+    """Six images of noise with octagons as polygons."""
     root, rng = tmp_path_factory.mktemp("polygons"), np.random.default_rng(0)
     for folder in ("images", "labels"):
         (root / folder).mkdir()
@@ -394,7 +394,7 @@ def test_albumentations_moves_boxes_with_their_pixels():
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])
 def test_every_channel_goes_the_way_of_the_first(channels):
-    """Geometry is that of three channels, whatever their number; a picture in all channels stays one."""
+    """Geometry is that of three channels, whatever their number; an image in all channels stays one."""
     rng = np.random.default_rng(3)
     colour = [random_sample(label, 64, rng) for label in range(4)]
     grey = [s._replace(image=np.repeat(s.image[..., :1], 3, axis=2)) for s in colour]

@@ -1,4 +1,4 @@
-"""The letterbox: its numbers are those of the picture it makes, and its inverse is exact."""
+"""The letterbox: its numbers are those of the image it makes, and its inverse is exact."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Batches: the same to the bit whoever makes them, every picture once an epoch, each error with its message."""
+"""Batches: the same to the bit whoever makes them, every image once an epoch, each error with its message."""
 
 import functools
 import multiprocessing
@@ -45,7 +45,7 @@ PLAIN = Hyp(hsv_h=0.0, hsv_s=0.0, hsv_v=0.0, translate=0.0, scale=0.0, fliplr=0.
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory) -> DatasetIndex:
-    """Nine noisy pictures of several shapes; two of them have no object."""
+    """Nine noisy images of several shapes; two of them have no object."""
     root, rng = tmp_path_factory.mktemp("nine"), np.random.default_rng(0)
     for folder in ("images", "labels"):
         (root / folder).mkdir()
@@ -108,7 +108,7 @@ def test_only_the_last_batch_of_an_epoch_may_be_smaller(num_images, batch_size):
 
 
 def by_classes(*seen: set[int], crowds: tuple[int, ...] = ()) -> DatasetIndex:
-    """Pictures that show these classes of 3, each object twice; those of ``crowds`` as crowds."""
+    """Images that show these classes of 3, each object twice; those of ``crowds`` as crowds."""
     label = np.array([label for labels in seen for label in sorted(labels) * 2], dtype=np.int64)
     fields = boxes_only(np.tile([0.0, 0, 1, 1], (len(label), 1)))
     return DatasetIndex(
@@ -125,7 +125,7 @@ def by_classes(*seen: set[int], crowds: tuple[int, ...] = ()) -> DatasetIndex:
 
 
 def test_repeat_factors_by_hand():
-    """Of 16 pictures 12 show the common class, 4 the rare one, 1 the rarest; 2 are backgrounds. Threshold 1/2."""
+    """Of 16 images 12 show the common class, 4 the rare one, 1 the rarest; 2 are backgrounds. Threshold 1/2."""
     pictures = [{0}] * 9 + [{0, 1}] * 3 + [{1, 2}] + [set()] * 2 + [{0}]
     weights = repeat_factors(by_classes(*pictures), 0.5)
     common, rare, rarest = 1, (0.5 / (4 / 16)) ** 0.5, (0.5 / (1 / 16)) ** 0.5
@@ -205,7 +205,7 @@ def test_pictures_keep_their_channels_through_the_loader(tmp_path, channels, suf
 
 
 def test_what_is_kept_of_one_number_of_channels_is_not_taken_for_another(index):
-    """Index and decoded pictures are kept under names that hold the number."""
+    """Index and decoded images are kept under names that hold the number."""
     root = Path(index.path(0)).parents[1]
     for channels in (3, 1, 4, 3):
         config = DatasetConfig(train=("images",), names=("cat", "dog"), channels=channels)
@@ -221,7 +221,7 @@ NAMES = ["a#1.png", "b=2.PNG", "two words.png", "v1.2.final.png", "größe 猫.p
 
 
 def test_any_name_a_link_and_a_read_only_folder_will_do(tmp_path):
-    """Nothing is written beside the pictures either."""
+    """Nothing is written beside the images either."""
     root = tmp_path / "set #1 = größe.v2"
     for folder in ("images", "labels", "elsewhere"):
         (root / folder).mkdir(parents=True)
@@ -441,7 +441,7 @@ def disk(tmp_path, monkeypatch) -> Path:
 
 
 def undecoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of pictures that are decoded from now on."""
+    """The names of images that are decoded from now on."""
     names, real = [], store_module.read_image
     monkeypatch.setattr(store_module, "read_image", lambda path, *rest: (names.append(Path(path).name), real(path))[1])
     return names
@@ -520,7 +520,7 @@ def test_a_disk_without_room_is_an_error_before_anything_is_written(index, disk,
 @pytest.mark.skipif(not CAN_FORK, reason="memory is read from /proc")
 @pytest.mark.parametrize("cache", ["off", "disk"])
 def test_the_memory_of_a_worker_does_not_grow_with_the_epochs(index, disk, cache):
-    """Neither looking at the index nor loading leaves anything behind: one picture kept of each sample would show."""
+    """Neither looking at the index nor loading leaves anything behind: one image kept of each sample would show."""
     many = replace(
         index,
         paths=np.resize(index.paths, 50),
@@ -536,7 +536,7 @@ def test_the_memory_of_a_worker_does_not_grow_with_the_epochs(index, disk, cache
             [worker] = children_of(os.getpid())
             rows = Path(f"/proc/{worker}/smaps_rollup").read_text().splitlines()
             held += [int(row.split()[1]) for row in rows if row.startswith("Anonymous:")]
-    assert len(held) == 7 and held[-1] - held[1] < 1500, held  # KiB; 250 pictures take 3,000
+    assert len(held) == 7 and held[-1] - held[1] < 1500, held  # KiB; 250 images take 3,000
 
 
 def test_nothing_is_kept_where_workers_are_not_forked(index, monkeypatch):
@@ -553,7 +553,7 @@ def test_free_memory_is_a_number_of_bytes():
 
 
 def copied(index: DatasetIndex, folder: Path) -> DatasetIndex:
-    """The same index over copies of its pictures, which a test may spoil."""
+    """The same index over copies of its images, which a test may spoil."""
     paths = [folder / Path(index.path(position)).name for position in range(len(index))]
     for position, path in enumerate(paths):
         path.write_bytes(Path(index.path(position)).read_bytes())

@@ -66,7 +66,7 @@ def _member(rank: int, port: int, action: Callable[..., object], arguments: Sequ
 
 
 def one_step(processes: Processes, counts: Sequence[int], hyp: Hyp) -> dict[str, torch.Tensor]:
-    """Gradients and what else a step leaves, of batches with so many pictures; batch normalisation stands still."""
+    """Gradients and what else a step leaves, of batches with so many images; batch normalisation stands still."""
     compute = choose_compute("cpu", "fp32", channels_last=False)
     torch.manual_seed(0)
     model = Detector(load_model_config(REPOSITORY / "cfg/yolo_n.yaml").model_copy(update={"nc": 3}))
@@ -86,7 +86,7 @@ def one_step(processes: Processes, counts: Sequence[int], hyp: Hyp) -> dict[str,
 
 
 def part_of(batch: Batch, processes: Processes) -> Batch:
-    """The pictures of a batch that this process has."""
+    """The images of a batch that this process has."""
     own = list(processes.share_of(range(len(batch.images))))
     if not own:
         return EMPTY
@@ -96,8 +96,8 @@ def part_of(batch: Batch, processes: Processes) -> Batch:
     return batch._replace(images=batch.images[own], objects=targets, position=batch.position[own])
 
 
-# Pictures of each batch of a step: even shares, uneven ones, and a share of nothing.
-CASES = {"even": ((4,), "ciou"), "uneven": ((5, 3), "wiou"), "one picture": ((1,), "ciou")}
+# Images of each batch of a step: even shares, uneven ones, and a share of nothing.
+CASES = {"even": ((4,), "ciou"), "uneven": ((5, 3), "wiou"), "one image": ((1,), "ciou")}
 
 
 def recipe_of(box_loss: str) -> Hyp:
@@ -132,7 +132,7 @@ def test_two_processes_give_the_gradient_of_one(case: str, steps_of_two: Path):
 
 
 def check_statistics(processes: Processes) -> None:
-    """Running statistics are means over all pictures, the same in each process."""
+    """Running statistics are means over all images, the same in each process."""
     hyp, compute = Hyp(), choose_compute("cpu", "fp32", channels_last=False)
     torch.manual_seed(0)
     model = Detector(load_model_config(REPOSITORY / "cfg/yolo_n.yaml").model_copy(update={"nc": 3}))

@@ -1,4 +1,4 @@
-"""Laws of the report room: pictures, results.csv, TensorBoard and the table for the terminal."""
+"""Laws of the report room: images, results.csv, TensorBoard and the table for the terminal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def scattered_boxes(count: int, height: int = 240, width: int = 320) -> np.ndarr
     return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
 
-# pictures
+# images
 
 
 def test_the_colours_of_a_hundred_classes_differ_and_neighbours_differ_much():
@@ -82,7 +82,7 @@ BORDERS = [
 
 @pytest.mark.parametrize("box", [*BORDERS, (0, 0, 320, 240), (-1e9, -1e9, 1e9, 1e9)])
 def test_a_tag_keeps_its_whole_area_at_every_border(box):
-    """A tag cut by the border would leave less of the picture changed than the same tag in its middle."""
+    """A tag cut by the border would leave less of the image changed than the same tag in its middle."""
 
     def tag_pixels(image: np.ndarray, xyxy: tuple[float, ...]) -> int:
         named = draw_boxes(image, np.array([xyxy]), [0], ["RBC"])
@@ -155,7 +155,7 @@ def test_a_picture_that_is_large_enough_is_not_enlarged():
 
 def test_a_title_stands_above_an_unchanged_picture():
     image = grey_picture()
-    result = titled(image, "predictions, a title too long for a picture of this width by far")
+    result = titled(image, "predictions, a title too long for an image of this width by far")
     strip = len(result) - len(image)
     assert strip > 0 and result.shape[1] == image.shape[1]
     assert np.array_equal(result[strip:], image) and result[:strip].max() > 200
@@ -177,7 +177,7 @@ def test_a_contact_sheet_holds_every_picture_whole_on_grey():
 def test_a_contact_sheet_of_one_picture_is_the_picture():
     image = grey_picture()
     assert np.array_equal(contact_sheet([image], columns=4), image)
-    with pytest.raises(ValueError, match="1 or more pictures"):
+    with pytest.raises(ValueError, match="1 or more images"):
         contact_sheet([], columns=4)
 
 

@@ -1,4 +1,4 @@
-"""``yolo-lite show``: the pictures are those that a run would see, and nothing is overwritten."""
+"""``yolo-lite show``: the images are those that a run would see, and nothing is overwritten."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def show(data: Path, project: Path, *words: str) -> int:
 
 
 def test_the_first_pictures_of_a_run_are_shown(tiny_data, tmp_path, capsys):
-    """Batches of a run with the same seed, whatever its batch size: 20 pictures are two sheets of 8 and one of 4."""
+    """Batches of a run with the same seed, whatever its batch size: 20 images are two sheets of 8 and one of 4."""
     assert show(tiny_data, tmp_path, "--seed", "5", "--batches", "4") == 0
     assert "exp: batch_1.png to batch_4.png" in capsys.readouterr().out
     config = tiny_config(tiny_data, tmp_path)

@@ -29,7 +29,7 @@ def run(options: ExportOptions) -> None:
         index = _index(options, exportable)
         samples = samples_of(index, exportable.facts, options.calibration_images if options.int8 else 0)
         agreement = export(exportable, output, samples)
-    print(f"{output}: {output.stat().st_size / 2**20:.1f} MiB; {len(samples.check)} pictures: {agreement}")
+    print(f"{output}: {output.stat().st_size / 2**20:.1f} MiB; {len(samples.check)} images: {agreement}")
     if exportable.facts.source:
         print(exportable.facts.source)
 
@@ -49,7 +49,7 @@ def _settings(options: ExportOptions) -> ExportSettings:
 
 
 def _index(options: ExportOptions, exportable: Exportable) -> DatasetIndex:
-    """Pictures of the dataset; of the embedded set where that is not at hand, which is enough to compare."""
+    """Images of the dataset; of the embedded set where that is not at hand, which is enough to compare."""
     from yolo_lite.config.load import load_dataset_config
     from yolo_lite.data.index import index_split
 
@@ -65,7 +65,7 @@ def _index(options: ExportOptions, exportable: Exportable) -> DatasetIndex:
     except (DataError, ConfigError) as error:
         if options.data or options.int8:
             raise
-        print(f"{error}; compared on drawn pictures, --data names others")
+        print(f"{error}; compared on drawn images, --data names others")
         drawn = find_yaml(DEFAULT_DATA, "data")
         return index_split(load_dataset_config(drawn).model_copy(update=channels), drawn, "val")
 

@@ -1,4 +1,4 @@
-"""``yolo-lite predict``: detections of pictures, videos, cameras and streams."""
+"""``yolo-lite predict``: detections of images, videos, cameras and streams."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Tally:
     def __str__(self) -> str:
         milliseconds = 1000 * (time.perf_counter() - self.start) / max(self.frames, 1)
         skipped = f", {self.skipped} inputs passed over" if self.skipped else ""
-        return f"{self.frames} pictures, {self.objects} objects{skipped}, {milliseconds:.1f} ms a picture"
+        return f"{self.frames} images, {self.objects} objects{skipped}, {milliseconds:.1f} ms an image"
 
 
 def run(options: PredictOptions) -> None:

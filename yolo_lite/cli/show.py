@@ -1,4 +1,4 @@
-"""``yolo-lite show``: pictures of augmented batches with their boxes."""
+"""``yolo-lite show``: images of augmented batches with their boxes."""
 
 from __future__ import annotations
 

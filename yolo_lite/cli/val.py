@@ -35,5 +35,5 @@ def run(options: ValOptions, in_folder: bool = True) -> dict[str, Any]:
             validation.write_json(folder)
         if options.save_txt:
             validation.write_txt(folder)
-        print(f"{folder / 'metrics.json'}, pictures beside it")
+        print(f"{folder / 'metrics.json'}, images beside it")
     return report

@@ -125,7 +125,7 @@ class ModelConfig(Section):
     depth_multiple: Positive = 1.0
     width_multiple: Positive = 1.0
     channel_multiple: Count = 8  # widths are rounded up to a multiple of this
-    ch: Count = 3  # channels of the pictures; the dataset's key channels decides
+    ch: Count = 3  # channels of the images; the dataset's key channels decides
     inplace: bool = True  # accepted because YOLOv5 files may carry it; without effect
     activation: str = "SiLU()"
     task: Annotated[str, chosen_from("TASKS")] | None = None  # of TASKS, where it is another than that of the head
@@ -192,9 +192,9 @@ class FasterRcnnConfig(Section):
     anchors: AnchorSizes = (32.0, 64.0, 128.0, 256.0, 512.0)  # pixels
     aspect_ratios: Annotated[tuple[float, ...], BeforeValidator(_positive_numbers)] = (0.5, 1.0, 2.0)  # height / width
     rpn_pre_nms: TrainAndTest = (2000, 1000)  # best anchors of a level that enter the first stage's NMS
-    rpn_post_nms: TrainAndTest = (2000, 1000)  # best proposals of a picture that leave it
-    rpn_samples: Count = 256  # anchors of a picture that the first stage learns from, at most half of them positive
-    roi_samples: Count = 512  # proposals of a picture that the second stage learns from, at most a quarter positive
+    rpn_post_nms: TrainAndTest = (2000, 1000)  # best proposals of an image that leave it
+    rpn_samples: Count = 256  # anchors of an image that the first stage learns from, at most half of them positive
+    roi_samples: Count = 512  # proposals of an image that the second stage learns from, at most a quarter positive
 
 
 # -------------------------------------------------------------------------------------------------------- hyp.yaml
@@ -286,14 +286,14 @@ class AugmentSection(Section):
     fliplr: Fraction = 0.5
     mosaic: Fraction = 1.0
     mixup: Fraction = 0.0
-    copy_paste: Fraction = 0.0  # chance of a picture to get objects of another, cut out along their polygons
+    copy_paste: Fraction = 0.0  # chance of an image to get objects of another, cut out along their polygons
     close_mosaic: Annotated[int, Field(ge=0)] = 10  # the last epochs are trained without these three
     grayscale: Fraction = 0.0  # chance to lose the colours
     blur: Fraction = 0.0
     jpeg: Fraction = 0.0  # chance of the noise of JPEG compression
     erasing: Fraction = 0.0  # chance of a rectangle turned grey
     augmentations: Augmentations = ()  # of plugins, one after the other
-    balance: Fraction = 0.0  # pictures with classes that fewer than this share show are drawn more often; 0 is off
+    balance: Fraction = 0.0  # images with classes that fewer than this share show are drawn more often; 0 is off
     multi_scale: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0.5: each step at 0.5 to 1.5 times --imgsz
 
 
@@ -417,7 +417,7 @@ class DatasetConfig(Section):
     format: Annotated[str, chosen_from("FORMATS")] | None = None  # else it is found out
     names: Annotated[tuple[str, ...], BeforeValidator(_names_to_tuple)]
     nc: Count | None = None
-    channels: Count = 3  # of the pictures: 1 is grey, 3 is RGB, others as the files have them
+    channels: Count = 3  # of the images: 1 is grey, 3 is RGB, others as the files have them
     classes: Annotated[tuple[str, ...] | None, BeforeValidator(_list_to_tuple)] = None  # only these, by name
     single_cls: bool = False  # all objects are of one class
     download: Annotated[tuple[Archive, ...], BeforeValidator(_own_archives)] = ()
@@ -515,7 +515,7 @@ class RunSection(Section):
     name: str = "exp"
     exist_ok: bool = False
     save_period: Annotated[SavePeriod, BeforeValidator(parse_save_period)] = SavePeriod(number=1.0, unit="epochs")
-    figures: bool = True  # curves, pictures and the graph, in the folder and in TensorBoard
+    figures: bool = True  # curves, images and the graph, in the folder and in TensorBoard
     first_epochs: Count | None = None  # as first planned, where --resume was given another --epochs
     # Absolute paths, for the record: a file that a checkpoint or a config.yaml names is never executed.
     plugin: Annotated[tuple[str, ...], BeforeValidator(_list_to_tuple)] = ()

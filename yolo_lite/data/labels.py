@@ -122,8 +122,8 @@ def _inside(one: Annotation, size: tuple[int, int]) -> tuple[float, ...] | Probl
         return Problem("not finite", f"{one.where}: expected finite numbers, found a box {xyxy}")
     if any(not -TOLERANCE * side <= value <= (1 + TOLERANCE) * side for value, side in zip(xyxy, sides, strict=True)):
         corners = " to ".join(f"({x:g}, {y:g})" for x, y in (xyxy[:2], xyxy[2:]))
-        expected = f"expected a box inside the {size[1]} x {size[0]} picture"
-        return Problem("outside the picture", f"{one.where}: {expected}, found {corners}")
+        expected = f"expected a box inside the {size[1]} x {size[0]} image"
+        return Problem("outside the image", f"{one.where}: {expected}, found {corners}")
     left, top, right, bottom = (
         round(min(max(value, 0.0), side) * STEPS_PER_PIXEL) / STEPS_PER_PIXEL
         for value, side in zip(xyxy, sides, strict=True)

@@ -32,7 +32,7 @@ from yolo_lite.engine.trained import build_trained
 from yolo_lite.model.detector import Detector
 from yolo_lite.ops.nms import DetectOptions
 
-NUM_CHECKED = 16  # pictures on which a file is compared with PyTorch
+NUM_CHECKED = 16  # images on which a file is compared with PyTorch
 TOLERANCE = 1e-4  # of boxes, in sides of the input, and of scores
 LEAST_FOUND = {"fp32": 0.99, "fp16": 0.9, "int8": 0.5}  # share of PyTorch's detections
 SAME_OBJECT = 0.5  # IoU
@@ -44,14 +44,14 @@ class ExportSettings(NamedTuple):
 
     format: str  # of EXPORT_FORMATS
     imgsz: int | None  # pixels of the longest side; None: as trained
-    batch: int  # pictures at once, where that is fixed
+    batch: int  # images at once, where that is fixed
     dynamic: tuple[str, ...]  # "batch", "size"
     precision: str  # fp32, fp16 or int8
     nms: DetectOptions | None  # None: the outputs are predictions of every slot
 
 
 class Samples(NamedTuple):
-    """Pictures uint8 ``[1, channels, H, W]`` as the network gets them."""
+    """Images uint8 ``[1, channels, H, W]`` as the network gets them."""
 
     check: list[Tensor]
     calibration: list[Tensor]  # squares
@@ -75,7 +75,7 @@ class Exportable(NamedTuple):
         return self.network(torch.float16 if self.facts.precision == "fp16" else torch.float32)
 
     def example(self) -> Tensor:
-        """Pictures of the shape that is traced; a dimension of 1 would be taken for a fixed one."""
+        """Images of the shape that is traced; a dimension of 1 would be taken for a fixed one."""
         batch = max(self.facts.batch, 2) if "batch" in self.facts.dynamic else self.facts.batch
         side = max(self.facts.imgsz, 2 * self.facts.stride) if "size" in self.facts.dynamic else self.facts.imgsz
         return torch.zeros(batch, self.facts.channels, side, side)
@@ -136,7 +136,7 @@ class Agreement(NamedTuple):
 
 @torch.inference_mode()
 def compare(exported: Exported, reference: nn.Module, images: Sequence[Tensor], options: DetectOptions) -> Agreement:
-    """Run a file and PyTorch's network on pictures uint8 ``[1, channels, H, W]``."""
+    """Run a file and PyTorch's network on images uint8 ``[1, channels, H, W]``."""
     box, score, found, expected = [], [], 0, 0
     for pixels in images:
         ours, theirs = as_tuple(reference(pixels.float() / 255)), exported(pixels.float() / 255)
@@ -175,14 +175,14 @@ def export(exportable: Exportable, path: Path, samples: Samples) -> Agreement:
 
 
 def samples_of(index: DatasetIndex, facts: Facts, num_calibration: int) -> Samples:
-    """Pictures of a split."""
+    """Images of a split."""
     check = _pictures(index, facts.imgsz, facts.canvas, NUM_CHECKED)
     square = functools.partial(square_canvas, size=facts.imgsz)
     return Samples(check, _pictures(index, facts.imgsz, square, num_calibration))
 
 
 def _pictures(index: DatasetIndex, size: int, canvas: Canvas, most: int) -> list[Tensor]:
-    """Letterboxed pictures uint8 ``[1, channels, H, W]``, evenly spread over a split."""
+    """Letterboxed images uint8 ``[1, channels, H, W]``, evenly spread over a split."""
     dataset = EvaluationSet(index, ImageStore(index, size, "off", False), canvas)
     number = min(most, len(index))
     chosen = (dataset[each * len(index) // number].image for each in range(number))

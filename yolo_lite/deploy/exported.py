@@ -19,11 +19,11 @@ from yolo_lite.engine.validate import Subject
 from yolo_lite.ops.nms import DetectOptions, survivors
 from yolo_lite.structures import Compute, Detections
 
-USUAL_BATCH = 8  # pictures, of validation
+USUAL_BATCH = 8  # images, of validation
 
 
 class Exported(nn.Module):
-    """A model from a file, on the CPU; pictures may come in any number."""
+    """A model from a file, on the CPU; images may come in any number."""
 
     def __init__(self, facts: Facts, run: RunFile) -> None:
         super().__init__()

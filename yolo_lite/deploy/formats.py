@@ -34,11 +34,11 @@ class Facts(NamedTuple):
     """What an exported file says of itself, as strings of JSON in its metadata."""
 
     names: tuple[str, ...]  # of the classes
-    channels: int  # of the pictures
+    channels: int  # of the images
     stride: int  # sides of the input are multiples of it
     smallest: int  # pixels of the shortest side that goes in
     imgsz: int  # pixels of the longest side
-    batch: int  # pictures that go in at once, where that is fixed
+    batch: int  # images that go in at once, where that is fixed
     dynamic: tuple[str, ...]  # what is not fixed: "batch", "size"
     precision: str  # fp32, fp16 or int8
     nms: bool  # whether the outputs are detections
@@ -51,7 +51,7 @@ class Facts(NamedTuple):
 
     @property
     def canvas(self) -> Canvas:
-        """How large the input is for a picture: whole strides, or the one square that was exported."""
+        """How large the input is for an image: whole strides, or the one square that was exported."""
         if "size" in self.dynamic:
             return functools.partial(_canvas, stride=self.stride, smallest=self.smallest)
         return functools.partial(square_canvas, size=self.imgsz)

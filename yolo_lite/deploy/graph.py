@@ -69,7 +69,7 @@ class Suppressed(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         options = self.options
-        # Rows of zeros behind the slots: even a small picture has enough of them for both topk.
+        # Rows of zeros behind the slots: even a small image has enough of them for both topk.
         predictions = functional.pad(self.decoded(images), (0, 0, 0, options.max_candidates))
         boxes, every = split_predictions(predictions)
         score, candidate = every.flatten(1).topk(options.max_candidates)  # [B, K]
@@ -90,7 +90,7 @@ def _keep(box: Tensor, score: Tensor, label: Tensor, iou: float, num_classes: in
 
 
 class _OnnxKeep(torch.autograd.Function):
-    """``_keep`` as ONNX's own NonMaxSuppression, for any number of pictures."""
+    """``_keep`` as ONNX's own NonMaxSuppression, for any number of images."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
@@ -106,8 +106,8 @@ class _OnnxKeep(torch.autograd.Function):
         of_class = g.op("OneHot", label, classes, off_on, axis_i=1)  # [B, C, K]
         of_class = g.op("Mul", of_class, g.op("Unsqueeze", score, axis))
         limits = constant([iou], torch.float32), constant([0.0], torch.float32)
-        picked = g.op("NonMaxSuppression", box, of_class, most, *limits)  # [S, 3] picture, class, candidate
-        place = g.op("Gather", picked, constant([0, 2], torch.int64), axis_i=1)  # [S, 2] picture, candidate
+        picked = g.op("NonMaxSuppression", box, of_class, most, *limits)  # [S, 3] image, class, candidate
+        place = g.op("Gather", picked, constant([0, 2], torch.int64), axis_i=1)  # [S, 2] image, candidate
         # Every candidate that is picked has a score above 0, and its sign is the 1 that the mask takes.
         ones = g.op("Sign", g.op("GatherND", score, place))
         return g.op("ScatterND", g.op("Sub", score, score), place, ones)

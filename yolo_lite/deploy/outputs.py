@@ -1,4 +1,4 @@
-"""What predictions leave in a run folder: annotated pictures and videos, label files, predictions.json, crops."""
+"""What predictions leave in a run folder: annotated images and videos, label files, predictions.json, crops."""
 
 from __future__ import annotations
 

@@ -16,18 +16,18 @@ from yolo_lite.deploy.sources import Frame, read_picture
 
 
 def is_several(pictures: Any) -> bool:
-    """Whether predictions of it come as a list: a list or tuple of pictures, or a tensor with a batch axis."""
+    """Whether predictions of it come as a list: a list or tuple of images, or a tensor with a batch axis."""
     return isinstance(pictures, (list, tuple)) or (isinstance(pictures, Tensor) and pictures.ndim == 4)
 
 
 def as_frame(picture: Any, channels: int = 3) -> Frame:
-    """One picture: a path, a numpy array, a PIL image or a tensor.
+    """One image: a path, a numpy array, a PIL image or a tensor.
 
     Args:
-        picture: arrays are uint8 ``[H, W, 3]`` in RGB order (what ``cv2.imread`` gives is BGR: turn it round) or grey
+        image: arrays are uint8 ``[H, W, 3]`` in RGB order (what ``cv2.imread`` gives is BGR: turn it round) or grey
             ``[H, W]``; tensors ``[3, H, W]`` RGB, uint8 or floats in 0..1, which are rounded to 255 steps. Files and
             PIL images are turned as their EXIF data says.
-        channels: of the frame: grey and RGB become one another, other numbers have to be the picture's.
+        channels: of the frame: grey and RGB become one another, other numbers have to be the image's.
 
     Raises:
         DataError: it is something else, or cannot be read.

@@ -1,4 +1,4 @@
-"""What was found in one picture."""
+"""What was found in one image."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from yolo_lite.report.pictures import as_rgb, draw_boxes
 
 @dataclass(frozen=True)
 class Prediction:
-    """K detections of a picture, best score first."""
+    """K detections of an image, best score first."""
 
     frame: Frame
-    xyxy: np.ndarray  # [K, 4] float64, pixels of the picture, inside it
+    xyxy: np.ndarray  # [K, 4] float64, pixels of the image, inside it
     score: np.ndarray  # [K] float64 in 0..1
     label: np.ndarray  # [K] int64, index of `names`
     names: tuple[str, ...]  # of all classes
@@ -28,7 +28,7 @@ class Prediction:
 
     @property
     def image(self) -> np.ndarray:
-        """The picture, uint8 ``[H, W, 3]`` RGB; of one with more channels the first three."""
+        """The image, uint8 ``[H, W, 3]`` RGB; of one with more channels the first three."""
         return as_rgb(self.frame.image)
 
     @property
@@ -37,7 +37,7 @@ class Prediction:
         return [self.names[label] for label in self.label]
 
     def plot(self) -> np.ndarray:
-        """The picture with boxes, names and scores, uint8 ``[H, W, 3]`` RGB."""
+        """The image with boxes, names and scores, uint8 ``[H, W, 3]`` RGB."""
         return draw_boxes(self.image, self.xyxy, self.label, self.names, self.score)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Detections of any picture: validation's letterbox, a model, NMS, and boxes back in the picture's own pixels."""
+"""Detections of any image: validation's letterbox, a model, NMS, and boxes back in the image's own pixels."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from yolo_lite.engine.trained import load_trained
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Compute, Detections, as_floats
 
-# Pictures uint8 [B, 3, H, W] RGB -> for each the detections, boxes xyxy in pixels of the network's input.
+# Images uint8 [B, 3, H, W] RGB -> for each the detections, boxes xyxy in pixels of the network's input.
 Detect = Callable[[Tensor, DetectOptions], list[Detections]]
-BATCHES_WAITING = 2  # pictures that wait for others of their shape, in batches
+BATCHES_WAITING = 2  # images that wait for others of their shape, in batches
 
 
 class _Waiting(NamedTuple):
-    """A picture on its way to the network."""
+    """An image on its way to the network."""
 
     number: int
     frame: Frame
@@ -41,19 +41,19 @@ class _Waiting(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A detector of pictures; ``detect`` is all it asks of a model, a checkpoint's or an exported one."""
+    """A detector of images; ``detect`` is all it asks of a model, a checkpoint's or an exported one."""
 
     names: tuple[str, ...]  # of the classes
     size: int  # pixels of the longest side in the network
-    canvas: Callable[[int, int], tuple[int, int]]  # height and width of a resized picture -> of the network's input
+    canvas: Callable[[int, int], tuple[int, int]]  # height and width of a resized image -> of the network's input
     detect: Detect
-    channels: int = 3  # of the pictures
+    channels: int = 3  # of the images
 
     def predict(self, pictures: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
-        """Detect on a picture, or on a list of them.
+        """Detect on an image, or on a list of them.
 
         Args:
-            pictures: a path, a numpy array (uint8 ``[H, W, 3]`` **RGB**, or grey ``[H, W]``), a PIL image, a tensor
+            images: a path, a numpy array (uint8 ``[H, W, 3]`` **RGB**, or grey ``[H, W]``), a PIL image, a tensor
                 (``[3, H, W]`` or ``[B, 3, H, W]`` RGB, uint8 or floats in 0..1), or a list of these. Instead of 3
                 channels arrays and tensors may have those of the model.
             choice: ``conf=0.25, iou=0.45, max_det=300, classes=None, agnostic_nms=False``, see ``options``.
@@ -62,7 +62,7 @@ class Predictor:
             A Prediction; of a list or a tensor ``[B, 3, H, W]`` a list of them.
 
         Raises:
-            UserError: a picture cannot be read or is of another type or shape; an option is out of range.
+            UserError: an image cannot be read or is of another type or shape; an option is out of range.
         """
         several = is_several(pictures)
         frames = (as_frame(picture, self.channels) for picture in (pictures if several else [pictures]))
@@ -92,7 +92,7 @@ class Predictor:
         Args:
             conf: scores must lie above it.
             iou: overlap above which NMS drops a box for a better one of its class.
-            max_det: most detections of a picture.
+            max_det: most detections of an image.
             classes: names of those that are looked for.
             agnostic_nms: a better box of any class drops a box.
 
@@ -145,8 +145,8 @@ def _raise(problem: DataError) -> None:
 
 
 def _same_shape_batches(pictures: Iterable[_Waiting], batch_size: int) -> Iterator[list[_Waiting]]:
-    """Pictures whose canvases have one shape; none waits for more than two batches of others."""
-    groups: dict[tuple[int, ...], list[_Waiting]] = {}  # the one with the oldest picture comes first
+    """Images whose canvases have one shape; none waits for more than two batches of others."""
+    groups: dict[tuple[int, ...], list[_Waiting]] = {}  # the one with the oldest image comes first
     for picture in pictures:
         shape = picture.canvas.shape
         group = groups.setdefault(shape, [])
@@ -164,7 +164,7 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
 
     Args:
         device: "" picks a GPU if there is one; exported files run on the CPU.
-        imgsz: pixels of a picture's longest side in the network; None: as trained or exported.
+        imgsz: pixels of an image's longest side in the network; None: as trained or exported.
 
     Raises:
         UserError: the checkpoint or the device cannot be used.

@@ -1,4 +1,4 @@
-"""int8: ONNX Runtime's static quantisation, with ranges seen on pictures of the dataset."""
+"""int8: ONNX Runtime's static quantisation, with ranges seen on images of the dataset."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def quantise(path: Path, pictures: Sequence[Tensor], batch: int) -> None:
     """Make the layers of an ONNX file int8, in place; the head and what follows it stay fp32.
 
     Args:
-        pictures: uint8 ``[1, channels, H, W]``, of one shape.
-        batch: as many of a picture go in at once.
+        images: uint8 ``[1, channels, H, W]``, of one shape.
+        batch: as many of an image go in at once.
     """
     onnx, quantization = extra("onnx"), extra("onnxruntime.quantization")
     inputs = ({INPUT: one.expand(batch, -1, -1, -1).numpy().astype(np.float32) / 255} for one in pictures)

@@ -1,4 +1,4 @@
-"""What ``--source`` means: picture files, videos, cameras and streams, as one iterator of named frames."""
+"""What ``--source`` means: image files, videos, cameras and streams, as one iterator of named frames."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from yolo_lite.engine.run_folder import unique_stems
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 STREAM_SCHEMES = ("rtsp", "rtmp", "udp", "http", "https")
-READ_AHEAD = 4  # pictures that are read while the network is at work on others
+READ_AHEAD = 4  # images that are read while the network is at work on others
 READERS = 2  # threads; OpenCV decodes outside of Python's lock
 USUAL_FPS = 25.0  # of a camera or stream that does not tell
 
@@ -31,12 +31,12 @@ class Media(NamedTuple):
     """One thing to look at."""
 
     address: str  # a file, the number of a camera, or the URL of a stream
-    kind: Literal["picture", "video", "live"]
+    kind: Literal["image", "video", "live"]
     stem: Path  # relative, no other's: where its results go
 
 
 class Frame(NamedTuple):
-    """A picture, or one of a video."""
+    """An image, or one of a video."""
 
     image: np.ndarray  # uint8 [H, W, channels], mostly RGB
     file: str = ""  # what it was read from
@@ -60,7 +60,7 @@ def find_media(sources: Sequence[str]) -> list[Media]:
 
 
 def _media(file: Path, stem: Path) -> Media:
-    return Media(str(file), "video" if file.suffix.lower() in VIDEO_SUFFIXES else "picture", stem)
+    return Media(str(file), "video" if file.suffix.lower() in VIDEO_SUFFIXES else "image", stem)
 
 
 def is_live(source: str) -> bool:
@@ -78,7 +78,7 @@ def is_live(source: str) -> bool:
 def _files(source: str) -> list[Path]:
     files = list_files(Path(), source, f"--source {source}", IMAGE_SUFFIXES | VIDEO_SUFFIXES)
     if not files:
-        raise DataError(f"--source {source}: no picture or video in it")
+        raise DataError(f"--source {source}: no image or video in it")
     return files
 
 
@@ -92,7 +92,7 @@ def count_frames(media: Sequence[Media]) -> int | None:
 
 def read_frames(media: Sequence[Media], skip: Skip, channels: int = 3) -> Iterator[Frame]:
     """All frames in their order, few of them in memory; what cannot be read is handed to ``skip``."""
-    for is_picture, group in itertools.groupby(media, key=lambda one: one.kind == "picture"):
+    for is_picture, group in itertools.groupby(media, key=lambda one: one.kind == "image"):
         reader = _pictures if is_picture else _videos
         yield from reader(group, skip, channels)
 
@@ -101,7 +101,7 @@ def read_picture(path: str | Path, channels: int = 3) -> np.ndarray:
     """Pixels uint8 ``[H, W, channels]`` of a file that validation would take too.
 
     Raises:
-        DataError: the file is missing, no picture, or cut off.
+        DataError: the file is missing, no image, or cut off.
     """
     image_size(path, channels)  # finds what is cut off, which OpenCV would fill with grey
     return read_image(path, channels)
@@ -141,7 +141,7 @@ def _video(media: Media, channels: int) -> Iterator[Frame]:
     camera = media.kind == "live" and media.address.isdecimal()
     capture = cv2.VideoCapture(int(media.address) if camera else media.address)
     if camera:
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the picture of now, not of a while ago
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the image of now, not of a while ago
     told = capture.get(cv2.CAP_PROP_FPS)
     fps = told if 0 < told < 1000 else USUAL_FPS
     number = 0

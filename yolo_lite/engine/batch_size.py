@@ -22,14 +22,14 @@ from yolo_lite.structures import Batch, Compute, Objects
 
 LARGEST = 1024
 LARGEST_SHARE = 0.9  # of the GPU's memory; the rest is for batches with more objects
-OBJECTS = 20  # of each picture in the trial
+OBJECTS = 20  # of each image in the trial
 
 
 def largest_batch_size(config: RunConfig, local_rank: int = 0) -> int:
-    """Try a training step with 1, 2, 4, ... random pictures.
+    """Try a training step with 1, 2, 4, ... random images.
 
     Raises:
-        ConfigError: not on a GPU, or not even one picture fits.
+        ConfigError: not on a GPU, or not even one image fits.
     """
     hyp = config.hyp
     compute = choose_compute(config.train.device, hyp.precision, hyp.channels_last, local_rank)
@@ -42,10 +42,10 @@ def largest_that_fits(share_of: Callable[[int], float]) -> int:
     """The largest power of two whose trial takes no more than ``LARGEST_SHARE`` of the memory.
 
     Args:
-        share_of: share of the memory that so many pictures take; raises torch.OutOfMemoryError where they do not fit.
+        share_of: share of the memory that so many images take; raises torch.OutOfMemoryError where they do not fit.
 
     Raises:
-        ConfigError: one picture is too many.
+        ConfigError: one image is too many.
     """
     best, count = 0, 1
     while count <= LARGEST:
@@ -56,12 +56,12 @@ def largest_that_fits(share_of: Callable[[int], float]) -> int:
             break
         best, count = count, 2 * count
     if not best:
-        raise ConfigError("--batch-size auto: not even one picture fits on the GPU; try a smaller --imgsz or model")
+        raise ConfigError("--batch-size auto: not even one image fits on the GPU; try a smaller --imgsz or model")
     return best
 
 
 def memory_share(config: RunConfig, compute: Compute, count: int) -> float:
-    """Share of the GPU's memory that two training steps on ``count`` random pictures have reserved."""
+    """Share of the GPU's memory that two training steps on ``count`` random images have reserved."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(compute.device)
     task, hyp = task_of(config.model), config.hyp
@@ -79,7 +79,7 @@ def memory_share(config: RunConfig, compute: Compute, count: int) -> float:
 
 
 def random_batch(count: int, size: int, channels: int, compute: Compute) -> Batch:
-    """Noise with ``OBJECTS`` boxes a picture, on the device."""
+    """Noise with ``OBJECTS`` boxes an image, on the device."""
     images = torch.rand(count, channels, size, size, device=compute.device).to(memory_format=compute.memory_format)
     owner = torch.arange(count, device=compute.device).repeat_interleave(OBJECTS)
     box = torch.rand(len(owner), 4, device=compute.device) * size / 2 + size / 8

@@ -1,6 +1,6 @@
 """COCO average precision by faster-coco-eval, curves over confidence, precision and recall at the best F1.
 
-D detections of a split, C classes, boxes in pixels of the original pictures.
+D detections of a split, C classes, boxes in pixels of the original images.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Scores(NamedTuple):
 class SizeScores(NamedTuple):
     """COCO's AP and recall by the size of objects, recall by the number of detections; NaN without such objects.
 
-    Small is below 32 x 32 pixels of the picture file, large from 96 x 96; ``area`` of the ground truth counts.
+    Small is below 32 x 32 pixels of the image file, large from 96 x 96; ``area`` of the ground truth counts.
     """
 
     ap_small: float
@@ -99,7 +99,7 @@ def score_by_size(truth: COCO, table: DetectionTable) -> SizeScores:
 def match(truth: COCO, table: DetectionTable, any_class: bool = False) -> np.ndarray:
     """Which object each detection ``[D]`` finds by COCO's greedy rule at IoU 0.5, as its row in the ground truth.
 
-    From the best score down, each detection of a picture takes the free object that it overlaps most. One that finds
+    From the best score down, each detection of an image takes the free object that it overlaps most. One that finds
     none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a detector takes for what, and on which pictures it errs most.
+"""What a detector takes for what, and on which images it errs most.
 
 D detections above a confidence, C classes. Detections and objects are paired whatever their classes, by COCO's greedy
 rule at IoU 0.5 (``coco_ap.match``): each object is found once at most, second detections of it are false.
@@ -22,7 +22,7 @@ class Errors(NamedTuple):
 
     detections: DetectionTable
     taken_for: np.ndarray  # [D] int64, class of the object that a detection finds, C where it finds none
-    image: np.ndarray  # [T] int64, picture of each object
+    image: np.ndarray  # [T] int64, image of each object
     xyxy: np.ndarray  # [T, 4] float64
     label: np.ndarray  # [T] int64
     found_as: np.ndarray  # [T] int64, class of the detection that finds an object, C where none does
@@ -48,7 +48,7 @@ class Errors(NamedTuple):
         return matrix
 
     def by_image(self, num_images: int) -> np.ndarray:
-        """False detections and missed objects of each picture ``[n]``; one taken for another is both."""
+        """False detections and missed objects of each image ``[n]``; one taken for another is both."""
         false, missed = self.detections.image[self.is_false], self.image[self.is_missed]
         return np.bincount(false, minlength=num_images) + np.bincount(missed, minlength=num_images)
 

@@ -1,4 +1,4 @@
-"""The detections of a split as files: COCO's results, and a text file a picture."""
+"""The detections of a split as files: COCO's results, and a text file an image."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def write_coco_json(folder: Path, table: DetectionTable, split: Split) -> None:
 
 
 def write_yolo_txt(folder: Path, table: DetectionTable, split: Split) -> None:
-    """labels/<picture>.txt: rows ``class cx cy w h confidence``, fractions of the picture, the best first.
+    """labels/<image>.txt: rows ``class cx cy w h confidence``, fractions of the image, the best first.
 
-    Pictures of several folders keep their folders; of those that differ in their ending alone each keeps its ending.
+    Images of several folders keep their folders; of those that differ in their ending alone each keeps its ending.
     """
     index = split.dataset
     stems = unique_stems([index.path(position) for position in range(len(index))])

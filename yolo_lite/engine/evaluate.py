@@ -84,7 +84,7 @@ def prepare_split(
 class _Found(NamedTuple):
     """What one batch came to, on the CPU."""
 
-    tables: list[DetectionTable]  # one for each picture
+    tables: list[DetectionTable]  # one for each image
     losses: Losses  # times the number of images
     unmatched: Tensor  # [] objects that no slot learns; NaN where nobody knows
 
@@ -156,7 +156,7 @@ def _in_turn(shares: list[list[_Found]]) -> list[_Found]:
 
 
 def _table_row(detections: Detections, batch: Batch, row: int) -> DetectionTable:
-    """Detections of one picture in pixels of its file, clipped to it."""
+    """Detections of one image in pixels of its file, clipped to it."""
     height, width = batch.original_size[row].tolist()
     box = to_original(detections.box.cpu().double().numpy(), Letterbox(*batch.letterbox[row].tolist()))
     box = box.clip(0, (width, height, width, height))
@@ -194,7 +194,7 @@ def format_table(evaluation: Evaluation, index: DatasetIndex) -> str:
 
 
 def _images_by_class(index: DatasetIndex) -> np.ndarray:
-    """Pictures ``[C]`` that hold each class."""
+    """Images ``[C]`` that hold each class."""
     pairs = np.unique(np.stack((index.owner, index.label))[:, ~index.crowd], axis=1)
     return np.bincount(pairs[1], minlength=len(index.names))
 

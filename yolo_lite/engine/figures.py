@@ -1,4 +1,4 @@
-"""The pictures of an evaluation, for the run folder and for TensorBoard."""
+"""The images of an evaluation, for the run folder and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yolo_lite.report.curves import ClassAp, ap_picture, curves_picture
 
 
 def figures(evaluation: Evaluation, split: Split) -> Iterator[tuple[str, np.ndarray]]:
-    """Names of files, without an ending, and RGB pictures."""
+    """Names of files, without an ending, and RGB images."""
     index, scores = split.dataset, evaluation.scores
     errors = find_errors(index, split.truth, evaluation.detections)
     rows = zip(index.names, scores.curves.objects.tolist(), scores.by_class, strict=True)

@@ -108,13 +108,13 @@ def _build(task: Task, config: RunConfig, fetch: bool) -> nn.Module:
 
 
 def _check_shares(num_images: int, config: RunConfig, processes: Processes) -> None:
-    """Synchronised batch statistics wait for every process: none may be left without a picture."""
+    """Synchronised batch statistics wait for every process: none may be left without an image."""
     batch_size = config.train.batch_size
     smallest = min(batch_size, num_images % batch_size or batch_size)
     if config.hyp.sync_bn and smallest < processes.size:
         raise ConfigError(
-            f"sync_bn: expected a picture for each of {processes.size} processes in every batch, found {smallest} in "
-            f"the smallest of {num_images} pictures with --batch-size {batch_size}; choose another batch size"
+            f"sync_bn: expected an image for each of {processes.size} processes in every batch, found {smallest} in "
+            f"the smallest of {num_images} images with --batch-size {batch_size}; choose another batch size"
         )
 
 
@@ -154,7 +154,7 @@ def _training_loader(
 
 def _validation_split(index: DatasetIndex, size: int, stride: int, config: RunConfig, setup: Setup) -> Split:
     options = config.train
-    store = ImageStore(index, size, config.hyp.cache, shared=False)  # decoded pictures are read in this process
+    store = ImageStore(index, size, config.hyp.cache, shared=False)  # decoded images are read in this process
     print(f"val:   {store.describe()}")
     pin_memory = setup.compute.device.type == "cuda"
     canvas = functools.partial(canvas_size, stride=stride)

@@ -1,4 +1,4 @@
-"""What a run leaves behind while it goes on: results.csv, TensorBoard, pictures, lines in the terminal."""
+"""What a run leaves behind while it goes on: results.csv, TensorBoard, images, lines in the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from yolo_lite.report.results_csv import ResultsCsv
 from yolo_lite.report.tensorboard import TensorBoard
 from yolo_lite.structures import Batch
 
-FIGURES_OF_A_RUN = 8  # how often the pictures of an evaluation are drawn
+FIGURES_OF_A_RUN = 8  # how often the images of an evaluation are drawn
 EPOCHS_BETWEEN_FIGURES = 5  # at least: they take seconds
 
 
@@ -64,7 +64,7 @@ class Record:
     def epoch(
         self, row: Mapping[str, float], seconds: Mapping[str, float], evaluation: Evaluation, split: Split
     ) -> None:
-        """Add a row of figures (``epoch`` counted from 1), and now and then the pictures of its evaluation.
+        """Add a row of figures (``epoch`` counted from 1), and now and then the images of its evaluation.
 
         Args:
             seconds: for TensorBoard alone: in results.csv, a resumed run would differ from one that was not stopped.
@@ -79,7 +79,7 @@ class Record:
             self._figures(evaluation, split, number)
 
     def finish(self, row: Mapping[str, float], evaluation: Evaluation, split: Split) -> None:
-        """The last epoch: pictures, metrics.json, the per-class table."""
+        """The last epoch: images, metrics.json, the per-class table."""
         self._figures(evaluation, split, int(row["epoch"]))
         if self.config.train.figures:
             self._picture("figures/results", "results.png", results_picture(self.table.path), int(row["epoch"]))

@@ -1,4 +1,4 @@
-"""Pictures of a run: a training batch as the network sees it, and labels beside predictions."""
+"""Images of a run: a training batch as the network sees it, and labels beside predictions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def assigned_cells(model: Any, criterion: Criterion, batch: Batch) -> Cells | No
 
 
 def training_sheet(batch: Batch, names: tuple[str, ...], most: int = SHOWN_PICTURES) -> np.ndarray:
-    """The first pictures of a batch (uint8, on the CPU) with their boxes, RGB."""
+    """The first images of a batch (uint8, on the CPU) with their boxes, RGB."""
     pictures = []
     for row in range(min(len(batch.images), most)):
         own = batch.objects.image == row
@@ -53,7 +53,7 @@ def training_sheet(batch: Batch, names: tuple[str, ...], most: int = SHOWN_PICTU
 def anchor_sheet(batch: Batch, anchors: Cells, names: tuple[str, ...], most: int = 4) -> np.ndarray:
     """Objects of a training batch and, thin, in the same colour, the anchors that learn them, RGB.
 
-    A dot is the cell of an anchor; a shape of anchor is drawn in one of its cells only. Of the first 16 pictures those
+    A dot is the cell of an anchor; a shape of anchor is drawn in one of its cells only. Of the first 16 images those
     with the fewest objects are shown: in a crowd nothing could be told apart.
     """
     counts = np.bincount(batch.objects.image.numpy(), minlength=len(batch.images))[:16]
@@ -78,7 +78,7 @@ def _objects_and_anchors(batch: Batch, anchors: Cells, names: tuple[str, ...], r
 
 
 def prediction_sheet(index: DatasetIndex, table: DetectionTable, most: int = 4) -> np.ndarray:
-    """Labels beside predictions above 0.25 for pictures spread evenly over a split, RGB."""
+    """Labels beside predictions above 0.25 for images spread evenly over a split, RGB."""
     chosen = np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).round().astype(int))
     return contact_sheet([_labels_and_predictions(index, table, int(position)) for position in chosen], columns=2)
 
@@ -97,7 +97,7 @@ def _read(index: DatasetIndex, position: int) -> np.ndarray:
 
 
 def worst_sheet(index: DatasetIndex, errors: Errors, most: int = 6) -> np.ndarray:
-    """The pictures with most errors, RGB: on the left what is missed, on the right what is false, the rest white."""
+    """The images with most errors, RGB: on the left what is missed, on the right what is false, the rest white."""
     num_errors = errors.by_image(len(index))
     worst = np.argsort(-num_errors, kind="stable")[:most]
     return contact_sheet([_missed_and_false(index, errors, int(position)) for position in worst], columns=2)

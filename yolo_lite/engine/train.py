@@ -138,7 +138,7 @@ def train_epoch(run: TrainingRun, saving: Saving, stop: StopRequest) -> float:
 def train_step(state: State, batches: Sequence[Batch], setup: Setup) -> Step:
     """One optimizer step over some batches.
 
-    The gradient is that of the mean loss over all pictures of the step, those of other processes too, times
+    The gradient is that of the mean loss over all images of the step, those of other processes too, times
     ``nominal_batch``: lr0 then means the same for every batch size. A step whose loss or gradient is not finite is not
     taken and leaves no trace but its number: one wait for the device tells.
     """
@@ -216,12 +216,12 @@ def _changed_by_forward(state: State) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def _add_over_processes(state: State, losses: Tensor, divisor: Tensor, num_images: int, processes: Processes) -> None:
-    """Sum gradients, losses and divisor, average running statistics by the number of pictures; one transfer for all."""
+    """Sum gradients, losses and divisor, average running statistics by the number of images; one transfer for all."""
     if processes.size == 1:
         return
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     for parameter in parameters:
-        if parameter.grad is None:  # no picture of this step came to this process
+        if parameter.grad is None:  # no image of this step came to this process
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     statistics, sums = _changed_by_forward(state)
@@ -251,7 +251,7 @@ def _update(state: State) -> None:
 
 
 def _count(step: Step, window: Sequence[Batch], run: TrainingRun) -> None:
-    """Add a step to the tally of the epoch; one that was not finite is named with its pictures.
+    """Add a step to the tally of the epoch; one that was not finite is named with its images.
 
     Raises:
         DivergedError: the run shall not or cannot go on.
@@ -283,7 +283,7 @@ def _pictures(place: str, window: Sequence[Batch], run: TrainingRun) -> str:
     if run.setup.processes.is_first:
         with open(file, "a", encoding="utf-8") as lines:
             lines.writelines(f"{place}: {path}\n" for path in paths)
-    return f"{len(paths)} pictures, {', '.join(paths[:3])}, ... (all in {file})"
+    return f"{len(paths)} images, {', '.join(paths[:3])}, ... (all in {file})"
 
 
 def _progress(state: State, speed: float) -> dict[str, str]:

@@ -39,7 +39,7 @@ class Subject(NamedTuple):
     criterion: Criterion | None
     compute: Compute
     names: tuple[str, ...]  # of the classes
-    channels: int  # of the pictures
+    channels: int  # of the images
     size: int  # pixels of the longest side in the network
     canvas: Canvas
     batch_size: int

@@ -250,7 +250,7 @@ def shape_iou(predicted: Tensor, target: Tensor, *, scale: NotNegative = 0.0) ->
 def nwd(predicted: Tensor, target: Tensor, *, constant: Positive = 12.8) -> Tensor:
     """1 - exp(-W2 / constant), W2 the Wasserstein distance of the boxes as Gaussians (Wang et al., arXiv:2110.13389).
 
-    ``constant``: mean size of the objects in pixels, 12.8 for the paper's aerial pictures.
+    ``constant``: mean size of the objects in pixels, 12.8 for the paper's aerial images.
     """
     centre, size = (_exact(predicted) - _exact(target)).split(2, dim=1)
     squared = centre.square().sum(dim=1) + size.square().sum(dim=1) / 4

@@ -4,7 +4,7 @@ B images, H W input size, N anchors of an image, R proposals (of all images), C 
 M targets in the batch, P positive pairs. Boxes are xyxy in pixels where torchvision sees them.
 
 torchvision's modules do the work (Ren et al., arXiv:1506.01497, with the pyramid of arXiv:1612.03144), and parameters
-have its names. Only what ties them together is written here: torchvision's own ``forward`` functions resize pictures,
+have its names. Only what ties them together is written here: torchvision's own ``forward`` functions resize images,
 hard-code smooth L1, and show neither anchors nor proposals to their box losses.
 
 Normalisation in one sentence: the losses of the first stage are divided by the number of sampled anchors of the batch,
@@ -78,7 +78,7 @@ class RawDetections(NamedTuple):
 
     first: FirstStage
     logits: Tensor  # [R, 1+C] of the proposals of all images one after the other; 0 is the background
-    box: Tensor  # [R, C, 4] xyxy inside the picture, a box for each class
+    box: Tensor  # [R, C, 4] xyxy inside the image, a box for each class
 
 
 class StageLosses(NamedTuple):
@@ -91,7 +91,7 @@ class StageLosses(NamedTuple):
 
 
 class FasterRcnn(nn.Module):
-    """A two-stage detector from picture to raw detections, and its losses.
+    """A two-stage detector from image to raw detections, and its losses.
 
     Args:
         fetch: whether ``pretrained: true`` may download the weights; False where others are loaded afterwards.
@@ -257,7 +257,7 @@ def box_objective(objective: BoxObjective, coder: Any, deltas: Tensor, reference
 
 
 def candidates(raw: RawDetections, confidence: float) -> list[Detections]:
-    """For each picture its boxes whose class scores lie above ``confidence``, best first, before any NMS.
+    """For each image its boxes whose class scores lie above ``confidence``, best first, before any NMS.
 
     The score is the softmax over classes and background; a proposal may stand for several classes. Boxes are xyxy in
     pixels and have an area, labels count from 0.

@@ -1,1 +1,1 @@
-"""What people look at: annotated pictures, tables and curves; knows numbers and pictures, not models."""
+"""What people look at: annotated images, tables and curves; knows numbers and images, not models."""

@@ -1,4 +1,4 @@
-"""A comparison of variants as a table and as a picture."""
+"""A comparison of variants as a table and as an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 over confidence, precision over recall, and AP class by class, as pictures."""
+"""Precision, recall and F1 over confidence, precision over recall, and AP class by class, as images."""
 
 from __future__ import annotations
 

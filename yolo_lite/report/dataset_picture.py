@@ -24,7 +24,7 @@ class DatasetShape(NamedTuple):
     counts: Mapping[str, np.ndarray]  # [C] objects of each class, by split
     split: str  # which one the rest is of
     size: np.ndarray  # [T, 2] width and height in pixels of the network input
-    centre: np.ndarray  # [T, 2] x and y as fractions of the picture
+    centre: np.ndarray  # [T, 2] x and y as fractions of the image
     per_image: np.ndarray  # [n] objects
     longest: int  # pixels, the longest side of the network input
     anchors: np.ndarray | None  # [levels, anchors a level, 2], pixels

@@ -29,7 +29,7 @@ def new_figure(width: float, height: float, arranged: bool = True) -> Figure:
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """The figure as a picture, RGB."""
+    """The figure as an image, RGB."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

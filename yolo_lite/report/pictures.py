@@ -1,6 +1,6 @@
-"""Boxes drawn on pictures, and pictures put together on sheets.
+"""Boxes drawn on images, and images put together on sheets.
 
-Every picture is uint8 [H, W, 3] in RGB order; boxes are xyxy in pixels, [K, 4]. Private functions that begin
+Every image is uint8 [H, W, 3] in RGB order; boxes are xyxy in pixels, [K, 4]. Private functions that begin
 with _draw or _put write into the `canvas` they are given; all others leave their arguments as they are.
 """
 
@@ -20,9 +20,9 @@ Colour = tuple[int, int, int]  # RGB, each 0..255
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 BLACK, WHITE, GREY, DARK = (0, 0, 0), (255, 255, 255), (128, 128, 128), (32, 32, 32)
 GOLDEN_ANGLE = 137.50776  # degrees: any run of consecutive multiples spreads evenly over the colour circle
-SMALL_SIDE = 320  # pixels: tags on a smaller picture cannot be read
+SMALL_SIDE = 320  # pixels: tags on a smaller image cannot be read
 UNICODE = int(cv2.__version__.split(".")[0]) >= 5  # older versions print question marks outside ASCII
-CROWD = 25  # boxes: with more of them, class names would hide the picture
+CROWD = 25  # boxes: with more of them, class names would hide the image
 
 
 class Tag(NamedTuple):
@@ -49,10 +49,10 @@ def draw_boxes(
     names: Sequence[str],
     scores: Sequence[float] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """A copy of the picture with a coloured box and a tag ("RBC 0.87") for each of K objects.
+    """A copy of the image with a coloured box and a tag ("RBC 0.87") for each of K objects.
 
     labels [K] index `names`; scores [K] lie in 0..1. Give the best detection first: it is drawn on top. Parts
-    of boxes outside the picture are drawn at its border, boxes with a NaN are left out. With more than 25
+    of boxes outside the image are drawn at its border, boxes with a NaN are left out. With more than 25
     boxes the lines are thinner and the tags show the score alone.
     """
     canvas = np.ascontiguousarray(image).copy()
@@ -78,7 +78,7 @@ def draw_boxes(
 def draw_thin_boxes(
     image: np.ndarray, xyxy: np.ndarray, labels: Sequence[int] | np.ndarray | None = None
 ) -> np.ndarray:
-    """A copy of the picture with a hairline around each of K objects, in the colours of `draw_boxes` or white."""
+    """A copy of the image with a hairline around each of K objects, in the colours of `draw_boxes` or white."""
     canvas = np.ascontiguousarray(image).copy()
     edges, visible = _pixel_boxes(xyxy, image.shape)
     for i in visible:
@@ -88,7 +88,7 @@ def draw_thin_boxes(
 
 
 def _pixel_boxes(xyxy: np.ndarray, shape: tuple[int, ...]) -> tuple[list[list[int]], list[int]]:
-    """Boxes rounded to whole pixels inside the picture, and which of them hold no NaN."""
+    """Boxes rounded to whole pixels inside the image, and which of them hold no NaN."""
     boxes = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4)  # [K, 4]
     visible = np.flatnonzero(~np.isnan(boxes).any(axis=1)).tolist()
     height, width = shape[:2]
@@ -168,7 +168,7 @@ def _put_text(canvas: np.ndarray, text: str, origin: tuple[int, int], scale: flo
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """Any picture [H, W, n] as RGB: the first three channels, or the first where there are fewer."""
+    """Any image [H, W, n] as RGB: the first three channels, or the first where there are fewer."""
     if image.shape[2] == 3:
         return image
     return image[..., :3] if image.shape[2] > 3 else np.repeat(image[..., :1], 3, axis=2)
@@ -177,7 +177,7 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
 def enlarge(
     image: np.ndarray, xyxy: np.ndarray, longest: int = 480, below: int = SMALL_SIDE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The picture and its boxes, scaled up to `longest` pixels if its longest side is under `below`."""
+    """The image and its boxes, scaled up to `longest` pixels if its longest side is under `below`."""
     height, width = image.shape[:2]
     boxes = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4)
     if max(height, width) >= below:
@@ -189,7 +189,7 @@ def enlarge(
 
 
 def titled(image: np.ndarray, title: str) -> np.ndarray:
-    """The picture below a dark strip with a caption; its width stays."""
+    """The image below a dark strip with a caption; its width stays."""
     height, width = image.shape[:2]
     strip = np.full((max(18, max(height, width) // 20), width, 3), DARK, dtype=np.uint8)
     scale = _scale_to_fit(title, len(strip) / 40, width - 8, len(strip))
@@ -201,17 +201,17 @@ def titled(image: np.ndarray, title: str) -> np.ndarray:
 def side_by_side(
     left: np.ndarray, right: np.ndarray, titles: tuple[str, str] = ("labels", "predictions")
 ) -> np.ndarray:
-    """Two pictures next to each other, each below its title."""
+    """Two images next to each other, each below its title."""
     return contact_sheet([titled(left, titles[0]), titled(right, titles[1])], columns=2)
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Pictures in rows of `columns`, each centred in a cell of the largest height and width, on grey.
+    """Images in rows of `columns`, each centred in a cell of the largest height and width, on grey.
 
     A gap of 1% of a cell (2 pixels or more) lies between cells, none at the border.
     """
     if not images or columns < 1:
-        raise ValueError(f"a contact sheet needs 1 or more pictures and columns, got {len(images)} and {columns}")
+        raise ValueError(f"a contact sheet needs 1 or more images and columns, got {len(images)} and {columns}")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
@@ -225,15 +225,15 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def encode_picture(image_rgb: np.ndarray, ending: str = ".png") -> bytes:
-    """An RGB picture as the bytes of a file. Raises ValueError for an ending that OpenCV does not know."""
+    """An RGB image as the bytes of a file. Raises ValueError for an ending that OpenCV does not know."""
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1] if ending.lower() == ".png" else []  # five times quicker, a third larger
     try:
         return cv2.imencode(ending, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), options)[1].tobytes()
     except cv2.error as error:
-        raise ValueError(f"a picture cannot be written as {ending!r}: {error.err}") from error
+        raise ValueError(f"an image cannot be written as {ending!r}: {error.err}") from error
 
 
 def write_picture(path: str | os.PathLike[str], image_rgb: np.ndarray) -> None:
-    """Writes an RGB picture in the format of the path's ending. Raises OSError, ValueError for an unknown ending."""
+    """Writes an RGB image in the format of the path's ending. Raises OSError, ValueError for an unknown ending."""
     # Not by cv2.imwrite, which cannot open every path that Python can.
     Path(path).write_bytes(encode_picture(image_rgb, Path(path).suffix))

@@ -1,4 +1,4 @@
-"""results.csv as a picture."""
+"""results.csv as an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers, pictures and texts for TensorBoard."""
+"""Numbers, images and texts for TensorBoard."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class TensorBoard:
                 self._writer.add_scalar(tag, value, step)
 
     def picture(self, tag: str, png: bytes, step: int) -> None:
-        """Adds a picture, as the bytes of a PNG file."""
+        """Adds an image, as the bytes of a PNG file."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        # SummaryWriter.add_image would encode it anew, and slowly: 2 s for a sheet of pictures.
+        # SummaryWriter.add_image would encode it anew, and slowly: 2 s for a sheet of images.
         width, height = (int.from_bytes(png[first : first + 4], "big") for first in (16, 20))
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
         with self._named_errors():

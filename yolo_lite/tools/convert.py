@@ -31,7 +31,7 @@ def convert(
         polygons: write outlines where they are known. YOLO's rows have them in place of boxes.
 
     Raises:
-        DataError: the folder is not empty or lies in the dataset, or two pictures would have one label file.
+        DataError: the folder is not empty or lies in the dataset, or two images would have one label file.
     """
     root = dataset_root(config, data_file)
     check_folder(folder, root)
@@ -115,10 +115,10 @@ def _check_space(splits: Mapping[str, DatasetIndex], folder: Path) -> None:
     there = next(parent for parent in folder.parents if parent.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
-        raise DataError(f"{folder}: the pictures take {needed / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free")
+        raise DataError(f"{folder}: the images take {needed / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free")
 
 
 def _copy_images(index: DatasetIndex, places: list[Path]) -> None:
-    for position, place in enumerate(tqdm(places, desc="copying pictures", leave=False, delay=1)):
+    for position, place in enumerate(tqdm(places, desc="copying images", leave=False, delay=1)):
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(index.path(position), place)

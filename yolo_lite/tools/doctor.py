@@ -30,8 +30,8 @@ from yolo_lite.tools.convert import write_dataset
 # honest. Warnings may be intended. Notes are about images that other programs may read differently.
 SEVERITY = {
     **dict.fromkeys(("missing split", "no usable image", "no objects", "missing image", "unreadable image"), "error"),
-    **dict.fromkeys(("leak", "unreadable labels", "labels of another picture", "wrong columns"), "error"),
-    **dict.fromkeys(("not a number", "not finite", "unknown class", "outside the picture", "without area"), "error"),
+    **dict.fromkeys(("leak", "unreadable labels", "labels of another image", "wrong columns"), "error"),
+    **dict.fromkeys(("not a number", "not finite", "unknown class", "outside the image", "without area"), "error"),
     **dict.fromkeys(("class without objects", "duplicate image", "missing labels", "orphaned labels"), "warning"),
     **dict.fromkeys(("repeated object", "too small", "too narrow"), "warning"),
     **dict.fromkeys(("wrong extension", "rotated by EXIF", "16-bit", "palette", "grey", "alpha", "CMYK"), "note"),
@@ -164,7 +164,7 @@ def _examine(reader: LabelReader, split: str, channels: int, image: Path) -> Exa
     try:
         found = reader.read(image, size)
     except DataError as error:
-        kind = "unreadable labels" if isinstance(error.__cause__, OSError) else "labels of another picture"
+        kind = "unreadable labels" if isinstance(error.__cause__, OSError) else "labels of another image"
         findings.append(Finding(kind, split, path, str(error)))
         return Examined(image, digest, labels, None, findings)
     findings += [Finding(problem.kind, split, str(labels), problem.text) for problem in found.problems]
@@ -185,7 +185,7 @@ def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
     if path.suffix.lower() not in EXTENSIONS.get(kind, ()):
         yield "wrong extension", f"a {kind} file"
     if turned != 1:
-        yield "rotated by EXIF", f"orientation {turned}; labels are of the turned picture"
+        yield "rotated by EXIF", f"orientation {turned}; labels are of the turned image"
     if ";16" in layout or ";16" in mode:
         yield "16-bit", "read as 8 bits"
     if mode in MODES:
@@ -228,7 +228,7 @@ def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Ex
         pictures = {path.stem for path in around if path.suffix.lower() in IMAGE_SUFFIXES}
         for path in (folder / name for name in _names(folder) if name.lower() not in NO_LABELS):
             if path.suffix in suffixes and path not in passed and path.stem not in pictures:
-                text = f"{path}: no picture of this name in {', '.join(map(str, sorted(beside)))}"
+                text = f"{path}: no image of this name in {', '.join(map(str, sorted(beside)))}"
                 yield Finding("orphaned labels", "", str(path), text)
 
 

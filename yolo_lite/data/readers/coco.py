@@ -80,7 +80,7 @@ class CocoReader(LabelReader):
         used = {record["id"] for image in images if (record := self.record(image))}
         unused = [name for name, record in self.images.items() if record["id"] not in used]
         strays = [str(row.get("id")) for row in self.strays]
-        return {"pictures that no split has": unused, "annotations of pictures it does not list": strays}
+        return {"images that no split has": unused, "annotations of images it does not list": strays}
 
     def _objects(self, rows: list[dict[str, Any]]) -> Iterator[Annotation | Problem]:
         for row in rows:

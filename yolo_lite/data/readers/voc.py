@@ -42,7 +42,7 @@ class VocReader(LabelReader):
         stated = tuple(tree.findtext(f"size/{side}", "").strip().lstrip("0") for side in ("height", "width"))
         if all(text.isdecimal() for text in stated) and stated != tuple(map(str, size)):  # "" stands for 0, unknown
             height, width = (text[:12] for text in stated)
-            raise DataError(f"{image}: {size[1]} x {size[0]} pixels, but {path} is of a picture of {width} x {height}")
+            raise DataError(f"{image}: {size[1]} x {size[0]} pixels, but {path} is of an image of {width} x {height}")
         return check_annotations(self._objects(tree, path), size)
 
     def _objects(self, tree: ElementTree.Element, path: Path) -> Iterator[Annotation | Problem]:
