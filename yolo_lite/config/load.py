@@ -12,17 +12,13 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.find import find_yaml, folder_of_dataset
+from yolo_lite.config.hyp import RETIRED_HYP_KEYS, Hyp
+from yolo_lite.config.model import MODEL_SECTIONS, AnyModelConfig
 from yolo_lite.config.old import split_flat_key
-from yolo_lite.config.schema import (
-    MODEL_SECTIONS,
-    RETIRED_HYP_KEYS,
-    AnyModelConfig,
-    DatasetConfig,
-    Hyp,
-    RunConfig,
-)
+from yolo_lite.config.run import RunConfig
 from yolo_lite.config.seams import Seams, Section
 from yolo_lite.config.yaml_file import Document, KeyPath, parse_scalar, read_yaml
 

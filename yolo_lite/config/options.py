@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
-from yolo_lite.config.schema import Count, ImageSize, Seed
 from yolo_lite.config.seams import Section
+from yolo_lite.config.types import Count, ImageSize, Seed
 
 DEFAULT_DATA = "data/shapes.yaml"  # the embedded set
 

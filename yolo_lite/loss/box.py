@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from yolo_lite.config.schema import NotNegative, Positive
+from yolo_lite.config.types import NotNegative, Positive
 from yolo_lite.ops.boxes import aligned_iou, aligned_overlap, aligned_union
 from yolo_lite.ops.safe import safe_power, safe_ratio
 

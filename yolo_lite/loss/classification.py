@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from yolo_lite.config.schema import Fraction, NotNegative, Positive
 from yolo_lite.config.seams import Choice
+from yolo_lite.config.types import Fraction, NotNegative, Positive
 from yolo_lite.ops.safe import safe_power
 
 BinaryLoss = Callable[..., Tensor]

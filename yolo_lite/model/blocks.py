@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from yolo_lite.config.schema import parse_activation
+from yolo_lite.config.model import parse_activation
 
 Activation = Callable[[], nn.Module]
 

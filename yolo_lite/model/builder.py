@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from yolo_lite.config.errors import ConfigError, nearest
-from yolo_lite.config.schema import ModelConfig, Row
+from yolo_lite.config.model import ModelConfig, Row
 from yolo_lite.model.blocks import BLOCKS, Activation, Concat, activation_maker
 from yolo_lite.model.heads import HEADS, Head
 

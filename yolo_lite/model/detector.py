@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.schema import Freeze, ModelConfig
+from yolo_lite.config.model import ModelConfig
+from yolo_lite.config.optim import Freeze
 from yolo_lite.model.blocks import Concat, Conv
 from yolo_lite.model.builder import build_head, build_layers, run_on_meta
 from yolo_lite.model.heads import ClassRows, Head
