@@ -88,12 +88,11 @@ class Criterion(nn.Module):
 
     def step_sums(self) -> list[Tensor]:
         """What box losses count during a step; many processes add theirs before ``finish_step``."""
-        return [tensor for loss in self._box_losses() for tensor in (loss.step_sum, loss.step_count)]
+        losses = [module for module in self.modules() if isinstance(module, BoxLoss)]
+        return [tensor for loss in losses for tensor in (loss.step_sum, loss.step_count)]
 
     def finish_step(self) -> None:
         """Move the state of box losses, after each optimizer step."""
-        for loss in self._box_losses():
-            loss.finish_step()
-
-    def _box_losses(self) -> list[BoxLoss]:
-        return [module for module in self.modules() if isinstance(module, BoxLoss)]
+        for module in self.modules():
+            if isinstance(module, BoxLoss):
+                module.finish_step()
