@@ -216,9 +216,7 @@ class PredictOptions(Options):
     weights: CheckpointOrExported
     source: Annotated[
         Texts,
-        Field(
-            description="images, videos, folders, patterns, list files; a camera's number; a URL (rtsp, rtmp, udp, http)"
-        ),
+        Field(description="images, videos, folders, patterns, list files; a camera's number; the URL of a stream"),
     ]
     imgsz: TrainedSize = None
     batch_size: Count = option(8, "images at once; the result does not depend on it")

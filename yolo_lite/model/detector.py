@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -129,9 +129,8 @@ class _OnlyTensors(nn.Module):
         super().__init__()
         self.detector = detector
 
-    def forward(self, images: Tensor) -> Tensor:
-        raw: Raw = self.detector(images)
-        return raw.slots
+    def forward(self, images: Tensor) -> Any:
+        return self.detector(images).slots
 
 
 class Summary(NamedTuple):

@@ -35,19 +35,14 @@ def select_detections(score: Tensor, boxes_of: Callable[[Tensor], Tensor], optio
         score: ``[S, C]`` in 0..1, of the slots that may hold a detection.
         boxes_of: boxes cxcywh ``[K, 4]`` of K of these slots, given by their rows: only the best are decoded.
     """
-    best, row, label = _candidates(score, options)
-    return survivors(Detections(cxcywh_to_xyxy(boxes_of(row)), best, label), options)
-
-
-def _candidates(score: Tensor, options: DetectOptions) -> tuple[Tensor, Tensor, Tensor]:
-    """The best of the scores ``[S, C]``, with their rows and labels."""
     if options.classes is not None:
         score = score * _is_wanted(torch.arange(score.shape[1], device=score.device), options.classes)
     candidate = (score > options.confidence).flatten().nonzero().squeeze(1)
     # A stable sort: equal scores keep the order of the slots, on every device.
     best, order = score.flatten()[candidate].sort(descending=True, stable=True)
     best, candidate = best[: options.max_candidates], candidate[order[: options.max_candidates]]
-    return best, candidate // score.shape[1], candidate % score.shape[1]
+    row, label = candidate // score.shape[1], candidate % score.shape[1]
+    return survivors(Detections(cxcywh_to_xyxy(boxes_of(row)), best, label), options)
 
 
 def _is_wanted(label: Tensor, classes: tuple[int, ...]) -> Tensor:
@@ -61,8 +56,7 @@ def survivors(candidates: Detections, options: DetectOptions) -> Detections:
     alone give enough survivors, these are the first survivors of all candidates too.
     """
     if options.classes is not None:
-        wanted = _is_wanted(candidates.label, options.classes)
-        candidates = candidates.select(wanted)
+        candidates = candidates.select(_is_wanted(candidates.label, options.classes))
     candidates = candidates.select(slice(options.max_candidates))
     box, score, label = candidates[:3]
     group = torch.zeros_like(label) if options.agnostic else label

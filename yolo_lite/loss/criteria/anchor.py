@@ -44,7 +44,7 @@ class Weights(NamedTuple):
 def loss_gains(
     section: LossSection, num_levels: int, num_classes: int, height: int, width: int
 ) -> tuple[float, float, float]:
-    """Gains of box, obj and cls: those of hyp.yaml for 3 levels, 80 classes and 640 x 640 pixels, else in proportion."""
+    """Gains of box, obj and cls: hyp.yaml gives those for 3 levels, 80 classes and 640 x 640 pixels, and all scale."""
     scale = 3 / num_levels
     obj = section.obj * scale * (height * width) / 640**2
     return section.box * scale, obj, section.cls * scale * num_classes / 80
