@@ -46,8 +46,8 @@ class Objects(NamedTuple):
 
     def select(self, rows: Tensor) -> Objects:
         """Some of the objects, by index or by a mask of bools."""
-        mask = None if self.mask is None else self.mask[rows]
-        return Objects(self.image[rows], self.label[rows], self.box[rows], mask)
+        columns: Any = (None if column is None else column[rows] for column in self)
+        return Objects(*columns)
 
     def to(self, device: torch.device) -> Objects:
         """The objects on a device."""

@@ -32,12 +32,12 @@ class AugmentSection(Section):
     fliplr: Fraction = 0.5
     mosaic: Fraction = 1.0
     mixup: Fraction = 0.0
-    copy_paste: Fraction = 0.0  # chance of a picture to get objects of another, cut out along their polygons
+    copy_paste: Fraction = 0.0  # chance of a image to get objects of another, cut out along their polygons
     close_mosaic: Annotated[int, Field(ge=0)] = 10  # the last epochs are trained without these three
     grayscale: Fraction = 0.0  # chance to lose the colours
     blur: Fraction = 0.0
     jpeg: Fraction = 0.0  # chance of the noise of JPEG compression
     erasing: Fraction = 0.0  # chance of a rectangle turned grey
     augmentations: Augmentations = ()  # of plugins, one after the other
-    balance: Fraction = 0.0  # pictures with classes that fewer than this share show are drawn more often; 0 is off
+    balance: Fraction = 0.0  # images with classes that fewer than this share show are drawn more often; 0 is off
     multi_scale: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0.5: each step at 0.5 to 1.5 times --imgsz

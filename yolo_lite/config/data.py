@@ -22,12 +22,6 @@ class Generate(Section):
     seed: Seed = 0
 
 
-def _relative_folder(path: str) -> str:
-    if re.match(r"/|\\|[A-Za-z]:", path) or ".." in re.split(r"[/\\]", path):
-        raise ValueError(f"expected a folder below the set's, found {path!r}")
-    return path
-
-
 def _matches(pattern: str, expected: str) -> AfterValidator:
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -35,6 +29,9 @@ def _matches(pattern: str, expected: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+BELOW = r"(?!/|\\|[A-Za-z]:)(?!(.*[/\\])?\.\.([/\\]|$)).*"  # a relative path without ".."
 
 
 class Archive(Section):
@@ -45,7 +42,9 @@ class Archive(Section):
     ]
     size: Count  # bytes
     sha256: Annotated[str, _matches("[0-9a-f]{64}", "64 digits 0-9a-f")]
-    into: Annotated[str, AfterValidator(_relative_folder)] = "."  # folder of the set that it is unpacked into
+    into: Annotated[str, _matches(BELOW, "a folder below the set's")] = (
+        "."  # folder of the set that it is unpacked into
+    )
 
 
 def _own_archives(value: Any) -> Any:
@@ -107,7 +106,7 @@ class DatasetConfig(Section):
     format: Annotated[str, chosen_from("FORMATS")] | None = None  # else it is found out
     names: Annotated[tuple[str, ...], BeforeValidator(_names_to_tuple)]
     nc: Count | None = None
-    channels: Count = 3  # of the pictures: 1 is grey, 3 is RGB, others as the files have them
+    channels: Count = 3  # of the images: 1 is grey, 3 is RGB, others as the files have them
     classes: Annotated[tuple[str, ...] | None, BeforeValidator(list_to_tuple)] = None  # only these, by name
     single_cls: bool = False  # all objects are of one class
     download: Annotated[tuple[Archive, ...], BeforeValidator(_own_archives)] = ()

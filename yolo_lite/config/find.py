@@ -40,12 +40,9 @@ def find_yaml(given: str | os.PathLike[str], kind: Kind) -> Path:
     if found or os.path.exists(path):  # what is no file is refused where it is read
         return found or path
     looked = f"looked in {path.resolve().parent}"
-    raise ConfigError(f"{path}: no such file ({looked}); yolo_lite brings {', '.join(own)}{_nearest(name, own)}")
-
-
-def _nearest(name: str, own: dict[str, Path]) -> str:
     advice = nearest(name, own)
-    return advice if "nearest" in advice else ""
+    advice = advice if "nearest" in advice else ""
+    raise ConfigError(f"{path}: no such file ({looked}); yolo_lite brings {', '.join(own)}{advice}")
 
 
 def folder_of_dataset(file: str | os.PathLike[str]) -> Path:

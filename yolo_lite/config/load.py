@@ -73,35 +73,28 @@ def load_run_config(plain: Mapping[str, Any], source: str, seams: Seams | None =
     try:
         return validate(RunConfig, Document(source, dict(plain), {}), seams)
     except ConfigError as error:
-        raise ConfigError(f"{error}{_plugins_to_give(plain, source, str(error))}") from None
-
-
-def _plugins_to_give(plain: Mapping[str, Any], source: str, problem: str) -> str:
-    """What to do about names that are unknown because the plugins of a run are not loaded."""
-    train = plain.get("train")
-    paths = train.get("plugin") if isinstance(train, Mapping) else None
-    if "unknown" not in problem or not paths or not isinstance(paths, list):
-        return ""
-    flags = " ".join(f"--plugin {shlex.quote(str(path))}" for path in paths)
-    return f"\n{source}: the run was trained with a plugin, which is executed only where you give it again: {flags}"
+        train = plain.get("train")
+        plugins = train.get("plugin") if isinstance(train, Mapping) else None
+        if "unknown" not in str(error) or not plugins or not isinstance(plugins, list):
+            raise
+        flags = " ".join(f"--plugin {shlex.quote(str(path))}" for path in plugins)
+        advice = f"the run was trained with a plugin, which is executed only where you give it again: {flags}"
+        raise ConfigError(f"{error}\n{source}: {advice}") from None
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
     """Raise ConfigError for every ``--set`` text that is no ``key=value`` or names no key of any file."""
-    problems = [problem for text in overrides if (problem := _override_problem(text))]
+    problems = []
+    for text in overrides:
+        key, equals, _ = text.partition("=")
+        prefix = next((p for p in PREFIXES if p and key.startswith(p)), "")
+        known = [prefix + name for section in PREFIXES[prefix] for name in section.model_fields]
+        if not equals:
+            problems.append(f"--set {text}: expected key=value")
+        elif key not in known:
+            problems.append(f"--set {text}: unknown key {key!r}{nearest(key, known)}")
     if problems:
         raise ConfigError("\n".join(problems))
-
-
-def _override_problem(text: str) -> str | None:
-    key, equals, _ = text.partition("=")
-    if not equals:
-        return f"--set {text}: expected key=value"
-    prefix = next((p for p in PREFIXES if p and key.startswith(p)), "")
-    fields = [name for section in PREFIXES[prefix] for name in section.model_fields]
-    if key.removeprefix(prefix) not in fields:
-        return f"--set {text}: unknown key {key!r}{nearest(key, [prefix + name for name in fields])}"
-    return None
 
 
 def override(document: Document, overrides: Sequence[str], prefix: str) -> Document:
@@ -110,8 +103,9 @@ def override(document: Document, overrides: Sequence[str], prefix: str) -> Docum
     flags: dict[str, str] = {}
     for text in overrides:
         key, _, value = text.partition("=")
-        if (prefix and key.startswith(prefix)) or (not prefix and "." not in key):
-            name, flags[key.removeprefix(prefix)] = key.removeprefix(prefix), f"--set {text}"
+        if key.startswith(prefix) if prefix else "." not in key:
+            name = key.removeprefix(prefix)
+            flags[name] = f"--set {text}"
             try:
                 changes[name] = parse_scalar(value)
             except ConfigError as error:
@@ -178,8 +172,8 @@ def _location(detail: ErrorDetails) -> KeyPath:
 def _line(document: Document, location: KeyPath) -> int | None:
     """Line of a key, or of the nearest key around it; None where a flag gave it."""
     around = (location[:length] for length in range(len(location), 0, -1))
-    given = not location or str(location[0]) in document.flags
-    return None if given else next((document.lines[path] for path in around if path in document.lines), None)
+    by_flag = bool(location) and str(location[0]) in document.flags
+    return None if by_flag else next((document.lines[path] for path in around if path in document.lines), None)
 
 
 def _key(location: KeyPath) -> str:

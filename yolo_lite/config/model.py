@@ -22,9 +22,13 @@ class Row(Section):
     module: str
     args: tuple[Any, ...]
 
+    def plain(self) -> list[Any]:
+        """As the YAML file has it."""
+        source = self.source[0] if len(self.source) == 1 else list(self.source)
+        return [source, self.repeats, self.module, list(self.args)]
+
     def __str__(self) -> str:
-        source: Any = self.source[0] if len(self.source) == 1 else list(self.source)
-        return f"[{source}, {self.repeats}, {self.module}, {list(self.args)}]"
+        return "[{}, {}, {}, {}]".format(*self.plain())
 
 
 def parse_row(row: Any, info: ValidationInfo) -> Row:
@@ -91,7 +95,7 @@ class ModelConfig(Section):
     depth_multiple: Positive = 1.0
     width_multiple: Positive = 1.0
     channel_multiple: Count = 8  # widths are rounded up to a multiple of this
-    ch: Count = 3  # channels of the pictures; the dataset's key channels decides
+    ch: Count = 3  # channels of the images; the dataset's key channels decides
     inplace: bool = True  # accepted because YOLOv5 files may carry it; without effect
     activation: str = "SiLU()"
     task: Annotated[str, chosen_from("TASKS")] | None = None  # of TASKS, where it is another than that of the head
@@ -158,22 +162,15 @@ class FasterRcnnConfig(Section):
     anchors: AnchorSizes = (32.0, 64.0, 128.0, 256.0, 512.0)  # pixels
     aspect_ratios: Annotated[tuple[float, ...], BeforeValidator(_positive_numbers)] = (0.5, 1.0, 2.0)  # height / width
     rpn_pre_nms: TrainAndTest = (2000, 1000)  # best anchors of a level that enter the first stage's NMS
-    rpn_post_nms: TrainAndTest = (2000, 1000)  # best proposals of a picture that leave it
-    rpn_samples: Count = 256  # anchors of a picture that the first stage learns from, at most half of them positive
-    roi_samples: Count = 512  # proposals of a picture that the second stage learns from, at most a quarter positive
+    rpn_post_nms: TrainAndTest = (2000, 1000)  # best proposals of a image that leave it
+    rpn_samples: Count = 256  # anchors of a image that the first stage learns from, at most half of them positive
+    roi_samples: Count = 512  # proposals of a image that the second stage learns from, at most a quarter positive
 
 
 # Model YAMLs by their key ``family``.
-MODEL_SECTIONS: dict[str, type[ModelConfig] | type[FasterRcnnConfig]] = {
-    "yolo": ModelConfig,
-    "faster_rcnn": FasterRcnnConfig,
-}
-
-
-def _family(model: Any) -> Any:
-    return model.get("family", "yolo") if isinstance(model, dict) else model.family
-
+MODEL_SECTIONS: dict[str, type[ModelConfig | FasterRcnnConfig]] = {"yolo": ModelConfig, "faster_rcnn": FasterRcnnConfig}
 
 AnyModelConfig = Annotated[
-    Annotated[ModelConfig, Tag("yolo")] | Annotated[FasterRcnnConfig, Tag("faster_rcnn")], Discriminator(_family)
+    Annotated[ModelConfig, Tag("yolo")] | Annotated[FasterRcnnConfig, Tag("faster_rcnn")],
+    Discriminator(lambda model: model.get("family", "yolo") if isinstance(model, dict) else model.family),
 ]

@@ -51,7 +51,7 @@ class RunSection(Section):
     name: str = "exp"
     exist_ok: bool = False
     save_period: Annotated[SavePeriod, BeforeValidator(parse_save_period)] = SavePeriod(number=1.0, unit="epochs")
-    figures: bool = True  # curves, pictures and the graph, in the folder and in TensorBoard
+    figures: bool = True  # curves, images and the graph, in the folder and in TensorBoard
     first_epochs: Count | None = None  # as first planned, where --resume was given another --epochs
     # Absolute paths, for the record: a file that a checkpoint or a config.yaml names is never executed.
     plugin: Annotated[tuple[str, ...], BeforeValidator(list_to_tuple)] = ()
@@ -70,8 +70,5 @@ class RunConfig(Section):
         """Plain lists, dicts, numbers and strings, in the form the YAML files have."""
         tree = self.model_dump(mode="json")
         for part in ("backbone", "head") if isinstance(self.model, ModelConfig) else ():
-            tree["model"][part] = [
-                [list(row.source) if len(row.source) > 1 else row.source[0], row.repeats, row.module, list(row.args)]
-                for row in getattr(self.model, part)
-            ]
+            tree["model"][part] = [row.plain() for row in getattr(self.model, part)]
         return tree

@@ -133,8 +133,9 @@ def _line_numbers(node: yaml.Node, path: KeyPath) -> list[tuple[KeyPath, int]]:
     rows: list[tuple[KeyPath, int]] = [(path, node.start_mark.line + 1)]
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            rows += [((*path, key.value), key.start_mark.line + 1)]
-            rows += [row for row in _line_numbers(value, (*path, key.value)) if row[0] != (*path, key.value)]
+            own = (*path, key.value)
+            # Of two rows for one path a dict keeps the last: the line of the key, not that of its value.
+            rows += [*_line_numbers(value, own), (own, key.start_mark.line + 1)]
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             rows += _line_numbers(value, (*path, index))
