@@ -33,13 +33,7 @@ PREFIXES: dict[str, tuple[type[Section], ...]] = {
 
 
 def load_hyp(path: str | os.PathLike[str], overrides: Sequence[str] = (), seams: Seams | None = None) -> Hyp:
-    """Read hyp.yaml.
-
-    Args:
-        path: the file, or the name of one that yolo_lite brings.
-        overrides: the ``--set key=value`` texts.
-        seams: what names and their parameters are checked against; None: they are taken as they are.
-    """
+    """Read hyp.yaml by its path or name, with ``--set key=value`` over it; without ``seams`` no name is checked."""
     return validate(Hyp, override(read_yaml(find_yaml(path, "hyp")), overrides, ""), seams)
 
 

@@ -41,11 +41,9 @@ class Options(Section):
     @classmethod
     def _plain(cls, given: Any) -> Any:
         """Leaves out what is None, so that the default stands, and makes Python's numbers of numpy's."""
-        return {name: _as_python(value) for name, value in given.items() if value is not None}
-
-
-def _as_python(value: Any) -> Any:
-    return value.item() if isinstance(value, numbers.Number) and hasattr(value, "item") else value
+        kept = {name: value for name, value in given.items() if value is not None}
+        numpys = {name: v.item() for name, v in kept.items() if isinstance(v, numbers.Number) and hasattr(v, "item")}
+        return {**kept, **numpys}
 
 
 def _path(value: Any) -> str:

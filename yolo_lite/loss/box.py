@@ -272,7 +272,6 @@ def _penalties(pair: Pair, form: str) -> list[Tensor]:
 
 
 def _efficient(pair: Pair) -> Tensor:
-    """EIoU ``[P]``."""
     predicted, target = pair.sizes
     sides = safe_ratio(predicted - target, pair.enclosing).square().sum(dim=1)
     return 1 - pair.iou + _centre_distance(pair) + sides

@@ -66,8 +66,7 @@ class Detector(nn.Module):
             result = layer(maps if isinstance(layer, Concat) else maps[0])
             if index in self.kept:
                 outputs[index] = result
-        raw: Raw = self.head([outputs[source] for source in self.sources[-1]])
-        return raw
+        return self.head([outputs[source] for source in self.sources[-1]])
 
     def grid(self, height: int, width: int) -> Grid:
         """The slots for inputs of this size in pixels."""

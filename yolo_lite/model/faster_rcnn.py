@@ -3,13 +3,12 @@
 B images, H W input size, N anchors of an image, R proposals (of all images), C classes without the background,
 M targets in the batch, P positive pairs. Boxes are xyxy in pixels where torchvision sees them.
 
-torchvision's modules do the work (Ren et al., arXiv:1506.01497, with the pyramid of arXiv:1612.03144), and parameters
-have its names. Only what ties them together is written here: torchvision's own ``forward`` functions resize images,
-hard-code smooth L1, and show neither anchors nor proposals to their box losses.
+torchvision's modules do the work (Ren et al., arXiv:1506.01497, with the pyramid of arXiv:1612.03144) under its names.
+Only what ties them together is written here: torchvision's own ``forward`` functions resize images, hard-code smooth
+L1, and show neither anchors nor proposals to their box losses.
 
-Normalisation in one sentence: the losses of the first stage are divided by the number of sampled anchors of the batch,
-those of the second by the number of sampled proposals, as torchvision does; so the losses of a batch are the means over
-its images, weighted by how many samples each has.
+Losses of the first stage are divided by the number of sampled anchors of the batch, those of the second by the number
+of sampled proposals, as in torchvision: they are means over its images, weighted by how many samples each has.
 """
 
 from __future__ import annotations
@@ -196,10 +195,13 @@ class FasterRcnn(nn.Module):
         Anchors and proposals are sampled by torch's global random generator of the device. Objects without an area
         are left out.
         """
-        by_image = _objects_by_image(objects, len(first.proposals))
+        box = cxcywh_to_xyxy(objects.box.float())
+        usable = (box[:, 2:] > box[:, :2]).all(dim=1)  # after the conversion: tiny sides may be rounded away in it
+        own = [usable & (objects.image == image) for image in range(len(first.proposals))]
+        by_image = [{"boxes": box[mine], "labels": objects.label[mine] + 1} for mine in own]  # 0 is the background
         objectness, rpn_box = self._first_losses(first, by_image, objectives.rpn)
-        classifier, box = self._second_losses(first, by_image, objectives.roi)
-        return StageLosses(objectness, rpn_box, classifier, box)
+        classifier, roi_box = self._second_losses(first, by_image, objectives.roi)
+        return StageLosses(objectness, rpn_box, classifier, roi_box)
 
     @torch.no_grad()
     def validation_losses(
@@ -274,14 +276,6 @@ def candidates(raw: RawDetections, confidence: float) -> list[Detections]:
         row, label = row[order], label[order]
         found.append(Detections(box[row, label], score, label))
     return found
-
-
-def _objects_by_image(objects: Objects, num_images: int) -> list[dict[str, Tensor]]:
-    """For each image its boxes xyxy and its labels, which count from 1; what has no area is left out."""
-    box = cxcywh_to_xyxy(objects.box.float())
-    usable = (box[:, 2:] > box[:, :2]).all(dim=1)  # after the conversion: tiny sides may be rounded away in it
-    own = [usable & (objects.image == image) for image in range(num_images)]
-    return [{"boxes": box[mine], "labels": objects.label[mine] + 1} for mine in own]
 
 
 def _by_anchor(level: Tensor, outputs: int) -> Tensor:

@@ -74,5 +74,4 @@ def class_nms(box: Tensor, score: Tensor, label: Tensor, iou: float) -> Tensor:
         return class_nms(box.cpu(), score.cpu(), label.cpu(), iou).to(box.device)
     # Every class gets a region of its own; float64 keeps the boxes exact however many classes there are.
     span = (box.max() - box.min()).double() + 1
-    kept: Tensor = nms(box.double() + label[:, None] * span, score.double(), iou)
-    return kept
+    return nms(box.double() + label[:, None] * span, score.double(), iou)
