@@ -31,7 +31,10 @@ def _matches(pattern: str, expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-BELOW = r"(?!/|\\|[A-Za-z]:)(?!(.*[/\\])?\.\.([/\\]|$)).*"  # a relative path without ".."
+def _relative_folder(path: str) -> str:
+    if re.match(r"/|\\|[A-Za-z]:", path) or ".." in re.split(r"[/\\]", path):
+        raise ValueError(f"expected a folder below the set's, found {path!r}")
+    return path
 
 
 class Archive(Section):
@@ -42,9 +45,7 @@ class Archive(Section):
     ]
     size: Count  # bytes
     sha256: Annotated[str, _matches("[0-9a-f]{64}", "64 digits 0-9a-f")]
-    into: Annotated[str, _matches(BELOW, "a folder below the set's")] = (
-        "."  # folder of the set that it is unpacked into
-    )
+    into: Annotated[str, AfterValidator(_relative_folder)] = "."  # folder of the set that it is unpacked into
 
 
 def _own_archives(value: Any) -> Any:

@@ -24,9 +24,7 @@ def own_yamls(kind: Kind) -> dict[str, Path]:
 
 
 def find_yaml(given: str | os.PathLike[str], kind: Kind) -> Path:
-    """The file that ``yolo_n``, ``yolo_n.yaml``, ``cfg/yolo_n.yaml`` or any other path means.
-
-    The working folder comes first, then the files that yolo_lite brings.
+    """The file that ``yolo_n`` or ``cfg/yolo_n.yaml`` means: one of the working folder, else one that yolo_lite brings.
 
     Raises:
         ConfigError: there is none; the message lists the names that there are.

@@ -68,11 +68,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: str | Path) -> Document:
-    """Parse a YAML file that holds one mapping.
-
-    Raises:
-        ConfigError: the file is missing, unreadable, not YAML, not a mapping, or repeats a key.
-    """
+    """Parse a YAML file that holds one mapping; ConfigError where it is missing, unreadable or not such a file."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -100,11 +96,7 @@ def parse_yaml(text: str, source: str) -> Document:
 
 
 def parse_scalar(text: str) -> Any:
-    """The value that ``text`` would have after ``key:`` in a YAML file.
-
-    Raises:
-        ConfigError: it is no YAML.
-    """
+    """The value that ``text`` would have after ``key:`` in a YAML file; ConfigError where it is not YAML."""
     try:
         return _parse(text)[1]
     except yaml.YAMLError as error:

@@ -51,11 +51,7 @@ def build_layers(config: ModelConfig) -> list[Layer]:
 
 
 def build_head(config: ModelConfig, layers: list[Layer]) -> tuple[Head, tuple[int, ...]]:
-    """Build the last row, once the strides of the maps that it reads are known, and the layers that it reads.
-
-    Raises:
-        ConfigError: as ``build_layers``.
-    """
+    """Build the last row, and name the layers that it reads; ConfigError as ``build_layers``."""
     row = config.head[-1]
     with named_row(config, len(layers)):
         sources = _sources(row, len(layers))

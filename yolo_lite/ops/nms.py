@@ -29,8 +29,6 @@ class DetectOptions(NamedTuple):
 def select_detections(score: Tensor, boxes_of: Callable[[Tensor], Tensor], options: DetectOptions) -> Detections:
     """Multi-label detections of one image; boxes xyxy in the pixels of ``boxes_of``.
 
-    The result depends on nothing but the input: no step looks at the clock.
-
     Args:
         score: ``[S, C]`` in 0..1, of the slots that may hold a detection.
         boxes_of: boxes cxcywh ``[K, 4]`` of K of these slots, given by their rows: only the best are decoded.

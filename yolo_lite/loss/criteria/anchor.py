@@ -2,10 +2,9 @@
 
 B images, N slots, C classes, P matched pairs, L levels.
 
-Normalisation in one sentence: box and class losses are means over the positives of each level, summed over levels,
-and objectness is a mean over the slots of each level, all taken over the whole optimizer step, however many batches
-or processes it is split into. With an assigner that goes by predictions all three are sums, divided by the summed
-scores of the step's pairs (as in YOLOX, arXiv:2107.08430).
+Box and class losses are means over the positives of each level, objectness over its slots, summed over levels, all
+taken over the whole optimizer step, however many batches or processes it is split into. With an assigner that goes by
+predictions all three are sums, divided by the summed scores of the step's pairs (as in YOLOX, arXiv:2107.08430).
 """
 
 from __future__ import annotations
