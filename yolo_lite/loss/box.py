@@ -257,9 +257,10 @@ def _centre_distance(pair: Pair) -> Tensor:
 
 def _aspect(pair: Pair) -> Tensor:
     """alpha v ``[P]`` of CIoU. ``atan2`` keeps the gradient finite where a predicted side is 0."""
-    predicted, target = pair.sizes
-    width, height = predicted.clamp(min=SMALLEST_SIDE).unbind(dim=1)
-    v = (4 / math.pi**2) * (torch.atan2(*target.unbind(dim=1)) - torch.atan2(width, height)).square()
+    (width, height), (target_width, target_height) = (size.unbind(dim=1) for size in pair.sizes)
+    width, height = width.clamp(min=SMALLEST_SIDE), height.clamp(min=SMALLEST_SIDE)
+    angle = torch.atan2(target_width, target_height) - torch.atan2(width, height)
+    v = (4 / math.pi**2) * angle.square()
     with torch.no_grad():
         alpha = safe_ratio(v, 1 - pair.iou + v)
     return alpha * v
