@@ -128,5 +128,5 @@ class Detections(NamedTuple):
 
     def select(self, rows: Tensor | slice) -> Detections:
         """Some of the detections, by index, by a slice or by a mask of bools."""
-        mask = None if self.mask is None else self.mask[rows]
-        return Detections(self.box[rows], self.score[rows], self.label[rows], mask)
+        columns: Any = (None if column is None else column[rows] for column in self)
+        return Detections(*columns)

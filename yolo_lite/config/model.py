@@ -73,8 +73,7 @@ def parse_activation(text: str, names: Collection[str]) -> tuple[str, tuple[floa
     """``"nn.LeakyReLU(0.1)"`` to its name, one of ``names``, and its arguments; nothing is evaluated."""
     match = re.fullmatch(r"(?:nn\.)?(\w+)(?:\(([^()]*)\))?", text.replace(" ", ""))
     if not match or match[1] not in names:
-        name = match[1] if match else text
-        raise ValueError(f"unknown activation {text!r}{nearest(name, names)}")
+        raise ValueError(f"unknown activation {text!r}{nearest(match[1] if match else text, names)}")
     name, slope = match[1], match[2]
     if not slope:
         return name, ()

@@ -90,10 +90,10 @@ def _check_values(label: Tensor, num_classes: int, ignore_index: int) -> None:
     """A look at the values would make a GPU wait: there the out-of-range index is the device's to find."""
     if label.device.type != "cpu" or label.numel() == 0:
         return
-    wrong = [value for value in (int(label.min()), int(label.max())) if not 0 <= value < num_classes]
-    if wrong:
-        expected = f"0..{num_classes - 1} or ignore_index {ignore_index}"
-        raise ValueError(f"mask loss: target holds {wrong[0]}, expected {expected}")
+    for value in (int(label.min()), int(label.max())):
+        if not 0 <= value < num_classes:
+            expected = f"0..{num_classes - 1} or ignore_index {ignore_index}"
+            raise ValueError(f"mask loss: target holds {value}, expected {expected}")
 
 
 def iou(
