@@ -214,7 +214,7 @@ class PredictOptions(Options):
     weights: CheckpointOrExported
     source: Annotated[
         Texts,
-        Field(description="images, videos, folders, patterns, list files; a camera's number; the URL of a stream"),
+        Field(description="images, videos, folders, patterns, list files; a camera; a URL (rtsp, rtmp, udp, http)"),
     ]
     imgsz: TrainedSize = None
     batch_size: Count = option(8, "images at once; the result does not depend on it")

@@ -111,6 +111,6 @@ def check_parameter(parameter: inspect.Parameter, value: Any, where: str = "") -
     try:
         TypeAdapter(Any if hint is parameter.empty else hint).validate_python(value, strict=True)
     except ValidationError as error:
-        words = error.errors()[0]["msg"].removeprefix("Input should be ")
+        words = " or ".join(problem["msg"].removeprefix("Input should be ") for problem in error.errors())  # of a union
         expected = hint.__name__ if isinstance(hint, type) else words
         raise ValueError(f"{where}{parameter.name}: expected {expected}, found {value!r}") from None
