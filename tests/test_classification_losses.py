@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from yolo_lite.config.schema import Hyp
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.seams import Choice
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.loss.assigners import build_targets

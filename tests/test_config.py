@@ -12,6 +12,7 @@ from conftest import REPOSITORY
 from pydantic import ValidationError
 
 from yolo_lite.config.errors import ConfigError, nearest
+from yolo_lite.config.hyp import RETIRED_HYP_KEYS, Hyp
 from yolo_lite.config.load import (
     check_overrides,
     load_dataset_config,
@@ -19,15 +20,9 @@ from yolo_lite.config.load import (
     load_model_config,
     load_run_config,
 )
+from yolo_lite.config.model import ModelConfig, parse_activation
 from yolo_lite.config.old import upgraded
-from yolo_lite.config.schema import (
-    RETIRED_HYP_KEYS,
-    Hyp,
-    ModelConfig,
-    RunConfig,
-    RunSection,
-    parse_activation,
-)
+from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.config.yaml_file import parse_scalar, parse_yaml, read_yaml
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.model.blocks import ACTIVATIONS

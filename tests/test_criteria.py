@@ -11,8 +11,8 @@ from conftest import REPOSITORY
 from test_optimizer import part, random_batch
 from torch import Tensor, nn
 
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_model_config
-from yolo_lite.config.schema import Hyp
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.optimizer import Plan
 from yolo_lite.engine.prepare import Setup

@@ -20,7 +20,8 @@ import yolo_lite.engine.train as train_module
 from yolo_lite.cli.main import val_main
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import load_model_config, validate
-from yolo_lite.config.schema import FasterRcnnConfig, RunConfig
+from yolo_lite.config.model import FasterRcnnConfig
+from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import parse_yaml, read_yaml
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.seams import SEAMS

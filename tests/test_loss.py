@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from yolo_lite.config.schema import Hyp
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.loss.assigners import build_targets
 from yolo_lite.loss.box import BOX_LOSSES
 from yolo_lite.loss.classification import CLS_LOSSES

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import load_model_config, validate
-from yolo_lite.config.schema import ModelConfig
+from yolo_lite.config.model import ModelConfig
 from yolo_lite.config.yaml_file import parse_yaml
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.model.blocks import Conv, activation_maker

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, box_iou
 
-from yolo_lite.config.schema import ModelConfig
+from yolo_lite.config.model import ModelConfig
 from yolo_lite.model.heads.detect import COLUMNS, Detect
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.grid import Grid, make_grid

@@ -46,8 +46,8 @@ class Objects(NamedTuple):
 
     def select(self, rows: Tensor) -> Objects:
         """Some of the objects, by index or by a mask of bools."""
-        mask = None if self.mask is None else self.mask[rows]
-        return Objects(self.image[rows], self.label[rows], self.box[rows], mask)
+        columns: Any = (None if column is None else column[rows] for column in self)
+        return Objects(*columns)
 
     def to(self, device: torch.device) -> Objects:
         """The objects on a device."""
@@ -128,5 +128,5 @@ class Detections(NamedTuple):
 
     def select(self, rows: Tensor | slice) -> Detections:
         """Some of the detections, by index, by a slice or by a mask of bools."""
-        mask = None if self.mask is None else self.mask[rows]
-        return Detections(self.box[rows], self.score[rows], self.label[rows], mask)
+        columns: Any = (None if column is None else column[rows] for column in self)
+        return Detections(*columns)

@@ -24,9 +24,7 @@ def own_yamls(kind: Kind) -> dict[str, Path]:
 
 
 def find_yaml(given: str | os.PathLike[str], kind: Kind) -> Path:
-    """The file that ``yolo_n``, ``yolo_n.yaml``, ``cfg/yolo_n.yaml`` or any other path means.
-
-    The working folder comes first, then the files that yolo_lite brings.
+    """The file that ``yolo_n`` or ``cfg/yolo_n.yaml`` means: one of the working folder, else one that yolo_lite brings.
 
     Raises:
         ConfigError: there is none; the message lists the names that there are.
@@ -40,12 +38,9 @@ def find_yaml(given: str | os.PathLike[str], kind: Kind) -> Path:
     if found or os.path.exists(path):  # what is no file is refused where it is read
         return found or path
     looked = f"looked in {path.resolve().parent}"
-    raise ConfigError(f"{path}: no such file ({looked}); yolo_lite brings {', '.join(own)}{_nearest(name, own)}")
-
-
-def _nearest(name: str, own: dict[str, Path]) -> str:
     advice = nearest(name, own)
-    return advice if "nearest" in advice else ""
+    advice = advice if "nearest" in advice else ""
+    raise ConfigError(f"{path}: no such file ({looked}); yolo_lite brings {', '.join(own)}{advice}")
 
 
 def folder_of_dataset(file: str | os.PathLike[str]) -> Path:

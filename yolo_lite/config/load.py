@@ -12,17 +12,13 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.find import find_yaml, folder_of_dataset
+from yolo_lite.config.hyp import RETIRED_HYP_KEYS, Hyp
+from yolo_lite.config.model import MODEL_SECTIONS, AnyModelConfig
 from yolo_lite.config.old import split_flat_key
-from yolo_lite.config.schema import (
-    MODEL_SECTIONS,
-    RETIRED_HYP_KEYS,
-    AnyModelConfig,
-    DatasetConfig,
-    Hyp,
-    RunConfig,
-)
+from yolo_lite.config.run import RunConfig
 from yolo_lite.config.seams import Seams, Section
 from yolo_lite.config.yaml_file import Document, KeyPath, parse_scalar, read_yaml
 
@@ -37,13 +33,7 @@ PREFIXES: dict[str, tuple[type[Section], ...]] = {
 
 
 def load_hyp(path: str | os.PathLike[str], overrides: Sequence[str] = (), seams: Seams | None = None) -> Hyp:
-    """Read hyp.yaml.
-
-    Args:
-        path: the file, or the name of one that yolo_lite brings.
-        overrides: the ``--set key=value`` texts.
-        seams: what names and their parameters are checked against; None: they are taken as they are.
-    """
+    """Read hyp.yaml by its path or name, with ``--set key=value`` over it; without ``seams`` no name is checked."""
     return validate(Hyp, override(read_yaml(find_yaml(path, "hyp")), overrides, ""), seams)
 
 
@@ -77,35 +67,28 @@ def load_run_config(plain: Mapping[str, Any], source: str, seams: Seams | None =
     try:
         return validate(RunConfig, Document(source, dict(plain), {}), seams)
     except ConfigError as error:
-        raise ConfigError(f"{error}{_plugins_to_give(plain, source, str(error))}") from None
-
-
-def _plugins_to_give(plain: Mapping[str, Any], source: str, problem: str) -> str:
-    """What to do about names that are unknown because the plugins of a run are not loaded."""
-    train = plain.get("train")
-    paths = train.get("plugin") if isinstance(train, Mapping) else None
-    if "unknown" not in problem or not paths or not isinstance(paths, list):
-        return ""
-    flags = " ".join(f"--plugin {shlex.quote(str(path))}" for path in paths)
-    return f"\n{source}: the run was trained with a plugin, which is executed only where you give it again: {flags}"
+        train = plain.get("train")
+        plugins = train.get("plugin") if isinstance(train, Mapping) else None
+        if "unknown" not in str(error) or not plugins or not isinstance(plugins, list):
+            raise
+        flags = " ".join(f"--plugin {shlex.quote(str(path))}" for path in plugins)
+        advice = f"the run was trained with a plugin, which is executed only where you give it again: {flags}"
+        raise ConfigError(f"{error}\n{source}: {advice}") from None
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
     """Raise ConfigError for every ``--set`` text that is no ``key=value`` or names no key of any file."""
-    problems = [problem for text in overrides if (problem := _override_problem(text))]
+    problems = []
+    for text in overrides:
+        key, equals, _ = text.partition("=")
+        prefix = next((p for p in PREFIXES if p and key.startswith(p)), "")
+        known = [prefix + name for section in PREFIXES[prefix] for name in section.model_fields]
+        if not equals:
+            problems.append(f"--set {text}: expected key=value")
+        elif key not in known:
+            problems.append(f"--set {text}: unknown key {key!r}{nearest(key, known)}")
     if problems:
         raise ConfigError("\n".join(problems))
-
-
-def _override_problem(text: str) -> str | None:
-    key, equals, _ = text.partition("=")
-    if not equals:
-        return f"--set {text}: expected key=value"
-    prefix = next((p for p in PREFIXES if p and key.startswith(p)), "")
-    fields = [name for section in PREFIXES[prefix] for name in section.model_fields]
-    if key.removeprefix(prefix) not in fields:
-        return f"--set {text}: unknown key {key!r}{nearest(key, [prefix + name for name in fields])}"
-    return None
 
 
 def override(document: Document, overrides: Sequence[str], prefix: str) -> Document:
@@ -114,8 +97,9 @@ def override(document: Document, overrides: Sequence[str], prefix: str) -> Docum
     flags: dict[str, str] = {}
     for text in overrides:
         key, _, value = text.partition("=")
-        if (prefix and key.startswith(prefix)) or (not prefix and "." not in key):
-            name, flags[key.removeprefix(prefix)] = key.removeprefix(prefix), f"--set {text}"
+        if key.startswith(prefix) if prefix else "." not in key:
+            name = key.removeprefix(prefix)
+            flags[name] = f"--set {text}"
             try:
                 changes[name] = parse_scalar(value)
             except ConfigError as error:
@@ -182,8 +166,8 @@ def _location(detail: ErrorDetails) -> KeyPath:
 def _line(document: Document, location: KeyPath) -> int | None:
     """Line of a key, or of the nearest key around it; None where a flag gave it."""
     around = (location[:length] for length in range(len(location), 0, -1))
-    given = not location or str(location[0]) in document.flags
-    return None if given else next((document.lines[path] for path in around if path in document.lines), None)
+    by_flag = bool(location) and str(location[0]) in document.flags
+    return None if by_flag else next((document.lines[path] for path in around if path in document.lines), None)
 
 
 def _key(location: KeyPath) -> str:

@@ -22,12 +22,10 @@ def split_flat_key(word: str, seams: Seams) -> tuple[str, str, str] | None:
 
 def upgraded(plain: Mapping[str, Any], seams: Seams) -> dict[str, Any]:
     """A stored configuration whose hyperparameters have flat keys, as it would be stored today."""
-    hyp = dict(plain.get("hyp", {}))
-    flat = {word: hyp.pop(word) for word in list(hyp) if split_flat_key(word, seams)}
+    parts = {word: (split_flat_key(word, seams), value) for word, value in plain.get("hyp", {}).items()}
+    hyp = {word: value for word, (part, value) in parts.items() if part is None}
     for key in KEYS:
-        chosen = hyp.get(key)
-        parts = {split_flat_key(word, seams): value for word, value in flat.items()}
-        own = {part[2]: value for part, value in parts.items() if part and part[1] == chosen}
-        if isinstance(chosen, str) and own:
-            hyp[key] = {chosen: own}
+        own = {part[2]: value for part, value in parts.values() if part and part[1] == hyp.get(key)}
+        if own:
+            hyp[key] = {hyp[key]: own}
     return {**plain, "hyp": hyp}

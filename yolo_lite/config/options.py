@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, model_validator
 
-from yolo_lite.config.schema import Count, ImageSize, Seed
 from yolo_lite.config.seams import Section
+from yolo_lite.config.types import Count, ImageSize, Seed, is_int
 
 DEFAULT_DATA = "data/shapes.yaml"  # the embedded set
 
@@ -29,6 +29,11 @@ class Flag(NamedTuple):
     positional: bool = False
 
 
+def option(default: Any, text: str) -> Any:
+    """A field with a default, and its help text."""
+    return Field(default=default, description=text)
+
+
 class Options(Section):
     """What the options of all commands have in common."""
 
@@ -38,15 +43,9 @@ class Options(Section):
     @classmethod
     def _plain(cls, given: Any) -> Any:
         """Leaves out what is None, so that the default stands, and makes Python's numbers of numpy's."""
-        plain = {name: value.item() if _is_numpy_number(value) else value for name, value in given.items()}
-        return {name: value for name, value in plain.items() if value is not None}
-
-
-def _is_numpy_number(value: Any) -> bool:
-    return isinstance(value, numbers.Number) and hasattr(value, "item")
-
-
-# ------------------------------------------------------------------------------------------------- kinds of values
+        kept = {name: value for name, value in given.items() if value is not None}
+        numpys = {name: v.item() for name, v in kept.items() if isinstance(v, numbers.Number) and hasattr(v, "item")}
+        return {**kept, **numpys}
 
 
 def _path(value: Any) -> str:
@@ -60,6 +59,18 @@ def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, (str, int, os.PathLike)) for v in values):
         raise ValueError(f"expected text or a list of texts, found {value!r}")
     return tuple(str(value) for value in values)
+
+
+def _lists_of_texts(value: Any) -> tuple[tuple[str, ...], ...]:
+    return tuple(map(_texts, value))
+
+
+def _resume(value: Any) -> Any:
+    return (value or None) if value is None or isinstance(value, bool) else _path(value)
+
+
+def _save_period(value: Any) -> Any:
+    return f"{value:g}" if isinstance(value, (int, float)) else value
 
 
 def _overrides(value: Any) -> tuple[str, ...]:
@@ -79,18 +90,10 @@ def _json(key: Any, value: Any) -> str:
         raise ValueError(f"{key}: expected a plain value, found {value!r}") from None
 
 
-def _resume(value: Any) -> Any:
-    return (value or None) if value is None or isinstance(value, bool) else _path(value)
-
-
 def _batch_size(value: Any) -> Any:
-    if value in (None, "auto") or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+    if value in (None, "auto") or (is_int(value) and value >= 1):
         return value
     raise ValueError(f"expected 1 or more, or auto, found {value!r}")
-
-
-def _save_period(value: Any) -> Any:
-    return f"{value:g}" if isinstance(value, (int, float)) else value
 
 
 def _within(low: int, high: int) -> AfterValidator:
@@ -111,8 +114,7 @@ def default_workers() -> int:
 StrPath = Annotated[str | os.PathLike[str], PlainValidator(_path)]
 Texts = Annotated[Sequence[str], PlainValidator(_texts)]
 
-# ------------------------------------------------------------------------------------- options of several commands
-
+# Options of several commands.
 Data = Annotated[StrPath, Field(description="dataset YAML, or the name of one that yolo_lite brings; shapes is drawn")]
 TrainedData = Annotated[StrPath | None, Field(description="dataset YAML (default: the one it was trained with)")]
 Model = Annotated[StrPath, Field(description="model YAML, or the name of one that yolo_lite brings")]
@@ -127,19 +129,15 @@ Plugins = Annotated[
     StrPath | Sequence[StrPath],
     PlainValidator(_texts),
     Flag(metavar="FILE.py"),
-    Field(description="Python files of yours with blocks, losses, assigners or augmentations"),
+    Field(description="your Python files with blocks, losses, assigners, augmentations, ..."),
 ]
 Checkpoint = Annotated[StrPath, Field(description="checkpoint, such as runs/train/exp/weights/best.pt")]
-CheckpointOrExported = Annotated[
-    StrPath, Field(description="checkpoint, such as runs/train/exp/weights/best.pt, or an exported file")
-]
+CheckpointOrExported = Annotated[StrPath, Field(description="checkpoint (exp/weights/best.pt) or an exported file")]
 SuggestedSize = Annotated[
-    ImageSize | None, Field(description="longest side in pixels (default: what the dataset YAML suggests, else 640)")
+    ImageSize | None, Field(description="longest side in pixels (default: the dataset's, or 640)")
 ]
 TrainedSize = Annotated[Count | None, Field(description="longest side in pixels (default: as trained)")]
-Device = Annotated[
-    str | int, PlainValidator(str), Field(description="cpu, 0, cuda:1, mps (default: a GPU if there is one)")
-]
+Device = Annotated[str | int, PlainValidator(str), Field(description="cpu, 0, cuda:1, mps (default: a GPU if any)")]
 Workers = Annotated[int, Field(ge=0, description="processes that load data (default: one for each core, at most 8)")]
 Confidence = Annotated[float, _within(0, 1), Field(description="lowest confidence")]
 Overlap = Annotated[float, _within(0, 1), Field(description="IoU above which NMS drops a box")]
@@ -150,32 +148,26 @@ Project = Annotated[StrPath, Field(description="folder of runs")]
 Folder = Annotated[str, PlainValidator(_path)]
 Name = Annotated[Folder, Field(description="folder of this run; a number is added if it exists")]
 ExistOk = Annotated[bool, Field(description="write into an existing folder")]
-
-
-# -------------------------------------------------------------------------------------------------------- commands
+Overwrite = Annotated[bool, Field(description="overwrite an existing file")]
+SaveTxt = Annotated[bool, Field(description="labels/*.txt: class cx cy w h confidence, in fractions of the image")]
 
 
 class RunOptions(Options):
     """What is trained, and how."""
 
     cfg: Model = "cfg/yolo_s.yaml"
-    hyp: StrPath | None = Field(
-        default=None, description="hyperparameter YAML (default: cfg/hyp.yaml, or that of Faster R-CNN)"
-    )
+    hyp: StrPath | None = option(None, "hyperparameter YAML (default: cfg/hyp.yaml or cfg/hyp_faster_rcnn.yaml)")
     data: Data = DEFAULT_DATA
-    weights: StrPath | None = Field(default=None, description="checkpoint to start from (default: from scratch)")
-    epochs: Count | None = Field(default=None, description="default: what the dataset YAML suggests, else 100")
-    batch_size: Annotated[int | Literal["auto"] | None, PlainValidator(_batch_size), Flag(metavar="N")] = Field(
-        default=None,
-        description="over all processes; auto: what fits on the GPU (default: what the dataset YAML suggests, else 16)",
+    weights: StrPath | None = option(None, "checkpoint to start from (default: from scratch)")
+    epochs: Count | None = option(None, "default: what the dataset YAML suggests, else 100")
+    batch_size: Annotated[int | Literal["auto"] | None, PlainValidator(_batch_size), Flag(metavar="N")] = option(
+        None, "over all processes; auto: the largest power of two that fits on the GPU (default: the dataset's, or 16)"
     )
     imgsz: SuggestedSize = None
     device: Device = ""
     workers: Workers = Field(default_factory=default_workers)
-    seed: Seed = Field(default=0, description="one seed, one run")
-    optimizer: Literal["SGD", "AdamW"] | None = Field(
-        default=None, description="default: the key optimizer in hyp.yaml"
-    )
+    seed: Seed = option(0, "one seed, one run")
+    optimizer: Literal["SGD", "AdamW"] | None = option(None, "default: the key in hyp.yaml; see the comment there")
     set: Overrides = ()
     plugin: Plugins = ()
 
@@ -186,13 +178,13 @@ class TrainOptions(RunOptions):
     project: Project = "runs/train"
     name: Name = "exp"
     exist_ok: ExistOk = False
-    no_figures: bool = Field(default=False, description="no curves, images and graph: they take seconds")
-    resume: Annotated[bool | StrPath | None, PlainValidator(_resume)] = Field(
-        default=None, description="go on with a run: its folder or last.pt; else the latest below --project"
+    no_figures: bool = option(False, "no curves, images and graph: they take seconds")
+    resume: Annotated[bool | StrPath | None, PlainValidator(_resume)] = option(
+        None, "go on with a run: its folder or last.pt, or the latest below --project"
     )
-    save_period: Annotated[str | float | None, PlainValidator(_save_period), Flag(metavar="N")] = Field(
-        default=None,
-        description="write last.pt every N epochs (0.25: four times an epoch), or 10min: ten minutes (default: 1)",
+    save_period: Annotated[str | float | None, PlainValidator(_save_period), Flag(metavar="N")] = option(
+        None,
+        "write last.pt every N epochs (0.25: four times an epoch), or 10min: as often, and each epoch (default: 1)",
     )
 
 
@@ -201,17 +193,17 @@ class ValOptions(Options):
 
     weights: CheckpointOrExported
     data: TrainedData = None
-    split: Split = Field(default="val", description="part of the dataset")
+    split: Split = option("val", "part of the dataset")
     imgsz: TrainedSize = None
-    batch_size: Count | None = Field(default=None, description="default: as trained; the result does not depend on it")
+    batch_size: Count | None = option(None, "default: as trained; the result does not depend on it")
     device: Device = ""
     workers: Workers = Field(default_factory=default_workers)
     conf: Confidence = 0.001
     iou: Overlap = 0.6
     max_det: MaxDetections = 300
     classes: Classes = ()
-    save_json: bool = Field(default=False, description="write predictions.json in COCO's form, and ground_truth.json")
-    save_txt: bool = Field(default=False, description="write labels/*.txt: class cx cy w h confidence, as fractions")
+    save_json: bool = option(False, "predictions.json and ground_truth.json in COCO's format, boxes in pixels")
+    save_txt: SaveTxt = False
     plugin: Plugins = ()
     project: Project = "runs/val"
     name: Name = "exp"
@@ -222,21 +214,22 @@ class PredictOptions(Options):
     """Detect on images, videos, cameras and streams."""
 
     weights: CheckpointOrExported
-    source: Texts = Field(
-        description="images and videos: files, folders, glob patterns, list files; number of a camera; URL of a stream"
-    )
+    source: Annotated[
+        Texts,
+        Field(description="images, videos, folders, patterns, list files; a camera; a URL (rtsp, rtmp, udp, http)"),
+    ]
     imgsz: TrainedSize = None
-    batch_size: Count = Field(default=8, description="images at once; the result does not depend on it")
+    batch_size: Count = option(8, "images at once; the result does not depend on it")
     device: Device = ""
     conf: Confidence = 0.25
     iou: Overlap = 0.45
     max_det: MaxDetections = 300
     classes: Classes = ()
-    agnostic_nms: bool = Field(default=False, description="a better box of any class drops a box, not only of its own")
-    no_save: bool = Field(default=False, description="no annotated images and videos")
-    save_txt: bool = Field(default=False, description="write labels/*.txt: class cx cy w h confidence, as fractions")
-    save_json: bool = Field(default=False, description="write predictions.json: boxes xyxy in pixels, names, scores")
-    save_crop: bool = Field(default=False, description="write crops/CLASS/*.jpg")
+    agnostic_nms: bool = option(False, "a better box of any class drops a box, not only one of its own class")
+    no_save: bool = option(False, "no annotated images and videos")
+    save_txt: SaveTxt = False
+    save_json: bool = option(False, "predictions.json: boxes xyxy in pixels, names, scores")
+    save_crop: bool = option(False, "crops/CLASS/*.jpg")
     plugin: Plugins = ()
     project: Project = "runs/predict"
     name: Name = "exp"
@@ -246,40 +239,38 @@ class PredictOptions(Options):
 class ImportOptions(Options):
     """Make a checkpoint of weights of YOLOv5 v6 or v7; no code in them is run."""
 
-    weights: Annotated[StrPath, Flag(metavar="FILE", positional=True)] = Field(
-        description="checkpoint (.pt) or state dict (.npz, .safetensors)"
-    )
-    output: Annotated[StrPath, Flag("-o", metavar="FILE")] = Field(description="the checkpoint to write")
-    cfg: StrPath | None = Field(default=None, description="model YAML, for a state dict")
-    data: StrPath | None = Field(default=None, description="dataset YAML with the class names, for a state dict")
-    exist_ok: bool = Field(default=False, description="overwrite an existing file")
+    weights: Annotated[
+        StrPath,
+        Flag(metavar="FILE", positional=True),
+        Field(description="a checkpoint (.pt), or its state dict (.npz, .safetensors)"),
+    ]
+    output: Annotated[StrPath, Flag("-o", metavar="FILE"), Field(description="the checkpoint to write")]
+    cfg: StrPath | None = option(None, "model YAML, for a state dict; a checkpoint brings its own")
+    data: StrPath | None = option(None, "dataset YAML with the class names, for a state dict; a checkpoint has its own")
+    exist_ok: Overwrite = False
 
 
 class ExportOptions(Options):
     """Write a YOLO checkpoint as ONNX, TorchScript or torch.export."""
 
     weights: Checkpoint
-    format: str = Field(default="onnx", description="what is written: onnx, torchscript, torch_export")
-    output: Annotated[StrPath | None, Flag("-o", metavar="FILE")] = Field(
-        default=None, description="default: beside the checkpoint: .onnx, .torchscript or .pt2"
+    format: str = option("onnx", "what is written: onnx, torchscript, torch_export")
+    output: Annotated[StrPath | None, Flag("-o", metavar="FILE")] = option(
+        None, "default: beside the checkpoint: .onnx, .torchscript or .pt2"
     )
-    imgsz: Count | None = Field(default=None, description="side of the square input in pixels (default: as trained)")
-    batch_size: Count = Field(default=1, description="images that go in at once")
-    dynamic: Annotated[Sequence[Literal["batch", "size"]], PlainValidator(_texts)] = Field(
-        default=(), description="what the file leaves open"
-    )
-    half: bool = Field(default=False, description="fp16 weights and layers; inputs and outputs stay fp32")
-    int8: bool = Field(default=False, description="int8 convolutions, ONNX only, calibrated on --data")
-    nms: bool = Field(default=False, description="NMS in the file: boxes, scores, labels, counts come out")
-    conf: Confidence = Field(default=0.25, description="of --nms: lowest confidence")
-    iou: Overlap = Field(default=0.45, description="of --nms: IoU above which a box is dropped")
-    max_det: MaxDetections = Field(default=300, description="of --nms: most detections in an image")
-    data: StrPath | None = Field(
-        default=None, description="dataset to check and calibrate with (default: the one of training)"
-    )
-    split: Split = Field(default="train", description="of --data")
-    calibration_images: Annotated[Count, Flag(metavar="N")] = Field(default=128, description="for --int8")
-    exist_ok: bool = Field(default=False, description="overwrite an existing file")
+    imgsz: Count | None = option(None, "longest side in pixels; images fill a square of it (default: as trained)")
+    batch_size: Count = option(1, "images that go in at once")
+    dynamic: Annotated[Sequence[Literal["batch", "size"]], PlainValidator(_texts)] = option((), "what stays open")
+    half: bool = option(False, "fp16 weights and layers; inputs and outputs stay fp32")
+    int8: bool = option(False, "int8 convolutions, ONNX only, calibrated on --data")
+    nms: bool = option(False, "NMS in the file: boxes, scores, labels, counts come out")
+    conf: Confidence = option(0.25, "of --nms: lowest confidence")
+    iou: Overlap = option(0.45, "of --nms: IoU above which a box is dropped")
+    max_det: MaxDetections = option(300, "of --nms: most detections in an image")
+    data: StrPath | None = option(None, "dataset YAML, images to check and calibrate with (default: as trained)")
+    split: Split = option("train", "of --data")
+    calibration_images: Annotated[Count, Flag(metavar="N")] = option(128, "for --int8")
+    exist_ok: Overwrite = False
     plugin: Plugins = ()
 
     @model_validator(mode="after")
@@ -295,15 +286,15 @@ class CompareOptions(RunOptions):
     The same command goes on where it was stopped.
     """
 
-    vary: Annotated[str | None, Flag(metavar="KEY=A,B,...")] = Field(
-        default=None, description="key of hyp.yaml, or model.KEY, data.KEY, and its values"
+    vary: Annotated[str | None, Flag(metavar="KEY=A,B,...")] = option(
+        None, "a key of hyp.yaml, or model.KEY, data.KEY, and its values"
     )
-    variant: Annotated[
-        Sequence[Sequence[str]], PlainValidator(lambda lists: tuple(map(_texts, lists))), Flag(metavar="KEY=VALUE")
-    ] = Field(default=(), description="one variant, several keys at once; once for each variant")
-    seeds: Count = Field(default=3, description="seeds of each variant, from --seed on")
-    project: Annotated[StrPath, Field(description="folder of comparisons")] = "runs/compare"
-    name: Annotated[Folder, Field(description="folder of this comparison")] = "exp"
+    variant: Annotated[Sequence[Sequence[str]], PlainValidator(_lists_of_texts), Flag(metavar="KEY=VALUE")] = option(
+        (), "one variant, several keys at once; once for each variant"
+    )
+    seeds: Count = option(3, "seeds of each variant, from --seed on")
+    project: Project = option("runs/compare", "folder of comparisons")
+    name: Name = option("exp", "folder of this comparison")
 
 
 class ShowOptions(Options):
@@ -312,8 +303,8 @@ class ShowOptions(Options):
     data: Data = DEFAULT_DATA
     hyp: Hyperparameters = "cfg/hyp.yaml"
     imgsz: SuggestedSize = None
-    batches: Annotated[int, _within(1, 1000)] = Field(default=2, description="how many, of 8 images each")
-    seed: Seed = Field(default=0, description="shows what a run of this seed begins with")
+    batches: Annotated[int, _within(1, 1000)] = option(2, "how many, of 8 images each")
+    seed: Seed = option(0, "shows what a run of this seed begins with")
     set: Overrides = ()
     plugin: Plugins = ()
     project: Project = "runs/show"
@@ -333,10 +324,10 @@ class ConvertOptions(Options):
     """
 
     data: Data = DEFAULT_DATA
-    to: Literal["yolo", "voc", "coco"] = Field(description="the format to write")
-    out: Annotated[StrPath, Flag(metavar="DIR")] = Field(description="a new folder, outside the dataset")
-    polygons: bool = Field(default=False, description="yolo: outlines instead of boxes, where they are known")
-    copy_images: bool = Field(default=False, description="copy the images too")
+    to: Annotated[Literal["yolo", "voc", "coco"], Field(description="the format to write")]
+    out: Annotated[StrPath, Flag(metavar="DIR"), Field(description="a new folder, outside the dataset")]
+    polygons: bool = option(False, "yolo: rows with outlines instead of boxes, where they are known")
+    copy_images: bool = option(False, "copy the images too (default: they are found where they are)")
 
 
 class DownloadOptions(Options):
@@ -345,20 +336,20 @@ class DownloadOptions(Options):
     The same command goes on where it was stopped.
     """
 
-    name: Annotated[StrPath, Flag(metavar="NAME", positional=True)] = Field(
-        description="coco128, voc, coco, or a dataset YAML with the key download"
-    )
-    into: Annotated[StrPath | None, Flag(metavar="FOLDER")] = Field(
-        default=None, description="folder of the set (default: as its YAML says)"
-    )
+    name: Annotated[
+        StrPath,
+        Flag(metavar="NAME", positional=True),
+        Field(description="coco128, voc, coco, or a dataset YAML with the key download"),
+    ]
+    into: Annotated[StrPath | None, Flag(metavar="FOLDER")] = option(None, "default: the key path of its YAML")
 
 
 class FitOptions(Options):
     """A dataset as a model would see it."""
 
     data: Data = DEFAULT_DATA
-    cfg: Annotated[StrPath, Field(description="model YAML, for its anchors")] = "cfg/yolo_s.yaml"
-    hyp: Annotated[StrPath, Field(description="hyperparameter YAML, for anchor_t")] = "cfg/hyp.yaml"
+    cfg: Model = option("cfg/yolo_s.yaml", "model YAML, for its anchors")
+    hyp: Hyperparameters = option("cfg/hyp.yaml", "hyperparameter YAML, for anchor_t")
     imgsz: SuggestedSize = None
     set: Overrides = ()
 
@@ -369,19 +360,19 @@ class CheckOptions(FitOptions):
     Reads all of it as training would. Nothing in it is changed. Exit status 1 where training would be harmed.
     """
 
-    as_json: Annotated[bool, Flag("--json")] = Field(default=False, description="print the whole report as JSON")
-    fix_into: Annotated[StrPath | None, Flag(metavar="DIR")] = Field(
-        default=None, description="write a copy without what is wrong into a new folder"
+    as_json: Annotated[bool, Flag("--json")] = option(False, "print the whole report as JSON")
+    fix_into: Annotated[StrPath | None, Flag(metavar="DIR")] = option(
+        None, "write a copy without what is wrong into a new folder outside the dataset"
     )
-    project: Annotated[StrPath, Field(description="folder of reports")] = "runs/check"
-    name: Annotated[Folder, Field(description="folder of this report; a number is added if it exists")] = "exp"
+    project: Project = option("runs/check", "folder of reports")
+    name: Name = option("exp", "folder of this report; a number is added if it exists")
     exist_ok: ExistOk = False
 
 
 class AnchorsOptions(FitOptions):
     """Find anchors that fit the objects of the train split, for the model YAML. No file is changed."""
 
-    seed: Annotated[int, _within(0, 2**31)] = Field(default=0, description="of the k-means")
+    seed: Annotated[int, _within(0, 2**31)] = option(0, "of the k-means")
 
 
 COMMANDS: dict[str, type[Options]] = {

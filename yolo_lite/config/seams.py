@@ -7,7 +7,7 @@ that go with it, are checked against the dict and the function's own signature, 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pydantic import (
@@ -44,16 +44,12 @@ class Seam(NamedTuple):
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """What YAML may set of an entry: the parameters behind its ``*``, but those that are handed over."""
-        return parameters_of(self.entries[name], (*self.by_name, *self.context))
+        parameters = inspect.signature(self.entries[name], eval_str=True).parameters.values()
+        given = (*self.by_name, *self.context)
+        return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given}
 
 
 Seams = Mapping[str, Seam]
-
-
-def parameters_of(function: Callable[..., Any], given: tuple[str, ...] = ()) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of a function, but those that are ``given`` otherwise; annotations are evaluated."""
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
-    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given}
 
 
 class Choice(Section):
@@ -91,21 +87,19 @@ def check_name(name: str, seam: Seam) -> None:
         raise ValueError(f"unknown name {name!r}{nearest(name, seam.entries)}")
 
 
-def _check_choice(choice: Choice, seam: Seam) -> None:
-    check_name(choice.name, seam)
-    known = seam.parameters(choice.name)
-    for key, value in choice.parameters.items():
-        if key not in known:
-            raise ValueError(f"unknown parameter {key!r} of {choice.name}{nearest(str(key), known)}")
-        check_parameter(known[key], value, f"{choice.name}: ")
-
-
 def chosen_from(seam: str) -> AfterValidator:
     """Annotate a key that names an entry of a dict, a ``Choice`` or, where nothing takes parameters, a ``str``."""
 
     def check(value: Any, info: ValidationInfo) -> Any:
-        if info.context:  # without it names are taken as they are
-            (_check_choice if isinstance(value, Choice) else check_name)(value, info.context[seam])
+        if not info.context:  # names are taken as they are
+            return value
+        choice = value if isinstance(value, Choice) else Choice(name=value)
+        check_name(choice.name, info.context[seam])
+        known = info.context[seam].parameters(choice.name) if choice.parameters else {}
+        for key, given in choice.parameters.items():
+            if key not in known:
+                raise ValueError(f"unknown parameter {key!r} of {choice.name}{nearest(str(key), known)}")
+            check_parameter(known[key], given, f"{choice.name}: ")
         return value
 
     return AfterValidator(check)
@@ -117,6 +111,6 @@ def check_parameter(parameter: inspect.Parameter, value: Any, where: str = "") -
     try:
         TypeAdapter(Any if hint is parameter.empty else hint).validate_python(value, strict=True)
     except ValidationError as error:
-        words = error.errors()[0]["msg"].removeprefix("Input should be ")
+        words = " or ".join(problem["msg"].removeprefix("Input should be ") for problem in error.errors())  # of a union
         expected = hint.__name__ if isinstance(hint, type) else words
         raise ValueError(f"{where}{parameter.name}: expected {expected}, found {value!r}") from None

@@ -63,18 +63,12 @@ _Loader.yaml_implicit_resolvers = {
 }
 # It also wants a dot and a signed exponent in a float: 1e-2 would be a string.
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
 
 
 def read_yaml(path: str | Path) -> Document:
-    """Parse a YAML file that holds one mapping.
-
-    Raises:
-        ConfigError: the file is missing, unreadable, not YAML, not a mapping, or repeats a key.
-    """
+    """Parse a YAML file that holds one mapping; ConfigError where it is missing, unreadable or not such a file."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -102,11 +96,7 @@ def parse_yaml(text: str, source: str) -> Document:
 
 
 def parse_scalar(text: str) -> Any:
-    """The value that ``text`` would have after ``key:`` in a YAML file.
-
-    Raises:
-        ConfigError: it is no YAML.
-    """
+    """The value that ``text`` would have after ``key:`` in a YAML file; ConfigError where it is not YAML."""
     try:
         return _parse(text)[1]
     except yaml.YAMLError as error:
@@ -133,8 +123,9 @@ def _line_numbers(node: yaml.Node, path: KeyPath) -> list[tuple[KeyPath, int]]:
     rows: list[tuple[KeyPath, int]] = [(path, node.start_mark.line + 1)]
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            rows += [((*path, key.value), key.start_mark.line + 1)]
-            rows += [row for row in _line_numbers(value, (*path, key.value)) if row[0] != (*path, key.value)]
+            own = (*path, key.value)
+            # Of two rows for one path a dict keeps the last: the line of the key, not that of its value.
+            rows += [*_line_numbers(value, own), (own, key.start_mark.line + 1)]
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             rows += _line_numbers(value, (*path, index))

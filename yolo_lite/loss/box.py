@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from yolo_lite.config.schema import NotNegative, Positive
+from yolo_lite.config.types import NotNegative, Positive
 from yolo_lite.ops.boxes import aligned_iou, aligned_overlap, aligned_union
 from yolo_lite.ops.safe import safe_power, safe_ratio
 
@@ -60,7 +60,9 @@ class Pair(NamedTuple):
 
 
 def _pair(predicted: Tensor, target: Tensor) -> Pair:
-    predicted, target = _upright(_exact(predicted)), _upright(_exact(target))
+    # Negative sides count as 0: else the centres might be farther apart than the box around both is long.
+    exact = (_exact(box) for box in (predicted, target))
+    predicted, target = (torch.cat((box[:, :2], box[:, 2:].clamp(min=0)), dim=1) for box in exact)
     overlap, enclosing = aligned_overlap(predicted, target)
     intersection, union = aligned_union(predicted, target, overlap)
     return Pair(predicted, target, safe_ratio(intersection, union), union, enclosing)
@@ -71,35 +73,19 @@ def _exact(box: Tensor) -> Tensor:
     return box if box.dtype == torch.float64 else box.float()
 
 
-def _upright(box: Tensor) -> Tensor:
-    """Negative sides count as 0: else the centres might be farther apart than the box around both is long."""
-    return torch.cat((box[:, :2], box[:, 2:].clamp(min=0)), dim=1)
-
-
-# ------------------------------------------------------------------------------------------------ coordinates
-
-
 def l1(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0) -> Tensor:
     """Sum of |b - g| over left, top, right, bottom, in ``unit`` pixels (Girshick et al., arXiv:1311.2524)."""
-    return _absolute(_corner_differences(predicted, target) / unit)
+    return COORDINATE_LOSSES["l1"](_corner_differences(predicted, target) / unit)
 
 
 def l2(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0) -> Tensor:
     """Sum of (b - g)^2 over left, top, right, bottom, in ``unit`` pixels (Redmon et al., arXiv:1506.02640)."""
-    return _squared(_corner_differences(predicted, target) / unit)
+    return COORDINATE_LOSSES["l2"](_corner_differences(predicted, target) / unit)
 
 
 def smooth_l1(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0, beta: Positive = 1.0) -> Tensor:
     """l2 / (2 beta) below ``beta`` units, l1 - beta / 2 above (Girshick, arXiv:1504.08083, eq. 3)."""
-    return _huber(_corner_differences(predicted, target) / unit, beta=beta)
-
-
-def _absolute(difference: Tensor) -> Tensor:
-    return difference.abs().sum(dim=1)
-
-
-def _squared(difference: Tensor) -> Tensor:
-    return difference.square().sum(dim=1)
+    return COORDINATE_LOSSES["smooth_l1"](_corner_differences(predicted, target) / unit, beta=beta)
 
 
 def _huber(difference: Tensor, *, beta: float) -> Tensor:
@@ -108,16 +94,17 @@ def _huber(difference: Tensor, *, beta: float) -> Tensor:
 
 
 # Losses of any four differences ``[P, 4]``, not only of corners: Faster R-CNN compares encoded boxes with them.
-COORDINATE_LOSSES: dict[str, BoxLossFunction] = {"l1": _absolute, "l2": _squared, "smooth_l1": _huber}
+COORDINATE_LOSSES: dict[str, BoxLossFunction] = {
+    "l1": lambda difference: difference.abs().sum(dim=1),
+    "l2": lambda difference: difference.square().sum(dim=1),
+    "smooth_l1": _huber,
+}
 
 
 def _corner_differences(predicted: Tensor, target: Tensor) -> Tensor:
     """Differences of left, top, right, bottom ``[P, 4]``, from centres and sizes: exact for boxes far from 0."""
     centre, size = (_exact(predicted) - _exact(target)).split(2, dim=1)
     return torch.cat((centre - size / 2, centre + size / 2), dim=1)
-
-
-# -------------------------------------------------------------------------------------------------- IoU family
 
 
 def iou(predicted: Tensor, target: Tensor) -> Tensor:
@@ -257,9 +244,6 @@ def nwd(predicted: Tensor, target: Tensor, *, constant: Positive = 12.8) -> Tens
     return 1 - torch.exp(-squared.clamp(min=torch.finfo(squared.dtype).tiny).sqrt() / constant)
 
 
-# ---------------------------------------------------------------------------------------------- terms of the above
-
-
 def _empty_share(pair: Pair) -> Tensor:
     """(C - U) / C ``[P]``: how much of the enclosing box is in neither box."""
     area = pair.enclosing.prod(dim=1)
@@ -289,7 +273,6 @@ def _penalties(pair: Pair, form: str) -> list[Tensor]:
 
 
 def _efficient(pair: Pair) -> Tensor:
-    """EIoU ``[P]``."""
     predicted, target = pair.sizes
     sides = safe_ratio(predicted - target, pair.enclosing).square().sum(dim=1)
     return 1 - pair.iou + _centre_distance(pair) + sides

@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from yolo_lite.config.schema import Fraction, NotNegative, Positive
 from yolo_lite.config.seams import Choice
+from yolo_lite.config.types import Fraction, NotNegative, Positive
 from yolo_lite.ops.safe import safe_power
 
 BinaryLoss = Callable[..., Tensor]
@@ -40,8 +40,7 @@ def focal(
 ) -> Tensor:
     """alpha_t (1 - p_t)^gamma BCE, for easy pairs little (Lin et al., arXiv:1708.02002, eq. 5).
 
-    alpha_t = alpha y + (1 - alpha) (1 - y); ``None`` leaves it out. Made for hard targets: against an IoU its minimum
-    lies off y, which is what qfl mends.
+    alpha_t = alpha y + (1 - alpha) (1 - y); ``None`` leaves it out. For hard targets: qfl is for soft ones.
     """
     loss = bce(logits, target, positive_weight)
     if alpha is not None:

@@ -9,8 +9,7 @@ Legend: B images, C classes (1 if binary: the foreground), N = H W pixels. p the
 pixel and a class.
 
 Overlap losses (iou, iou_log, dice, tversky, lovasz) are one number per image and class, over the image's pixels that
-are not ignored: TP = sum p y, FP = sum p (1 - y), FN = sum (1 - p) y. All C classes count, the background of a
-multi-class mask too. Probabilities, not an argmax, are summed: an IoU of an argmax has no gradient.
+are not ignored: TP = sum p y, FP = sum p (1 - y), FN = sum (1 - p) y. All C classes count, the background too.
 
 reduction   overlap losses                                    ce, focal
 "none"      ``[B, C]``, 0 where nothing counts                ``[B, H, W]``, 0 where ignored
@@ -59,11 +58,8 @@ class Pixels(NamedTuple):
     @property
     def truth(self) -> Tensor:
         """One-hot ``[B, C, N]`` bool, nothing where ignored."""
-        num_images, num_classes, num_pixels = self.logits.shape
-        hot = torch.zeros(
-            num_images, max(num_classes, 2), num_pixels, dtype=torch.bool, device=self.logits.device
-        ).scatter_(1, self.label[:, None], self.valid)
-        return hot[:, -num_classes:]
+        hot = torch.zeros_like(self.pair_logits, dtype=torch.bool).scatter_(1, self.label[:, None], self.valid)
+        return hot[:, -self.logits.shape[1] :]
 
     @property
     def probability(self) -> Tensor:
@@ -77,7 +73,12 @@ class Pixels(NamedTuple):
 
 
 def _pixels(logits: Tensor, target: Tensor, ignore_index: int) -> Pixels:
-    _check(logits, target)
+    if logits.ndim != 4 or not logits.is_floating_point() or 0 in logits.shape[1:]:
+        raise ValueError(f"mask loss: logits are {logits.dtype} {list(logits.shape)}, expected a float [B, C, H, W]")
+    expected = [logits.shape[0], *logits.shape[2:]]
+    if list(target.shape) != expected or target.dtype != torch.int64:
+        found = f"{target.dtype} {list(target.shape)}"
+        raise ValueError(f"mask loss: target is {found}, expected torch.int64 {expected} for these logits")
     valid = target.flatten(1) != ignore_index
     label = target.flatten(1).masked_fill(~valid, 0)
     _check_values(label, max(logits.shape[1], 2), ignore_index)
@@ -85,26 +86,14 @@ def _pixels(logits: Tensor, target: Tensor, ignore_index: int) -> Pixels:
     return Pixels(exact.flatten(2).masked_fill(~valid[:, None], 0), label, valid[:, None])
 
 
-def _check(logits: Tensor, target: Tensor) -> None:
-    if logits.ndim != 4 or not logits.is_floating_point() or 0 in logits.shape[1:]:
-        raise ValueError(f"mask loss: logits are {logits.dtype} {list(logits.shape)}, expected a float [B, C, H, W]")
-    expected = [logits.shape[0], *logits.shape[2:]]
-    if list(target.shape) != expected or target.dtype != torch.int64:
-        found = f"{target.dtype} {list(target.shape)}"
-        raise ValueError(f"mask loss: target is {found}, expected torch.int64 {expected} for these logits")
-
-
 def _check_values(label: Tensor, num_classes: int, ignore_index: int) -> None:
     """A look at the values would make a GPU wait: there the out-of-range index is the device's to find."""
     if label.device.type != "cpu" or label.numel() == 0:
         return
-    wrong = [value for value in (int(label.min()), int(label.max())) if not 0 <= value < num_classes]
-    if wrong:
-        expected = f"0..{num_classes - 1} or ignore_index {ignore_index}"
-        raise ValueError(f"mask loss: target holds {wrong[0]}, expected {expected}")
-
-
-# ------------------------------------------------------------------------------------------------------ overlap
+    for value in (int(label.min()), int(label.max())):
+        if not 0 <= value < num_classes:
+            expected = f"0..{num_classes - 1} or ignore_index {ignore_index}"
+            raise ValueError(f"mask loss: target holds {value}, expected {expected}")
 
 
 def iou(
@@ -216,7 +205,12 @@ def lovasz(
     """
     pixels = _pixels(logits, target, ignore_index)
     truth = pixels.truth
-    error = _errors(pixels, truth).masked_fill(~pixels.valid, -1)  # ignored pixels come after every error
+    if logits.shape[1] == 1:  # the hinge, not yet cut at 0
+        error = 1 - torch.where(truth, pixels.logits, -pixels.logits)
+    else:
+        probability = pixels.probability
+        error = torch.where(truth, 1 - probability, probability)
+    error = error.masked_fill(~pixels.valid, -1)  # ignored pixels come after every error
     ordered, order = error.sort(dim=2, descending=True)
     ordered = ordered.clamp(min=0)
     loss = (ordered * _jaccard_steps(truth.gather(2, order), ordered.dtype)).sum(dim=2)  # [B, C]
@@ -224,14 +218,6 @@ def lovasz(
     mean = ordered.sum(dim=2) / pixels.valid.sum(dim=2).clamp(min=1)
     loss = torch.where(present, loss, mean if absent == "area" else ordered[:, :, 0])
     return _reduce(loss * counts, counts, reduction)
-
-
-def _errors(pixels: Pixels, truth: Tensor) -> Tensor:
-    """``[B, C, N]``; those of the hinge are not yet cut at 0."""
-    if pixels.logits.shape[1] == 1:
-        return 1 - torch.where(truth, pixels.logits, -pixels.logits)
-    probability = pixels.probability
-    return torch.where(truth, 1 - probability, probability)
 
 
 def _jaccard_steps(truth: Tensor, dtype: torch.dtype) -> Tensor:
@@ -246,9 +232,6 @@ def _jaccard_steps(truth: Tensor, dtype: torch.dtype) -> Tensor:
     wrong = torch.arange(1, truth.shape[2] + 1, device=truth.device, dtype=dtype)
     intersection, union = present - missed, present + wrong - missed
     return torch.where(truth, 1 / union, intersection / union / (union - 1).clamp(min=1))
-
-
-# ---------------------------------------------------------------------------------------------- pixel by pixel
 
 
 def ce(

@@ -14,13 +14,7 @@ class Backbone(NamedTuple):
     trained: int = 3  # last stages that are trained where the weights are pretrained
 
 
-_MOBILENET = Backbone("mobilenet", stages=6, levels=2)
-_RESNET = Backbone("resnet", stages=5, levels=4)
-
 BACKBONES: dict[str, Backbone] = {
-    "mobilenet_v3_large": _MOBILENET,
-    "mobilenet_v3_small": _MOBILENET,
-    "resnet18": _RESNET,
-    "resnet34": _RESNET,
-    "resnet50": _RESNET,
+    **dict.fromkeys(("mobilenet_v3_large", "mobilenet_v3_small"), Backbone("mobilenet", stages=6, levels=2)),
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50"), Backbone("resnet", stages=5, levels=4)),
 }

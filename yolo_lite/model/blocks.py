@@ -14,19 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from yolo_lite.config.schema import parse_activation
+from yolo_lite.config.model import parse_activation
 
 Activation = Callable[[], nn.Module]
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "SiLU": nn.SiLU,
-    "ReLU": nn.ReLU,
-    "LeakyReLU": nn.LeakyReLU,
-    "Hardswish": nn.Hardswish,
-    "Mish": nn.Mish,
-    "GELU": nn.GELU,
-    "Identity": nn.Identity,
-}
+_KINDS = (nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.Hardswish, nn.Mish, nn.GELU, nn.Identity)
+ACTIVATIONS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in _KINDS}
 
 
 def activation_maker(text: str) -> Activation:
@@ -60,8 +53,7 @@ class Conv(nn.Module):
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.activation(self.norm(self.conv(x)))
-        return out
+        return self.activation(self.norm(self.conv(x)))
 
 
 class Bottleneck(nn.Module):
@@ -108,8 +100,7 @@ class C3(nn.Module):
         self.merge = Conv(2 * hidden, out_channels, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.merge(torch.cat((self.bottlenecks(self.deep(x)), self.plain(x)), dim=1))
-        return out
+        return self.merge(torch.cat((self.bottlenecks(self.deep(x)), self.plain(x)), dim=1))
 
 
 class SPP(nn.Module):
@@ -130,8 +121,7 @@ class SPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.reduce(x)
-        out: Tensor = self.merge(torch.cat((x, *(pool(x) for pool in self.pools)), dim=1))
-        return out
+        return self.merge(torch.cat((x, *(pool(x) for pool in self.pools)), dim=1))
 
 
 class SPPF(nn.Module):
@@ -148,8 +138,7 @@ class SPPF(nn.Module):
         pyramid = [self.reduce(x)]
         for _ in range(3):
             pyramid.append(self.pool(pyramid[-1]))
-        out: Tensor = self.merge(torch.cat(pyramid, dim=1))
-        return out
+        return self.merge(torch.cat(pyramid, dim=1))
 
 
 class Concat(nn.Module):

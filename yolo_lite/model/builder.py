@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from yolo_lite.config.errors import ConfigError, nearest
-from yolo_lite.config.schema import ModelConfig, Row
+from yolo_lite.config.model import ModelConfig, Row
+from yolo_lite.config.seams import check_parameter
+from yolo_lite.config.types import is_number
 from yolo_lite.model.blocks import BLOCKS, Activation, Concat, activation_maker
 from yolo_lite.model.heads import HEADS, Head
 
@@ -49,11 +50,7 @@ def build_layers(config: ModelConfig) -> list[Layer]:
 
 
 def build_head(config: ModelConfig, layers: list[Layer]) -> tuple[Head, tuple[int, ...]]:
-    """Build the last row, once the strides of the maps that it reads are known, and the layers that it reads.
-
-    Raises:
-        ConfigError: as ``build_layers``.
-    """
+    """Build the last row, and name the layers that it reads; ConfigError as ``build_layers``."""
     row = config.head[-1]
     with named_row(config, len(layers)):
         sources = _sources(row, len(layers))
@@ -95,10 +92,10 @@ def _build_layer(row: Row, layers: list[Layer], config: ModelConfig, activation:
     widths = [config.ch if source < 0 else layers[source].out_channels for source in sources]
     if row.module not in BLOCKS:
         raise ValueError(f"unknown module {row.module!r}{nearest(row.module, BLOCKS)}")
-    if row.module != "Concat" and len(widths) > 1:
-        raise ValueError(f"{row.module} reads one layer, found {len(widths)}")
     if row.module == "Concat":
         return Layer(row, sources, Concat(*row.args), sum(widths))
+    if len(widths) > 1:
+        raise ValueError(f"{row.module} reads one layer, found {len(widths)}")
     arguments = [None if argument == "None" else argument for argument in row.args]
     if "in_channels" in inspect.signature(BLOCKS[row.module]).parameters:
         return Layer(row, sources, *_build_block(row, arguments, widths[0], config, activation))
@@ -137,31 +134,17 @@ def _build_block(
 
 def _given_by_row(row: Row, parameters: Mapping[str, inspect.Parameter], arguments: list[Any]) -> dict[str, Any]:
     """The arguments of a row by name; ValueError where they do not fit the parameters of the block."""
-    own = [p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    own = [p for p in own if p.name not in GIVEN_BY_BUILDER]
+    listed = [p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    own = [p for p in listed if p.name not in GIVEN_BY_BUILDER]
     required = sum(p.default is p.empty for p in own)
     if not required <= len(arguments) <= len(own):
         names = ", ".join(p.name for p in own)
         raise ValueError(f"{row.module} takes [{names}], found {len(arguments)} arguments")
     for parameter, argument in zip(own, arguments, strict=False):
-        _check_argument(parameter, argument)
+        check_parameter(parameter, argument)
+        if parameter.name in POSITIVE and is_number(argument) and argument <= 0:
+            raise ValueError(f"{parameter.name}: expected more than 0, found {argument}")
     return {p.name: argument for p, argument in zip(own, arguments, strict=False)}
-
-
-def _check_argument(parameter: inspect.Parameter, argument: Any) -> None:
-    """Raise ValueError where an argument is not of the annotated type; without an annotation anything goes."""
-    name, hint = parameter.name, parameter.annotation
-    try:
-        TypeAdapter(Any if hint is parameter.empty else hint).validate_python(argument, strict=True)
-    except ValidationError:
-        expected = hint.__name__ if isinstance(hint, type) else hint
-        raise ValueError(f"{name}: expected {expected}, found {argument!r}") from None
-    if name in POSITIVE and _is_number(argument) and argument <= 0:
-        raise ValueError(f"{name}: expected more than 0, found {argument}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _find_strides(config: ModelConfig, layers: list[Layer], sources: tuple[int, ...]) -> list[int]:
@@ -171,8 +154,11 @@ def _find_strides(config: ModelConfig, layers: list[Layer], sources: tuple[int, 
     for index, layer in enumerate(layers):
         maps = [outputs[source] for source in layer.sources]
         with named_row(config, index):
-            found = dry_run(layer.module, maps if layer.row.module == "Concat" else maps[0])
-            outputs[index] = _checked_map(found, layer.out_channels)
+            found = run_on_meta(layer.module, maps if layer.row.module == "Concat" else maps[0])
+            if not (isinstance(found, Tensor) and found.ndim == 4 and found.shape[1] == layer.out_channels):
+                shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__  # of a plugin's block
+                raise ValueError(f"expected a map [B, {layer.out_channels}, H, W] to come out, found {shape}")
+            outputs[index] = found
     cells = [outputs[source].shape[-1] for source in sources]
     if any(size % count for count in cells):
         raise ValueError(f"expected levels of whole strides, found {cells} cells for {size} pixels")
@@ -191,11 +177,3 @@ def dry_run(module: nn.Module, *inputs: Any) -> Any:
         return module(*inputs)
     finally:
         module.train(was_training)
-
-
-def _checked_map(found: object, channels: int) -> Tensor:
-    """Raise ValueError where a block does not return what the rows after it are built for; a plugin's may not."""
-    if isinstance(found, Tensor) and found.ndim == 4 and found.shape[1] == channels:
-        return found
-    shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-    raise ValueError(f"expected a map [B, {channels}, H, W] to come out, found {shape}")

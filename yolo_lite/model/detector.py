@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.schema import Freeze, ModelConfig
+from yolo_lite.config.model import ModelConfig
+from yolo_lite.config.optim import Freeze
 from yolo_lite.model.blocks import Concat, Conv
 from yolo_lite.model.builder import build_head, build_layers, dry_run
 from yolo_lite.model.heads import ClassRows, Head
@@ -64,8 +65,7 @@ class Detector(nn.Module):
             result = layer(maps if isinstance(layer, Concat) else maps[0])
             if index in self.kept:
                 outputs[index] = result
-        raw: Raw = self.head([outputs[source] for source in self.sources[-1]])
-        return raw
+        return self.head([outputs[source] for source in self.sources[-1]])
 
     def grid(self, height: int, width: int) -> Grid:
         """The slots for inputs of this size in pixels."""
@@ -127,9 +127,8 @@ class _OnlyTensors(nn.Module):
         super().__init__()
         self.detector = detector
 
-    def forward(self, images: Tensor) -> Tensor:
-        raw: Raw = self.detector(images)
-        return raw.slots
+    def forward(self, images: Tensor) -> Any:
+        return self.detector(images).slots
 
 
 class Summary(NamedTuple):

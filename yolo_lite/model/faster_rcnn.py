@@ -3,13 +3,12 @@
 B images, H W input size, N anchors of an image, R proposals (of all images), C classes without the background,
 M targets in the batch, P positive pairs. Boxes are xyxy in pixels where torchvision sees them.
 
-torchvision's modules do the work (Ren et al., arXiv:1506.01497, with the pyramid of arXiv:1612.03144), and parameters
-have its names. Only what ties them together is written here: torchvision's own ``forward`` functions resize images,
-hard-code smooth L1, and show neither anchors nor proposals to their box losses.
+torchvision's modules do the work (Ren et al., arXiv:1506.01497, with the pyramid of arXiv:1612.03144) under its names.
+Only what ties them together is written here: torchvision's own ``forward`` functions resize images, hard-code smooth
+L1, and show neither anchors nor proposals to their box losses.
 
-Normalisation in one sentence: the losses of the first stage are divided by the number of sampled anchors of the batch,
-those of the second by the number of sampled proposals, as torchvision does; so the losses of a batch are the means over
-its images, weighted by how many samples each has.
+Losses of the first stage are divided by the number of sampled anchors of the batch, those of the second by the number
+of sampled proposals, as in torchvision: they are means over its images, weighted by how many samples each has.
 """
 
 from __future__ import annotations
@@ -30,8 +29,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, clip_boxes_to_image
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.schema import FasterRcnnConfig, Freeze
-from yolo_lite.model.backbones import BACKBONES, Backbone
+from yolo_lite.config.model import FasterRcnnConfig
+from yolo_lite.config.optim import Freeze
+from yolo_lite.model.backbones import BACKBONES
 from yolo_lite.model.heads import ClassRows
 from yolo_lite.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from yolo_lite.ops.nms import DetectOptions, survivors
@@ -40,8 +40,6 @@ from yolo_lite.structures import Detections, Objects
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STRIDE = 32  # sides of the network input must be multiples of it
 SMALLEST_SIDE = 0.01  # pixels; candidates with a shorter side are dropped, as in torchvision
-
-
 MAKERS = {"mobilenet": partial(mobilenet_backbone, fpn=True), "resnet": resnet_fpn_backbone}  # by the kind of backbone
 
 
@@ -111,7 +109,11 @@ class FasterRcnn(nn.Module):
         self.backbone, self.rpn, self.roi_heads = parts.backbone, parts.rpn, parts.roi_heads
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
-        _initialise_predictor(self.roi_heads.box_predictor)
+        # Evenly likely classes and boxes that are their proposals (Girshick, arXiv:1504.08083, section 4.2).
+        predictor = self.roi_heads.box_predictor
+        for layer, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> FirstStage | RawDetections:
         """What comes of float images ``[B, 3, H, W]`` in 0..1, H and W multiples of ``stride``.
@@ -137,9 +139,8 @@ class FasterRcnn(nn.Module):
         deltas = torch.cat([_by_anchor(level, 4) for level in deltas], dim=1).float()
         every = self.rpn.box_coder.decode(deltas.detach(), [anchors] * len(images)).reshape(deltas.shape)
         proposals, _ = self.rpn.filter_proposals(every, objectness, [size] * len(images), per_level)
-        precision = (
-            torch.get_autocast_dtype(images.device.type) if torch.is_autocast_enabled(images.device.type) else None
-        )
+        kind = images.device.type
+        precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         return FirstStage(self, precision, features, size, anchors, objectness, deltas, proposals)
 
     def second_stage(self, first: FirstStage, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -194,10 +195,13 @@ class FasterRcnn(nn.Module):
         Anchors and proposals are sampled by torch's global random generator of the device. Objects without an area
         are left out.
         """
-        by_image = _objects_by_image(objects, len(first.proposals))
+        box = cxcywh_to_xyxy(objects.box.float())
+        usable = (box[:, 2:] > box[:, :2]).all(dim=1)  # after the conversion: tiny sides may be rounded away in it
+        own = [usable & (objects.image == image) for image in range(len(first.proposals))]
+        by_image = [{"boxes": box[mine], "labels": objects.label[mine] + 1} for mine in own]  # 0 is the background
         objectness, rpn_box = self._first_losses(first, by_image, objectives.rpn)
-        classifier, box = self._second_losses(first, by_image, objectives.roi)
-        return StageLosses(objectness, rpn_box, classifier, box)
+        classifier, roi_box = self._second_losses(first, by_image, objectives.roi)
+        return StageLosses(objectness, rpn_box, classifier, roi_box)
 
     @torch.no_grad()
     def validation_losses(
@@ -263,28 +267,15 @@ def candidates(raw: RawDetections, confidence: float) -> list[Detections]:
     pixels and have an area, labels count from 0.
     """
     counts = [len(proposals) for proposals in raw.first.proposals]
-    scores = raw.logits.softmax(dim=1)[:, 1:]  # [R, C]
     solid = ((raw.box[..., 2:] - raw.box[..., :2]) >= SMALLEST_SIDE).all(dim=-1)  # [R, C]
-    scores = scores.where(solid, -1.0)
-    return [
-        _above(score, box, confidence) for score, box in zip(scores.split(counts), raw.box.split(counts), strict=True)
-    ]
-
-
-def _above(scores: Tensor, box: Tensor, confidence: float) -> Detections:
-    """Scores ``[R, C]`` above ``confidence`` and their boxes ``[R, C, 4]``; equal scores keep their order."""
-    row, label = (scores > max(confidence, 0.0)).nonzero(as_tuple=True)
-    score, order = scores[row, label].sort(descending=True, stable=True)
-    row, label = row[order], label[order]
-    return Detections(box[row, label], score, label)
-
-
-def _objects_by_image(objects: Objects, num_images: int) -> list[dict[str, Tensor]]:
-    """For each image its boxes xyxy and its labels, which count from 1; what has no area is left out."""
-    box = cxcywh_to_xyxy(objects.box.float())
-    usable = (box[:, 2:] > box[:, :2]).all(dim=1)  # after the conversion: tiny sides may be rounded away in it
-    own = [usable & (objects.image == image) for image in range(num_images)]
-    return [{"boxes": box[mine], "labels": objects.label[mine] + 1} for mine in own]
+    scores = raw.logits.softmax(dim=1)[:, 1:].where(solid, -1.0)  # [R, C]
+    found = []
+    for image_scores, box in zip(scores.split(counts), raw.box.split(counts), strict=True):
+        row, label = (image_scores > max(confidence, 0.0)).nonzero(as_tuple=True)
+        score, order = image_scores[row, label].sort(descending=True, stable=True)
+        row, label = row[order], label[order]
+        found.append(Detections(box[row, label], score, label))
+    return found
 
 
 def _by_anchor(level: Tensor, outputs: int) -> Tensor:
@@ -307,14 +298,28 @@ def _fixed_randomness(seed: int, device: torch.device) -> Iterator[None]:
 
 def _assemble(config: FasterRcnnConfig, fetch: bool) -> FasterRCNN:
     """torchvision's model, of which only the parts are used."""
-    kind = BACKBONES[config.backbone]
+    kind, pretrained = BACKBONES[config.backbone], config.pretrained
     levels = config.levels or kind.levels
     if levels >= kind.stages:
         raise ConfigError(f"levels: expected {kind.stages - 1} or less for {config.backbone}, found {levels}")
+    try:  # pretrained: frozen batch normalisation and first stages; from scratch everything learns: as in torchvision
+        backbone = MAKERS[kind.maker](
+            backbone_name=config.backbone,
+            weights="IMAGENET1K_V1" if pretrained and fetch else None,
+            norm_layer=FrozenBatchNorm2d if pretrained else nn.BatchNorm2d,
+            trainable_layers=kind.trained if pretrained else kind.stages,
+            returned_layers=list(range(kind.stages - levels, kind.stages)),
+        )
+    except OSError as error:
+        raise ConfigError(f"pretrained: torchvision cannot fetch the weights of {config.backbone}: {error}") from error
+    maps = levels + 1  # of the pyramid, the pooled last one included
+    sizes = config.anchors if isinstance(config.anchors[0], tuple) else (config.anchors,) * maps
+    if len(sizes) != maps:
+        raise ConfigError(f"anchors: expected one list for all or {maps}, one for each level, found {len(sizes)}")
     return FasterRCNN(
-        _make_backbone(config, kind, levels, fetch),
+        backbone,
         num_classes=config.nc + 1,
-        rpn_anchor_generator=_anchor_generator(config, levels + 1),
+        rpn_anchor_generator=AnchorGenerator(sizes, (config.aspect_ratios,) * maps),
         box_roi_pool=MultiScaleRoIAlign([str(level) for level in range(levels)], output_size=7, sampling_ratio=2),
         rpn_pre_nms_top_n_train=config.rpn_pre_nms[0],
         rpn_pre_nms_top_n_test=config.rpn_pre_nms[1],
@@ -323,35 +328,3 @@ def _assemble(config: FasterRcnnConfig, fetch: bool) -> FasterRCNN:
         rpn_batch_size_per_image=config.rpn_samples,
         box_batch_size_per_image=config.roi_samples,
     )
-
-
-def _make_backbone(config: FasterRcnnConfig, kind: Backbone, levels: int, fetch: bool) -> nn.Module:
-    """Pretrained: frozen batch normalisation and first stages; from scratch everything learns. As in torchvision."""
-    try:
-        return MAKERS[kind.maker](
-            backbone_name=config.backbone,
-            weights="IMAGENET1K_V1" if config.pretrained and fetch else None,
-            norm_layer=FrozenBatchNorm2d if config.pretrained else nn.BatchNorm2d,
-            trainable_layers=kind.trained if config.pretrained else kind.stages,
-            returned_layers=list(range(kind.stages - levels, kind.stages)),
-        )
-    except OSError as error:
-        raise ConfigError(f"pretrained: torchvision cannot fetch the weights of {config.backbone}: {error}") from error
-
-
-def _anchor_generator(config: FasterRcnnConfig, levels: int) -> AnchorGenerator:
-    """Anchors for each level of the pyramid, the pooled last one included."""
-    sizes = config.anchors
-    each = sizes if isinstance(sizes[0], tuple) else (sizes,) * levels
-    if len(each) != levels:
-        raise ConfigError(f"anchors: expected one list for all or {levels}, one for each level, found {len(each)}")
-    return AnchorGenerator(each, (config.aspect_ratios,) * levels)
-
-
-@torch.no_grad()
-def _initialise_predictor(predictor: Any) -> None:
-    """Evenly likely classes and boxes that are their proposals (Girshick, arXiv:1504.08083, section 4.2)."""
-    nn.init.normal_(predictor.cls_score.weight, std=0.01)
-    nn.init.normal_(predictor.bbox_pred.weight, std=0.001)
-    nn.init.zeros_(predictor.cls_score.bias)
-    nn.init.zeros_(predictor.bbox_pred.bias)

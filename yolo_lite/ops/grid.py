@@ -74,12 +74,9 @@ def make_grid(anchors: Tensor, strides: Sequence[int], height: int, width: int) 
         anchors: ``[L, A, 2]`` in pixels; the grid lies on its device. A head without anchors gives ``square_cells``.
         strides: L strides in pixels.
     """
-    num_levels, num_anchors, _ = anchors.shape
-    device = anchors.device
+    num_anchors, device, first_slot = anchors.shape[1], anchors.device, 0
     levels, level, corner, stride, anchor = [], [], [], [], []
-    first_slot = 0
-    for index in range(num_levels):
-        pixels = strides[index]
+    for index, pixels in enumerate(strides):
         rows, columns = height // pixels, width // pixels
         num_slots = rows * columns * num_anchors
         y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")

@@ -30,25 +30,18 @@ class DetectOptions(NamedTuple):
 def select_detections(score: Tensor, boxes_of: Callable[[Tensor], Tensor], options: DetectOptions) -> Detections:
     """Multi-label detections of one image; boxes xyxy in the pixels of ``boxes_of``.
 
-    The result depends on nothing but the input: no step looks at the clock.
-
     Args:
         score: ``[S, C]`` in 0..1, of the slots that may hold a detection.
         boxes_of: boxes cxcywh ``[K, 4]`` of K of these slots, given by their rows: only the best are decoded.
     """
-    best, row, label = _candidates(score, options)
-    return survivors(Detections(cxcywh_to_xyxy(boxes_of(row)), best, label), options)
-
-
-def _candidates(score: Tensor, options: DetectOptions) -> tuple[Tensor, Tensor, Tensor]:
-    """The best of the scores ``[S, C]``, with their rows and labels."""
     if options.classes is not None:
         score = score * _is_wanted(torch.arange(score.shape[1], device=score.device), options.classes)
     candidate = (score > options.confidence).flatten().nonzero().squeeze(1)
     # A stable sort: equal scores keep the order of the slots, on every device.
     best, order = score.flatten()[candidate].sort(descending=True, stable=True)
     best, candidate = best[: options.max_candidates], candidate[order[: options.max_candidates]]
-    return best, candidate // score.shape[1], candidate % score.shape[1]
+    row, label = candidate // score.shape[1], candidate % score.shape[1]
+    return survivors(Detections(cxcywh_to_xyxy(boxes_of(row)), best, label), options)
 
 
 def _is_wanted(label: Tensor, classes: tuple[int, ...]) -> Tensor:
@@ -62,8 +55,7 @@ def survivors(candidates: Detections, options: DetectOptions) -> Detections:
     alone give enough survivors, these are the first survivors of all candidates too.
     """
     if options.classes is not None:
-        wanted = _is_wanted(candidates.label, options.classes)
-        candidates = candidates.select(wanted)
+        candidates = candidates.select(_is_wanted(candidates.label, options.classes))
     candidates = candidates.select(slice(options.max_candidates))
     box, score, label = candidates[:3]
     group = torch.zeros_like(label) if options.agnostic else label
@@ -81,18 +73,4 @@ def class_nms(box: Tensor, score: Tensor, label: Tensor, iou: float) -> Tensor:
         return class_nms(box.cpu(), score.cpu(), label.cpu(), iou).to(box.device)
     # Every class gets a region of its own; float64 keeps the boxes exact however many classes there are.
     span = (box.max() - box.min()).double() + 1
-    _load_torchvision_operators()
-    kept: Tensor = torch.ops.torchvision.nms(box.double() + label[:, None] * span, score.double(), iou)
-    return kept
-
-
-def _load_torchvision_operators() -> None:
-    """Load torchvision's compiled operators without its Python code: importing that takes a second of every start."""
-    if hasattr(torch.ops.torchvision, "nms"):
-        return
-    spec = importlib.util.find_spec("torchvision")
-    folders = spec.submodule_search_locations if spec else None
-    for library in sorted(Path(next(iter(folders or ["."]))).glob("_C*")):
-        torch.ops.load_library(library)
-    if not hasattr(torch.ops.torchvision, "nms"):
-        import torchvision  # noqa: F401, built in another way
+    return nms(box.double() + label[:, None] * span, score.double(), iou)

@@ -29,18 +29,12 @@ def build_targets(objects: Objects, grid: Grid, anchor_t: float = 4.0) -> Matche
         grid: the slots of that input.
         anchor_t: largest ratio of widths or heights, above 1.
     """
-    pair_target, pair_level, pair_anchor = _matching_shapes(objects.box, grid.anchors, anchor_t)
+    size = objects.box[:, None, None, 2:]  # [M, 1, 1, 2]
+    fits = (size < grid.anchors * anchor_t) & (grid.anchors < size * anchor_t)  # no division: a zero side fits nothing
+    pair_target, pair_level, pair_anchor = fits.all(dim=-1).nonzero(as_tuple=True)
     slot, inside = _candidate_slots(objects.box[pair_target], pair_level, pair_anchor, grid)  # [pairs, 3]
     pair, cell = inside.nonzero(as_tuple=True)
     return _one_object_a_slot(objects, pair_target[pair], slot[pair, cell], grid)
-
-
-def _matching_shapes(box: Tensor, anchors: Tensor, anchor_t: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices (target, level, anchor) of the pairs whose sides differ by less than ``anchor_t``."""
-    size = box[:, None, None, 2:]  # [M, 1, 1, 2]
-    fits = (size < anchors * anchor_t) & (anchors < size * anchor_t)  # no division: a zero side fits nothing
-    target, level, anchor = fits.all(dim=-1).nonzero(as_tuple=True)
-    return target, level, anchor
 
 
 def _candidate_slots(box: Tensor, level: Tensor, anchor: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -57,14 +51,15 @@ def _candidate_slots(box: Tensor, level: Tensor, anchor: Tensor, grid: Grid) -> 
     step = F.pad(torch.diag_embed(side), (0, 0, 1, 0))  # [pairs, 3, 2]: none, along x, along y
     cells = cell[:, None] + step
     inside = ((cells >= 0) & (cells < limit[:, None])).all(dim=-1)
-    num_anchors = grid.anchors.shape[1]
-    slot = first_slot + (cells[..., 1] * table[:, 2:3] + cells[..., 0]) * num_anchors + anchor[:, None]
+    cell_index = cells[..., 1] * table[:, 2:3] + cells[..., 0]  # row by row
+    slot = first_slot + cell_index * grid.anchors.shape[1] + anchor[:, None]
     return slot, inside
 
 
 def _one_object_a_slot(objects: Objects, target: Tensor, slot: Tensor, grid: Grid) -> Matches:
     """Drop all but the best claim to each (image, slot)."""
-    fit = _iou_with_anchor(objects.box[target], slot, grid)
+    slots = grid.slots.select(slot)
+    fit = aligned_iou(torch.cat((slots.centre, slots.anchor), dim=1), objects.box[target])
     place = objects.image[target] * grid.num_slots + slot
     # Three stable sorts, least important key first: by target, by falling fit, by place.
     order = target.argsort(stable=True)
@@ -75,8 +70,3 @@ def _one_object_a_slot(objects: Objects, target: Tensor, slot: Tensor, grid: Gri
     first[1:] = place[1:] != place[:-1]
     kept = order[first]
     return Matches(objects.image[target[kept]], slot[kept], target[kept], torch.ones_like(fit[kept]))
-
-
-def _iou_with_anchor(box: Tensor, slot: Tensor, grid: Grid) -> Tensor:
-    slots = grid.slots.select(slot)
-    return aligned_iou(torch.cat((slots.centre, slots.anchor), dim=1), box)

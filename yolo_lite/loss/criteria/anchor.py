@@ -2,10 +2,9 @@
 
 B images, N slots, C classes, P matched pairs, L levels.
 
-Normalisation in one sentence: box and class losses are means over the positives of each level, summed over levels,
-and objectness is a mean over the slots of each level, all taken over the whole optimizer step, however many batches
-or processes it is split into. With an assigner that goes by predictions all three are sums, divided by the summed
-scores of the step's pairs (as in YOLOX, arXiv:2107.08430).
+Box and class losses are means over the positives of each level, objectness over its slots, summed over levels, all
+taken over the whole optimizer step, however many batches or processes it is split into. With an assigner that goes by
+predictions all three are sums, divided by the summed scores of the step's pairs (as in YOLOX, arXiv:2107.08430).
 """
 
 from __future__ import annotations
@@ -17,25 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_lite.config.schema import LossSection
+from yolo_lite.config.loss import LossSection
 from yolo_lite.loss.box import BoxLoss
 from yolo_lite.loss.classification import binary_loss, class_weights, one_hot
 from yolo_lite.loss.criteria.criterion import Criterion
 from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import Grid, decode_anchors
 from yolo_lite.structures import Losses, Matches, Objects, Predictions, Raw
-
-# Fine levels hold most of the slots and nearly all of them are background: they count more. P3-P5 and longer pyramids.
-OBJ_BALANCE = {3: (4.0, 1.0, 0.4)}
-OBJ_BALANCE_LONG = (4.0, 1.0, 0.25, 0.06, 0.02)
-
-
-class Gains(NamedTuple):
-    """Weights of the three losses, scaled to model and image size."""
-
-    box: float
-    obj: float
-    cls: float
 
 
 class StepTotals(NamedTuple):
@@ -45,21 +32,28 @@ class StepTotals(NamedTuple):
     positives: Tensor  # [L] float32, matched pairs of each level
 
 
-def loss_gains(hyp: LossSection, num_levels: int, num_classes: int, height: int, width: int) -> Gains:
-    """Gains for 3 levels, 80 classes and 640 x 640 pixels are those of hyp.yaml; others are scaled in proportion."""
-    per_level = 3 / num_levels
-    return Gains(
-        box=hyp.box * per_level,
-        obj=hyp.obj * per_level * (height * width) / 640**2,
-        cls=hyp.cls * per_level * num_classes / 80,
-    )
+class Weights(NamedTuple):
+    """How much each term counts in the losses of a batch."""
+
+    pair: Tensor  # [P] box and class loss of a pair
+    slot: Tensor  # [N] objectness loss of a slot
+    images: Tensor | float  # the sum over slots is divided by
+
+
+def loss_gains(
+    section: LossSection, num_levels: int, num_classes: int, height: int, width: int
+) -> tuple[float, float, float]:
+    """Gains of box, obj and cls: hyp.yaml gives those for 3 levels, 80 classes and 640 x 640 pixels, and all scale."""
+    scale = 3 / num_levels
+    obj = section.obj * scale * (height * width) / 640**2
+    return section.box * scale, obj, section.cls * scale * num_classes / 80
 
 
 def objectness_balance(num_levels: int) -> tuple[float, ...]:
-    """Weight of each level in the objectness loss."""
-    # Levels beyond the fifth count as little as the fifth.
-    long = tuple(OBJ_BALANCE_LONG[min(level, len(OBJ_BALANCE_LONG) - 1)] for level in range(num_levels))
-    return OBJ_BALANCE.get(num_levels, long)
+    """Weight of each level in the objectness loss: fine levels hold most of the slots, nearly all background."""
+    if num_levels == 3:
+        return 4.0, 1.0, 0.4
+    return (4.0, 1.0, 0.25, 0.06, *[0.02] * (num_levels - 4))[:num_levels]
 
 
 def step_totals(matches: Iterable[Matches], grids: Iterable[Grid], num_images: int) -> StepTotals:
@@ -108,14 +102,6 @@ class AnchorCriterion(Criterion):
         return compute_loss(raw, objects, matches, grid, self, weights)
 
 
-class Weights(NamedTuple):
-    """How much each term counts in the losses of a batch."""
-
-    pair: Tensor  # [P] box and class loss of a pair
-    slot: Tensor  # [N] objectness loss of a slot
-    images: Tensor | float  # the sum over slots is divided by
-
-
 def mean_weights(matches: Matches, grid: Grid, totals: StepTotals) -> Weights:
     """Sums become means: over the positives of each level, and over its slots and the images of the step."""
     pair = matches.score / totals.positives[grid.level[matches.slot]]
@@ -128,18 +114,12 @@ def sum_weights(matches: Matches, grid: Grid) -> Weights:
 
 
 def compute_loss(
-    raw: Raw,
-    objects: Objects,
-    matches: Matches,
-    grid: Grid,
-    criterion: AnchorCriterion,
-    weights: Weights | None = None,
+    raw: Raw, objects: Objects, matches: Matches, grid: Grid, criterion: AnchorCriterion, weights: Weights | None = None
 ) -> Losses:
     """Box loss of matched pairs, objectness against their IoU, classes against one-hot.
 
-    Only the matched rows and the objectness column are read, both in float32. The target of objectness is the plain,
-    detached IoU, whatever the box loss is (YOLOv5 takes the CIoU, cut off at 0): the score that comes of it means the
-    same under every box loss.
+    The target of objectness is the plain, detached IoU, whatever the box loss is (YOLOv5 takes the CIoU, cut off at 0):
+    a score means the same under every box loss.
 
     Args:
         raw: outputs ``box`` ``[B, N, 4]``, ``obj`` ``[B, N]`` and ``cls`` ``[B, N, C]``, logits of any float type.
@@ -151,7 +131,7 @@ def compute_loss(
     """
     weights = weights or mean_weights(matches, grid, step_totals([matches], [grid], raw["obj"].shape[0]))
     num_classes = raw["cls"].shape[2]
-    gains = loss_gains(criterion.section, len(grid.levels), num_classes, *grid.size)
+    box_gain, obj_gain, cls_gain = loss_gains(criterion.section, len(grid.levels), num_classes, *grid.size)
     matched, slots = raw.select(matches.image, matches.slot).float(), grid.slots.select(matches.slot)
 
     box, target_box = decode_anchors(matched["box"], slots), objects.box[matches.target]  # [P, 4]
@@ -169,17 +149,16 @@ def compute_loss(
     else:  # a single class has nothing to tell apart: objectness is the score
         cls_loss = matched["cls"].sum() * 0
     return {
-        "box": (box_error * weights.pair).sum() * gains.box,
-        "obj": (obj_error * weights.slot).sum() / weights.images * gains.obj,
-        "cls": cls_loss * gains.cls,
+        "box": (box_error * weights.pair).sum() * box_gain,
+        "obj": (obj_error * weights.slot).sum() / weights.images * obj_gain,
+        "cls": cls_loss * cls_gain,
     }
 
 
 def _slot_weight(grid: Grid, is_mean: bool) -> Tensor:
     """Weight of each slot ``[N]``: the level's balance, over its number of slots where sums are level means."""
-    num_anchors = grid.anchors.shape[1]
     weights = []
     for balance, level in zip(objectness_balance(len(grid.levels)), grid.levels, strict=True):
-        num_slots = level.height * level.width * num_anchors
+        num_slots = level.height * level.width * grid.anchors.shape[1]
         weights.append(grid.corner.new_full((num_slots,), balance / max(num_slots, 1) if is_mean else balance))
     return torch.cat(weights)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolo_lite.config.schema import LossSection
+from yolo_lite.config.loss import LossSection
 from yolo_lite.loss.assigners import ASSIGNERS
 from yolo_lite.loss.box import BoxLoss
 from yolo_lite.ops.grid import Grid
@@ -88,12 +88,11 @@ class Criterion(nn.Module):
 
     def step_sums(self) -> list[Tensor]:
         """What box losses count during a step; many processes add theirs before ``finish_step``."""
-        return [tensor for loss in self._box_losses() for tensor in (loss.step_sum, loss.step_count)]
+        losses = [module for module in self.modules() if isinstance(module, BoxLoss)]
+        return [tensor for loss in losses for tensor in (loss.step_sum, loss.step_count)]
 
     def finish_step(self) -> None:
         """Move the state of box losses, after each optimizer step."""
-        for loss in self._box_losses():
-            loss.finish_step()
-
-    def _box_losses(self) -> list[BoxLoss]:
-        return [module for module in self.modules() if isinstance(module, BoxLoss)]
+        for module in self.modules():
+            if isinstance(module, BoxLoss):
+                module.finish_step()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from yolo_lite.config.schema import ModelConfig
+from yolo_lite.config.model import ModelConfig
 from yolo_lite.ops.grid import Grid, make_grid, square_cells
 from yolo_lite.ops.nms import DetectOptions, select_detections
 from yolo_lite.structures import Detections, Raw

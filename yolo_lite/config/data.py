@@ -1,0 +1,149 @@
+"""What may stand in a dataset YAML."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+
+from yolo_lite.config.errors import nearest
+from yolo_lite.config.seams import Section, chosen_from
+from yolo_lite.config.types import Count, Seed, is_int, list_to_tuple
+
+
+class Generate(Section):
+    """A set that is drawn on first use instead of read: the embedded shapes."""
+
+    kind: Literal["shapes"]
+    train: Count
+    val: Count
+    image_size: Annotated[int, Field(ge=32)]
+    seed: Seed = 0
+
+
+def _matches(pattern: str, expected: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"expected {expected}, found {text!r}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _relative_folder(path: str) -> str:
+    if re.match(r"/|\\|[A-Za-z]:", path) or ".." in re.split(r"[/\\]", path):
+        raise ValueError(f"expected a folder below the set's, found {path!r}")
+    return path
+
+
+class Archive(Section):
+    """A file that ``yolo-lite download`` fetches and unpacks."""
+
+    url: Annotated[
+        str, _matches(r"https?://\S+/[\w.-]+\.(zip|tar|tar\.gz|tgz)", "http(s)://... of a .zip or .tar(.gz)")
+    ]
+    size: Count  # bytes
+    sha256: Annotated[str, _matches("[0-9a-f]{64}", "64 digits 0-9a-f")]
+    into: Annotated[str, AfterValidator(_relative_folder)] = "."  # folder of the set that it is unpacked into
+
+
+def _own_archives(value: Any) -> Any:
+    # YOLOv5 files carry an address or a script here: it is accepted, and neither fetched nor executed.
+    return () if value is None or isinstance(value, str) else list_to_tuple(value)
+
+
+class SuggestedFlags(Section):
+    """What ``train.py`` uses where its flags are not given."""
+
+    epochs: Count | None = None
+    imgsz: Count | None = None
+    batch_size: Count | None = None
+
+
+def _names_to_tuple(names: Any) -> Any:
+    if isinstance(names, dict):
+        if set(names) != set(range(len(names))):
+            raise ValueError(f"expected the keys 0..{len(names) - 1}, found {list(names)[:10]}")
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, (list, tuple)) or not names:
+        raise ValueError(f"expected a list of class names or a mapping 0..n-1 to names, found {names!r}")
+    names = tuple(str(name) if is_int(name) else name for name in names)
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise ValueError(f"expected each name once, found more of {', '.join(twice)}")
+    return names
+
+
+def _sources_to_tuple(value: Any) -> Any:
+    if value is None:  # "test:" with nothing behind it
+        return ()
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, (list, tuple)) or not all(isinstance(path, str) for path in paths):
+        raise ValueError(f"expected a path or a list of paths, found {value!r}")
+    return tuple(paths)
+
+
+Sources = Annotated[tuple[str, ...], BeforeValidator(_sources_to_tuple)]
+
+
+def _labels_by_split(labels: Any) -> Any:
+    if isinstance(labels, dict) and (unknown := set(labels) - {"train", "val", "test"}):
+        raise ValueError(f"expected a path, or one for each of train, val, test, found {sorted(map(str, unknown))[0]}")
+    return labels
+
+
+class DatasetConfig(Section):
+    """A dataset YAML. Relative paths start at ``path``, and ``path`` at the YAML file's folder.
+
+    Imported weights know the names alone.
+    """
+
+    path: str = "."
+    train: Sources = ()
+    val: Sources = ()
+    test: Sources = ()
+    # Folder of label files where the images -> labels rule does not fit, or COCO's file; of all splits or of each.
+    labels: Annotated[str | dict[str, str] | None, BeforeValidator(_labels_by_split)] = None
+    format: Annotated[str, chosen_from("FORMATS")] | None = None  # else it is found out
+    names: Annotated[tuple[str, ...], BeforeValidator(_names_to_tuple)]
+    nc: Count | None = None
+    channels: Count = 3  # of the images: 1 is grey, 3 is RGB, others as the files have them
+    classes: Annotated[tuple[str, ...] | None, BeforeValidator(list_to_tuple)] = None  # only these, by name
+    single_cls: bool = False  # all objects are of one class
+    download: Annotated[tuple[Archive, ...], BeforeValidator(_own_archives)] = ()
+    generate: Generate | None = None
+    suggested: SuggestedFlags = SuggestedFlags()
+
+    @field_validator("nc")
+    @classmethod
+    def _counts_the_names(cls, nc: int | None, info: ValidationInfo) -> int | None:
+        names = info.data.get("names")
+        if nc is not None and names is not None and nc != len(names):
+            raise ValueError(f"expected {len(names)}, the number of names, found {nc}; the key may be left out")
+        return nc
+
+    @field_validator("classes")
+    @classmethod
+    def _are_among_the_names(cls, classes: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        names = info.data.get("names", ())
+        if classes is not None and (unknown := [name for name in classes if name not in names]):
+            raise ValueError(f"expected names of classes, found {unknown[0]!r}{nearest(unknown[0], names)}")
+        if classes is not None and not 0 < len(classes) == len(set(classes)):
+            raise ValueError("expected one name or more, each once")
+        return classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that a model learns."""
+        wanted = self.classes or self.names
+        return (wanted[0] if len(wanted) == 1 else "object",) if self.single_cls else wanted
+
+    @property
+    def splits(self) -> list[str]:
+        """Which of train, val and test there are."""
+        drawn = ("train", "val") if self.generate else ()
+        return [split for split in ("train", "val", "test") if split in drawn or getattr(self, split)]
+
+    def labels_of(self, split: str) -> str | None:
+        """The folder or file of a split's labels, if it is given."""
+        return self.labels.get(split) if isinstance(self.labels, dict) else self.labels
