@@ -27,8 +27,8 @@ from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_dataset_config
-from yolo_lite.config.schema import Hyp
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex, index_split

@@ -18,8 +18,9 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 from torch import Tensor
 
+from yolo_lite.config.model import ModelConfig
 from yolo_lite.config.options import TrainOptions
-from yolo_lite.config.schema import ModelConfig, RunConfig
+from yolo_lite.config.run import RunConfig
 from yolo_lite.data.index import index_split
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.resolve import run_config

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 READ = """
 import resource, sys, time
-from yolo_lite.config.schema import DatasetConfig
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.data.index import index_split
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before, start = peak(), time.perf_counter()

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from yolo_lite.cli.arguments import read_options
 from yolo_lite.cli.main import main as command
+from yolo_lite.config.model import ModelConfig
 from yolo_lite.config.options import TrainOptions
-from yolo_lite.config.schema import ModelConfig, RunConfig
+from yolo_lite.config.run import RunConfig
 from yolo_lite.config.seams import Choice
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolo_lite.config.load import load_model_config
-from yolo_lite.config.schema import ModelConfig
+from yolo_lite.config.model import ModelConfig
 from yolo_lite.data.shapes import SHAPE_CLASSES, ShapesSpec, coverage, draw_picture
 from yolo_lite.loss.classification import class_weights
 from yolo_lite.loss.mask import MASK_LOSSES

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from yolo_lite.config.load import load_dataset_config, load_hyp, load_model_config
-from yolo_lite.config.schema import ModelConfig
+from yolo_lite.config.model import ModelConfig
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import num_batches, training_loader

@@ -17,7 +17,7 @@ import torch
 
 from yolo_lite.cli.arguments import read_options
 from yolo_lite.config.options import TrainOptions
-from yolo_lite.config.schema import RunConfig
+from yolo_lite.config.run import RunConfig
 from yolo_lite.engine.resolve import run_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from conftest import REPOSITORY, SHARED, boxes_only
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.load import load_dataset_config, load_model_config
-from yolo_lite.config.schema import ModelConfig, parse_anchors
+from yolo_lite.config.model import ModelConfig, parse_anchors
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.loss.assigners import build_targets
 from yolo_lite.ops.grid import make_grid

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import boxes_only
 
-from yolo_lite.config.schema import Hyp
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.data import augment, effects
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex

@@ -16,7 +16,7 @@ import yolo_lite.tools.compare as compare_module
 from yolo_lite.cli.compare import _split_at_commas
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
-from yolo_lite.config.schema import RunConfig
+from yolo_lite.config.run import RunConfig
 from yolo_lite.loss import BOX_LOSSES, CLS_LOSSES, MASK_LOSSES
 from yolo_lite.report.comparison import VariantRow, comparison_picture, comparison_table
 from yolo_lite.tools.compare import (

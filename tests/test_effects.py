@@ -9,8 +9,9 @@ import pytest
 import torch
 from test_augment import COLOURS, NO_OBJECTS, OFF, Drawn, random_sample, rectangle_sample, sample_of, training_set
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.schema import DatasetConfig, Hyp
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.data import effects
 from yolo_lite.data.augment import worth_learning
 from yolo_lite.data.copy_paste import box_of, copy_paste

@@ -18,8 +18,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from yolo_lite.cli.main import val_main
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_dataset_config
-from yolo_lite.config.schema import Hyp
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.store import ImageStore

@@ -15,9 +15,10 @@ import yaml
 from conftest import REPOSITORY, tiny_config
 
 from yolo_lite.cli.main import main
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_dataset_config
-from yolo_lite.config.schema import DatasetConfig, Hyp
 from yolo_lite.data.dataset import EvaluationSet, TrainingSet
 from yolo_lite.data.formats import FORMATS
 from yolo_lite.data.index import DatasetIndex, index_split

@@ -23,7 +23,7 @@ from torch import nn
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.load import load_model_config
-from yolo_lite.config.schema import ModelConfig
+from yolo_lite.config.model import ModelConfig
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
 from yolo_lite.engine.start import start_from
 from yolo_lite.engine.tasks import task_of

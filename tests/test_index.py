@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError
-from yolo_lite.config.schema import DatasetConfig, Hyp
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import training_loader

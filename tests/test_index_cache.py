@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
-from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data import index as index_module
 from yolo_lite.data import index_cache
 from yolo_lite.data.index import DatasetIndex, index_split

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from test_augment import COLOURS, OFF, RECIPES, Drawn, pixel_mask, sample_of
 
-from yolo_lite.config.schema import Hyp
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.data.copy_paste import copy_paste
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.instances import Instances, Sample, mirror_matrix, scale_matrix, shift_matrix

@@ -18,8 +18,9 @@ import torch
 from conftest import boxes_only, children_of
 from torch.utils.data import DataLoader
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
-from yolo_lite.config.schema import DatasetConfig, Hyp
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.data import store as store_module
 from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet, repeat_factors
 from yolo_lite.data.index import DatasetIndex, index_split

@@ -11,8 +11,8 @@ from conftest import equal_states, tiny_config
 from test_optimizer import random_batch
 
 from yolo_lite.config.errors import DivergedError
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_model_config
-from yolo_lite.config.schema import Hyp
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.optimizer import Plan
 from yolo_lite.engine.prepare import Setup

@@ -11,8 +11,8 @@ import torch
 from conftest import REPOSITORY
 from torch import nn
 
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_model_config
-from yolo_lite.config.schema import Hyp
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.optimizer import (
     MovingAverage,

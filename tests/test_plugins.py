@@ -18,8 +18,9 @@ from torch import nn
 
 from yolo_lite.cli.main import main, train_main, val_main
 from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_hyp, load_run_config
-from yolo_lite.config.schema import FasterRcnnConfig, Hyp, ModelConfig
+from yolo_lite.config.model import FasterRcnnConfig, ModelConfig
 from yolo_lite.config.seams import Choice
 from yolo_lite.data.effects import AUGMENTATIONS
 from yolo_lite.data.formats import FORMATS

@@ -22,8 +22,8 @@ from torch import nn
 
 from yolo_lite.cli.main import val_main
 from yolo_lite.config.errors import ConfigError, LostProcessError
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_model_config
-from yolo_lite.config.schema import Hyp
 from yolo_lite.data.loader import EMPTY, EpochBatches, collate
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.device import choose_compute

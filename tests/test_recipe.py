@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import yolo_lite.engine.train as train_module
 from yolo_lite.cli.main import train_main
 from yolo_lite.config.errors import ConfigError, UserError
-from yolo_lite.config.schema import Hyp
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.engine.batch_size import largest_that_fits
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.device import choose_compute, deterministic, memory_errors_explained

@@ -18,7 +18,8 @@ from conftest import REPOSITORY, children_of, equal_states, rows_of, tiny_config
 import yolo_lite.engine.train as train_module
 from yolo_lite.cli.main import train_main
 from yolo_lite.config.errors import StoppedError
-from yolo_lite.config.schema import Hyp, parse_save_period
+from yolo_lite.config.hyp import Hyp
+from yolo_lite.config.run import parse_save_period
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.optimizer import Plan, rates
 from yolo_lite.engine.saving import Saving

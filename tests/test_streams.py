@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_augment import OFF, Drawn, random_sample
 
-from yolo_lite.config.schema import Hyp
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.data import augment, effects
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.ops.streams import NamedGenerators, Stream

@@ -19,8 +19,8 @@ from test_optimizer import random_batch
 
 from yolo_lite.cli.main import train_main, val_main
 from yolo_lite.config.errors import UserError
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_model_config
-from yolo_lite.config.schema import Hyp
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.record import Record
 from yolo_lite.engine.sheets import assigned_cells

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import validate
 from yolo_lite.config.options import TrainOptions
-from yolo_lite.config.schema import RunConfig, RunSection
+from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data.labels import LabelReader
 from yolo_lite.data.readers.coco import CocoReader
 from yolo_lite.data.readers.voc import VocReader

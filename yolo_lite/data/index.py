@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
-from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data import index_cache
 from yolo_lite.data.formats import label_reader
 from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 import yolo_lite
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, UserError
-from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data.dataset import EvaluationSet
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import Canvas, square_canvas

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.schema import RunConfig
+from yolo_lite.config.run import RunConfig
 from yolo_lite.data.letterbox import padded_size
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.optimizer import Plan

@@ -15,7 +15,7 @@ import yolo_lite
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.load import load_run_config
 from yolo_lite.config.old import upgraded
-from yolo_lite.config.schema import RunConfig
+from yolo_lite.config.run import RunConfig
 from yolo_lite.engine.seams import SEAMS
 
 FORMAT = 4

@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.schema import Hyp, RunConfig
+from yolo_lite.config.hyp import Hyp
+from yolo_lite.config.run import RunConfig
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import yaml
 
-from yolo_lite.config.schema import RunConfig
+from yolo_lite.config.run import RunConfig
 from yolo_lite.engine import sheets
 from yolo_lite.engine.coco_ap import score_by_size
 from yolo_lite.engine.evaluate import Evaluation, Split, format_table, report

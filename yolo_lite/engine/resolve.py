@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.find import find_yaml
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp, load_model_config, validate
+from yolo_lite.config.model import AnyModelConfig, ModelConfig
 from yolo_lite.config.options import FitOptions, TrainOptions
-from yolo_lite.config.schema import AnyModelConfig, DatasetConfig, Hyp, ModelConfig, RunConfig, RunSection
+from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.seams import SEAMS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from yolo_lite.config.schema import SavePeriod
+from yolo_lite.config.run import SavePeriod
 
 
 class Saving:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.load import validate
-from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.model.heads import ClassRows

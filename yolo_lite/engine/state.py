@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from yolo_lite.config.schema import Hyp, RunConfig
+from yolo_lite.config.hyp import Hyp
+from yolo_lite.config.run import RunConfig
 from yolo_lite.engine.checkpoint import save_checkpoint
 from yolo_lite.engine.optimizer import MovingAverage, make_optimizer
 from yolo_lite.loss.criteria import Criterion

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from yolo_lite.config.schema import AnyModelConfig, FasterRcnnConfig, Freeze, LossSection, ModelConfig
+from yolo_lite.config.loss import LossSection
+from yolo_lite.config.model import AnyModelConfig, FasterRcnnConfig, ModelConfig
+from yolo_lite.config.optim import Freeze
 from yolo_lite.loss.criteria import CRITERIA, Criterion
 from yolo_lite.model.detector import Detector
 from yolo_lite.model.heads import HEADS, ClassRows

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from yolo_lite.config.errors import DivergedError, StoppedError
-from yolo_lite.config.schema import RunConfig
+from yolo_lite.config.run import RunConfig
 from yolo_lite.engine.device import deterministic, libraries_left_uncollected, memory_errors_explained
 from yolo_lite.engine.evaluate import Evaluation, evaluate
 from yolo_lite.engine.multi_scale import multi_scaled

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from yolo_lite.config.schema import RunConfig
+from yolo_lite.config.run import RunConfig
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.tasks import Task, task_of
 

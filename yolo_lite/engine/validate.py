@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.options import ValOptions
-from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data.index import index_split, only_classes
 from yolo_lite.data.letterbox import Canvas, canvas_size
 from yolo_lite.data.store import ImageStore

@@ -154,7 +154,7 @@ def _find_strides(config: ModelConfig, layers: list[Layer], sources: tuple[int, 
     for index, layer in enumerate(layers):
         maps = [outputs[source] for source in layer.sources]
         with named_row(config, index):
-            found = run_on_meta(layer.module, maps if layer.row.module == "Concat" else maps[0])
+            found = dry_run(layer.module, maps if layer.row.module == "Concat" else maps[0])
             if not (isinstance(found, Tensor) and found.ndim == 4 and found.shape[1] == layer.out_channels):
                 shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__  # of a plugin's block
                 raise ValueError(f"expected a map [B, {layer.out_channels}, H, W] to come out, found {shape}")

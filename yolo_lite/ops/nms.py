@@ -73,4 +73,18 @@ def class_nms(box: Tensor, score: Tensor, label: Tensor, iou: float) -> Tensor:
         return class_nms(box.cpu(), score.cpu(), label.cpu(), iou).to(box.device)
     # Every class gets a region of its own; float64 keeps the boxes exact however many classes there are.
     span = (box.max() - box.min()).double() + 1
-    return nms(box.double() + label[:, None] * span, score.double(), iou)
+    _load_torchvision_operators()
+    kept: Tensor = torch.ops.torchvision.nms(box.double() + label[:, None] * span, score.double(), iou)
+    return kept
+
+
+def _load_torchvision_operators() -> None:
+    """Load torchvision's compiled operators without its Python code: importing that takes a second of every start."""
+    if hasattr(torch.ops.torchvision, "nms"):
+        return
+    spec = importlib.util.find_spec("torchvision")
+    folders = spec.submodule_search_locations if spec else None
+    for library in sorted(Path(next(iter(folders or ["."]))).glob("_C*")):
+        torch.ops.load_library(library)
+    if not hasattr(torch.ops.torchvision, "nms"):
+        import torchvision  # noqa: F401, built in another way

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.config.schema import AnyModelConfig, ModelConfig
+from yolo_lite.config.model import AnyModelConfig, ModelConfig
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import fitted_size
 

@@ -15,7 +15,7 @@ from scipy import stats
 
 from yolo_lite.config.errors import ConfigError, DivergedError
 from yolo_lite.config.load import load_run_config
-from yolo_lite.config.schema import RunConfig
+from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import read_yaml
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.seams import SEAMS

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
-from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data.index import DatasetIndex, dataset_root, index_split
 from yolo_lite.data.readers.voc import TWINS
 from yolo_lite.data.writers import WRITERS

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
-from yolo_lite.config.schema import DatasetConfig
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
 from yolo_lite.data.formats import FORMATS
 from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, orientation, read_image

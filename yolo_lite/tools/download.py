@@ -24,8 +24,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
+from yolo_lite.config.data import Archive, DatasetConfig
 from yolo_lite.config.errors import DataError
-from yolo_lite.config.schema import Archive, DatasetConfig
 from yolo_lite.tools.unpack import unpack
 
 try:

@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import CheckpointError, ConfigError
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_dataset_config, load_model_config, validate
-from yolo_lite.config.schema import DatasetConfig, Hyp, ModelConfig, RunConfig, RunSection
+from yolo_lite.config.model import ModelConfig
+from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.checkpoint import save_checkpoint
 from yolo_lite.engine.seams import SEAMS

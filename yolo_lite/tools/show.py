@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from yolo_lite.config.schema import Hyp
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.loader import training_loader
