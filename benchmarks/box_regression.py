@@ -1,6 +1,6 @@
 """How far and how fast each box loss pulls boxes to their targets: the simulation experiment of the DIoU paper.
 
-    python benchmarks/box_regression.py --compile --image docs/box_regression.png
+    python benchmarks/box_regression.py --compile --picture docs/box_regression.png
 
 The cases (Zheng et al., arXiv:1911.08287, section 3): targets of area 1 and 7 aspect ratios (width / height 1/4 to 4),
 all centred at (10, 10); anchors of 7 areas and the 7 aspect ratios at 5,000 points spread evenly over a circle of
@@ -17,7 +17,7 @@ in the paper), so it compares the losses as they are defined, not at the best ra
 boxes at once through shared weights, with an optimizer that may level the sizes of gradients.
 
 Settings: the defaults of the losses, and for those with a unit the side of a square target, 1: unit 1 for l1, l2 and
-smooth_l1, constant 1 for nwd, an image of 20 x 20 for mpdiou. wiou is run as version 3, its mean of 1 - IoU being that
+smooth_l1, constant 1 for nwd, a picture of 20 x 20 for mpdiou. wiou is run as version 3, its mean of 1 - IoU being that
 of all cases one iteration before, and as version 1.
 
 ``--compile`` fuses the step with torch.compile: about ten times as fast, needs a C++ compiler.
@@ -161,7 +161,7 @@ def regress(loss: Loss, coordinates: str, num_points: int, iterations: int, chun
     return Result(errors, ious, failed, case_error.view(num_points, -1).mean(dim=1), seconds)
 
 
-# ----------------------------------------------------------------------------------------------- table and image
+# ----------------------------------------------------------------------------------------------- table and picture
 
 
 def first_below(error: list[float], bound: float) -> str:
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--bound", type=float, default=1.0, help="mean error that counts as arrived")
     parser.add_argument("--chunk", type=int, default=50 * CASES_AT_A_POINT, help="cases at a time")
     parser.add_argument("--compile", action="store_true", help="fuse the step with torch.compile")
-    parser.add_argument("--image", type=Path, help="draw the curves here (needs matplotlib)")
+    parser.add_argument("--picture", type=Path, help="draw the curves here (needs matplotlib)")
     flags = parser.parse_args()
     num_points = max(flags.cases // CASES_AT_A_POINT, 1)
     print(f"{num_points * CASES_AT_A_POINT:,} cases, {flags.iterations} iterations, torch {torch.__version__}")

@@ -4,8 +4,8 @@
 
 Each row handles the same files in one process on one thread; seconds are those that the core spent on the process, so
 that a busy machine does not show, and the best of some rounds counts. Shown are
-the training pipeline with mosaic (four images read for one that is made) and without it, with files decoded and with
-decoded images kept in memory; torchvision.transforms.v2 with the same affine, colour and flip settings on tv_tensors,
+the training pipeline with mosaic (four pictures read for one that is made) and without it, with files decoded and with
+decoded pictures kept in memory; torchvision.transforms.v2 with the same affine, colour and flip settings on tv_tensors,
 decoded by torchvision and by OpenCV; and what OpenCV needs for decoding alone.
 """
 
@@ -129,9 +129,9 @@ def pipeline_table(data_file: str, size: int, rounds: int) -> str:
     reference = theirs("torchvision v2, affine, colours, flip, its own decoder", index, size, hyp, by_torchvision)
     cases = [
         ours("yolo_lite, mosaic, affine, HSV, flip", index, size, hyp, "off"),
-        ours("yolo_lite, mosaic, decoded images in memory", index, size, hyp, "ram"),
+        ours("yolo_lite, mosaic, decoded pictures in memory", index, size, hyp, "ram"),
         ours("yolo_lite, affine, HSV, flip", index, size, single, "off"),
-        ours("yolo_lite, affine, HSV, flip, decoded images in memory", index, size, single, "ram"),
+        ours("yolo_lite, affine, HSV, flip, decoded pictures in memory", index, size, single, "ram"),
         reference,
         theirs("torchvision v2, decoded by OpenCV", index, size, hyp, by_opencv),
         decoding(index),
@@ -139,7 +139,7 @@ def pipeline_table(data_file: str, size: int, rounds: int) -> str:
     found = rates(cases, len(index), rounds)
     rows = [f"| {name} | {rate:.0f} | {rate / found[reference.name]:.2f} |" for name, rate in found.items()]
     head = ["| one process, one thread | img/s | times torchvision |", "|---|---|---|"]
-    return "\n".join((f"{len(index)} images of {data_file} at {size} px", "", *head, *rows))
+    return "\n".join((f"{len(index)} pictures of {data_file} at {size} px", "", *head, *rows))
 
 
 def main() -> None:

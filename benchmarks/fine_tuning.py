@@ -1,7 +1,7 @@
 r"""mAP over epochs: from scratch, and from imported weights in a third of the epochs.
 
     yolo-lite import ../shared/weights/yolov5n/yolov5n.pt -o yolov5n_lite.pt
-    python benchmarks/fine_tuning.py --weights yolov5n_lite.pt --image docs/fine_tuning.png \
+    python benchmarks/fine_tuning.py --weights yolov5n_lite.pt --picture docs/fine_tuning.png \
         --data ../shared/data/bccd/data.yaml ../shared/data/raccoon/data.yaml
 
 A run that is there already, in --project, is read instead of trained.
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--project", default="runs/fine_tuning")
-    parser.add_argument("--image", required=True)
+    parser.add_argument("--picture", required=True)
     flags = parser.parse_args()
     figure = new_figure(5 * len(flags.data) + 1, 4)
     print("| set | start | epochs | mAP50 | mAP50-95 |\n|---|---|---|---|---|")

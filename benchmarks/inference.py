@@ -110,13 +110,15 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["fp32", "fp32_last"])
     parser.add_argument("--exported", nargs="+", default=[], metavar="FILE")
-    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     flags = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, ms an image, median of {flags.rounds} rounds")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, ms a picture, median of {flags.rounds} rounds"
+    )
     names = [*flags.forms, *(Path(path).name for path in flags.exported)]
-    print(f"| batch | {' | '.join(names)} | predict | images |\n|{'---|' * (len(names) + 3)}")
+    print(f"| batch | {' | '.join(names)} | predict | pictures |\n|{'---|' * (len(names) + 3)}")
     for batch_size in flags.batch_sizes:
         print(measure(batch_size, flags), flush=True)
 

@@ -1,6 +1,6 @@
 """Does a run's memory stay flat over many epochs?
 
-    python benchmarks/memory.py --data data/shapes.yaml --image docs/memory.png
+    python benchmarks/memory.py --data data/shapes.yaml --picture docs/memory.png
 
 Trains yolo_n in a process of its own and reads after every epoch what it and its loading processes hold: anonymous
 and shared memory, pages that several of them share counted once, without the mapped files of libraries.
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--imgsz", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--image", type=Path, help="draw the curve here (needs matplotlib)")
+    parser.add_argument("--picture", type=Path, help="draw the curve here (needs matplotlib)")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as project:
         words = [sys.executable, str(TRAIN), "--cfg", "cfg/yolo_n.yaml", "--hyp", "cfg/hyp.yaml", "--data", flags.data]

@@ -1,6 +1,6 @@
 """Every segmentation loss trained on the masks of the embedded set, side by side: mIoU and Dice on the other split.
 
-    python benchmarks/segmentation_losses.py --image docs/segmentation_losses.jpg
+    python benchmarks/segmentation_losses.py --picture docs/segmentation_losses.jpg
 
 The backbone of cfg/yolo_n.yaml with a small head learns background and five shapes. For one seed every loss starts from
 the same weights and sees the same batches in the same order with the same learning rates; only the loss differs. AdamW
@@ -33,19 +33,19 @@ from yolo_lite.model.builder import build_layers
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-IGNORED = 255  # what pads an image to a square
+IGNORED = 255  # what pads a picture to a square
 NUM_CLASSES = 1 + len(SHAPE_CLASSES)
 COLOURS = np.array(
     [[40, 40, 40], [230, 80, 80], [240, 190, 60], [90, 190, 90], [80, 140, 230], [190, 100, 210]], np.uint8
 )
-SHOWN = 4  # images in the figure
+SHOWN = 4  # pictures in the figure
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Masks(NamedTuple):
     image: Tensor  # [n, 3, P, P] uint8 RGB
-    mask: Tensor  # [n, P, P] int64, IGNORED outside the image
+    mask: Tensor  # [n, P, P] int64, IGNORED outside the picture
 
 
 # --------------------------------------------------------------------------------------------------------- data
@@ -191,7 +191,7 @@ def draw_figure(path: str, validation: Masks, found: dict[str, Tensor]) -> None:
     """Images, truth and what each loss taught, a row each."""
     rows = {"truth": validation.mask} | found
     counts = [len(mask.unique()) for mask in validation.mask[:32]]
-    shown = np.argsort(-np.array(counts), kind="stable")[:SHOWN]  # of the first images those of most classes
+    shown = np.argsort(-np.array(counts), kind="stable")[:SHOWN]  # of the first pictures those of most classes
     figure, axes = plt.subplots(SHOWN, 1 + len(rows), figsize=(1.25 * (1 + len(rows)), 1.32 * SHOWN), squeeze=False)
     for line, index in zip(axes, shown, strict=True):
         line[0].imshow(validation.image[index].permute(1, 2, 0).numpy())
@@ -200,7 +200,7 @@ def draw_figure(path: str, validation: Masks, found: dict[str, Tensor]) -> None:
             colours = COLOURS[mask[index].clamp(max=NUM_CLASSES - 1).numpy()]
             colours[outside.numpy()] = 255
             place.imshow(colours, interpolation="nearest")
-    for place, name in zip(axes[0], ["image", *rows], strict=True):
+    for place, name in zip(axes[0], ["picture", *rows], strict=True):
         place.set_title(name.replace(", ", "\n"), fontsize=7)
     for place in axes.flat:
         place.axis("off")
@@ -218,15 +218,15 @@ def table_row(name: str, results: list[list[float]], seconds: float) -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=int, default=512, help="images")
-    parser.add_argument("--val", type=int, default=128, help="images")
+    parser.add_argument("--train", type=int, default=512, help="pictures")
+    parser.add_argument("--val", type=int, default=128, help="pictures")
     parser.add_argument("--pixels", type=int, default=96)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--losses", nargs="+", default=[], help="names in the table; all without it")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--image", default="", help="where the figure goes; it shows the first seed")
+    parser.add_argument("--picture", default="", help="where the figure goes; it shows the first seed")
     return parser.parse_args()
 
 
@@ -238,7 +238,7 @@ def main() -> None:
     pixel_counts = np.bincount(training.mask[training.mask != IGNORED], minlength=NUM_CLASSES)
     shares = zip(("background", *SHAPE_CLASSES), pixel_counts / pixel_counts.sum(), strict=True)
     print(
-        f"torch {torch.__version__}, {flags.threads} thread(s); {flags.train} + {flags.val} images, {flags.pixels} px"
+        f"torch {torch.__version__}, {flags.threads} thread(s); {flags.train} + {flags.val} pictures, {flags.pixels} px"
     )
     print(
         f"{flags.steps} steps of {flags.batch_size}, seeds {flags.seeds}; pixels:", *(f"{n} {x:.3f}" for n, x in shares)

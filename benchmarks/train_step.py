@@ -111,7 +111,9 @@ def main() -> None:
     flags = parser.parse_args()
     index = index_split(load_dataset_config(flags.data), flags.data, "train")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {flags.workers} workers, {len(index)} images")
-    print("| model | px | precision | bare img/s | loop img/s | loop / bare | images |\n|---|---|---|---|---|---|---|")
+    print(
+        "| model | px | precision | bare img/s | loop img/s | loop / bare | pictures |\n|---|---|---|---|---|---|---|"
+    )
     for name in flags.sizes:
         for pixels in flags.pixels:
             for precision in flags.precisions:

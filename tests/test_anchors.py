@@ -43,7 +43,7 @@ def test_an_object_is_learnt_where_its_ratio_is_below_anchor_t(anchor_t: float):
     size = size.astype(np.float32).astype(np.float64)
     grid = make_grid(torch.tensor(anchors, dtype=torch.float32), (8, 16, 32), 640, 640)
     box = torch.tensor(np.concatenate((np.full((400, 2), 300.3), size), axis=1), dtype=torch.float32)
-    alone = torch.arange(400)  # every object in an image of its own
+    alone = torch.arange(400)  # every object in a picture of its own
     learnt = build_targets(Objects(alone, torch.zeros(400, dtype=torch.int64), box), grid, anchor_t).target.unique()
     inside = best_ratios(size, anchors.reshape(-1, 2)) < anchor_t * (1 - 1e-6)
     outside = best_ratios(size, anchors.reshape(-1, 2)) >= anchor_t * (1 + 1e-6)

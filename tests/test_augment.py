@@ -215,7 +215,7 @@ def test_mosaic_centre_stays_in_the_middle_half_and_covers_it():
     for seed in range(400):
         canvas = augment.mosaic(corner, size, np.random.default_rng(seed)).image
         assert canvas.shape[:2] == (2 * size, 2 * size)
-        left, top, _, _ = box_of(pixel_mask(canvas[..., :3], 3))  # the fourth image begins at the centre
+        left, top, _, _ = box_of(pixel_mask(canvas[..., :3], 3))  # the fourth picture begins at the centre
         centres.append((left, top))
     assert np.min(centres, axis=0).tolist() == [8, 8] and np.max(centres, axis=0).tolist() == [24, 24]
 
@@ -302,7 +302,7 @@ def test_a_mosaic_sliver_is_measured_against_the_whole_object():
     seed = next(s for s in range(500) if np.random.default_rng(s).integers(50, 150, 2, endpoint=True)[0] == 60)
     background = sample_of(np.zeros((100, 100, 3), np.uint8), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0))
     for visible, is_kept in ((5, False), (20, True)):
-        # The second image begins at x = 60 and is 200 wide: the canvas of 200 ends at its column 140.
+        # The second picture begins at x = 60 and is 200 wide: the canvas of 200 ends at its column 140.
         wide = rectangle_sample(0, 40, 300, (140 - visible, 10, 240 - visible, 30))
         made = augment.mosaic([background, wide, background, background], 100, np.random.default_rng(seed))
         assert made.instances.xyxy[0, 2] - made.instances.xyxy[0, 0] == visible

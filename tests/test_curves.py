@@ -211,7 +211,7 @@ def test_only_classes_leaves_their_ap_as_it_was() -> None:
     assert [row[:3] for row in alone.by_class] == [whole.by_class[2][:3], whole.by_class[0][:3]]
 
 
-# ---------------------------------------------------------------------------------------------------- images
+# ---------------------------------------------------------------------------------------------------- pictures
 
 
 def many_curves(num_classes: int) -> Curves:

@@ -165,8 +165,8 @@ def test_what_a_coco_file_has_too_much_is_said_in_two_lines(root: Path):
     (root / "set/all.json").write_text(json.dumps(content))
     lines = [one.text.partition("all.json: ")[2] for one in findings_of(root, "data.labels=all.json")]
     assert lines == [
-        "2 images that no split has, the first: gone.png",
-        "2 annotations of images it does not list, the first: 991",
+        "2 pictures that no split has, the first: gone.png",
+        "2 annotations of pictures it does not list, the first: 991",
     ]
 
 
@@ -277,7 +277,7 @@ def ill(root: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["yolo", "voc", "coco"])
 def test_a_copy_is_clean_and_the_set_as_it_was(ill: Path, kind: str, capsys: pytest.CaptureFixture[str]):
-    if kind != "yolo":  # the same set in another format, with the images that cannot be written there
+    if kind != "yolo":  # the same set in another format, with the pictures that cannot be written there
         assert main(["convert", "--data", str(ill / "data.yaml"), "--to", kind, "--out", str(ill / "other")]) == 0
         (ill / "data.yaml").write_text((ill / "other/data.yaml").read_text())
         with (ill / "other/train.txt").open("a") as file:
@@ -310,7 +310,7 @@ def test_a_copy_that_does_not_fit_on_the_disk_is_refused_before_it_begins(
 ):
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 100))
     assert check(root, "--fix-into", str(root / "clean")) == 2
-    assert "the images take 0 MiB, 0 MiB are free" in capsys.readouterr().err
+    assert "the pictures take 0 MiB, 0 MiB are free" in capsys.readouterr().err
     assert not (root / "clean").exists()
 
 
@@ -323,7 +323,7 @@ def test_pictures_of_one_name_from_elsewhere_do_not_cover_each_other(root: Path,
     assert not (root / "clean").exists()
 
 
-# --------------------------------------------------------------------------------------------------------- the image
+# --------------------------------------------------------------------------------------------------------- the picture
 
 
 def area(image: np.ndarray, red: int, green: int, blue: int) -> int:

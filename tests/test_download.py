@@ -217,7 +217,7 @@ PUBLIC = {
 
 
 @pytest.mark.parametrize(
-    ("name", "images"),
+    ("name", "pictures"),
     [
         ("coco128", {"train": ["9.jpg"], "val": ["9.jpg"]}),
         ("coco", {"train": ["9.jpg"], "val": ["139.jpg"]}),

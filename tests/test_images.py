@@ -56,7 +56,7 @@ def with_thumbnail() -> bytes:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_pixels_are_those_that_pillow_reads(tmp_path, kind):
-    path = tmp_path / f"image{FORMATS[kind]}"
+    path = tmp_path / f"picture{FORMATS[kind]}"
     quarters().save(path)
     expected = np.asarray(Image.open(path).convert("RGB")).astype(int)
     image = read_image(path)
@@ -66,7 +66,7 @@ def test_pixels_are_those_that_pillow_reads(tmp_path, kind):
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA"])
 def test_other_modes_become_rgb_and_lose_their_alpha(tmp_path, mode):
-    path = tmp_path / "image.png"
+    path = tmp_path / "picture.png"
     source = Image.fromarray(noise(channels=4) if mode == "RGBA" else noise(channels=1))
     source = source.convert("RGB").quantize(16) if mode == "P" else source.convert(mode)
     source.save(path)
@@ -136,7 +136,7 @@ def test_an_orientation_in_xmp_alone_is_not_applied(tmp_path, kind):
 
 
 def test_size_of_a_png_is_read_without_decoding_it(tmp_path, monkeypatch):
-    path = tmp_path / "image.png"
+    path = tmp_path / "picture.png"
     path.write_bytes(encoded("PNG"))
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: pytest.fail("decoded"))
     assert image_size(path) == (40, 60)
@@ -233,7 +233,7 @@ def test_symbolic_links_are_followed(tmp_path):
 
 
 def test_the_suffix_may_lie(tmp_path):
-    path = tmp_path / "image.jpg"
+    path = tmp_path / "picture.jpg"
     path.write_bytes(encoded("PNG"))
     np.testing.assert_array_equal(read_image(path), noise())
     assert image_size(path) == (40, 60)

@@ -131,10 +131,10 @@ def test_the_last_images_folder_becomes_labels():
 
 
 def test_a_label_beside_the_image_is_found_with_and_without_an_images_folder(tmp_path):
-    for folder in ("images", "images"):
+    for folder in ("pictures", "images"):
         make_image(tmp_path / folder / "a.png")
         make_label(tmp_path / folder / "a.txt")
-    index = index_of(tmp_path, ["images", "images"])
+    index = index_of(tmp_path, ["pictures", "images"])
     assert len(index.label) == 2 and index.num_backgrounds == 0
 
 
@@ -205,7 +205,7 @@ def test_what_is_left_out_is_counted_and_named(root):
 
 def test_a_source_that_is_not_there_is_named_with_the_place_that_was_tried(root):
     with pytest.raises(DataError, match=f"found nothing at {root / 'pictures/train'}"):
-        index_of(root, "images/train")
+        index_of(root, "pictures/train")
 
 
 def test_nothing_usable_is_an_error_with_the_places_that_were_tried(tmp_path):

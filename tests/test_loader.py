@@ -537,7 +537,7 @@ def test_the_memory_of_a_worker_does_not_grow_with_the_epochs(index, disk, cache
             [worker] = children_of(os.getpid())
             rows = Path(f"/proc/{worker}/smaps_rollup").read_text().splitlines()
             held += [int(row.split()[1]) for row in rows if row.startswith("Anonymous:")]
-    assert len(held) == 7 and held[-1] - held[1] < 1500, held  # KiB; 250 images take 3,000
+    assert len(held) == 7 and held[-1] - held[1] < 1500, held  # KiB; 250 pictures take 3,000
 
 
 def test_nothing_is_kept_where_workers_are_not_forked(index, monkeypatch):

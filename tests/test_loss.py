@@ -196,7 +196,7 @@ def test_single_perfect_target_hand_worked():
     targets = as_targets((0, 1, [4, 4, 16, 16]))
     parts, gradient = losses_and_gradient(torch.zeros(1, 4, 7), targets, four_cells(), PLAIN)
     assert parts["box"].item() == 0
-    # One level: gains times 3; its balance is 4; the images have 16 * 16 of 640 * 640 pixels; 2 of 80 classes
+    # One level: gains times 3; its balance is 4; the pictures have 16 * 16 of 640 * 640 pixels; 2 of 80 classes
     assert parts["obj"].item() == pytest.approx(math.log(2) * 4 * 3 * 256 / 640**2)
     assert parts["cls"].item() == pytest.approx(math.log(2) * 3 * 2 / 80)
     obj_gain, cls_gain = 4 * 3 * 256 / 640**2, 3 * 2 / 80
@@ -225,7 +225,7 @@ def test_background_only_hand_worked():
     # ln 2 is the mean of every level
     assert parts["obj"].item() == pytest.approx((4 + 1 + 0.4) * math.log(2) * 96 * 160 / 640**2)
     assert (gradient[..., :4] == 0).all() and (gradient[..., 5:] == 0).all()
-    # p - t = 1/2, over the 3 images' slots of a level
+    # p - t = 1/2, over the 3 pictures' slots of a level
     for level, balance in zip(grid.levels, (4, 1, 0.4), strict=True):
         slots = level.height * level.width * 3
         own = gradient[:, level.first_slot : level.first_slot + slots, 4]
@@ -257,7 +257,7 @@ def test_step_totals_hand_worked():
 @pytest.mark.parametrize("sizes", [[2, 2], [1, 3], [1, 1, 1, 1], [3, 1]])
 def test_gradient_does_not_depend_on_how_a_batch_is_split(hyp, sizes):
     raw, targets, grid = random_case(4, 3, count=60)
-    # Very unequal: the third image has one object, the last has none.
+    # Very unequal: the third picture has one object, the last has none.
     kept = (targets.image < 2) | ((targets.image == 2).cumsum(0) == 1) & (targets.image == 2)
     targets = targets.select(kept)
     assert torch.bincount(targets.image, minlength=4)[2:].tolist() == [1, 0]

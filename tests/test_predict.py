@@ -145,7 +145,7 @@ def test_boxes_come_in_original_pixels_and_in_the_order_of_the_pictures(batch_si
     assert isinstance(found, list) and len(found) == len(SHAPES)
     for prediction, picture, (label, *xyxy) in zip(found, pictures, boxes, strict=True):
         assert prediction.image is picture and prediction.label.tolist() == [label]
-        pixel = max(picture.shape) / 64  # of the network, in pixels of the image
+        pixel = max(picture.shape) / 64  # of the network, in pixels of the picture
         np.testing.assert_allclose(prediction.xyxy[0], xyxy, atol=max(pixel, 1) + 0.01)
 
 
@@ -224,7 +224,7 @@ def test_a_turned_photograph_is_upright_as_file_and_as_pil_image(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("image", "message"),
+    ("picture", "message"),
     [
         (
             np.zeros((4, 4, 3)),
@@ -326,7 +326,7 @@ def pictures(tmp_path: Path) -> Path:
     """Two folders of images with names that are not easy."""
     for name in ("a/x.png", "b/x.png", "b/x.jpg", "b/deep/#1 ä [2].JPG"):
         write(tmp_path / "set" / name, painted(40, 60, (0, 10, 10, 30, 30)))
-    (tmp_path / "set/notes.md").write_text("no image")
+    (tmp_path / "set/notes.md").write_text("no picture")
     return tmp_path / "set"
 
 
@@ -350,7 +350,7 @@ def test_folders_globs_lists_and_files_name_the_same_pictures(pictures: Path, mo
     ("source", "message"),
     [
         ("nowhere", "--source nowhere: expected a folder, a list file or a glob pattern, found nothing at nowhere"),
-        ("empty", "--source empty: no image or video in it"),
+        ("empty", "--source empty: no picture or video in it"),
         ("ftp://a/b.mp4", "expected a URL of rtsp, rtmp, udp, http, https, found ftp"),
         ("film.bin", "expected a list of images in film.bin"),
     ],
@@ -376,7 +376,7 @@ def test_inputs_that_cannot_be_read_are_named_and_passed_over(
     passed = [line for line in said.err.splitlines() if line.startswith("passed over: ")]
     assert [Path(line.split(": ")[1]).name for line in passed] == ["cut.jpg", "empty.png", "film.mp4"]
     assert said.out.splitlines()[0] == "set/a/x.png: 1 red"
-    assert "4 images, 4 objects, 3 inputs passed over" in said.out.splitlines()[-1]
+    assert "4 pictures, 4 objects, 3 inputs passed over" in said.out.splitlines()[-1]
     records = json.loads(Path("runs/predict/exp/predictions.json").read_text(encoding="utf-8"))
     assert [record["file"] for record in records] == [f"set/{n}" for n in
         ("a/x.png", "b/deep/#1 ä [2].JPG", "b/x.jpg", "b/x.png")]  # fmt: skip
@@ -393,7 +393,7 @@ def test_where_nothing_can_be_read_the_status_is_2_and_nothing_is_left(
 
 
 def test_more_pictures_than_are_read_ahead_come_in_order(tmp_path: Path):
-    media = [sources.Media(str(tmp_path / f"{n}.png"), "image", Path(str(n))) for n in range(30)]
+    media = [sources.Media(str(tmp_path / f"{n}.png"), "picture", Path(str(n))) for n in range(30)]
     for number, one in enumerate(media):
         if number % 7:
             write(Path(one.address), painted(8, 8 + number))
@@ -403,7 +403,7 @@ def test_more_pictures_than_are_read_ahead_come_in_order(tmp_path: Path):
 
 
 def test_a_stream_of_predictions_names_its_files_and_raises_unless_told_to_skip(pictures: Path):
-    (pictures / "c.jpg").write_bytes(b"no image")
+    (pictures / "c.jpg").write_bytes(b"no picture")
     problems: list[DataError] = []
     found = COLOURS.stream(str(pictures), skip=problems.append, classes=["red"], batch_size=2)
     assert [Path(one.frame.file).name for one in found] == ["x.png", "#1 ä [2].JPG", "x.jpg", "x.png"]

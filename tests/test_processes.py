@@ -96,8 +96,8 @@ def part_of(batch: Batch, processes: Processes) -> Batch:
     return batch._replace(images=batch.images[own], objects=targets, position=batch.position[own])
 
 
-# Images of each batch of a step: even shares, uneven ones, and a share of nothing.
-CASES = {"even": ((4,), "ciou"), "uneven": ((5, 3), "wiou"), "one image": ((1,), "ciou")}
+# Pictures of each batch of a step: even shares, uneven ones, and a share of nothing.
+CASES = {"even": ((4,), "ciou"), "uneven": ((5, 3), "wiou"), "one picture": ((1,), "ciou")}
 
 
 def recipe_of(box_loss: str) -> Hyp:

@@ -43,7 +43,7 @@ def scattered_boxes(count: int, height: int = 240, width: int = 320) -> np.ndarr
     return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
 
-# images
+# pictures
 
 
 def test_the_colours_of_a_hundred_classes_differ_and_neighbours_differ_much():
@@ -155,7 +155,7 @@ def test_a_picture_that_is_large_enough_is_not_enlarged():
 
 def test_a_title_stands_above_an_unchanged_picture():
     image = grey_picture()
-    result = titled(image, "predictions, a title too long for an image of this width by far")
+    result = titled(image, "predictions, a title too long for a picture of this width by far")
     strip = len(result) - len(image)
     assert strip > 0 and result.shape[1] == image.shape[1]
     assert np.array_equal(result[strip:], image) and result[:strip].max() > 200
@@ -177,7 +177,7 @@ def test_a_contact_sheet_holds_every_picture_whole_on_grey():
 def test_a_contact_sheet_of_one_picture_is_the_picture():
     image = grey_picture()
     assert np.array_equal(contact_sheet([image], columns=4), image)
-    with pytest.raises(ValueError, match="1 or more images"):
+    with pytest.raises(ValueError, match="1 or more pictures"):
         contact_sheet([], columns=4)
 
 

@@ -26,7 +26,7 @@ from yolo_lite.engine.saving import Saving
 from yolo_lite.engine.stop import stop_requests
 from yolo_lite.engine.train import train
 
-# 20 images in batches of 4, two batches a step: 3 steps an epoch, the last one of a single batch.
+# 20 pictures in batches of 4, two batches a step: 3 steps an epoch, the last one of a single batch.
 RECIPE = ("--epochs", "4", "--batch-size", "4", "--set", "nominal_batch=8", "mixup=0.3", "box_loss=wiou")
 
 
