@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from yolo_lite.report.drawing import write_image
 from yolo_lite.report.figure import new_figure, pixels
-from yolo_lite.report.pictures import write_picture
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,7 +56,7 @@ def main() -> None:
         axes.set(title=name, xlabel="epoch", ylabel="mAP50-95", ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend()
-    write_picture(flags.picture, pixels(figure))
+    write_image(flags.picture, pixels(figure))
 
 
 if __name__ == "__main__":

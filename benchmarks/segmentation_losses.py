@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from yolo_lite.config.load import load_model_config
 from yolo_lite.config.model import ModelConfig
-from yolo_lite.data.shapes import SHAPE_CLASSES, ShapesSpec, coverage, draw_picture
+from yolo_lite.data.shapes import SHAPE_CLASSES, ShapesSpec, coverage, draw_image
 from yolo_lite.loss.classification import class_weights
 from yolo_lite.loss.mask import MASK_LOSSES
 from yolo_lite.model.blocks import Conv
@@ -57,7 +57,7 @@ def draw_split(spec: ShapesSpec, split: str) -> Masks:
     images = np.full((count, spec.image_size, spec.image_size, 3), 114, np.uint8)
     masks = np.full((count, spec.image_size, spec.image_size), IGNORED, np.int64)
     for index in range(count):
-        picture, shapes = draw_picture(spec, split, index)
+        picture, shapes = draw_image(spec, split, index)
         height, width = picture.shape[:2]
         mask = np.zeros((height, width), np.int64)
         for shape in shapes:  # in the order they were drawn: a later one hides what is below it

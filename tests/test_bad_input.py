@@ -295,7 +295,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(tmp_path / "full/mine.txt", "mine")
     monkeypatch.chdir(tmp_path)
     # Its second would be most of the time; tests/test_doctor.py has it.
-    monkeypatch.setattr("yolo_lite.report.dataset_picture.dataset_picture", lambda shape: np.zeros((9, 9, 3), np.uint8))
+    monkeypatch.setattr("yolo_lite.report.dataset_image.dataset_image", lambda shape: np.zeros((9, 9, 3), np.uint8))
     return tmp_path
 
 

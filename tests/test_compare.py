@@ -18,7 +18,7 @@ from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.run import RunConfig
 from yolo_lite.loss import BOX_LOSSES, CLS_LOSSES, MASK_LOSSES
-from yolo_lite.report.comparison import VariantRow, comparison_picture, comparison_table
+from yolo_lite.report.comparison import VariantRow, comparison_image, comparison_table
 from yolo_lite.tools.compare import (
     Outcome,
     Run,
@@ -110,11 +110,11 @@ def test_the_table_has_a_row_a_variant():
 
 def test_the_picture_grows_with_the_variants():
     rows = summarise({name: [outcome(0.5), outcome(0.6)] for name in "abcdefgh"})
-    few, many = comparison_picture(rows[:2]), comparison_picture(rows)
+    few, many = comparison_image(rows[:2]), comparison_image(rows)
     assert few.dtype == np.uint8 and few.shape[2] == 3 and few.std() > 5
     assert many.shape[0] > few.shape[0] and many.shape[1] == few.shape[1]
     failed = VariantRow("x", [math.nan], (math.nan, None), (math.nan, None), (math.nan, None), math.nan, None, None)
-    comparison_picture([rows[0], failed])
+    comparison_image([rows[0], failed])
 
 
 def test_variants_make_usable_folders():

@@ -24,9 +24,9 @@ from yolo_lite.engine.coco_ap import (
     score_detections,
 )
 from yolo_lite.engine.confusion import Errors, find_errors
-from yolo_lite.report.confusion import LARGEST, _most_frequent, confusion_picture
-from yolo_lite.report.curves import ClassAp, Curves, ap_picture, curves_picture
-from yolo_lite.report.results import results_picture
+from yolo_lite.report.confusion import LARGEST, _most_frequent, confusion_image
+from yolo_lite.report.curves import ClassAp, Curves, ap_image, curves_image
+from yolo_lite.report.results import results_image
 from yolo_lite.report.results_csv import ResultsCsv
 
 BOX = [10.0, 10, 30, 30]
@@ -194,9 +194,9 @@ def test_without_objects_or_detections_everything_is_still_counted(objects: list
     assert errors.by_image(2).tolist() == [len(objects[0]), len(found)]
     assert scores.curves.above[1, 0] == len(found)
     for picture in (
-        curves_picture(scores.curves, ["a", "b"]),
-        confusion_picture(errors.matrix(2), ["a", "b"], "title"),
-        ap_picture([ClassAp("a", len(objects[0]), *scores.by_class[0][:2])]),
+        curves_image(scores.curves, ["a", "b"]),
+        confusion_image(errors.matrix(2), ["a", "b"], "title"),
+        ap_image([ClassAp("a", len(objects[0]), *scores.by_class[0][:2])]),
     ):
         assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.std() > 1
 
@@ -224,14 +224,14 @@ def many_curves(num_classes: int) -> Curves:
 def test_names_are_cut_and_are_no_formulas() -> None:
     names = ["$x^{$", "a name of very many letters indeed"]
     matrix = np.array([[3, 0, 1], [0, 2, 0], [1, 1, 0]])
-    assert confusion_picture(matrix, names, "title").std() > 1
-    assert curves_picture(many_curves(2), names).std() > 1
-    assert ap_picture([ClassAp(names[0], 1, 0.5, 0.6), ClassAp(names[1], 2, 0.5, 0.6)]).shape[1] == 880
+    assert confusion_image(matrix, names, "title").std() > 1
+    assert curves_image(many_curves(2), names).std() > 1
+    assert ap_image([ClassAp(names[0], 1, 0.5, 0.6), ClassAp(names[1], 2, 0.5, 0.6)]).shape[1] == 880
 
 
 @pytest.mark.parametrize("num_classes", [3, 80])
 def test_few_classes_have_colours_and_many_are_grey(num_classes: int) -> None:
-    picture = curves_picture(many_curves(num_classes), [f"a class {n}" for n in range(num_classes)]).astype(int)
+    picture = curves_image(many_curves(num_classes), [f"a class {n}" for n in range(num_classes)]).astype(int)
     coloured = (np.ptp(picture, axis=2) > 60).sum()
     assert (coloured > 500) == (num_classes == 3)
 
@@ -251,7 +251,7 @@ def test_results_are_drawn_from_the_columns_that_are_there(tmp_path, epochs: int
     table = ResultsCsv(tmp_path / "results.csv")
     for epoch in range(1, epochs + 1):
         table.append({"epoch": epoch, "train/box_loss": 1 / epoch, "metrics/mAP50": math.nan, "other": 2})
-    assert results_picture(tmp_path / "results.csv").std() > 1
+    assert results_image(tmp_path / "results.csv").std() > 1
 
 
 def test_errors_name_the_classes_they_are_taken_for() -> None:

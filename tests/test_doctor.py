@@ -18,7 +18,7 @@ from PIL import Image
 from yolo_lite.cli.main import main
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.data.index import index_split
-from yolo_lite.report.dataset_picture import DatasetShape, dataset_picture
+from yolo_lite.report.dataset_image import DatasetShape, dataset_image
 from yolo_lite.tools import doctor
 from yolo_lite.tools.doctor import SEVERITY, Finding, diagnose
 
@@ -57,7 +57,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes a second: only the tests of the image do it."""
-    monkeypatch.setattr("yolo_lite.tools.doctor_report.dataset_picture", lambda shape: np.zeros((9, 9, 3), np.uint8))
+    monkeypatch.setattr("yolo_lite.tools.doctor_report.dataset_image", lambda shape: np.zeros((9, 9, 3), np.uint8))
 
 
 def findings_of(root: Path, *overrides: str, longest: int = 64) -> list[Finding]:
@@ -225,7 +225,7 @@ def test_the_status_tells_whether_training_would_be_harmed(root: Path, capsys: p
 def test_json_holds_what_the_text_says_and_nothing_else_is_printed(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("yolo_lite.tools.doctor_report.dataset_picture", dataset_picture)
+    monkeypatch.setattr("yolo_lite.tools.doctor_report.dataset_image", dataset_image)
     save(root / "set/images/train/d.png", noise(7), "0 0.5 0.5 0.9 0.9\n7 0.5 0.5 0.1 0.1\n")
     assert check(root, "--json", "--imgsz", "64") == 1
     said = capsys.readouterr()
@@ -344,7 +344,7 @@ def test_the_picture_has_every_split_and_the_anchors(num_classes: int):
         640,
         np.array([[[100.0, 100]]]),
     )
-    picture = dataset_picture(shape)
+    picture = dataset_image(shape)
     assert picture.shape == (847, 1496, 3) and picture.dtype == np.uint8
 
     for colour in ((31, 119, 180), (255, 127, 14), (44, 160, 44)):  # tab:blue, tab:orange, tab:green
@@ -357,7 +357,7 @@ def test_a_picture_of_a_single_object_can_be_drawn():
     one = np.array([1])
     size = np.array([[1000.0, 0.1]])  # beyond the axes
     shape = DatasetShape(["$x_$" * 30], {"val": one}, "val", size, np.array([[1.0, 0.0]]), one, 32, None)
-    picture = dataset_picture(shape)
+    picture = dataset_image(shape)
     assert picture.shape == (847, 1496, 3) and area(picture, 214, 39, 40) == 0  # no anchors
 
 

@@ -609,8 +609,8 @@ def _idle_worker() -> None:
 
 def test_an_error_of_a_loading_process_is_told_in_its_own_words(tmp_path):
     for number in range(2):
-        make_picture = np.full((20, 30, 3), number, np.uint8)
-        assert cv2.imwrite(str(tmp_path / f"{number}.png"), make_picture)
+        make_image = np.full((20, 30, 3), number, np.uint8)
+        assert cv2.imwrite(str(tmp_path / f"{number}.png"), make_image)
         (tmp_path / f"{number}.txt").write_text("0 .5 .5 .5 .5\n")
     index = index_split(DatasetConfig(train=".", names=["a"]), tmp_path / "data.yaml", "train")
     (tmp_path / "1.png").unlink()

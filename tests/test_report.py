@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from yolo_lite.report.curves import Curves
-from yolo_lite.report.pictures import (
+from yolo_lite.report.drawing import (
     as_rgb,
     class_colour,
     contact_sheet,
     draw_boxes,
     draw_thin_boxes,
-    encode_picture,
+    encode_image,
     enlarge,
     side_by_side,
     titled,
-    write_picture,
+    write_image,
 )
 from yolo_lite.report.results_csv import ResultsCsv
 from yolo_lite.report.table import ClassRow, class_table
@@ -189,15 +189,15 @@ def test_side_by_side_holds_left_on_the_left():
 def test_a_written_picture_reads_back_with_red_as_red(tmp_path):
     image = grey_picture()
     image[..., 0] = 250
-    write_picture(tmp_path / "red.png", image)
+    write_image(tmp_path / "red.png", image)
     assert np.array_equal(cv2.imread(str(tmp_path / "red.png"))[..., ::-1], image)
 
 
 def test_a_picture_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(OSError, match=r"no_such_folder.a\.png"):
-        write_picture(tmp_path / "no_such_folder/a.png", grey_picture())
+        write_image(tmp_path / "no_such_folder/a.png", grey_picture())
     with pytest.raises(ValueError, match=r"\.unknown"):
-        write_picture(tmp_path / "a.unknown", grey_picture())
+        write_image(tmp_path / "a.unknown", grey_picture())
     assert not list(tmp_path.iterdir())
 
 
@@ -274,7 +274,7 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path):
     board = TensorBoard(tmp_path)
     for step in range(3):
         board.scalars({"loss/box": 0.5 / (step + 1), "mAP50": float(step)}, step)
-    board.picture("labels", encode_picture(grey_picture()), 2)
+    board.image("labels", encode_image(grey_picture()), 2)
     board.text("config", "**lr0** 0.01")
     board.close()
     events = EventAccumulator(str(tmp_path)).Reload()

@@ -10,7 +10,7 @@ import pytest
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data import shapes
-from yolo_lite.data.shapes import SHAPE_CLASSES, ShapesSpec, draw_picture, ensure_shapes
+from yolo_lite.data.shapes import SHAPE_CLASSES, ShapesSpec, draw_image, ensure_shapes
 
 SMALL = ShapesSpec(train=40, val=6, image_size=64, seed=0)
 
@@ -38,9 +38,9 @@ def test_same_seed_gives_same_bytes(tmp_path):
 
 
 def test_another_seed_or_split_gives_another_picture():
-    first, _ = draw_picture(SMALL, "train", 3)
+    first, _ = draw_image(SMALL, "train", 3)
     for other, split in ((SMALL._replace(seed=1), "train"), (SMALL, "val")):
-        assert not np.array_equal(first, draw_picture(other, split, 3)[0])
+        assert not np.array_equal(first, draw_image(other, split, 3)[0])
 
 
 def test_a_smaller_set_is_a_prefix_of_a_larger_one(small_set, tmp_path):
@@ -56,7 +56,7 @@ def test_set_has_as_many_pictures_as_asked_for(small_set):
 
 
 def test_longest_side_is_image_size_and_aspects_vary():
-    sizes = {draw_picture(SMALL, "train", index)[0].shape for index in range(20)}
+    sizes = {draw_image(SMALL, "train", index)[0].shape for index in range(20)}
     assert sizes == {(64, 64, 3), (48, 64, 3), (64, 48, 3)}
 
 
@@ -99,7 +99,7 @@ def test_coverage_of_half_a_pixel_is_about_a_half():
 
 def test_no_object_is_hidden_by_more_than_the_limit():
     for index in range(20):
-        picture, objects = draw_picture(SMALL, "train", index)
+        picture, objects = draw_image(SMALL, "train", index)
         covers = [shapes.coverage(item.polygon, *picture.shape[:2]) > 0.5 for item in objects]
         for position, cover in enumerate(covers):
             later = np.any([np.zeros_like(cover), *covers[position + 1 :]], axis=0)
@@ -115,16 +115,16 @@ def test_some_pictures_are_empty_and_have_no_label_file(small_set):
     pictures = {path.stem for path in (small_set / "images/train").iterdir()}
     labelled = {path.stem for path in (small_set / "labels/train").iterdir()}
     assert labelled < pictures
-    assert all(not draw_picture(SMALL, "train", int(stem))[1] for stem in pictures - labelled)
+    assert all(not draw_image(SMALL, "train", int(stem))[1] for stem in pictures - labelled)
 
 
 def test_pictures_can_be_read_back(small_set):
     read = cv2.imread(str(small_set / "images/val/000000.png"))
-    np.testing.assert_array_equal(read, draw_picture(SMALL, "val", 0)[0])
+    np.testing.assert_array_equal(read, draw_image(SMALL, "val", 0)[0])
 
 
 def test_an_existing_set_is_not_drawn_again(small_set, monkeypatch):
-    monkeypatch.setattr(shapes, "write_picture", None)
+    monkeypatch.setattr(shapes, "write_image", None)
     before = {path: path.stat().st_mtime_ns for path in small_set.rglob("*")}
     assert ensure_shapes(SMALL, small_set.parent) == small_set
     assert {path: path.stat().st_mtime_ns for path in small_set.rglob("*")} == before
@@ -132,14 +132,14 @@ def test_an_existing_set_is_not_drawn_again(small_set, monkeypatch):
 
 @pytest.mark.parametrize(("failure", "told"), [(KeyboardInterrupt, KeyboardInterrupt), (OSError, DataError)])
 def test_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch, failure, told):
-    write = shapes.write_picture
+    write = shapes.write_image
 
     def write_two(folder, spec, split, index):
         if index == 2:
             raise failure("stop")
         write(folder, spec, split, index)
 
-    monkeypatch.setattr(shapes, "write_picture", write_two)
+    monkeypatch.setattr(shapes, "write_image", write_two)
     with pytest.raises(told, match="stop"):
         ensure_shapes(SMALL, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -173,7 +173,7 @@ def test_too_small_pictures_are_refused(tmp_path):
 
 def test_the_smallest_size_can_be_drawn():
     for index in range(15):
-        image, _ = draw_picture(SMALL._replace(image_size=32), "train", index)
+        image, _ = draw_image(SMALL._replace(image_size=32), "train", index)
         assert max(image.shape[:2]) == 32
 
 

@@ -22,7 +22,7 @@ def _show(options: ShowOptions) -> Path:
     from yolo_lite.engine.resolve import image_size
     from yolo_lite.engine.run_folder import make_run_folder
     from yolo_lite.engine.seams import SEAMS
-    from yolo_lite.report.pictures import write_picture
+    from yolo_lite.report.drawing import write_image
     from yolo_lite.tools.show import augmented_sheets
 
     overrides, data_file = tuple(options.set), find_yaml(options.data, "data")
@@ -33,7 +33,7 @@ def _show(options: ShowOptions) -> Path:
     sheets = list(augmented_sheets(index, hyp, image_size(options.imgsz, data), options.seed, options.batches))
     folder = make_run_folder(options.project, options.name, exist_ok=False)
     for number, sheet in enumerate(sheets, 1):
-        write_picture(folder / f"batch_{number}.png", sheet)
+        write_image(folder / f"batch_{number}.png", sheet)
     last = f" to batch_{len(sheets)}.png" if len(sheets) > 1 else ""
     print(f"{folder}: batch_1.png{last}")
     return folder

@@ -30,7 +30,7 @@ def run(options: ValOptions, in_folder: bool = True) -> dict[str, Any]:
     print(f"{validation.table}\nmilliseconds an image: {stages}")
     if folder:
         (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        validation.write_pictures(folder)
+        validation.write_images(folder)
         if options.save_json:
             validation.write_json(folder)
         if options.save_txt:

@@ -197,7 +197,7 @@ def add_objects(canvas: np.ndarray, rng: np.random.Generator, count: int) -> tup
     return canvas, shapes
 
 
-def draw_picture(spec: ShapesSpec, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
+def draw_image(spec: ShapesSpec, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
     """Image [H, W, 3] uint8 BGR and its objects, whatever the numbers of images in the spec."""
     rng = np.random.default_rng([spec.seed, SPLITS.index(split), index])
     height, width = (round(ratio * spec.image_size) for ratio in rng.choice(SIDE_RATIOS))
@@ -208,9 +208,9 @@ def draw_picture(spec: ShapesSpec, split: str, index: int) -> tuple[np.ndarray, 
     return np.clip(canvas + grain, 0, 255).astype(np.uint8), shapes
 
 
-def write_picture(folder: Path, spec: ShapesSpec, split: str, index: int) -> None:
+def write_image(folder: Path, spec: ShapesSpec, split: str, index: int) -> None:
     """Draw one image into images/<split>, and polygon rows of YOLO into labels/<split> unless it is empty."""
-    image, shapes = draw_picture(spec, split, index)
+    image, shapes = draw_image(spec, split, index)
     (folder / "images" / split / f"{index:06d}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
     rows = []
     for class_index, polygon in shapes:
@@ -227,7 +227,7 @@ def write_set(folder: Path, spec: ShapesSpec) -> None:
             (folder / kind / split).mkdir(parents=True)
     todo = [(split, index) for split in SPLITS for index in range(getattr(spec, split))]
     for split, index in tqdm(todo, desc="drawing shapes", leave=False, delay=1.0):
-        write_picture(folder, spec, split, index)
+        write_image(folder, spec, split, index)
 
 
 def cache_folder() -> Path:

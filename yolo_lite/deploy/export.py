@@ -176,12 +176,12 @@ def export(exportable: Exportable, path: Path, samples: Samples) -> Agreement:
 
 def samples_of(index: DatasetIndex, facts: Facts, num_calibration: int) -> Samples:
     """Images of a split."""
-    check = _pictures(index, facts.imgsz, facts.canvas, NUM_CHECKED)
+    check = _sample_images(index, facts.imgsz, facts.canvas, NUM_CHECKED)
     square = functools.partial(square_canvas, size=facts.imgsz)
-    return Samples(check, _pictures(index, facts.imgsz, square, num_calibration))
+    return Samples(check, _sample_images(index, facts.imgsz, square, num_calibration))
 
 
-def _pictures(index: DatasetIndex, size: int, canvas: Canvas, most: int) -> list[Tensor]:
+def _sample_images(index: DatasetIndex, size: int, canvas: Canvas, most: int) -> list[Tensor]:
     """Letterboxed images uint8 ``[1, channels, H, W]``, evenly spread over a split."""
     dataset = EvaluationSet(index, ImageStore(index, size, "off", False), canvas)
     number = min(most, len(index))

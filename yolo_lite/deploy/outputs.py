@@ -15,13 +15,13 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.sources import Frame
 from yolo_lite.engine.detection_files import yolo_rows
-from yolo_lite.report.pictures import write_picture
+from yolo_lite.report.drawing import write_image
 
 
 class Wanted(NamedTuple):
     """What is written."""
 
-    pictures: bool = True
+    images: bool = True
     labels: bool = False
     records: bool = False
     crops: bool = False
@@ -41,7 +41,7 @@ class Outputs:
 
     def add(self, prediction: Prediction) -> None:
         """Write one prediction; those of a video one after the other."""
-        if self.wanted.pictures:
+        if self.wanted.images:
             self._draw(prediction)
         place = _place(prediction.frame)
         if self.wanted.labels:
@@ -52,7 +52,7 @@ class Outputs:
             self._separator = ",\n"
         if self.wanted.crops:
             for number, (name, crop) in enumerate(_crops(prediction)):
-                write_picture(self._file(f"crops/{name}/{place}_{number}.jpg"), crop)
+                write_image(self._file(f"crops/{name}/{place}_{number}.jpg"), crop)
 
     def close(self) -> None:
         """End what is open, so that every file is whole."""
@@ -66,7 +66,7 @@ class Outputs:
         if frame.number is not None:
             self._video_of(frame).write(cv2.cvtColor(prediction.plot(), cv2.COLOR_RGB2BGR))
             return
-        write_picture(self._file(frame.stem.with_name(Path(frame.file).name)), prediction.plot())
+        write_image(self._file(frame.stem.with_name(Path(frame.file).name)), prediction.plot())
 
     def _file(self, name: str | Path) -> Path:
         """A path below the run's folder, whose own folder is there."""

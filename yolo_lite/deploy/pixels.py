@@ -12,15 +12,15 @@ from torch import Tensor
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.images import as_channels
-from yolo_lite.deploy.sources import Frame, read_picture
+from yolo_lite.deploy.sources import Frame, read_frame_image
 
 
-def is_several(pictures: Any) -> bool:
+def is_several(images: Any) -> bool:
     """Whether predictions of it come as a list: a list or tuple of images, or a tensor with a batch axis."""
-    return isinstance(pictures, (list, tuple)) or (isinstance(pictures, Tensor) and pictures.ndim == 4)
+    return isinstance(images, (list, tuple)) or (isinstance(images, Tensor) and images.ndim == 4)
 
 
-def as_frame(picture: Any, channels: int = 3) -> Frame:
+def as_frame(image: Any, channels: int = 3) -> Frame:
     """One image: a path, a numpy array, a PIL image or a tensor.
 
     Args:
@@ -32,42 +32,42 @@ def as_frame(picture: Any, channels: int = 3) -> Frame:
     Raises:
         DataError: it is something else, or cannot be read.
     """
-    if isinstance(picture, (str, os.PathLike)):
-        return Frame(read_picture(os.fspath(picture), channels), os.fspath(picture))
-    if isinstance(picture, Image.Image):
-        name = getattr(picture, "filename", "")
-        return Frame(as_channels(_from_pil(picture), channels, name or "PIL image"), name)
-    if isinstance(picture, Tensor):
-        return Frame(as_channels(_from_tensor(picture, channels), channels, "tensor"))
-    if isinstance(picture, np.ndarray):
-        return Frame(as_channels(_from_array(picture, channels), channels, "array"))
-    raise DataError(f"expected a path, a numpy array, a PIL image or a tensor, found {type(picture).__name__}")
+    if isinstance(image, (str, os.PathLike)):
+        return Frame(read_frame_image(os.fspath(image), channels), os.fspath(image))
+    if isinstance(image, Image.Image):
+        name = getattr(image, "filename", "")
+        return Frame(as_channels(_from_pil(image), channels, name or "PIL image"), name)
+    if isinstance(image, Tensor):
+        return Frame(as_channels(_from_tensor(image, channels), channels, "tensor"))
+    if isinstance(image, np.ndarray):
+        return Frame(as_channels(_from_array(image, channels), channels, "array"))
+    raise DataError(f"expected a path, a numpy array, a PIL image or a tensor, found {type(image).__name__}")
 
 
-def _from_pil(picture: Image.Image) -> np.ndarray:
-    if picture.mode.startswith(("I", "F")):
-        raise DataError(f"expected a PIL image of 8 bits, found mode {picture.mode}")
+def _from_pil(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"expected a PIL image of 8 bits, found mode {image.mode}")
     try:
-        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, SyntaxError) as error:  # PIL decodes late: the file may be cut off
-        raise DataError(f"{getattr(picture, 'filename', '') or 'PIL image'}: not a readable image: {error}") from error
+        raise DataError(f"{getattr(image, 'filename', '') or 'PIL image'}: not a readable image: {error}") from error
 
 
-def _from_tensor(picture: Tensor, channels: int) -> np.ndarray:
-    if picture.ndim != 3 or picture.shape[0] not in (3, channels):
-        raise DataError(f"expected a tensor [3, H, W] (RGB), found {list(picture.shape)}")
-    if picture.is_floating_point():
-        low, high = (float(value) for value in picture.aminmax()) if picture.numel() else (0.0, 0.0)
+def _from_tensor(image: Tensor, channels: int) -> np.ndarray:
+    if image.ndim != 3 or image.shape[0] not in (3, channels):
+        raise DataError(f"expected a tensor [3, H, W] (RGB), found {list(image.shape)}")
+    if image.is_floating_point():
+        low, high = (float(value) for value in image.aminmax()) if image.numel() else (0.0, 0.0)
         if not 0 <= low <= high <= 1:
             raise DataError(f"expected floats in 0..1 in a tensor, found {low:g}..{high:g}")
-        picture = (picture.float() * 255).round().to(torch.uint8)
-    return _from_array(picture.detach().permute(1, 2, 0).cpu().numpy(), channels)
+        image = (image.float() * 255).round().to(torch.uint8)
+    return _from_array(image.detach().permute(1, 2, 0).cpu().numpy(), channels)
 
 
-def _from_array(picture: np.ndarray, channels: int) -> np.ndarray:
-    has_shape = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, channels))
-    if picture.dtype != np.uint8 or not has_shape or not picture.size:
+def _from_array(image: np.ndarray, channels: int) -> np.ndarray:
+    has_shape = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, channels))
+    if image.dtype != np.uint8 or not has_shape or not image.size:
         raise DataError(
-            f"expected pixels uint8 [H, W, 3] (RGB) or [H, W] (grey), found {picture.dtype} {list(picture.shape)}"
+            f"expected pixels uint8 [H, W, 3] (RGB) or [H, W] (grey), found {image.dtype} {list(image.shape)}"
         )
-    return np.ascontiguousarray(picture if picture.ndim == 3 else picture[..., None])
+    return np.ascontiguousarray(image if image.ndim == 3 else image[..., None])

@@ -10,7 +10,7 @@ import numpy as np
 
 from yolo_lite.config.errors import UserError
 from yolo_lite.deploy.sources import Frame
-from yolo_lite.report.pictures import as_rgb, draw_boxes
+from yolo_lite.report.drawing import as_rgb, draw_boxes
 
 
 @dataclass(frozen=True)

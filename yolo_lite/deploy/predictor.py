@@ -49,7 +49,7 @@ class Predictor:
     detect: Detect
     channels: int = 3  # of the images
 
-    def predict(self, pictures: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
+    def predict(self, images: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
         """Detect on an image, or on a list of them.
 
         Args:
@@ -64,8 +64,8 @@ class Predictor:
         Raises:
             UserError: an image cannot be read or is of another type or shape; an option is out of range.
         """
-        several = is_several(pictures)
-        frames = (as_frame(picture, self.channels) for picture in (pictures if several else [pictures]))
+        several = is_several(images)
+        frames = (as_frame(image, self.channels) for image in (images if several else [images]))
         found = list(self.run(frames, self.options(**choice), batch_size))
         return found if several else found[0]
 
@@ -144,17 +144,17 @@ def _raise(problem: DataError) -> None:
     raise problem
 
 
-def _same_shape_batches(pictures: Iterable[_Waiting], batch_size: int) -> Iterator[list[_Waiting]]:
+def _same_shape_batches(images: Iterable[_Waiting], batch_size: int) -> Iterator[list[_Waiting]]:
     """Images whose canvases have one shape; none waits for more than two batches of others."""
     groups: dict[tuple[int, ...], list[_Waiting]] = {}  # the one with the oldest image comes first
-    for picture in pictures:
-        shape = picture.canvas.shape
+    for image in images:
+        shape = image.canvas.shape
         group = groups.setdefault(shape, [])
-        group.append(picture)
+        group.append(image)
         if len(group) == batch_size:
             yield groups.pop(shape)
-        oldest = next(iter(groups.values()), [picture])[0]
-        if picture.number - oldest.number >= BATCHES_WAITING * batch_size:
+        oldest = next(iter(groups.values()), [image])[0]
+        if image.number - oldest.number >= BATCHES_WAITING * batch_size:
             yield groups.pop(oldest.canvas.shape)
     yield from groups.values()
 

@@ -17,7 +17,7 @@ from yolo_lite.deploy.graph import INPUT
 OPERATIONS = ["Conv", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "Resize"]
 
 
-def quantise(path: Path, pictures: Sequence[Tensor], batch: int) -> None:
+def quantise(path: Path, images: Sequence[Tensor], batch: int) -> None:
     """Make the layers of an ONNX file int8, in place; the head and what follows it stay fp32.
 
     Args:
@@ -25,7 +25,7 @@ def quantise(path: Path, pictures: Sequence[Tensor], batch: int) -> None:
         batch: as many of an image go in at once.
     """
     onnx, quantization = extra("onnx"), extra("onnxruntime.quantization")
-    inputs = ({INPUT: one.expand(batch, -1, -1, -1).numpy().astype(np.float32) / 255} for one in pictures)
+    inputs = ({INPUT: one.expand(batch, -1, -1, -1).numpy().astype(np.float32) / 255} for one in images)
     reader = type("Reader", (quantization.CalibrationDataReader,), {"get_next": lambda _: next(inputs, None)})
     logging.disable(logging.WARNING)  # it recommends a preparation that changes nothing here
     try:

@@ -92,12 +92,12 @@ def count_frames(media: Sequence[Media]) -> int | None:
 
 def read_frames(media: Sequence[Media], skip: Skip, channels: int = 3) -> Iterator[Frame]:
     """All frames in their order, few of them in memory; what cannot be read is handed to ``skip``."""
-    for is_picture, group in itertools.groupby(media, key=lambda one: one.kind == "image"):
-        reader = _pictures if is_picture else _videos
+    for is_image, group in itertools.groupby(media, key=lambda one: one.kind == "image"):
+        reader = _images if is_image else _videos
         yield from reader(group, skip, channels)
 
 
-def read_picture(path: str | Path, channels: int = 3) -> np.ndarray:
+def read_frame_image(path: str | Path, channels: int = 3) -> np.ndarray:
     """Pixels uint8 ``[H, W, channels]`` of a file that validation would take too.
 
     Raises:
@@ -107,12 +107,12 @@ def read_picture(path: str | Path, channels: int = 3) -> np.ndarray:
     return read_image(path, channels)
 
 
-def _pictures(media: Iterator[Media], skip: Skip, channels: int) -> Iterator[Frame]:
+def _images(media: Iterator[Media], skip: Skip, channels: int) -> Iterator[Frame]:
     ahead: deque[tuple[Media, Future[np.ndarray]]] = deque()
     with ThreadPoolExecutor(READERS) as pool:
         while True:
             for one in itertools.islice(media, READ_AHEAD - len(ahead)):
-                ahead.append((one, pool.submit(read_picture, one.address, channels)))
+                ahead.append((one, pool.submit(read_frame_image, one.address, channels)))
             if not ahead:
                 return
             one, image = ahead.popleft()

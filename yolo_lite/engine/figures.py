@@ -9,8 +9,8 @@ import numpy as np
 from yolo_lite.engine import sheets
 from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, find_errors
 from yolo_lite.engine.evaluate import Evaluation, Split
-from yolo_lite.report.confusion import confusion_picture
-from yolo_lite.report.curves import ClassAp, ap_picture, curves_picture
+from yolo_lite.report.confusion import confusion_image
+from yolo_lite.report.curves import ClassAp, ap_image, curves_image
 
 
 def figures(evaluation: Evaluation, split: Split) -> Iterator[tuple[str, np.ndarray]]:
@@ -21,6 +21,6 @@ def figures(evaluation: Evaluation, split: Split) -> Iterator[tuple[str, np.ndar
     rule = f"detections above confidence {SHOWN_CONFIDENCE}, paired with objects at IoU 0.5 whatever their classes"
     yield "val_predictions", sheets.prediction_sheet(index, evaluation.detections)
     yield "worst_images", sheets.worst_sheet(index, errors)
-    yield "curves", curves_picture(scores.curves, index.names)
-    yield "confusion_matrix", confusion_picture(errors.matrix(len(index.names)), index.names, rule)
-    yield "ap_by_class", ap_picture([ClassAp(name, count, row.map50_95, row.map50) for name, count, row in rows])
+    yield "curves", curves_image(scores.curves, index.names)
+    yield "confusion_matrix", confusion_image(errors.matrix(len(index.names)), index.names, rule)
+    yield "ap_by_class", ap_image([ClassAp(name, count, row.map50_95, row.map50) for name, count, row in rows])

@@ -16,8 +16,8 @@ from yolo_lite.engine import sheets
 from yolo_lite.engine.coco_ap import score_by_size
 from yolo_lite.engine.evaluate import Evaluation, Split, format_table, report
 from yolo_lite.engine.figures import figures
-from yolo_lite.report.pictures import encode_picture
-from yolo_lite.report.results import results_picture
+from yolo_lite.report.drawing import encode_image
+from yolo_lite.report.results import results_image
 from yolo_lite.report.results_csv import ResultsCsv
 from yolo_lite.report.tensorboard import TensorBoard
 from yolo_lite.structures import Batch
@@ -55,10 +55,10 @@ class Record:
         """Pass batches on; the first one is also drawn, with its boxes, and with the anchors that learn them."""
         for number, batch in enumerate(batches):
             if number == 0 and self.config.train.figures:
-                self._picture("train/batch", "train_batch.png", sheets.training_sheet(batch, names), 0)
+                self._image("train/batch", "train_batch.png", sheets.training_sheet(batch, names), 0)
                 if (assigned := anchors(batch)) and len(assigned.image):
                     sheet = sheets.anchor_sheet(batch, assigned, names)
-                    self._picture("train/assigned_anchors", "assigned_anchors.png", sheet, 0)
+                    self._image("train/assigned_anchors", "assigned_anchors.png", sheet, 0)
             yield batch
 
     def epoch(
@@ -82,7 +82,7 @@ class Record:
         """The last epoch: images, metrics.json, the per-class table."""
         self._figures(evaluation, split, int(row["epoch"]))
         if self.config.train.figures:
-            self._picture("figures/results", "results.png", results_picture(self.table.path), int(row["epoch"]))
+            self._image("figures/results", "results.png", results_image(self.table.path), int(row["epoch"]))
         metrics = [key for key in row if key.startswith(("metrics/", "val/"))]
         self.board.hyperparameters(_hyperparameters(self.config), metrics)
         content = report(evaluation, split.dataset, score_by_size(split.truth, evaluation.detections))
@@ -97,14 +97,14 @@ class Record:
         if not self.config.train.figures:
             return
         for name, image_rgb in figures(evaluation, split):
-            self._picture(f"figures/{name}", f"{name}.png", image_rgb, number)
+            self._image(f"figures/{name}", f"{name}.png", image_rgb, number)
         curves = evaluation.scores.curves
         present = {name: row for row, name in enumerate(split.dataset.names) if curves.objects[row]}
         self.board.pr_curves(present, curves, number)
 
-    def _picture(self, tag: str, name: str, image_rgb: np.ndarray, step: int) -> None:
-        png = encode_picture(image_rgb)
-        self.board.picture(tag, png, step)
+    def _image(self, tag: str, name: str, image_rgb: np.ndarray, step: int) -> None:
+        png = encode_image(image_rgb)
+        self.board.image(tag, png, step)
         (self.folder / name).write_bytes(png)
 
 

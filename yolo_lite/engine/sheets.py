@@ -14,10 +14,10 @@ from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
-from yolo_lite.report.pictures import as_rgb, contact_sheet, draw_boxes, draw_thin_boxes, enlarge, side_by_side, titled
+from yolo_lite.report.drawing import as_rgb, contact_sheet, draw_boxes, draw_thin_boxes, enlarge, side_by_side, titled
 from yolo_lite.structures import Batch
 
-SHOWN_PICTURES = 8  # of a training batch
+SHOWN_IMAGES = 8  # of a training batch
 
 
 class Cells(NamedTuple):
@@ -39,15 +39,15 @@ def assigned_cells(model: Any, criterion: Criterion, batch: Batch) -> Cells | No
     return Cells(*(values.cpu().numpy() for values in (matches.image, matches.target, xyxy)))
 
 
-def training_sheet(batch: Batch, names: tuple[str, ...], most: int = SHOWN_PICTURES) -> np.ndarray:
+def training_sheet(batch: Batch, names: tuple[str, ...], most: int = SHOWN_IMAGES) -> np.ndarray:
     """The first images of a batch (uint8, on the CPU) with their boxes, RGB."""
-    pictures = []
+    images = []
     for row in range(min(len(batch.images), most)):
         own = batch.objects.image == row
         xyxy = cxcywh_to_xyxy(batch.objects.box[own]).numpy()
         image = as_rgb(batch.images[row].permute(1, 2, 0).numpy())
-        pictures.append(draw_boxes(*enlarge(image, xyxy), batch.objects.label[own].numpy(), names))
-    return contact_sheet(pictures, columns=4)
+        images.append(draw_boxes(*enlarge(image, xyxy), batch.objects.label[own].numpy(), names))
+    return contact_sheet(images, columns=4)
 
 
 def anchor_sheet(batch: Batch, anchors: Cells, names: tuple[str, ...], most: int = 4) -> np.ndarray:

@@ -266,7 +266,7 @@ def _count(step: Step, window: Sequence[Batch], run: TrainingRun) -> None:
     tally.skipped += 1
     tally.skipped_in_a_row += 1
     place = f"epoch {run.state.epoch + 1}, step {tally.steps}"
-    told = f"{place}: the {step.problem} is not finite; {_pictures(place, window, run)}"
+    told = f"{place}: the {step.problem} is not finite; {_drawn_images(place, window, run)}"
     if run.setup.hyp.nonfinite == "stop":
         raise DivergedError(f"{told} (key nonfinite: stop)")
     whole_epoch = tally.skipped == run.setup.plan.steps_per_epoch
@@ -275,7 +275,7 @@ def _count(step: Step, window: Sequence[Batch], run: TrainingRun) -> None:
     tqdm.write(f"{told}; the step is skipped")
 
 
-def _pictures(place: str, window: Sequence[Batch], run: TrainingRun) -> str:
+def _drawn_images(place: str, window: Sequence[Batch], run: TrainingRun) -> str:
     """The files of a step, those of other processes too: a few by name, all in a file of the run folder."""
     own = [run.train.path(int(position)) for batch in window for position in batch.position]
     paths = [path for share in run.setup.processes.gather_everywhere(own) for path in share]

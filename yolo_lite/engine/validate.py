@@ -28,7 +28,7 @@ from yolo_lite.engine.tasks import Inference
 from yolo_lite.engine.trained import load_trained
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.nms import DetectOptions
-from yolo_lite.report.pictures import write_picture
+from yolo_lite.report.drawing import write_image
 from yolo_lite.structures import Compute
 
 
@@ -72,9 +72,9 @@ class Validation:
     def table(self) -> str:
         return format_table(self.evaluation, self.split.dataset)
 
-    def write_pictures(self, folder: Path) -> None:
+    def write_images(self, folder: Path) -> None:
         for name, image_rgb in figures(self.evaluation, self.split):
-            write_picture(folder / f"{name}.png", image_rgb)
+            write_image(folder / f"{name}.png", image_rgb)
 
     def write_json(self, folder: Path) -> None:
         write_coco_json(folder, self.evaluation.detections, self.split)

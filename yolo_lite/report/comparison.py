@@ -60,7 +60,7 @@ def _with_deviation(mean: float, deviation: float | None) -> str:
     return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
 
 
-def comparison_picture(rows: Sequence[VariantRow]) -> np.ndarray:
+def comparison_image(rows: Sequence[VariantRow]) -> np.ndarray:
     """Every seed a dot, every mean a bar, the first variant's mean a line through all; RGB."""
     figure = new_figure(8, 1.4 + 0.35 * len(rows))
     axes = figure.add_subplot()

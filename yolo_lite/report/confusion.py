@@ -12,7 +12,7 @@ NUMBERED = 15  # classes: with more of them there is no room for numbers
 LARGEST = 40  # classes: of more, those with the most objects are shown
 
 
-def confusion_picture(matrix: np.ndarray, names: Sequence[str], subtitle: str) -> np.ndarray:
+def confusion_image(matrix: np.ndarray, names: Sequence[str], subtitle: str) -> np.ndarray:
     """Counts ``[C + 1, C + 1]``, rows predictions, columns truth, the last of each the background; RGB.
 
     Colours are shares of a column: of the objects of a class. Of more than 40 classes the most frequent are shown and

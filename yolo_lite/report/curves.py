@@ -38,7 +38,7 @@ class Curves(NamedTuple):
         return 2 * self.hits / np.maximum(self.above + self.objects[:, None], 1)
 
 
-def curves_picture(curves: Curves, names: Sequence[str]) -> np.ndarray:
+def curves_image(curves: Curves, names: Sequence[str]) -> np.ndarray:
     """Four panels, a line for each class that has objects and a thick one for their mean; RGB."""
     present = np.flatnonzero(curves.objects > 0).tolist()
     figure = new_figure(11, 9, arranged=False)
@@ -83,7 +83,7 @@ def _summary(title: str, x: np.ndarray, mean: np.ndarray) -> str:
 
 
 class ClassAp(NamedTuple):
-    """A bar of ``ap_picture``."""
+    """A bar of ``ap_image``."""
 
     name: str
     objects: int
@@ -91,7 +91,7 @@ class ClassAp(NamedTuple):
     map50: float
 
 
-def ap_picture(classes: Sequence[ClassAp]) -> np.ndarray:
+def ap_image(classes: Sequence[ClassAp]) -> np.ndarray:
     """A bar for each class that has objects, the best on top: AP, and AP50 behind it; RGB."""
     rows = sorted((row for row in classes if row.objects), key=lambda row: (row.map50_95, row.map50))
     figure = new_figure(8, 1.5 + 0.24 * max(len(rows), 2))

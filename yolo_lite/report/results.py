@@ -20,7 +20,7 @@ PANELS = {
 STYLES = ("-", "--", ":")  # lines that lie on one another are all seen
 
 
-def results_picture(path: Path) -> np.ndarray:
+def results_image(path: Path) -> np.ndarray:
     """Six panels of curves over epochs, from the columns of a run's results.csv that are there; RGB."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -31,7 +31,7 @@ class TensorBoard:
             for tag, value in values.items():
                 self._writer.add_scalar(tag, value, step)
 
-    def picture(self, tag: str, png: bytes, step: int) -> None:
+    def image(self, tag: str, png: bytes, step: int) -> None:
         """Adds an image, as the bytes of a PNG file."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 

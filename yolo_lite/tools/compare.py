@@ -21,8 +21,8 @@ from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.state import Resume, is_finished
 from yolo_lite.engine.train import train
-from yolo_lite.report.comparison import VariantRow, comparison_picture, comparison_table
-from yolo_lite.report.pictures import write_picture
+from yolo_lite.report.comparison import VariantRow, comparison_image, comparison_table
+from yolo_lite.report.drawing import write_image
 
 METRICS = ("metrics/mAP50-95", "metrics/mAP75", "metrics/mAP50")
 CONFIDENCE = 0.95  # with which the intervals of all variants hold at the same time
@@ -91,7 +91,7 @@ def _write(folder: Path, seeds: list[int], outcomes: dict[str, list[Outcome]]) -
     }
     (folder / "comparison.json").write_text(json.dumps(_without_nan(content), indent=2) + "\n", encoding="utf-8")
     (folder / "comparison.md").write_text(table + "\n", encoding="utf-8")
-    write_picture(folder / "comparison.png", comparison_picture(rows))
+    write_image(folder / "comparison.png", comparison_image(rows))
     return table
 
 

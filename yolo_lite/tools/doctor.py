@@ -225,9 +225,9 @@ def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Ex
     suffixes = {path.suffix for path in known}
     for folder, beside in image_folders.items():
         around = [Path(name) for place in beside for name in _names(place)]
-        pictures = {path.stem for path in around if path.suffix.lower() in IMAGE_SUFFIXES}
+        stems = {path.stem for path in around if path.suffix.lower() in IMAGE_SUFFIXES}
         for path in (folder / name for name in _names(folder) if name.lower() not in NO_LABELS):
-            if path.suffix in suffixes and path not in passed and path.stem not in pictures:
+            if path.suffix in suffixes and path not in passed and path.stem not in stems:
                 text = f"{path}: no image of this name in {', '.join(map(str, sorted(beside)))}"
                 yield Finding("orphaned labels", "", str(path), text)
 

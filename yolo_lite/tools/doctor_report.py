@@ -11,8 +11,8 @@ import numpy as np
 
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
-from yolo_lite.report.dataset_picture import DatasetShape, dataset_picture
-from yolo_lite.report.pictures import write_picture
+from yolo_lite.report.dataset_image import DatasetShape, dataset_image
+from yolo_lite.report.drawing import write_image
 from yolo_lite.report.table import aligned_table
 from yolo_lite.tools.anchors import best_ratios, training_sizes
 from yolo_lite.tools.doctor import Diagnosis
@@ -52,7 +52,7 @@ def write_report(folder: Path, report: dict[str, Any], diagnosis: Diagnosis, anc
     (folder / "report.txt").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     split = next((split for split, index in diagnosis.splits.items() if index.num_objects), None)
     if split is not None:
-        write_picture(folder / "dataset.png", dataset_picture(_shape_of(diagnosis, split, anchors)))
+        write_image(folder / "dataset.png", dataset_image(_shape_of(diagnosis, split, anchors)))
 
 
 def _describe(index: DatasetIndex, longest: int, anchors: np.ndarray | None, anchor_t: float) -> dict[str, Any]:

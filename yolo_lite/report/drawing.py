@@ -224,7 +224,7 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return sheet
 
 
-def encode_picture(image_rgb: np.ndarray, ending: str = ".png") -> bytes:
+def encode_image(image_rgb: np.ndarray, ending: str = ".png") -> bytes:
     """An RGB image as the bytes of a file. Raises ValueError for an ending that OpenCV does not know."""
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1] if ending.lower() == ".png" else []  # five times quicker, a third larger
     try:
@@ -233,7 +233,7 @@ def encode_picture(image_rgb: np.ndarray, ending: str = ".png") -> bytes:
         raise ValueError(f"an image cannot be written as {ending!r}: {error.err}") from error
 
 
-def write_picture(path: str | os.PathLike[str], image_rgb: np.ndarray) -> None:
+def write_image(path: str | os.PathLike[str], image_rgb: np.ndarray) -> None:
     """Writes an RGB image in the format of the path's ending. Raises OSError, ValueError for an unknown ending."""
     # Not by cv2.imwrite, which cannot open every path that Python can.
-    Path(path).write_bytes(encode_picture(image_rgb, Path(path).suffix))
+    Path(path).write_bytes(encode_image(image_rgb, Path(path).suffix))

@@ -30,7 +30,7 @@ class DatasetShape(NamedTuple):
     anchors: np.ndarray | None  # [levels, anchors a level, 2], pixels
 
 
-def dataset_picture(shape: DatasetShape) -> np.ndarray:
+def dataset_image(shape: DatasetShape) -> np.ndarray:
     """Counts of classes by split; sizes with anchors, aspect ratios, objects an image and centres of one split; RGB."""
     figure = new_figure(13.6, 7.7)
     rows = figure.add_gridspec(2, 4, height_ratios=(1, 1.15))
