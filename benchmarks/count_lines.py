@@ -24,13 +24,20 @@ BESIDE = (
     "model/faster_rcnn.py",
     "model/backbones.py",  # of Faster R-CNN
     "engine/two_stage.py",  # its criterion
+    "config/options.py",  # what the commands take, and where their files are found
+    "config/find.py",
+    "engine/resolve.py",
     "config/old.py",  # advice for old keys
     "data/shapes.py",  # draws the embedded set
+    "data/writers.py",  # of convert
+    "data/index_cache.py",  # what is kept between runs
     "engine/batch_size.py",  # --batch-size auto
     "engine/detection_files.py",  # --save-json, --save-txt
     "engine/confusion.py",  # what figures show
     "engine/figures.py",
     "engine/sheets.py",
+    "engine/run_folder.py",
+    "engine/stop.py",  # Ctrl-C
 )
 
 

@@ -165,8 +165,8 @@ def test_what_a_coco_file_has_too_much_is_said_in_two_lines(root: Path):
     (root / "set/all.json").write_text(json.dumps(content))
     lines = [one.text.partition("all.json: ")[2] for one in findings_of(root, "data.labels=all.json")]
     assert lines == [
-        "2 pictures that no split has, the first: gone.png",
-        "2 annotations of pictures it does not list, the first: 991",
+        "2 images that no split has, the first: gone.png",
+        "2 annotations of images it does not list, the first: 991",
     ]
 
 
@@ -310,7 +310,7 @@ def test_a_copy_that_does_not_fit_on_the_disk_is_refused_before_it_begins(
 ):
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 100))
     assert check(root, "--fix-into", str(root / "clean")) == 2
-    assert "the pictures take 0 MiB, 0 MiB are free" in capsys.readouterr().err
+    assert "the images take 0 MiB, 0 MiB are free" in capsys.readouterr().err
     assert not (root / "clean").exists()
 
 

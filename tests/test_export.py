@@ -386,7 +386,7 @@ def test_pictures_of_a_lost_dataset_are_drawn(weights: Path, tiny_data: Path, tm
     content["config"]["data"].update(generate=None, train=["nowhere"], val=["nowhere"])
     save_checkpoint(tmp_path / "lost.pt", {key: content[key] for key in ("config", "epoch", "ema", "losses")})
     assert main(["export", "--weights", str(tmp_path / "lost.pt"), "--format", "torchscript"]) == 0
-    assert "compared on drawn pictures, --data names others" in capsys.readouterr().out
+    assert "compared on drawn images, --data names others" in capsys.readouterr().out
     assert isinstance(load_exported(tmp_path / "lost.torchscript")[0], Exported)
     message = refused(capsys, "--weights", tmp_path / "lost.pt", "--int8")
     assert "nowhere" in message or "onnx is not installed" in message
@@ -406,4 +406,4 @@ def test_yolov5n_is_the_same_on_16_photographs(kind, tmp_path, monkeypatch, caps
     assert main(["import", str(original), "-o", str(checkpoint)]) == 0
     words = ["--weights", str(checkpoint), "--data", str(data), "--format", kind, *DYNAMIC]
     assert main(["export", *words]) == 0
-    assert "16 pictures: boxes within" in capsys.readouterr().out  # 1e-4, else it would have been refused
+    assert "16 images: boxes within" in capsys.readouterr().out  # 1e-4, else it would have been refused

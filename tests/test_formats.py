@@ -251,7 +251,7 @@ def test_coco_says_crowd_area_outlines_and_ids(tmp_path: Path) -> None:
         ({"category_id": 17, "bbox": [1, 2, 3, "x"]}, "expected bbox"),
         ({"category_id": 17}, "expected bbox"),
         ({"category_id": 17, "bbox": [5, 2, -3, 4]}, "width and height above 0"),
-        ({"category_id": 17, "bbox": [70, 2, 30, 4]}, "inside the 80 x 60 picture"),
+        ({"category_id": 17, "bbox": [70, 2, 30, 4]}, "inside the 80 x 60 image"),
         ({"category_id": 17, "bbox": [float("nan"), 2, 30, 4]}, "finite"),
         ({"category_id": 17, "bbox": [1, 2, 3, 4], "segmentation": [[1, 2, 3]]}, "polygons"),
     ],
@@ -290,7 +290,7 @@ def test_pictures_that_do_not_fit_their_labels_are_left_out_and_named(tmp_path: 
     write_voc(tmp_path / "annotations/a.xml", ("dog", [10, 20, 30, 50], 0))
     write_voc(tmp_path / "annotations/b.xml", ("dog", [10, 20, 30, 50], 0), ("dgo", [1, 2, 3, 4], 0))
     index = index_of(tmp_path)
-    assert len(index) == 1 and "is of a picture of 80 x 60" in index.problems[0]
+    assert len(index) == 1 and "is of an image of 80 x 60" in index.problems[0]
     assert "found 'dgo' (nearest: 'dog')" in index.problems[1]
 
 

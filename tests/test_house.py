@@ -5,31 +5,26 @@ from __future__ import annotations
 import fnmatch
 import sys
 
-import pytest
 from conftest import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 
 from count_lines import BESIDE, CORE, core_lines, functions, is_core, lines_by_file
 
-MOST_OF_CORE = 6_000
-MOST_OF_PACKAGE = 13_000
+# Where the house stands. The goals are 6,000 and 13,000: whoever makes it smaller lowers these, nobody raises them.
+MOST_OF_CORE = 7_610
+MOST_OF_PACKAGE = 14_700
 MOST_OF_FUNCTION = 44
 
-in_work = pytest.mark.xfail(strict=False, reason="the house is being rebuilt")
+
+def test_the_core_does_not_grow():
+    assert core_lines(lines_by_file()) <= MOST_OF_CORE
 
 
-@in_work
-def test_the_core_can_be_read_in_an_evening():
-    assert core_lines(lines_by_file()) < MOST_OF_CORE
-
-
-@in_work
-def test_the_package_stays_compact():
+def test_the_package_does_not_grow():
     assert sum(lines_by_file().values()) <= MOST_OF_PACKAGE
 
 
-@in_work
 def test_no_function_is_longer_than_a_screen():
     assert [function for function in functions() if function.lines > MOST_OF_FUNCTION] == []
 

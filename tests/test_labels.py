@@ -59,9 +59,9 @@ def test_a_hair_outside_is_clipped(tmp_path):
         ("0 0.5 0.5 0.2 -0.2", "width and height above 0"),
         ("0 0.5 0.5 0 0.2", "width and height above 0"),
         ("0 0.1 0.1 0.5 0.1 0.9 0.1", "width and height above 0"),
-        ("0 0.9 0.5 0.3 0.2", r"inside the 100 x 200 picture, found \(75, 80\) to \(105, 120\)"),
-        ("0 160 120 40 30", "inside the 100 x 200 picture"),
-        ("0 0.1 0.1 1.5 0.2 0.5 0.6", "inside the 100 x 200 picture"),
+        ("0 0.9 0.5 0.3 0.2", r"inside the 100 x 200 image, found \(75, 80\) to \(105, 120\)"),
+        ("0 160 120 40 30", "inside the 100 x 200 image"),
+        ("0 0.1 0.1 1.5 0.2 0.5 0.6", "inside the 100 x 200 image"),
     ],
 )
 def test_a_bad_row_is_left_out_and_named(tmp_path, row, reason):

@@ -43,7 +43,7 @@ def bad_picture(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_bad_batch_is_skipped_and_named(tiny_data: Path, tmp_path: Path, bad_picture: str, capsys):
     result = train(tiny_config(tiny_data, tmp_path, *RECIPE))
     said = capsys.readouterr().out
-    assert said.count("the loss is not finite; 4 pictures") == 2  # once an epoch
+    assert said.count("the loss is not finite; 4 images") == 2  # once an epoch
     listed = (result.folder / "nonfinite_steps.txt").read_text()
     assert listed.count(bad_picture) == 2 and len(listed.splitlines()) == 8
     rows = (result.folder / "results.csv").read_text().splitlines()
@@ -55,7 +55,7 @@ def test_a_bad_batch_is_skipped_and_named(tiny_data: Path, tmp_path: Path, bad_p
 
 
 def test_the_key_nonfinite_ends_the_run_instead(tiny_data: Path, tmp_path: Path, bad_picture: str):
-    with pytest.raises(DivergedError, match=r"the loss is not finite; 4 pictures.*\(key nonfinite: stop\)"):
+    with pytest.raises(DivergedError, match=r"the loss is not finite; 4 images.*\(key nonfinite: stop\)"):
         train(tiny_config(tiny_data, tmp_path, *RECIPE, "nonfinite=stop"))
 
 

@@ -350,7 +350,7 @@ def test_folders_globs_lists_and_files_name_the_same_pictures(pictures: Path, mo
     ("source", "message"),
     [
         ("nowhere", "--source nowhere: expected a folder, a list file or a glob pattern, found nothing at nowhere"),
-        ("empty", "--source empty: no picture or video in it"),
+        ("empty", "--source empty: no image or video in it"),
         ("ftp://a/b.mp4", "expected a URL of rtsp, rtmp, udp, http, https, found ftp"),
         ("film.bin", "expected a list of images in film.bin"),
     ],
@@ -376,7 +376,7 @@ def test_inputs_that_cannot_be_read_are_named_and_passed_over(
     passed = [line for line in said.err.splitlines() if line.startswith("passed over: ")]
     assert [Path(line.split(": ")[1]).name for line in passed] == ["cut.jpg", "empty.png", "film.mp4"]
     assert said.out.splitlines()[0] == "set/a/x.png: 1 red"
-    assert "4 pictures, 4 objects, 3 inputs passed over" in said.out.splitlines()[-1]
+    assert "4 images, 4 objects, 3 inputs passed over" in said.out.splitlines()[-1]
     records = json.loads(Path("runs/predict/exp/predictions.json").read_text(encoding="utf-8"))
     assert [record["file"] for record in records] == [f"set/{n}" for n in
         ("a/x.png", "b/deep/#1 ä [2].JPG", "b/x.jpg", "b/x.png")]  # fmt: skip
@@ -393,7 +393,7 @@ def test_where_nothing_can_be_read_the_status_is_2_and_nothing_is_left(
 
 
 def test_more_pictures_than_are_read_ahead_come_in_order(tmp_path: Path):
-    media = [sources.Media(str(tmp_path / f"{n}.png"), "picture", Path(str(n))) for n in range(30)]
+    media = [sources.Media(str(tmp_path / f"{n}.png"), "image", Path(str(n))) for n in range(30)]
     for number, one in enumerate(media):
         if number % 7:
             write(Path(one.address), painted(8, 8 + number))

@@ -97,7 +97,7 @@ def part_of(batch: Batch, processes: Processes) -> Batch:
 
 
 # Pictures of each batch of a step: even shares, uneven ones, and a share of nothing.
-CASES = {"even": ((4,), "ciou"), "uneven": ((5, 3), "wiou"), "one picture": ((1,), "ciou")}
+CASES = {"even": ((4,), "ciou"), "uneven": ((5, 3), "wiou"), "one image": ((1,), "ciou")}
 
 
 def recipe_of(box_loss: str) -> Hyp:

@@ -166,7 +166,7 @@ def test_the_largest_power_of_two_that_fits(fits: int):
 
 
 def test_where_nothing_fits_it_is_said():
-    with pytest.raises(ConfigError, match="not even one picture fits"):
+    with pytest.raises(ConfigError, match="not even one image fits"):
         largest_that_fits(lambda count: 1.0)
 
 

@@ -177,7 +177,7 @@ def test_a_contact_sheet_holds_every_picture_whole_on_grey():
 def test_a_contact_sheet_of_one_picture_is_the_picture():
     image = grey_picture()
     assert np.array_equal(contact_sheet([image], columns=4), image)
-    with pytest.raises(ValueError, match="1 or more pictures"):
+    with pytest.raises(ValueError, match="1 or more images"):
         contact_sheet([], columns=4)
 
 
