@@ -2,7 +2,7 @@
 
     python benchmarks/epoch.py --data ../shared/data/bccd/data.yaml
 
-Bare is forward and backward of as many pictures as the train split has and forward of as many as the validation split
+Bare is forward and backward of as many images as the train split has and forward of as many as the validation split
 has, measured before and after the run, each time in a process of its own: memory that the bare passes leave behind in
 a process would be copied, page by page, once that process has forked its loading workers.
 """
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--cfg", default="cfg/yolo_n.yaml")
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--val-shape", type=int, nargs=2, default=(256, 320), help="height, width of the val pictures")
+    parser.add_argument("--val-shape", type=int, nargs=2, default=(256, 320), help="height, width of the val images")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         what = {"cfg": flags.cfg, "data": flags.data, "imgsz": flags.imgsz, "epochs": flags.epochs}
