@@ -15,7 +15,7 @@ from torch.autograd.gradcheck import GradcheckError
 from torch.nn import functional as F
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-from yolo_lite.config.seams import check_parameter
+from yolo_lite.config.seams import read_argument
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.loss.box import BOX_LOSSES, BoxLoss, Form
 from yolo_lite.ops.boxes import aligned_iou, cxcywh_to_xyxy, xyxy_to_cxcywh
@@ -631,9 +631,9 @@ def test_every_loss_has_its_row_in_this_table():
 def test_every_parameter_has_another_value_here_that_its_annotation_allows():
     for name in BOX_LOSSES:
         for parameter in SEAM.parameters(name).values():
-            check_parameter(parameter, parameter.default)
+            read_argument(parameter, parameter.default)
             if (name, parameter.name) != ("wiou", "momentum"):  # of the running mean, which is tested by itself
-                check_parameter(parameter, OTHER_VALUES[name][parameter.name])
+                read_argument(parameter, OTHER_VALUES[name][parameter.name])
 
 
 # ---------------------------------------------------------------------------------------------------------- BoxLoss

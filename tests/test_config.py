@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 from pydantic import ValidationError
 
 from yolo_lite.config.errors import ConfigError, nearest
-from yolo_lite.config.hyp import RETIRED_HYP_KEYS, Hyp
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import (
     check_overrides,
     load_dataset_config,
@@ -21,7 +21,7 @@ from yolo_lite.config.load import (
     load_run_config,
 )
 from yolo_lite.config.model import ModelConfig, parse_activation
-from yolo_lite.config.old import upgraded
+from yolo_lite.config.old import ADVICE, FLAT_KEYS, upgraded
 from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.config.yaml_file import parse_scalar, parse_yaml, read_yaml
 from yolo_lite.engine.seams import SEAMS
@@ -215,9 +215,9 @@ def test_an_unknown_key_names_the_nearest_or_else_all(hyp):
     assert all(name in message for name in Hyp.model_fields)
 
 
-@pytest.mark.parametrize("key", RETIRED_HYP_KEYS)
+@pytest.mark.parametrize("key", ADVICE)
 def test_a_retired_key_gets_advice(hyp, key: str):
-    assert problems(hyp, f"lr0: 0.1\n{key}: 3") == [f"hyp.yaml:2: unknown key {key!r}: {RETIRED_HYP_KEYS[key]}"]
+    assert problems(hyp, f"lr0: 0.1\n{key}: 3") == [f"hyp.yaml:2: unknown key {key!r}: {ADVICE[key]}"]
     assert key not in Hyp.model_fields
 
 
@@ -225,7 +225,7 @@ def test_the_keys_of_yolov5_are_keys_here_or_retired():
     theirs = """lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr box cls cls_pw obj obj_pw
         iou_t anchor_t anchors fl_gamma hsv_h hsv_s hsv_v degrees translate scale shear perspective flipud fliplr mosaic
         mixup copy_paste"""
-    assert set(theirs.split()) <= Hyp.model_fields.keys() | RETIRED_HYP_KEYS.keys()
+    assert set(theirs.split()) <= Hyp.model_fields.keys() | ADVICE.keys()
 
 
 def test_the_repository_hyp_yaml_holds_every_key_and_the_defaults():
@@ -262,9 +262,13 @@ def test_set_reaches_only_the_file_of_its_prefix(hyp, model, dataset):
 
 
 def test_check_overrides_tells_all_that_cannot_be_meant():
-    assert problems(check_overrides, ["lr1=3", "lr0", "model.nx=1", "data.nams=[a]", "foo.lr0=1", "box=1"]) == [
+    assert problems(
+        check_overrides, ["lr1=3", "lr0", "siou_theta=2", "model.nx=1", "data.nams=[a]", "foo.lr0=1", "box=1"]
+    ) == [
         "--set lr1=3: unknown key 'lr1' (nearest: 'lrf')",
         "--set lr0: expected key=value",
+        "--set siou_theta=2: unknown key 'siou_theta': parameters stand with their loss now, as in "
+        "box_loss: {siou: {theta: ...}}",
         "--set model.nx=1: unknown key 'model.nx' (nearest: 'model.nc')",
         "--set data.nams=[a]: unknown key 'data.nams' (nearest: 'data.names')",
         "--set foo.lr0=1: unknown key 'foo.lr0' (nearest: 'lr0')",
@@ -389,10 +393,28 @@ def test_a_stored_configuration_with_flat_keys_means_what_it_meant():
         "qfl_beta": 2.0,
         "smooth_l1_beta": 0.5,
     }
-    config = load_run_config(upgraded(plain, SEAMS), "here", SEAMS)
+    config = load_run_config(upgraded(plain), "here", SEAMS)
     assert config.hyp.box_loss.plain() == {"wiou": {"delta": 2.0, "momentum": 0.5}}
     assert config.hyp.obj_loss.plain() == {"focal": {"gamma": 1.5, "alpha": None}}
     assert config.hyp.rpn_box_loss.plain() == {"smooth_l1": {"beta": 0.5}} and config.hyp.cls_loss.plain() == "bce"
+
+
+def test_a_stored_fl_gamma_keeps_the_alpha_that_it_was_used_with():
+    plain = run_config().plain()
+    plain["hyp"] |= {"fl_gamma": 1.5, "focal_gamma": 2.0, "focal_alpha": None}
+    hyp = load_run_config(upgraded(plain), "here", SEAMS).hyp
+    assert hyp.obj_loss.plain() == hyp.cls_loss.plain() == {"focal": {"gamma": 1.5, "alpha": None}}
+    assert hyp.fl_gamma == 0
+
+
+def test_a_configuration_of_today_is_upgraded_to_itself():
+    plain = run_config().plain()
+    plain["hyp"] |= {"fl_gamma": 1.5, "box_loss": {"focal_eiou": {"gamma": 0.7}}}
+    assert upgraded(plain) == plain
+
+
+def test_the_flat_keys_of_stored_configurations_are_no_keys_of_today():
+    assert len(FLAT_KEYS) == 20 and not FLAT_KEYS.keys() & Hyp.model_fields.keys()
 
 
 @pytest.mark.parametrize("key", ["box_loss", "rpn_box_loss", "obj_loss", "cls_loss", "assigner"])
@@ -540,12 +562,15 @@ def test_rows_keep_the_words_of_the_file():
         ("cls_loss: focl", "cls_loss: unknown name 'focl' (nearest: 'focal')"),
         (
             "box_loss: {alpha_iou: {form: eiou}}",
-            "box_loss: alpha_iou: form: expected 'iou', 'giou', 'diou' or 'ciou', found 'eiou'",
+            "box_loss.alpha_iou.form: expected 'iou', 'giou', 'diou' or 'ciou', found 'eiou'",
         ),
-        ("box_loss: {siou: {thata: 2}}", "box_loss: unknown parameter 'thata' of siou (nearest: 'theta')"),
-        ("box_loss: {siou: {theta: x}}", "box_loss: siou: theta: expected a valid number, found 'x'"),
+        ("box_loss: {siou: {thata: 2}}", "box_loss.siou.thata: unknown parameter (nearest: 'theta')"),
+        ("box_loss: {siou: {theta: x}}", "box_loss.siou.theta: expected a number, found 'x'"),
         ("box_loss: {siuo: {theta: 2}}", "box_loss: unknown name 'siuo' (nearest: 'siou')"),
         ("box_loss: {ciou: {}, siou: {}}", "box_loss: expected a name, or a name with parameters as in"),
+        ("box_loss: {siou: {7: 2}}", "box_loss: expected a name, or a name with parameters as in"),
+        ("box_loss: {focal_eiou: {gamma: .inf}}", "box_loss.focal_eiou.gamma: expected a finite number, found inf"),
+        ("box_loss: {focal_eiou: {gamma: -1}}", "box_loss.focal_eiou.gamma: expected 0 or more, found -1"),
         ("box_loss: 7", "box_loss: expected a name, or a name with parameters as in"),
         (
             "alpha_iou_alpha: 2",
@@ -555,7 +580,7 @@ def test_rows_keep_the_words_of_the_file():
             "qfl_beta: 2",
             "unknown key 'qfl_beta': parameters stand with their loss now, as in obj_loss: {qfl: {beta: ...}}",
         ),
-        ("assigner: {anchor_ratio: {topk: 3}}", "assigner: unknown parameter 'topk' of anchor_ratio (there is none"),
+        ("assigner: {anchor_ratio: {topk: 3}}", "assigner.anchor_ratio.topk: unknown parameter, anchor_ratio has none"),
         ("cls_weights: [1, 0]", "cls_weights: expected auto, a list with a weight above 0"),
         ("yolo_foo: 3", "unknown key 'yolo_foo'"),
         ("cls_weights: [1, a]", "cls_weights: expected auto, a list with a weight above 0 for each class, or null"),
@@ -564,7 +589,7 @@ def test_rows_keep_the_words_of_the_file():
             "fl_gamma above 0 turns bce into focal: expected it to be 0 beside obj_loss: qfl",
         ),
         ("cls_loss: vfl\nlabel_smoothing: 0.1", "label_smoothing leaves no negatives to vfl"),
-        ("cls_loss: {focal: {alpha: 2}}", "cls_loss: focal: alpha: expected less than or equal to 1, found 2"),
+        ("cls_loss: {focal: {alpha: 2}}", "cls_loss.focal.alpha: expected 1 or less, found 2"),
     ],
 )
 def test_an_unusable_choice_of_losses_is_named(text: str, expected: str, tmp_path: Path):
@@ -572,6 +597,23 @@ def test_an_unusable_choice_of_losses_is_named(text: str, expected: str, tmp_pat
     with pytest.raises(ConfigError) as caught:
         load_hyp(tmp_path / "hyp.yaml", (), SEAMS)
     assert expected in str(caught.value)
+
+
+def test_every_wrong_parameter_is_told_at_its_own_line_or_by_its_flag(hyp):
+    assert problems(
+        hyp, "lr0: 0.1\nbox_loss:\n  alpha_iou:\n    alpha: 0\n    from: ciou\ncls_loss: {qfl: {beta: x}}"
+    ) == [
+        "hyp.yaml:4: box_loss.alpha_iou.alpha: expected more than 0, found 0",
+        "hyp.yaml:5: box_loss.alpha_iou.from: unknown parameter (nearest: 'form')",
+        "hyp.yaml:6: cls_loss.qfl.beta: expected a number, found 'x'",
+    ]
+    assert problems(hyp, "lr0: 0.1", "box_loss={siou: {theta: 1}}") == [
+        "--set box_loss={siou: {theta: 1}}: box_loss.siou.theta: expected more than 1, found 1"
+    ]
+
+
+def test_a_whole_number_for_a_parameter_is_read_as_a_float(hyp):
+    assert type(hyp("box_loss: {focal_eiou: {gamma: 1}}").box_loss.parameters["gamma"]) is float
 
 
 def test_null_auto_and_lists_are_read():

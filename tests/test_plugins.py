@@ -178,8 +178,32 @@ def test_a_plugin_loss_has_its_defaults_or_the_parameters_that_are_given(tmp_pat
         assert BoxLoss("focal")(one, one, unit=2.0).item() == 10
         assert binary_loss(Choice(name="label"), 2.0)(one, one)[0, 0].item() == 6
         (tmp_path / "hyp.yaml").write_text("box_loss: {warmup: {epoch: 3.0}}\n")
-        with pytest.raises(ConfigError, match=r"unknown parameter 'epoch' of warmup \(nearest: 'epochs'\)"):
+        with pytest.raises(ConfigError, match=r"box_loss.warmup.epoch: unknown parameter \(nearest: 'epochs'\)"):
             load_hyp(tmp_path / "hyp.yaml", (), SEAMS)
+
+
+def test_the_parameters_of_a_plugin_are_checked_by_their_annotations_or_their_defaults(tmp_path: Path):
+    (tmp_path / "my.py").write_text(
+        "from torch import Tensor\n"
+        "def f(a, b, *, floor=1e-3, steps=2, sizes: tuple[float, ...] = (), weight: Tensor | None = None): ...\n"
+        "BOX_LOSSES = {'my': f}\n"
+    )
+
+    def read(text: str) -> Hyp:
+        (tmp_path / "hyp.yaml").write_text(f"box_loss: {{my: {{{text}}}}}\n")
+        return load_hyp(tmp_path / "hyp.yaml", (), SEAMS)
+
+    with loaded([str(tmp_path / "my.py")]):
+        assert read("floor: 1, sizes: [1, 2.5]").box_loss.parameters == {"floor": 1.0, "sizes": (1.0, 2.5)}
+        for text, words in [
+            ("floor: abc", "box_loss.my.floor: expected a number, found 'abc'"),
+            ("steps: 0.5", "box_loss.my.steps: expected a whole number, found 0.5"),
+            ("sizes: [a]", "box_loss.my.sizes: expected a number, found ['a']"),
+            ("weight: 2", "box_loss.my.weight: no YAML value can be"),
+        ]:
+            with pytest.raises(ConfigError) as refusal:
+                read(text)
+            assert f"hyp.yaml:1: {words}" in str(refusal.value)
 
 
 def test_faster_rcnn_takes_a_plugin_loss_and_refuses_an_assigner(twins: Path):
@@ -284,7 +308,7 @@ def test_a_block_is_given_the_parameters_it_names(blocks: None):
     [
         (["Wide", []], "Wide takes [out_channels, dilation], found 0 arguments"),
         (["Wide", [8, 1, 1]], "Wide takes [out_channels, dilation], found 3 arguments"),
-        (["Wide", [8, "x"]], "dilation: expected int, found 'x'"),
+        (["Wide", [8, "x"]], "dilation: expected a whole number, found 'x'"),
         (["Wide", [0]], "out_channels: expected more than 0, found 0"),
         (["Doubled", []], "expected a map [B, 8, H, W] to come out, found [1, 16, 128, 128]"),
         (["Several", []], "expected a map [B, 8, H, W] to come out, found tuple"),

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.seams import Seam
@@ -29,14 +29,6 @@ SEAMS = {**SEAMS_OF_A_RUN, "EXPORT_FORMATS": Seam(EXPORT_FORMATS, is_open=True)}
 ENTRY_TYPES = {"TASKS": Task, "EXPORT_FORMATS": ExportFormat}  # of the dicts that hold no functions
 
 _loaded: list[Path] = []
-
-
-class Entry(NamedTuple):
-    """One thing that a plugin brings."""
-
-    seam: str
-    name: str
-    value: Any
 
 
 @contextlib.contextmanager
@@ -62,14 +54,14 @@ def _joined(path: Path, given: str) -> Iterator[None]:
     module = _execute(path, given)
     try:
         entries = _checked_entries(module, given)
-        for seam, name, value in entries:
+        for (seam, name), value in entries.items():
             SEAMS[seam].entries[name] = value
         _loaded.append(path)
         try:
             yield
         finally:
             _loaded.remove(path)
-            for seam, name, _ in entries:
+            for seam, name in entries:
                 del SEAMS[seam].entries[name]
     finally:
         sys.modules.pop(module.__name__, None)
@@ -107,14 +99,18 @@ def _line(error: BaseException, path: Path) -> str:
 # ----------------------------------------------------------------------------------------------------------- checks
 
 
-def _checked_entries(module: ModuleType, given: str) -> list[Entry]:
+def _checked_entries(module: ModuleType, given: str) -> dict[tuple[str, Any], Any]:
+    """What a plugin brings, by dict and name; ConfigError where something of it cannot be used."""
     dicts = {name: value for name, value in vars(module).items() if name in SEAMS or _is_misspelt(name, value)}
-    wrong = {name: problem for name, value in dicts.items() if (problem := _dict_problem(name, value))}
-    entries = [Entry(seam, *pair) for seam in dicts if seam not in wrong for pair in dicts[seam].items()]
-    entry_problems = [f"{e.seam}[{e.name!r}]: {problem}" for e in entries if (problem := _entry_problem(e))]
-    problems = [*wrong.values(), *entry_problems]
-    if not dicts:
-        problems = [f"brings nothing, expected a dict with entries: {', '.join(SEAMS)}"]
+    problems = [] if dicts else [f"brings nothing, expected a dict with entries: {', '.join(SEAMS)}"]
+    entries = {}
+    for seam, own in dicts.items():
+        if problem := _dict_problem(seam, own):
+            problems.append(problem)
+            continue
+        entries.update({(seam, name): value for name, value in own.items()})
+        found = {name: _entry_problem(seam, name, value) for name, value in own.items()}
+        problems += [f"{seam}[{name!r}]: {problem}" for name, problem in found.items() if problem]
     if problems:
         raise ConfigError("\n".join(f"--plugin {given}: {problem}" for problem in problems))
     return entries
@@ -137,31 +133,28 @@ def _dict_problem(name: str, value: Any) -> str | None:
     return None
 
 
-def _entry_problem(entry: Entry) -> str | None:
-    seam = SEAMS[entry.seam]
-    if not isinstance(entry.name, str) or not entry.name.isidentifier() or parse_scalar(entry.name) != entry.name:
-        return f"expected a name that YAML reads as a word, such as my_loss, found {entry.name!r}"
-    if entry.name in seam.entries:
+def _entry_problem(dict_name: str, name: Any, value: Any) -> str | None:
+    """What is wrong with an entry, in itself and for the call that yolo_lite makes.
+
+    The further arguments of a block or a head are a row's: they are seen when it is built.
+    """
+    seam = SEAMS[dict_name]
+    if not isinstance(name, str) or not name.isidentifier() or parse_scalar(name) != name:
+        return f"expected a name that YAML reads as a word, such as my_loss, found {name!r}"
+    if name in seam.entries:
         return "the name is taken, expected one that neither yolo_lite nor another plugin has"
-    if kind := ENTRY_TYPES.get(entry.seam):
-        return None if isinstance(entry.value, kind) else f"expected a {kind.__name__}, found {entry.value!r}"
-    if not callable(entry.value):
-        return f"expected a function or a class, found {entry.value!r}"
+    if kind := ENTRY_TYPES.get(dict_name):
+        return None if isinstance(value, kind) else f"expected a {kind.__name__}, found {value!r}"
+    if not callable(value):
+        return f"expected a function or a class, found {value!r}"
     try:
-        signature = inspect.signature(entry.value, eval_str=True)
+        signature = inspect.signature(value, eval_str=True)
     except Exception as error:  # annotations are evaluated: they may raise anything
         return f"its signature cannot be read ({error}), expected {seam}"
-    return _signature_problem(signature, seam)
-
-
-def _signature_problem(signature: inspect.Signature, seam: Seam) -> str | None:
-    """Whether the call that yolo_lite makes would fit; a block's other arguments are a row's, seen when it is built."""
-    parameters = signature.parameters
-    words = {*seam.by_name, *(name for name in seam.context if name in parameters)}
-    missing = [name for name in seam.by_name if name not in parameters]
+    handed = (*seam.by_name, *(word for word in seam.context if word in signature.parameters))
     try:
-        bind = signature.bind_partial if seam.is_open else signature.bind
-        bind(*seam.positional, **dict.fromkeys(words))
+        (signature.bind_partial if seam.is_open else signature.bind)(*seam.positional, **dict.fromkeys(handed))
     except TypeError as error:
         return f"expected {seam}, found {signature}: {error}"
+    missing = [word for word in seam.by_name if word not in signature.parameters]  # taken by a ** alone
     return f"expected {seam}, found {signature}: without {', '.join(missing)}" if missing else None

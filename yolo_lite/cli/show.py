@@ -27,7 +27,7 @@ def _show(options: ShowOptions) -> Path:
 
     overrides, data_file = tuple(options.set), find_yaml(options.data, "data")
     check_overrides(overrides)
-    hyp, data = load_hyp(options.hyp, overrides, SEAMS), load_dataset_config(data_file, overrides)
+    hyp, data = load_hyp(options.hyp, overrides, SEAMS), load_dataset_config(data_file, overrides, SEAMS)
     index = index_split(data, data_file, "train", with_outlines=hyp.copy_paste > 0)
     print(f"train: {index.describe()}")
     sheets = list(augmented_sheets(index, hyp, image_size(options.imgsz, data), options.seed, options.batches))

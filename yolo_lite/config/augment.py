@@ -32,7 +32,7 @@ class AugmentSection(Section):
     fliplr: Fraction = 0.5
     mosaic: Fraction = 1.0
     mixup: Fraction = 0.0
-    copy_paste: Fraction = 0.0  # chance of a image to get objects of another, cut out along their polygons
+    copy_paste: Fraction = 0.0  # chance of an image to get objects of another, cut out along their polygons
     close_mosaic: Annotated[int, Field(ge=0)] = 10  # the last epochs are trained without these three
     grayscale: Fraction = 0.0  # chance to lose the colours
     blur: Fraction = 0.0

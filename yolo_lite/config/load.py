@@ -15,11 +15,11 @@ from pydantic_core import ErrorDetails
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.find import find_yaml, folder_of_dataset
-from yolo_lite.config.hyp import RETIRED_HYP_KEYS, Hyp
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.model import MODEL_SECTIONS, AnyModelConfig
-from yolo_lite.config.old import split_flat_key
+from yolo_lite.config.old import ADVICE
 from yolo_lite.config.run import RunConfig
-from yolo_lite.config.seams import Seams, Section
+from yolo_lite.config.seams import EXPECTED, Seams, Section, expected_words
 from yolo_lite.config.yaml_file import Document, KeyPath, parse_scalar, read_yaml
 
 S = TypeVar("S", bound=Section)
@@ -86,7 +86,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
         if not equals:
             problems.append(f"--set {text}: expected key=value")
         elif key not in known:
-            problems.append(f"--set {text}: unknown key {key!r}{nearest(key, known)}")
+            advice = nearest(key, known) if prefix else _advice(Hyp, (key,))
+            problems.append(f"--set {text}: unknown key {key!r}{advice}")
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -117,39 +118,22 @@ def validate(section: type[S], document: Document, seams: Seams | None = None) -
         return section.model_validate(document.data, context=seams)
     except ValidationError as error:
         details = sorted(error.errors(), key=lambda detail: _line(document, _location(detail)) or 0)
-        raise ConfigError("\n".join(_describe(section, document, detail, seams or {}) for detail in details)) from None
+        raise ConfigError("\n".join(_describe(section, document, detail) for detail in details)) from None
 
 
-# pydantic's words for what was expected, in ours.
-EXPECTED = {
-    "greater_than": "more than {gt:g}",
-    "greater_than_equal": "{ge:g} or more",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "{le:g} or less",
-    "float_type": "a number",
-    "int_type": "a whole number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "tuple_type": "a list",
-    "model_type": "keys and values",
-    "literal_error": "{expected}",
-}
-
-
-def _describe(section: type[Section], document: Document, detail: ErrorDetails, seams: Seams) -> str:
+def _describe(section: type[Section], document: Document, detail: ErrorDetails) -> str:
     location = _location(detail)
     line = _line(document, location)
     where, key = (f"{document.source}:{line}" if line else document.source), _key(location)
     if location and (flag := document.flags.get(str(location[0]))):
         where, key = flag, _key(location) if len(location) > 1 else ""
     if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown key {_key(location)!r}{_advice(section, location, seams)}"
+        return f"{where}: unknown key {_key(location)!r}{_advice(section, location)}"
     if detail["type"] == "missing":
         return f"{where}: the key {key!r} is missing"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] in EXPECTED:
-        message = "expected " + EXPECTED[detail["type"]].format(**detail.get("ctx", {}))
+        message = f"expected {expected_words(detail)}"
     found = "" if detail["type"] == "value_error" else f", found {detail['input']!r}"
     return f"{where}: {f'{key}: ' if key else ''}{message[0].lower()}{message[1:]}{found}"
 
@@ -175,14 +159,10 @@ def _key(location: KeyPath) -> str:
     return re.sub(r"\b(backbone|head)\.(\d+)", r"\1 row \2", ".".join(str(part) for part in location))
 
 
-def _advice(section: type[Section], location: KeyPath, seams: Seams) -> str:
+def _advice(section: type[Section], location: KeyPath) -> str:
     word, owner = str(location[-1]), section
     for part in location[:-1]:
         annotation = None if isinstance(part, int) else owner.model_fields[part].annotation
         kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
         owner = next((kind for kind in kinds if issubclass(kind, Section)), owner)
-    if owner is Hyp and word in RETIRED_HYP_KEYS:
-        return f": {RETIRED_HYP_KEYS[word]}"
-    if owner is Hyp and (old := split_flat_key(word, seams)):
-        return f": parameters stand with their loss now, as in {old[0]}: {{{old[1]}: {{{old[2]}: ...}}}}"
-    return nearest(word, owner.model_fields)
+    return f": {ADVICE[word]}" if owner is Hyp and word in ADVICE else nearest(word, owner.model_fields)

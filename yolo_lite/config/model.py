@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Tag, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Discriminator, Tag, ValidationInfo, field_validator, model_serializer
 
 from yolo_lite.config.errors import nearest
 from yolo_lite.config.seams import Section, chosen_from
@@ -22,6 +22,7 @@ class Row(Section):
     module: str
     args: tuple[Any, ...]
 
+    @model_serializer
     def plain(self) -> list[Any]:
         """As the YAML file has it."""
         source = self.source[0] if len(self.source) == 1 else list(self.source)
@@ -161,9 +162,9 @@ class FasterRcnnConfig(Section):
     anchors: AnchorSizes = (32.0, 64.0, 128.0, 256.0, 512.0)  # pixels
     aspect_ratios: Annotated[tuple[float, ...], BeforeValidator(_positive_numbers)] = (0.5, 1.0, 2.0)  # height / width
     rpn_pre_nms: TrainAndTest = (2000, 1000)  # best anchors of a level that enter the first stage's NMS
-    rpn_post_nms: TrainAndTest = (2000, 1000)  # best proposals of a image that leave it
-    rpn_samples: Count = 256  # anchors of a image that the first stage learns from, at most half of them positive
-    roi_samples: Count = 512  # proposals of a image that the second stage learns from, at most a quarter positive
+    rpn_post_nms: TrainAndTest = (2000, 1000)  # best proposals of an image that leave it
+    rpn_samples: Count = 256  # anchors of an image that the first stage learns from, at most half of them positive
+    roi_samples: Count = 512  # proposals of an image that the second stage learns from, at most a quarter positive
 
 
 # Model YAMLs by their key ``family``.

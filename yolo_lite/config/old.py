@@ -1,31 +1,43 @@
-"""What configurations of earlier versions mean now: keys ``<loss>_<parameter>`` became parameters of a choice."""
+"""What old keys of hyp.yaml mean now: keys ``<loss>_<parameter>`` became parameters of a choice."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from yolo_lite.config.seams import Seams
+# As they were then, whatever the functions are called by now.
+BOX = {
+    **{"smooth_l1": ("beta",), "iou_log": ("floor",), "focal_eiou": ("gamma",), "siou": ("theta",)},
+    **{"alpha_iou": ("alpha", "form"), "wiou": ("version", "alpha", "delta", "momentum")},
+    **{"inner_iou": ("ratio", "form"), "shape_iou": ("scale",), "nwd": ("constant",)},
+}
+BINARY = {"focal": ("gamma", "alpha"), "qfl": ("beta",), "vfl": ("alpha", "gamma"), "poly": ("epsilon",)}
+LOSSES = {"box_loss": BOX, "rpn_box_loss": BOX, "obj_loss": BINARY, "cls_loss": BINARY}
 
-KEYS = {"box_loss": "BOX_LOSSES", "rpn_box_loss": "BOX_LOSSES", "obj_loss": "CLS_LOSSES", "cls_loss": "CLS_LOSSES"}
+FLAT_KEYS = {
+    f"{name}_{word}": f"parameters stand with their loss now, as in {key}: {{{name}: {{{word}: ...}}}}"
+    for key, losses in (("box_loss", BOX), ("obj_loss", BINARY))
+    for name, words in losses.items()
+    for word in words
+}
+# What to do about keys that hyp.yaml has no more, and about those of YOLOv5 that it never had.
+ADVICE = {
+    "iou_t": "it has no effect in YOLOv5 either: remove the line",
+    "anchors": "anchors belong to the model YAML: remove the line",
+    **FLAT_KEYS,
+}
 
 
-def split_flat_key(word: str, seams: Seams) -> tuple[str, str, str] | None:
-    """``"siou_theta"`` to ``("box_loss", "siou", "theta")``; None where the word is no such key."""
-    for key, seam in KEYS.items():
-        for name in seams[seam].entries if seam in seams else ():
-            parameter = word.removeprefix(f"{name}_")
-            if word.startswith(f"{name}_") and parameter in seams[seam].parameters(name):
-                return key, name, parameter
-    return None
-
-
-def upgraded(plain: Mapping[str, Any], seams: Seams) -> dict[str, Any]:
-    """A stored configuration whose hyperparameters have flat keys, as it would be stored today."""
-    parts = {word: (split_flat_key(word, seams), value) for word, value in plain.get("hyp", {}).items()}
-    hyp = {word: value for word, (part, value) in parts.items() if part is None}
-    for key in KEYS:
-        own = {part[2]: value for part, value in parts.values() if part and part[1] == hyp.get(key)}
-        if own:
-            hyp[key] = {hyp[key]: own}
+def upgraded(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration whose hyperparameters may have flat keys, as it would be stored today."""
+    stored = plain.get("hyp", {})
+    hyp = {key: value for key, value in stored.items() if key not in FLAT_KEYS}
+    if hyp.get("fl_gamma") and "focal_alpha" in stored:  # bce was focal, with this gamma and the alpha of that key
+        hyp |= {"obj_loss": "focal", "cls_loss": "focal", "fl_gamma": 0.0}
+        stored = {**stored, "focal_gamma": stored["fl_gamma"]}
+    for key, losses in LOSSES.items():
+        name = hyp.get(key)
+        words = losses.get(name, ()) if isinstance(name, str) else ()
+        if own := {word: stored[f"{name}_{word}"] for word in words if f"{name}_{word}" in stored}:
+            hyp[key] = {name: own}
     return {**plain, "hyp": hyp}

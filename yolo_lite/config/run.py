@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.hyp import Hyp
-from yolo_lite.config.model import AnyModelConfig, ModelConfig
+from yolo_lite.config.model import AnyModelConfig
 from yolo_lite.config.seams import Section
 from yolo_lite.config.types import Count, ImageSize, Positive, Seed, list_to_tuple
 
@@ -68,7 +68,4 @@ class RunConfig(Section):
 
     def plain(self) -> dict[str, Any]:
         """Plain lists, dicts, numbers and strings, in the form the YAML files have."""
-        tree = self.model_dump(mode="json")
-        for part in ("backbone", "head") if isinstance(self.model, ModelConfig) else ():
-            tree["model"][part] = [row.plain() for row in getattr(self.model, part)]
-        return tree
+        return self.model_dump(mode="json")

@@ -7,19 +7,14 @@ that go with it, are checked against the dict and the function's own signature, 
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, ValidationInfo
+from pydantic.functional_serializers import model_serializer
+from pydantic.functional_validators import AfterValidator, model_validator
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from yolo_lite.config.errors import nearest
 
@@ -69,7 +64,8 @@ class Choice(Section):
             return {"name": value}
         if isinstance(value, dict) and len(value) == 1:
             ((name, parameters),) = value.items()
-            if isinstance(name, str) and isinstance(parameters, (dict, type(None))):
+            words = (name, *(parameters or ())) if isinstance(parameters, (dict, type(None))) else ()
+            if words and all(isinstance(word, str) for word in words):
                 return {"name": name, "parameters": parameters or {}}
         if isinstance(value, Choice) or (isinstance(value, dict) and "name" in value):
             return value
@@ -81,36 +77,69 @@ class Choice(Section):
         return {self.name: self.parameters} if self.parameters else self.name
 
 
-def check_name(name: str, seam: Seam) -> None:
-    """Raise ValueError, with the nearest name, where the seam has no such entry."""
-    if name not in seam.entries:
-        raise ValueError(f"unknown name {name!r}{nearest(name, seam.entries)}")
-
-
-def chosen_from(seam: str) -> AfterValidator:
+def chosen_from(dict_name: str) -> AfterValidator:
     """Annotate a key that names an entry of a dict, a ``Choice`` or, where nothing takes parameters, a ``str``."""
 
     def check(value: Any, info: ValidationInfo) -> Any:
         if not info.context:  # names are taken as they are
             return value
         choice = value if isinstance(value, Choice) else Choice(name=value)
-        check_name(choice.name, info.context[seam])
-        known = info.context[seam].parameters(choice.name) if choice.parameters else {}
-        for key, given in choice.parameters.items():
-            if key not in known:
-                raise ValueError(f"unknown parameter {key!r} of {choice.name}{nearest(str(key), known)}")
-            check_parameter(known[key], given, f"{choice.name}: ")
-        return value
+        seam = info.context[dict_name]
+        if choice.name not in seam.entries:
+            raise ValueError(f"unknown name {choice.name!r}{nearest(choice.name, seam.entries)}")
+        return choice.model_copy(update={"parameters": _read_parameters(choice, seam)}) if choice.parameters else value
 
     return AfterValidator(check)
 
 
-def check_parameter(parameter: inspect.Parameter, value: Any, where: str = "") -> None:
-    """Raise ValueError where a value is not what the parameter's annotation says; without one anything goes."""
-    hint = parameter.annotation
+def _read_parameters(choice: Choice, seam: Seam) -> dict[str, Any]:
+    """The parameters of a choice in the types of the function's annotations, or else of its defaults."""
+    known, values, problems = seam.parameters(choice.name), {}, list[InitErrorDetails]()
+    for key, given in choice.parameters.items():
+        try:
+            if key not in known:
+                raise ValueError(f"unknown parameter{nearest(key, known) if known else f', {choice.name} has none'}")
+            kind = type(known[key].default)
+            values[key] = read_argument(known[key], given, kind if kind in (bool, int, float, str) else Any)
+        except ValueError as error:
+            problem = PydanticCustomError("value_error", str(error))  # type: ignore[arg-type]
+            problems.append(InitErrorDetails(type=problem, loc=(choice.name, key), input=given))
+    if problems:
+        raise ValidationError.from_exception_data(choice.name, problems)
+    return values
+
+
+def read_argument(parameter: inspect.Parameter, value: Any, default: Any = Any, where: str = "") -> Any:
+    """A value from YAML in the type of a parameter's annotation, or ``default``; ValueError where it does not fit."""
+    hint = default if parameter.annotation is parameter.empty else parameter.annotation
     try:
-        TypeAdapter(Any if hint is parameter.empty else hint).validate_python(value, strict=True)
+        adapter = TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
+        return adapter.validate_json(json.dumps(value, default=str))  # as JSON a list may stand for a tuple
     except ValidationError as error:
-        words = " or ".join(problem["msg"].removeprefix("Input should be ") for problem in error.errors())  # of a union
-        expected = hint.__name__ if isinstance(hint, type) else words
-        raise ValueError(f"{where}{parameter.name}: expected {expected}, found {value!r}") from None
+        words = " or ".join(dict.fromkeys(map(expected_words, error.errors())))  # several of a union
+        raise ValueError(f"{where}expected {words}, found {value!r}") from None
+    except PydanticUserError:
+        raise ValueError(f"{where}no YAML value can be {hint}, leave it out") from None
+
+
+# pydantic's words for what was expected, in ours.
+EXPECTED = {
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "model_type": "keys and values",
+    "literal_error": "{expected}",
+}
+
+
+def expected_words(detail: ErrorDetails) -> str:
+    """What pydantic expected of a value: ``"0 or more"``."""
+    words = EXPECTED.get(detail["type"])
+    return words.format(**detail.get("ctx", {})) if words else detail["msg"].removeprefix("Input should be ")

@@ -91,7 +91,7 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     if "anchors" in weights:
         last = max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
         weights[f"layers.{last}.anchors"] = weights.pop("anchors")
-    return {**content, "ema": weights, "config": upgraded(content["config"], SEAMS)}
+    return {**content, "ema": weights, "config": upgraded(content["config"])}
 
 
 def check_resumable(content: dict[str, Any], path: str | Path) -> None:
