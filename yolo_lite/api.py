@@ -36,7 +36,9 @@ def with_options_of(section: Callable[P, SomeOptions]) -> Callable[[Callable[[So
 
     def decorate(action: Callable[[SomeOptions], T]) -> Callable[P, T]:
         @functools.wraps(action)
-        def function(*_: P.args, **options: P.kwargs) -> T:
+        def function(*given: P.args, **options: P.kwargs) -> T:
+            if given:
+                raise ConfigError(f"{action.__name__}(): expected options by name, found {given[0]!r}")
             return action(_checked(kind, options, f"{action.__name__}()"))
 
         function.__signature__ = _signature(kind, action)  # type: ignore[attr-defined]

@@ -24,9 +24,15 @@ from yolo_lite.config.yaml_file import parse_scalar
 from yolo_lite.deploy.formats import EXPORT_FORMATS, ExportFormat
 from yolo_lite.engine.seams import SEAMS as SEAMS_OF_A_RUN
 from yolo_lite.engine.tasks import Task
+from yolo_lite.model.backbones import Backbone
+from yolo_lite.model.heads import Head
 
 SEAMS = {**SEAMS_OF_A_RUN, "EXPORT_FORMATS": Seam(EXPORT_FORMATS, is_open=True)}
-ENTRY_TYPES = {"TASKS": Task, "EXPORT_FORMATS": ExportFormat}  # of the dicts that hold no functions
+ENTRY_TYPES = {
+    "TASKS": Task,
+    "EXPORT_FORMATS": ExportFormat,
+    "BACKBONES": Backbone,
+}  # of the dicts that hold no functions
 
 _loaded: list[Path] = []
 
@@ -145,6 +151,8 @@ def _entry_problem(dict_name: str, name: Any, value: Any) -> str | None:
         return "the name is taken, expected one that neither yolo_lite nor another plugin has"
     if kind := ENTRY_TYPES.get(dict_name):
         return None if isinstance(value, kind) else f"expected a {kind.__name__}, found {value!r}"
+    if dict_name == "HEADS" and not (isinstance(value, type) and issubclass(value, Head)):
+        return f"expected a subclass of Head, found {value!r}"
     if not callable(value):
         return f"expected a function or a class, found {value!r}"
     try:

@@ -61,11 +61,9 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
 
 
-def _lists_of_texts(value: Any) -> tuple[tuple[str, ...], ...]:
-    return tuple(map(_texts, value))
-
-
 def _resume(value: Any) -> Any:
+    if value == "":  # as a shell writes a variable that is not set: the latest run, not a new one
+        return True
     return (value or None) if value is None or isinstance(value, bool) else _path(value)
 
 
@@ -289,9 +287,9 @@ class CompareOptions(RunOptions):
     vary: Annotated[str | None, Flag(metavar="KEY=A,B,...")] = option(
         None, "a key of hyp.yaml, or model.KEY, data.KEY, and its values"
     )
-    variant: Annotated[Sequence[Sequence[str]], PlainValidator(_lists_of_texts), Flag(metavar="KEY=VALUE")] = option(
-        (), "one variant, several keys at once; once for each variant"
-    )
+    variant: Annotated[
+        Sequence[Sequence[str]], PlainValidator(lambda lists: tuple(map(_texts, lists))), Flag(metavar="KEY=VALUE")
+    ] = option((), "one variant, several keys at once; once for each variant")
     seeds: Count = option(3, "seeds of each variant, from --seed on")
     project: Project = option("runs/compare", "folder of comparisons")
     name: Name = option("exp", "folder of this comparison")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor, nn
 
+from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.loss import LossSection
 from yolo_lite.config.model import AnyModelConfig, FasterRcnnConfig, ModelConfig
 from yolo_lite.config.optim import Freeze
@@ -76,7 +77,10 @@ def build_detector(config: ModelConfig, fetch: bool) -> Detector:
 
 def criterion_of_head(config: ModelConfig, section: LossSection, label_counts: np.ndarray) -> Criterion:
     """The criterion that goes with the head of a model YAML."""
-    return CRITERIA[config.head[-1].module](section, label_counts)
+    name = config.head[-1].module
+    if name not in CRITERIA:
+        raise ConfigError(f"CRITERIA: expected an entry {name!r}, as HEADS has one")
+    return CRITERIA[name](section, label_counts)
 
 
 def build_faster_rcnn(config: FasterRcnnConfig, fetch: bool) -> nn.Module:
@@ -107,4 +111,7 @@ def task_of(config: AnyModelConfig) -> Task:
     """
     if isinstance(config, FasterRcnnConfig):
         return TASKS["faster_rcnn"]
-    return TASKS[config.task or HEADS[config.head[-1].module].task]
+    name = config.task or HEADS[config.head[-1].module].task
+    if name not in TASKS:
+        raise ConfigError(f"task: unknown name {name!r}{nearest(name, TASKS)}")
+    return TASKS[name]
