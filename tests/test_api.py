@@ -230,3 +230,13 @@ def test_a_plugin_is_loaded_for_one_call(tiny_data: Path, tmp_path: Path):
         train(**options)
     with pytest.raises(ConfigError, match=f"executed only where you give it again: --plugin {plugin}"):
         evaluate(weights=weights, **CPU)
+
+
+def test_options_are_given_by_name_alone():
+    with pytest.raises(ConfigError, match=r"train\(\): expected options by name, found 'cfg/yolo_n.yaml'"):
+        train("cfg/yolo_n.yaml", epochs=1)  # type: ignore[misc]
+
+
+def test_an_empty_resume_means_the_latest_run_not_a_new_one():
+    for words in (["--resume", ""], ["--resume"]):
+        assert read_options(TrainOptions, words, "train.py").resume is True

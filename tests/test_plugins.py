@@ -26,7 +26,7 @@ from yolo_lite.data.effects import AUGMENTATIONS
 from yolo_lite.data.formats import FORMATS
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.seams import SEAMS
-from yolo_lite.engine.tasks import TASKS, task_of
+from yolo_lite.engine.tasks import TASKS, build_faster_rcnn, task_of
 from yolo_lite.engine.train import train as run_training
 from yolo_lite.loss.assigners import ASSIGNERS
 from yolo_lite.loss.box import BOX_LOSSES, BoxLoss
@@ -401,6 +401,8 @@ FUNCTION = "def f(a, b, *, c=1): return a\n"
         ),
         ("from torch import nn\nBLOCKS = {'Id': nn.Identity}", ["BLOCKS['Id']: expected (in_channels, ...), found ("]),
         ("BLOCKS = {'Conv': lambda in_channels: 1}", ["BLOCKS['Conv']: the name is taken"]),
+        ("HEADS = {'my': lambda channels: 1}", ["HEADS['my']: expected a subclass of Head, found <function"]),
+        ("BACKBONES = {'my': lambda: 1}", ["BACKBONES['my']: expected a Backbone, found <function"]),
         ("x = 1\n\nBOX_LOSSES = {'my': 1 / 0}", ["my.py:3: ZeroDivisionError (division by zero)"]),
         ("def f():\n    raise KeyError('a')\n\nf()", ["my.py:2: KeyError ('a')"]),
         ("x = 1\ny = (", ["my.py:2: SyntaxError ('(' was never closed"]),
@@ -543,3 +545,41 @@ def test_the_list_of_losses_has_those_of_a_plugin(tmp_path: Path, capsys: pytest
     (tmp_path / "my.py").write_text("def mine(predicted, target, *, gap=3.0): ...\nBOX_LOSSES = {'mine': mine}\n")
     assert main(["losses", "--plugin", str(tmp_path / "my.py")]) == 0
     assert "  mine          {gap: 3.0}\n" in capsys.readouterr().out
+
+
+def test_a_head_that_has_no_criterion_or_no_task_is_told_in_one_line(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    plugin, model = tmp_path / "my.py", tmp_path / "model.yaml"
+    model.write_text("nc: 3\nanchors: 2\nbackbone: [[-1, 1, Conv, [8, 3, 8]]]\nhead: [[[0], 1, My, [nc, anchors]]]\n")
+    words = [
+        "--cfg",
+        str(model),
+        "--data",
+        str(tiny_data),
+        "--plugin",
+        str(plugin),
+        "--project",
+        str(tmp_path / "runs"),
+    ]
+    head = "from yolo_lite.model.heads import Detect\nclass My(Detect): {}\nHEADS = {{'My': My}}\n"
+    for body, said in (
+        ("pass", "CRITERIA: expected an entry 'My', as HEADS has one"),
+        ("task = 'detct'", "task: unknown name 'detct' (nearest: 'detect')"),
+    ):
+        plugin.write_text(head.format(body))
+        assert train_main([*words, "--epochs", "1", "--imgsz", "64", "--workers", "0", "--device", "cpu"]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_plugin_may_bring_a_backbone(tmp_path: Path):
+    plugin = tmp_path / "my.py"
+    plugin.write_text(
+        "from yolo_lite.model.backbones import Backbone\n"
+        "BACKBONES = {'resnet101': Backbone('resnet', stages=5, levels=4)}\n"
+    )
+    with loaded(plugin):
+        config = FasterRcnnConfig.model_validate(
+            {"family": "faster_rcnn", "backbone": "resnet101", "nc": 2}, context=SEAMS
+        )
+        assert sum(isinstance(one, nn.Conv2d) for one in build_faster_rcnn(config, False).modules()) > 100

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.options import ValOptions
-from yolo_lite.deploy.formats import EXPORT_FORMATS, ExportFormat, Facts, RunFile, read_facts
+from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, RunFile, read_facts
 from yolo_lite.deploy.graph import select_predictions
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.evaluate import rounded_up
@@ -61,11 +61,7 @@ def detections_of(outputs: tuple[Tensor, ...], options: DetectOptions) -> list[D
 
 def is_exported(path: str | os.PathLike[str]) -> bool:
     """Whether the name is that of an exported file."""
-    return Path(path).suffix in _by_suffix()
-
-
-def _by_suffix() -> dict[str, ExportFormat]:
-    return {form.suffix: form for form in EXPORT_FORMATS.values()}
+    return Path(path).suffix in {form.suffix for form in EXPORT_FORMATS.values()}
 
 
 def load_exported(path: str | os.PathLike[str], device: str = "", imgsz: int | None = None) -> tuple[Exported, Compute]:
@@ -84,7 +80,8 @@ def load_exported(path: str | os.PathLike[str], device: str = "", imgsz: int | N
         raise ConfigError(f"--device {device}: exported models run on the CPU here, expected cpu")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    strings, run = _by_suffix()[path.suffix].load(path)
+    form = next(form for form in reversed(EXPORT_FORMATS.values()) if form.suffix == path.suffix)
+    strings, run = form.load(path)
     facts = read_facts(strings, path)
     if imgsz and imgsz != facts.imgsz:
         if "size" not in facts.dynamic:

@@ -119,7 +119,8 @@ class Predictor:
         due, ready = 0, {}
         waiting = (self._prepare(number, frame) for number, frame in enumerate(frames))
         for batch in _same_shape_batches(waiting, batch_size):
-            for one, found in zip(batch, self._detect(batch, options), strict=True):
+            images = torch.from_numpy(np.stack([one.canvas for one in batch])).permute(0, 3, 1, 2)
+            for one, found in zip(batch, self.detect(images, options), strict=True):
                 ready[one.number] = self._prediction(one, found)
             while due in ready:
                 yield ready.pop(due)
@@ -129,10 +130,6 @@ class Predictor:
         original = (frame.image.shape[0], frame.image.shape[1])
         resized = resize(frame.image, *fitted_size(*original, self.size))
         return _Waiting(number, frame, *on_canvas(resized, original, self.canvas(*resized.shape[:2])))
-
-    def _detect(self, batch: Sequence[_Waiting], options: DetectOptions) -> list[Detections]:
-        images = torch.from_numpy(np.stack([one.canvas for one in batch])).permute(0, 3, 1, 2)
-        return self.detect(images, options)
 
     def _prediction(self, one: _Waiting, found: Detections) -> Prediction:
         height, width = one.frame.image.shape[:2]

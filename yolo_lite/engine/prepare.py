@@ -67,7 +67,9 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     torch.manual_seed(options.seed)
     model: Any = move_model(_build(task, config, fetch=not (resume or options.weights)), compute)
     if hyp.sync_bn:
-        model = _synchronised(model, compute)
+        if compute.device.type == "cpu":
+            raise ConfigError("sync_bn: torch synchronises batch statistics on GPUs only, expected false on the CPU")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     size = rounded_up(options.imgsz, model.stride)
     print(f"{options.cfg}: {model.describe(size)}")
     train_index = index_split(config.data, config.data_file, "train", with_outlines=hyp.copy_paste > 0)
@@ -95,8 +97,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
 
 
 def _compute(config: RunConfig, processes: Processes) -> Compute:
-    hyp = config.hyp
-    compute = choose_compute(config.train.device, hyp.precision, hyp.channels_last, processes.local_rank)
+    compute = choose_compute(config.train.device, config.hyp.precision, config.hyp.channels_last, processes.local_rank)
     print(compute if processes.size == 1 else f"{compute}, {processes.size} processes")
     return compute
 
@@ -117,12 +118,6 @@ def _check_shares(num_images: int, config: RunConfig, processes: Processes) -> N
             f"sync_bn: expected an image for each of {processes.size} processes in every batch, found {smallest} in "
             f"the smallest of {num_images} images with --batch-size {batch_size}; choose another batch size"
         )
-
-
-def _synchronised(model: nn.Module, compute: Compute) -> nn.Module:
-    if compute.device.type == "cpu":
-        raise ConfigError("sync_bn: torch synchronises batch statistics on GPUs only, expected false on the CPU")
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def _plan(num_images: int, config: RunConfig) -> Plan:
@@ -157,8 +152,7 @@ def _validation_split(index: DatasetIndex, size: int, stride: int, config: RunCo
     options = config.train
     store = ImageStore(index, size, config.hyp.cache, shared=False)  # decoded images are read in this process
     print(f"val:   {store.describe()}")
-    pin_memory = setup.compute.device.type == "cuda"
-    canvas = functools.partial(canvas_size, stride=stride)
+    pin_memory, canvas = setup.compute.device.type == "cuda", functools.partial(canvas_size, stride=stride)
     return prepare_split(store, canvas, options.batch_size, options.workers, pin_memory, setup.processes)
 
 
