@@ -294,6 +294,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
         "float": lambda image, label, xyxy, rng: (image / 255, label, xyxy),
         "nothing": lambda image, label, xyxy, rng: None,
         "turned": lambda image, instances, rng: effects.fliplr(image, instances, rng),
+        "turned_by": lambda image, instances, rng, strength=0.5: effects.fliplr(image, instances, rng),
         "forgotten": lambda image, instances, rng: image,
         "uneven": lambda image, label, xyxy, rng: (image, label[1:], xyxy),
     }
@@ -321,11 +322,12 @@ def test_what_an_augmentation_pushes_out_is_cut_or_dropped(polygons, known):
         assert equal(item, shifted[0, position]) and len(emptied[0, position].instances.label) == 0
 
 
-def test_an_augmentation_may_take_instances_with_their_outlines(polygons, known):
+@pytest.mark.parametrize("name", ["turned", "turned_by"])
+def test_an_augmentation_may_take_instances_with_their_outlines(polygons, known, name):
     """What it returns is what a built-in one would: boxes, shares and outlines mirrored."""
     plain, turned = (
         TrainingSet(polygons, ImageStore(polygons, 64, "off", False), 64, hyp, 0, 99, with_outlines=True)
-        for hyp in (Hyp(), Hyp(augmentations="turned"))
+        for hyp in (Hyp(), Hyp(augmentations=name))
     )
     for position in range(6):
         before, after = plain[0, position], turned[0, position]

@@ -157,7 +157,7 @@ def _takes_arrays(function: Callable[..., Any]) -> bool:
         inspect.signature(function).bind("image", "label", "xyxy", "rng")
     except TypeError:
         return False
-    return True
+    return "instances" not in inspect.signature(function).parameters  # that form, with a parameter of its own
 
 
 def from_albumentations(transforms: Any) -> Callable[..., Arrays]:
