@@ -10,11 +10,12 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY, SHARED, boxes_only
+from pydantic import TypeAdapter
 
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.load import load_dataset_config, load_model_config
-from yolo_lite.config.model import ModelConfig, parse_anchors
+from yolo_lite.config.model import Anchors, ModelConfig
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.loss.assigners import build_targets
 from yolo_lite.ops.grid import make_grid
@@ -104,7 +105,9 @@ def test_the_command_prints_lines_for_the_yaml_and_changes_nothing(
     said = capsys.readouterr().out
     lines = "".join(re.findall(r"^anchors:\n|^  - \[.*\n", said, re.MULTILINE))
     config = load_model_config(REPOSITORY / "cfg/yolo_n.yaml")
-    changed = config.model_copy(update={"anchors": parse_anchors(yaml.safe_load(lines)["anchors"])})
+    changed = config.model_copy(
+        update={"anchors": TypeAdapter(Anchors).validate_python(yaml.safe_load(lines)["anchors"])}
+    )
     data = load_dataset_config(tiny_data)
     size = training_sizes(index_split(data, tiny_data, "train"), 64)
     for word, anchors in (("before", anchors_of_yolo_n()), ("after", model_anchors(changed))):

@@ -160,9 +160,9 @@ def test_an_unusable_argument_of_train_ends_with_status_2_and_no_run_folder(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("--conf 7", "error: --conf: expected 0..1, found 7.0"),
+        ("--conf 7", "error: --conf: expected 1 or less, found 7.0"),
         ("--conf nan", "error: --conf: expected a finite number, found nan"),
-        ("--iou -0.1", "error: --iou: expected 0..1, found -0.1"),
+        ("--iou -0.1", "error: --iou: expected 0 or more, found -0.1"),
         ("--max-det 0", "error: --max-det: expected 1 or more, found 0"),
         ("--batch-size 0", "error: --batch-size: expected 1 or more, found 0"),
         ("--imgsz -3", "error: --imgsz: expected 1 or more, found -3"),
@@ -340,7 +340,7 @@ def test_interrupting_a_run_ends_with_status_130_and_says_how_to_go_on(
 def test_main_knows_its_commands(place: Path, here: Path, capsys: pytest.CaptureFixture[str]):
     assert "usage: yolo-lite COMMAND" in refused(main, [], capsys)
     assert "usage: yolo-lite COMMAND" in refused(main, ["trian"], capsys)
-    assert "expected 0..1, found 7.0" in refused(main, ["val", *val_words(place, "--conf", "7")], capsys)
+    assert "expected 1 or less, found 7.0" in refused(main, ["val", *val_words(place, "--conf", "7")], capsys)
     assert "--epochs: expected 1 or more" in refused(main, ["train", *train_words(place, "--epochs", "0")], capsys)
     assert status_of(main, ["--help"]) == 0 and status_of(main, ["train", "--help"]) == 0
     assert "--resume" in capsys.readouterr().out

@@ -312,16 +312,28 @@ def test_a_bad_row_of_the_head_is_named_too(model):
 @pytest.mark.parametrize(
     ("anchors", "words"),
     [
-        ("0", "expected at least 1 anchor a level, found 0"),
-        ("true", "or an int, found True"),
-        ("2.5", "or an int, found 2.5"),
-        ("[10, 13]", "a list of [w, h, w, h, ...] for each level"),
-        ("[]", "for each level"),
-        ("[[10, 13], [30]]", "the same, even count of numbers, found [2, 1]"),
-        ("[[10, 13, 5], [30, 61, 5]]", "even count"),
-        ("[[10, 13], [30, x]]", "positive numbers in pixels, found [30, 'x']"),
-        ("[[10, 13], [30, 0]]", "positive numbers in pixels, found [30, 0]"),
-        ("[[10, 13], [30, .inf]]", "positive numbers in pixels, found [30, inf]"),
+        ("0", "expected a number of anchors, or a list of positive numbers [w, h, w, h, ...] for each"),
+        ("true", "all of one length, found True"),
+        ("2.5", "all of one length, found 2.5"),
+        ("[10, 13]", "[w, h, w, h, ...] for each level, all of one length, found [10, 13]"),
+        ("[]", "for each level, all of one length, found []"),
+        ("[[10, 13], [30]]", "all of one length, found [[10, 13], [30]]"),
+        (
+            "[[10, 13, 5], [30, 61, 5]]",
+            "[w, h, w, h, ...] for each level, all of one length, found [[10, 13, 5], [30, 61, 5]]",
+        ),
+        (
+            "[[10, 13], [30, x]]",
+            "[w, h, w, h, ...] for each level, all of one length, found [[10, 13], [30, 'x']]",
+        ),
+        (
+            "[[10, 13], [30, 0]]",
+            "[w, h, w, h, ...] for each level, all of one length, found [[10, 13], [30, 0]]",
+        ),
+        (
+            "[[10, 13], [30, .inf]]",
+            "[w, h, w, h, ...] for each level, all of one length, found [[10, 13], [30, inf]]",
+        ),
     ],
 )
 def test_an_error_in_the_anchors_is_one_line_without_the_names_of_types(model, anchors: str, words: str):

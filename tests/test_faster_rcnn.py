@@ -399,11 +399,26 @@ def test_the_yaml_of_the_repository_loads_and_comes_back_from_plain_data():
         ("backbone: resnet5", "backbone: unknown name 'resnet5' (nearest: 'resnet50')"),
         ("family: yolo", "family: expected 'faster_rcnn', found 'yolo'"),
         ("nc: 0", "nc: expected 1 or more, found 0"),
-        ("anchors: 3", "anchors: expected a list of positive numbers, found 3"),
-        ("anchors: []", "anchors: expected a list of positive numbers, found []"),
-        ("anchors: [32, -1]", "anchors: expected a list of positive numbers, found [32, -1]"),
-        ("anchors: [[32], 3]", "anchors: expected a list of positive numbers, found 3"),
-        ("anchors: [[32], [3, 4]]", "anchors: every level needs as many sizes as the others, found [1, 2]"),
+        (
+            "anchors: 3",
+            "anchors: expected a list of positive numbers, or one for each level, all of one length, found 3",
+        ),
+        (
+            "anchors: []",
+            "anchors: expected a list of positive numbers, or one for each level, all of one length, found []",
+        ),
+        (
+            "anchors: [32, -1]",
+            "anchors: expected a list of positive numbers, or one for each level, all of one length, found [32, -1]",
+        ),
+        (
+            "anchors: [[32], 3]",
+            "expected a list of positive numbers, or one for each level, all of one length, found [[32], 3]",
+        ),
+        (
+            "anchors: [[32], [3, 4]]",
+            "expected a list of positive numbers, or one for each level, all of one length, found [[32], [3, 4]]",
+        ),
         ("aspect_ratios: [true]", "aspect_ratios: expected a list of positive numbers, found [True]"),
         (
             "rpn_pre_nms: 100",

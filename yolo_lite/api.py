@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, get_type_hints
 
 from yolo_lite.cli import train as train_command
 from yolo_lite.cli import val as val_command
-from yolo_lite.config.errors import ConfigError, nearest
+from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import validate
 from yolo_lite.config.options import Options, TrainOptions, ValOptions
 from yolo_lite.config.yaml_file import Document
@@ -37,9 +37,10 @@ def with_options_of(section: Callable[P, SomeOptions]) -> Callable[[Callable[[So
     def decorate(action: Callable[[SomeOptions], T]) -> Callable[P, T]:
         @functools.wraps(action)
         def function(*given: P.args, **options: P.kwargs) -> T:
+            name = f"{action.__name__}()"
             if given:
-                raise ConfigError(f"{action.__name__}(): expected options by name, found {given[0]!r}")
-            return action(_checked(kind, options, f"{action.__name__}()"))
+                raise ConfigError(f"{name}: expected options by name, found {given[0]!r}")
+            return action(validate(kind, Document(name, options, {}, noun="option")))
 
         function.__signature__ = _signature(kind, action)  # type: ignore[attr-defined]
         fields = "\n".join(f"    {name}: {field.description}" for name, field in kind.model_fields.items())
@@ -47,17 +48,6 @@ def with_options_of(section: Callable[P, SomeOptions]) -> Callable[[Callable[[So
         return function
 
     return decorate
-
-
-def _checked(kind: type[SomeOptions], options: dict[str, Any], function: str) -> SomeOptions:
-    fields = kind.model_fields
-    for name in options:
-        if name not in fields:
-            raise ConfigError(f"{function}: unknown option {name!r}{nearest(name, fields)}")
-    missing = [name for name, field in fields.items() if field.is_required() and options.get(name) is None]
-    if missing:
-        raise ConfigError(f"{function}: expected the option {missing[0]}")
-    return validate(kind, Document(function, options, {}, {name: f"{function}: {name}" for name in fields}))
 
 
 def _signature(kind: type[Options], action: Callable[..., Any]) -> inspect.Signature:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
 from yolo_lite.config.seams import Section, chosen_from
-from yolo_lite.config.types import Fraction, list_to_tuple
+from yolo_lite.config.types import CountOrZero, Fraction, Listed
 
-
-def _one_or_several(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else list_to_tuple(value)
-
-
-Augmentations = Annotated[tuple[Annotated[str, chosen_from("AUGMENTATIONS")], ...], BeforeValidator(_one_or_several)]
+Augmentations = Annotated[
+    Listed[Annotated[str, chosen_from("AUGMENTATIONS")]],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+]
 
 
 class AugmentSection(Section):
@@ -33,7 +31,7 @@ class AugmentSection(Section):
     mosaic: Fraction = 1.0
     mixup: Fraction = 0.0
     copy_paste: Fraction = 0.0  # chance of an image to get objects of another, cut out along their polygons
-    close_mosaic: Annotated[int, Field(ge=0)] = 10  # the last epochs are trained without these three
+    close_mosaic: CountOrZero = 10  # the last epochs are trained without these three
     grayscale: Fraction = 0.0  # chance to lose the colours
     blur: Fraction = 0.0
     jpeg: Fraction = 0.0  # chance of the noise of JPEG compression

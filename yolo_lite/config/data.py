@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from yolo_lite.config.errors import nearest
 from yolo_lite.config.seams import Section, chosen_from
-from yolo_lite.config.types import Count, Seed, is_int, list_to_tuple
+from yolo_lite.config.types import Count, Listed, Seed, described, is_int
 
 
 class Generate(Section):
@@ -50,7 +50,7 @@ class Archive(Section):
 
 def _own_archives(value: Any) -> Any:
     # YOLOv5 files carry an address or a script here: it is accepted, and neither fetched nor executed.
-    return () if value is None or isinstance(value, str) else list_to_tuple(value)
+    return () if value is None or isinstance(value, str) else value
 
 
 class SuggestedFlags(Section):
@@ -74,16 +74,11 @@ def _names_to_tuple(names: Any) -> Any:
     return names
 
 
-def _sources_to_tuple(value: Any) -> Any:
-    if value is None:  # "test:" with nothing behind it
-        return ()
-    paths = [value] if isinstance(value, str) else value
-    if not isinstance(paths, (list, tuple)) or not all(isinstance(path, str) for path in paths):
-        raise ValueError(f"expected a path or a list of paths, found {value!r}")
-    return tuple(paths)
+def _sources_to_list(value: Any) -> Any:
+    return [] if value is None else [value] if isinstance(value, str) else value  # None: "test:", nothing behind it
 
 
-Sources = Annotated[tuple[str, ...], BeforeValidator(_sources_to_tuple)]
+Sources = Annotated[Listed[str], BeforeValidator(_sources_to_list), described("a path or a list of paths")]
 
 
 def _labels_by_split(labels: Any) -> Any:
@@ -108,9 +103,9 @@ class DatasetConfig(Section):
     names: Annotated[tuple[str, ...], BeforeValidator(_names_to_tuple)]
     nc: Count | None = None
     channels: Count = 3  # of the images: 1 is grey, 3 is RGB, others as the files have them
-    classes: Annotated[tuple[str, ...] | None, BeforeValidator(list_to_tuple)] = None  # only these, by name
+    classes: Listed[str] | None = None  # only these, by name
     single_cls: bool = False  # all objects are of one class
-    download: Annotated[tuple[Archive, ...], BeforeValidator(_own_archives)] = ()
+    download: Annotated[Listed[Archive], BeforeValidator(_own_archives)] = ()
     generate: Generate | None = None
     suggested: SuggestedFlags = SuggestedFlags()
 

@@ -128,9 +128,9 @@ def _describe(section: type[Section], document: Document, detail: ErrorDetails) 
     if location and (flag := document.flags.get(str(location[0]))):
         where, key = flag, _key(location) if len(location) > 1 else ""
     if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown key {_key(location)!r}{_advice(section, location)}"
+        return f"{where}: unknown {document.noun} {_key(location)!r}{_advice(section, location)}"
     if detail["type"] == "missing":
-        return f"{where}: the key {key!r} is missing"
+        return f"{where}: the {document.noun} {_key(location)!r} is missing"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] in EXPECTED:
         message = f"expected {expected_words(detail)}"

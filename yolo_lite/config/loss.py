@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from yolo_lite.config.seams import Choice, Section, chosen_from
-from yolo_lite.config.types import NotNegative, Positive, is_number
+from yolo_lite.config.types import NotNegative, Positive, Several, described
 
-
-def _weights(value: Any) -> Any:
-    if value is None or value == "auto":
-        return value
-    numbers = isinstance(value, (list, tuple)) and value and all(map(is_number, value))
-    if not numbers or min(value) <= 0:
-        raise ValueError(f"expected auto, a list with a weight above 0 for each class, or null, found {value!r}")
-    return tuple(float(weight) for weight in value)
+ClassWeights = Annotated[
+    Several[Positive] | Literal["auto"] | None,
+    described("auto, a list with a weight above 0 for each class, or null"),
+]
 
 
 class LossSection(Section):
@@ -26,7 +22,7 @@ class LossSection(Section):
     rpn_box_loss: Annotated[Choice, chosen_from("BOX_LOSSES")] = Choice(name="smooth_l1")  # first stage of Faster R-CNN
     obj_loss: Annotated[Choice, chosen_from("CLS_LOSSES")] = Choice(name="bce")
     cls_loss: Annotated[Choice, chosen_from("CLS_LOSSES")] = Choice(name="bce")
-    cls_weights: Annotated[tuple[Positive, ...] | Literal["auto"] | None, BeforeValidator(_weights)] = None
+    cls_weights: ClassWeights = None
     box: NotNegative = 0.05
     rpn_box: NotNegative = 1.0  # first stage of Faster R-CNN
     obj: NotNegative = 1.0

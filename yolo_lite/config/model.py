@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Tag, ValidationInfo, field_validator, model_serializer
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Strict,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from yolo_lite.config.errors import nearest
 from yolo_lite.config.seams import Section, chosen_from
-from yolo_lite.config.types import Count, Positive, is_int, is_number, list_to_tuple
+from yolo_lite.config.types import Count, Listed, Positive, Several, described, is_int
 
 
 class Row(Section):
@@ -53,21 +61,16 @@ def parse_row(row: Any, info: ValidationInfo) -> Row:
     return Row(source=tuple(source), repeats=repeats, module=name, args=tuple(args))
 
 
-def parse_anchors(value: Any) -> Any:
-    """``[[w, h, w, h, ...], ...]``, one list a level, or an int: that many anchors a level, sized by the stride."""
-    if is_int(value):
-        if value < 1:
-            raise ValueError(f"expected at least 1 anchor a level, found {value}")
-        return value
-    levels = value if isinstance(value, (list, tuple)) else None
-    if not levels or not all(isinstance(level, (list, tuple)) and level for level in levels):
-        raise ValueError(f"expected a list of [w, h, w, h, ...] for each level, or an int, found {value!r}")
-    if len({len(level) for level in levels}) != 1 or len(levels[0]) % 2:
-        raise ValueError(f"every level needs the same, even count of numbers, found {[len(x) for x in levels]}")
-    for level in levels:
-        if not all(is_number(size) and 0 < size < math.inf for size in level):
-            raise ValueError(f"anchor sizes must be positive numbers in pixels, found {list(level)!r}")
-    return tuple(tuple(float(size) for size in level) for level in levels)
+def _equally_long(levels: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+    if len({len(level) for level in levels}) != 1:
+        raise ValueError("expected lists of one length")
+    return levels
+
+
+def _in_pairs(levels: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+    if len(levels[0]) % 2:
+        raise ValueError("expected an even count of numbers")
+    return levels
 
 
 def parse_activation(text: str, names: Collection[str]) -> tuple[str, tuple[float, ...]]:
@@ -83,8 +86,12 @@ def parse_activation(text: str, names: Collection[str]) -> tuple[str, tuple[floa
     return name, (float(slope),)
 
 
-Rows = Annotated[tuple[Annotated[Row, BeforeValidator(parse_row)], ...], BeforeValidator(list_to_tuple)]
-Anchors = Annotated[int | tuple[tuple[float, ...], ...], BeforeValidator(parse_anchors)]
+Rows = Listed[Annotated[Row, BeforeValidator(parse_row)]]
+Levels = Annotated[Several[Several[Positive]], AfterValidator(_equally_long)]
+Anchors = Annotated[
+    Count | Annotated[Levels, AfterValidator(_in_pairs)],  # a number: that many anchors a level, sized by the stride
+    described("a number of anchors, or a list of positive numbers [w, h, w, h, ...] for each level, all of one length"),
+]
 
 
 class ModelConfig(Section):
@@ -123,32 +130,12 @@ class ModelConfig(Section):
         return rows
 
 
-def _positive_numbers(value: Any) -> Any:
-    listed = isinstance(value, (list, tuple)) and value
-    if not listed or not all(is_number(number) and 0 < number < math.inf for number in value):
-        raise ValueError(f"expected a list of positive numbers, found {value!r}")
-    return tuple(float(number) for number in value)
-
-
-def parse_anchor_sizes(value: Any) -> Any:
-    """``[32, 64]``, sizes on every level, or ``[[32], [64], ...]``, as many sizes for each level of the pyramid."""
-    if not isinstance(value, (list, tuple)) or not any(isinstance(level, (list, tuple)) for level in value):
-        return _positive_numbers(value)
-    levels = tuple(_positive_numbers(level) for level in value)
-    if len({len(level) for level in levels}) != 1:
-        raise ValueError(f"every level needs as many sizes as the others, found {[len(level) for level in levels]}")
-    return levels
-
-
-def _train_and_test(value: Any) -> Any:
-    pair = isinstance(value, (list, tuple)) and len(value) == 2
-    if not pair or not all(is_int(count) and count >= 1 for count in value):
-        raise ValueError(f"expected [train, test], two whole numbers of 1 or more, found {value!r}")
-    return tuple(value)
-
-
-TrainAndTest = Annotated[tuple[int, int], BeforeValidator(_train_and_test)]
-AnchorSizes = Annotated[tuple[float, ...] | tuple[tuple[float, ...], ...], BeforeValidator(parse_anchor_sizes)]
+TrainAndTest = Annotated[tuple[Count, Count], Strict(False), described("[train, test], two whole numbers of 1 or more")]
+PositiveNumbers = Annotated[Several[Positive], described("a list of positive numbers")]
+# [32, 64], sizes on every level, or [[32], [64], ...], as many sizes for each level of the pyramid.
+AnchorSizes = Annotated[
+    Several[Positive] | Levels, described("a list of positive numbers, or one for each level, all of one length")
+]
 
 
 class FasterRcnnConfig(Section):
@@ -160,7 +147,7 @@ class FasterRcnnConfig(Section):
     pretrained: bool = False  # true fetches torchvision's ImageNet weights of the backbone, and freezes its first part
     levels: Count | None = None  # coarsest stages that the pyramid reads; null: the last 2 of mobilenets, 4 of resnets
     anchors: AnchorSizes = (32.0, 64.0, 128.0, 256.0, 512.0)  # pixels
-    aspect_ratios: Annotated[tuple[float, ...], BeforeValidator(_positive_numbers)] = (0.5, 1.0, 2.0)  # height / width
+    aspect_ratios: PositiveNumbers = (0.5, 1.0, 2.0)  # height / width
     rpn_pre_nms: TrainAndTest = (2000, 1000)  # best anchors of a level that enter the first stage's NMS
     rpn_post_nms: TrainAndTest = (2000, 1000)  # best proposals of an image that leave it
     rpn_samples: Count = 256  # anchors of an image that the first stage learns from, at most half of them positive

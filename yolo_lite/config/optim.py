@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from yolo_lite.config.seams import Section
-from yolo_lite.config.types import Count, Fraction, NotNegative, Positive, list_to_tuple
+from yolo_lite.config.types import Count, CountOrZero, Fraction, Listed, NotNegative, Positive
 
 # Rows of the model YAML, counted from 0, or its backbone.
-Freeze = Annotated[tuple[Annotated[int, Field(ge=0)], ...] | Literal["backbone"], BeforeValidator(list_to_tuple)]
+Freeze = Listed[CountOrZero] | Literal["backbone"]
 
 
 class OptimSection(Section):
@@ -28,7 +28,7 @@ class OptimSection(Section):
     nominal_batch: Count = 16  # gradients of several batches are averaged up to about this many images a step
     clip_norm: NotNegative = 10.0  # 0 is off
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
-    patience: Annotated[int, Field(ge=0)] = 100  # epochs without progress before the run ends; 0 is never
-    min_epochs: Annotated[int, Field(ge=0)] = 0  # before which patience ends no run
+    patience: CountOrZero = 100  # epochs without progress before the run ends; 0 is never
+    min_epochs: CountOrZero = 0  # before which patience ends no run
     freeze: Freeze = ()
     nonfinite: Literal["skip", "stop"] = "skip"  # what becomes of a step whose loss or gradient is not finite

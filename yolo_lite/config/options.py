@@ -13,10 +13,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import ConfigDict, Field, PlainValidator, model_validator
 
 from yolo_lite.config.seams import Section
-from yolo_lite.config.types import Count, ImageSize, Seed, is_int
+from yolo_lite.config.types import Count, CountOrZero, Fraction, ImageSize, Seed, described
 
 DEFAULT_DATA = "data/shapes.yaml"  # the embedded set
 
@@ -67,10 +67,6 @@ def _resume(value: Any) -> Any:
     return (value or None) if value is None or isinstance(value, bool) else _path(value)
 
 
-def _save_period(value: Any) -> Any:
-    return f"{value:g}" if isinstance(value, (int, float)) else value
-
-
 def _overrides(value: Any) -> tuple[str, ...]:
     """``{"mosaic": 0}`` as ``("mosaic=0",)``; texts ``"key=value"`` are taken as they are."""
     if isinstance(value, Mapping):
@@ -86,21 +82,6 @@ def _json(key: Any, value: Any) -> str:
         return json.dumps(value, default=lambda number: number.item())  # JSON is YAML
     except (AttributeError, TypeError, ValueError):
         raise ValueError(f"{key}: expected a plain value, found {value!r}") from None
-
-
-def _batch_size(value: Any) -> Any:
-    if value in (None, "auto") or (is_int(value) and value >= 1):
-        return value
-    raise ValueError(f"expected 1 or more, or auto, found {value!r}")
-
-
-def _within(low: int, high: int) -> AfterValidator:
-    def check(value: float) -> float:
-        if not low <= value <= high:
-            raise ValueError(f"expected {low}..{high}, found {value}")
-        return value
-
-    return AfterValidator(check)
 
 
 def default_workers() -> int:
@@ -136,9 +117,9 @@ SuggestedSize = Annotated[
 ]
 TrainedSize = Annotated[Count | None, Field(description="longest side in pixels (default: as trained)")]
 Device = Annotated[str | int, PlainValidator(str), Field(description="cpu, 0, cuda:1, mps (default: a GPU if any)")]
-Workers = Annotated[int, Field(ge=0, description="processes that load data (default: one for each core, at most 8)")]
-Confidence = Annotated[float, _within(0, 1), Field(description="lowest confidence")]
-Overlap = Annotated[float, _within(0, 1), Field(description="IoU above which NMS drops a box")]
+Workers = Annotated[CountOrZero, Field(description="processes that load data (default: one for each core, at most 8)")]
+Confidence = Annotated[Fraction, Field(description="lowest confidence")]
+Overlap = Annotated[Fraction, Field(description="IoU above which NMS drops a box")]
 MaxDetections = Annotated[Count, Field(description="most detections in an image")]
 Classes = Annotated[Texts, Flag(metavar="NAME"), Field(description="only these classes (default: all)")]
 Split = Literal["train", "val", "test"]
@@ -158,7 +139,7 @@ class RunOptions(Options):
     data: Data = DEFAULT_DATA
     weights: StrPath | None = option(None, "checkpoint to start from (default: from scratch)")
     epochs: Count | None = option(None, "default: what the dataset YAML suggests, else 100")
-    batch_size: Annotated[int | Literal["auto"] | None, PlainValidator(_batch_size), Flag(metavar="N")] = option(
+    batch_size: Annotated[Count | Literal["auto"] | None, described("1 or more, or auto"), Flag(metavar="N")] = option(
         None, "over all processes; auto: the largest power of two that fits on the GPU (default: the dataset's, or 16)"
     )
     imgsz: SuggestedSize = None
@@ -180,7 +161,7 @@ class TrainOptions(RunOptions):
     resume: Annotated[bool | StrPath | None, PlainValidator(_resume)] = option(
         None, "go on with a run: its folder or last.pt, or the latest below --project"
     )
-    save_period: Annotated[str | float | None, PlainValidator(_save_period), Flag(metavar="N")] = option(
+    save_period: Annotated[str | float | None, Flag(metavar="N")] = option(
         None,
         "write last.pt every N epochs (0.25: four times an epoch), or 10min: as often, and each epoch (default: 1)",
     )
@@ -193,7 +174,7 @@ class ValOptions(Options):
     data: TrainedData = None
     split: Split = option("val", "part of the dataset")
     imgsz: TrainedSize = None
-    batch_size: Count | None = option(None, "default: as trained; the result does not depend on it")
+    batch_size: Count | None = option(None, "default: as trained; scores of other sizes agree to rounding")
     device: Device = ""
     workers: Workers = Field(default_factory=default_workers)
     conf: Confidence = 0.001
@@ -217,7 +198,7 @@ class PredictOptions(Options):
         Field(description="images, videos, folders, patterns, list files; a camera; a URL (rtsp, rtmp, udp, http)"),
     ]
     imgsz: TrainedSize = None
-    batch_size: Count = option(8, "images at once; the result does not depend on it")
+    batch_size: Count = option(8, "images at once; scores of other sizes agree to rounding")
     device: Device = ""
     conf: Confidence = 0.25
     iou: Overlap = 0.45
@@ -301,7 +282,7 @@ class ShowOptions(Options):
     data: Data = DEFAULT_DATA
     hyp: Hyperparameters = "cfg/hyp.yaml"
     imgsz: SuggestedSize = None
-    batches: Annotated[int, _within(1, 1000)] = option(2, "how many, of 8 images each")
+    batches: Annotated[Count, Field(le=1000)] = option(2, "how many, of 8 images each")
     seed: Seed = option(0, "shows what a run of this seed begins with")
     set: Overrides = ()
     plugin: Plugins = ()
@@ -326,6 +307,7 @@ class ConvertOptions(Options):
     out: Annotated[StrPath, Flag(metavar="DIR"), Field(description="a new folder, outside the dataset")]
     polygons: bool = option(False, "yolo: rows with outlines instead of boxes, where they are known")
     copy_images: bool = option(False, "copy the images too (default: they are found where they are)")
+    plugin: Plugins = ()
 
 
 class DownloadOptions(Options):
@@ -350,6 +332,7 @@ class FitOptions(Options):
     hyp: Hyperparameters = option("cfg/hyp.yaml", "hyperparameter YAML, for anchor_t")
     imgsz: SuggestedSize = None
     set: Overrides = ()
+    plugin: Plugins = ()
 
 
 class CheckOptions(FitOptions):
@@ -370,7 +353,7 @@ class CheckOptions(FitOptions):
 class AnchorsOptions(FitOptions):
     """Find anchors that fit the objects of the train split, for the model YAML. No file is changed."""
 
-    seed: Annotated[int, _within(0, 2**31)] = option(0, "of the k-means")
+    seed: Annotated[Seed, Field(le=2**31)] = option(0, "of the k-means")
 
 
 COMMANDS: dict[str, type[Options]] = {

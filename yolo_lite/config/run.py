@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.model import AnyModelConfig
 from yolo_lite.config.seams import Section
-from yolo_lite.config.types import Count, ImageSize, Positive, Seed, list_to_tuple
+from yolo_lite.config.types import Count, CountOrZero, ImageSize, Listed, Positive, Seed
 
 
 class SavePeriod(Section):
@@ -25,10 +25,10 @@ class SavePeriod(Section):
 
 
 def parse_save_period(text: Any) -> Any:
-    """``"2"`` or ``"0.25"`` epochs, ``"10min"``."""
-    if not isinstance(text, str):
+    """``"2"`` or ``0.25`` epochs, ``"10min"``."""
+    if isinstance(text, (SavePeriod, dict)):
         return text
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epochs?|min|)\s*", text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epochs?|min|)\s*", str(text))
     if not match or float(match[1]) == 0:
         raise ValueError(f"expected a number of epochs such as 2 or 0.25, or minutes such as 10min, found {text!r}")
     return SavePeriod(number=float(match[1]), unit="min" if match[2] == "min" else "epochs")
@@ -45,7 +45,7 @@ class RunSection(Section):
     batch_size: Count = 16
     imgsz: ImageSize = 640
     device: str = ""
-    workers: Annotated[int, Field(ge=0)] = 2
+    workers: CountOrZero = 2
     seed: Seed = 0
     project: str = "runs/train"
     name: str = "exp"
@@ -54,7 +54,7 @@ class RunSection(Section):
     figures: bool = True  # curves, images and the graph, in the folder and in TensorBoard
     first_epochs: Count | None = None  # as first planned, where --resume was given another --epochs
     # Absolute paths, for the record: a file that a checkpoint or a config.yaml names is never executed.
-    plugin: Annotated[tuple[str, ...], BeforeValidator(list_to_tuple)] = ()
+    plugin: Listed[str] = ()
 
 
 class RunConfig(Section):

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+
+T = TypeVar("T")
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 ImageSize = Annotated[int, Field(ge=32, le=8192)]  # longest side in pixels
+Listed = Annotated[tuple[T, ...], Strict(False)]  # a list in YAML
+Several = Annotated[tuple[T, ...], Strict(False), Field(min_length=1)]
+
+
+def described(expected: str) -> WrapValidator:
+    """Annotate a field to say ``expected ..., found ...`` in one line, whatever of its value does not fit."""
+
+    def check(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return read(value)
+        except ValidationError:
+            raise ValueError(f"expected {expected}, found {value!r}") from None
+
+    return WrapValidator(check)
 
 
 def is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    return is_int(value) or isinstance(value, float)
-
-
-def list_to_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -21,6 +21,7 @@ class Document(NamedTuple):
     data: dict[str, Any]
     lines: dict[KeyPath, int]  # ("backbone", 3) -> line number, counted from 1
     flags: dict[str, str] = {}  # noqa: RUF012 (never written to): "lr0" -> "--set lr0=1", for keys given by flags
+    noun: str = "key"  # what a name in it is called in messages
 
 
 class _Loader(yaml.SafeLoader):

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.model import ModelConfig, Row
 from yolo_lite.config.seams import read_argument
-from yolo_lite.config.types import is_number
 from yolo_lite.model.blocks import BLOCKS, Activation, Concat, activation_maker
 from yolo_lite.model.heads import HEADS, Head
 
@@ -142,7 +141,7 @@ def _given_by_row(row: Row, parameters: Mapping[str, inspect.Parameter], argumen
         raise ValueError(f"{row.module} takes [{names}], found {len(arguments)} arguments")
     for parameter, argument in zip(own, arguments, strict=False):
         read_argument(parameter, argument, where=f"{parameter.name}: ")
-        if parameter.name in POSITIVE and is_number(argument) and argument <= 0:
+        if parameter.name in POSITIVE and isinstance(argument, (int, float)) and argument <= 0:
             raise ValueError(f"{parameter.name}: expected more than 0, found {argument}")
     return {p.name: argument for p, argument in zip(own, arguments, strict=False)}
 
