@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gc
 import io
 import os
 import socket
@@ -29,13 +30,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the processes are the parallelism
     torch.set_num_threads(1)
 
 
+# Whole commands and figures: no test of these files is quick, so that -m quick need not import them.
+COMMANDS = ("test_cli.py", "test_doctor.py", "test_curves.py", "test_import_weights.py")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if config.option.markexpr == "quick" and collection_path.name in COMMANDS else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test is ``quick`` but those that are slow, train or start processes: of these, single ones are marked."""
     for item in items:
-        trains = "tiny_data" in getattr(item, "fixturenames", ())
+        trains = "tiny_data" in getattr(item, "fixturenames", ()) or item.path.name in COMMANDS
         if not trains and not {mark.name for mark in item.iter_markers()} & {"slow", "processes"}:
             item.add_marker("quick")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # a million objects of imports: to look for garbage among them, again and again, takes seconds
 
 
 @pytest.fixture(autouse=True)
