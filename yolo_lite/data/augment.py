@@ -9,7 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from yolo_lite.config.augment import AugmentSection
+from yolo_lite.config.hyp import AugmentSection
 from yolo_lite.data.instances import Instances, Sample, shift_matrix
 from yolo_lite.data.letterbox import GREY, pad
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from yolo_lite.config.augment import AugmentSection
 from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.hyp import AugmentSection
 from yolo_lite.data import augment, effects
 from yolo_lite.data.copy_paste import copy_paste
 from yolo_lite.data.index import DatasetIndex

@@ -21,8 +21,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolo_lite.config.augment import AugmentSection
 from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.hyp import AugmentSection
 from yolo_lite.data.augment import MIN_VISIBLE, worth_learning
 from yolo_lite.data.instances import Instances, Sample, mirror_matrix
 from yolo_lite.data.letterbox import GREY

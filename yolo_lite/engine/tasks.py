@@ -9,9 +9,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from yolo_lite.config.errors import ConfigError, nearest
-from yolo_lite.config.loss import LossSection
+from yolo_lite.config.hyp import Freeze, LossSection
 from yolo_lite.config.model import AnyModelConfig, FasterRcnnConfig, ModelConfig
-from yolo_lite.config.optim import Freeze
 from yolo_lite.loss.criteria import CRITERIA, Criterion
 from yolo_lite.model.detector import Detector
 from yolo_lite.model.heads import HEADS, ClassRows

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.loss import LossSection
+from yolo_lite.config.hyp import LossSection
 from yolo_lite.loss.box import BoxLoss
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.model.faster_rcnn import BoxObjective, BoxObjectives, FirstStage, RawDetections

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.hyp import Freeze
 from yolo_lite.config.model import ModelConfig
-from yolo_lite.config.optim import Freeze
 from yolo_lite.model.blocks import Concat, Conv
 from yolo_lite.model.builder import build_head, build_layers, dry_run
 from yolo_lite.model.heads import ClassRows, Head

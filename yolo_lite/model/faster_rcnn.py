@@ -29,8 +29,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, clip_boxes_to_image
 
 from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.hyp import Freeze
 from yolo_lite.config.model import FasterRcnnConfig
-from yolo_lite.config.optim import Freeze
 from yolo_lite.model.backbones import BACKBONES
 from yolo_lite.model.heads import ClassRows
 from yolo_lite.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh

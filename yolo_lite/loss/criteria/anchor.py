@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_lite.config.loss import LossSection
+from yolo_lite.config.hyp import LossSection
 from yolo_lite.loss.box import BoxLoss
 from yolo_lite.loss.classification import binary_loss, class_weights, one_hot
 from yolo_lite.loss.criteria.criterion import Criterion

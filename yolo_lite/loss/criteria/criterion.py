@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolo_lite.config.loss import LossSection
+from yolo_lite.config.hyp import LossSection
 from yolo_lite.loss.assigners import ASSIGNERS
 from yolo_lite.loss.box import BoxLoss
 from yolo_lite.ops.grid import Grid
