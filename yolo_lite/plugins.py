@@ -28,11 +28,8 @@ from yolo_lite.model.backbones import Backbone
 from yolo_lite.model.heads import Head
 
 SEAMS = {**SEAMS_OF_A_RUN, "EXPORT_FORMATS": Seam(EXPORT_FORMATS, is_open=True)}
-ENTRY_TYPES = {
-    "TASKS": Task,
-    "EXPORT_FORMATS": ExportFormat,
-    "BACKBONES": Backbone,
-}  # of the dicts that hold no functions
+# Of the dicts that hold no functions.
+ENTRY_TYPES = {"TASKS": Task, "EXPORT_FORMATS": ExportFormat, "BACKBONES": Backbone}
 
 _loaded: list[Path] = []
 

@@ -265,6 +265,7 @@ class CompareOptions(RunOptions):
     The same command goes on where it was stopped.
     """
 
+    batch_size: Count | None = option(None, "of every variant (default: the dataset's, or 16)")
     vary: Annotated[str | None, Flag(metavar="KEY=A,B,...")] = option(
         None, "a key of hyp.yaml, or model.KEY, data.KEY, and its values"
     )
