@@ -272,7 +272,7 @@ ROWS = {
     "too small a side": flags("--imgsz 7", "--imgsz: expected 32 or more, found 7"),
     "a side of text": flags("--imgsz big", "invalid int value"),
     "unknown flag": flags("--fix", "usage: "),
-    "unknown override": flags("--set data.nmaes=x", "unknown key 'data.nmaes'"),
+    "unknown override": flags("--set data.nmaes=x", "--set data.nmaes=x: unknown key 'nmaes' (nearest: 'names')"),
     "override without value": flags("--set names", "expected key=value"),
     "copy into the dataset": flags("--fix-into {here}/set/clean", "expected a folder outside the dataset"),
     "copy over files": flags("--fix-into {here}/full", "expected a new folder or an empty one"),

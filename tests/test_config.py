@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import (
-    check_overrides,
     load_dataset_config,
     load_hyp,
     load_model_config,
@@ -261,18 +260,19 @@ def test_set_reaches_only_the_file_of_its_prefix(hyp, model, dataset):
     assert dataset("names: [a]\ntrain: x", *texts).labels == "here"
 
 
-def test_check_overrides_tells_all_that_cannot_be_meant():
-    assert problems(
-        check_overrides, ["lr1=3", "lr0", "siou_theta=2", "model.nx=1", "data.nams=[a]", "foo.lr0=1", "box=1"]
-    ) == [
+def test_overrides_that_cannot_be_meant_are_told_all_at_once(hyp, model, dataset):
+    texts = ("lr1=3", "siou_theta=2", "model.nx=1", "data.nams=[a]", "foo.lr0=1", "box=1")
+    assert problems(hyp, "lr0: 0.1", *texts) == [
         "--set lr1=3: unknown key 'lr1' (nearest: 'lrf')",
-        "--set lr0: expected key=value",
         "--set siou_theta=2: unknown key 'siou_theta': parameters stand with their loss now, as in "
         "box_loss: {siou: {theta: ...}}",
-        "--set model.nx=1: unknown key 'model.nx' (nearest: 'model.nc')",
-        "--set data.nams=[a]: unknown key 'data.nams' (nearest: 'data.names')",
         "--set foo.lr0=1: unknown key 'foo.lr0' (nearest: 'lr0')",
     ]
+    assert problems(model, MODEL, *texts)[0].startswith("--set model.nx=1: unknown key 'nx' (")
+    assert problems(dataset, "names: [a]\ntrain: x", *texts) == [
+        "--set data.nams=[a]: unknown key 'nams' (nearest: 'names')"
+    ]
+    assert problems(hyp, "lr0: 0.1", "lr0") == ["--set lr0: expected key=value"]
 
 
 def test_an_error_in_an_override_names_the_override_and_not_the_file(hyp, model):

@@ -17,7 +17,7 @@ def run(options: ShowOptions) -> Path:
 
 def _show(options: ShowOptions) -> Path:
     from yolo_lite.config.find import find_yaml
-    from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp
+    from yolo_lite.config.load import load_dataset_config, load_hyp
     from yolo_lite.data.index import index_split
     from yolo_lite.engine.resolve import image_size
     from yolo_lite.engine.run_folder import make_run_folder
@@ -26,7 +26,6 @@ def _show(options: ShowOptions) -> Path:
     from yolo_lite.tools.show import augmented_sheets
 
     overrides, data_file = tuple(options.set), find_yaml(options.data, "data")
-    check_overrides(overrides)
     hyp, data = load_hyp(options.hyp, overrides, SEAMS), load_dataset_config(data_file, overrides, SEAMS)
     index = index_split(data, data_file, "train", with_outlines=hyp.copy_paste > 0)
     print(f"train: {index.describe()}")

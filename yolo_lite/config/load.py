@@ -24,12 +24,7 @@ from yolo_lite.config.yaml_file import Document, KeyPath, parse_scalar, read_yam
 
 S = TypeVar("S", bound=Section)
 
-# What ``--set`` may override, by the prefix of its keys.
-PREFIXES: dict[str, tuple[type[Section], ...]] = {
-    "": (Hyp,),
-    "model.": tuple(MODEL_SECTIONS.values()),
-    "data.": (DatasetConfig,),
-}
+PREFIXES = ("model.", "data.")  # of keys that ``--set`` overrides in these files; those of hyp.yaml have none
 
 
 def load_hyp(path: str | os.PathLike[str], overrides: Sequence[str] = (), seams: Seams | None = None) -> Hyp:
@@ -76,29 +71,15 @@ def load_run_config(plain: Mapping[str, Any], source: str, seams: Seams | None =
         raise ConfigError(f"{error}\n{source}: {advice}") from None
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Raise ConfigError for every ``--set`` text that is no ``key=value`` or names no key of any file."""
-    problems = []
-    for text in overrides:
-        key, equals, _ = text.partition("=")
-        prefix = next((p for p in PREFIXES if p and key.startswith(p)), "")
-        known = [prefix + name for section in PREFIXES[prefix] for name in section.model_fields]
-        if not equals:
-            problems.append(f"--set {text}: expected key=value")
-        elif key not in known:
-            advice = nearest(key, known) if prefix else _advice(Hyp, (key,))
-            problems.append(f"--set {text}: unknown key {key!r}{advice}")
-    if problems:
-        raise ConfigError("\n".join(problems))
-
-
 def override(document: Document, overrides: Sequence[str], prefix: str) -> Document:
     """A document with the ``key=value`` texts that carry ``prefix`` laid over it."""
     changes: dict[str, Any] = {}
     flags: dict[str, str] = {}
     for text in overrides:
-        key, _, value = text.partition("=")
-        if key.startswith(prefix) if prefix else "." not in key:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: expected key=value")
+        if key.startswith(prefix or PREFIXES) == bool(prefix):
             name = key.removeprefix(prefix)
             flags[name] = f"--set {text}"
             try:

@@ -10,7 +10,7 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.hyp import Hyp
-from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp, load_model_config, validate
+from yolo_lite.config.load import load_dataset_config, load_hyp, load_model_config, validate
 from yolo_lite.config.model import AnyModelConfig, ModelConfig
 from yolo_lite.config.options import FitOptions, TrainOptions
 from yolo_lite.config.run import RunConfig, RunSection
@@ -28,7 +28,6 @@ def run_config(options: TrainOptions) -> RunConfig:
         ConfigError: an option or a file that it names is unusable; all problems at once.
     """
     overrides = tuple(options.set)
-    check_overrides(overrides)
     problems: list[str] = []
 
     def attempt(read: Callable[[], T]) -> T | None:
@@ -108,7 +107,6 @@ def fit_config(options: FitOptions) -> FitConfig:
         ConfigError: anything in them is unusable.
     """
     overrides = tuple(options.set)
-    check_overrides(overrides)
     data_file = str(find_yaml(options.data, "data"))
     data = load_dataset_config(data_file, overrides, SEAMS)
     model, hyp = load_model_config(options.cfg, overrides, SEAMS), load_hyp(options.hyp, overrides, SEAMS)
