@@ -69,11 +69,6 @@ class Task(NamedTuple):
     is_exported: bool = True  # whether yolo-lite export knows the model
 
 
-def build_detector(config: ModelConfig, fetch: bool) -> Detector:
-    """The detector of a model YAML."""
-    return Detector(config)
-
-
 def criterion_of_head(config: ModelConfig, section: LossSection, label_counts: np.ndarray) -> Criterion:
     """The criterion that goes with the head of a model YAML."""
     name = config.head[-1].module
@@ -97,7 +92,7 @@ def faster_rcnn_criterion(config: FasterRcnnConfig, section: LossSection, label_
 
 
 TASKS: dict[str, Task] = {
-    "detect": Task(build_detector, criterion_of_head),
+    "detect": Task(lambda config, fetch: Detector(config), criterion_of_head),
     "faster_rcnn": Task(build_faster_rcnn, faster_rcnn_criterion, is_exported=False),
 }
 

@@ -285,26 +285,9 @@ def _shape(pair: Pair, theta: float, weight: Tensor | float = 1.0) -> Tensor:
     return safe_power(1 - torch.exp(-weight * difference), theta)
 
 
-BOX_LOSSES: dict[str, BoxLossFunction] = {
-    "l1": l1,
-    "l2": l2,
-    "smooth_l1": smooth_l1,
-    "iou": iou,
-    "iou_log": iou_log,
-    "giou": giou,
-    "diou": diou,
-    "ciou": ciou,
-    "eiou": eiou,
-    "focal_eiou": focal_eiou,
-    "siou": siou,
-    "alpha_iou": alpha_iou,
-    "wiou": wiou,
-    "mpdiou": mpdiou,
-    "inner_iou": inner_iou,
-    "shape_iou": shape_iou,
-    "nwd": nwd,
-}
-
+_CORNERS = (l1, l2, smooth_l1)
+_AREAS = (iou, iou_log, giou, diou, ciou, eiou, focal_eiou, siou, alpha_iou, wiou, mpdiou, inner_iou, shape_iou, nwd)
+BOX_LOSSES: dict[str, BoxLossFunction] = {loss.__name__: loss for loss in (*_CORNERS, *_AREAS)}
 
 # What the place of use hands over to the losses that have a parameter of that name.
 CONTEXT = ("unit", "image_size", "mean")

@@ -297,12 +297,4 @@ def _reduce(loss: Tensor, weight: Tensor, reduction: Reduction, size: tuple[int,
     raise ValueError(f"mask loss: reduction is {reduction!r}, expected 'mean', 'sum' or 'none'")
 
 
-MASK_LOSSES: dict[str, MaskLoss] = {
-    "iou": iou,
-    "iou_log": iou_log,
-    "dice": dice,
-    "tversky": tversky,
-    "lovasz": lovasz,
-    "ce": ce,
-    "focal": focal,
-}
+MASK_LOSSES: dict[str, MaskLoss] = {loss.__name__: loss for loss in (iou, iou_log, dice, tversky, lovasz, ce, focal)}
