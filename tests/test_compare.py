@@ -263,3 +263,9 @@ def test_the_list_of_losses_names_every_loss_with_its_paper_and_parameters(capsy
     assert (tuple(box), tuple(binary), set(mask)) == (tuple(BOX_LOSSES), tuple(CLS_LOSSES), set(MASK_LOSSES))
     assert all("arXiv:" in line for line in box.values())
     assert "{theta: 4.0}" in box["siou"] and "alpha: 0.3" in mask["tversky"]
+
+
+def test_variants_have_a_batch_size_in_numbers(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--batch-size", "auto", "--vary", "mosaic=0,1"])
+    assert "--batch-size: invalid int value: 'auto'" in capsys.readouterr().err

@@ -116,3 +116,11 @@ def test_a_task(tiny_data: Path, tmp_path: Path):
 def test_an_augmentation(tiny_data: Path, tmp_path: Path):
     rows = trained(tiny_data, tmp_path, ANCHORS, "augmentations=[swap_channels]")
     assert len(rows) == 2
+
+
+@pytest.mark.parametrize("command", ["check", "anchors"])
+def test_every_command_that_reads_hyp_yaml_takes_plugins(command: str, tiny_data: Path, tmp_path: Path, capsys):
+    words = [command, "--data", str(tiny_data), "--cfg", "yolo_n", "--set", "box_loss=power_iou"]
+    words += ["--project", str(tmp_path)] if command == "check" else []
+    assert main(words) == 2 and "unknown name 'power_iou'" in capsys.readouterr().err
+    assert main([*words, "--plugin", str(TOYS)]) == 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, get_type_hints
 
 from yolo_lite.cli import train as train_command
 from yolo_lite.cli import val as val_command
+from yolo_lite.cli.main import with_plugins
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import validate
 from yolo_lite.config.options import Options, TrainOptions, ValOptions
@@ -40,7 +41,7 @@ def with_options_of(section: Callable[P, SomeOptions]) -> Callable[[Callable[[So
             name = f"{action.__name__}()"
             if given:
                 raise ConfigError(f"{name}: expected options by name, found {given[0]!r}")
-            return action(validate(kind, Document(name, options, {}, noun="option")))
+            return with_plugins(action, validate(kind, Document(name, options, {}, noun="option")))
 
         function.__signature__ = _signature(kind, action)  # type: ignore[attr-defined]
         fields = "\n".join(f"    {name}: {field.description}" for name, field in kind.model_fields.items())

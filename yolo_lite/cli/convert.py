@@ -11,9 +11,10 @@ from yolo_lite.config.options import ConvertOptions
 
 def run(options: ConvertOptions) -> None:
     """Convert, and say where the new dataset YAML is."""
+    from yolo_lite.engine.seams import SEAMS
     from yolo_lite.tools.convert import convert
 
     data_file = str(find_yaml(options.data, "data"))
-    config = load_dataset_config(data_file)
+    config = load_dataset_config(data_file, seams=SEAMS)
     flags = (options.polygons, options.copy_images)
     print(convert(config, data_file, options.to, Path(options.out), *flags))

@@ -21,14 +21,12 @@ def run(options: ExportOptions) -> None:
         UserError: a flag, the checkpoint or the data cannot be used, or the file differs too much.
     """
     from yolo_lite.deploy.export import export, read_exportable, samples_of
-    from yolo_lite.plugins import loaded
 
-    with loaded(options.plugin):
-        output = _output(options)
-        exportable = read_exportable(str(options.weights), _settings(options))
-        index = _index(options, exportable)
-        samples = samples_of(index, exportable.facts, options.calibration_images if options.int8 else 0)
-        agreement = export(exportable, output, samples)
+    output = _output(options)
+    exportable = read_exportable(str(options.weights), _settings(options))
+    index = _index(options, exportable)
+    samples = samples_of(index, exportable.facts, options.calibration_images if options.int8 else 0)
+    agreement = export(exportable, output, samples)
     print(f"{output}: {output.stat().st_size / 2**20:.1f} MiB; {len(samples.check)} images: {agreement}")
     if exportable.facts.source:
         print(exportable.facts.source)

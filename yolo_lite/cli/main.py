@@ -7,11 +7,14 @@ import importlib
 import io
 import sys
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import yolo_lite
-from yolo_lite.cli.arguments import read_options
+from yolo_lite.cli.arguments import SomeOptions, read_options
 from yolo_lite.config.errors import StoppedError, UserError
 from yolo_lite.config.options import COMMANDS
+
+T = TypeVar("T")
 
 # Each command is a module of this folder with run(options), whose int is the exit status if it returns one,
 # and, where it can go on after Ctrl-C, a HINT how.
@@ -34,7 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, section = words[0], COMMANDS[words[0]]
     command = importlib.import_module(f"yolo_lite.cli.{MODULES.get(name, name)}")
     program = SCRIPTS.get(name, f"yolo-lite {name}")
-    return _run(lambda: command.run(read_options(section, words[1:], program)), getattr(command, "HINT", ""))
+    return _run(
+        lambda: with_plugins(command.run, read_options(section, words[1:], program)), getattr(command, "HINT", "")
+    )
+
+
+def with_plugins(action: Callable[[SomeOptions], T], options: SomeOptions) -> T:
+    """Carry out a command while what its plugins bring is in the dicts."""
+    if not getattr(options, "plugin", ()):
+        return action(options)
+    from yolo_lite.plugins import loaded
+
+    with loaded(options.plugin):  # type: ignore[attr-defined]
+        return action(options)
 
 
 def _usage() -> str:

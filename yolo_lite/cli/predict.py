@@ -50,11 +50,9 @@ def run(options: PredictOptions) -> None:
     from yolo_lite.deploy.sources import count_frames, find_media, read_frames
     from yolo_lite.engine.device import memory_errors_explained
     from yolo_lite.engine.run_folder import make_run_folder
-    from yolo_lite.plugins import loaded
 
     media = find_media(options.source)
-    with loaded(options.plugin):
-        predictor = load(str(options.weights), str(options.device), options.imgsz)
+    predictor = load(str(options.weights), str(options.device), options.imgsz)
     choice = predictor.options(
         options.conf, options.iou, options.max_det, options.classes or None, options.agnostic_nms
     )

@@ -9,13 +9,6 @@ from yolo_lite.config.options import ShowOptions
 
 def run(options: ShowOptions) -> Path:
     """Write ``batch_1.png``, ...; the folder comes back."""
-    from yolo_lite.plugins import loaded
-
-    with loaded(options.plugin):
-        return _show(options)
-
-
-def _show(options: ShowOptions) -> Path:
     from yolo_lite.config.find import find_yaml
     from yolo_lite.config.load import load_dataset_config, load_hyp
     from yolo_lite.data.index import index_split

@@ -25,9 +25,8 @@ def run(options: TrainOptions) -> Result:
     """Train a new detector, or go on with a run."""
     from yolo_lite.engine.processes import joined
     from yolo_lite.engine.train import train
-    from yolo_lite.plugins import loaded
 
-    with loaded(options.plugin), joined() as processes:
+    with joined() as processes:
         if processes.launchers:
             options = processes.from_first(lambda: _restarted(options, processes.launchers))
         # The first process reads a checkpoint for all: others may run where its file is not.
