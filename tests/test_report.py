@@ -16,8 +16,8 @@ from yolo_lite.report.drawing import (
     class_colour,
     contact_sheet,
     draw_boxes,
-    draw_thin_boxes,
-    encode_image,
+    draw_outlines,
+    encode_png,
     enlarge,
     side_by_side,
     titled,
@@ -274,7 +274,7 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path):
     board = TensorBoard(tmp_path)
     for step in range(3):
         board.scalars({"loss/box": 0.5 / (step + 1), "mAP50": float(step)}, step)
-    board.image("labels", encode_image(grey_picture()), 2)
+    board.image("labels", encode_png(grey_picture()), 2)
     board.text("config", "**lr0** 0.01")
     board.close()
     events = EventAccumulator(str(tmp_path)).Reload()
@@ -302,7 +302,7 @@ def test_tensorboard_has_the_counts_of_pr_curves_missed_objects_too(tmp_path):
 
 def test_thin_boxes_have_the_colours_of_their_classes_or_are_white():
     image, boxes = grey_picture(), np.array([[40.0, 60.0, 200.0, 180.0]])
-    thin, white = draw_thin_boxes(image, boxes, [2]), draw_thin_boxes(image, boxes)
+    thin, white = draw_outlines(image, boxes, [2]), draw_outlines(image, boxes)
     outline = is_colour(thin, 2)
     assert outline.sum() == 2 * (161 + 121) - 4 and (white[outline] == 255).all()
     assert (image == 100).all() and (thin[~outline] == 100).all()

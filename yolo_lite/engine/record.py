@@ -16,7 +16,7 @@ from yolo_lite.engine import sheets
 from yolo_lite.engine.coco_ap import score_by_size
 from yolo_lite.engine.evaluate import Evaluation, Split, format_table, report
 from yolo_lite.engine.figures import figures
-from yolo_lite.report.drawing import encode_image
+from yolo_lite.report.drawing import encode_png
 from yolo_lite.report.results import results_image
 from yolo_lite.report.results_csv import ResultsCsv
 from yolo_lite.report.tensorboard import TensorBoard
@@ -103,7 +103,7 @@ class Record:
         self.board.pr_curves(present, curves, number)
 
     def _image(self, tag: str, name: str, image_rgb: np.ndarray, step: int) -> None:
-        png = encode_image(image_rgb)
+        png = encode_png(image_rgb)
         self.board.image(tag, png, step)
         (self.folder / name).write_bytes(png)
 

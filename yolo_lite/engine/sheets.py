@@ -14,7 +14,7 @@ from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
-from yolo_lite.report.drawing import as_rgb, contact_sheet, draw_boxes, draw_thin_boxes, enlarge, side_by_side, titled
+from yolo_lite.report.drawing import as_rgb, contact_sheet, draw_boxes, draw_outlines, enlarge, side_by_side, titled
 from yolo_lite.structures import Batch
 
 SHOWN_IMAGES = 8  # of a training batch
@@ -71,8 +71,8 @@ def _objects_and_anchors(batch: Batch, anchors: Cells, names: tuple[str, ...], r
     size = xyxy_to_cxcywh(anchors.xyxy[learning])[:, 2:].round(2)  # cells far from 0 cost digits
     _, shapes = np.unique(np.column_stack((target, size)), axis=0, return_index=True)
     centre = xyxy_to_cxcywh(xyxy)[:, :2]
-    image = draw_thin_boxes(image, xyxy[shapes], labels[target[shapes]])
-    image = draw_thin_boxes(image, np.concatenate((centre - 2, centre + 2), axis=1), labels[target])
+    image = draw_outlines(image, xyxy[shapes], labels[target[shapes]])
+    image = draw_outlines(image, np.concatenate((centre - 2, centre + 2), axis=1), labels[target])
     image = draw_boxes(image, objects, labels[own], names)
     return titled(image, f"{learning.sum()} anchors learn {own.sum()} objects")
 
@@ -108,10 +108,10 @@ def _missed_and_false(index: DatasetIndex, errors: Errors, position: int) -> np.
     own, found = errors.image == position, table.image == position
     missed, false = errors.is_missed[own], errors.is_false[found]
     larger, boxes = enlarge(image, errors.xyxy[own])
-    left = draw_thin_boxes(larger, boxes[~missed])
+    left = draw_outlines(larger, boxes[~missed])
     left = draw_boxes(left, boxes[missed], errors.label[own][missed], names)
     larger, boxes = enlarge(image, table.xyxy[found])
-    right = draw_thin_boxes(larger, boxes[~false])
+    right = draw_outlines(larger, boxes[~false])
     right = draw_boxes(right, boxes[false], table.label[found][false], names, table.score[found][false])
     titles = f"labels: {missed.sum()} of {len(missed)} missed", f"predictions: {false.sum()} of {len(false)} false"
     return side_by_side(left, right, titles)
