@@ -10,17 +10,16 @@ from yolo_lite.engine import sheets
 from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, find_errors
 from yolo_lite.engine.evaluate import Evaluation, Split
 from yolo_lite.report.confusion import confusion_image
-from yolo_lite.report.curves import ClassAp, ap_image, curves_image
+from yolo_lite.report.curves import ap_image, curves_image
 
 
 def figures(evaluation: Evaluation, split: Split) -> Iterator[tuple[str, np.ndarray]]:
     """Names of files, without an ending, and RGB images."""
     index, scores = split.dataset, evaluation.scores
     errors = find_errors(index, split.truth, evaluation.detections)
-    rows = zip(index.names, scores.curves.objects.tolist(), scores.by_class, strict=True)
     rule = f"detections above confidence {SHOWN_CONFIDENCE}, paired with objects at IoU 0.5 whatever their classes"
     yield "val_predictions", sheets.prediction_sheet(index, evaluation.detections)
     yield "worst_images", sheets.worst_sheet(index, errors)
     yield "curves", curves_image(scores.curves, index.names)
     yield "confusion_matrix", confusion_image(errors.matrix(len(index.names)), index.names, rule)
-    yield "ap_by_class", ap_image([ClassAp(name, count, row.map50_95, row.map50) for name, count, row in rows])
+    yield "ap_by_class", ap_image(index.names, scores.curves.objects, np.array(scores.by_class)[:, :2])

@@ -17,8 +17,7 @@ from yolo_lite.engine.coco_ap import score_by_size
 from yolo_lite.engine.evaluate import Evaluation, Split, format_table, report
 from yolo_lite.engine.figures import figures
 from yolo_lite.report.drawing import encode_png
-from yolo_lite.report.results import results_image
-from yolo_lite.report.results_csv import ResultsCsv
+from yolo_lite.report.results_csv import ResultsCsv, results_image
 from yolo_lite.report.tensorboard import TensorBoard
 from yolo_lite.structures import Batch
 

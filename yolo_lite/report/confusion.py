@@ -20,39 +20,32 @@ def confusion_image(matrix: np.ndarray, names: Sequence[str], subtitle: str) -> 
     """
     matrix, names = _most_frequent(matrix, names)
     titles = [*map(label_of, names), "background"]
-    size = len(titles)
-    side = 3.2 + (0.75 * size if size <= NUMBERED + 1 else 0.19 * size)
+    numbered = len(names) <= NUMBERED
+    side, font = (3.2 + 0.75 * len(titles), 9) if numbered else (3.2 + 0.19 * len(titles), 6.5)
     figure = new_figure(side + 1.2, side)
-    axes = figure.add_subplot()
-    shares = matrix / np.maximum(matrix.sum(axis=0, keepdims=True), 1)
-    image = axes.imshow(np.where(matrix > 0, shares, np.nan), cmap="Blues", vmin=0, vmax=1)
-    if size <= NUMBERED + 1:
-        for row, column in zip(*np.nonzero(matrix), strict=True):
-            colour = "white" if shares[row, column] > 0.55 else "black"
-            text = f"{matrix[row, column]}\n{shares[row, column]:.2f}"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8.5)
-    font = 9 if size <= NUMBERED + 1 else 6.5
-    axes.set_xticks(range(size), titles, rotation=90 if size > 4 else 0, fontsize=font)
-    axes.set_yticks(range(size), titles, fontsize=font)
-    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="0.9", linewidth=0.6)
-    axes.tick_params(which="minor", length=0)
-    axes.set_xlabel("truth (background: nothing is there)")
-    axes.set_ylabel("prediction (background: missed)")
+    axes = figure.add_subplot(aspect="equal")
+    shares = matrix / np.maximum(matrix.sum(axis=0), 1)
+    shown, places = np.ma.masked_equal(shares, 0), np.arange(len(titles))
+    image = axes.pcolormesh(places, places, shown, cmap="Blues", vmin=0, vmax=1, edgecolors="0.9", linewidth=0.6)
+    for row, column in np.argwhere(matrix) if numbered else ():
+        colour = "white" if shares[row, column] > 0.55 else "black"
+        text = f"{matrix[row, column]}\n{shares[row, column]:.2f}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8.5)
+    axes.set_xticks(places, titles, rotation=90 if len(titles) > 4 else 0, fontsize=font)
+    axes.set_yticks(places, titles, fontsize=font)
+    axes.invert_yaxis()
+    axes.set(xlabel="truth (background: nothing is there)", ylabel="prediction (background: missed)")
     figure.suptitle(subtitle, fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the column")
     return pixels(figure)
 
 
-def _most_frequent(matrix: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+def _most_frequent(matrix: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:
     """The rows and columns of the 40 most frequent classes, in their order; the others are one."""
-    num_classes = len(names)
-    if num_classes <= LARGEST:
-        return matrix, list(names)
+    if len(names) <= LARGEST:
+        return matrix, names
     frequent = np.sort(np.argsort(-matrix[:, :-1].sum(axis=0), kind="stable")[:LARGEST])
-    place = np.full(num_classes + 1, LARGEST)  # of each class in the smaller matrix
+    place = np.full(len(matrix), LARGEST)  # of each class in the smaller matrix
     place[frequent], place[-1] = np.arange(LARGEST), LARGEST + 1
-    smaller = np.zeros((LARGEST + 2, LARGEST + 2), dtype=matrix.dtype)
-    np.add.at(smaller, (place[:, None], place[None, :]), matrix)
-    return smaller, [*(names[label] for label in frequent), f"{num_classes - LARGEST} others"]
+    member = np.eye(LARGEST + 2, dtype=matrix.dtype)[place]  # [C + 1, 42]
+    return member.T @ matrix @ member, [*(names[label] for label in frequent), f"{len(names) - LARGEST} others"]

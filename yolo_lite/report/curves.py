@@ -39,30 +39,29 @@ class Curves(NamedTuple):
 
 
 def curves_image(curves: Curves, names: Sequence[str]) -> np.ndarray:
-    """Four panels, a line for each class that has objects and a thick one for their mean; RGB."""
+    """Four panels at IoU 0.5, a line for each class that has objects and a thick one for their mean; RGB."""
     present = np.flatnonzero(curves.objects > 0).tolist()
-    figure = new_figure(11, 9, arranged=False)
-    figure.subplots_adjust(left=0.06, right=0.98, top=0.93, bottom=0.14, hspace=0.28, wspace=0.16)
+    named = len(present) <= NAMED_CLASSES
+    figure = new_figure(11, 9)
     panels = (
-        ("precision over recall", "recall", "precision", RECALLS, curves.interpolated),
-        ("F1", "confidence", "F1", curves.confidence, curves.f1),
-        ("precision", "confidence", "precision", curves.confidence, curves.precision),
-        ("recall", "confidence", "recall", curves.confidence, curves.recall),
+        ("recall", "precision", RECALLS, curves.interpolated),
+        ("confidence", "F1", curves.confidence, curves.f1),
+        ("confidence", "precision", curves.confidence, curves.precision),
+        ("confidence", "recall", curves.confidence, curves.recall),
     )
-    for axes, (title, x_name, y_name, x, values) in zip(figure.subplots(2, 2).flat, panels, strict=True):
-        named = len(present) <= NAMED_CLASSES
+    for axes, (x_name, y_name, x, values) in zip(figure.subplots(2, 2).flat, panels, strict=True):
         for place, label in enumerate(present):
             colour, width = (f"C{place}", 1.2) if named else ("0.75", 0.6)
             text = label_of(names[label]) if named else "each class" if place == 0 else None
             axes.plot(x, values[label], color=colour, linewidth=width, label=text)
         mean = mean_of_known(values[present], 0)
         axes.plot(x, mean, color="black", linewidth=2.2, label=f"mean of {len(present)} classes")
-        axes.set(title=f"{title}: {_summary(title, x, mean)}", xlabel=x_name, ylabel=y_name)
-        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        best = 0 if np.isnan(mean).all() else int(np.nanargmax(mean))
+        told = f"mAP50 {mean.mean():.3f}" if x_name == "recall" else f"best {mean[best]:.3f} from {x[best]:.3f} on"
+        axes.set(title=f"{y_name} over {x_name}: {told}", xlabel=x_name, ylabel=y_name, xlim=(0, 1), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
     # One legend for all four, below them: inside a panel it would hide lines.
-    handles, texts = axes.get_legend_handles_labels()
-    figure.legend(handles, texts, loc="lower center", ncols=4, fontsize=9)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle("at IoU 0.5", fontsize=10)
     return pixels(figure)
 
@@ -73,36 +72,22 @@ def mean_of_known(values: np.ndarray, axis: int) -> np.ndarray:
     return np.where(counted > 0, np.nansum(values, axis=axis) / np.maximum(counted, 1), np.nan)
 
 
-def _summary(title: str, x: np.ndarray, mean: np.ndarray) -> str:
-    if np.isnan(mean).all():
-        return "nothing to show"
-    if title == "precision over recall":
-        return f"mAP50 {mean.mean():.3f}"
-    best = int(np.nanargmax(mean))
-    return f"best {mean[best]:.3f} from {x[best]:.3f} on"
+def ap_image(names: Sequence[str], objects: np.ndarray, ap: np.ndarray) -> np.ndarray:
+    """A bar for each class that has objects, the best on top: AP, and AP50 behind it; RGB.
 
-
-class ClassAp(NamedTuple):
-    """A bar of ``ap_image``."""
-
-    name: str
-    objects: int
-    map50_95: float
-    map50: float
-
-
-def ap_image(classes: Sequence[ClassAp]) -> np.ndarray:
-    """A bar for each class that has objects, the best on top: AP, and AP50 behind it; RGB."""
-    rows = sorted((row for row in classes if row.objects), key=lambda row: (row.map50_95, row.map50))
-    figure = new_figure(8, 1.5 + 0.24 * max(len(rows), 2))
+    Args:
+        names, objects, ap: of each class, ``[C]``, ``[C]``, and AP50-95 beside AP50 ``[C, 2]``.
+    """
+    order = [label for label in np.lexsort(ap.T[::-1]) if objects[label]]
+    ap50_95, ap50 = ap[order].T
+    labels = [f"{label_of(names[label])} ({objects[label]})" for label in order]
+    figure = new_figure(8, 1.5 + 0.24 * max(len(order), 2))
     axes = figure.add_subplot()
-    places = range(len(rows))
-    axes.barh(places, [row.map50 for row in rows], color="#b9d4ec", label="AP50")
-    axes.barh(places, [row.map50_95 for row in rows], height=0.5, color="#1f5f99", label="AP50-95")
-    for place, row in zip(places, rows, strict=True):
-        axes.text(row.map50 + 0.008, place, f"{row.map50_95:.3f} / {row.map50:.3f}", va="center", fontsize=7.5)
-    axes.set_yticks(places, [f"{label_of(row.name)} ({row.objects})" for row in rows], fontsize=8)
-    axes.set(xlim=(0, 1.16), ylim=(-0.6, max(len(rows), 1) - 0.4), xticks=np.linspace(0, 1, 6))
+    bars = axes.barh(range(len(order)), ap50, color="#b9d4ec", label="AP50")
+    axes.barh(range(len(order)), ap50_95, height=0.5, color="#1f5f99", label="AP50-95")
+    axes.bar_label(bars, [f"{mean:.3f} / {at_50:.3f}" for mean, at_50 in ap[order]], padding=4, fontsize=7.5)
+    axes.set_yticks(range(len(order)), labels, fontsize=8)
+    axes.set(xlim=(0, 1.16), ylim=(-0.6, max(len(order), 1) - 0.4), xticks=np.linspace(0, 1, 6))
     axes.set(xlabel="average precision", ylabel="class (objects)")
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 HEADER = ("class", "images", "objects", "precision", "recall", "mAP50", "mAP50-95")
@@ -12,22 +12,20 @@ NAME_WIDTH = 24  # characters: with it the table fits into a terminal of 80
 
 def aligned_table(rows: Sequence[Sequence[str]]) -> str:
     """Plain text; the first column is aligned left, the others, which are numbers, right."""
-    names = _padded([row[:1] for row in rows], str.ljust)
-    numbers = _padded([row[1:] for row in rows], str.rjust)
-    return "\n".join("  ".join((*name, *cells)) for name, cells in zip(names, numbers, strict=True))
+    line = "  ".join(f"{{:{'>' if column else '<'}{width}}}" for column, width in enumerate(_widths(rows)))
+    return "\n".join(line.format(*row) for row in rows)
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Markdown that is aligned in the terminal too; the first row is the header."""
-    padded = _padded(rows, str.ljust)
-    lines = ["| " + " | ".join(cells) + " |" for cells in padded]
-    ruler = "|" + "|".join("-" * (len(cell) + 2) for cell in padded[0]) + "|"
-    return "\n".join([lines[0], ruler, *lines[1:]])
+    line = "| " + " | ".join(f"{{:{width}}}" for width in _widths(rows)) + " |"
+    ruler = "|" + "|".join("-" * (width + 2) for width in _widths(rows)) + "|"
+    header, *others = (line.format(*row) for row in rows)
+    return "\n".join([header, ruler, *others])
 
 
-def _padded(rows: Sequence[Sequence[str]], pad: Callable[[str, int], str]) -> list[list[str]]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [[pad(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
 
 
 def shortened(name: str) -> str:
@@ -49,9 +47,8 @@ class ClassRow(NamedTuple):
 
 def class_table(rows: Sequence[ClassRow], overall: ClassRow) -> str:
     """A header, the overall row, then one row a class in the order given."""
-    return aligned_table([HEADER, *(_cells(row) for row in (overall, *rows))])
-
-
-def _cells(row: ClassRow) -> tuple[str, ...]:
-    ratios = ("-" if math.isnan(ratio) else f"{ratio:.3f}" for ratio in row[3:])
-    return (shortened(row.name), str(row.images), str(row.objects), *ratios)
+    table: list[Sequence[str]] = [HEADER]
+    for name, images, objects, *ratios in (overall, *rows):
+        cells = ("-" if math.isnan(ratio) else f"{ratio:.3f}" for ratio in ratios)
+        table.append((shortened(name), str(images), str(objects), *cells))
+    return aligned_table(table)
