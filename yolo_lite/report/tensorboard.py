@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from yolo_lite.report.curves import Curves
 
@@ -36,14 +38,14 @@ class TensorBoard:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         # SummaryWriter.add_image would encode it anew, and slowly: 2 s for a sheet of images.
-        width, height = (int.from_bytes(png[first : first + 4], "big") for first in (16, 20))
+        width, height = Image.open(io.BytesIO(png)).size
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
         with self._named_errors():
             self._writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
-    def text(self, tag: str, markdown: str, step: int = 0) -> None:
+    def text(self, tag: str, markdown: str) -> None:
         with self._named_errors():
-            self._writer.add_text(tag, markdown, step)
+            self._writer.add_text(tag, markdown, 0)
 
     def pr_curves(self, names: Mapping[str, int], curves: Curves, step: int) -> None:
         """Adds precision over recall of each class, given with its row of the curves; missed objects count."""
