@@ -24,8 +24,7 @@ from yolo_lite.engine.coco_ap import (
     score_detections,
 )
 from yolo_lite.engine.confusion import Errors, find_errors
-from yolo_lite.report.confusion import LARGEST, _most_frequent, confusion_image
-from yolo_lite.report.curves import Curves, ap_image, curves_image
+from yolo_lite.report.evaluation import LARGEST, Curves, _most_frequent, ap_image, confusion_image, curves_image
 from yolo_lite.report.results_csv import ResultsCsv, results_image
 
 BOX = [10.0, 10, 30, 30]

@@ -9,8 +9,7 @@ import numpy as np
 from yolo_lite.engine import sheets
 from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, find_errors
 from yolo_lite.engine.evaluate import Evaluation, Split
-from yolo_lite.report.confusion import confusion_image
-from yolo_lite.report.curves import ap_image, curves_image
+from yolo_lite.report.evaluation import ap_image, confusion_image, curves_image
 
 
 def figures(evaluation: Evaluation, split: Split) -> Iterator[tuple[str, np.ndarray]]:

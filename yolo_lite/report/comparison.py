@@ -40,9 +40,6 @@ class VariantRow(NamedTuple):
         return "better" if self.difference > 0 else "worse"
 
 
-HEADER = ("variant", "mAP50-95", "mAP75", "mAP50", "difference", "verdict", "seconds")
-
-
 def comparison_table(rows: Sequence[VariantRow]) -> str:
     """Markdown, aligned for the terminal."""
 
@@ -50,9 +47,9 @@ def comparison_table(rows: Sequence[VariantRow]) -> str:
         text = "-" if value is None else f"{value:{sign}.4f}"
         return text if spread is None else f"{text} ± {spread:.4f}"
 
-    table: list[Sequence[str]] = [HEADER]
+    table = [("variant", "mAP50-95", "mAP75", "mAP50", "difference", "verdict", "seconds")]
     for row in rows:
-        means = (cell(*pair) for pair in (row.map50_95, row.map75, row.map50))
+        means = cell(*row.map50_95), cell(*row.map75), cell(*row.map50)
         seconds = "-" if row.seconds is None else f"{row.seconds:.0f}"
         table.append((row.variant, *means, cell(row.difference, row.half_width, "+"), row.verdict, seconds))
     return markdown_table(table)

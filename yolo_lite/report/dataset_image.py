@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 80  # names of more could not be read
 COLOURS = {"train": "tab:blue", "val": "tab:orange", "test": "tab:green"}
-LEVEL_COLOURS = ("tab:red", "tab:purple", "tab:cyan", "tab:olive", "tab:pink", "tab:brown")
 
 
 class DatasetShape(NamedTuple):
@@ -43,8 +42,7 @@ def dataset_image(shape: DatasetShape) -> np.ndarray:
     ratios.set_xticks([1 / 16, 1 / 4, 1, 4, 16], ["1:16", "1:4", "1:1", "4:1", "16:1"])
     ratios.set(xlabel="width : height", ylabel="objects", title=f"{split}: aspect ratios")
     most = int(shape.per_image.max(initial=1))
-    edges = np.linspace(-0.5, most + 0.5, min(most + 2, 60))
-    per_image.hist(shape.per_image, bins=edges.tolist(), color=colour)
+    per_image.hist(shape.per_image, bins=min(most + 1, 60), range=(-0.5, most + 0.5), color=colour)
     per_image.set(xlabel="objects in an image", ylabel="images", title=f"{split}: objects an image")
     *_, image = centres.hist2d(shape.centre[:, 0], shape.centre[:, 1], bins=32, range=((0, 1), (0, 1)))
     centres.set(xlabel="x, part of the width", ylabel="y, part of the height", title=f"{split}: centres", ylim=(1, 0))
@@ -82,8 +80,7 @@ def _draw_sizes(axes: Axes, shape: DatasetShape) -> None:
     axes.hist2d(width, height, bins=(edges, edges), cmap="Greys", norm="log", vmin=0.2, cmin=1)
     limits, anchors = (1, shape.longest), () if shape.anchors is None else shape.anchors
     for level, own in enumerate(anchors):
-        colour = LEVEL_COLOURS[level % len(LEVEL_COLOURS)]
-        axes.plot(*own.T, "x", color=colour, markersize=9, markeredgewidth=2.5, label=f"level {level + 1}")
+        axes.plot(*own.T, "x", color=f"C{level + 3}", markersize=9, markeredgewidth=2.5, label=f"level {level + 1}")
     axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, xlabel="width, pixels", ylabel="height, pixels")
     axes.set_title(f"{shape.split}: objects at {shape.longest} px" + (", anchors" if len(anchors) else ""))
     if len(anchors):

@@ -14,31 +14,24 @@ import cv2
 import numpy as np
 from PIL import Image
 
-Colour = tuple[int, int, int]  # RGB, each 0..255
+Colour = tuple[int, ...]  # RGB, each 0..255
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 BLACK, WHITE, GREY, DARK = (0, 0, 0), (255, 255, 255), (128, 128, 128), (32, 32, 32)
-GOLDEN_ANGLE = 137.50776  # degrees: any run of consecutive multiples spreads evenly over the colour circle
-SMALL_SIDE = 320  # pixels: tags on a smaller image cannot be read
 UNICODE = int(cv2.__version__.split(".")[0]) >= 5  # older versions print question marks outside ASCII
 CROWD = 25  # boxes: with more of them, class names would hide the image
 
 
 def class_colour(label: int) -> Colour:
-    """A bright RGB colour for a class index; neighbouring indices lie 137 degrees of hue apart."""
-    hue = (label * GOLDEN_ANGLE / 360 + 0.02) % 1
+    """A bright RGB colour for a class index; neighbouring indices lie the golden angle apart, hues spread evenly."""
+    hue = (label * 137.50776 / 360 + 0.02) % 1
     # hues come back after a while, in another strength
     saturation, value = ((0.80, 1.0), (1.0, 0.80), (0.50, 1.0))[label // 8 % 3]
-    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
-    return red, green, blue
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
 
 
 def draw_boxes(
-    image: np.ndarray,
-    xyxy: np.ndarray,
-    labels: Sequence[int] | np.ndarray,
-    names: Sequence[str],
-    scores: Sequence[float] | np.ndarray | None = None,
+    image: np.ndarray, xyxy: np.ndarray, labels: np.ndarray, names: Sequence[str], scores: np.ndarray | None = None
 ) -> np.ndarray:
     """A copy of the image with a coloured box and a tag ("RBC 0.87") for each of K objects.
 
@@ -65,14 +58,12 @@ def draw_boxes(
     return canvas
 
 
-def draw_outlines(
-    image: np.ndarray, xyxy: np.ndarray, labels: Sequence[int] | np.ndarray | None = None, thickness: int = 1
-) -> np.ndarray:
+def draw_outlines(image: np.ndarray, xyxy: np.ndarray, labels: np.ndarray | None = None, width: int = 1) -> np.ndarray:
     """A copy of the image with the outlines of K boxes, the first on top, in the colours of their classes or white."""
     canvas = np.array(image, order="C")
     for i, box in reversed(_pixel_boxes(xyxy, image.shape).items()):
         colour = WHITE if labels is None else class_colour(int(labels[i]))
-        cv2.rectangle(canvas, box[:2], box[2:], colour, thickness)
+        cv2.rectangle(canvas, box[:2], box[2:], colour, width)
     return canvas
 
 
@@ -101,9 +92,7 @@ def _tag(text: str, scale: float, colour: Colour, shape: tuple[int, ...]) -> np.
     return tag[: shape[0], : shape[1]]
 
 
-def _free_place(
-    tag: np.ndarray, box: Sequence[int], taken: Sequence[Sequence[int]], shape: tuple[int, ...]
-) -> list[int]:
+def _free_place(tag: np.ndarray, box: list[int], taken: list[list[int]], shape: tuple[int, ...]) -> list[int]:
     """Where a tag above, below, beside or inside its box hides the least of the rectangles [T] that are taken; xyxy."""
     height, width = tag.shape[:2]
     left, top, right, bottom = box
@@ -125,10 +114,8 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     return image[..., :3] if image.shape[2] > 3 else np.repeat(image[..., :1], 3, axis=2)
 
 
-def enlarge(
-    image: np.ndarray, xyxy: np.ndarray, longest: int = 480, below: int = SMALL_SIDE
-) -> tuple[np.ndarray, np.ndarray]:
-    """The image and its boxes, scaled up to `longest` pixels if its longest side is under `below`."""
+def enlarge(image: np.ndarray, xyxy: np.ndarray, longest: int = 480, below: int = 320) -> tuple[np.ndarray, np.ndarray]:
+    """The image and its boxes, scaled up to `longest` pixels if the longest side is under `below`: for readable tags."""
     ratio = longest / max(image.shape[:2])
     if max(image.shape[:2]) >= below:
         return image, xyxy
@@ -144,9 +131,7 @@ def titled(image: np.ndarray, title: str) -> np.ndarray:
     return np.concatenate([strip, image])
 
 
-def side_by_side(
-    left: np.ndarray, right: np.ndarray, titles: tuple[str, str] = ("labels", "predictions")
-) -> np.ndarray:
+def side_by_side(left: np.ndarray, right: np.ndarray, titles: Sequence[str] = ("labels", "predictions")) -> np.ndarray:
     """Two images next to each other, each below its title."""
     return contact_sheet([titled(left, titles[0]), titled(right, titles[1])], columns=2)
 

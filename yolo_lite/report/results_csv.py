@@ -20,7 +20,6 @@ PANELS = {
     "precision and recall": ("metrics/precision", "metrics/recall"),
     "learning rate": ("lr/weights", "lr/norms", "lr/biases"),
 }
-STYLES = ("-", "--", ":")  # lines that lie on one another are all seen
 
 
 class ResultsCsv:
@@ -36,11 +35,10 @@ class ResultsCsv:
         if not self.path.exists():
             return
         rows = _rows_before(self.path, first_epoch) if first_epoch > 0 else []
-        if len(rows) > 1:
-            self.header = rows[0]
+        self.header = rows[0] if rows else None
         temporary = self.path.with_name(self.path.name + ".tmp")
         with temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows if self.header else [])
+            csv.writer(file, lineterminator="\n").writerows(rows)
         os.replace(temporary, self.path)  # a crash leaves the old rows or the new ones
 
     def append(self, row: Mapping[str, float]) -> None:
@@ -59,7 +57,7 @@ class ResultsCsv:
 
 
 def _rows_before(path: Path, first_epoch: int) -> list[list[str]]:
-    """The header and the complete rows of earlier epochs; empty for an empty file."""
+    """The header and the complete rows of earlier epochs; empty without such a row."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     rows = list(csv.reader(line for line in lines if line.endswith("\n")))
     if rows and "epoch" not in rows[0]:
@@ -67,7 +65,8 @@ def _rows_before(path: Path, first_epoch: int) -> list[list[str]]:
     for number, row in enumerate(rows, start=1):
         if len(row) != len(rows[0]):
             raise ValueError(f"{path}:{number}: expected {len(rows[0])} columns, found {len(row)}")
-    return rows[:1] + [row for row in rows[1:] if int(row[rows[0].index("epoch")]) < first_epoch]
+    kept = [row for row in rows[1:] if int(row[rows[0].index("epoch")]) < first_epoch]
+    return [rows[0], *kept] if kept else []
 
 
 def results_image(path: Path) -> np.ndarray:
@@ -76,8 +75,8 @@ def results_image(path: Path) -> np.ndarray:
     figure = new_figure(13, 7.5)
     for axes, (title, keys) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
         present = [key for key in keys if key in (table.dtype.names or ())]
-        for key, style in zip(present, STYLES, strict=False):
-            marker = "o" if len(table) == 1 else None  # a line of one point is nothing
+        marker = "o" if len(table) == 1 else None  # a line of one point is nothing
+        for key, style in zip(present, ("-", "--", ":"), strict=False):  # lines that lie on one another are all seen
             axes.plot(table["epoch"], table[key], style, marker=marker, label=key)
         axes.set(title=title, xlabel="epoch", ylabel=title)
         axes.locator_params(axis="x", integer=True)

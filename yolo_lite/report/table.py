@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
+ClassRow = tuple[str, int, int, float, float, float, float]
 HEADER = ("class", "images", "objects", "precision", "recall", "mAP50", "mAP50-95")
-NAME_WIDTH = 24  # characters: with it the table fits into a terminal of 80
 
 
 def aligned_table(rows: Sequence[Sequence[str]]) -> str:
@@ -29,26 +28,14 @@ def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def shortened(name: str) -> str:
-    """A class name of 24 characters at most."""
-    return name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…"
+    """A class name of 24 characters at most: with it the table fits into a terminal of 80."""
+    return name if len(name) <= 24 else f"{name[:23]}…"
 
 
-class ClassRow(NamedTuple):
-    """The result of one class; ratios in 0..1, NaN where there is nothing to measure."""
-
-    name: str
-    images: int  # with an object of the class
-    objects: int
-    precision: float
-    recall: float
-    map50: float
-    map50_95: float
-
-
-def class_table(rows: Sequence[ClassRow], overall: ClassRow) -> str:
-    """A header, the overall row, then one row a class in the order given."""
+def class_table(rows: Sequence[ClassRow]) -> str:
+    """The rows below a header; a dash where a ratio is NaN."""
     table: list[Sequence[str]] = [HEADER]
-    for name, images, objects, *ratios in (overall, *rows):
+    for name, images, objects, *ratios in rows:
         cells = ("-" if math.isnan(ratio) else f"{ratio:.3f}" for ratio in ratios)
         table.append((shortened(name), str(images), str(objects), *cells))
     return aligned_table(table)
