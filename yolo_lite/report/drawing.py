@@ -103,8 +103,7 @@ def _free_place(tag: np.ndarray, box: list[int], taken: list[list[int]], shape: 
     sides = np.minimum(places[..., 2:], others[:, 2:]) - np.maximum(places[..., :2], others[:, :2])  # [P, T, 2]
     hidden = sides.clip(min=0).prod(axis=2) / (others[:, 2:] - others[:, :2]).prod(axis=1).clip(min=1)
     rank = np.arange(len(corners)) / 10  # an earlier place may hide a tenth of an object more
-    best: list[int] = places[(hidden.sum(axis=1) + rank).argmin(), 0].tolist()
-    return best
+    return [*places[(hidden.sum(axis=1) + rank).argmin(), 0]]
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
@@ -115,7 +114,7 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def enlarge(image: np.ndarray, xyxy: np.ndarray, longest: int = 480, below: int = 320) -> tuple[np.ndarray, np.ndarray]:
-    """The image and its boxes, scaled up to `longest` pixels if the longest side is under `below`: for readable tags."""
+    """The image and its boxes, the longest side scaled up to `longest` if it is under `below`, so that tags can be read."""
     ratio = longest / max(image.shape[:2])
     if max(image.shape[:2]) >= below:
         return image, xyxy

@@ -75,7 +75,7 @@ def mean_of_known(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def ap_image(names: Sequence[str], objects: np.ndarray, ap: np.ndarray) -> np.ndarray:
-    """A bar for each of C classes that has objects, the best on top: AP50-95, and AP50 behind it (``ap [C, 2]``); RGB."""
+    """A bar for each of C classes that has objects, the best on top: ``ap [C, 2]``, AP50-95 before AP50; RGB."""
     order = [label for label in np.lexsort(ap.T[::-1]) if objects[label]]
     ap50_95, ap50 = ap[order].T
     labels = [f"{label_of(names[label])} ({objects[label]})" for label in order]
