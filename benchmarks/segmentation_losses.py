@@ -60,8 +60,8 @@ def draw_split(spec: ShapesSpec, split: str) -> Masks:
         picture, shapes = draw_image(spec, split, index)
         height, width = picture.shape[:2]
         mask = np.zeros((height, width), np.int64)
-        for shape in shapes:  # in the order they were drawn: a later one hides what is below it
-            mask[coverage(shape.polygon, height, width) > 0.5] = 1 + shape.class_index
+        for class_index, polygon in shapes:  # in the order they were drawn: a later one hides what is below it
+            mask[coverage(polygon, height, width) > 0.5] = 1 + class_index
         images[index, :height, :width], masks[index, :height, :width] = picture[..., ::-1], mask
     return Masks(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(masks))
 

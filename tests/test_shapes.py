@@ -100,7 +100,7 @@ def test_coverage_of_half_a_pixel_is_about_a_half():
 def test_no_object_is_hidden_by_more_than_the_limit():
     for index in range(20):
         picture, objects = draw_image(SMALL, "train", index)
-        covers = [shapes.coverage(item.polygon, *picture.shape[:2]) > 0.5 for item in objects]
+        covers = [shapes.coverage(polygon, *picture.shape[:2]) > 0.5 for _, polygon in objects]
         for position, cover in enumerate(covers):
             later = np.any([np.zeros_like(cover), *covers[position + 1 :]], axis=0)
             assert (cover & ~later).sum() >= shapes.LEAST_VISIBLE * cover.sum()

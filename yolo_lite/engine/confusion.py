@@ -1,4 +1,4 @@
-"""What a detector takes for what, and on which images it errs most.
+"""Confusion matrix and worst images.
 
 D detections above a confidence, C classes. Detections and objects are paired whatever their classes, by COCO's greedy
 rule at IoU 0.5 (``coco_ap.match``): each object is found once at most, second detections of it are false.
@@ -57,12 +57,10 @@ def find_errors(index: DatasetIndex, truth: COCO, table: DetectionTable) -> Erro
     """Pair the detections above 0.25 with the objects of a split; ``truth`` is its ``coco_ap.ground_truth``."""
     confident = DetectionTable(*(column[table.score > SHOWN_CONFIDENCE] for column in table))
     matched = match(truth, confident, any_class=True)
-    detections = DetectionTable(*(column[matched != IN_CROWD] for column in confident))
-    matched = matched[matched != IN_CROWD]
-    hits = matched >= 0
-    taken_for = np.full(len(matched), len(index.names))
+    *columns, matched = (column[matched != IN_CROWD] for column in (*confident, matched))
+    detections, hits = DetectionTable(*columns), matched >= 0
+    taken_for, found_as = (np.full(count, len(index.names)) for count in (len(matched), len(index.label)))
     taken_for[hits] = index.label[matched[hits]]
-    found_as = np.full(len(index.label), len(index.names))
     found_as[matched[hits]] = detections.label[hits]
-    columns = (index.owner, index.xyxy, index.label, found_as)
-    return Errors(detections, taken_for, *(column[~index.crowd] for column in columns))
+    objects = (column[~index.crowd] for column in (index.owner, index.xyxy, index.label, found_as))
+    return Errors(detections, taken_for, *objects)

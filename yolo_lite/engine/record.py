@@ -15,7 +15,6 @@ from yolo_lite.config.run import RunConfig
 from yolo_lite.engine import sheets
 from yolo_lite.engine.coco_ap import score_by_size
 from yolo_lite.engine.evaluate import Evaluation, Split, format_table, report
-from yolo_lite.engine.figures import figures
 from yolo_lite.report.drawing import encode_png
 from yolo_lite.report.results_csv import ResultsCsv, results_image
 from yolo_lite.report.tensorboard import TensorBoard
@@ -95,7 +94,7 @@ class Record:
     def _figures(self, evaluation: Evaluation, split: Split, number: int) -> None:
         if not self.config.train.figures:
             return
-        for name, image_rgb in figures(evaluation, split):
+        for name, image_rgb in sheets.figures(evaluation, split):
             self._image(f"figures/{name}", f"{name}.png", image_rgb, number)
         curves = evaluation.scores.curves
         present = {name: row for row, name in enumerate(split.dataset.names) if curves.objects[row]}

@@ -1,7 +1,8 @@
-"""Images of a run: a training batch as the network sees it, and labels beside predictions."""
+"""Images of a run: a training batch as the network sees it, labels beside predictions, and figures of an evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +11,13 @@ import torch
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.engine.coco_ap import DetectionTable
-from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors
+from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors, find_errors
+from yolo_lite.engine.evaluate import Evaluation, Split
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.report.drawing import as_rgb, contact_sheet, draw_boxes, draw_outlines, enlarge, side_by_side, titled
+from yolo_lite.report.evaluation import ap_image, confusion_image, curves_image
 from yolo_lite.structures import Batch
 
 SHOWN_IMAGES = 8  # of a training batch
@@ -56,62 +59,62 @@ def anchor_sheet(batch: Batch, anchors: Cells, names: tuple[str, ...], most: int
     A dot is the cell of an anchor; a shape of anchor is drawn in one of its cells only. Of the first 16 images those
     with the fewest objects are shown: in a crowd nothing could be told apart.
     """
+    labels, images = batch.objects.label.numpy(), []
     counts = np.bincount(batch.objects.image.numpy(), minlength=len(batch.images))[:16]
-    fewest = np.argsort(np.where(counts > 0, counts, counts.max() + 1), kind="stable")[:most]
-    return contact_sheet([_objects_and_anchors(batch, anchors, names, int(row)) for row in fewest], columns=2)
-
-
-def _objects_and_anchors(batch: Batch, anchors: Cells, names: tuple[str, ...], row: int) -> np.ndarray:
-    own, learning = (batch.objects.image == row).numpy(), anchors.image == row
-    labels, target = batch.objects.label.numpy(), anchors.target[learning]
-    objects, xyxy = cxcywh_to_xyxy(batch.objects.box[own]).numpy(), anchors.xyxy[learning]
-    image = as_rgb(batch.images[row].permute(1, 2, 0).numpy())
-    image, boxes = enlarge(image, np.concatenate((objects, xyxy)), 640, below=640)
-    objects, xyxy = np.split(boxes, [len(objects)])
-    size = xyxy_to_cxcywh(anchors.xyxy[learning])[:, 2:].round(2)  # cells far from 0 cost digits
-    _, shapes = np.unique(np.column_stack((target, size)), axis=0, return_index=True)
-    centre = xyxy_to_cxcywh(xyxy)[:, :2]
-    image = draw_outlines(image, xyxy[shapes], labels[target[shapes]])
-    image = draw_outlines(image, np.concatenate((centre - 2, centre + 2), axis=1), labels[target])
-    image = draw_boxes(image, objects, labels[own], names)
-    return titled(image, f"{learning.sum()} anchors learn {own.sum()} objects")
+    for row in np.argsort(np.where(counts > 0, counts, counts.max() + 1), kind="stable")[:most].tolist():
+        own, learning = (batch.objects.image == row).numpy(), anchors.image == row
+        objects, xyxy = cxcywh_to_xyxy(batch.objects.box[own]).numpy(), anchors.xyxy[learning]
+        target = anchors.target[learning]
+        size = xyxy_to_cxcywh(xyxy)[:, 2:].round(2)  # cells far from 0 cost digits
+        _, shapes = np.unique(np.column_stack((target, size)), axis=0, return_index=True)
+        image = as_rgb(batch.images[row].permute(1, 2, 0).numpy())
+        image, boxes = enlarge(image, np.concatenate((objects, xyxy)), 640, below=640)
+        objects, xyxy = np.split(boxes, [len(objects)])
+        centre = xyxy_to_cxcywh(xyxy)[:, :2]
+        image = draw_outlines(image, xyxy[shapes], labels[target[shapes]])
+        image = draw_outlines(image, np.concatenate((centre - 2, centre + 2), axis=1), labels[target])
+        image = draw_boxes(image, objects, labels[own], names)
+        images.append(titled(image, f"{learning.sum()} anchors learn {own.sum()} objects"))
+    return contact_sheet(images, columns=2)
 
 
 def prediction_sheet(index: DatasetIndex, table: DetectionTable, most: int = 4) -> np.ndarray:
     """Labels beside predictions above 0.25 for images spread evenly over a split, RGB."""
-    chosen = np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).round().astype(int))
-    return contact_sheet([_labels_and_predictions(index, table, int(position)) for position in chosen], columns=2)
-
-
-def _labels_and_predictions(index: DatasetIndex, table: DetectionTable, position: int) -> np.ndarray:
-    image = _read(index, position)
-    label, xyxy = index.objects(position)
-    own = (table.image == position) & (table.score > SHOWN_CONFIDENCE)
-    left = draw_boxes(*enlarge(image, xyxy), label, index.names)
-    right = draw_boxes(*enlarge(image, table.xyxy[own]), table.label[own], index.names, table.score[own])
-    return side_by_side(left, right)
-
-
-def _read(index: DatasetIndex, position: int) -> np.ndarray:
-    return as_rgb(read_image(index.path(position), index.channels))
+    pairs = []
+    for position in np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).round().astype(int)).tolist():
+        image = as_rgb(read_image(index.path(position), index.channels))
+        label, xyxy = index.objects(position)
+        own = (table.image == position) & (table.score > SHOWN_CONFIDENCE)
+        left = draw_boxes(*enlarge(image, xyxy), label, index.names)
+        right = draw_boxes(*enlarge(image, table.xyxy[own]), table.label[own], index.names, table.score[own])
+        pairs.append(side_by_side(left, right))
+    return contact_sheet(pairs, columns=2)
 
 
 def worst_sheet(index: DatasetIndex, errors: Errors, most: int = 6) -> np.ndarray:
     """The images with most errors, RGB: on the left what is missed, on the right what is false, the rest white."""
-    num_errors = errors.by_image(len(index))
-    worst = np.argsort(-num_errors, kind="stable")[:most]
-    return contact_sheet([_missed_and_false(index, errors, int(position)) for position in worst], columns=2)
+    table, names, pairs = errors.detections, index.names, []
+    for position in np.argsort(-errors.by_image(len(index)), kind="stable")[:most].tolist():
+        image = as_rgb(read_image(index.path(position), index.channels))
+        own, found = errors.image == position, table.image == position
+        missed, false = errors.is_missed[own], errors.is_false[found]
+        left, boxes = enlarge(image, errors.xyxy[own])
+        left = draw_boxes(draw_outlines(left, boxes[~missed]), boxes[missed], errors.label[own][missed], names)
+        right, boxes = enlarge(image, table.xyxy[found])
+        right = draw_outlines(right, boxes[~false])
+        right = draw_boxes(right, boxes[false], table.label[found][false], names, table.score[found][false])
+        titles = f"labels: {missed.sum()} of {len(missed)} missed", f"predictions: {false.sum()} of {len(false)} false"
+        pairs.append(side_by_side(left, right, titles))
+    return contact_sheet(pairs, columns=2)
 
 
-def _missed_and_false(index: DatasetIndex, errors: Errors, position: int) -> np.ndarray:
-    image, table, names = _read(index, position), errors.detections, index.names
-    own, found = errors.image == position, table.image == position
-    missed, false = errors.is_missed[own], errors.is_false[found]
-    larger, boxes = enlarge(image, errors.xyxy[own])
-    left = draw_outlines(larger, boxes[~missed])
-    left = draw_boxes(left, boxes[missed], errors.label[own][missed], names)
-    larger, boxes = enlarge(image, table.xyxy[found])
-    right = draw_outlines(larger, boxes[~false])
-    right = draw_boxes(right, boxes[false], table.label[found][false], names, table.score[found][false])
-    titles = f"labels: {missed.sum()} of {len(missed)} missed", f"predictions: {false.sum()} of {len(false)} false"
-    return side_by_side(left, right, titles)
+def figures(evaluation: Evaluation, split: Split) -> Iterator[tuple[str, np.ndarray]]:
+    """The images of an evaluation, RGB, and the names of their files, without an ending."""
+    index, scores = split.dataset, evaluation.scores
+    errors = find_errors(index, split.truth, evaluation.detections)
+    rule = f"detections above confidence {SHOWN_CONFIDENCE}, paired with objects at IoU 0.5 whatever their classes"
+    yield "val_predictions", prediction_sheet(index, evaluation.detections)
+    yield "worst_images", worst_sheet(index, errors)
+    yield "curves", curves_image(scores.curves, index.names)
+    yield "confusion_matrix", confusion_image(errors.matrix(len(index.names)), index.names, rule)
+    yield "ap_by_class", ap_image(index.names, scores.curves.objects, np.array(scores.by_class)[:, :2])

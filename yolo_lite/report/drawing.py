@@ -114,7 +114,7 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def enlarge(image: np.ndarray, xyxy: np.ndarray, longest: int = 480, below: int = 320) -> tuple[np.ndarray, np.ndarray]:
-    """The image and its boxes, the longest side scaled up to `longest` if it is under `below`, so that tags can be read."""
+    """The image and its boxes, the longest side scaled up to `longest` if under `below`, so that tags can be read."""
     ratio = longest / max(image.shape[:2])
     if max(image.shape[:2]) >= below:
         return image, xyxy
