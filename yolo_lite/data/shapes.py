@@ -1,8 +1,7 @@
-"""The embedded dataset: images of five plain shapes on cluttered ground, drawn from a seed on first use.
+"""The embedded dataset: images of five plain shapes on cluttered ground, drawn from a seed into a cache on first use.
 
-It is drawn into a cache folder in seconds, with a polygon per object, so that boxes and masks can both be learnt.
-
-Legend: H W image height and width, K points of a polygon in pixels, canvas [H, W, 3] BGR 0..255 float32.
+A polygon per object lets boxes and masks be learnt. H W image height and width, K points of a polygon in pixels,
+canvas [H, W, 3] BGR 0..255 float32.
 """
 
 import os
@@ -24,7 +23,6 @@ SMALLEST, LARGEST = 0.20, 0.60  # longest side of an object, as a part of the im
 LEAST_VISIBLE = 0.85  # of an object's area, once all later objects are drawn over it
 HUE_SPREAD = 28.0  # degrees: every class has a range of hues of its own, backgrounds and clutter have them all
 LEAST_CONTRAST = 100.0  # BGR distance between an object and nearly every pixel along its edge
-SUPERSAMPLING = 4
 Shape = tuple[int, np.ndarray]  # index into SHAPE_CLASSES; outline [K, 2], whole even where a later object hides a part
 
 
@@ -130,21 +128,9 @@ def random_polygon(rng: np.random.Generator, outline: np.ndarray, height: int, w
 
 def coverage(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
     """The part of each pixel that lies inside a polygon [K, 2]: [H, W] float32, 0..1."""
-    fine = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
-    cv2.fillPoly(fine, [to_sixteenths(polygon * SUPERSAMPLING)], 255, shift=4)
+    fine = np.zeros((height * 4, width * 4), np.uint8)
+    cv2.fillPoly(fine, [to_sixteenths(polygon * 4)], 255, shift=4)
     return cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-
-
-def contrasting_colour(rng: np.random.Generator, class_index: int, ground: np.ndarray) -> np.ndarray:
-    """A BGR colour [3] of a class's hues, well apart from nearly all of the given pixels [N, 3]."""
-    hue = 360 * class_index / len(OUTLINES) + rng.uniform(-HUE_SPREAD, HUE_SPREAD, 30)
-    hsv = rng.uniform((0, 0.4, 0.35), (1, 1, 1), (30, 3)).astype(np.float32)  # pale to vivid, dark to bright
-    hsv[:, 0] = hue % 360
-    candidates = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0] * 245
-    distances = np.linalg.norm(candidates[:, None] - ground[:: len(ground) // 100 + 1], axis=2)
-    contrast = np.quantile(distances, 0.05, axis=1)
-    # the first that is good enough, not the best of all: that would be black or white nearly every time
-    return candidates[np.argmax(contrast >= min(LEAST_CONTRAST, contrast.max()))]
 
 
 def cast_shadow(canvas: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -156,31 +142,19 @@ def cast_shadow(canvas: np.ndarray, alpha: np.ndarray, rng: np.random.Generator)
 
 
 def fill_shape(canvas: np.ndarray, alpha: np.ndarray, class_index: int, rng: np.random.Generator) -> np.ndarray:
-    """Canvas with a softly shaded object on alpha [H, W], of a colour that stands out along its edge."""
-    touched = (alpha > 0).astype(np.uint8)
-    edge = cv2.morphologyEx(touched, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)) > 0
-    colour = np.float32(contrasting_colour(rng, class_index, canvas[edge]))
+    """Canvas with a softly shaded object on alpha [H, W], in a hue of its class that stands out along its edge."""
+    edge = cv2.morphologyEx((alpha > 0).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)) > 0
+    ground = canvas[edge]  # [N, 3]
+    hue = 360 * class_index / len(OUTLINES) + rng.uniform(-HUE_SPREAD, HUE_SPREAD, 30)
+    hsv = rng.uniform((0, 0.4, 0.35), (1, 1, 1), (30, 3)).astype(np.float32)  # pale to vivid, dark to bright
+    hsv[:, 0] = hue % 360
+    candidates = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0] * 245
+    distances = np.linalg.norm(candidates[:, None] - ground[:: len(ground) // 100 + 1], axis=2)
+    contrast = np.quantile(distances, 0.05, axis=1)
+    # the first that is good enough, not the best of all: that would be black or white nearly every time
+    colour = candidates[np.argmax(contrast >= min(LEAST_CONTRAST, contrast.max()))]
     shade = 0.75 + 0.35 * smooth_noise(rng, alpha.shape[0], alpha.shape[1], 2)
-    return blend(canvas, np.minimum(colour * shade[..., None], 255), alpha)
-
-
-def add_objects(canvas: np.ndarray, rng: np.random.Generator, count: int) -> tuple[np.ndarray, list[Shape]]:
-    """Canvas with up to count objects, fewer where no free place is found, and their outlines."""
-    shapes: list[Shape] = []
-    seen = np.zeros(canvas.shape[:2], int)  # [H, W], number of the object on top, 0 for none
-    areas = np.zeros(1)  # pixels of the whole objects by their numbers
-    for class_index in rng.integers(len(SHAPE_CLASSES), size=count).tolist():
-        for _ in range(20):  # places are tried
-            polygon = random_polygon(rng, OUTLINES[SHAPE_CLASSES[class_index]], *canvas.shape[:2])
-            alpha = coverage(polygon, *canvas.shape[:2])
-            cover = alpha > 0.5
-            if (np.bincount(seen[~cover], minlength=len(areas)) >= LEAST_VISIBLE * areas).all():
-                canvas = fill_shape(cast_shadow(canvas, alpha, rng), alpha, class_index, rng)
-                seen[cover] = len(areas)
-                areas = np.append(areas, cover.sum())
-                shapes.append((class_index, polygon))
-                break
-    return canvas, shapes
+    return blend(canvas, np.minimum(np.float32(colour) * shade[..., None], 255), alpha)
 
 
 def draw_image(spec: ShapesSpec, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
@@ -188,7 +162,21 @@ def draw_image(spec: ShapesSpec, split: str, index: int) -> tuple[np.ndarray, li
     rng = np.random.default_rng([spec.seed, SPLITS.index(split), index])
     height, width = (round(ratio * spec.image_size) for ratio in rng.choice(SIDE_RATIOS))
     count = 0 if rng.random() < 0.08 else int(rng.integers(1, 6))  # some images hold no object
-    canvas, shapes = add_objects(draw_background(rng, height, width), rng, count)
+    canvas = draw_background(rng, height, width)
+    shapes: list[Shape] = []
+    seen = np.zeros((height, width), int)  # number of the object on top, 0 for none
+    areas = np.zeros(1)  # pixels of the whole objects by their numbers
+    for class_index in rng.integers(len(SHAPE_CLASSES), size=count).tolist():
+        for _ in range(20):  # places are tried
+            polygon = random_polygon(rng, OUTLINES[SHAPE_CLASSES[class_index]], height, width)
+            alpha = coverage(polygon, height, width)
+            cover = alpha > 0.5
+            if (np.bincount(seen[~cover], minlength=len(areas)) >= LEAST_VISIBLE * areas).all():
+                canvas = fill_shape(cast_shadow(canvas, alpha, rng), alpha, class_index, rng)
+                seen[cover] = len(areas)
+                areas = np.append(areas, cover.sum())
+                shapes.append((class_index, polygon))
+                break
     # grain over everything: an object must not be told by being free of noise
     grain = np.float32(rng.uniform(1, 7)) * rng.standard_normal(canvas.shape, dtype=np.float32)
     return np.clip(canvas + grain, 0, 255).astype(np.uint8), shapes
@@ -198,12 +186,12 @@ def write_image(folder: Path, spec: ShapesSpec, split: str, index: int) -> None:
     """Draw one image into images/<split>, and polygon rows of YOLO into labels/<split> unless it is empty."""
     image, shapes = draw_image(spec, split, index)
     (folder / "images" / split / f"{index:06d}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
-    rows = []
+    rows = ""
     for class_index, polygon in shapes:
         points = np.clip(polygon / (image.shape[1], image.shape[0]), 0, 1)  # takes rounding only
-        rows.append(" ".join([str(class_index), *(f"{value:.6f}" for value in points.ravel())]) + "\n")
+        rows += " ".join([str(class_index), *(f"{value:.6f}" for value in points.ravel())]) + "\n"
     if rows:
-        (folder / "labels" / split / f"{index:06d}.txt").write_text("".join(rows), encoding="ascii")
+        (folder / "labels" / split / f"{index:06d}.txt").write_text(rows, encoding="ascii")
 
 
 def write_set(folder: Path, spec: ShapesSpec) -> None:

@@ -27,12 +27,10 @@ def write_coco_json(folder: Path, table: DetectionTable, split: Split) -> None:
     index = split.dataset
     image_id, category_id = index.image_id[table.image].tolist(), index.category_id[table.label].tolist()
     rows = zip(image_id, category_id, xyxy_to_xywh(table.xyxy).tolist(), table.score.tolist(), strict=True)
-    results = [
-        {"image_id": image, "category_id": label, "bbox": box, "score": score} for image, label, box, score in rows
-    ]
+    found = [{"image_id": i, "category_id": c, "bbox": box, "score": score} for i, c, box, score in rows]
     names = [os.path.basename(index.path(position)) for position in range(len(index))]
     expected = coco_dict(index, index.image_id.tolist(), index.category_id.tolist(), names)
-    (folder / "predictions.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
+    (folder / "predictions.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
     (folder / "ground_truth.json").write_text(json.dumps(expected) + "\n", encoding="utf-8")
 
 
