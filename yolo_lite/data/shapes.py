@@ -7,12 +7,12 @@ canvas [H, W, 3] BGR 0..255 float32.
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from yolo_lite.config.data import Generate
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.outlines import to_sixteenths
 
@@ -24,15 +24,6 @@ LEAST_VISIBLE = 0.85  # of an object's area, once all later objects are drawn ov
 HUE_SPREAD = 28.0  # degrees: every class has a range of hues of its own, backgrounds and clutter have them all
 LEAST_CONTRAST = 100.0  # BGR distance between an object and nearly every pixel along its edge
 Shape = tuple[int, np.ndarray]  # index into SHAPE_CLASSES; outline [K, 2], whole even where a later object hides a part
-
-
-class ShapesSpec(NamedTuple):
-    """Which set: numbers of images, the longest side in pixels (32 or more) and a seed (0 or more)."""
-
-    train: int
-    val: int
-    image_size: int
-    seed: int
 
 
 def radial_outline(radii: np.ndarray) -> np.ndarray:
@@ -157,7 +148,7 @@ def fill_shape(canvas: np.ndarray, alpha: np.ndarray, class_index: int, rng: np.
     return blend(canvas, np.minimum(np.float32(colour) * shade[..., None], 255), alpha)
 
 
-def draw_image(spec: ShapesSpec, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
+def draw_image(spec: Generate, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
     """Image [H, W, 3] uint8 BGR and its objects, whatever the numbers of images in the spec."""
     rng = np.random.default_rng([spec.seed, SPLITS.index(split), index])
     height, width = (round(ratio * spec.image_size) for ratio in rng.choice(SIDE_RATIOS))
@@ -182,7 +173,7 @@ def draw_image(spec: ShapesSpec, split: str, index: int) -> tuple[np.ndarray, li
     return np.clip(canvas + grain, 0, 255).astype(np.uint8), shapes
 
 
-def write_image(folder: Path, spec: ShapesSpec, split: str, index: int) -> None:
+def write_image(folder: Path, spec: Generate, split: str, index: int) -> None:
     """Draw one image into images/<split>, and polygon rows of YOLO into labels/<split> unless it is empty."""
     image, shapes = draw_image(spec, split, index)
     (folder / "images" / split / f"{index:06d}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
@@ -194,7 +185,7 @@ def write_image(folder: Path, spec: ShapesSpec, split: str, index: int) -> None:
         (folder / "labels" / split / f"{index:06d}.txt").write_text(rows, encoding="ascii")
 
 
-def write_set(folder: Path, spec: ShapesSpec) -> None:
+def write_set(folder: Path, spec: Generate) -> None:
     """Draw every image of both splits under a folder that is not there yet."""
     for split, count in zip(SPLITS, (spec.train, spec.val), strict=True):
         (folder / "images" / split).mkdir(parents=True)
@@ -210,13 +201,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo_lite"
 
 
-def ensure_shapes(spec: ShapesSpec, cache: Path | None = None) -> Path:
+def ensure_shapes(spec: Generate, cache: Path | None = None) -> Path:
     """The folder of the set, drawn first if it is not there yet; it gets its name when it is whole.
 
-    Raises ValueError for images under 32 pixels, DataError for a cache that cannot be written.
+    Raises DataError for a cache that cannot be written.
     """
-    if spec.image_size < 32:
-        raise ValueError(f"shapes: image_size is {spec.image_size}, expected 32 or more")
     cache = cache or cache_folder()
     folder = cache / f"shapes-v{FORMAT_VERSION}-{spec.train}-{spec.val}-{spec.image_size}-{spec.seed}"
     if (folder / "images").is_dir():

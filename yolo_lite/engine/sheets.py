@@ -46,10 +46,9 @@ def training_sheet(batch: Batch, names: tuple[str, ...], most: int = SHOWN_IMAGE
     """The first images of a batch (uint8, on the CPU) with their boxes, RGB."""
     images = []
     for row in range(min(len(batch.images), most)):
-        own = batch.objects.image == row
-        xyxy = cxcywh_to_xyxy(batch.objects.box[own]).numpy()
+        own = batch.objects.select(batch.objects.image == row)
         image = as_rgb(batch.images[row].permute(1, 2, 0).numpy())
-        images.append(draw_boxes(*enlarge(image, xyxy), batch.objects.label[own].numpy(), names))
+        images.append(draw_boxes(*enlarge(image, cxcywh_to_xyxy(own.box).numpy()), own.label.numpy(), names))
     return contact_sheet(images, columns=4)
 
 
@@ -62,19 +61,18 @@ def anchor_sheet(batch: Batch, anchors: Cells, names: tuple[str, ...], most: int
     labels, images = batch.objects.label.numpy(), []
     counts = np.bincount(batch.objects.image.numpy(), minlength=len(batch.images))[:16]
     for row in np.argsort(np.where(counts > 0, counts, counts.max() + 1), kind="stable")[:most].tolist():
-        own, learning = (batch.objects.image == row).numpy(), anchors.image == row
-        objects, xyxy = cxcywh_to_xyxy(batch.objects.box[own]).numpy(), anchors.xyxy[learning]
-        target = anchors.target[learning]
+        own, learning = batch.objects.select(batch.objects.image == row), anchors.image == row
+        target, xyxy = anchors.target[learning], anchors.xyxy[learning]
         size = xyxy_to_cxcywh(xyxy)[:, 2:].round(2)  # cells far from 0 cost digits
         _, shapes = np.unique(np.column_stack((target, size)), axis=0, return_index=True)
         image = as_rgb(batch.images[row].permute(1, 2, 0).numpy())
-        image, boxes = enlarge(image, np.concatenate((objects, xyxy)), 640, below=640)
-        objects, xyxy = np.split(boxes, [len(objects)])
+        image, boxes = enlarge(image, np.concatenate((cxcywh_to_xyxy(own.box).numpy(), xyxy)), 640, below=640)
+        objects, xyxy = np.split(boxes, [len(own.box)])
         centre = xyxy_to_cxcywh(xyxy)[:, :2]
         image = draw_outlines(image, xyxy[shapes], labels[target[shapes]])
         image = draw_outlines(image, np.concatenate((centre - 2, centre + 2), axis=1), labels[target])
-        image = draw_boxes(image, objects, labels[own], names)
-        images.append(titled(image, f"{learning.sum()} anchors learn {own.sum()} objects"))
+        image = draw_boxes(image, objects, own.label.numpy(), names)
+        images.append(titled(image, f"{learning.sum()} anchors learn {len(own.box)} objects"))
     return contact_sheet(images, columns=2)
 
 
