@@ -18,7 +18,6 @@ from yolo_lite.report.drawing import (
     draw_outlines,
     encode_png,
     enlarge,
-    side_by_side,
     titled,
     write_image,
 )
@@ -181,8 +180,9 @@ def test_a_contact_sheet_of_one_picture_is_the_picture():
         contact_sheet([], columns=4)
 
 
-def test_side_by_side_holds_left_on_the_left():
-    result = side_by_side(np.full((60, 80, 3), 50, np.uint8), np.full((60, 80, 3), 200, np.uint8))
+def test_two_titled_pictures_side_by_side_hold_left_on_the_left():
+    left, right = (titled(np.full((60, 80, 3), value, np.uint8), "title") for value in (50, 200))
+    result = contact_sheet([left, right], columns=2)
     assert (result[-60:, :80] == 50).all() and (result[-60:, -80:] == 200).all()
 
 

@@ -118,7 +118,7 @@ def random_polygon(rng: np.random.Generator, outline: np.ndarray, height: int, w
 
 
 def coverage(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The part of each pixel that lies inside a polygon [K, 2]: [H, W] float32, 0..1."""
+    """The part of each pixel that lies inside a polygon [K, 2], of 4 x 4 finer ones: [H, W] float32, 0..1."""
     fine = np.zeros((height * 4, width * 4), np.uint8)
     cv2.fillPoly(fine, [to_sixteenths(polygon * 4)], 255, shift=4)
     return cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
@@ -202,10 +202,7 @@ def cache_folder() -> Path:
 
 
 def ensure_shapes(spec: Generate, cache: Path | None = None) -> Path:
-    """The folder of the set, drawn first if it is not there yet; it gets its name when it is whole.
-
-    Raises DataError for a cache that cannot be written.
-    """
+    """The folder of the set, drawn first if it is not there yet. Raises DataError if the cache cannot be written."""
     cache = cache or cache_folder()
     folder = cache / f"shapes-v{FORMAT_VERSION}-{spec.train}-{spec.val}-{spec.image_size}-{spec.seed}"
     if (folder / "images").is_dir():
@@ -214,7 +211,7 @@ def ensure_shapes(spec: Generate, cache: Path | None = None) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=cache, prefix=f".{folder.name}.") as temporary:
             write_set(Path(temporary) / "set", spec)
-            os.replace(Path(temporary) / "set", folder)
+            os.replace(Path(temporary) / "set", folder)  # it gets its name when it is whole
     except OSError as error:
         if not (folder / "images").is_dir():  # else another process was first: its set is the same
             hint = "set YOLO_LITE_CACHE to a folder that can be written"

@@ -10,13 +10,12 @@ import torch
 
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.engine.coco_ap import DetectionTable
 from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors, find_errors
 from yolo_lite.engine.evaluate import Evaluation, Split
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
-from yolo_lite.report.drawing import as_rgb, contact_sheet, draw_boxes, draw_outlines, enlarge, side_by_side, titled
+from yolo_lite.report.drawing import as_rgb, contact_sheet, draw_boxes, draw_outlines, enlarge, titled
 from yolo_lite.report.evaluation import ap_image, confusion_image, curves_image
 from yolo_lite.structures import Batch
 
@@ -76,33 +75,23 @@ def anchor_sheet(batch: Batch, anchors: Cells, names: tuple[str, ...], most: int
     return contact_sheet(images, columns=2)
 
 
-def prediction_sheet(index: DatasetIndex, table: DetectionTable, most: int = 4) -> np.ndarray:
-    """Labels beside predictions above 0.25 for images spread evenly over a split, RGB."""
-    pairs = []
-    for position in np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).round().astype(int)).tolist():
-        image = as_rgb(read_image(index.path(position), index.channels))
-        label, xyxy = index.objects(position)
-        own = (table.image == position) & (table.score > SHOWN_CONFIDENCE)
-        left = draw_boxes(*enlarge(image, xyxy), label, index.names)
-        right = draw_boxes(*enlarge(image, table.xyxy[own]), table.label[own], index.names, table.score[own])
-        pairs.append(side_by_side(left, right))
-    return contact_sheet(pairs, columns=2)
-
-
-def worst_sheet(index: DatasetIndex, errors: Errors, most: int = 6) -> np.ndarray:
-    """The images with most errors, RGB: on the left what is missed, on the right what is false, the rest white."""
+def prediction_sheet(index: DatasetIndex, errors: Errors, positions: np.ndarray, only_errors: bool) -> np.ndarray:
+    """Labels beside predictions above 0.25 of some images; what is right is thin and white with ``only_errors``."""
     table, names, pairs = errors.detections, index.names, []
-    for position in np.argsort(-errors.by_image(len(index)), kind="stable")[:most].tolist():
+    for position in positions.tolist():
         image = as_rgb(read_image(index.path(position), index.channels))
         own, found = errors.image == position, table.image == position
         missed, false = errors.is_missed[own], errors.is_false[found]
+        titles = f"labels: {missed.sum()} of {len(missed)} missed", f"predictions: {false.sum()} of {len(false)} false"
+        if not only_errors:
+            missed, false = np.ones_like(missed), np.ones_like(false)
         left, boxes = enlarge(image, errors.xyxy[own])
-        left = draw_boxes(draw_outlines(left, boxes[~missed]), boxes[missed], errors.label[own][missed], names)
+        left = draw_outlines(left, boxes[~missed])
+        left = draw_boxes(left, boxes[missed], errors.label[own][missed], names)
         right, boxes = enlarge(image, table.xyxy[found])
         right = draw_outlines(right, boxes[~false])
         right = draw_boxes(right, boxes[false], table.label[found][false], names, table.score[found][false])
-        titles = f"labels: {missed.sum()} of {len(missed)} missed", f"predictions: {false.sum()} of {len(false)} false"
-        pairs.append(side_by_side(left, right, titles))
+        pairs.append(contact_sheet([titled(left, titles[0]), titled(right, titles[1])], columns=2))
     return contact_sheet(pairs, columns=2)
 
 
@@ -111,8 +100,10 @@ def figures(evaluation: Evaluation, split: Split) -> Iterator[tuple[str, np.ndar
     index, scores = split.dataset, evaluation.scores
     errors = find_errors(index, split.truth, evaluation.detections)
     rule = f"detections above confidence {SHOWN_CONFIDENCE}, paired with objects at IoU 0.5 whatever their classes"
-    yield "val_predictions", prediction_sheet(index, evaluation.detections)
-    yield "worst_images", worst_sheet(index, errors)
+    spread = np.linspace(0, len(index) - 1, min(4, len(index))).round().astype(int)
+    yield "val_predictions", prediction_sheet(index, errors, spread, only_errors=False)
+    worst = np.argsort(-errors.by_image(len(index)), kind="stable")[:6]
+    yield "worst_images", prediction_sheet(index, errors, worst, only_errors=True)
     yield "curves", curves_image(scores.curves, index.names)
     yield "confusion_matrix", confusion_image(errors.matrix(len(index.names)), index.names, rule)
     yield "ap_by_class", ap_image(index.names, scores.curves.objects, np.array(scores.by_class)[:, :2])

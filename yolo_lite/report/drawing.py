@@ -130,11 +130,6 @@ def titled(image: np.ndarray, title: str) -> np.ndarray:
     return np.concatenate([strip, image])
 
 
-def side_by_side(left: np.ndarray, right: np.ndarray, titles: Sequence[str] = ("labels", "predictions")) -> np.ndarray:
-    """Two images next to each other, each below its title."""
-    return contact_sheet([titled(left, titles[0]), titled(right, titles[1])], columns=2)
-
-
 def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
     """Images in rows of `columns`, each centred in a cell of the largest height and width, on grey.
 
