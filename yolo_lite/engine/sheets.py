@@ -77,21 +77,22 @@ def anchor_sheet(batch: Batch, anchors: Cells, names: tuple[str, ...], most: int
 
 def prediction_sheet(index: DatasetIndex, errors: Errors, positions: np.ndarray, only_errors: bool) -> np.ndarray:
     """Labels beside predictions above 0.25 of some images; what is right is thin and white with ``only_errors``."""
-    table, names, pairs = errors.detections, index.names, []
+    sides = (
+        ("labels: {} of {} missed", errors.objects, errors.is_missed, None),
+        ("predictions: {} of {} false", errors.detections, errors.is_false, errors.detections.score),
+    )
+    pairs = []
     for position in positions.tolist():
-        image = as_rgb(read_image(index.path(position), index.channels))
-        own, found = errors.image == position, table.image == position
-        missed, false = errors.is_missed[own], errors.is_false[found]
-        titles = f"labels: {missed.sum()} of {len(missed)} missed", f"predictions: {false.sum()} of {len(false)} false"
-        if not only_errors:
-            missed, false = np.ones_like(missed), np.ones_like(false)
-        left, boxes = enlarge(image, errors.xyxy[own])
-        left = draw_outlines(left, boxes[~missed])
-        left = draw_boxes(left, boxes[missed], errors.label[own][missed], names)
-        right, boxes = enlarge(image, table.xyxy[found])
-        right = draw_outlines(right, boxes[~false])
-        right = draw_boxes(right, boxes[false], table.label[found][false], names, table.score[found][false])
-        pairs.append(contact_sheet([titled(left, titles[0]), titled(right, titles[1])], columns=2))
+        image, pair = as_rgb(read_image(index.path(position), index.channels)), []
+        for title, table, wrong, score in sides:
+            own = table.image == position
+            shown = own & wrong if only_errors else own
+            larger, boxes = enlarge(image, table.xyxy)
+            larger = draw_outlines(larger, boxes[own & ~shown])
+            scores = None if score is None else score[shown]
+            larger = draw_boxes(larger, boxes[shown], table.label[shown], index.names, scores)
+            pair.append(titled(larger, title.format((own & wrong).sum(), own.sum())))
+        pairs.append(contact_sheet(pair, columns=2))
     return contact_sheet(pairs, columns=2)
 
 

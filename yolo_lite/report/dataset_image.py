@@ -32,8 +32,8 @@ class DatasetShape(NamedTuple):
 def dataset_image(shape: DatasetShape) -> np.ndarray:
     """Counts of classes by split; sizes with anchors, aspect ratios, objects an image and centres of one split; RGB."""
     figure, split, colour = new_figure(13.6, 7.7), shape.split, COLOURS[shape.split]
-    panels = figure.subplot_mosaic("aaaa;bcde", height_ratios=(1, 1.15)).values()
-    classes, sizes, ratios, per_image, centres = panels
+    panels = figure.subplot_mosaic("aaaa;bcde", height_ratios=(1, 1.15))
+    classes, sizes, ratios, per_image, centres = (panels[name] for name in "abcde")
     _draw_classes(classes, shape)
     _draw_sizes(sizes, shape)
     ratio = np.clip(shape.size[:, 0] / shape.size[:, 1], 1 / 16, 16)

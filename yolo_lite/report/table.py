@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-ClassRow = tuple[str, int, int, float, float, float, float]
+ClassRow = tuple[str, int, int, float, float, float, float]  # the columns of HEADER, ratios in 0..1
 HEADER = ("class", "images", "objects", "precision", "recall", "mAP50", "mAP50-95")
 
 
