@@ -80,7 +80,8 @@ def _draw_sizes(axes: Axes, shape: DatasetShape) -> None:
     axes.hist2d(width, height, bins=(edges, edges), cmap="Greys", norm="log", vmin=0.2, cmin=1)
     limits, anchors = (1, shape.longest), () if shape.anchors is None else shape.anchors
     for level, own in enumerate(anchors):
-        axes.plot(*own.T, "x", color=f"C{level + 3}", markersize=9, markeredgewidth=2.5, label=f"level {level + 1}")
+        colour = ("tab:red", "tab:purple", "tab:cyan", "tab:olive")[level % 4]
+        axes.plot(*own.T, "x", color=colour, markersize=9, markeredgewidth=2.5, label=f"level {level + 1}")
     axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, xlabel="width, pixels", ylabel="height, pixels")
     axes.set_title(f"{shape.split}: objects at {shape.longest} px" + (", anchors" if len(anchors) else ""))
     if len(anchors):
