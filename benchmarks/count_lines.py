@@ -33,8 +33,7 @@ BESIDE = (
     "data/index_cache.py",  # what is kept between runs
     "engine/batch_size.py",  # --batch-size auto
     "engine/detection_files.py",  # --save-json, --save-txt
-    "engine/confusion.py",  # what figures show
-    "engine/figures.py",
+    "engine/confusion.py",  # what sheets show
     "engine/sheets.py",
     "engine/run_folder.py",
     "engine/stop.py",  # Ctrl-C

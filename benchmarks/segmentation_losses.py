@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from yolo_lite.config.data import Generate
 from yolo_lite.config.load import load_model_config
 from yolo_lite.config.model import ModelConfig
-from yolo_lite.data.shapes import SHAPE_CLASSES, ShapesSpec, coverage, draw_image
+from yolo_lite.data.shapes import SHAPE_CLASSES, coverage, draw_image
 from yolo_lite.loss.classification import class_weights
 from yolo_lite.loss.mask import MASK_LOSSES
 from yolo_lite.model.blocks import Conv
@@ -51,7 +52,7 @@ class Masks(NamedTuple):
 # --------------------------------------------------------------------------------------------------------- data
 
 
-def draw_split(spec: ShapesSpec, split: str) -> Masks:
+def draw_split(spec: Generate, split: str) -> Masks:
     """All images of a split with their masks, at the top left of squares."""
     count = getattr(spec, split)
     images = np.full((count, spec.image_size, spec.image_size, 3), 114, np.uint8)
@@ -60,8 +61,8 @@ def draw_split(spec: ShapesSpec, split: str) -> Masks:
         picture, shapes = draw_image(spec, split, index)
         height, width = picture.shape[:2]
         mask = np.zeros((height, width), np.int64)
-        for shape in shapes:  # in the order they were drawn: a later one hides what is below it
-            mask[coverage(shape.polygon, height, width) > 0.5] = 1 + shape.class_index
+        for class_index, polygon in shapes:  # in the order they were drawn: a later one hides what is below it
+            mask[coverage(polygon, height, width) > 0.5] = 1 + class_index
         images[index, :height, :width], masks[index, :height, :width] = picture[..., ::-1], mask
     return Masks(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(masks))
 
@@ -233,7 +234,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     flags = arguments()
     torch.set_num_threads(flags.threads)
-    spec = ShapesSpec(flags.train, flags.val, flags.pixels, seed=0)
+    spec = Generate(kind="shapes", train=flags.train, val=flags.val, image_size=flags.pixels)
     training, validation = draw_split(spec, "train"), draw_split(spec, "val")
     pixel_counts = np.bincount(training.mask[training.mask != IGNORED], minlength=NUM_CLASSES)
     shares = zip(("background", *SHAPE_CLASSES), pixel_counts / pixel_counts.sum(), strict=True)

@@ -24,10 +24,8 @@ from yolo_lite.engine.coco_ap import (
     score_detections,
 )
 from yolo_lite.engine.confusion import Errors, find_errors
-from yolo_lite.report.confusion import LARGEST, _most_frequent, confusion_image
-from yolo_lite.report.curves import ClassAp, Curves, ap_image, curves_image
-from yolo_lite.report.results import results_image
-from yolo_lite.report.results_csv import ResultsCsv
+from yolo_lite.report.evaluation import LARGEST, Curves, _most_frequent, ap_image, confusion_image, curves_image
+from yolo_lite.report.results_csv import ResultsCsv, results_image
 
 BOX = [10.0, 10, 30, 30]
 
@@ -196,7 +194,7 @@ def test_without_objects_or_detections_everything_is_still_counted(objects: list
     for picture in (
         curves_image(scores.curves, ["a", "b"]),
         confusion_image(errors.matrix(2), ["a", "b"], "title"),
-        ap_image([ClassAp("a", len(objects[0]), *scores.by_class[0][:2])]),
+        ap_image(["a", "b"], scores.curves.objects, np.array(scores.by_class)[:, :2]),
     ):
         assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.std() > 1
 
@@ -226,7 +224,7 @@ def test_names_are_cut_and_are_no_formulas() -> None:
     matrix = np.array([[3, 0, 1], [0, 2, 0], [1, 1, 0]])
     assert confusion_image(matrix, names, "title").std() > 1
     assert curves_image(many_curves(2), names).std() > 1
-    assert ap_image([ClassAp(names[0], 1, 0.5, 0.6), ClassAp(names[1], 2, 0.5, 0.6)]).shape[1] == 880
+    assert ap_image(names, np.array([1, 2]), np.array([[0.5, 0.6]] * 2)).shape[1] == 880
 
 
 @pytest.mark.parametrize("num_classes", [3, 80])

@@ -10,21 +10,20 @@ import cv2
 import numpy as np
 import pytest
 
-from yolo_lite.report.curves import Curves
 from yolo_lite.report.drawing import (
     as_rgb,
     class_colour,
     contact_sheet,
     draw_boxes,
-    draw_thin_boxes,
-    encode_image,
+    draw_outlines,
+    encode_png,
     enlarge,
-    side_by_side,
     titled,
     write_image,
 )
+from yolo_lite.report.evaluation import Curves
 from yolo_lite.report.results_csv import ResultsCsv
-from yolo_lite.report.table import ClassRow, class_table
+from yolo_lite.report.table import class_table
 from yolo_lite.report.tensorboard import TensorBoard
 
 NAMES = ["RBC", "WBC", "Platelets"]
@@ -181,8 +180,9 @@ def test_a_contact_sheet_of_one_picture_is_the_picture():
         contact_sheet([], columns=4)
 
 
-def test_side_by_side_holds_left_on_the_left():
-    result = side_by_side(np.full((60, 80, 3), 50, np.uint8), np.full((60, 80, 3), 200, np.uint8))
+def test_two_titled_pictures_side_by_side_hold_left_on_the_left():
+    left, right = (titled(np.full((60, 80, 3), value, np.uint8), "title") for value in (50, 200))
+    result = contact_sheet([left, right], columns=2)
     assert (result[-60:, :80] == 50).all() and (result[-60:, -80:] == 200).all()
 
 
@@ -274,7 +274,7 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path):
     board = TensorBoard(tmp_path)
     for step in range(3):
         board.scalars({"loss/box": 0.5 / (step + 1), "mAP50": float(step)}, step)
-    board.image("labels", encode_image(grey_picture()), 2)
+    board.image("labels", encode_png(grey_picture()), 2)
     board.text("config", "**lr0** 0.01")
     board.close()
     events = EventAccumulator(str(tmp_path)).Reload()
@@ -302,7 +302,7 @@ def test_tensorboard_has_the_counts_of_pr_curves_missed_objects_too(tmp_path):
 
 def test_thin_boxes_have_the_colours_of_their_classes_or_are_white():
     image, boxes = grey_picture(), np.array([[40.0, 60.0, 200.0, 180.0]])
-    thin, white = draw_thin_boxes(image, boxes, [2]), draw_thin_boxes(image, boxes)
+    thin, white = draw_outlines(image, boxes, [2]), draw_outlines(image, boxes)
     outline = is_colour(thin, 2)
     assert outline.sum() == 2 * (161 + 121) - 4 and (white[outline] == 255).all()
     assert (image == 100).all() and (thin[~outline] == 100).all()
@@ -324,10 +324,11 @@ def test_purging_hides_the_steps_that_a_resumed_run_repeats(tmp_path):
 
 def test_every_column_of_the_table_ends_at_the_same_place():
     rows = [
-        ClassRow("RBC", 72, 123456, 0.5, 1.0, 0.25, 0.125),
-        ClassRow("an extraordinarily long class name", 1, 2, *[0.0] * 4),
+        ("all", 72, 123458, 0.25, 0.5, 0.125, 0.0625),
+        ("RBC", 72, 123456, 0.5, 1.0, 0.25, 0.125),
+        ("an extraordinarily long class name", 1, 2, *[0.0] * 4),
     ]
-    lines = class_table(rows, ClassRow("all", 72, 123458, 0.25, 0.5, 0.125, 0.0625)).splitlines()
+    lines = class_table(rows).splitlines()
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     assert [line.split()[0] for line in lines] == ["class", "all", "RBC", "an"]
     assert lines[2].split() == ["RBC", "72", "123456", "0.500", "1.000", "0.250", "0.125"]
@@ -336,14 +337,14 @@ def test_every_column_of_the_table_ends_at_the_same_place():
 
 
 def test_what_was_not_measured_is_a_dash():
-    line = class_table([], ClassRow("all", 0, 0, math.nan, 0.0, math.nan, math.nan)).splitlines()[1]
+    line = class_table([("all", 0, 0, math.nan, 0.0, math.nan, math.nan)]).splitlines()[1]
     assert line.split() == ["all", "0", "0", "-", "0.000", "-", "-"]
 
 
 def test_names_are_cut_after_24_characters_only():
     names = ["x" * 24, "y" * 25]
-    text = class_table([ClassRow(name, 0, 0, *[0.0] * 4) for name in names], ClassRow("all", 0, 0, *[0.0] * 4))
-    assert [line.split()[0] for line in text.splitlines()[2:]] == ["x" * 24, "y" * 23 + "…"]
+    text = class_table([(name, 0, 0, *[0.0] * 4) for name in names])
+    assert [line.split()[0] for line in text.splitlines()[1:]] == ["x" * 24, "y" * 23 + "…"]
 
 
 def test_a_full_disk_names_the_folder_and_closing_hides_nothing(tmp_path, monkeypatch, capsys):

@@ -8,11 +8,17 @@ import cv2
 import numpy as np
 import pytest
 
+from yolo_lite.config.data import Generate
 from yolo_lite.config.errors import DataError
 from yolo_lite.data import shapes
-from yolo_lite.data.shapes import SHAPE_CLASSES, ShapesSpec, draw_image, ensure_shapes
+from yolo_lite.data.shapes import SHAPE_CLASSES, draw_image, ensure_shapes
 
-SMALL = ShapesSpec(train=40, val=6, image_size=64, seed=0)
+
+def small_spec(train: int = 40, val: int = 6, image_size: int = 64, seed: int = 0) -> Generate:
+    return Generate(kind="shapes", train=train, val=val, image_size=image_size, seed=seed)
+
+
+SMALL = small_spec()
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +38,19 @@ def label_rows(folder: Path) -> list[tuple[int, np.ndarray]]:
 
 
 def test_same_seed_gives_same_bytes(tmp_path):
-    spec = SMALL._replace(train=4, val=2)
+    spec = small_spec(train=4, val=2)
     first, second = (contents(ensure_shapes(spec, tmp_path / name)) for name in ("first", "second"))
     assert first == second and len(first) > 6
 
 
 def test_another_seed_or_split_gives_another_picture():
     first, _ = draw_image(SMALL, "train", 3)
-    for other, split in ((SMALL._replace(seed=1), "train"), (SMALL, "val")):
+    for other, split in ((small_spec(seed=1), "train"), (SMALL, "val")):
         assert not np.array_equal(first, draw_image(other, split, 3)[0])
 
 
 def test_a_smaller_set_is_a_prefix_of_a_larger_one(small_set, tmp_path):
-    prefix = contents(ensure_shapes(SMALL._replace(train=5, val=2), tmp_path))
+    prefix = contents(ensure_shapes(small_spec(train=5, val=2), tmp_path))
     whole = contents(small_set)
     assert prefix == {name: whole[name] for name in prefix}
 
@@ -100,7 +106,7 @@ def test_coverage_of_half_a_pixel_is_about_a_half():
 def test_no_object_is_hidden_by_more_than_the_limit():
     for index in range(20):
         picture, objects = draw_image(SMALL, "train", index)
-        covers = [shapes.coverage(item.polygon, *picture.shape[:2]) > 0.5 for item in objects]
+        covers = [shapes.coverage(polygon, *picture.shape[:2]) > 0.5 for _, polygon in objects]
         for position, cover in enumerate(covers):
             later = np.any([np.zeros_like(cover), *covers[position + 1 :]], axis=0)
             assert (cover & ~later).sum() >= shapes.LEAST_VISIBLE * cover.sum()
@@ -146,7 +152,7 @@ def test_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch, failur
 
 
 def test_the_loser_of_a_race_takes_the_winners_set(small_set, tmp_path, monkeypatch):
-    spec = SMALL._replace(train=2, val=1)
+    spec = small_spec(train=2, val=1)
     write = shapes.write_set
 
     def write_after_the_other(folder, spec):
@@ -166,14 +172,14 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(tmp_path):
         ensure_shapes(SMALL, tmp_path / "file" / "cache")
 
 
-def test_too_small_pictures_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="image_size is 16, expected 32"):
-        ensure_shapes(SMALL._replace(image_size=16), tmp_path)
+def test_too_small_pictures_are_refused():
+    with pytest.raises(ValueError, match=r"image_size\n.*greater than or equal to 32 .*input_value=16"):
+        small_spec(image_size=16)
 
 
 def test_the_smallest_size_can_be_drawn():
     for index in range(15):
-        image, _ = draw_image(SMALL._replace(image_size=32), "train", index)
+        image, _ = draw_image(small_spec(image_size=32), "train", index)
         assert max(image.shape[:2]) == 32
 
 

@@ -25,7 +25,7 @@ from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
 from yolo_lite.data.index_cache import CachedSplit
 from yolo_lite.data.labels import OF_OBJECTS, LabelReader, Labels, PackedLabels, pack_labels
 from yolo_lite.data.outlines import Outlines, offsets_of
-from yolo_lite.data.shapes import ShapesSpec, ensure_shapes
+from yolo_lite.data.shapes import ensure_shapes
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ class DatasetIndex:
 def dataset_root(config: DatasetConfig, data_file: str | Path) -> Path:
     """The folder of the dataset; a generated one is drawn first if it is not there yet."""
     if config.generate:
-        spec = config.generate
-        return ensure_shapes(ShapesSpec(spec.train, spec.val, spec.image_size, spec.seed))
+        return ensure_shapes(config.generate)
     return (Path(data_file).resolve().parent / Path(config.path).expanduser()).resolve()
 
 

@@ -1,48 +1,29 @@
-"""The embedded dataset: images of five plain shapes on cluttered ground, drawn from a seed on first use.
+"""The embedded dataset: images of five plain shapes on cluttered ground, drawn from a seed into a cache on first use.
 
-It is drawn into a cache folder in seconds, with a polygon per object, so that boxes and masks can both be learnt.
-
-Legend: H W image height and width, K points of a polygon in pixels, canvas [H, W, 3] BGR 0..255 float32.
+A polygon per object lets boxes and masks be learnt. H W image height and width, K points of a polygon in pixels,
+canvas [H, W, 3] BGR 0..255 float32.
 """
 
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from yolo_lite.config.data import Generate
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.outlines import to_sixteenths
 
 FORMAT_VERSION = 1  # raise it when the drawing changes: sets in caches carry it in their names
 SPLITS = ("train", "val")  # the position is part of the seed
 SIDE_RATIOS = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.75))  # height and width, as parts of image_size
-EMPTY_SHARE = 0.08  # of the images hold no object
-MOST_OBJECTS = 5
 SMALLEST, LARGEST = 0.20, 0.60  # longest side of an object, as a part of the image's mean side
 LEAST_VISIBLE = 0.85  # of an object's area, once all later objects are drawn over it
-PLACES_TRIED = 20
-COLOURS_TRIED = 30
 HUE_SPREAD = 28.0  # degrees: every class has a range of hues of its own, backgrounds and clutter have them all
 LEAST_CONTRAST = 100.0  # BGR distance between an object and nearly every pixel along its edge
-SUPERSAMPLING = 4
-
-
-class ShapesSpec(NamedTuple):
-    """Which set: numbers of images, the longest side in pixels (32 or more) and a seed (0 or more)."""
-
-    train: int
-    val: int
-    image_size: int
-    seed: int
-
-
-class Shape(NamedTuple):
-    class_index: int  # into SHAPE_CLASSES
-    polygon: np.ndarray  # [K, 2], the full outline even where a later object hides a part
+Shape = tuple[int, np.ndarray]  # index into SHAPE_CLASSES; outline [K, 2], whole even where a later object hides a part
 
 
 def radial_outline(radii: np.ndarray) -> np.ndarray:
@@ -51,9 +32,9 @@ def radial_outline(radii: np.ndarray) -> np.ndarray:
     return np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)
 
 
-def heart_outline(num_points: int = 40) -> np.ndarray:
+def heart_outline() -> np.ndarray:
     """Heart [K, 2] by the parametric curve of MathWorld, "Heart Curve"."""
-    t = 2 * np.pi * np.arange(num_points) / num_points
+    t = 2 * np.pi * np.arange(40) / 40
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
     return np.stack([16 * np.sin(t) ** 3, -y], axis=1)
 
@@ -101,22 +82,8 @@ def stroke_lines(rng: np.random.Generator) -> list[np.ndarray]:
     return [np.stack([along[i : i + 4], rng.uniform(-0.2, 0.2, 4)], axis=1) for i in range(0, 24, 5)]
 
 
-def scatter_strokes(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Canvas with thin lines, waves, arcs, crosses and writing-like marks at random places."""
-    height, width = canvas.shape[:2]
-    drawn = np.clip(canvas, 0, 255).astype(np.uint8)  # cv2 smooths edges of 8-bit images only
-    side = (height * width) ** 0.5
-    for _ in range(rng.integers(5, 16)):
-        turn, scale = rng.uniform(0, 2 * np.pi), side * rng.uniform(0.05, 0.3)
-        centre = rng.random(2) * (width, height)
-        lines = [to_sixteenths(turned(line, turn) * scale + centre) for line in stroke_lines(rng)]
-        colour, thickness = rng.uniform(0, 255, 3).tolist(), max(1, round(side * rng.uniform(0.004, 0.014)))
-        cv2.polylines(drawn, lines, False, colour, thickness, cv2.LINE_AA, shift=4)
-    return drawn.astype(np.float32)
-
-
 def draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A canvas with a wavy gradient, soft blotches, sometimes stripes, and strokes."""
+    """A canvas with a wavy gradient, soft blotches, sometimes stripes, and thin strokes at random places."""
     colours = rng.uniform(20, 235, (3, 3))
     # half way to grey and not too far apart: a ground of every colour would leave none to the objects
     near, far, blotch = (colours + colours.mean(axis=1, keepdims=True)).astype(np.float32) / 2
@@ -128,7 +95,15 @@ def draw_background(rng: np.random.Generator, height: int, width: int) -> np.nda
     if rng.random() < 0.4:
         stripes = np.sin(smooth_noise(rng, height, width, 2) * rng.uniform(40, 150))
         canvas = canvas + np.float32(rng.uniform(5, 14)) * stripes[..., None]
-    return scatter_strokes(canvas, rng)
+    drawn = np.clip(canvas, 0, 255).astype(np.uint8)  # cv2 smooths edges of 8-bit images only
+    side = (height * width) ** 0.5
+    for _ in range(rng.integers(5, 16)):
+        turn, scale = rng.uniform(0, 2 * np.pi), side * rng.uniform(0.05, 0.3)
+        centre = rng.random(2) * (width, height)
+        lines = [to_sixteenths(turned(line, turn) * scale + centre) for line in stroke_lines(rng)]
+        colour, thickness = rng.uniform(0, 255, 3).tolist(), max(1, round(side * rng.uniform(0.004, 0.014)))
+        cv2.polylines(drawn, lines, False, colour, thickness, cv2.LINE_AA, shift=4)
+    return drawn.astype(np.float32)
 
 
 def random_polygon(rng: np.random.Generator, outline: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -143,22 +118,10 @@ def random_polygon(rng: np.random.Generator, outline: np.ndarray, height: int, w
 
 
 def coverage(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The part of each pixel that lies inside a polygon [K, 2]: [H, W] float32, 0..1."""
-    fine = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
-    cv2.fillPoly(fine, [to_sixteenths(polygon * SUPERSAMPLING)], 255, shift=4)
+    """The part of each pixel that lies inside a polygon [K, 2], of 4 x 4 finer ones: [H, W] float32, 0..1."""
+    fine = np.zeros((height * 4, width * 4), np.uint8)
+    cv2.fillPoly(fine, [to_sixteenths(polygon * 4)], 255, shift=4)
     return cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-
-
-def contrasting_colour(rng: np.random.Generator, class_index: int, ground: np.ndarray) -> np.ndarray:
-    """A BGR colour [3] of a class's hues, well apart from nearly all of the given pixels [N, 3]."""
-    hue = 360 * class_index / len(OUTLINES) + rng.uniform(-HUE_SPREAD, HUE_SPREAD, COLOURS_TRIED)
-    hsv = rng.uniform((0, 0.4, 0.35), (1, 1, 1), (COLOURS_TRIED, 3)).astype(np.float32)  # pale to vivid, dark to bright
-    hsv[:, 0] = hue % 360
-    candidates = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0] * 245
-    distances = np.linalg.norm(candidates[:, None] - ground[:: len(ground) // 100 + 1], axis=2)
-    contrast = np.quantile(distances, 0.05, axis=1)
-    # the first that is good enough, not the best of all: that would be black or white nearly every time
-    return candidates[np.argmax(contrast >= min(LEAST_CONTRAST, contrast.max()))]
 
 
 def cast_shadow(canvas: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -170,64 +133,65 @@ def cast_shadow(canvas: np.ndarray, alpha: np.ndarray, rng: np.random.Generator)
 
 
 def fill_shape(canvas: np.ndarray, alpha: np.ndarray, class_index: int, rng: np.random.Generator) -> np.ndarray:
-    """Canvas with a softly shaded object on alpha [H, W], of a colour that stands out along its edge."""
-    touched = (alpha > 0).astype(np.uint8)
-    edge = cv2.morphologyEx(touched, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)) > 0
-    colour = np.float32(contrasting_colour(rng, class_index, canvas[edge]))
+    """Canvas with a softly shaded object on alpha [H, W], in a hue of its class that stands out along its edge."""
+    edge = cv2.morphologyEx((alpha > 0).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)) > 0
+    ground = canvas[edge]  # [N, 3]
+    hue = 360 * class_index / len(OUTLINES) + rng.uniform(-HUE_SPREAD, HUE_SPREAD, 30)
+    hsv = rng.uniform((0, 0.4, 0.35), (1, 1, 1), (30, 3)).astype(np.float32)  # pale to vivid, dark to bright
+    hsv[:, 0] = hue % 360
+    candidates = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0] * 245
+    distances = np.linalg.norm(candidates[:, None] - ground[:: len(ground) // 100 + 1], axis=2)
+    contrast = np.quantile(distances, 0.05, axis=1)
+    # the first that is good enough, not the best of all: that would be black or white nearly every time
+    colour = candidates[np.argmax(contrast >= min(LEAST_CONTRAST, contrast.max()))]
     shade = 0.75 + 0.35 * smooth_noise(rng, alpha.shape[0], alpha.shape[1], 2)
-    return blend(canvas, np.minimum(colour * shade[..., None], 255), alpha)
+    return blend(canvas, np.minimum(np.float32(colour) * shade[..., None], 255), alpha)
 
 
-def add_objects(canvas: np.ndarray, rng: np.random.Generator, count: int) -> tuple[np.ndarray, list[Shape]]:
-    """Canvas with up to count objects, fewer where no free place is found, and their outlines."""
-    shapes: list[Shape] = []
-    visible = np.zeros((0, *canvas.shape[:2]), bool)  # [N, H, W], what is still seen of every object so far
-    areas = np.zeros(0)  # [N], pixels of the whole objects
-    for class_index in rng.integers(len(SHAPE_CLASSES), size=count):
-        for _ in range(PLACES_TRIED):
-            polygon = random_polygon(rng, OUTLINES[SHAPE_CLASSES[class_index]], *canvas.shape[:2])
-            alpha = coverage(polygon, *canvas.shape[:2])
-            cover = alpha > 0.5
-            if ((visible & ~cover).sum(axis=(1, 2)) >= LEAST_VISIBLE * areas).all():
-                canvas = fill_shape(cast_shadow(canvas, alpha, rng), alpha, int(class_index), rng)
-                visible = np.concatenate([visible & ~cover, cover[None]])
-                areas = np.append(areas, cover.sum())
-                shapes.append(Shape(int(class_index), polygon))
-                break
-    return canvas, shapes
-
-
-def draw_image(spec: ShapesSpec, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
+def draw_image(spec: Generate, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
     """Image [H, W, 3] uint8 BGR and its objects, whatever the numbers of images in the spec."""
     rng = np.random.default_rng([spec.seed, SPLITS.index(split), index])
     height, width = (round(ratio * spec.image_size) for ratio in rng.choice(SIDE_RATIOS))
-    count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MOST_OBJECTS + 1))
-    canvas, shapes = add_objects(draw_background(rng, height, width), rng, count)
+    count = 0 if rng.random() < 0.08 else int(rng.integers(1, 6))  # some images hold no object
+    canvas = draw_background(rng, height, width)
+    shapes: list[Shape] = []
+    seen = np.zeros((height, width), int)  # number of the object on top, 0 for none
+    areas = np.zeros(1)  # pixels of the whole objects by their numbers
+    for class_index in rng.integers(len(SHAPE_CLASSES), size=count).tolist():
+        for _ in range(20):  # places are tried
+            polygon = random_polygon(rng, OUTLINES[SHAPE_CLASSES[class_index]], height, width)
+            alpha = coverage(polygon, height, width)
+            cover = alpha > 0.5
+            if (np.bincount(seen[~cover], minlength=len(areas)) >= LEAST_VISIBLE * areas).all():
+                canvas = fill_shape(cast_shadow(canvas, alpha, rng), alpha, class_index, rng)
+                seen[cover] = len(areas)
+                areas = np.append(areas, cover.sum())
+                shapes.append((class_index, polygon))
+                break
     # grain over everything: an object must not be told by being free of noise
     grain = np.float32(rng.uniform(1, 7)) * rng.standard_normal(canvas.shape, dtype=np.float32)
     return np.clip(canvas + grain, 0, 255).astype(np.uint8), shapes
 
 
-def write_image(folder: Path, spec: ShapesSpec, split: str, index: int) -> None:
+def write_image(folder: Path, spec: Generate, split: str, index: int) -> None:
     """Draw one image into images/<split>, and polygon rows of YOLO into labels/<split> unless it is empty."""
     image, shapes = draw_image(spec, split, index)
     (folder / "images" / split / f"{index:06d}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
-    rows = []
+    rows = ""
     for class_index, polygon in shapes:
         points = np.clip(polygon / (image.shape[1], image.shape[0]), 0, 1)  # takes rounding only
-        rows.append(" ".join([str(class_index), *(f"{value:.6f}" for value in points.ravel())]) + "\n")
+        rows += " ".join([str(class_index), *(f"{value:.6f}" for value in points.ravel())]) + "\n"
     if rows:
-        (folder / "labels" / split / f"{index:06d}.txt").write_text("".join(rows), encoding="ascii")
+        (folder / "labels" / split / f"{index:06d}.txt").write_text(rows, encoding="ascii")
 
 
-def write_set(folder: Path, spec: ShapesSpec) -> None:
+def write_set(folder: Path, spec: Generate) -> None:
     """Draw every image of both splits under a folder that is not there yet."""
-    for kind in ("images", "labels"):
-        for split in SPLITS:
-            (folder / kind / split).mkdir(parents=True)
-    todo = [(split, index) for split in SPLITS for index in range(getattr(spec, split))]
-    for split, index in tqdm(todo, desc="drawing shapes", leave=False, delay=1.0):
-        write_image(folder, spec, split, index)
+    for split, count in zip(SPLITS, (spec.train, spec.val), strict=True):
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "labels" / split).mkdir(parents=True)
+        for index in tqdm(range(count), desc=f"drawing shapes: {split}", leave=False, delay=1.0):
+            write_image(folder, spec, split, index)
 
 
 def cache_folder() -> Path:
@@ -237,15 +201,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo_lite"
 
 
-def ensure_shapes(spec: ShapesSpec, cache: Path | None = None) -> Path:
-    """The folder of the set, drawn first if it is not there yet; it gets its name when it is whole.
-
-    Raises:
-        ValueError: the side of images is under 32 pixels.
-        DataError: the cache cannot be written.
-    """
-    if spec.image_size < 32:
-        raise ValueError(f"shapes: image_size is {spec.image_size}, expected 32 or more")
+def ensure_shapes(spec: Generate, cache: Path | None = None) -> Path:
+    """The folder of the set, drawn first if it is not there yet. Raises DataError if the cache cannot be written."""
     cache = cache or cache_folder()
     folder = cache / f"shapes-v{FORMAT_VERSION}-{spec.train}-{spec.val}-{spec.image_size}-{spec.seed}"
     if (folder / "images").is_dir():
@@ -254,7 +211,7 @@ def ensure_shapes(spec: ShapesSpec, cache: Path | None = None) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=cache, prefix=f".{folder.name}.") as temporary:
             write_set(Path(temporary) / "set", spec)
-            os.replace(Path(temporary) / "set", folder)
+            os.replace(Path(temporary) / "set", folder)  # it gets its name when it is whole
     except OSError as error:
         if not (folder / "images").is_dir():  # else another process was first: its set is the same
             hint = "set YOLO_LITE_CACHE to a folder that can be written"

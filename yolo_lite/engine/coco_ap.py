@@ -14,7 +14,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from yolo_lite.data.coco_dict import coco_dict
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
-from yolo_lite.report.curves import Curves, mean_of_known
+from yolo_lite.report.evaluation import Curves, mean_of_known
 
 CONFIDENCES = np.linspace(0.001, 1, 1000)
 UNMATCHED, IN_CROWD = -1, -2  # what else than an object a detection may be matched to

@@ -1,4 +1,4 @@
-"""What a detector takes for what, and on which images it errs most.
+"""Confusion matrix and worst images.
 
 D detections above a confidence, C classes. Detections and objects are paired whatever their classes, by COCO's greedy
 rule at IoU 0.5 (``coco_ap.match``): each object is found once at most, second detections of it are false.
@@ -22,9 +22,7 @@ class Errors(NamedTuple):
 
     detections: DetectionTable
     taken_for: np.ndarray  # [D] int64, class of the object that a detection finds, C where it finds none
-    image: np.ndarray  # [T] int64, image of each object
-    xyxy: np.ndarray  # [T, 4] float64
-    label: np.ndarray  # [T] int64
+    objects: DetectionTable  # T rows, each with a score of 1
     found_as: np.ndarray  # [T] int64, class of the detection that finds an object, C where none does
 
     @property
@@ -35,7 +33,7 @@ class Errors(NamedTuple):
     @property
     def is_missed(self) -> np.ndarray:
         """Objects ``[T]`` that are not found, or as another class."""
-        return self.label != self.found_as
+        return self.objects.label != self.found_as
 
     def matrix(self, num_classes: int) -> np.ndarray:
         """Counts ``[C + 1, C + 1]``: rows predictions, columns truth, the last row missed, the last column false.
@@ -44,25 +42,24 @@ class Errors(NamedTuple):
         """
         matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
         np.add.at(matrix, (self.detections.label, self.taken_for), 1)
-        np.add.at(matrix[-1], self.label[self.found_as == num_classes], 1)
+        np.add.at(matrix[-1], self.objects.label[self.found_as == num_classes], 1)
         return matrix
 
     def by_image(self, num_images: int) -> np.ndarray:
         """False detections and missed objects of each image ``[n]``; one taken for another is both."""
-        false, missed = self.detections.image[self.is_false], self.image[self.is_missed]
-        return np.bincount(false, minlength=num_images) + np.bincount(missed, minlength=num_images)
+        wrong = self.detections.image[self.is_false], self.objects.image[self.is_missed]
+        return np.bincount(np.concatenate(wrong), minlength=num_images)
 
 
 def find_errors(index: DatasetIndex, truth: COCO, table: DetectionTable) -> Errors:
     """Pair the detections above 0.25 with the objects of a split; ``truth`` is its ``coco_ap.ground_truth``."""
     confident = DetectionTable(*(column[table.score > SHOWN_CONFIDENCE] for column in table))
     matched = match(truth, confident, any_class=True)
-    detections = DetectionTable(*(column[matched != IN_CROWD] for column in confident))
-    matched = matched[matched != IN_CROWD]
-    hits = matched >= 0
-    taken_for = np.full(len(matched), len(index.names))
+    *columns, matched = (column[matched != IN_CROWD] for column in (*confident, matched))
+    detections, hits = DetectionTable(*columns), matched >= 0
+    taken_for, found_as = (np.full(count, len(index.names)) for count in (len(matched), len(index.label)))
     taken_for[hits] = index.label[matched[hits]]
-    found_as = np.full(len(index.label), len(index.names))
     found_as[matched[hits]] = detections.label[hits]
-    columns = (index.owner, index.xyxy, index.label, found_as)
-    return Errors(detections, taken_for, *(column[~index.crowd] for column in columns))
+    objects = DetectionTable(index.owner, index.xyxy, np.ones(len(index.label)), index.label)
+    objects = DetectionTable(*(column[~index.crowd] for column in objects))
+    return Errors(detections, taken_for, objects, found_as[~index.crowd])

@@ -25,16 +25,12 @@ def write_coco_json(folder: Path, table: DetectionTable, split: Split) -> None:
     Ids are those of the COCO file that the split came from, else positions.
     """
     index = split.dataset
-    image_id, category_id = index.image_id.tolist(), index.category_id.tolist()
-    xywh = xyxy_to_xywh(table.xyxy)
-    rows = zip(table.image.tolist(), table.label.tolist(), xywh.tolist(), table.score.tolist(), strict=True)
-    results = [
-        {"image_id": image_id[image], "category_id": category_id[label], "bbox": box, "score": score}
-        for image, label, box, score in rows
-    ]
+    image_id, category_id = index.image_id[table.image].tolist(), index.category_id[table.label].tolist()
+    rows = zip(image_id, category_id, xyxy_to_xywh(table.xyxy).tolist(), table.score.tolist(), strict=True)
+    found = [{"image_id": i, "category_id": c, "bbox": box, "score": score} for i, c, box, score in rows]
     names = [os.path.basename(index.path(position)) for position in range(len(index))]
-    expected = coco_dict(index, image_id, category_id, names)
-    (folder / "predictions.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
+    expected = coco_dict(index, index.image_id.tolist(), index.category_id.tolist(), names)
+    (folder / "predictions.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
     (folder / "ground_truth.json").write_text(json.dumps(expected) + "\n", encoding="utf-8")
 
 
@@ -54,13 +50,7 @@ def write_yolo_txt(folder: Path, table: DetectionTable, split: Split) -> None:
 
 
 def yolo_rows(label: np.ndarray, xyxy: np.ndarray, score: np.ndarray, size: Sequence[int]) -> str:
-    """A row ``class cx cy w h confidence`` for each of D detections, boxes in fractions of the image.
-
-    Args:
-        label, xyxy, score: ``[D]``, ``[D, 4]`` in pixels, ``[D]`` in 0..1.
-        size: height and width of the image.
-    """
-    height, width = size
-    boxes = xyxy_to_cxcywh(xyxy) / (width, height, width, height)
+    """A row ``class cx cy w h confidence`` for each of D detections, boxes in fractions of an image's height, width."""
+    boxes = xyxy_to_cxcywh(xyxy) / (*size[::-1], *size[::-1])
     rows = zip(label, np.column_stack((boxes, score)), strict=True)
     return "".join(f"{number} {' '.join(f'{value:.6f}' for value in values)}\n" for number, values in rows)

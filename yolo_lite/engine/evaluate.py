@@ -25,7 +25,7 @@ from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.tasks import Inference
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.nms import DetectOptions
-from yolo_lite.report.table import ClassRow, class_table
+from yolo_lite.report.table import class_table
 from yolo_lite.structures import Batch, Compute, Detections, Losses
 
 
@@ -186,11 +186,12 @@ def format_table(evaluation: Evaluation, index: DatasetIndex) -> str:
     images = _images_by_class(index)
     objects = index.counts
     rows = [
-        ClassRow(name, int(images[c]), int(objects[c]), s.precision, s.recall, s.map50, s.map50_95)
+        (name, int(images[c]), int(objects[c]), s.precision, s.recall, s.map50, s.map50_95)
         for c, (name, s) in enumerate(zip(index.names, evaluation.scores.by_class, strict=True))
     ]
     s = evaluation.scores.overall
-    return class_table(rows, ClassRow("all", len(index), index.num_objects, s.precision, s.recall, s.map50, s.map50_95))
+    overall = ("all", len(index), index.num_objects, s.precision, s.recall, s.map50, s.map50_95)
+    return class_table([overall, *rows])
 
 
 def _images_by_class(index: DatasetIndex) -> np.ndarray:

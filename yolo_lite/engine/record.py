@@ -15,10 +15,8 @@ from yolo_lite.config.run import RunConfig
 from yolo_lite.engine import sheets
 from yolo_lite.engine.coco_ap import score_by_size
 from yolo_lite.engine.evaluate import Evaluation, Split, format_table, report
-from yolo_lite.engine.figures import figures
-from yolo_lite.report.drawing import encode_image
-from yolo_lite.report.results import results_image
-from yolo_lite.report.results_csv import ResultsCsv
+from yolo_lite.report.drawing import encode_png
+from yolo_lite.report.results_csv import ResultsCsv, results_image
 from yolo_lite.report.tensorboard import TensorBoard
 from yolo_lite.structures import Batch
 
@@ -96,14 +94,14 @@ class Record:
     def _figures(self, evaluation: Evaluation, split: Split, number: int) -> None:
         if not self.config.train.figures:
             return
-        for name, image_rgb in figures(evaluation, split):
+        for name, image_rgb in sheets.figures(evaluation, split):
             self._image(f"figures/{name}", f"{name}.png", image_rgb, number)
         curves = evaluation.scores.curves
         present = {name: row for row, name in enumerate(split.dataset.names) if curves.objects[row]}
         self.board.pr_curves(present, curves, number)
 
     def _image(self, tag: str, name: str, image_rgb: np.ndarray, step: int) -> None:
-        png = encode_image(image_rgb)
+        png = encode_png(image_rgb)
         self.board.image(tag, png, step)
         (self.folder / name).write_bytes(png)
 

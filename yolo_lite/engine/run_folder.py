@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,23 +11,19 @@ from yolo_lite.config.errors import ConfigError
 
 
 def make_run_folder(project: str | os.PathLike[str], name: str, exist_ok: bool) -> Path:
-    """Make a folder that no other run has; with ``exist_ok`` an existing one is used again.
-
-    Raises:
-        ConfigError: the folder cannot be made.
-    """
-    for number in itertools.count(1):
-        folder = Path(project) / (name if number == 1 else f"{name}{number}")
+    """Make a folder that no other run has; with ``exist_ok`` an existing one is used again. Raises ConfigError."""
+    folder, number = Path(project) / name, 1
+    while True:
         try:
             folder.mkdir(parents=True, exist_ok=exist_ok)
+            return folder
         except FileExistsError:
             if exist_ok or not folder.exists():
                 raise ConfigError(f"--project {project} --name {name}: {folder} is in the way, not a folder") from None
-            continue
         except OSError as error:
             raise ConfigError(f"--project {project}: {folder} cannot be made: {error.strerror}") from error
-        return folder
-    raise AssertionError("unreachable")
+        number += 1
+        folder = Path(project) / f"{name}{number}"
 
 
 def unique_stems(files: Sequence[str]) -> list[Path]:
@@ -54,17 +49,13 @@ def folder_of(project: str, launchers: Sequence[str]) -> Path | None:
     torchrun starts its processes anew when one has failed, or a machine has come or gone. Restarts cannot be told by
     its own count, which leaves the latter out; a new torchrun by hand is a new run.
     """
-    files = sorted(Path(project).glob(f"*/{TORCHRUN_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True)
+    files = sorted(Path(project).glob(f"*/{TORCHRUN_FILE}"), key=os.path.getmtime, reverse=True)
     return next((file.parent for file in files if {*launchers} & {*file.read_text().splitlines()}), None)
 
 
 def latest_checkpoint(project: str) -> Path:
-    """The last.pt below ``project`` that was written most recently.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The last.pt below ``project`` that was written most recently. Raises ConfigError if there is none."""
     found = list(Path(project).glob("*/weights/last.pt"))
     if not found:
         raise ConfigError(f"--resume: no */weights/last.pt below {project}")
-    return max(found, key=lambda path: path.stat().st_mtime)
+    return max(found, key=os.path.getmtime)

@@ -1,7 +1,8 @@
-"""Images of a run: a training batch as the network sees it, and labels beside predictions."""
+"""Images of a run: a training batch as the network sees it, labels beside predictions, and figures of an evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,12 +10,13 @@ import torch
 
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.engine.coco_ap import DetectionTable
-from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors
+from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors, find_errors
+from yolo_lite.engine.evaluate import Evaluation, Split
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
-from yolo_lite.report.drawing import as_rgb, contact_sheet, draw_boxes, draw_thin_boxes, enlarge, side_by_side, titled
+from yolo_lite.report.drawing import as_rgb, contact_sheet, draw_boxes, draw_outlines, enlarge, titled
+from yolo_lite.report.evaluation import ap_image, confusion_image, curves_image
 from yolo_lite.structures import Batch
 
 SHOWN_IMAGES = 8  # of a training batch
@@ -43,10 +45,9 @@ def training_sheet(batch: Batch, names: tuple[str, ...], most: int = SHOWN_IMAGE
     """The first images of a batch (uint8, on the CPU) with their boxes, RGB."""
     images = []
     for row in range(min(len(batch.images), most)):
-        own = batch.objects.image == row
-        xyxy = cxcywh_to_xyxy(batch.objects.box[own]).numpy()
+        own = batch.objects.select(batch.objects.image == row)
         image = as_rgb(batch.images[row].permute(1, 2, 0).numpy())
-        images.append(draw_boxes(*enlarge(image, xyxy), batch.objects.label[own].numpy(), names))
+        images.append(draw_boxes(*enlarge(image, cxcywh_to_xyxy(own.box).numpy()), own.label.numpy(), names))
     return contact_sheet(images, columns=4)
 
 
@@ -56,62 +57,54 @@ def anchor_sheet(batch: Batch, anchors: Cells, names: tuple[str, ...], most: int
     A dot is the cell of an anchor; a shape of anchor is drawn in one of its cells only. Of the first 16 images those
     with the fewest objects are shown: in a crowd nothing could be told apart.
     """
+    labels, images = batch.objects.label.numpy(), []
     counts = np.bincount(batch.objects.image.numpy(), minlength=len(batch.images))[:16]
-    fewest = np.argsort(np.where(counts > 0, counts, counts.max() + 1), kind="stable")[:most]
-    return contact_sheet([_objects_and_anchors(batch, anchors, names, int(row)) for row in fewest], columns=2)
+    for row in np.argsort(np.where(counts > 0, counts, counts.max() + 1), kind="stable")[:most].tolist():
+        own, learning = batch.objects.select(batch.objects.image == row), anchors.image == row
+        target, xyxy = anchors.target[learning], anchors.xyxy[learning]
+        size = xyxy_to_cxcywh(xyxy)[:, 2:].round(2)  # cells far from 0 cost digits
+        _, shapes = np.unique(np.column_stack((target, size)), axis=0, return_index=True)
+        image = as_rgb(batch.images[row].permute(1, 2, 0).numpy())
+        image, boxes = enlarge(image, np.concatenate((cxcywh_to_xyxy(own.box).numpy(), xyxy)), 640, below=640)
+        objects, xyxy = np.split(boxes, [len(own.box)])
+        centre = xyxy_to_cxcywh(xyxy)[:, :2]
+        image = draw_outlines(image, xyxy[shapes], labels[target[shapes]])
+        image = draw_outlines(image, np.concatenate((centre - 2, centre + 2), axis=1), labels[target])
+        image = draw_boxes(image, objects, own.label.numpy(), names)
+        images.append(titled(image, f"{learning.sum()} anchors learn {len(own.box)} objects"))
+    return contact_sheet(images, columns=2)
 
 
-def _objects_and_anchors(batch: Batch, anchors: Cells, names: tuple[str, ...], row: int) -> np.ndarray:
-    own, learning = (batch.objects.image == row).numpy(), anchors.image == row
-    labels, target = batch.objects.label.numpy(), anchors.target[learning]
-    objects, xyxy = cxcywh_to_xyxy(batch.objects.box[own]).numpy(), anchors.xyxy[learning]
-    image = as_rgb(batch.images[row].permute(1, 2, 0).numpy())
-    image, boxes = enlarge(image, np.concatenate((objects, xyxy)), 640, below=640)
-    objects, xyxy = np.split(boxes, [len(objects)])
-    size = xyxy_to_cxcywh(anchors.xyxy[learning])[:, 2:].round(2)  # cells far from 0 cost digits
-    _, shapes = np.unique(np.column_stack((target, size)), axis=0, return_index=True)
-    centre = xyxy_to_cxcywh(xyxy)[:, :2]
-    image = draw_thin_boxes(image, xyxy[shapes], labels[target[shapes]])
-    image = draw_thin_boxes(image, np.concatenate((centre - 2, centre + 2), axis=1), labels[target])
-    image = draw_boxes(image, objects, labels[own], names)
-    return titled(image, f"{learning.sum()} anchors learn {own.sum()} objects")
+def prediction_sheet(index: DatasetIndex, errors: Errors, positions: np.ndarray, only_errors: bool) -> np.ndarray:
+    """Labels beside predictions above 0.25 of some images; what is right is thin and white with ``only_errors``."""
+    sides = (
+        ("labels: {} of {} missed", errors.objects, errors.is_missed, None),
+        ("predictions: {} of {} false", errors.detections, errors.is_false, errors.detections.score),
+    )
+    pairs = []
+    for position in positions.tolist():
+        image, pair = as_rgb(read_image(index.path(position), index.channels)), []
+        for title, table, wrong, score in sides:
+            own = table.image == position
+            shown = own & wrong if only_errors else own
+            larger, boxes = enlarge(image, table.xyxy)
+            larger = draw_outlines(larger, boxes[own & ~shown])
+            scores = None if score is None else score[shown]
+            larger = draw_boxes(larger, boxes[shown], table.label[shown], index.names, scores)
+            pair.append(titled(larger, title.format((own & wrong).sum(), own.sum())))
+        pairs.append(contact_sheet(pair, columns=2))
+    return contact_sheet(pairs, columns=2)
 
 
-def prediction_sheet(index: DatasetIndex, table: DetectionTable, most: int = 4) -> np.ndarray:
-    """Labels beside predictions above 0.25 for images spread evenly over a split, RGB."""
-    chosen = np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).round().astype(int))
-    return contact_sheet([_labels_and_predictions(index, table, int(position)) for position in chosen], columns=2)
-
-
-def _labels_and_predictions(index: DatasetIndex, table: DetectionTable, position: int) -> np.ndarray:
-    image = _read(index, position)
-    label, xyxy = index.objects(position)
-    own = (table.image == position) & (table.score > SHOWN_CONFIDENCE)
-    left = draw_boxes(*enlarge(image, xyxy), label, index.names)
-    right = draw_boxes(*enlarge(image, table.xyxy[own]), table.label[own], index.names, table.score[own])
-    return side_by_side(left, right)
-
-
-def _read(index: DatasetIndex, position: int) -> np.ndarray:
-    return as_rgb(read_image(index.path(position), index.channels))
-
-
-def worst_sheet(index: DatasetIndex, errors: Errors, most: int = 6) -> np.ndarray:
-    """The images with most errors, RGB: on the left what is missed, on the right what is false, the rest white."""
-    num_errors = errors.by_image(len(index))
-    worst = np.argsort(-num_errors, kind="stable")[:most]
-    return contact_sheet([_missed_and_false(index, errors, int(position)) for position in worst], columns=2)
-
-
-def _missed_and_false(index: DatasetIndex, errors: Errors, position: int) -> np.ndarray:
-    image, table, names = _read(index, position), errors.detections, index.names
-    own, found = errors.image == position, table.image == position
-    missed, false = errors.is_missed[own], errors.is_false[found]
-    larger, boxes = enlarge(image, errors.xyxy[own])
-    left = draw_thin_boxes(larger, boxes[~missed])
-    left = draw_boxes(left, boxes[missed], errors.label[own][missed], names)
-    larger, boxes = enlarge(image, table.xyxy[found])
-    right = draw_thin_boxes(larger, boxes[~false])
-    right = draw_boxes(right, boxes[false], table.label[found][false], names, table.score[found][false])
-    titles = f"labels: {missed.sum()} of {len(missed)} missed", f"predictions: {false.sum()} of {len(false)} false"
-    return side_by_side(left, right, titles)
+def figures(evaluation: Evaluation, split: Split) -> Iterator[tuple[str, np.ndarray]]:
+    """The images of an evaluation, RGB, and the names of their files, without an ending."""
+    index, scores = split.dataset, evaluation.scores
+    errors = find_errors(index, split.truth, evaluation.detections)
+    rule = f"detections above confidence {SHOWN_CONFIDENCE}, paired with objects at IoU 0.5 whatever their classes"
+    spread = np.linspace(0, len(index) - 1, min(4, len(index))).round().astype(int)
+    yield "val_predictions", prediction_sheet(index, errors, spread, only_errors=False)
+    worst = np.argsort(-errors.by_image(len(index)), kind="stable")[:6]
+    yield "worst_images", prediction_sheet(index, errors, worst, only_errors=True)
+    yield "curves", curves_image(scores.curves, index.names)
+    yield "confusion_matrix", confusion_image(errors.matrix(len(index.names)), index.names, rule)
+    yield "ap_by_class", ap_image(index.names, scores.curves.objects, np.array(scores.by_class)[:, :2])

@@ -10,14 +10,11 @@ from types import FrameType
 
 from yolo_lite.config.errors import StoppedError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 class StopRequest:
     """Whether a signal has come. The second SIGINT stops at once."""
 
-    def __init__(self) -> None:
-        self.number = 0  # of the signal
+    number = 0  # of the signal
 
     def __bool__(self) -> bool:
         return self.number != 0
@@ -30,7 +27,7 @@ class StopRequest:
 
     def check(self) -> None:
         """Raise StoppedError if a signal has come."""
-        if self.number:
+        if self:
             raise StoppedError(self.number)
 
 
@@ -38,10 +35,8 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Catch SIGINT and SIGTERM; outside the main thread, where Python has no signals, none ever comes."""
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    before = {number: signal.signal(number, request.take) for number in SIGNALS}
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, request.take) for number in numbers}
     try:
         yield request
     finally:

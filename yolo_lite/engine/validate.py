@@ -22,8 +22,8 @@ from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_by_size
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute, libraries_left_uncollected, move_model
 from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, format_table, prepare_split, report, rounded_up
-from yolo_lite.engine.figures import figures
 from yolo_lite.engine.seams import SEAMS
+from yolo_lite.engine.sheets import figures
 from yolo_lite.engine.tasks import Inference
 from yolo_lite.engine.trained import load_trained
 from yolo_lite.loss.criteria import Criterion

@@ -40,24 +40,19 @@ class VariantRow(NamedTuple):
         return "better" if self.difference > 0 else "worse"
 
 
-HEADER = ("variant", "mAP50-95", "mAP75", "mAP50", "difference", "verdict", "seconds")
-
-
 def comparison_table(rows: Sequence[VariantRow]) -> str:
     """Markdown, aligned for the terminal."""
-    return markdown_table([HEADER, *(_cells(row) for row in rows)])
 
+    def cell(value: float | None, spread: float | None, sign: str = "-") -> str:
+        text = "-" if value is None else f"{value:{sign}.4f}"
+        return text if spread is None else f"{text} ± {spread:.4f}"
 
-def _cells(row: VariantRow) -> tuple[str, ...]:
-    means = (_with_deviation(*pair) for pair in (row.map50_95, row.map75, row.map50))
-    difference = "-" if row.difference is None else f"{row.difference:+.4f}"
-    if row.half_width is not None:
-        difference += f" ± {row.half_width:.4f}"
-    return (row.variant, *means, difference, row.verdict, "-" if row.seconds is None else f"{row.seconds:.0f}")
-
-
-def _with_deviation(mean: float, deviation: float | None) -> str:
-    return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
+    table = [("variant", "mAP50-95", "mAP75", "mAP50", "difference", "verdict", "seconds")]
+    for row in rows:
+        means = cell(*row.map50_95), cell(*row.map75), cell(*row.map50)
+        seconds = "-" if row.seconds is None else f"{row.seconds:.0f}"
+        table.append((row.variant, *means, cell(row.difference, row.half_width, "+"), row.verdict, seconds))
+    return markdown_table(table)
 
 
 def comparison_image(rows: Sequence[VariantRow]) -> np.ndarray:
@@ -73,9 +68,8 @@ def comparison_image(rows: Sequence[VariantRow]) -> np.ndarray:
     axes.set_yticks(range(len(rows)), [row.variant for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("mAP50-95 of the last epoch")
-    # Titles of the figure, not of the axes, which long names make narrow.
+    axes.grid(axis="x", alpha=0.3)
     legend = "dots: seeds, bars: means, dotted: the first variant's mean\n"
     legend += "green or red: differs from the first variant by more than noise (95 %, all at once)"
-    figure.suptitle(legend, fontsize=9)
-    axes.grid(axis="x", alpha=0.3)
+    figure.suptitle(legend, fontsize=9)  # not of the axes, which long names make narrow
     return pixels(figure)

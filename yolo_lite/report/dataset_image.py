@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 80  # names of more could not be read
 COLOURS = {"train": "tab:blue", "val": "tab:orange", "test": "tab:green"}
-LEVEL_COLOURS = ("tab:red", "tab:purple", "tab:cyan", "tab:olive", "tab:pink", "tab:brown")
 
 
 class DatasetShape(NamedTuple):
@@ -32,13 +31,24 @@ class DatasetShape(NamedTuple):
 
 def dataset_image(shape: DatasetShape) -> np.ndarray:
     """Counts of classes by split; sizes with anchors, aspect ratios, objects an image and centres of one split; RGB."""
-    figure = new_figure(13.6, 7.7)
-    rows = figure.add_gridspec(2, 4, height_ratios=(1, 1.15))
-    _draw_classes(figure.add_subplot(rows[0, :]), shape)
-    for place, draw in enumerate((_draw_sizes, _draw_aspects, _draw_per_image, _draw_centres)):
-        axes = figure.add_subplot(rows[1, place])
+    figure, split, colour = new_figure(13.6, 7.7), shape.split, COLOURS[shape.split]
+    panels = figure.subplot_mosaic("aaaa;bcde", height_ratios=(1, 1.15))
+    classes, sizes, ratios, per_image, centres = (panels[name] for name in "abcde")
+    _draw_classes(classes, shape)
+    _draw_sizes(sizes, shape)
+    ratio = np.clip(shape.size[:, 0] / shape.size[:, 1], 1 / 16, 16)
+    ratios.hist(ratio, bins=np.geomspace(1 / 16, 16, 41).tolist(), color=colour)
+    ratios.set_xscale("log", base=2)
+    ratios.set_xticks([1 / 16, 1 / 4, 1, 4, 16], ["1:16", "1:4", "1:1", "4:1", "16:1"])
+    ratios.set(xlabel="width : height", ylabel="objects", title=f"{split}: aspect ratios")
+    most = int(shape.per_image.max(initial=1))
+    per_image.hist(shape.per_image, bins=min(most + 1, 60), range=(-0.5, most + 0.5), color=colour)
+    per_image.set(xlabel="objects in an image", ylabel="images", title=f"{split}: objects an image")
+    *_, image = centres.hist2d(shape.centre[:, 0], shape.centre[:, 1], bins=32, range=((0, 1), (0, 1)))
+    centres.set(xlabel="x, part of the width", ylabel="y, part of the height", title=f"{split}: centres", ylim=(1, 0))
+    figure.colorbar(image, ax=centres, shrink=0.7)
+    for axes in (sizes, ratios, per_image, centres):
         axes.set_box_aspect(1)
-        draw(axes, shape)
     return pixels(figure)
 
 
@@ -52,54 +62,27 @@ def _draw_classes(axes: Axes, shape: DatasetShape) -> None:
         if len(shown) * len(shape.counts) <= 30:
             axes.bar_label(bars, fontsize=8)
     names = [label_of(shape.names[label]) for label in shown]
-    many = len(shown) > 12
-    axes.set_xticks(place, names, rotation=90 if many else 0, fontsize=7 if len(shown) > 40 else 9)
-    half = max(len(shown), 3) / 2 + 0.1  # a lone class is no wall
-    axes.set_xlim((len(shown) - 1) / 2 - half, (len(shown) - 1) / 2 + half)
-    if total[total > 0].size and total.max() > 50 * total[total > 0].min():
-        axes.set_yscale("log")
-        axes.set_ylim(bottom=0.7)
+    axes.set_xticks(place, names, rotation=90 if len(shown) > 12 else 0, fontsize=7 if len(shown) > 40 else 9)
+    middle, half = (len(shown) - 1) / 2, max(len(shown), 3) / 2 + 0.1  # a lone class is no wall
+    axes.set_xlim(middle - half, middle + half)
+    if total.max() > 50 * total[total > 0].min(initial=total.max()):
+        axes.set(yscale="log", ylim=(0.7, None))
     axes.margins(y=0.12)
-    axes.set_ylabel("objects")
-    axes.set_title("objects of each class" + (f", the {MOST_CLASSES} largest" if len(shown) < len(total) else ""))
+    title = "objects of each class" + (f", the {MOST_CLASSES} largest" if len(shown) < len(total) else "")
+    axes.set(ylabel="objects", title=title)
     axes.legend(loc="upper right")
 
 
 def _draw_sizes(axes: Axes, shape: DatasetShape) -> None:
     """On logarithmic axes, where a ratio of sides is a distance."""
-    from matplotlib.colors import LogNorm
-
     edges = np.geomspace(1, shape.longest, 60).tolist()
     width, height = np.clip(shape.size, 1, shape.longest).T
-    axes.hist2d(width, height, bins=(edges, edges), cmap="Greys", norm=LogNorm(vmin=0.2), cmin=1)
-    for level, anchors in enumerate(() if shape.anchors is None else shape.anchors):
-        colour = LEVEL_COLOURS[level % len(LEVEL_COLOURS)]
-        axes.plot(*anchors.T, "x", color=colour, markersize=9, markeredgewidth=2.5, label=f"level {level + 1}")
-    axes.set(xscale="log", yscale="log", xlim=(1, shape.longest), ylim=(1, shape.longest))
-    axes.set(xlabel="width, pixels", ylabel="height, pixels")
-    axes.set_title(f"{shape.split}: objects at {shape.longest} px" + (", anchors" if shape.anchors is not None else ""))
-    if shape.anchors is not None:
+    axes.hist2d(width, height, bins=(edges, edges), cmap="Greys", norm="log", vmin=0.2, cmin=1)
+    limits, anchors = (1, shape.longest), () if shape.anchors is None else shape.anchors
+    for level, own in enumerate(anchors):
+        colour = ("tab:red", "tab:purple", "tab:cyan", "tab:olive")[level % 4]
+        axes.plot(*own.T, "x", color=colour, markersize=9, markeredgewidth=2.5, label=f"level {level + 1}")
+    axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, xlabel="width, pixels", ylabel="height, pixels")
+    axes.set_title(f"{shape.split}: objects at {shape.longest} px" + (", anchors" if len(anchors) else ""))
+    if len(anchors):
         axes.legend(loc="upper left", fontsize=8)
-
-
-def _draw_aspects(axes: Axes, shape: DatasetShape) -> None:
-    ratio = np.clip(shape.size[:, 0] / shape.size[:, 1], 1 / 16, 16)
-    axes.hist(ratio, bins=np.geomspace(1 / 16, 16, 41).tolist(), color=COLOURS[shape.split])
-    axes.set_xscale("log", base=2)
-    ticks = [1 / 16, 1 / 4, 1, 4, 16]
-    axes.set_xticks(ticks, ["1:16", "1:4", "1:1", "4:1", "16:1"])
-    axes.set(xlabel="width : height", ylabel="objects", title=f"{shape.split}: aspect ratios")
-
-
-def _draw_per_image(axes: Axes, shape: DatasetShape) -> None:
-    most = int(shape.per_image.max(initial=1))
-    edges = np.arange(-0.5, most + 1) if most <= 60 else np.linspace(-0.5, most + 0.5, 50)
-    axes.hist(shape.per_image, bins=edges.tolist(), color=COLOURS[shape.split])
-    axes.set(xlabel="objects in an image", ylabel="images", title=f"{shape.split}: objects an image")
-
-
-def _draw_centres(axes: Axes, shape: DatasetShape) -> None:
-    counts, _, _ = np.histogram2d(shape.centre[:, 1], shape.centre[:, 0], bins=32, range=((0, 1), (0, 1)))
-    image = axes.imshow(counts, extent=(0, 1, 1, 0), cmap="viridis")
-    axes.figure.colorbar(image, ax=axes, shrink=0.7)
-    axes.set(xlabel="x, part of the width", ylabel="y, part of the height", title=f"{shape.split}: centres")

@@ -17,15 +17,11 @@ def label_of(name: str) -> str:
     return shortened(name).replace("$", r"\$")
 
 
-def new_figure(width: float, height: float, arranged: bool = True) -> Figure:
-    """An empty figure of so many inches, 110 dots each.
-
-    Args:
-        arranged: let matplotlib find room for all labels, for which it draws everything twice.
-    """
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, 110 dots each, that finds room for all its labels."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=110, layout="constrained" if arranged else None)
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
 def pixels(figure: Figure) -> np.ndarray:

@@ -3,55 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
+ClassRow = tuple[str, int, int, float, float, float, float]  # the columns of HEADER, ratios in 0..1
 HEADER = ("class", "images", "objects", "precision", "recall", "mAP50", "mAP50-95")
-NAME_WIDTH = 24  # characters: with it the table fits into a terminal of 80
 
 
 def aligned_table(rows: Sequence[Sequence[str]]) -> str:
     """Plain text; the first column is aligned left, the others, which are numbers, right."""
-    names = _padded([row[:1] for row in rows], str.ljust)
-    numbers = _padded([row[1:] for row in rows], str.rjust)
-    return "\n".join("  ".join((*name, *cells)) for name, cells in zip(names, numbers, strict=True))
+    line = "  ".join(f"{{:{'>' if column else '<'}{width}}}" for column, width in enumerate(_widths(rows)))
+    return "\n".join(line.format(*row) for row in rows)
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Markdown that is aligned in the terminal too; the first row is the header."""
-    padded = _padded(rows, str.ljust)
-    lines = ["| " + " | ".join(cells) + " |" for cells in padded]
-    ruler = "|" + "|".join("-" * (len(cell) + 2) for cell in padded[0]) + "|"
-    return "\n".join([lines[0], ruler, *lines[1:]])
+    line = "| " + " | ".join(f"{{:{width}}}" for width in _widths(rows)) + " |"
+    ruler = "|" + "|".join("-" * (width + 2) for width in _widths(rows)) + "|"
+    header, *others = (line.format(*row) for row in rows)
+    return "\n".join([header, ruler, *others])
 
 
-def _padded(rows: Sequence[Sequence[str]], pad: Callable[[str, int], str]) -> list[list[str]]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [[pad(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
 
 
 def shortened(name: str) -> str:
-    """A class name of 24 characters at most."""
-    return name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…"
+    """A class name of 24 characters at most: with it the table fits into a terminal of 80."""
+    return name if len(name) <= 24 else f"{name[:23]}…"
 
 
-class ClassRow(NamedTuple):
-    """The result of one class; ratios in 0..1, NaN where there is nothing to measure."""
-
-    name: str
-    images: int  # with an object of the class
-    objects: int
-    precision: float
-    recall: float
-    map50: float
-    map50_95: float
-
-
-def class_table(rows: Sequence[ClassRow], overall: ClassRow) -> str:
-    """A header, the overall row, then one row a class in the order given."""
-    return aligned_table([HEADER, *(_cells(row) for row in (overall, *rows))])
-
-
-def _cells(row: ClassRow) -> tuple[str, ...]:
-    ratios = ("-" if math.isnan(ratio) else f"{ratio:.3f}" for ratio in row[3:])
-    return (shortened(row.name), str(row.images), str(row.objects), *ratios)
+def class_table(rows: Sequence[ClassRow]) -> str:
+    """The rows below a header; a dash where a ratio is NaN."""
+    table: list[Sequence[str]] = [HEADER]
+    for name, images, objects, *ratios in rows:
+        cells = ("-" if math.isnan(ratio) else f"{ratio:.3f}" for ratio in ratios)
+        table.append((shortened(name), str(images), str(objects), *cells))
+    return aligned_table(table)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from yolo_lite.report.curves import Curves
+from yolo_lite.report.evaluation import Curves
 
 PR_THRESHOLDS = 128  # of the curves in the PR CURVES tab
 
@@ -18,32 +19,30 @@ PR_THRESHOLDS = 128  # of the curves in the PR CURVES tab
 class TensorBoard:
     """An event file in `folder`; a resumed run hides what was logged from step `purge_step` on."""
 
-    def __init__(self, folder: str | os.PathLike[str], purge_step: int | None = None):
+    def __init__(self, folder: str | Path, purge_step: int | None = None):
         # imported here since it costs about 2 s, which commands that log nothing need not pay
         from torch.utils.tensorboard import SummaryWriter
 
-        self.folder = os.fspath(folder)
+        self.folder = str(folder)
         self._writer = SummaryWriter(self.folder, purge_step=purge_step, flush_secs=20)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Adds a point to the curve of each tag; "loss/box" and "loss/obj" share a section."""
-        with self._named_errors():
-            for tag, value in values.items():
-                self._writer.add_scalar(tag, value, step)
+        for tag, value in values.items():
+            self._add(self._writer.add_scalar, tag, value, step)
 
     def image(self, tag: str, png: bytes, step: int) -> None:
         """Adds an image, as the bytes of a PNG file."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         # SummaryWriter.add_image would encode it anew, and slowly: 2 s for a sheet of images.
-        width, height = (int.from_bytes(png[first : first + 4], "big") for first in (16, 20))
+        width, height = Image.open(io.BytesIO(png)).size
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
-        with self._named_errors():
-            self._writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        self._add(self._writer._get_file_writer().add_summary, summary, step)
 
-    def text(self, tag: str, markdown: str, step: int = 0) -> None:
-        with self._named_errors():
-            self._writer.add_text(tag, markdown, step)
+    def text(self, tag: str, markdown: str) -> None:
+        self._add(self._writer.add_text, tag, markdown, 0)
 
     def pr_curves(self, names: Mapping[str, int], curves: Curves, step: int) -> None:
         """Adds precision over recall of each class, given with its row of the curves; missed objects count."""
@@ -51,27 +50,25 @@ class TensorBoard:
         for name, row in names.items():
             hits, above = curves.hits[row, places], curves.above[row, places]
             counts = (hits, above - hits, np.zeros_like(hits), curves.objects[row] - hits)  # tp fp tn fn
-            precision, recall = np.nan_to_num(curves.precision[row, places]), curves.recall[row, places]
-            with self._named_errors():
-                self._writer.add_pr_curve_raw(f"pr/{name}", *counts, precision, recall, step, PR_THRESHOLDS)
+            ratios = np.nan_to_num(curves.precision[row, places]), curves.recall[row, places]
+            self._add(self._writer.add_pr_curve_raw, f"pr/{name}", *counts, *ratios, step, PR_THRESHOLDS)
 
     def graph(self, module: Any, inputs: Any) -> None:
         """Adds the operations of a module, as they are traced with these inputs."""
         import torch
 
-        with warnings.catch_warnings(), self._named_errors():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer's, of sizes that it takes for constants
             traced = torch.jit.trace(module, inputs, check_trace=False, strict=False)
-            self._writer.add_graph(traced, inputs, use_strict_trace=False)
+            self._add(self._writer.add_graph, traced, inputs, False, False)  # not verbose, not strict
 
     def hyperparameters(self, values: Mapping[str, float | str], metrics: list[str]) -> None:
         """Adds a line to the HPARAMS tab: the values beside the last points of the scalars that are named."""
         from torch.utils.tensorboard.summary import hparams
 
         # SummaryWriter.add_hparams would make a second run, in a folder below, with points of its own.
-        with self._named_errors():
-            for summary in hparams(dict(values), dict.fromkeys(metrics, 0.0)):
-                self._writer._get_file_writer().add_summary(summary)
+        for summary in hparams(dict(values), dict.fromkeys(metrics, 0.0)):
+            self._add(self._writer._get_file_writer().add_summary, summary)
 
     def close(self) -> None:
         """Writes what is still buffered. Where that fails it is said: what ends a run is not lost for its curves."""
@@ -80,10 +77,9 @@ class TensorBoard:
         except OSError as error:
             print(f"{self.folder}: the curves are not complete: {error.strerror}")
 
-    @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
+    def _add(self, add: Callable[..., None], *values: Any) -> None:
         """The writer's thread tells what befell it, such as a full disk, at the next call, but not where."""
         try:
-            yield
+            add(*values)
         except OSError as error:
             raise OSError(error.errno, error.strerror, self.folder) from error
