@@ -22,7 +22,7 @@ from yolo_lite.config.load import load_dataset_config
 from yolo_lite.deploy import export as export_module
 from yolo_lite.deploy.exported import Exported, load_exported
 from yolo_lite.deploy.formats import EXPORT_FORMATS
-from yolo_lite.deploy.graph import Decoded, select_predictions
+from yolo_lite.deploy.graph import Decoded, detections_of
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.model.detector import Detector
@@ -141,7 +141,7 @@ def assert_same(found: Detections, expected: Detections) -> None:
 def test_decoded_predictions_give_the_detections_of_raw_outputs(detector: Detector):
     images, options = pictures(2, 48, 80), DetectOptions(0.1, 0.45)
     expected = detector.detections(detector(images), (48, 80), options)
-    found = select_predictions(Decoded(detector)(images), options)
+    found = detections_of((Decoded(detector)(images),), options)
     for one, other in zip(found, expected, strict=True):
         assert_same(one, other)
 

@@ -1,17 +1,20 @@
-"""What ``--source`` means: image files, videos, cameras and streams, as one iterator of named frames."""
+"""Frames: what ``--source`` means (image files, videos, cameras and streams), and the images that Python hands over."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.images import IMAGE_SUFFIXES, as_channels, image_size, read_image
@@ -52,10 +55,16 @@ def find_media(sources: Sequence[str]) -> list[Media]:
         DataError: a source names nothing; whether files can be read is seen later.
     """
     files: dict[str, Path] = {}  # by absolute path, as first written
+    live: list[Media] = []
     for source in sources:
-        for file in () if is_live(source) else _files(source):
+        if is_live(source):
+            live.append(Media(source, "live", Path(f"live{len(live)}")))
+            continue
+        found = list_files(Path(), source, f"--source {source}", IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+        if not found:
+            raise DataError(f"--source {source}: no image or video in it")
+        for file in found:
             files.setdefault(os.path.abspath(file), file)
-    live = [Media(source, "live", Path(f"live{number}")) for number, source in enumerate(filter(is_live, sources))]
     return [*map(_media, files.values(), unique_stems(list(files))), *live]
 
 
@@ -75,13 +84,6 @@ def is_live(source: str) -> bool:
     return bool(colon) or (source.isdecimal() and not Path(source).exists())
 
 
-def _files(source: str) -> list[Path]:
-    files = list_files(Path(), source, f"--source {source}", IMAGE_SUFFIXES | VIDEO_SUFFIXES)
-    if not files:
-        raise DataError(f"--source {source}: no image or video in it")
-    return files
-
-
 def count_frames(media: Sequence[Media]) -> int | None:
     """About how many frames will come; None where nobody knows."""
     if any(one.kind == "live" for one in media):
@@ -90,50 +92,41 @@ def count_frames(media: Sequence[Media]) -> int | None:
     return len(media) - len(videos) + sum(max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) for video in videos)
 
 
-def read_frames(media: Sequence[Media], skip: Skip, channels: int = 3) -> Iterator[Frame]:
-    """All frames in their order, few of them in memory; what cannot be read is handed to ``skip``."""
-    for is_image, group in itertools.groupby(media, key=lambda one: one.kind == "image"):
-        reader = _images if is_image else _videos
-        yield from reader(group, skip, channels)
-
-
-def read_frame_image(path: str | Path, channels: int = 3) -> np.ndarray:
-    """Pixels uint8 ``[H, W, channels]`` of a file that validation would take too.
+def read_frames(media: Sequence[Media], skip: Skip | None = None, channels: int = 3) -> Iterator[Frame]:
+    """All frames in their order, few of them in memory.
 
     Raises:
-        DataError: the file is missing, no image, or cut off.
+        DataError: something cannot be read; where ``skip`` is given, that gets the error instead.
     """
+    left, ahead = iter(media), deque[Future[Iterable[Frame]]]()
+    with ThreadPoolExecutor(READERS) as pool:
+        while True:
+            ahead.extend(pool.submit(_frames, one, channels) for one in itertools.islice(left, READ_AHEAD - len(ahead)))
+            if not ahead:
+                return
+            try:
+                yield from ahead.popleft().result()
+            except DataError as problem:
+                if skip is None:
+                    raise
+                skip(problem)
+
+
+def _frames(media: Media, channels: int) -> Iterable[Frame]:
+    """The frame of an image, read at once; those of anything else, read when they are asked for."""
+    if media.kind == "image":
+        return [Frame(_read(media.address, channels), media.address, media.stem)]
+    return _video(media, channels)
+
+
+def _read(path: str, channels: int) -> np.ndarray:
+    """Pixels uint8 ``[H, W, channels]`` of a file that validation would take too."""
     image_size(path, channels)  # finds what is cut off, which OpenCV would fill with grey
     return read_image(path, channels)
 
 
-def _images(media: Iterator[Media], skip: Skip, channels: int) -> Iterator[Frame]:
-    ahead: deque[tuple[Media, Future[np.ndarray]]] = deque()
-    with ThreadPoolExecutor(READERS) as pool:
-        while True:
-            for one in itertools.islice(media, READ_AHEAD - len(ahead)):
-                ahead.append((one, pool.submit(read_frame_image, one.address, channels)))
-            if not ahead:
-                return
-            one, image = ahead.popleft()
-            try:
-                frame = Frame(image.result(), one.address, one.stem)
-            except DataError as problem:
-                skip(problem)
-                continue
-            yield frame
-
-
-def _videos(media: Iterator[Media], skip: Skip, channels: int) -> Iterator[Frame]:
-    for one in media:
-        try:
-            yield from _video(one, channels)
-        except DataError as problem:
-            skip(problem)
-
-
 def _video(media: Media, channels: int) -> Iterator[Frame]:
-    """The frames of a video, a camera or a stream, as they are asked for.
+    """The frames of a video, a camera or a stream.
 
     Raises:
         DataError: it cannot be opened, or ends more than a second before its end.
@@ -157,3 +150,52 @@ def _video(media: Media, channels: int) -> Iterator[Frame]:
         raise DataError(f"{media.address}: cannot be opened, or holds no frame that OpenCV can read")
     if number + fps < expected:
         raise DataError(f"{media.address}: damaged, {number} of {expected:.0f} frames could be read")
+
+
+def as_frame(image: Any, channels: int = 3) -> Frame:
+    """One image: a path, a numpy array, a PIL image or a tensor, as ``Predictor.predict`` takes them.
+
+    Files and PIL images are turned as their EXIF data says; floats of a tensor are rounded to 255 steps.
+
+    Args:
+        channels: of the frame: grey and RGB become one another, other numbers have to be the image's.
+
+    Raises:
+        DataError: it is something else, or cannot be read.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return Frame(_read(os.fspath(image), channels), os.fspath(image))
+    if isinstance(image, Image.Image):
+        pixels, file = _from_pil(image), getattr(image, "filename", "")
+    elif isinstance(image, Tensor):
+        pixels, file = _from_tensor(image, channels), ""
+    elif isinstance(image, np.ndarray):
+        pixels, file = image, ""
+    else:
+        raise DataError(f"expected a path, a numpy array, a PIL image or a tensor, found {type(image).__name__}")
+    has_shape = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, channels))
+    if pixels.dtype != np.uint8 or not has_shape or not pixels.size:
+        found = f"found {pixels.dtype} {list(pixels.shape)}"
+        raise DataError(f"expected pixels uint8 [H, W, 3] (RGB) or [H, W] (grey), {found}")
+    pixels = np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[..., None])
+    return Frame(as_channels(pixels, channels, file or type(image).__name__), file)
+
+
+def _from_pil(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"expected a PIL image of 8 bits, found mode {image.mode}")
+    try:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError) as error:  # PIL decodes late: the file may be cut off
+        raise DataError(f"{getattr(image, 'filename', '') or 'PIL image'}: not a readable image: {error}") from error
+
+
+def _from_tensor(image: Tensor, channels: int) -> np.ndarray:
+    if image.ndim != 3 or image.shape[0] not in (3, channels):
+        raise DataError(f"expected a tensor [3, H, W] (RGB), found {list(image.shape)}")
+    if image.is_floating_point():
+        low, high = (float(value) for value in image.aminmax()) if image.numel() else (0.0, 0.0)
+        if not 0 <= low <= high <= 1:
+            raise DataError(f"expected floats in 0..1 in a tensor, found {low:g}..{high:g}")
+        image = (image.float() * 255).round().to(torch.uint8)
+    return image.detach().permute(1, 2, 0).cpu().numpy()
