@@ -6,17 +6,15 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 import yolo_lite
-from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, UserError
 from yolo_lite.config.options import ExportOptions
 from yolo_lite.data.dataset import EvaluationSet
@@ -25,11 +23,8 @@ from yolo_lite.data.store import ImageStore
 from yolo_lite.deploy.exported import Exported, load_exported
 from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, as_tuple, extra
 from yolo_lite.deploy.graph import INPUT, Decoded, Suppressed, detections_of
-from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.evaluate import rounded_up
-from yolo_lite.engine.tasks import task_of
-from yolo_lite.engine.trained import build_trained
-from yolo_lite.model.detector import Detector
+from yolo_lite.engine.trained import Trained, load_trained
 from yolo_lite.ops.nms import DetectOptions
 
 NUM_CHECKED = 16  # images on which a file is compared with PyTorch
@@ -39,15 +34,6 @@ SAME_OBJECT = 0.5  # IoU
 SURE = DetectOptions(confidence=0.25, iou=0.45)  # the detections that are looked for
 # With what lies between them, convolutions hand over 8 bits: quicker, and nearer to fp32, than convolutions alone.
 INT8_OPERATIONS = ["Conv", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "Resize"]
-
-
-class Exportable(NamedTuple):
-    """A model, what its file will say, and how it is written."""
-
-    detector: Detector
-    facts: Facts
-    options: ExportOptions
-    data: tuple[DatasetConfig, str]  # what it was trained with, and its file
 
 
 class Agreement(NamedTuple):
@@ -69,62 +55,50 @@ class Agreement(NamedTuple):
         return exact and self.found >= LEAST_FOUND[precision] * self.expected
 
 
-def read_exportable(options: ExportOptions) -> Exportable:
+def load_exportable(options: ExportOptions) -> Trained:
     """The averaged weights of a checkpoint.
 
     Raises:
         UserError: the checkpoint cannot be used, is of another family, or the options contradict each other.
     """
-    form, weights, found = EXPORT_FORMATS[options.format], str(options.weights), f"found {options.format}"
-    if not form.is_onnx and options.int8:
-        raise ConfigError(f"--int8: ONNX Runtime quantises ONNX only, expected --format onnx, {found}")
-    if not form.is_onnx and options.nms and "batch" in options.dynamic:
-        raise ConfigError(f"--nms --dynamic batch: expected --format onnx, {found}")
-    content = load_checkpoint(weights)
-    config = config_of(content, weights)
-    if not task_of(config.model).is_exported:
-        raise ConfigError(f"{weights}: only YOLO models can be exported, found the family {config.model.family}")
-    detector = build_trained(content, weights).model
-    facts = Facts(
-        names=config.data.class_names,
-        channels=config.data.channels,
-        stride=detector.stride,
-        smallest=detector.stride * form.fewest_strides,
-        imgsz=rounded_up(options.imgsz or config.train.imgsz, detector.stride),
-        batch=options.batch_size,
-        dynamic=tuple(options.dynamic),
-        precision="int8" if options.int8 else "fp16" if options.half else "fp32",
-        nms=options.nms,
-        yolo_lite=yolo_lite.__version__,
-        source=content.get("source", ""),
-    )
-    return Exportable(detector, facts, options, (config.data, config.data_file))
+    is_onnx, found = EXPORT_FORMATS[options.format].is_onnx, f"expected --format onnx, found {options.format}"
+    if options.int8 and not is_onnx:
+        raise ConfigError(f"--int8: ONNX Runtime quantises ONNX only, {found}")
+    if options.nms and "batch" in options.dynamic and not is_onnx:
+        raise ConfigError(f"--nms --dynamic batch: {found}")
+    trained = load_trained(str(options.weights))
+    if not trained.task.is_exported:
+        family = trained.config.model.family
+        raise ConfigError(f"{options.weights}: only YOLO models can be exported, found the family {family}")
+    return trained
 
 
-def export(exportable: Exportable, path: Path, index: DatasetIndex) -> Agreement:
+def export(trained: Trained, options: ExportOptions, path: Path, index: DatasetIndex) -> Agreement:
     """Write a file, and give it its name when it agrees with PyTorch on images of a split.
 
     Raises:
         UserError: it does not agree, or what the format needs is not installed.
     """
-    detector, facts, options, _ = exportable
-    form = EXPORT_FORMATS[options.format]
+    facts, form = _facts(trained, options), EXPORT_FORMATS[options.format]
     choice = DetectOptions(options.conf, options.iou, options.max_det) if options.nms else SURE
 
     def network(dtype: torch.dtype = torch.float32) -> nn.Module:
-        decoded = Decoded(detector.for_inference(), dtype)
+        decoded = Decoded(trained.model.for_inference(), dtype)
         return (Suppressed(decoded, choice, form.is_onnx) if options.nms else decoded).eval()
 
-    images, temporary = _sample_images(index, facts, NUM_CHECKED), path.with_name(f".tmp_{path.name}")
+    batch = max(facts.batch, 2 if "batch" in facts.dynamic else 1)  # a 1 would be traced as a fixed one
+    side = max(facts.imgsz, 2 * facts.stride if "size" in facts.dynamic else 1)
+    example = torch.zeros(batch, facts.channels, side, side)
+    temporary = path.with_name(f".tmp_{path.name}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of shapes that a trace would fix, and of TorchScript's age
-            form.write(network(torch.float16 if options.half else torch.float32), _example(facts), facts, temporary)
+            form.write(network(torch.float16 if options.half else torch.float32), example, facts, temporary)
         if options.int8:
             squares = _sample_images(index, facts._replace(dynamic=()), options.calibration_images)
             _quantise(temporary, squares, facts.batch)
         exported, _ = load_exported(temporary)
-        agreement = _compare(exported, network(), images, choice)
+        agreement = _compare(exported, network(), _sample_images(index, facts, NUM_CHECKED), choice)
         if not agreement.is_enough(facts.precision):
             raise UserError(f"{path}: not written, for it differs from PyTorch: {agreement}")
         os.replace(temporary, path)
@@ -133,45 +107,56 @@ def export(exportable: Exportable, path: Path, index: DatasetIndex) -> Agreement
     return agreement
 
 
-def _example(facts: Facts) -> Tensor:
-    """Images of the shape that is traced; a dimension of 1 would be taken for a fixed one."""
-    batch = max(facts.batch, 2) if "batch" in facts.dynamic else facts.batch
-    side = max(facts.imgsz, 2 * facts.stride) if "size" in facts.dynamic else facts.imgsz
-    return torch.zeros(batch, facts.channels, side, side)
+def _facts(trained: Trained, options: ExportOptions) -> Facts:
+    _, model, config, content = trained
+    return Facts(
+        names=config.data.class_names,
+        channels=config.data.channels,
+        stride=model.stride,
+        smallest=model.stride * EXPORT_FORMATS[options.format].fewest_strides,
+        imgsz=rounded_up(options.imgsz or config.train.imgsz, model.stride),
+        batch=options.batch_size,
+        dynamic=tuple(options.dynamic),
+        precision="int8" if options.int8 else "fp16" if options.half else "fp32",
+        nms=options.nms,
+        yolo_lite=yolo_lite.__version__,
+        source=content.get("source", ""),
+    )
 
 
-def _sample_images(index: DatasetIndex, facts: Facts, most: int) -> list[Tensor]:
-    """Images uint8 ``[1, channels, H, W]`` as the network gets them, evenly spread over a split."""
+def _sample_images(index: DatasetIndex, facts: Facts, most: int) -> Iterator[Tensor]:
+    """Images float ``[1, channels, H, W]`` in 0..1 as the network gets them, evenly spread over a split."""
     dataset = EvaluationSet(index, ImageStore(index, facts.imgsz, "off", False), facts.canvas)
     number = min(most, len(index))
-    chosen = (dataset[each * len(index) // number].image for each in range(number))
-    return [torch.from_numpy(image).permute(2, 0, 1)[None].contiguous() for image in chosen]
+    for each in range(number):
+        pixels = torch.from_numpy(dataset[each * len(index) // number].image)
+        yield pixels.permute(2, 0, 1)[None].contiguous().float() / 255
 
 
 @torch.inference_mode()
-def _compare(exported: Exported, reference: nn.Module, images: Sequence[Tensor], options: DetectOptions) -> Agreement:
-    """Run a file and PyTorch's network on images uint8 ``[1, channels, H, W]``."""
-    box, score, found, expected = [], [], 0, 0
-    for pixels in images:
-        ours, theirs = as_tuple(reference(pixels.float() / 255)), exported(pixels.float() / 255)
+def _compare(exported: Exported, reference: nn.Module, images: Iterable[Tensor], options: DetectOptions) -> Agreement:
+    """Run a file and PyTorch's network on the same images."""
+    box, score, found, expected, number = [], [], 0, 0, 0
+    for image in images:
+        number += 1
+        ours, theirs = as_tuple(reference(image)), exported(image)
         if len(ours) == 1:
             difference = (ours[0] - theirs[0]).abs()
-            box.append(float(difference[..., :4].max()) / max(pixels.shape[2:]))
+            box.append(float(difference[..., :4].max()) / max(image.shape[2:]))
             score.append(float(difference[..., 4:].max()))
         here, there = (detections_of(outputs, options)[0] for outputs in (ours, theirs))
         same = (here.label[:, None] == there.label) & (box_iou(here.box, there.box) > SAME_OBJECT)
         found, expected = found + int(same.any(dim=1).sum()), expected + len(here.label)
-    return Agreement(max(box, default=math.nan), max(score, default=math.nan), found, expected, len(images))
+    return Agreement(max(box, default=math.nan), max(score, default=math.nan), found, expected, number)
 
 
-def _quantise(path: Path, images: Sequence[Tensor], batch: int) -> None:
+def _quantise(path: Path, images: Iterable[Tensor], batch: int) -> None:
     """Make the layers of an ONNX file int8, in place; Detect and what follows it stay fp32.
 
-    ONNX Runtime's static quantisation, with ranges seen on images uint8 ``[1, channels, H, W]`` of one shape, of each
-    of which ``batch`` go in at once.
+    ONNX Runtime's static quantisation, with ranges seen on images of one shape, each ``batch`` times at once.
     """
     onnx, quantization = extra("onnx"), extra("onnxruntime.quantization")
-    inputs = ({INPUT: one.expand(batch, -1, -1, -1).numpy().astype(np.float32) / 255} for one in images)
+    inputs = ({INPUT: image.expand(batch, -1, -1, -1).numpy()} for image in images)
     reader = type("Reader", (quantization.CalibrationDataReader,), {"get_next": lambda _: next(inputs, None)})
     names = [node.name for node in onnx.load(path).graph.node if "/layers." in node.name]  # torch's
     detect = next(name.split("heads.")[0] for name in names if "/heads." in name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,11 +26,12 @@ from yolo_lite.structures import Compute, Detections
 USUAL_BATCH = 8  # images, of validation
 
 
+@dataclass(frozen=True)
 class Exported:
     """A model from a file, on the CPU, as ``engine.tasks.Inference``; images may come in any number."""
 
-    def __init__(self, facts: Facts, run: RunFile) -> None:
-        self.facts, self.run = facts, run
+    facts: Facts
+    run: RunFile
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """The outputs of ``graph`` for images ``[B, channels, H, W]`` in 0..1; a batch of fixed size is filled up."""
@@ -58,12 +60,9 @@ def is_exported(path: str | os.PathLike[str]) -> bool:
 
 
 def load_exported(path: str | os.PathLike[str], device: str = "", imgsz: int | None = None) -> tuple[Exported, Compute]:
-    """A file of ``yolo-lite export``, and how it is computed: on the CPU.
+    """A file of ``yolo-lite export``, for images of ``imgsz`` pixels or as exported; it is computed on the CPU.
 
     TorchScript and torch.export files are programs: load those that you trust.
-
-    Args:
-        imgsz: pixels of the longest side; None: as exported.
 
     Raises:
         UserError: the file, the device or the size cannot be used, or ONNX Runtime is not installed.

@@ -47,10 +47,10 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: file, size, and lists of boxes (xyxy in pixels), labels, names and scores."""
-        number = {} if self.frame.number is None else {"frame": self.frame.number}
+        number = self.frame.number
         return {
             "file": self.frame.file,
-            **number,
+            **({} if number is None else {"frame": number}),
             "height": self.image.shape[0],
             "width": self.image.shape[1],
             "boxes": self.xyxy.round(2).tolist(),

@@ -68,9 +68,7 @@ class Predictor:
         found = list(self.run(frames, self.options(**choice), batch_size))
         return found if several else found[0]
 
-    def stream(
-        self, *sources: str, skip: Skip | None = None, batch_size: int = 8, **choice: Any
-    ) -> Iterator[Prediction]:
+    def stream(self, *sources: str, skip: Skip = None, batch_size: int = 8, **choice: Any) -> Iterator[Prediction]:
         """Detect on what ``--source`` takes: folders, list files, globs, videos, cameras, URLs; little is in memory.
 
         ``skip`` is called with the DataError of an input that cannot be read; without it, that is raised.
@@ -147,24 +145,19 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
         raise ConfigError(f"imgsz: expected 1 or more, found {imgsz}")
     if is_exported(weights):
         exported, compute = load_exported(weights, device, imgsz)
-        facts = exported.facts
-        return Predictor(facts.names, facts.imgsz, facts.canvas, _detect_by(exported, compute), facts.channels)
+        facts, detect = exported.facts, functools.partial(_detect, exported, compute)
+        return Predictor(facts.names, facts.imgsz, facts.canvas, detect, facts.channels)
     _, model, config, _ = load_trained(weights)
     compute = choose_compute(device, config.hyp.precision, config.hyp.channels_last)
     size = rounded_up(imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
-    detect = _detect_by(move_model(model, compute).for_inference(), compute)
+    detect = functools.partial(_detect, move_model(model, compute).for_inference(), compute)
     return Predictor(config.data.class_names, size, canvas, detect, config.data.channels)
 
 
-def _detect_by(network: Inference, compute: Compute) -> Detect:
-    """What a Predictor asks of a network that was made for inference."""
-
-    @torch.inference_mode()
-    def detect(images: Tensor, options: DetectOptions) -> list[Detections]:
-        images = as_floats(images, compute)
-        with compute.autocast():
-            raw = network(images)
-        return network.detections(raw, (images.shape[2], images.shape[3]), options)
-
-    return detect
+@torch.inference_mode()
+def _detect(network: Inference, compute: Compute, images: Tensor, options: DetectOptions) -> list[Detections]:
+    images = as_floats(images, compute)
+    with compute.autocast():
+        raw = network(images)
+    return network.detections(raw, (images.shape[2], images.shape[3]), options)

@@ -27,7 +27,7 @@ READ_AHEAD = 4  # images that are read while the network is at work on others
 READERS = 2  # threads; OpenCV decodes outside of Python's lock
 USUAL_FPS = 25.0  # of a camera or stream that does not tell
 
-Skip = Callable[[DataError], None]  # what becomes of an input that cannot be read
+Skip = Callable[[DataError], None] | None  # what becomes of an input that cannot be read; None: it is raised
 
 
 class Media(NamedTuple):
@@ -55,7 +55,7 @@ def find_media(sources: Sequence[str]) -> list[Media]:
         DataError: a source names nothing; whether files can be read is seen later.
     """
     files: dict[str, Path] = {}  # by absolute path, as first written
-    live: list[Media] = []
+    media, live = list[Media](), list[Media]()
     for source in sources:
         if is_live(source):
             live.append(Media(source, "live", Path(f"live{len(live)}")))
@@ -65,11 +65,9 @@ def find_media(sources: Sequence[str]) -> list[Media]:
             raise DataError(f"--source {source}: no image or video in it")
         for file in found:
             files.setdefault(os.path.abspath(file), file)
-    return [*map(_media, files.values(), unique_stems(list(files))), *live]
-
-
-def _media(file: Path, stem: Path) -> Media:
-    return Media(str(file), "video" if file.suffix.lower() in VIDEO_SUFFIXES else "image", stem)
+    for file, stem in zip(files.values(), unique_stems(list(files)), strict=True):
+        media.append(Media(str(file), "video" if file.suffix.lower() in VIDEO_SUFFIXES else "image", stem))
+    return media + live
 
 
 def is_live(source: str) -> bool:
@@ -92,7 +90,7 @@ def count_frames(media: Sequence[Media]) -> int | None:
     return len(media) - len(videos) + sum(max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) for video in videos)
 
 
-def read_frames(media: Sequence[Media], skip: Skip | None = None, channels: int = 3) -> Iterator[Frame]:
+def read_frames(media: Sequence[Media], skip: Skip = None, channels: int = 3) -> Iterator[Frame]:
     """All frames in their order, few of them in memory.
 
     Raises:
@@ -115,14 +113,8 @@ def read_frames(media: Sequence[Media], skip: Skip | None = None, channels: int 
 def _frames(media: Media, channels: int) -> Iterable[Frame]:
     """The frame of an image, read at once; those of anything else, read when they are asked for."""
     if media.kind == "image":
-        return [Frame(_read(media.address, channels), media.address, media.stem)]
+        return [as_frame(media.address, channels)._replace(stem=media.stem)]
     return _video(media, channels)
-
-
-def _read(path: str, channels: int) -> np.ndarray:
-    """Pixels uint8 ``[H, W, channels]`` of a file that validation would take too."""
-    image_size(path, channels)  # finds what is cut off, which OpenCV would fill with grey
-    return read_image(path, channels)
 
 
 def _video(media: Media, channels: int) -> Iterator[Frame]:
@@ -155,22 +147,22 @@ def _video(media: Media, channels: int) -> Iterator[Frame]:
 def as_frame(image: Any, channels: int = 3) -> Frame:
     """One image: a path, a numpy array, a PIL image or a tensor, as ``Predictor.predict`` takes them.
 
-    Files and PIL images are turned as their EXIF data says; floats of a tensor are rounded to 255 steps.
-
-    Args:
-        channels: of the frame: grey and RGB become one another, other numbers have to be the image's.
+    Files and PIL images are turned as their EXIF data says; floats of a tensor are rounded to 255 steps. The frame has
+    ``channels``: grey and RGB become one another, other numbers have to be the image's.
 
     Raises:
         DataError: it is something else, or cannot be read.
     """
     if isinstance(image, (str, os.PathLike)):
-        return Frame(_read(os.fspath(image), channels), os.fspath(image))
+        file = os.fspath(image)
+        image_size(file, channels)  # finds what is cut off, which OpenCV would fill with grey
+        return Frame(read_image(file, channels), file)
     if isinstance(image, Image.Image):
-        pixels, file = _from_pil(image), getattr(image, "filename", "")
+        pixels = _from_pil(image)
     elif isinstance(image, Tensor):
-        pixels, file = _from_tensor(image, channels), ""
+        pixels = _from_tensor(image, channels)
     elif isinstance(image, np.ndarray):
-        pixels, file = image, ""
+        pixels = image
     else:
         raise DataError(f"expected a path, a numpy array, a PIL image or a tensor, found {type(image).__name__}")
     has_shape = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, channels))
@@ -178,6 +170,7 @@ def as_frame(image: Any, channels: int = 3) -> Frame:
         found = f"found {pixels.dtype} {list(pixels.shape)}"
         raise DataError(f"expected pixels uint8 [H, W, 3] (RGB) or [H, W] (grey), {found}")
     pixels = np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[..., None])
+    file = getattr(image, "filename", "")
     return Frame(as_channels(pixels, channels, file or type(image).__name__), file)
 
 
@@ -191,10 +184,10 @@ def _from_pil(image: Image.Image) -> np.ndarray:
 
 
 def _from_tensor(image: Tensor, channels: int) -> np.ndarray:
-    if image.ndim != 3 or image.shape[0] not in (3, channels):
+    if image.ndim != 3 or image.shape[0] not in (3, channels) or not image.numel():
         raise DataError(f"expected a tensor [3, H, W] (RGB), found {list(image.shape)}")
     if image.is_floating_point():
-        low, high = (float(value) for value in image.aminmax()) if image.numel() else (0.0, 0.0)
+        low, high = (float(value) for value in image.aminmax())
         if not 0 <= low <= high <= 1:
             raise DataError(f"expected floats in 0..1 in a tensor, found {low:g}..{high:g}")
         image = (image.float() * 255).round().to(torch.uint8)
