@@ -30,7 +30,6 @@ from yolo_lite.ops.nms import DetectOptions
 NUM_CHECKED = 16  # images on which a file is compared with PyTorch
 TOLERANCE = 1e-4  # of boxes, in sides of the input, and of scores
 LEAST_FOUND = {"fp32": 0.99, "fp16": 0.9, "int8": 0.5}  # share of PyTorch's detections
-SAME_OBJECT = 0.5  # IoU
 SURE = DetectOptions(confidence=0.25, iou=0.45)  # the detections that are looked for
 # With what lies between them, convolutions hand over 8 bits: quicker, and nearer to fp32, than convolutions alone.
 INT8_OPERATIONS = ["Conv", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "Resize"]
@@ -56,11 +55,7 @@ class Agreement(NamedTuple):
 
 
 def load_exportable(options: ExportOptions) -> Trained:
-    """The averaged weights of a checkpoint.
-
-    Raises:
-        UserError: the checkpoint cannot be used, is of another family, or the options contradict each other.
-    """
+    """A checkpoint that can be exported as the options say; a UserError says why one cannot."""
     is_onnx, found = EXPORT_FORMATS[options.format].is_onnx, f"expected --format onnx, found {options.format}"
     if options.int8 and not is_onnx:
         raise ConfigError(f"--int8: ONNX Runtime quantises ONNX only, {found}")
@@ -145,7 +140,7 @@ def _compare(exported: Exported, reference: nn.Module, images: Iterable[Tensor],
             box.append(float(difference[..., :4].max()) / max(image.shape[2:]))
             score.append(float(difference[..., 4:].max()))
         here, there = (detections_of(outputs, options)[0] for outputs in (ours, theirs))
-        same = (here.label[:, None] == there.label) & (box_iou(here.box, there.box) > SAME_OBJECT)
+        same = (here.label[:, None] == there.label) & (box_iou(here.box, there.box) > 0.5)
         found, expected = found + int(same.any(dim=1).sum()), expected + len(here.label)
     return Agreement(max(box, default=math.nan), max(score, default=math.nan), found, expected, number)
 

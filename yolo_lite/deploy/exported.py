@@ -23,8 +23,6 @@ from yolo_lite.engine.validate import Subject
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Compute, Detections
 
-USUAL_BATCH = 8  # images, of validation
-
 
 @dataclass(frozen=True)
 class Exported:
@@ -55,7 +53,6 @@ class Exported:
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:
-    """Whether the name is that of an exported file."""
     return Path(path).suffix in {form.suffix for form in EXPORT_FORMATS.values()}
 
 
@@ -97,5 +94,5 @@ def exported_subject(options: ValOptions) -> Subject:
     exported, compute = load_exported(options.weights, str(options.device), options.imgsz)
     facts = exported.facts
     return Subject(
-        exported, None, compute, facts.names, facts.channels, facts.imgsz, facts.canvas, USUAL_BATCH, data=None
+        exported, None, compute, facts.names, facts.channels, facts.imgsz, facts.canvas, batch_size=8, data=None
     )

@@ -54,8 +54,6 @@ class Facts(NamedTuple):
 
 
 class ExportFormat(NamedTuple):
-    """One format."""
-
     suffix: str  # of its files
     write: Callable[[nn.Module, Tensor, Facts, Path], None]  # network of ``graph``, example images, facts, file
     load: Callable[[Path], tuple[Mapping[str, str], RunFile]]  # facts as strings, and how the file is run on the CPU
@@ -76,11 +74,8 @@ def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def write_onnx(network: nn.Module, example: Tensor, facts: Facts, path: Path) -> None:
-    """As ONNX, with the facts in ``metadata_props``."""
     onnx, outputs = extra("onnx"), OUTPUTS[facts.nms]
-    axes: dict[str, dict[int, str]] = {name: {} for name in (INPUT, *outputs)}
-    if "batch" in facts.dynamic:
-        axes = {name: {0: "batch"} for name in axes}
+    axes = {name: {0: "batch"} if "batch" in facts.dynamic else {} for name in (INPUT, *outputs)}
     if "size" in facts.dynamic:
         axes[INPUT] |= {2: "height", 3: "width"}
         axes[outputs[0]] |= {} if facts.nms else {1: "slots"}
@@ -117,7 +112,6 @@ def load_onnx(path: Path) -> tuple[Mapping[str, str], RunFile]:
 
 
 def write_torchscript(network: nn.Module, example: Tensor, facts: Facts, path: Path) -> None:
-    """As a trace, with the facts as extra files."""
     traced = torch.jit.trace(network, example, check_trace=False)
     torch.jit.save(traced, path, _extra_files=facts.strings())
 
@@ -131,7 +125,6 @@ def load_torchscript(path: Path) -> tuple[Mapping[str, str], RunFile]:
 
 
 def write_torch_export(network: nn.Module, example: Tensor, facts: Facts, path: Path) -> None:
-    """As an ExportedProgram, with the facts as extra files."""
     shape = dict[int, Any]()
     if "batch" in facts.dynamic:
         shape[0] = torch.export.Dim("batch", min=1)

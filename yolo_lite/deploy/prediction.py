@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -73,9 +73,9 @@ class Prediction:
             from supervision import Detections
         except ImportError:
             raise UserError("to_supervision() needs the library supervision: pip install supervision") from None
-        names = np.array(self.class_names, dtype=str)
         xyxy, score = self.xyxy.astype(np.float32), self.score.astype(np.float32)
-        return Detections(xyxy=xyxy, confidence=score, class_id=self.label, data={"class_name": names})
+        names = {"class_name": np.array(self.class_names, dtype=str)}
+        return Detections(xyxy=xyxy, confidence=score, class_id=self.label, data=names)
 
 
 class Outputs:
@@ -83,21 +83,16 @@ class Outputs:
 
     def __init__(self, folder: Path, options: PredictOptions) -> None:
         self.folder, self.options = folder, options
-        self._video: cv2.VideoWriter | None = None
-        self._video_stem = Path()
-        self._records: IO[str] | None = None
+        self._records = (folder / "predictions.json").open("w", encoding="utf-8") if options.save_json else None
         self._separator = "[\n"
-        if options.save_json:
-            self._records = (folder / "predictions.json").open("w", encoding="utf-8")
+        self._video, self._video_stem = cv2.VideoWriter(), Path()
 
     def add(self, prediction: Prediction) -> None:
         """Write one prediction; those of a video one after the other."""
         frame = prediction.frame
-        if not self.options.no_save and frame.number is None:
-            write_image(self._file(frame.stem.with_name(Path(frame.file).name)), prediction.plot())
-        elif not self.options.no_save:
-            self._video_of(frame).write(cv2.cvtColor(prediction.plot(), cv2.COLOR_RGB2BGR))
         place = frame.stem if frame.number is None else frame.stem / f"{frame.number:06}"
+        if not self.options.no_save:
+            self._draw(prediction)
         if self.options.save_txt:
             rows = yolo_rows(prediction.label, prediction.xyxy, prediction.score, prediction.image.shape[:2])
             self._file(f"labels/{place}.txt").write_text(rows, encoding="utf-8")
@@ -109,8 +104,7 @@ class Outputs:
 
     def close(self) -> None:
         """End what is open, so that every file is whole."""
-        if self._video:
-            self._video.release()
+        self._video.release()
         if self._records:
             self._records.write("\n]\n")
             self._records.close()
@@ -121,17 +115,20 @@ class Outputs:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _video_of(self, frame: Frame) -> cv2.VideoWriter:
-        if self._video is None or self._video_stem != frame.stem:
-            if self._video:
-                self._video.release()
+    def _draw(self, prediction: Prediction) -> None:
+        frame = prediction.frame
+        if frame.number is None:
+            write_image(self._file(frame.stem.with_name(Path(frame.file).name)), prediction.plot())
+            return
+        if frame.stem != self._video_stem:
+            self._video.release()
             path = self._file(f"{frame.stem}.mp4")
             height, width = frame.image.shape[:2]
             self._video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), frame.fps, (width, height))
             self._video_stem = frame.stem
             if not self._video.isOpened():
                 raise DataError(f"{path}: OpenCV cannot write mp4v of {width} x {height} px; --no-save does without")
-        return self._video
+        self._video.write(cv2.cvtColor(prediction.plot(), cv2.COLOR_RGB2BGR))
 
     def _write_crops(self, prediction: Prediction, place: Path) -> None:
         """The pixels of each detection that covers any, in a folder of its class."""

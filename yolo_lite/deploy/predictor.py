@@ -49,16 +49,13 @@ class Predictor:
     channels: int = 3  # of the images
 
     def predict(self, images: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
-        """Detect on an image, or on a list of them.
+        """Detect on an image; for a list of them, or a tensor ``[B, 3, H, W]``, a list comes back.
 
         Args:
             images: a path, a numpy array (uint8 ``[H, W, 3]`` **RGB**: turn round what ``cv2.imread`` gives; or grey
                 ``[H, W]``), a PIL image, a tensor (``[3, H, W]`` or ``[B, 3, H, W]`` RGB, uint8 or floats in 0..1), or
                 a list of these. Instead of 3 channels arrays and tensors may have those of the model.
             choice: ``conf=0.25, iou=0.45, max_det=300, classes=None, agnostic_nms=False``, see ``options``.
-
-        Returns:
-            A Prediction; of a list or a tensor ``[B, 3, H, W]`` a list of them.
 
         Raises:
             UserError: an image cannot be read or is of another type or shape; an option is out of range.
@@ -69,10 +66,7 @@ class Predictor:
         return found if several else found[0]
 
     def stream(self, *sources: str, skip: Skip = None, batch_size: int = 8, **choice: Any) -> Iterator[Prediction]:
-        """Detect on what ``--source`` takes: folders, list files, globs, videos, cameras, URLs; little is in memory.
-
-        ``skip`` is called with the DataError of an input that cannot be read; without it, that is raised.
-        """
+        """Detect on what ``--source`` takes, with little in memory; ``skip`` gets the errors of unreadable inputs."""
         return self.run(read_frames(find_media(sources), skip, self.channels), self.options(**choice), batch_size)
 
     def options(
@@ -83,11 +77,7 @@ class Predictor:
         classes: Sequence[str] | None = None,
         agnostic_nms: bool = False,
     ) -> DetectOptions:
-        """How detections are chosen, as the flags of ``yolo-lite predict`` say; ``classes`` are names, None means all.
-
-        Raises:
-            ConfigError: out of range, or no such class.
-        """
+        """How detections are chosen, as by the flags of ``yolo-lite predict``; ``classes`` are names, None means all."""
         for name, value in (("conf", conf), ("iou", iou)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name}: expected 0..1, found {value}")

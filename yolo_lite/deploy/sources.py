@@ -31,8 +31,6 @@ Skip = Callable[[DataError], None] | None  # what becomes of an input that canno
 
 
 class Media(NamedTuple):
-    """One thing to look at."""
-
     address: str  # a file, the number of a camera, or the URL of a stream
     kind: Literal["image", "video", "live"]
     stem: Path  # relative, no other's: where its results go
@@ -71,11 +69,7 @@ def find_media(sources: Sequence[str]) -> list[Media]:
 
 
 def is_live(source: str) -> bool:
-    """Whether a source is a camera, by its number, or a stream, by its URL.
-
-    Raises:
-        DataError: the URL is of a kind that is no stream.
-    """
+    """Whether a source is a camera, by its number, or a stream, by its URL."""
     scheme, colon, _ = source.partition("://")
     if colon and scheme.lower() not in STREAM_SCHEMES:
         raise DataError(f"--source {source}: expected a URL of {', '.join(STREAM_SCHEMES)}, found {scheme}")
@@ -118,11 +112,7 @@ def _frames(media: Media, channels: int) -> Iterable[Frame]:
 
 
 def _video(media: Media, channels: int) -> Iterator[Frame]:
-    """The frames of a video, a camera or a stream.
-
-    Raises:
-        DataError: it cannot be opened, or ends more than a second before its end.
-    """
+    """The frames of a video, a camera or a stream; one that ends more than a second before its end is damaged."""
     camera = media.kind == "live" and media.address.isdecimal()
     capture = cv2.VideoCapture(int(media.address) if camera else media.address)
     if camera:
@@ -149,9 +139,6 @@ def as_frame(image: Any, channels: int = 3) -> Frame:
 
     Files and PIL images are turned as their EXIF data says; floats of a tensor are rounded to 255 steps. The frame has
     ``channels``: grey and RGB become one another, other numbers have to be the image's.
-
-    Raises:
-        DataError: it is something else, or cannot be read.
     """
     if isinstance(image, (str, os.PathLike)):
         file = os.fspath(image)
