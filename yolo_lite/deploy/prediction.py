@@ -47,10 +47,9 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: file, size, and lists of boxes (xyxy in pixels), labels, names and scores."""
-        number = self.frame.number
         return {
             "file": self.frame.file,
-            **({} if number is None else {"frame": number}),
+            **({} if self.frame.number is None else {"frame": self.frame.number}),
             "height": self.image.shape[0],
             "width": self.image.shape[1],
             "boxes": self.xyxy.round(2).tolist(),

@@ -77,7 +77,7 @@ class Predictor:
         classes: Sequence[str] | None = None,
         agnostic_nms: bool = False,
     ) -> DetectOptions:
-        """How detections are chosen, as by the flags of ``yolo-lite predict``; ``classes`` are names, None means all."""
+        """How detections are chosen, as by the flags of ``yolo-lite predict``; ``classes`` are names, None is all."""
         for name, value in (("conf", conf), ("iou", iou)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name}: expected 0..1, found {value}")
