@@ -157,7 +157,7 @@ def as_frame(image: Any, channels: int = 3) -> Frame:
         found = f"found {pixels.dtype} {list(pixels.shape)}"
         raise DataError(f"expected pixels uint8 [H, W, 3] (RGB) or [H, W] (grey), {found}")
     pixels = np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[..., None])
-    file = getattr(image, "filename", "")
+    file = getattr(image, "filename", "") if isinstance(image, Image.Image) else ""
     return Frame(as_channels(pixels, channels, file or type(image).__name__), file)
 
 
