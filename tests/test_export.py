@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -197,6 +198,16 @@ def test_nms_in_the_file_is_our_nms(kind, max_det, flags, export: Export, detect
         assert outputs[0].shape == (number, max_det, 4)
         for one, other in zip(detections_in(outputs), expected, strict=True):
             assert_same(one, other)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("kind", "max_det", "flags"), [("torchscript", 300, ("--dynamic", "size")), ("torch_export", 5, ())]
+)
+def test_nms_in_the_file_needs_nothing_that_was_loaded_before(kind, max_det, flags, export: Export):
+    path = export(kind, "--nms", "--conf", "0.3", "--iou", "0.4", "--max-det", str(max_det), *flags)
+    code = f"from yolo_lite.deploy.exported import load_exported; load_exported({str(path)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @needs_onnx

@@ -20,7 +20,7 @@ from yolo_lite.engine.checkpoint import UNREADABLE
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.evaluate import rounded_up
 from yolo_lite.engine.validate import Subject
-from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.ops.nms import DetectOptions, load_torchvision_operators
 from yolo_lite.structures import Compute, Detections
 
 
@@ -70,12 +70,13 @@ def load_exported(path: str | os.PathLike[str], device: str = "", imgsz: int | N
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     form = next(form for form in reversed(EXPORT_FORMATS.values()) if form.suffix == path.suffix)
+    load_torchvision_operators()  # NMS in a file is one of them
     try:
         strings, run = form.load(path)
     except UserError:
         raise
     except UNREADABLE as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"{path}: damaged, or not an exported model: {reason}") from None
     try:
         facts = TypeAdapter(Facts).validate_python({name: json.loads(strings[name]) for name in Facts._fields})
@@ -91,8 +92,8 @@ def load_exported(path: str | os.PathLike[str], device: str = "", imgsz: int | N
 
 def exported_subject(options: ValOptions) -> Subject:
     """What val.py validates where ``--weights`` is an exported file."""
-    exported, compute = load_exported(options.weights, str(options.device), options.imgsz)
-    facts = exported.facts
+    model, compute = load_exported(options.weights, str(options.device), options.imgsz)
+    facts = model.facts
     return Subject(
-        exported, None, compute, facts.names, facts.channels, facts.imgsz, facts.canvas, batch_size=8, data=None
+        model, None, compute, facts.names, facts.channels, facts.imgsz, facts.canvas, batch_size=8, data=None
     )
