@@ -130,10 +130,9 @@ class Outputs:
         self._video.write(cv2.cvtColor(prediction.plot(), cv2.COLOR_RGB2BGR))
 
     def _write_crops(self, prediction: Prediction, place: Path) -> None:
-        """The pixels of each detection that covers any, in a folder of its class."""
+        """The pixels of each detection that covers any, in a folder named by its class, without what is path syntax."""
         low, high = np.floor(prediction.xyxy[:, :2]).astype(int), np.ceil(prediction.xyxy[:, 2:]).astype(int)
         for number, row in enumerate(np.flatnonzero((low < high).all(axis=1))):
             (left, top), (right, bottom) = low[row], high[row]
-            # Without what means something in paths.
             name = re.sub(r"[^\w .-]", "_", prediction.class_names[row]).strip(". ") or "_"
             write_image(self._file(f"crops/{name}/{place}_{number}.jpg"), prediction.image[top:bottom, left:right])
