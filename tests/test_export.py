@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from yolo_lite.config.load import load_dataset_config
 from yolo_lite.deploy import export as export_module
 from yolo_lite.deploy.exported import Exported, load_exported
 from yolo_lite.deploy.formats import EXPORT_FORMATS
-from yolo_lite.deploy.graph import Decoded, select_predictions
+from yolo_lite.deploy.graph import Decoded, detections_of
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.model.detector import Detector
@@ -141,7 +142,7 @@ def assert_same(found: Detections, expected: Detections) -> None:
 def test_decoded_predictions_give_the_detections_of_raw_outputs(detector: Detector):
     images, options = pictures(2, 48, 80), DetectOptions(0.1, 0.45)
     expected = detector.detections(detector(images), (48, 80), options)
-    found = select_predictions(Decoded(detector)(images), options)
+    found = detections_of((Decoded(detector)(images),), options)
     for one, other in zip(found, expected, strict=True):
         assert_same(one, other)
 
@@ -197,6 +198,16 @@ def test_nms_in_the_file_is_our_nms(kind, max_det, flags, export: Export, detect
         assert outputs[0].shape == (number, max_det, 4)
         for one, other in zip(detections_in(outputs), expected, strict=True):
             assert_same(one, other)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("kind", "max_det", "flags"), [("torchscript", 300, ("--dynamic", "size")), ("torch_export", 5, ())]
+)
+def test_nms_in_the_file_needs_nothing_that_was_loaded_before(kind, max_det, flags, export: Export):
+    path = export(kind, "--nms", "--conf", "0.3", "--iou", "0.4", "--max-det", str(max_det), *flags)
+    code = f"from yolo_lite.deploy.exported import load_exported; load_exported({str(path)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @needs_onnx
@@ -356,7 +367,8 @@ def test_a_file_that_differs_is_not_left_and_the_older_one_stays(weights: Path, 
 def test_only_yolo_models_are_exported(tiny_data: Path, tmp_path, capsys):
     files = ["--cfg", str(REPOSITORY / "cfg/faster_rcnn.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp_faster_rcnn.yaml")]
     config = tiny_config(tiny_data, tmp_path, *files)
-    save_checkpoint(tmp_path / "two.pt", {"config": config.plain(), "epoch": 0, "ema": {}, "losses": {}})
+    ema = task_of(config.model).build(config.model, False).state_dict()
+    save_checkpoint(tmp_path / "two.pt", {"config": config.plain(), "epoch": 0, "ema": ema, "losses": {}})
     message = "only YOLO models can be exported, found the family faster_rcnn"
     assert message in refused(capsys, "--weights", tmp_path / "two.pt")
 

@@ -10,8 +10,8 @@ from yolo_lite.config.find import find_yaml
 from yolo_lite.config.options import DEFAULT_DATA, ExportOptions
 
 if TYPE_CHECKING:
+    from yolo_lite.config.run import RunConfig
     from yolo_lite.data.index import DatasetIndex
-    from yolo_lite.deploy.export import Exportable, ExportSettings
 
 
 def run(options: ExportOptions) -> None:
@@ -20,39 +20,23 @@ def run(options: ExportOptions) -> None:
     Raises:
         UserError: a flag, the checkpoint or the data cannot be used, or the file differs too much.
     """
-    from yolo_lite.deploy.export import export, read_exportable, samples_of
+    from yolo_lite.deploy.export import export, load_exportable
 
     output = _output(options)
-    exportable = read_exportable(str(options.weights), _settings(options))
-    index = _index(options, exportable)
-    samples = samples_of(index, exportable.facts, options.calibration_images if options.int8 else 0)
-    agreement = export(exportable, output, samples)
-    print(f"{output}: {output.stat().st_size / 2**20:.1f} MiB; {len(samples.check)} images: {agreement}")
-    if exportable.facts.source:
-        print(exportable.facts.source)
+    trained = load_exportable(options)
+    agreement = export(trained, options, output, _index(options, trained.config))
+    print(f"{output}: {output.stat().st_size / 2**20:.1f} MiB; {agreement.images} images: {agreement}")
+    if trained.content.get("source"):
+        print(trained.content["source"])
 
 
-def _settings(options: ExportOptions) -> ExportSettings:
-    from yolo_lite.deploy.export import ExportSettings
-    from yolo_lite.ops.nms import DetectOptions
-
-    return ExportSettings(
-        format=options.format,
-        imgsz=options.imgsz,
-        batch=options.batch_size,
-        dynamic=tuple(options.dynamic),
-        precision="int8" if options.int8 else "fp16" if options.half else "fp32",
-        nms=DetectOptions(options.conf, options.iou, options.max_det) if options.nms else None,
-    )
-
-
-def _index(options: ExportOptions, exportable: Exportable) -> DatasetIndex:
+def _index(options: ExportOptions, trained: RunConfig) -> DatasetIndex:
     """Images of the dataset; of the embedded set where that is not at hand, which is enough to compare."""
     from yolo_lite.config.load import load_dataset_config
     from yolo_lite.data.index import index_split
 
-    data, data_file = exportable.data
-    channels = {"channels": exportable.facts.channels}
+    data, data_file = trained.data, trained.data_file
+    channels = {"channels": data.channels}
     if options.data:
         data_file = str(find_yaml(options.data, "data"))
         data = load_dataset_config(data_file)

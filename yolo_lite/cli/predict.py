@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.config.options import PredictOptions
 
 if TYPE_CHECKING:
-    from yolo_lite.deploy.outputs import Wanted
     from yolo_lite.deploy.prediction import Prediction
 
 
@@ -45,7 +45,6 @@ def run(options: PredictOptions) -> None:
         DataError: there is nothing to detect on, or none of it can be read. Where some of it can, the rest is named
             and passed over, and that is no error.
     """
-    from yolo_lite.deploy.outputs import Wanted
     from yolo_lite.deploy.predictor import load
     from yolo_lite.deploy.sources import count_frames, find_media, read_frames
     from yolo_lite.engine.device import memory_errors_explained
@@ -56,7 +55,7 @@ def run(options: PredictOptions) -> None:
     choice = predictor.options(
         options.conf, options.iou, options.max_det, options.classes or None, options.agnostic_nms
     )
-    wanted = Wanted(not options.no_save, options.save_txt, options.save_json, options.save_crop)
+    writes = not options.no_save or options.save_txt or options.save_json or options.save_crop
     batch_size = 1 if any(one.kind == "live" for one in media) else options.batch_size  # nothing live waits
     tally = _Tally()
     with memory_errors_explained(batch_size, predictor.size, remark=""):
@@ -64,7 +63,7 @@ def run(options: PredictOptions) -> None:
         first = next(stream, None)
         if first is None:
             raise DataError(f"--source {' '.join(options.source)}: not one of {tally.skipped} inputs can be read")
-        folder = make_run_folder(options.project, options.name, options.exist_ok) if any(wanted) else None
+        folder = make_run_folder(options.project, options.name, options.exist_ok) if writes else None
         bar = tqdm(
             _said(itertools.chain([first], stream), tally),
             desc="predicting",
@@ -72,16 +71,16 @@ def run(options: PredictOptions) -> None:
             leave=False,
             delay=1,
         )
-        _write(bar, folder, wanted)
+        _write(bar, folder, options)
     tqdm.write(f"{tally}{f'; {folder}' if folder else ''}")
 
 
-def _write(predictions: Iterable[Prediction], folder: Path | None, wanted: Wanted) -> None:
+def _write(predictions: Iterable[Prediction], folder: Path | None, options: PredictOptions) -> None:
     """Write every prediction when it comes; a signal ends this between two of them, with whole files."""
-    from yolo_lite.deploy.outputs import outputs
+    from yolo_lite.deploy.prediction import Outputs
     from yolo_lite.engine.stop import stop_requests
 
-    with stop_requests() as stop, outputs(folder or Path(), wanted) as files:
+    with stop_requests() as stop, closing(Outputs(folder or Path(), options)) as files:
         for prediction in predictions:
             files.add(prediction)
             stop.check()

@@ -37,11 +37,6 @@ def canvas_size(height: int, width: int, stride: int) -> tuple[int, int]:
     return padded_size(height + stride // 2, width + stride // 2, stride)
 
 
-def square_canvas(height: int, width: int, size: int) -> tuple[int, int]:
-    """The input of a network that takes squares of one size only."""
-    return size, size
-
-
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize by area averaging where the image shrinks (no aliasing), linearly where it grows."""
     if image.shape[:2] == (height, width):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import logging
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,103 +15,24 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 import yolo_lite
-from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, UserError
+from yolo_lite.config.options import ExportOptions
 from yolo_lite.data.dataset import EvaluationSet
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.data.letterbox import Canvas, square_canvas
 from yolo_lite.data.store import ImageStore
-from yolo_lite.deploy.exported import Exported, detections_of, load_exported
-from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, as_tuple
-from yolo_lite.deploy.graph import Decoded, Suppressed
-from yolo_lite.deploy.quantise import quantise
-from yolo_lite.engine.checkpoint import config_of, load_checkpoint
+from yolo_lite.deploy.exported import Exported, load_exported
+from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, as_tuple, extra
+from yolo_lite.deploy.graph import INPUT, Decoded, Suppressed, detections_of
 from yolo_lite.engine.evaluate import rounded_up
-from yolo_lite.engine.tasks import task_of
-from yolo_lite.engine.trained import build_trained
-from yolo_lite.model.detector import Detector
+from yolo_lite.engine.trained import Trained, load_trained
 from yolo_lite.ops.nms import DetectOptions
 
 NUM_CHECKED = 16  # images on which a file is compared with PyTorch
 TOLERANCE = 1e-4  # of boxes, in sides of the input, and of scores
 LEAST_FOUND = {"fp32": 0.99, "fp16": 0.9, "int8": 0.5}  # share of PyTorch's detections
-SAME_OBJECT = 0.5  # IoU
 SURE = DetectOptions(confidence=0.25, iou=0.45)  # the detections that are looked for
-
-
-class ExportSettings(NamedTuple):
-    """How a model is exported."""
-
-    format: str  # of EXPORT_FORMATS
-    imgsz: int | None  # pixels of the longest side; None: as trained
-    batch: int  # images at once, where that is fixed
-    dynamic: tuple[str, ...]  # "batch", "size"
-    precision: str  # fp32, fp16 or int8
-    nms: DetectOptions | None  # None: the outputs are predictions of every slot
-
-
-class Samples(NamedTuple):
-    """Images uint8 ``[1, channels, H, W]`` as the network gets them."""
-
-    check: list[Tensor]
-    calibration: list[Tensor]  # squares
-
-
-class Exportable(NamedTuple):
-    """A network and what its file will say."""
-
-    detector: Detector
-    format: str  # of EXPORT_FORMATS
-    facts: Facts
-    nms: DetectOptions | None
-    data: tuple[DatasetConfig, str]  # what it was trained with, and its file
-
-    def network(self, dtype: torch.dtype = torch.float32) -> nn.Module:
-        """What the file computes."""
-        decoded = Decoded(self.detector.for_inference(), dtype)
-        return (Suppressed(decoded, self.nms, EXPORT_FORMATS[self.format].is_onnx) if self.nms else decoded).eval()
-
-    def network_to_write(self) -> nn.Module:
-        return self.network(torch.float16 if self.facts.precision == "fp16" else torch.float32)
-
-    def example(self) -> Tensor:
-        """Images of the shape that is traced; a dimension of 1 would be taken for a fixed one."""
-        batch = max(self.facts.batch, 2) if "batch" in self.facts.dynamic else self.facts.batch
-        side = max(self.facts.imgsz, 2 * self.facts.stride) if "size" in self.facts.dynamic else self.facts.imgsz
-        return torch.zeros(batch, self.facts.channels, side, side)
-
-
-def read_exportable(weights: str, settings: ExportSettings) -> Exportable:
-    """The averaged weights of a checkpoint.
-
-    Raises:
-        UserError: the checkpoint cannot be used, is of another family, or the settings contradict each other.
-    """
-    is_onnx = EXPORT_FORMATS[settings.format].is_onnx
-    if not is_onnx and settings.precision == "int8":
-        raise ConfigError(f"--int8: ONNX Runtime quantises ONNX only, expected --format onnx, found {settings.format}")
-    if not is_onnx and settings.nms and "batch" in settings.dynamic:
-        raise ConfigError(f"--nms --dynamic batch: expected --format onnx, found {settings.format}")
-    content = load_checkpoint(weights)
-    config = config_of(content, weights)
-    if not task_of(config.model).is_exported:
-        raise ConfigError(f"{weights}: only YOLO models can be exported, found the family {config.model.family}")
-    detector = build_trained(content, weights).model
-    stride = detector.stride
-    facts = Facts(
-        names=config.data.class_names,
-        channels=config.data.channels,
-        stride=stride,
-        smallest=stride * EXPORT_FORMATS[settings.format].fewest_strides,
-        imgsz=rounded_up(settings.imgsz or config.train.imgsz, stride),
-        batch=settings.batch,
-        dynamic=settings.dynamic,
-        precision=settings.precision,
-        nms=settings.nms is not None,
-        yolo_lite=yolo_lite.__version__,
-        source=content.get("source", ""),
-    )
-    return Exportable(detector, settings.format, facts, settings.nms, (config.data, config.data_file))
+# With what lies between them, convolutions hand over 8 bits: quicker, and nearer to fp32, than convolutions alone.
+INT8_OPERATIONS = ["Conv", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "Resize"]
 
 
 class Agreement(NamedTuple):
@@ -121,12 +42,11 @@ class Agreement(NamedTuple):
     score: float  # largest difference of an objectness or class; likewise
     found: int  # of PyTorch's detections
     expected: int
+    images: int
 
     def __str__(self) -> str:
-        raw = (
-            "" if math.isnan(self.box) else f"boxes within {self.box:.1e} of the side, scores within {self.score:.1e}; "
-        )
-        return f"{raw}{self.found} of {self.expected} detections found again"
+        raw = f"boxes within {self.box:.1e} of the side, scores within {self.score:.1e}; "
+        return f"{'' if math.isnan(self.box) else raw}{self.found} of {self.expected} detections found again"
 
     def is_enough(self, precision: str) -> bool:
         """fp16 and int8 are meant to differ, but not beyond recognition."""
@@ -134,38 +54,46 @@ class Agreement(NamedTuple):
         return exact and self.found >= LEAST_FOUND[precision] * self.expected
 
 
-@torch.inference_mode()
-def compare(exported: Exported, reference: nn.Module, images: Sequence[Tensor], options: DetectOptions) -> Agreement:
-    """Run a file and PyTorch's network on images uint8 ``[1, channels, H, W]``."""
-    box, score, found, expected = [], [], 0, 0
-    for pixels in images:
-        ours, theirs = as_tuple(reference(pixels.float() / 255)), exported(pixels.float() / 255)
-        if len(ours) == 1:
-            difference = (ours[0] - theirs[0]).abs()
-            box.append(float(difference[..., :4].max()) / max(pixels.shape[2:]))
-            score.append(float(difference[..., 4:].max()))
-        here, there = (detections_of(outputs, options)[0] for outputs in (ours, theirs))
-        same = (here.label[:, None] == there.label) & (box_iou(here.box, there.box) > SAME_OBJECT)
-        found, expected = found + int(same.any(dim=1).sum()), expected + len(here.label)
-    return Agreement(max(box, default=math.nan), max(score, default=math.nan), found, expected)
+def load_exportable(options: ExportOptions) -> Trained:
+    """A checkpoint that can be exported as the options say; a UserError says why one cannot."""
+    is_onnx, found = EXPORT_FORMATS[options.format].is_onnx, f"expected --format onnx, found {options.format}"
+    if options.int8 and not is_onnx:
+        raise ConfigError(f"--int8: ONNX Runtime quantises ONNX only, {found}")
+    if options.nms and "batch" in options.dynamic and not is_onnx:
+        raise ConfigError(f"--nms --dynamic batch: {found}")
+    trained = load_trained(str(options.weights))
+    if not trained.task.is_exported:
+        family = trained.config.model.family
+        raise ConfigError(f"{options.weights}: only YOLO models can be exported, found the family {family}")
+    return trained
 
 
-def export(exportable: Exportable, path: Path, samples: Samples) -> Agreement:
-    """Write a file, and give it its name when it agrees with PyTorch.
+def export(trained: Trained, options: ExportOptions, path: Path, index: DatasetIndex) -> Agreement:
+    """Write a file, and give it its name when it agrees with PyTorch on images of a split.
 
     Raises:
         UserError: it does not agree, or what the format needs is not installed.
     """
-    temporary, facts = path.with_name(f".tmp_{path.name}"), exportable.facts
+    facts, form = _facts(trained, options), EXPORT_FORMATS[options.format]
+    choice = DetectOptions(options.conf, options.iou, options.max_det) if options.nms else SURE
+
+    def network(dtype: torch.dtype = torch.float32) -> nn.Module:
+        decoded = Decoded(trained.model.for_inference(), dtype)
+        return (Suppressed(decoded, choice, form.is_onnx) if options.nms else decoded).eval()
+
+    batch = max(facts.batch, 2 if "batch" in facts.dynamic else 1)  # a 1 would be traced as a fixed one
+    side = max(facts.imgsz, 2 * facts.stride if "size" in facts.dynamic else 1)
+    example = torch.zeros(batch, facts.channels, side, side)
+    temporary = path.with_name(f".tmp_{path.name}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of shapes that a trace would fix, and of TorchScript's age
-            write = EXPORT_FORMATS[exportable.format].write
-            write(exportable.network_to_write(), exportable.example(), facts, temporary)
-        if facts.precision == "int8":
-            quantise(temporary, samples.calibration, facts.batch)
+            form.write(network(torch.float16 if options.half else torch.float32), example, facts, temporary)
+        if options.int8:
+            squares = _sample_images(index, facts._replace(dynamic=()), options.calibration_images)
+            _quantise(temporary, squares, facts.batch)
         exported, _ = load_exported(temporary)
-        agreement = compare(exported, exportable.network(), samples.check, exportable.nms or SURE)
+        agreement = _compare(exported, network(), _sample_images(index, facts, NUM_CHECKED), choice)
         if not agreement.is_enough(facts.precision):
             raise UserError(f"{path}: not written, for it differs from PyTorch: {agreement}")
         os.replace(temporary, path)
@@ -174,16 +102,71 @@ def export(exportable: Exportable, path: Path, samples: Samples) -> Agreement:
     return agreement
 
 
-def samples_of(index: DatasetIndex, facts: Facts, num_calibration: int) -> Samples:
-    """Images of a split."""
-    check = _sample_images(index, facts.imgsz, facts.canvas, NUM_CHECKED)
-    square = functools.partial(square_canvas, size=facts.imgsz)
-    return Samples(check, _sample_images(index, facts.imgsz, square, num_calibration))
+def _facts(trained: Trained, options: ExportOptions) -> Facts:
+    _, model, config, content = trained
+    return Facts(
+        names=config.data.class_names,
+        channels=config.data.channels,
+        stride=model.stride,
+        smallest=model.stride * EXPORT_FORMATS[options.format].fewest_strides,
+        imgsz=rounded_up(options.imgsz or config.train.imgsz, model.stride),
+        batch=options.batch_size,
+        dynamic=tuple(options.dynamic),
+        precision="int8" if options.int8 else "fp16" if options.half else "fp32",
+        nms=options.nms,
+        yolo_lite=yolo_lite.__version__,
+        source=content.get("source", ""),
+    )
 
 
-def _sample_images(index: DatasetIndex, size: int, canvas: Canvas, most: int) -> list[Tensor]:
-    """Letterboxed images uint8 ``[1, channels, H, W]``, evenly spread over a split."""
-    dataset = EvaluationSet(index, ImageStore(index, size, "off", False), canvas)
+def _sample_images(index: DatasetIndex, facts: Facts, most: int) -> Iterator[Tensor]:
+    """Images float ``[1, channels, H, W]`` in 0..1 as the network gets them, evenly spread over a split."""
+    dataset = EvaluationSet(index, ImageStore(index, facts.imgsz, "off", False), facts.canvas)
     number = min(most, len(index))
-    chosen = (dataset[each * len(index) // number].image for each in range(number))
-    return [torch.from_numpy(image).permute(2, 0, 1)[None].contiguous() for image in chosen]
+    for each in range(number):
+        pixels = torch.from_numpy(dataset[each * len(index) // number].image)
+        yield pixels.permute(2, 0, 1)[None].contiguous().float() / 255
+
+
+@torch.inference_mode()
+def _compare(exported: Exported, reference: nn.Module, images: Iterable[Tensor], options: DetectOptions) -> Agreement:
+    """Run a file and PyTorch's network on the same images."""
+    box, score, found, expected, number = [], [], 0, 0, 0
+    for image in images:
+        number += 1
+        ours, theirs = as_tuple(reference(image)), exported(image)
+        if len(ours) == 1:
+            difference = (ours[0] - theirs[0]).abs()
+            box.append(float(difference[..., :4].max()) / max(image.shape[2:]))
+            score.append(float(difference[..., 4:].max()))
+        here, there = (detections_of(outputs, options)[0] for outputs in (ours, theirs))
+        same = (here.label[:, None] == there.label) & (box_iou(here.box, there.box) > 0.5)
+        found, expected = found + int(same.any(dim=1).sum()), expected + len(here.label)
+    return Agreement(max(box, default=math.nan), max(score, default=math.nan), found, expected, number)
+
+
+def _quantise(path: Path, images: Iterable[Tensor], batch: int) -> None:
+    """Make the layers of an ONNX file int8, in place; Detect and what follows it stay fp32.
+
+    ONNX Runtime's static quantisation, with ranges seen on images of one shape, each ``batch`` times at once.
+    """
+    onnx, quantization = extra("onnx"), extra("onnxruntime.quantization")
+    inputs = ({INPUT: image.expand(batch, -1, -1, -1).numpy()} for image in images)
+    reader = type("Reader", (quantization.CalibrationDataReader,), {"get_next": lambda _: next(inputs, None)})
+    names = [node.name for node in onnx.load(path).graph.node if "/layers." in node.name]  # torch's
+    detect = next(name.split("heads.")[0] for name in names if "/heads." in name)
+    logging.disable(logging.WARNING)  # it recommends a preparation that changes nothing here
+    try:
+        quantization.quantize_static(
+            path,
+            path,
+            reader(),
+            per_channel=True,
+            # Weights of 8 bits without a sign: products with signed ones overflow on CPUs without VNNI (LOG.md).
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QUInt8,
+            op_types_to_quantize=INT8_OPERATIONS,
+            nodes_to_quantize=[name for name in names if not name.startswith(detect)],
+        )
+    finally:
+        logging.disable(logging.NOTSET)

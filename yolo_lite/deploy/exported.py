@@ -1,35 +1,37 @@
-"""Exported models: what their files say of themselves, and how they are run."""
+"""Exported models: how their files are read and run."""
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from pydantic import TypeAdapter
+from torch import Tensor
 from torch.nn import functional
 
-from yolo_lite.config.errors import CheckpointError, ConfigError
+from yolo_lite.config.errors import CheckpointError, ConfigError, UserError
 from yolo_lite.config.options import ValOptions
-from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, RunFile, read_facts
-from yolo_lite.deploy.graph import select_predictions
+from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, RunFile
+from yolo_lite.deploy.graph import detections_of
+from yolo_lite.engine.checkpoint import UNREADABLE
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.evaluate import rounded_up
 from yolo_lite.engine.validate import Subject
-from yolo_lite.ops.nms import DetectOptions, survivors
+from yolo_lite.ops.nms import DetectOptions, load_torchvision_operators
 from yolo_lite.structures import Compute, Detections
 
-USUAL_BATCH = 8  # images, of validation
 
+@dataclass(frozen=True)
+class Exported:
+    """A model from a file, on the CPU, as ``engine.tasks.Inference``; images may come in any number."""
 
-class Exported(nn.Module):
-    """A model from a file, on the CPU; images may come in any number."""
+    facts: Facts
+    run: RunFile
 
-    def __init__(self, facts: Facts, run: RunFile) -> None:
-        super().__init__()
-        self.facts, self.run = facts, run
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """The outputs of ``graph`` for images ``[B, channels, H, W]`` in 0..1; a batch of fixed size is filled up."""
         if "batch" in self.facts.dynamic:
             return self.run(images)
@@ -40,7 +42,6 @@ class Exported(nn.Module):
         return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
     def for_inference(self) -> Exported:
-        """The model itself."""
         return self
 
     def grid(self, height: int, width: int) -> None:
@@ -51,26 +52,14 @@ class Exported(nn.Module):
         return detections_of(raw, options)
 
 
-def detections_of(outputs: tuple[Tensor, ...], options: DetectOptions) -> list[Detections]:
-    """Detections of each image from the outputs of ``graph``, with or without NMS."""
-    if len(outputs) == 1:
-        return select_predictions(outputs[0], options)
-    images = (Detections(*(c[: int(count)] for c in columns)) for *columns, count in zip(*outputs, strict=True))
-    return [survivors(found.select(found.score > options.confidence), options) for found in images]
-
-
 def is_exported(path: str | os.PathLike[str]) -> bool:
-    """Whether the name is that of an exported file."""
     return Path(path).suffix in {form.suffix for form in EXPORT_FORMATS.values()}
 
 
 def load_exported(path: str | os.PathLike[str], device: str = "", imgsz: int | None = None) -> tuple[Exported, Compute]:
-    """A file of ``yolo-lite export``, and how it is computed: on the CPU.
+    """A file of ``yolo-lite export``, for images of ``imgsz`` pixels or as exported; it is computed on the CPU.
 
     TorchScript and torch.export files are programs: load those that you trust.
-
-    Args:
-        imgsz: pixels of the longest side; None: as exported.
 
     Raises:
         UserError: the file, the device or the size cannot be used, or ONNX Runtime is not installed.
@@ -81,8 +70,19 @@ def load_exported(path: str | os.PathLike[str], device: str = "", imgsz: int | N
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     form = next(form for form in reversed(EXPORT_FORMATS.values()) if form.suffix == path.suffix)
-    strings, run = form.load(path)
-    facts = read_facts(strings, path)
+    load_torchvision_operators()  # NMS in a file is one of them
+    try:
+        strings, run = form.load(path)
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"{path}: damaged, or not an exported model: {reason}") from None
+    try:
+        facts = TypeAdapter(Facts).validate_python({name: json.loads(strings[name]) for name in Facts._fields})
+    except (KeyError, ValueError):
+        expected = ", ".join(Facts._fields)
+        raise CheckpointError(f"{path}: not exported by yolo_lite: expected metadata {expected}") from None
     if imgsz and imgsz != facts.imgsz:
         if "size" not in facts.dynamic:
             raise ConfigError(f"--imgsz {imgsz}: {path} takes {facts.imgsz} px only; export it with --dynamic size")
@@ -92,16 +92,8 @@ def load_exported(path: str | os.PathLike[str], device: str = "", imgsz: int | N
 
 def exported_subject(options: ValOptions) -> Subject:
     """What val.py validates where ``--weights`` is an exported file."""
-    exported, compute = load_exported(options.weights, str(options.device), options.imgsz)
-    facts = exported.facts
+    model, compute = load_exported(options.weights, str(options.device), options.imgsz)
+    facts = model.facts
     return Subject(
-        exported,
-        criterion=None,
-        compute=compute,
-        names=facts.names,
-        channels=facts.channels,
-        size=facts.imgsz,
-        canvas=facts.canvas,
-        batch_size=USUAL_BATCH,
-        data=None,
+        model, None, compute, facts.names, facts.channels, facts.imgsz, facts.canvas, batch_size=8, data=None
     )

@@ -5,24 +5,20 @@ To add one: write two functions, add a line to ``EXPORT_FORMATS``; a plugin can 
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import importlib
 import json
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from yolo_lite.config.errors import CheckpointError, UserError
-from yolo_lite.data.letterbox import Canvas, canvas_size, square_canvas
+from yolo_lite.config.errors import UserError
+from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.deploy.graph import INPUT, OUTPUTS
-from yolo_lite.engine.checkpoint import UNREADABLE
 
 OPSET = 17
 LARGEST = 1024  # strides in a side; torch.export wants a bound
@@ -49,31 +45,15 @@ class Facts(NamedTuple):
     def strings(self) -> dict[str, str]:
         return {name: json.dumps(value, ensure_ascii=False) for name, value in self._asdict().items()}
 
-    @property
-    def canvas(self) -> Canvas:
-        """How large the input is for an image: whole strides, or the one square that was exported."""
-        if "size" in self.dynamic:
-            return functools.partial(_canvas, stride=self.stride, smallest=self.smallest)
-        return functools.partial(square_canvas, size=self.imgsz)
-
-
-def _canvas(height: int, width: int, stride: int, smallest: int) -> tuple[int, int]:
-    """Validation's canvas, no side of it below ``smallest``."""
-    canvas = canvas_size(height, width, stride)
-    return max(canvas[0], smallest), max(canvas[1], smallest)
-
-
-def read_facts(strings: Mapping[str, str], path: Path) -> Facts:
-    try:
-        return TypeAdapter(Facts).validate_python({name: json.loads(strings[name]) for name in Facts._fields})
-    except (KeyError, ValueError):
-        expected = ", ".join(Facts._fields)
-        raise CheckpointError(f"{path}: not exported by yolo_lite: expected metadata {expected}") from None
+    def canvas(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the input for a resized image: validation's, or the one square that was exported."""
+        if "size" not in self.dynamic:
+            return self.imgsz, self.imgsz
+        canvas = canvas_size(height, width, self.stride)
+        return max(canvas[0], self.smallest), max(canvas[1], self.smallest)
 
 
 class ExportFormat(NamedTuple):
-    """One format."""
-
     suffix: str  # of its files
     write: Callable[[nn.Module, Tensor, Facts, Path], None]  # network of ``graph``, example images, facts, file
     load: Callable[[Path], tuple[Mapping[str, str], RunFile]]  # facts as strings, and how the file is run on the CPU
@@ -94,19 +74,17 @@ def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def write_onnx(network: nn.Module, example: Tensor, facts: Facts, path: Path) -> None:
-    """As ONNX, with the facts in ``metadata_props``."""
-    onnx = extra("onnx")
-    axes = {name: {0: "batch"} for name in (INPUT, *OUTPUTS[facts.nms])} if "batch" in facts.dynamic else {}
+    onnx, outputs = extra("onnx"), OUTPUTS[facts.nms]
+    axes = {name: {0: "batch"} if "batch" in facts.dynamic else {} for name in (INPUT, *outputs)}
     if "size" in facts.dynamic:
-        axes.setdefault(INPUT, {}).update({2: "height", 3: "width"})
-        if not facts.nms:
-            axes.setdefault(OUTPUTS[False][0], {})[1] = "slots"
+        axes[INPUT] |= {2: "height", 3: "width"}
+        axes[outputs[0]] |= {} if facts.nms else {1: "slots"}
     torch.onnx.export(
         network,
         (example,),
         str(path),
         input_names=[INPUT],
-        output_names=list(OUTPUTS[facts.nms]),
+        output_names=list(outputs),
         dynamic_axes=axes,
         opset_version=OPSET,
         dynamo=False,  # the other exporter needs half a minute for dynamic sizes (LOG.md)
@@ -116,14 +94,37 @@ def write_onnx(network: nn.Module, example: Tensor, facts: Facts, path: Path) ->
     onnx.save(model, path)
 
 
+def load_onnx(path: Path) -> tuple[Mapping[str, str], RunFile]:
+    runtime: Any = extra("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    state = vars(runtime.capi.onnxruntime_pybind11_state).values()
+    errors = tuple(value for value in state if isinstance(value, type) and issubclass(value, Exception))
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except errors as error:  # they have no base of their own
+        raise ValueError(str(error)) from None
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(output) for output in session.run(None, {INPUT: images.contiguous().numpy()}))
+
+    return session.get_modelmeta().custom_metadata_map, run
+
+
 def write_torchscript(network: nn.Module, example: Tensor, facts: Facts, path: Path) -> None:
-    """As a trace, with the facts as extra files."""
     traced = torch.jit.trace(network, example, check_trace=False)
     torch.jit.save(traced, path, _extra_files=facts.strings())
 
 
+def load_torchscript(path: Path) -> tuple[Mapping[str, str], RunFile]:
+    strings = dict.fromkeys(Facts._fields, "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer torch would rather have torch.export
+        module = torch.jit.load(path, "cpu", _extra_files=strings)
+    return strings, lambda images: as_tuple(module(images))
+
+
 def write_torch_export(network: nn.Module, example: Tensor, facts: Facts, path: Path) -> None:
-    """As an ExportedProgram, with the facts as extra files."""
     shape = dict[int, Any]()
     if "batch" in facts.dynamic:
         shape[0] = torch.export.Dim("batch", min=1)
@@ -133,47 +134,10 @@ def write_torch_export(network: nn.Module, example: Tensor, facts: Facts, path: 
     torch.export.save(program, path, extra_files=facts.strings())
 
 
-def load_onnx(path: Path) -> tuple[Mapping[str, str], RunFile]:
-    runtime: Any = extra("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    with _loading(path, _errors(runtime)):
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(output) for output in session.run(None, {INPUT: images.contiguous().numpy()}))
-
-    return session.get_modelmeta().custom_metadata_map, run
-
-
-def _errors(runtime: Any) -> tuple[type[Exception], ...]:
-    """ONNX Runtime's errors, which have no base of their own."""
-    values = vars(runtime.capi.onnxruntime_pybind11_state).values()
-    return tuple(value for value in values if isinstance(value, type) and issubclass(value, Exception))
-
-
-@contextlib.contextmanager
-def _loading(path: Path, others: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    try:
-        yield
-    except UNREADABLE + others as error:
-        raise CheckpointError(f"{path}: damaged, or not an exported model: {str(error).splitlines()[0]}") from None
-
-
-def load_torchscript(path: Path) -> tuple[Mapping[str, str], RunFile]:
-    strings = dict.fromkeys(Facts._fields, "")
-    with _loading(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # newer torch would rather have torch.export
-        module = torch.jit.load(path, "cpu", _extra_files=strings)
-    return strings, lambda images: as_tuple(module(images))
-
-
 def load_torch_export(path: Path) -> tuple[Mapping[str, str], RunFile]:
     strings = dict.fromkeys(Facts._fields, "")
-    if not zipfile.is_zipfile(path):  # torch would write pages about it
-        raise CheckpointError(f"{path}: damaged, or not an exported model")
-    with _loading(path):
-        module = torch.export.load(path, extra_files=strings).module()
+    zipfile.ZipFile(path).close()  # of what is no archive torch would write pages
+    module = torch.export.load(path, extra_files=strings).module()
     return strings, lambda images: as_tuple(module(images))
 
 

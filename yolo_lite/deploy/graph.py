@@ -15,26 +15,20 @@ from torch.nn import functional
 from yolo_lite.model.detector import Detector
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.grid import make_grid
-from yolo_lite.ops.nms import DetectOptions, class_nms, select_detections
+from yolo_lite.ops.nms import DetectOptions, class_nms, select_detections, survivors
 from yolo_lite.structures import Detections
 
 INPUT = "images"
 OUTPUTS = {False: ("predictions",), True: ("boxes", "scores", "labels", "counts")}  # without and with NMS
 
 
-def split_predictions(predictions: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes ``[..., 4]`` and scores ``[..., C]`` of what a file without NMS puts out."""
-    return predictions[..., :4], predictions[..., 4:5] * predictions[..., 5:]
-
-
-def select_predictions(predictions: Tensor, options: DetectOptions) -> list[Detections]:
-    """Detections of each image from ``predictions`` ``[B, N, 5+C]``."""
-    found = []
-    for image in predictions:
-        rows = image[image[:, 4] > options.confidence]  # a score is at most its objectness
-        box, score = split_predictions(rows)
-        found.append(select_detections(score, box.__getitem__, options))
-    return found
+def detections_of(outputs: tuple[Tensor, ...], options: DetectOptions) -> list[Detections]:
+    """Detections of each image from the outputs of a file, with or without NMS."""
+    if len(outputs) == 1:
+        sure = (rows[rows[:, 4] > options.confidence] for rows in outputs[0])  # a score is at most its objectness
+        return [select_detections(rows[:, 4:5] * rows[:, 5:], rows[:, :4].__getitem__, options) for rows in sure]
+    images = (Detections(*(c[: int(count)] for c in columns)) for *columns, count in zip(*outputs, strict=True))
+    return [survivors(found.select(found.score > options.confidence), options) for found in images]
 
 
 class Decoded(nn.Module):
@@ -71,10 +65,10 @@ class Suppressed(nn.Module):
         options = self.options
         # Rows of zeros behind the slots: even a small image has enough of them for both topk.
         predictions = functional.pad(self.decoded(images), (0, 0, 0, options.max_candidates))
-        boxes, every = split_predictions(predictions)
-        score, candidate = every.flatten(1).topk(options.max_candidates)  # [B, K]
+        scores = predictions[..., 4:5] * predictions[..., 5:]
+        score, candidate = scores.flatten(1).topk(options.max_candidates)  # [B, K]
         slot, label = candidate // self.num_classes, candidate % self.num_classes
-        box = cxcywh_to_xyxy(boxes.gather(1, slot[..., None].expand(-1, -1, 4)))
+        box = cxcywh_to_xyxy(predictions[..., :4].gather(1, slot[..., None].expand(-1, -1, 4)))
         good = score * (score > options.confidence)
         good = good * self.keep(box, good, label, options.iou, self.num_classes)
         best, order = good.topk(options.max_detections)

@@ -1,16 +1,21 @@
-"""What was found in one image."""
+"""What was found in one image, and the files of it in a run folder."""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
-from yolo_lite.config.errors import UserError
+from yolo_lite.config.errors import DataError, UserError
+from yolo_lite.config.options import PredictOptions
 from yolo_lite.deploy.sources import Frame
-from yolo_lite.report.drawing import as_rgb, draw_boxes
+from yolo_lite.engine.detection_files import yolo_rows
+from yolo_lite.report.drawing import as_rgb, draw_boxes, write_image
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,9 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: file, size, and lists of boxes (xyxy in pixels), labels, names and scores."""
-        number = {} if self.frame.number is None else {"frame": self.frame.number}
         return {
             "file": self.frame.file,
-            **number,
+            **({} if self.frame.number is None else {"frame": self.frame.number}),
             "height": self.image.shape[0],
             "width": self.image.shape[1],
             "boxes": self.xyxy.round(2).tolist(),
@@ -68,10 +72,67 @@ class Prediction:
             from supervision import Detections
         except ImportError:
             raise UserError("to_supervision() needs the library supervision: pip install supervision") from None
-        names = np.array(self.class_names, dtype=str)
-        return Detections(
-            xyxy=self.xyxy.astype(np.float32),
-            confidence=self.score.astype(np.float32),
-            class_id=self.label,
-            data={"class_name": names},
-        )
+        xyxy, score = self.xyxy.astype(np.float32), self.score.astype(np.float32)
+        names = {"class_name": np.array(self.class_names, dtype=str)}
+        return Detections(xyxy=xyxy, confidence=score, class_id=self.label, data=names)
+
+
+class Outputs:
+    """The files of one run; every prediction is written when it comes, so that little is in memory."""
+
+    def __init__(self, folder: Path, options: PredictOptions) -> None:
+        self.folder, self.options = folder, options
+        self._records = (folder / "predictions.json").open("w", encoding="utf-8") if options.save_json else None
+        self._separator = "[\n"
+        self._video, self._video_stem = cv2.VideoWriter(), Path()
+
+    def add(self, prediction: Prediction) -> None:
+        """Write one prediction; those of a video one after the other."""
+        frame = prediction.frame
+        place = frame.stem if frame.number is None else frame.stem / f"{frame.number:06}"
+        if not self.options.no_save:
+            self._draw(prediction)
+        if self.options.save_txt:
+            rows = yolo_rows(prediction.label, prediction.xyxy, prediction.score, prediction.image.shape[:2])
+            self._file(f"labels/{place}.txt").write_text(rows, encoding="utf-8")
+        if self._records:
+            self._records.write(self._separator + prediction.to_json())
+            self._separator = ",\n"
+        if self.options.save_crop:
+            self._write_crops(prediction, place)
+
+    def close(self) -> None:
+        """End what is open, so that every file is whole."""
+        self._video.release()
+        if self._records:
+            self._records.write("\n]\n")
+            self._records.close()
+
+    def _file(self, name: str | Path) -> Path:
+        """A path below the run's folder, whose own folder is there."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _draw(self, prediction: Prediction) -> None:
+        frame = prediction.frame
+        if frame.number is None:
+            write_image(self._file(frame.stem.with_name(Path(frame.file).name)), prediction.plot())
+            return
+        if frame.stem != self._video_stem:
+            self._video.release()
+            path = self._file(f"{frame.stem}.mp4")
+            height, width = frame.image.shape[:2]
+            self._video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), frame.fps, (width, height))
+            self._video_stem = frame.stem
+            if not self._video.isOpened():
+                raise DataError(f"{path}: OpenCV cannot write mp4v of {width} x {height} px; --no-save does without")
+        self._video.write(cv2.cvtColor(prediction.plot(), cv2.COLOR_RGB2BGR))
+
+    def _write_crops(self, prediction: Prediction, place: Path) -> None:
+        """The pixels of each detection that covers any, in a folder named by its class, without what is path syntax."""
+        low, high = np.floor(prediction.xyxy[:, :2]).astype(int), np.ceil(prediction.xyxy[:, 2:]).astype(int)
+        for number, row in enumerate(np.flatnonzero((low < high).all(axis=1))):
+            (left, top), (right, bottom) = low[row], high[row]
+            name = re.sub(r"[^\w .-]", "_", prediction.class_names[row]).strip(". ") or "_"
+            write_image(self._file(f"crops/{name}/{place}_{number}.jpg"), prediction.image[top:bottom, left:right])

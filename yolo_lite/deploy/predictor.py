@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_lite.config.errors import ConfigError, DataError, nearest
-from yolo_lite.data.letterbox import Letterbox, canvas_size, fitted_size, on_canvas, resize, to_original
+from yolo_lite.config.errors import ConfigError, nearest
+from yolo_lite.data.letterbox import Canvas, Letterbox, canvas_size, fitted_size, on_canvas, resize, to_original
 from yolo_lite.deploy.exported import is_exported, load_exported
-from yolo_lite.deploy.pixels import as_frame, is_several
 from yolo_lite.deploy.prediction import Prediction
-from yolo_lite.deploy.sources import Frame, Skip, find_media, read_frames
+from yolo_lite.deploy.sources import Frame, Skip, as_frame, find_media, read_frames
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import rounded_up
 from yolo_lite.engine.tasks import Inference
@@ -45,39 +44,30 @@ class Predictor:
 
     names: tuple[str, ...]  # of the classes
     size: int  # pixels of the longest side in the network
-    canvas: Callable[[int, int], tuple[int, int]]  # height and width of a resized image -> of the network's input
+    canvas: Canvas
     detect: Detect
     channels: int = 3  # of the images
 
     def predict(self, images: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
-        """Detect on an image, or on a list of them.
+        """Detect on an image; for a list of them, or a tensor ``[B, 3, H, W]``, a list comes back.
 
         Args:
-            images: a path, a numpy array (uint8 ``[H, W, 3]`` **RGB**, or grey ``[H, W]``), a PIL image, a tensor
-                (``[3, H, W]`` or ``[B, 3, H, W]`` RGB, uint8 or floats in 0..1), or a list of these. Instead of 3
-                channels arrays and tensors may have those of the model.
+            images: a path, a numpy array (uint8 ``[H, W, 3]`` **RGB**: turn round what ``cv2.imread`` gives; or grey
+                ``[H, W]``), a PIL image, a tensor (``[3, H, W]`` or ``[B, 3, H, W]`` RGB, uint8 or floats in 0..1), or
+                a list of these. Instead of 3 channels arrays and tensors may have those of the model.
             choice: ``conf=0.25, iou=0.45, max_det=300, classes=None, agnostic_nms=False``, see ``options``.
-
-        Returns:
-            A Prediction; of a list or a tensor ``[B, 3, H, W]`` a list of them.
 
         Raises:
             UserError: an image cannot be read or is of another type or shape; an option is out of range.
         """
-        several = is_several(images)
+        several = isinstance(images, (list, tuple)) or (isinstance(images, Tensor) and images.ndim == 4)
         frames = (as_frame(image, self.channels) for image in (images if several else [images]))
         found = list(self.run(frames, self.options(**choice), batch_size))
         return found if several else found[0]
 
-    def stream(
-        self, *sources: str, skip: Skip | None = None, batch_size: int = 8, **choice: Any
-    ) -> Iterator[Prediction]:
-        """Detect on what ``--source`` takes: folders, list files, globs, videos, cameras, URLs; little is in memory.
-
-        ``skip`` is called with the DataError of an input that cannot be read; without it, that is raised.
-        """
-        frames = read_frames(find_media(sources), skip or _raise, self.channels)
-        return self.run(frames, self.options(**choice), batch_size)
+    def stream(self, *sources: str, skip: Skip = None, batch_size: int = 8, **choice: Any) -> Iterator[Prediction]:
+        """Detect on what ``--source`` takes, with little in memory; ``skip`` gets the errors of unreadable inputs."""
+        return self.run(read_frames(find_media(sources), skip, self.channels), self.options(**choice), batch_size)
 
     def options(
         self,
@@ -87,30 +77,17 @@ class Predictor:
         classes: Sequence[str] | None = None,
         agnostic_nms: bool = False,
     ) -> DetectOptions:
-        """How detections are chosen.
-
-        Args:
-            conf: scores must lie above it.
-            iou: overlap above which NMS drops a box for a better one of its class.
-            max_det: most detections of an image.
-            classes: names of those that are looked for.
-            agnostic_nms: a better box of any class drops a box.
-
-        Raises:
-            ConfigError: out of range, or no such class.
-        """
+        """How detections are chosen, as by the flags of ``yolo-lite predict``; ``classes`` are names, None is all."""
         for name, value in (("conf", conf), ("iou", iou)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name}: expected 0..1, found {value}")
         if max_det < 1:
             raise ConfigError(f"max_det: expected 1 or more, found {max_det}")
-        wanted = None if classes is None else tuple(self._label(name) for name in classes)
-        return DetectOptions(conf, iou, max_det, classes=wanted, agnostic=agnostic_nms)
-
-    def _label(self, name: str) -> int:
-        if name not in self.names:
-            raise ConfigError(f"classes: unknown name {name!r}{nearest(name, self.names)}")
-        return self.names.index(name)
+        for name in classes or ():
+            if name not in self.names:
+                raise ConfigError(f"classes: unknown name {name!r}{nearest(name, self.names)}")
+        labels = None if classes is None else tuple(map(self.names.index, classes))
+        return DetectOptions(conf, iou, max_det, classes=labels, agnostic=agnostic_nms)
 
     def run(self, frames: Iterable[Frame], options: DetectOptions, batch_size: int) -> Iterator[Prediction]:
         """Detect on frames in batches of one shape; predictions come in the order of the frames."""
@@ -137,10 +114,6 @@ class Predictor:
         return Prediction(one.frame, box, found.score.cpu().double().numpy(), found.label.cpu().numpy(), self.names)
 
 
-def _raise(problem: DataError) -> None:
-    raise problem
-
-
 def _same_shape_batches(images: Iterable[_Waiting], batch_size: int) -> Iterator[list[_Waiting]]:
     """Images whose canvases have one shape; none waits for more than two batches of others."""
     groups: dict[tuple[int, ...], list[_Waiting]] = {}  # the one with the oldest image comes first
@@ -157,37 +130,24 @@ def _same_shape_batches(images: Iterable[_Waiting], batch_size: int) -> Iterator
 
 
 def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Predictor:
-    """The averaged weights of a checkpoint, or an exported file, ready to predict with.
-
-    Args:
-        device: "" picks a GPU if there is one; exported files run on the CPU.
-        imgsz: pixels of an image's longest side in the network; None: as trained or exported.
-
-    Raises:
-        UserError: the checkpoint or the device cannot be used.
-    """
+    """What ``yolo_lite.load`` gives, where the plugins are loaded."""
     if imgsz is not None and imgsz < 1:
         raise ConfigError(f"imgsz: expected 1 or more, found {imgsz}")
     if is_exported(weights):
         exported, compute = load_exported(weights, device, imgsz)
-        facts, detect = exported.facts, detector_of(exported, compute)
+        facts, detect = exported.facts, functools.partial(_detect, exported, compute)
         return Predictor(facts.names, facts.imgsz, facts.canvas, detect, facts.channels)
     _, model, config, _ = load_trained(weights)
     compute = choose_compute(device, config.hyp.precision, config.hyp.channels_last)
     size = rounded_up(imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
-    detect = detector_of(move_model(model, compute).for_inference(), compute)
+    detect = functools.partial(_detect, move_model(model, compute).for_inference(), compute)
     return Predictor(config.data.class_names, size, canvas, detect, config.data.channels)
 
 
-def detector_of(network: Inference, compute: Compute) -> Detect:
-    """What a Predictor asks of a network that was made for inference."""
-
-    @torch.inference_mode()
-    def detect(images: Tensor, options: DetectOptions) -> list[Detections]:
-        images = as_floats(images, compute)
-        with compute.autocast():
-            raw = network(images)
-        return network.detections(raw, (images.shape[2], images.shape[3]), options)
-
-    return detect
+@torch.inference_mode()
+def _detect(network: Inference, compute: Compute, images: Tensor, options: DetectOptions) -> list[Detections]:
+    images = as_floats(images, compute)
+    with compute.autocast():
+        raw = network(images)
+    return network.detections(raw, (images.shape[2], images.shape[3]), options)

@@ -1,17 +1,20 @@
-"""What ``--source`` means: image files, videos, cameras and streams, as one iterator of named frames."""
+"""Frames: what ``--source`` means (image files, videos, cameras and streams), and the images that Python hands over."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.images import IMAGE_SUFFIXES, as_channels, image_size, read_image
@@ -24,12 +27,10 @@ READ_AHEAD = 4  # images that are read while the network is at work on others
 READERS = 2  # threads; OpenCV decodes outside of Python's lock
 USUAL_FPS = 25.0  # of a camera or stream that does not tell
 
-Skip = Callable[[DataError], None]  # what becomes of an input that cannot be read
+Skip = Callable[[DataError], None] | None  # what becomes of an input that cannot be read; None: it is raised
 
 
 class Media(NamedTuple):
-    """One thing to look at."""
-
     address: str  # a file, the number of a camera, or the URL of a stream
     kind: Literal["image", "video", "live"]
     stem: Path  # relative, no other's: where its results go
@@ -52,34 +53,27 @@ def find_media(sources: Sequence[str]) -> list[Media]:
         DataError: a source names nothing; whether files can be read is seen later.
     """
     files: dict[str, Path] = {}  # by absolute path, as first written
+    media, live = list[Media](), list[Media]()
     for source in sources:
-        for file in () if is_live(source) else _files(source):
+        if is_live(source):
+            live.append(Media(source, "live", Path(f"live{len(live)}")))
+            continue
+        found = list_files(Path(), source, f"--source {source}", IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+        if not found:
+            raise DataError(f"--source {source}: no image or video in it")
+        for file in found:
             files.setdefault(os.path.abspath(file), file)
-    live = [Media(source, "live", Path(f"live{number}")) for number, source in enumerate(filter(is_live, sources))]
-    return [*map(_media, files.values(), unique_stems(list(files))), *live]
-
-
-def _media(file: Path, stem: Path) -> Media:
-    return Media(str(file), "video" if file.suffix.lower() in VIDEO_SUFFIXES else "image", stem)
+    for file, stem in zip(files.values(), unique_stems(list(files)), strict=True):
+        media.append(Media(str(file), "video" if file.suffix.lower() in VIDEO_SUFFIXES else "image", stem))
+    return media + live
 
 
 def is_live(source: str) -> bool:
-    """Whether a source is a camera, by its number, or a stream, by its URL.
-
-    Raises:
-        DataError: the URL is of a kind that is no stream.
-    """
+    """Whether a source is a camera, by its number, or a stream, by its URL."""
     scheme, colon, _ = source.partition("://")
     if colon and scheme.lower() not in STREAM_SCHEMES:
         raise DataError(f"--source {source}: expected a URL of {', '.join(STREAM_SCHEMES)}, found {scheme}")
     return bool(colon) or (source.isdecimal() and not Path(source).exists())
-
-
-def _files(source: str) -> list[Path]:
-    files = list_files(Path(), source, f"--source {source}", IMAGE_SUFFIXES | VIDEO_SUFFIXES)
-    if not files:
-        raise DataError(f"--source {source}: no image or video in it")
-    return files
 
 
 def count_frames(media: Sequence[Media]) -> int | None:
@@ -90,54 +84,35 @@ def count_frames(media: Sequence[Media]) -> int | None:
     return len(media) - len(videos) + sum(max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) for video in videos)
 
 
-def read_frames(media: Sequence[Media], skip: Skip, channels: int = 3) -> Iterator[Frame]:
-    """All frames in their order, few of them in memory; what cannot be read is handed to ``skip``."""
-    for is_image, group in itertools.groupby(media, key=lambda one: one.kind == "image"):
-        reader = _images if is_image else _videos
-        yield from reader(group, skip, channels)
-
-
-def read_frame_image(path: str | Path, channels: int = 3) -> np.ndarray:
-    """Pixels uint8 ``[H, W, channels]`` of a file that validation would take too.
+def read_frames(media: Sequence[Media], skip: Skip = None, channels: int = 3) -> Iterator[Frame]:
+    """All frames in their order, few of them in memory.
 
     Raises:
-        DataError: the file is missing, no image, or cut off.
+        DataError: something cannot be read; where ``skip`` is given, that gets the error instead.
     """
-    image_size(path, channels)  # finds what is cut off, which OpenCV would fill with grey
-    return read_image(path, channels)
-
-
-def _images(media: Iterator[Media], skip: Skip, channels: int) -> Iterator[Frame]:
-    ahead: deque[tuple[Media, Future[np.ndarray]]] = deque()
+    left, ahead = iter(media), deque[Future[Iterable[Frame]]]()
     with ThreadPoolExecutor(READERS) as pool:
         while True:
-            for one in itertools.islice(media, READ_AHEAD - len(ahead)):
-                ahead.append((one, pool.submit(read_frame_image, one.address, channels)))
+            ahead.extend(pool.submit(_frames, one, channels) for one in itertools.islice(left, READ_AHEAD - len(ahead)))
             if not ahead:
                 return
-            one, image = ahead.popleft()
             try:
-                frame = Frame(image.result(), one.address, one.stem)
+                yield from ahead.popleft().result()
             except DataError as problem:
+                if skip is None:
+                    raise
                 skip(problem)
-                continue
-            yield frame
 
 
-def _videos(media: Iterator[Media], skip: Skip, channels: int) -> Iterator[Frame]:
-    for one in media:
-        try:
-            yield from _video(one, channels)
-        except DataError as problem:
-            skip(problem)
+def _frames(media: Media, channels: int) -> Iterable[Frame]:
+    """The frame of an image, read at once; those of anything else, read when they are asked for."""
+    if media.kind == "image":
+        return [as_frame(media.address, channels)._replace(stem=media.stem)]
+    return _video(media, channels)
 
 
 def _video(media: Media, channels: int) -> Iterator[Frame]:
-    """The frames of a video, a camera or a stream, as they are asked for.
-
-    Raises:
-        DataError: it cannot be opened, or ends more than a second before its end.
-    """
+    """The frames of a video, a camera or a stream; one that ends more than a second before its end is damaged."""
     camera = media.kind == "live" and media.address.isdecimal()
     capture = cv2.VideoCapture(int(media.address) if camera else media.address)
     if camera:
@@ -157,3 +132,50 @@ def _video(media: Media, channels: int) -> Iterator[Frame]:
         raise DataError(f"{media.address}: cannot be opened, or holds no frame that OpenCV can read")
     if number + fps < expected:
         raise DataError(f"{media.address}: damaged, {number} of {expected:.0f} frames could be read")
+
+
+def as_frame(image: Any, channels: int = 3) -> Frame:
+    """One image: a path, a numpy array, a PIL image or a tensor, as ``Predictor.predict`` takes them.
+
+    Files and PIL images are turned as their EXIF data says; floats of a tensor are rounded to 255 steps. The frame has
+    ``channels``: grey and RGB become one another, other numbers have to be the image's.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        file = os.fspath(image)
+        image_size(file, channels)  # finds what is cut off, which OpenCV would fill with grey
+        return Frame(read_image(file, channels), file)
+    if isinstance(image, Image.Image):
+        pixels = _from_pil(image)
+    elif isinstance(image, Tensor):
+        pixels = _from_tensor(image, channels)
+    elif isinstance(image, np.ndarray):
+        pixels = image
+    else:
+        raise DataError(f"expected a path, a numpy array, a PIL image or a tensor, found {type(image).__name__}")
+    has_shape = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, channels))
+    if pixels.dtype != np.uint8 or not has_shape or not pixels.size:
+        found = f"found {pixels.dtype} {list(pixels.shape)}"
+        raise DataError(f"expected pixels uint8 [H, W, 3] (RGB) or [H, W] (grey), {found}")
+    pixels = np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[..., None])
+    file = getattr(image, "filename", "") if isinstance(image, Image.Image) else ""
+    return Frame(as_channels(pixels, channels, file or type(image).__name__), file)
+
+
+def _from_pil(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"expected a PIL image of 8 bits, found mode {image.mode}")
+    try:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError) as error:  # PIL decodes late: the file may be cut off
+        raise DataError(f"{getattr(image, 'filename', '') or 'PIL image'}: not a readable image: {error}") from error
+
+
+def _from_tensor(image: Tensor, channels: int) -> np.ndarray:
+    if image.ndim != 3 or image.shape[0] not in (3, channels) or not image.numel():
+        raise DataError(f"expected a tensor [3, H, W] (RGB), found {list(image.shape)}")
+    if image.is_floating_point():
+        low, high = (float(value) for value in image.aminmax())
+        if not 0 <= low <= high <= 1:
+            raise DataError(f"expected floats in 0..1 in a tensor, found {low:g}..{high:g}")
+        image = (image.float() * 255).round().to(torch.uint8)
+    return image.detach().permute(1, 2, 0).cpu().numpy()

@@ -73,12 +73,12 @@ def class_nms(box: Tensor, score: Tensor, label: Tensor, iou: float) -> Tensor:
         return class_nms(box.cpu(), score.cpu(), label.cpu(), iou).to(box.device)
     # Every class gets a region of its own; float64 keeps the boxes exact however many classes there are.
     span = (box.max() - box.min()).double() + 1
-    _load_torchvision_operators()
+    load_torchvision_operators()
     kept: Tensor = torch.ops.torchvision.nms(box.double() + label[:, None] * span, score.double(), iou)
     return kept
 
 
-def _load_torchvision_operators() -> None:
+def load_torchvision_operators() -> None:
     """Load torchvision's compiled operators without its Python code: importing that takes a second of every start."""
     if hasattr(torch.ops.torchvision, "nms"):
         return
