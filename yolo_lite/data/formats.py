@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 
 from yolo_lite.config.data import DatasetConfig
-from yolo_lite.config.errors import DataError, nearest
+from yolo_lite.config.errors import DataError
 from yolo_lite.data.labels import LabelReader
 from yolo_lite.data.readers.coco import CocoReader
 from yolo_lite.data.readers.voc import VocReader
 from yolo_lite.data.readers.yolo import YoloReader
 
-Reader = Callable[[Path, Path | None, tuple[str, ...]], LabelReader]
-FORMATS: dict[str, Reader] = {"yolo": YoloReader, "voc": VocReader, "coco": CocoReader}
+FORMATS: dict[str, type[LabelReader]] = {"yolo": YoloReader, "voc": VocReader, "coco": CocoReader}
 ASKED = 100  # first images whose label files are looked for
 
 
@@ -31,8 +29,6 @@ def label_reader(
     if place and not place.exists():
         raise DataError(f"{data_file}: labels: no such folder or file: {place}")
     name = config.format or _detect_format(root, place, images)
-    if name not in FORMATS:
-        raise DataError(f"{data_file}: format: unknown name {name!r}{nearest(name, FORMATS)}")
     if place and place.is_dir() == (name == "coco"):
         expected = "an annotation file" if name == "coco" else "a folder"
         raise DataError(f"{data_file}: labels: expected {expected} for the format {name}, found {place}")
@@ -44,8 +40,8 @@ def _detect_format(root: Path, place: Path | None, images: Sequence[Path]) -> st
     if place and place.is_file():
         return "coco"
     if place:
-        has_yolo, has_voc = (any(place.rglob(f"*{suffix}")) for suffix in (".txt", ".xml"))
+        has_yolo, has_voc = (any(place.rglob(f"*{kind.suffix}")) for kind in (YoloReader, VocReader))
     else:
-        readers = (FORMATS[name](root, None, ()) for name in ("yolo", "voc"))
-        has_yolo, has_voc = (any(r.file_of(image).exists() for image in islice(images, ASKED)) for r in readers)
+        readers = (kind(root, None, ()) for kind in (YoloReader, VocReader))
+        has_yolo, has_voc = (any(reader.file_of(image).exists() for image in images[:ASKED]) for reader in readers)
     return "voc" if has_voc and not has_yolo else "yolo"

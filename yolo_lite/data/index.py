@@ -6,24 +6,22 @@ Lists of Python objects would be copied page by page into every worker process.
 from __future__ import annotations
 
 import glob
-import itertools
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.data import index_cache
 from yolo_lite.data.formats import label_reader
 from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
-from yolo_lite.data.index_cache import CachedSplit
-from yolo_lite.data.labels import OF_OBJECTS, LabelReader, Labels, PackedLabels, pack_labels
+from yolo_lite.data.labels import OF_OBJECTS, LabelReader, Labels, Problem, check_annotations
 from yolo_lite.data.outlines import Outlines, offsets_of
 from yolo_lite.data.shapes import ShapesSpec, ensure_shapes
 
@@ -106,9 +104,18 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_o
         DataError: a source is not there, or no image is usable; the message names the paths that were tried.
     """
     files = split_files(config, data_file, split)
+
+    def read(images: list[Path]) -> tuple[Labels, np.ndarray]:
+        files.reader.load()
+        rows = thread_map(
+            partial(_read, files.reader, config.channels), images, desc=f"reading {split}", leave=False, delay=1
+        )
+        labels = Labels.concat([labels for labels, _ in rows])
+        return labels if with_outlines else labels._replace(outlines=None), np.array([lasts for _, lasts in rows], bool)
+
     rules = (config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_outlines)
-    kept = _read_all(files, config, split, with_outlines, index_cache.cache_file(files.reader, *rules))
-    index = index_of(files.images, kept.entries, kept.image_id, kept.category_id, config)
+    kept = index_cache.read_changed(files.images, files.reader, read, *rules)
+    index = index_of(files.images, kept.labels, kept.image_id, kept.category_id, config)
     if not index.num_objects:
         if len(index):
             what = f"{len(index)} images but not one label; looked for"
@@ -179,31 +186,13 @@ def _listed_path(row: str, list_folder: Path, root: Path) -> Path:
     return beside if beside.exists() or not (root / row).exists() else root / row
 
 
-def _read_all(files: SplitFiles, config: DatasetConfig, split: str, with_outlines: bool, file: Path) -> CachedSplit:
-    """Read all images; only those are opened that have changed since the cache file was written."""
-    images, reader = files.images, files.reader
-    (keys, is_settled), kept = index_cache.stamps_of(images, reader), index_cache.load(file)
-    known = kept.key.tolist() if kept else []
-    if kept is None or known != keys:
-        row_of = {key: row for row, key in enumerate(known)}
-        rows = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
-        new = np.flatnonzero(rows < 0)
-        entries, is_lasting = _read([images[i] for i in new], reader, config.channels, split, with_outlines)
-        rows[new] = np.arange(len(new)) + len(known)
-        entries = (PackedLabels.concat([kept.entries, entries]) if kept else entries).select(rows)
-        is_settled[new] &= is_lasting
-        key = np.where(is_settled, np.array(keys, dtype=np.bytes_), b"")  # an empty key is never asked for
-        kept = CachedSplit(key, *reader.ids([images[i] for i in entries.usable]), entries)
-        index_cache.save(file, kept)
-    return kept
-
-
 def index_of(
-    images: Sequence[Path], entries: PackedLabels, image_id: np.ndarray, category_id: np.ndarray, config: DatasetConfig
+    images: Sequence[Path], labels: Labels, image_id: np.ndarray, category_id: np.ndarray, config: DatasetConfig
 ) -> DatasetIndex:
     """The index of images whose labels have been read; the ids are those of usable images and of all classes."""
-    usable = entries.usable
-    fields = entries.select(usable)._asdict() | {"problems": tuple(itertools.chain(*entries.problems))}
+    usable = labels.usable
+    problems = tuple(problem.text for own in labels.problems for problem in own)
+    fields = labels.select(usable)._asdict() | {"problems": problems}
     paths = np.array([os.fsencode(images[i]) for i in usable], dtype=np.bytes_)
     index = DatasetIndex(
         config.names, paths, **fields, image_id=image_id, category_id=category_id, channels=config.channels
@@ -217,25 +206,14 @@ def index_of(
     return replace(chosen, names=config.class_names, label=label, category_id=category_id)
 
 
-def _read(
-    images: list[Path], reader: LabelReader, channels: int, split: str, with_outlines: bool
-) -> tuple[PackedLabels, np.ndarray]:
-    """The labels of images, and for which of them ``[n]`` reading the same files again would give the same."""
-
-    def read(image: Path) -> tuple[tuple[tuple[int, int], Labels] | str, bool]:
-        try:
-            size = image_size(image, channels)
-            return (size, reader.read(image, size)), True
-        except DataError as error:
-            # An error number means that the system failed, not the file: a network folder may be back next time.
-            return str(error), getattr(error.__cause__, "errno", None) is None
-
-    reader.load()
-    with ThreadPoolExecutor() as pool:
-        jobs = pool.map(read, images)
-        rows = list(tqdm(jobs, desc=f"reading {split}", total=len(images), leave=False, delay=1))
-    is_lasting = np.array([row[1] for row in rows], dtype=bool)
-    return pack_labels([row[0] for row in rows], with_outlines), is_lasting
+def _read(reader: LabelReader, channels: int, image: Path) -> tuple[Labels, bool]:
+    """The labels of an image, and whether reading the same files again would give the same."""
+    try:
+        return reader.read(image, image_size(image, channels)), True
+    except DataError as error:
+        left_out = check_annotations([Problem("unreadable image", str(error))], (0, 0))
+        # An error number means that the system failed, not the file: a network folder may be back next time.
+        return left_out, getattr(error.__cause__, "errno", None) is None
 
 
 def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:

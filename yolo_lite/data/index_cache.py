@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -23,12 +23,12 @@ import cv2
 import numpy as np
 import PIL
 
-from yolo_lite.data.labels import LabelReader, PackedLabels
+from yolo_lite.data.labels import LabelReader, Labels, Problem
 from yolo_lite.data.outlines import Outlines
 from yolo_lite.data.shapes import cache_folder
 
 # Raise it with every change of what the readers, ``images`` or ``labels`` make of the same files.
-FORMAT = 2
+FORMAT = 3
 # A file may change twice within one tick of its file system's clock (2 s for FAT), and the second change not show.
 SETTLED_AFTER = 2_000_000_000  # ns
 STAMPED_TOGETHER = 500  # images a thread looks at in a row; threads help with folders on a network
@@ -41,7 +41,37 @@ class CachedSplit(NamedTuple):
     key: np.ndarray  # [n] bytes, from ``stamps_of``
     image_id: np.ndarray
     category_id: np.ndarray
-    entries: PackedLabels
+    labels: Labels
+
+
+def read_changed(
+    images: list[Path],
+    reader: LabelReader,
+    read: Callable[[list[Path]], tuple[Labels, np.ndarray]],
+    *rules: object,
+) -> CachedSplit:
+    """What a cache file holds of the images; what has changed since is read and written there.
+
+    Args:
+        read: gives the labels of images, and for which of them a later reading would give the same.
+        rules: all that decides how the files are read: it is part of the cache file's name.
+    """
+    path, (keys, is_settled) = cache_file(reader, *rules), stamps_of(images, reader)
+    kept = load(path)
+    known = kept.key.tolist() if kept else []
+    if kept and known == keys:
+        return kept
+    row_of = {key: row for row, key in enumerate(known)}
+    rows = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
+    new = np.flatnonzero(rows < 0)
+    labels, is_lasting = read([images[i] for i in new])
+    rows[new] = np.arange(len(new)) + len(known)
+    labels = (Labels.concat([kept.labels, labels]) if kept else labels).select(rows)
+    is_settled[new] &= is_lasting
+    key = np.where(is_settled, np.array(keys, dtype=np.bytes_), b"")  # an empty key is never asked for
+    kept = CachedSplit(key, *reader.ids([images[i] for i in labels.usable]), labels)
+    save(path, kept)
+    return kept
 
 
 def stamps_of(images: Sequence[Path], reader: LabelReader) -> tuple[list[bytes], np.ndarray]:
@@ -88,18 +118,18 @@ def load(path: Path) -> CachedSplit | None:
         return None
     with np.load(io.BytesIO(content[DIGEST_SIZE:])) as arrays:
         found = dict(arrays)
-    problems = json.loads(found.pop("problems").tobytes())
+    problems = [[Problem(*one) for one in own] for own in json.loads(found.pop("problems").tobytes())]
     outlines = Outlines(*(found.pop(name) for name in Outlines._fields)) if "corner" in found else None
     own = {name: found.pop(name) for name in ("key", "image_id", "category_id")}
-    return CachedSplit(**own, entries=PackedLabels(**found, outlines=outlines, problems=problems))
+    return CachedSplit(**own, labels=Labels(**found, outlines=outlines, problems=problems))
 
 
 def save(path: Path, kept: CachedSplit) -> None:
     """Write a cache file, which gets its name when it is complete; where that fails, say so once and go on."""
-    outlines = kept.entries.outlines
-    arrays = kept._asdict() | kept.entries._asdict() | (outlines._asdict() if outlines else {})
-    del arrays["entries"], arrays["outlines"]
-    arrays["problems"] = np.frombuffer(json.dumps(kept.entries.problems).encode(), np.uint8)
+    outlines = kept.labels.outlines
+    arrays = kept._asdict() | kept.labels._asdict() | (outlines._asdict() if outlines else {})
+    del arrays["labels"], arrays["outlines"]
+    arrays["problems"] = np.frombuffer(json.dumps(kept.labels.problems).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ class CocoReader(LabelReader):
     """The annotations of one file for all images."""
 
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
+        super().__init__(root, place, names)
         if place is None:
             raise DataError("format: coco needs the key labels: expected the annotation file, or one for each split")
         self.path: Path = place
-        self.names = names
 
     def load(self) -> None:
         """Read the file; for some hundred megabytes that takes many seconds."""
@@ -73,7 +73,7 @@ class CocoReader(LabelReader):
             found = f"{self.path} has it as {stated[1]!r} x {stated[0]!r}"
             raise DataError(f"{image}: {size[1]} x {size[0]} pixels, but {found}")
         # Repeats stay: pycocotools counts them too.
-        return check_annotations(self._objects(self.annotations[record["id"]]), size, drop_repeats=False)
+        return check_annotations(map(self._object, self.annotations[record["id"]]), size, drop_repeats=False)
 
     def unlisted(self, images: Collection[Path]) -> dict[str, list[str]]:
         """Images that are none of these, and annotations of images that the file does not list."""
@@ -82,27 +82,23 @@ class CocoReader(LabelReader):
         strays = [str(row.get("id")) for row in self.strays]
         return {"images that no split has": unused, "annotations of images it does not list": strays}
 
-    def _objects(self, rows: list[dict[str, Any]]) -> Iterator[Annotation | Problem]:
-        for row in rows:
-            where = f"{self.path}: annotation {row.get('id')}"
-            number = row.get("category_id")
-            if not isinstance(number, int) or number not in self.labels:
-                name = self.categories.get(number, number) if isinstance(number, int) else number
-                found = f"found {name!r}{nearest(str(name), self.names)}"
-                yield Problem("unknown class", f"{where}: expected a class of the dataset YAML, {found}")
-                continue
-            try:
-                x, y, width, height = (float(value) for value in row["bbox"])
-                polygons = row.get("segmentation")
-                polygons = polygons if isinstance(polygons, list) else []  # run-length masks have none
-                rings = [np.array(points, dtype=np.float32).reshape(-1, 2) for points in polygons]
-                area = None if row.get("area") is None else float(row["area"])
-            except (KeyError, TypeError, ValueError):
-                expected = "expected bbox: [x, y, width, height], polygons and area as numbers"
-                yield Problem("not a number", f"{where}: {expected}")
-                continue
-            box, outlines = (x, y, x + width, y + height), tuple(ring for ring in rings if len(ring) >= 3)
-            yield Annotation(where, self.labels[number], box, outlines, area, bool(row.get("iscrowd")))
+    def _object(self, row: dict[str, Any]) -> Annotation | Problem:
+        where, number = f"{self.path}: annotation {row.get('id')}", row.get("category_id")
+        if not isinstance(number, int) or number not in self.labels:
+            name = self.categories.get(number, number) if isinstance(number, int) else number
+            found = f"found {name!r}{nearest(str(name), self.names)}"
+            return Problem("unknown class", f"{where}: expected a class of the dataset YAML, {found}")
+        try:
+            x, y, width, height = (float(value) for value in row["bbox"])
+            polygons = row.get("segmentation")
+            polygons = polygons if isinstance(polygons, list) else []  # run-length masks have none
+            rings = [np.array(points, dtype=np.float32).reshape(-1, 2) for points in polygons]
+            area = None if row.get("area") is None else float(row["area"])
+        except (KeyError, TypeError, ValueError):
+            expected = "expected bbox: [x, y, width, height], polygons and area as numbers"
+            return Problem("not a number", f"{where}: {expected}")
+        box, outlines = (x, y, x + width, y + height), tuple(ring for ring in rings if len(ring) >= 3)
+        return Annotation(where, self.labels[number], box, outlines, area, bool(row.get("iscrowd")))
 
 
 def _load(path: Path) -> dict[str, Any]:
