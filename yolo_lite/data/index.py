@@ -21,7 +21,7 @@ from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.data import index_cache
 from yolo_lite.data.formats import label_reader
 from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
-from yolo_lite.data.labels import OF_OBJECTS, LabelReader, Labels, Problem, check_annotations
+from yolo_lite.data.labels import OF_OBJECTS, SYSTEM_ERROR, LabelReader, Labels, Problem, check_annotations
 from yolo_lite.data.outlines import Outlines, offsets_of
 from yolo_lite.data.shapes import ShapesSpec, ensure_shapes
 
@@ -51,24 +51,22 @@ class DatasetIndex:
         return os.fsdecode(bytes(self.paths[index]))
 
     @property
+    def owner(self) -> np.ndarray:
+        """The image ``[T]`` of each object."""
+        return np.repeat(np.arange(len(self)), np.diff(self.first))
+
+    @property
     def counts(self) -> np.ndarray:
         """Objects of each class ``[C]``, crowds apart."""
         return np.bincount(self.label[~self.crowd], minlength=len(self.names))
 
     @property
     def num_objects(self) -> int:
-        """Objects, crowds apart."""
-        return int((~self.crowd).sum())
+        return int(self.counts.sum())
 
     @property
     def num_backgrounds(self) -> int:
-        """Images without an object."""
         return len(self) - len(np.unique(self.owner[~self.crowd]))
-
-    @property
-    def owner(self) -> np.ndarray:
-        """The image ``[T]`` of each object."""
-        return np.repeat(np.arange(len(self)), np.diff(self.first))
 
     def describe(self) -> str:
         """Counts of images and objects, and the first problems, for the start of a run."""
@@ -104,16 +102,8 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_o
         DataError: a source is not there, or no image is usable; the message names the paths that were tried.
     """
     files = split_files(config, data_file, split)
-
-    def read(images: list[Path]) -> tuple[Labels, np.ndarray]:
-        files.reader.load()
-        rows = thread_map(
-            partial(_read, files.reader, config.channels), images, desc=f"reading {split}", leave=False, delay=1
-        )
-        labels = Labels.concat([labels for labels, _ in rows])
-        return labels if with_outlines else labels._replace(outlines=None), np.array([lasts for _, lasts in rows], bool)
-
     rules = (config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_outlines)
+    read = partial(_read_all, files.reader, config.channels, split, with_outlines)
     kept = index_cache.read_changed(files.images, files.reader, read, *rules)
     index = index_of(files.images, kept.labels, kept.image_id, kept.category_id, config)
     if not index.num_objects:
@@ -190,30 +180,33 @@ def index_of(
     images: Sequence[Path], labels: Labels, image_id: np.ndarray, category_id: np.ndarray, config: DatasetConfig
 ) -> DatasetIndex:
     """The index of images whose labels have been read; the ids are those of usable images and of all classes."""
-    usable = labels.usable
-    problems = tuple(problem.text for own in labels.problems for problem in own)
-    fields = labels.select(usable)._asdict() | {"problems": problems}
-    paths = np.array([os.fsencode(images[i]) for i in usable], dtype=np.bytes_)
-    index = DatasetIndex(
-        config.names, paths, **fields, image_id=image_id, category_id=category_id, channels=config.channels
-    )
-    if config.class_names == index.names:
-        return index
-    chosen = only_classes(index, config.classes or index.names)
+    fields = labels.select(labels.usable)._asdict()
+    fields["problems"] = tuple(problem.text for own in labels.problems for problem in own)
+    paths = np.array([os.fsencode(images[i]) for i in labels.usable], dtype=np.bytes_)
+    fields |= {"image_id": image_id, "category_id": category_id, "channels": config.channels}
+    index = DatasetIndex(config.names, paths, **fields)
+    if config.classes:
+        index = only_classes(index, config.classes)
     if not config.single_cls:
-        return chosen
-    label, category_id = np.zeros_like(chosen.label), chosen.category_id[:1]
-    return replace(chosen, names=config.class_names, label=label, category_id=category_id)
+        return index
+    label, category_id = np.zeros_like(index.label), index.category_id[:1]
+    return replace(index, names=config.class_names, label=label, category_id=category_id)
 
 
-def _read(reader: LabelReader, channels: int, image: Path) -> tuple[Labels, bool]:
-    """The labels of an image, and whether reading the same files again would give the same."""
+def _read_all(reader: LabelReader, channels: int, split: str, with_outlines: bool, images: list[Path]) -> Labels:
+    reader.load()
+    read = partial(_read, reader, channels)
+    labels = Labels.concat(thread_map(read, images, desc=f"reading {split}", leave=False, delay=1))
+    return labels if with_outlines else labels._replace(outlines=None)
+
+
+def _read(reader: LabelReader, channels: int, image: Path) -> Labels:
     try:
-        return reader.read(image, image_size(image, channels)), True
+        return reader.read(image, image_size(image, channels))
     except DataError as error:
-        left_out = check_annotations([Problem("unreadable image", str(error))], (0, 0))
         # An error number means that the system failed, not the file: a network folder may be back next time.
-        return left_out, getattr(error.__cause__, "errno", None) is None
+        is_passing = getattr(error.__cause__, "errno", None) is not None
+        return check_annotations([Problem(SYSTEM_ERROR if is_passing else "unreadable image", str(error))], (0, 0))
 
 
 def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import PIL
 
-from yolo_lite.data.labels import LabelReader, Labels, Problem
+from yolo_lite.data.labels import SYSTEM_ERROR, LabelReader, Labels, Problem
 from yolo_lite.data.outlines import Outlines
 from yolo_lite.data.shapes import cache_folder
 
@@ -45,29 +45,26 @@ class CachedSplit(NamedTuple):
 
 
 def read_changed(
-    images: list[Path],
-    reader: LabelReader,
-    read: Callable[[list[Path]], tuple[Labels, np.ndarray]],
-    *rules: object,
+    images: list[Path], reader: LabelReader, read: Callable[[list[Path]], Labels], *rules: object
 ) -> CachedSplit:
-    """What a cache file holds of the images; what has changed since is read and written there.
+    """The images as the cache file has them; those that have changed since go through ``read`` and are kept too.
 
-    Args:
-        read: gives the labels of images, and for which of them a later reading would give the same.
-        rules: all that decides how the files are read: it is part of the cache file's name.
+    ``rules`` is everything that decides how the files are read: the cache file's name depends on it.
     """
-    path, (keys, is_settled) = cache_file(reader, *rules), stamps_of(images, reader)
-    kept = load(path)
+    rules = (FORMAT, type(reader).__name__, PIL.__version__, cv2.__version__, *rules)
+    path = cache_folder() / f"index-{hashlib.sha256(json.dumps(rules, default=str).encode()).hexdigest()[:16]}"
+    (keys, is_settled), kept = stamps_of(images, reader), load(path)
     known = kept.key.tolist() if kept else []
     if kept and known == keys:
         return kept
     row_of = {key: row for row, key in enumerate(known)}
     rows = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
     new = np.flatnonzero(rows < 0)
-    labels, is_lasting = read([images[i] for i in new])
+    labels = read([images[i] for i in new])
+    has_failed = [any(problem.kind == SYSTEM_ERROR for problem in own) for own in labels.problems]
+    is_settled[new[has_failed]] = False
     rows[new] = np.arange(len(new)) + len(known)
     labels = (Labels.concat([kept.labels, labels]) if kept else labels).select(rows)
-    is_settled[new] &= is_lasting
     key = np.where(is_settled, np.array(keys, dtype=np.bytes_), b"")  # an empty key is never asked for
     kept = CachedSplit(key, *reader.ids([images[i] for i in labels.usable]), labels)
     save(path, kept)
@@ -101,13 +98,6 @@ def stamp_of(path: str) -> tuple[int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def cache_file(reader: LabelReader, *rules: object) -> Path:
-    """The cache file of a split; its name depends on everything that decides how the files are read."""
-    rules = (FORMAT, type(reader).__name__, PIL.__version__, cv2.__version__, *rules)
-    name = hashlib.sha256(json.dumps(rules, default=str).encode()).hexdigest()[:16]
-    return cache_folder() / f"index-{name}"
-
-
 def load(path: Path) -> CachedSplit | None:
     """The content of a cache file; None where it does not exist or is damaged."""
     try:
@@ -116,10 +106,9 @@ def load(path: Path) -> CachedSplit | None:
         return None
     if hashlib.sha256(content[DIGEST_SIZE:]).digest() != content[:DIGEST_SIZE]:
         return None
-    with np.load(io.BytesIO(content[DIGEST_SIZE:])) as arrays:
-        found = dict(arrays)
+    found = dict(np.load(io.BytesIO(content[DIGEST_SIZE:])))
+    outlines = Outlines(*map(found.pop, Outlines._fields)) if "corner" in found else None
     problems = [[Problem(*one) for one in own] for own in json.loads(found.pop("problems").tobytes())]
-    outlines = Outlines(*(found.pop(name) for name in Outlines._fields)) if "corner" in found else None
     own = {name: found.pop(name) for name in ("key", "image_id", "category_id")}
     return CachedSplit(**own, labels=Labels(**found, outlines=outlines, problems=problems))
 

@@ -17,6 +17,7 @@ from yolo_lite.data.outlines import Outlines, Ring, gather_rows, offsets_of
 TOLERANCE = 0.01
 # Coordinates are rounded to 1/100 of a pixel, so that fractions of six digits equal the pixels they were made from.
 STEPS_PER_PIXEL = 100
+SYSTEM_ERROR = "system error"  # a kind of problem that may be gone at the next reading
 OF_OBJECTS = ("label", "xyxy", "area", "crowd")  # arrays with a row for each object
 
 
@@ -52,7 +53,7 @@ class Labels(NamedTuple):
 
     @property
     def usable(self) -> np.ndarray:
-        """The images that are not left out, int64."""
+        """The images int64 that are not left out."""
         return np.flatnonzero(self.size.all(axis=1))
 
     def select(self, images: np.ndarray) -> Labels:
