@@ -10,7 +10,6 @@ import numpy as np
 from yolo_lite.config.augment import AugmentSection
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.data import augment, effects
-from yolo_lite.data.copy_paste import copy_paste
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.instances import Instances, Sample, scale_matrix
 from yolo_lite.data.letterbox import Canvas, Letterbox, on_canvas, to_canvas
@@ -115,7 +114,7 @@ class TrainingSet:
             return self._load(position, self.with_outlines)
         [other] = self._partners(1, random["copy_paste"])
         host, donor = (self._load(int(one), with_outlines=True) for one in (position, other))
-        image, instances = copy_paste(host, donor, random["copy_paste"])
+        image, instances = augment.copy_paste(host, donor, random["copy_paste"])
         return Sample(image, instances if self.with_outlines else replace(instances, outlines=None))
 
     def _load(self, position: int, with_outlines: bool) -> Sample:

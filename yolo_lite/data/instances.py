@@ -1,7 +1,7 @@
 """The objects of one image on their way through augmentation.
 
 Everything that moves objects is a 3x3 matrix, so boxes and outlines go the same way, and all that cuts them is a
-rectangle. m objects; coordinates are pixels of the image, counted from the edge of the first pixel.
+rectangle. Coordinates are pixels of the image, counted from the edge of the first pixel.
 """
 
 from __future__ import annotations
@@ -73,15 +73,9 @@ def box_area(xyxy: np.ndarray) -> np.ndarray:
 
 def shift_matrix(x: float, y: float) -> np.ndarray:
     """The 3x3 matrix of a shift by x and y pixels."""
-    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
+    return scale_matrix(1, 1, x, y)
 
 
-def scale_matrix(x: float, y: float) -> np.ndarray:
-    """The 3x3 matrix that scales the two axes."""
-    return np.array([[x, 0, 0], [0, y, 0], [0, 0, 1.0]])
-
-
-def mirror_matrix(width: float | None = None, height: float | None = None) -> np.ndarray:
-    """The 3x3 matrix that mirrors an image of this width left to right, and of this height upside down."""
-    x, y = (1.0 if side is None else -1.0 for side in (width, height))
-    return np.array([[x, 0, width or 0], [0, y, height or 0], [0, 0, 1.0]])
+def scale_matrix(x: float, y: float, left: float = 0, top: float = 0) -> np.ndarray:
+    """The 3x3 matrix that scales the two axes and then shifts by left and top; a scale of -1 mirrors."""
+    return np.array([[x, 0, left], [0, y, top], [0, 0, 1.0]])
