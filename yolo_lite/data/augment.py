@@ -26,8 +26,7 @@ PASTED_CHANCE = 0.5  # of each
 
 def centre(sample: Sample, size: int) -> Sample:
     """The image, at most ``size`` on each side, in the middle of a grey square."""
-    height, width = sample.image.shape[:2]
-    image, letterbox = on_canvas(sample.image, (height, width), (size, size))
+    image, letterbox = on_canvas(sample.image, sample.image.shape[:2], (size, size))
     return Sample(image, sample.instances.warped(shift_matrix(letterbox.left, letterbox.top)))
 
 
@@ -53,8 +52,8 @@ def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample
     return Sample(canvas, Instances.concat(parts))
 
 
-def random_warp(width: int, height: int, size: int, hyp: AugmentSection, rng: np.random.Generator) -> np.ndarray:
-    """A 3x3 matrix from a width x height image to the s x s input: perspective, rotation, scale, shear, shift."""
+def random_warp(shape: tuple[int, ...], size: int, hyp: AugmentSection, rng: np.random.Generator) -> np.ndarray:
+    """A 3x3 matrix from an image of this shape to the s x s input: perspective, rotation, scale, shear, shift."""
     perspective = np.eye(3)
     perspective[2, :2] = rng.uniform(-hyp.perspective, hyp.perspective, 2)
     angle, zoom = rng.uniform(-hyp.degrees, hyp.degrees), rng.uniform(1 - hyp.scale, 1 + hyp.scale)
@@ -63,7 +62,7 @@ def random_warp(width: int, height: int, size: int, hyp: AugmentSection, rng: np
     shear = np.eye(3)
     shear[0, 1], shear[1, 0] = np.tan(np.radians(rng.uniform(-hyp.shear, hyp.shear, 2)))
     back = shift_matrix(*rng.uniform(0.5 - hyp.translate, 0.5 + hyp.translate, 2) * size)
-    return back @ shear @ rotation @ perspective @ shift_matrix(-width / 2, -height / 2)
+    return back @ shear @ rotation @ perspective @ shift_matrix(-shape[1] / 2, -shape[0] / 2)
 
 
 def warp(sample: Sample, matrix: np.ndarray, size: int, channels: int = 3) -> Sample:
@@ -120,13 +119,11 @@ def copy_paste(host: Sample, donor: Sample, rng: np.random.Generator) -> Sample:
     cover = np.bitwise_or.reduce([masks[row] for row in rows])
     image, is_pasted = host.image.copy(), cover.astype(bool)
     image[is_pasted] = warp_pixels(donor.image, matrix, (shape[1], shape[0]))[is_pasted]
-    points = [np.concatenate(rings[row]) for row in rows]
-    extents = [np.concatenate((own.min(axis=0), own.max(axis=0))) for own in points]
-    boxes = [_overlap(extent, box_of(masks[row])) for extent, row in zip(extents, rows, strict=True)]
-    areas = [sum(cv2.contourArea(ring.astype(np.float32)) for ring in rings[row]) for row in rows]
-    shares = [min(masks[row].sum() / max(area, 1), 1.0) for area, row in zip(areas, rows, strict=True)]
     pasted = moved.select(rows).clipped((0, 0), (shape[1], shape[0]))
-    pasted = replace(pasted, xyxy=np.array(boxes), share=np.array(shares))
+    for new, row in enumerate(rows):
+        points, area = np.concatenate(rings[row]), sum(cv2.contourArea(np.float32(ring)) for ring in rings[row])
+        pasted.xyxy[new] = _overlap(np.concatenate((points.min(axis=0), points.max(axis=0))), box_of(masks[row]))
+        pasted.share[new] = min(masks[row].sum() / max(area, 1), 1.0)
     return Sample(image, Instances.concat([_hide(host.instances, cover), pasted]))
 
 
