@@ -19,12 +19,14 @@ from tqdm.contrib.concurrent import thread_map
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.data import index_cache
-from yolo_lite.data.formats import label_reader
 from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
 from yolo_lite.data.labels import OF_OBJECTS, SYSTEM_ERROR, LabelReader, Labels, Problem, check_annotations
 from yolo_lite.data.outlines import Outlines, offsets_of
+from yolo_lite.data.readers import FORMATS
 from yolo_lite.data.shapes import ShapesSpec, ensure_shapes
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
+
+ASKED = 100  # first images whose label files are looked for to find out their format
 
 
 @dataclass(frozen=True)
@@ -117,21 +119,20 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_o
 
     Raises:
         ConfigError: the dataset YAML does not name the split.
-        DataError: a source is not there, or no image is usable; the message names the paths that were tried.
+        DataError: a source or the labels are not there or of another kind, or no image is usable.
     """
     files = split_files(config, data_file, split)
     rules = (config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_outlines)
     read = partial(_read_all, files.reader, config.channels, split, with_outlines)
     kept = index_cache.read_changed(files.images, files.reader, read, *rules)
     index = index_of(files.images, kept.labels, kept.image_id, kept.category_id, config)
-    if not index.num_objects:
-        if len(index):
-            what = f"{len(index)} images but not one label; looked for"
-            tried = list(dict.fromkeys(files.reader.file_of(image) for image in files.images[:3]))
-        else:
-            what, tried = "no usable image; tried", [files.root / source for source in files.sources]
-        raise DataError("\n  ".join((f"{data_file}: {split}: {what}", *map(str, tried), *index.problems[:3])))
-    return index
+    if index.num_objects:
+        return index
+    what, tried = "no usable image; tried", [files.root / source for source in files.sources]
+    if len(index):
+        what = f"{len(index)} images but not one label; looked for"
+        tried = list(dict.fromkeys(files.reader.file_of(image) for image in files.images[:3]))
+    raise DataError("\n  ".join((f"{data_file}: {split}: {what}", *map(str, tried), *index.problems[:3])))
 
 
 class SplitFiles(NamedTuple):
@@ -144,12 +145,7 @@ class SplitFiles(NamedTuple):
 
 
 def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> SplitFiles:
-    """The image files that the sources of a split list, and the reader of their labels.
-
-    Raises:
-        ConfigError: the dataset YAML does not name the split.
-        DataError: a source, or what the key ``labels`` names, is not there or of another kind.
-    """
+    """The image files that the sources of a split list, and the reader of their labels; raises as index_split does."""
     root = dataset_root(config, data_file)
     sources = (f"images/{split}",) if config.generate and split != "test" else getattr(config, split)
     if not sources:
@@ -157,14 +153,34 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
     if config.download and not root.exists():
         raise DataError(f"{data_file}: no such folder: {root}; yolo-lite download {data_file} fetches the set")
     images = [path for source in sources for path in list_files(root, source, data_file)]
-    return SplitFiles(root, sources, images, label_reader(config, root, split, images, data_file))
+    labels = config.labels_of(split)
+    place = root / Path(labels).expanduser() if labels else None
+    if place and not place.exists():
+        raise DataError(f"{data_file}: labels: no such folder or file: {place}")
+    name = config.format or _detect_format(root, place, images)
+    if place and place.is_dir() == (name == "coco"):
+        expected = "an annotation file" if name == "coco" else "a folder"
+        raise DataError(f"{data_file}: labels: expected {expected} for the format {name}, found {place}")
+    return SplitFiles(root, sources, images, FORMATS[name](root, place, config.names))
+
+
+def _detect_format(root: Path, place: Path | None, images: Sequence[Path]) -> str:
+    """COCO if the labels are one file, VOC if they are XML files and none is YOLO's, else YOLO."""
+    if place and place.is_file():
+        return "coco"
+    if place:
+        has_yolo, has_voc = (any(place.rglob(pattern)) for pattern in ("*.txt", "*.xml"))
+    else:
+        readers = (FORMATS[name](root, None, ()) for name in ("yolo", "voc"))
+        has_yolo, has_voc = (any(reader.file_of(image).exists() for image in images[:ASKED]) for reader in readers)
+    return "voc" if has_voc and not has_yolo else "yolo"
 
 
 def list_files(root: Path, source: str, where: str | Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Files of a folder, a list file or a glob pattern below ``root``, in a fixed order.
 
     Raises:
-        DataError: the source does not exist or cannot be read; the message begins with ``where``, which names it.
+        DataError: the source does not exist or cannot be read; the message begins with ``where``.
     """
     place = root / Path(source).expanduser()
     if place.is_dir():

@@ -114,30 +114,27 @@ def check_annotations(
 
 def _inside(one: Annotation, size: tuple[int, int]) -> tuple[float, ...] | Problem:
     """The box xyxy clipped to the image and rounded, or what is wrong with it."""
-    sides, xyxy = (size[1], size[0]) * 2, one.xyxy
-    if not all(map(math.isfinite, xyxy)):
-        return Problem("not finite", f"{one.where}: expected finite numbers, found a box {xyxy}")
-    if any(not -TOLERANCE * side <= value <= (1 + TOLERANCE) * side for value, side in zip(xyxy, sides, strict=True)):
-        corners = " to ".join(f"({x:g}, {y:g})" for x, y in (xyxy[:2], xyxy[2:]))
-        expected = f"expected a box inside the {size[1]} x {size[0]} image"
-        return Problem("outside the image", f"{one.where}: {expected}, found {corners}")
-    left, top, right, bottom = (
-        round(min(max(value, 0.0), side) * STEPS_PER_PIXEL) / STEPS_PER_PIXEL
-        for value, side in zip(xyxy, sides, strict=True)
-    )
-    if right <= left or bottom <= top:
-        found = f"{xyxy[2] - xyxy[0]:g} x {xyxy[3] - xyxy[1]:g} pixels"
+    (height, width), (x1, y1, x2, y2) = size, one.xyxy
+    if not all(map(math.isfinite, one.xyxy)):
+        return Problem("not finite", f"{one.where}: expected finite numbers, found a box {one.xyxy}")
+    bounded = tuple(zip(one.xyxy, (width, height, width, height), strict=True))
+    if any(not -TOLERANCE * side <= value <= (1 + TOLERANCE) * side for value, side in bounded):
+        found = f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
+        return Problem(
+            "outside the image", f"{one.where}: expected a box inside the {width} x {height} image, found {found}"
+        )
+    box = tuple(round(min(max(value, 0.0), side) * STEPS_PER_PIXEL) / STEPS_PER_PIXEL for value, side in bounded)
+    if box[2] <= box[0] or box[3] <= box[1]:
+        found = f"{x2 - x1:g} x {y2 - y1:g} pixels"
         return Problem("without area", f"{one.where}: expected a width and height above 0, found {found}")
-    return left, top, right, bottom
+    return box
 
 
 class LabelReader:
     """How the labels of a split are read; one subclass a format, with ``file_of`` and ``read`` of its own.
 
-    Args:
-        root: the dataset's folder.
-        place: the folder or file that the dataset YAML's key ``labels`` names, if it does.
-        names: those of the classes.
+    ``root`` is the dataset's folder, ``place`` the folder or file that its key ``labels`` names, if it does, ``names``
+    those of the classes.
     """
 
     path: Path | None = None  # the one file of all images, in a format that has one
@@ -180,11 +177,7 @@ class FileReader(LabelReader):
     twins: Mapping[str, str]  # folders of images, and those of their labels
 
     def parse(self, content: bytes, path: Path, size: tuple[int, int]) -> Iterable[Annotation | Problem]:
-        """What each row of a label file says; ``path`` is for messages.
-
-        Raises:
-            DataError: the file is not of an image of (height, width) pixels.
-        """
+        """What each row of a label file says; a DataError where the file is of an image of another size."""
         raise NotImplementedError
 
     def read(self, image: Path, size: tuple[int, int]) -> Labels:
