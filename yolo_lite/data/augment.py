@@ -1,7 +1,7 @@
 """Augmentation that mixes and moves images: pure functions of samples and a random generator.
 
-Boxes are xyxy in pixels, cut where an image ends; what is left of each object's own area is carried along as its
-share, for the one filter at the end. s is the side of the square network input.
+Boxes are cut where an image ends; what is left of each object's own area is carried along as its share, for the one
+filter at the end. s is the side of the square network input.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample
         height, width = sample.image.shape[:2]
         left = centre_x - width if quadrant % 2 == 0 else centre_x
         top = centre_y - height if quadrant < 2 else centre_y
-        x1, y1 = max(left, 0), max(top, 0)
-        x2, y2 = min(left + width, 2 * size), min(top + height, 2 * size)
+        x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + width, 2 * size), min(top + height, 2 * size)
         seen = sample.image[y1 - top : y2 - top, x1 - left : x2 - left]
         if channels == 3:
             cv2.cvtColor(seen, cv2.COLOR_RGB2RGBA, dst=canvas[y1:y2, x1:x2])
@@ -107,8 +106,7 @@ def copy_paste(host: Sample, donor: Sample, rng: np.random.Generator) -> Sample:
     shape, outlines = host.image.shape, donor.instances.outlines
     assert outlines
     matrix = _random_place(shape, donor.image.shape, rng)
-    has_outline = np.diff(outlines.first_ring) > 0
-    chosen = np.flatnonzero([known and rng.random() < PASTED_CHANCE for known in has_outline])
+    chosen = np.flatnonzero([rings and rng.random() < PASTED_CHANCE for rings in np.diff(outlines.first_ring)])
     moved = donor.instances.select(chosen).warped(matrix)
     assert moved.outlines
     rings = [moved.outlines.of(row) for row in range(len(moved))]

@@ -14,6 +14,8 @@ import numpy as np
 
 from yolo_lite.data.outlines import Outlines, warp_points
 
+OF_INSTANCES = ("label", "xyxy", "share")  # arrays with a row for each object
+
 
 @dataclass(frozen=True)
 class Instances:
@@ -29,21 +31,15 @@ class Instances:
 
     def select(self, rows: np.ndarray) -> Instances:
         """Some of the objects: ``rows`` are indices ``[k]`` int64 or a choice ``[m]`` bool."""
-        outlines = self.outlines
-        if outlines:
-            outlines = outlines.select(np.flatnonzero(rows) if rows.dtype == bool else rows)
+        rows = np.arange(len(self))[rows]
+        outlines = self.outlines and self.outlines.select(rows)
         return Instances(self.label[rows], self.xyxy[rows], self.share[rows], outlines)
 
     @staticmethod
     def concat(parts: Sequence[Instances]) -> Instances:
         """The objects of all parts; they have outlines where every part has them."""
-        outlines = [part.outlines for part in parts if part.outlines]
-        return Instances(
-            np.concatenate([part.label for part in parts]),
-            np.concatenate([part.xyxy for part in parts]),
-            np.concatenate([part.share for part in parts]),
-            Outlines.concat(outlines) if len(outlines) == len(parts) else None,
-        )
+        label, xyxy, share = (np.concatenate([getattr(part, name) for part in parts]) for name in OF_INSTANCES)
+        return Instances(label, xyxy, share, Outlines.concat([part.outlines for part in parts]))
 
     def warped(self, matrix: np.ndarray) -> Instances:
         """The objects after a 3x3 matrix, boxes upright around the warped ones; what gets behind the viewer is NaN."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.outlines import Outlines, Ring, gather_rows, offsets_of
+from yolo_lite.data.outlines import Outlines, Ring, concat_offsets, gather_rows, offsets_of
 
 # Annotation tools round: coordinates less than this part of a side outside the image are clipped, others are errors.
 TOLERANCE = 0.01
@@ -71,11 +71,10 @@ class Labels(NamedTuple):
     def concat(parts: Sequence[Labels]) -> Labels:
         """The images of all parts, one part behind the other; with outlines where every part has them."""
         parts = [check_annotations([], (0, 0)).select(np.arange(0)), *parts]  # gives the types of no part at all
-        outlines = [part.outlines for part in parts if part.outlines]
         return Labels(
             size=np.concatenate([part.size for part in parts]),
-            first=offsets_of(np.concatenate([np.diff(part.first) for part in parts])),
-            outlines=Outlines.concat(outlines) if len(outlines) == len(parts) else None,
+            first=concat_offsets([part.first for part in parts]),
+            outlines=Outlines.concat([part.outlines for part in parts]),
             problems=[own for part in parts for own in part.problems],
             **{name: np.concatenate([getattr(part, name) for part in parts]) for name in OF_OBJECTS},
         )

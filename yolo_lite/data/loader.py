@@ -133,11 +133,9 @@ def _loader(dataset, batches, workers: int, pin_memory: bool) -> DataLoader[Batc
 
 
 def _start_worker(worker: int, niceness: int = 0) -> None:
-    """Use one thread in each worker: the processes are the parallelism.
-
-    Signals sent to the whole process group are meant for the main process, which still needs its workers to finish the
-    step: SIGTERM leaves them some seconds. When the main process ends or is killed, the workers notice and end too.
-    """
+    """Use one thread in each worker: the processes are the parallelism."""
+    # Signals sent to the whole process group are meant for the main process, which still needs its workers to finish
+    # the step: SIGTERM leaves them some seconds. When the main process ends or is killed, they notice and end too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
