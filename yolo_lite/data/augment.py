@@ -53,12 +53,10 @@ def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample
 
 def random_warp(shape: tuple[int, ...], size: int, hyp: AugmentSection, rng: np.random.Generator) -> np.ndarray:
     """A 3x3 matrix from an image of this shape to the s x s input: perspective, rotation, scale, shear, shift."""
-    perspective = np.eye(3)
+    perspective, rotation, shear = np.eye(3), np.eye(3), np.eye(3)
     perspective[2, :2] = rng.uniform(-hyp.perspective, hyp.perspective, 2)
     angle, zoom = rng.uniform(-hyp.degrees, hyp.degrees), rng.uniform(1 - hyp.scale, 1 + hyp.scale)
-    rotation = np.eye(3)
     rotation[:2] = cv2.getRotationMatrix2D((0, 0), angle, zoom)
-    shear = np.eye(3)
     shear[0, 1], shear[1, 0] = np.tan(np.radians(rng.uniform(-hyp.shear, hyp.shear, 2)))
     back = shift_matrix(*rng.uniform(0.5 - hyp.translate, 0.5 + hyp.translate, 2) * size)
     return back @ shear @ rotation @ perspective @ shift_matrix(-shape[1] / 2, -shape[0] / 2)
@@ -70,8 +68,7 @@ def warp(sample: Sample, matrix: np.ndarray, size: int, channels: int = 3) -> Sa
     if channels == 3 and image.shape[2] == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     image = warp_pixels(image, matrix, (size, size))
-    if channels == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
+    image = cv2.cvtColor(image, cv2.COLOR_RGBA2RGB) if channels == 3 else image
     return Sample(image, sample.instances.warped(matrix).clipped((0, 0), (size, size)))
 
 
@@ -128,11 +125,9 @@ def copy_paste(host: Sample, donor: Sample, rng: np.random.Generator) -> Sample:
 def _random_place(host: tuple[int, ...], donor: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """A 3x3 matrix that mirrors, zooms and shifts the donor; of the two, the smaller lies within the larger."""
     zoom, is_mirrored = rng.uniform(*PASTED_ZOOM), rng.random() < 0.5
-    free_x, free_y = host[1] - zoom * donor[1], host[0] - zoom * donor[0]
-    left, top = rng.uniform(0, 1, 2) * (free_x, free_y)
-    return (
-        scale_matrix(-zoom, zoom, left + zoom * donor[1], top) if is_mirrored else scale_matrix(zoom, zoom, left, top)
-    )
+    width, height = zoom * donor[1], zoom * donor[0]
+    left, top = rng.uniform(0, 1, 2) * (host[1] - width, host[0] - height)
+    return scale_matrix(-zoom, zoom, left + width, top) if is_mirrored else scale_matrix(zoom, zoom, left, top)
 
 
 def _overlap(first: np.ndarray, second: Sequence[float]) -> np.ndarray:

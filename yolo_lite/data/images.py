@@ -228,11 +228,7 @@ def _as_8_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def as_channels(pixels: np.ndarray, channels: int, path: str | Path) -> np.ndarray:
-    """Pixels uint8 ``[H, W, n]`` as ``[H, W, channels]``: grey and RGB become one another.
-
-    Raises:
-        DataError: other numbers of channels do not agree; the message names ``path``.
-    """
+    """Pixels uint8 ``[H, W, n]`` as ``[H, W, channels]``: grey and RGB become one another, else n must agree."""
     with _errors_name(path):
         _check_channels(pixels.shape[2], channels)
     if pixels.shape[2] == channels:

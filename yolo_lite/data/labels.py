@@ -118,10 +118,8 @@ def _inside(one: Annotation, size: tuple[int, int]) -> tuple[float, ...] | Probl
         return Problem("not finite", f"{one.where}: expected finite numbers, found a box {one.xyxy}")
     bounded = tuple(zip(one.xyxy, (width, height, width, height), strict=True))
     if any(not -TOLERANCE * side <= value <= (1 + TOLERANCE) * side for value, side in bounded):
-        found = f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
-        return Problem(
-            "outside the image", f"{one.where}: expected a box inside the {width} x {height} image, found {found}"
-        )
+        found = f"expected a box inside the {width} x {height} image, found ({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
+        return Problem("outside the image", f"{one.where}: {found}")
     box = tuple(round(min(max(value, 0.0), side) * STEPS_PER_PIXEL) / STEPS_PER_PIXEL for value, side in bounded)
     if box[2] <= box[0] or box[3] <= box[1]:
         found = f"{x2 - x1:g} x {y2 - y1:g} pixels"
@@ -142,11 +140,7 @@ class LabelReader:
         self.root, self.place, self.names = root, place, names
 
     def load(self) -> None:
-        """Read what all images share; called once, before the first ``read`` or ``ids``.
-
-        Raises:
-            DataError: the file cannot be read, or is not of this format.
-        """
+        """Read what all images share, once, before the first ``read`` or ``ids``; a DataError where that fails."""
 
     def file_of(self, image: Path) -> Path:
         """The file that holds the labels of an image, or would; it need not exist. Nothing has to be loaded for it."""
@@ -156,7 +150,7 @@ class LabelReader:
         """The labels of one image of (height, width) pixels; called by several threads at once.
 
         Raises:
-            DataError: the labels cannot be read, or do not belong to this image.
+            DataError: the labels cannot be read, or do not belong to this image, which is then left out.
         """
         raise NotImplementedError
 

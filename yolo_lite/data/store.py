@@ -52,8 +52,8 @@ class ImageStore:
     Args:
         cache: "off" decodes at every call; "ram" keeps every decoded image; "auto" does so when the whole set takes
             less than a quarter of the free memory; "disk" keeps them in a file outside the dataset, for later runs too.
-        shared: worker processes use the store too. Forked workers fill and read one copy in memory; where processes
-            are not forked (Windows, macOS) "ram" and "auto" keep nothing.
+        shared: worker processes use the store too: forked ones share one copy in memory; where processes are not
+            forked (Windows, macOS) "ram" and "auto" keep nothing.
 
     Raises:
         DataError: the file cannot be written, or the disk has no room for it.
@@ -69,7 +69,6 @@ class ImageStore:
         self.checked = np.zeros(len(index), dtype=bool)
         self.file: Path | None = None
         self.memory: mmap.mmap | None = None
-        num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's: each has a copy of its own
         if cache == "disk":
             # A name of its own for these images, this size and this way of decoding.
             rules = f"{FORMAT} {longest} {index.channels} {cv2.__version__}".encode()
@@ -79,10 +78,10 @@ class ImageStore:
             self.stamp = np.array(stamps, dtype=np.uint32)
             _reserve(self.file, self.num_bytes + 4 * len(index))
             self._map()
-        elif cache == "off" or (shared and not CAN_FORK):
-            pass
-        elif cache == "ram" or self.num_bytes < LARGEST_SHARE * free_memory() / num_processes:
-            self._map()
+        elif cache != "off" and (CAN_FORK or not shared):
+            num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's: each has a copy of its own
+            if cache == "ram" or self.num_bytes < LARGEST_SHARE * free_memory() / num_processes:
+                self._map()
 
     def _map(self) -> None:
         with open(self.file, "r+b") if self.file else nullcontext() as file:
@@ -144,10 +143,9 @@ def _reserve(path: Path, num_bytes: int) -> None:
             room = f"{missing / 2**30:.2f} GiB more, {free / 2**30:.2f} GiB are free in {path.parent}{_others(path)}"
             raise DataError(f"cache: disk needs {room}; choose cache: off, or set YOLO_LITE_CACHE to a larger disk")
         with open(path, "ab") as file:
+            file.truncate(num_bytes)
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
-            else:
-                file.truncate(num_bytes)
     except OSError as error:
         raise DataError(f"cache: disk: cannot write {path}: {error.strerror}; set YOLO_LITE_CACHE") from error
 

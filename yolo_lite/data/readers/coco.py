@@ -52,10 +52,7 @@ class CocoReader(LabelReader):
         return next((self.images[end] for end in ends if end in self.images), None)
 
     def ids(self, images: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-        """The file's ids of images ``[n]`` and of all classes ``[C]``; a class that it does not have gets a new id.
-
-        Where the file's image ids are not numbers, images are numbered instead.
-        """
+        """The file's ids; a class that it does not have gets a new one, and images are numbered where ids are words."""
         image_ids = [(self.record(image) or {}).get("id") for image in images]
         if not all(isinstance(number, int) for number in image_ids):
             image_ids = list(range(len(images)))
@@ -102,22 +99,22 @@ class CocoReader(LabelReader):
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """The content of the annotation file, whose rows are checked for the parts they must have."""
+    """The content of the annotation file, whose rows have the parts they must have."""
+    where = f"labels: {path}"
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise DataError(f"labels: {path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{where}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"labels: {path}: not a JSON file: {error}") from error
+        raise DataError(f"{where}: not a JSON file: {error}") from error
     for part, needed in KEYS.items():
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list):
-            raise DataError(f"labels: {path}: expected a list {part!r} as in COCO's annotation files")
+            raise DataError(f"{where}: expected a list {part!r} as in COCO's annotation files")
         for number, row in enumerate(rows):
             if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in needed.items()):
-                raise DataError(f"labels: {path}: {part}[{number}]: expected {', '.join(needed)}, found {row!r:.80}")
-    for part in ("images", "categories"):
-        for number, count in Counter(row["id"] for row in content[part]).most_common(1):
+                raise DataError(f"{where}: {part}[{number}]: expected {', '.join(needed)}, found {row!r:.80}")
+        for number, count in Counter(row["id"] for row in rows if "id" in needed).most_common(1):
             if count > 1:
-                raise DataError(f"labels: {path}: {part}: expected every id once, found {count} of {number!r}")
+                raise DataError(f"{where}: {part}: expected every id once, found {count} of {number!r}")
     return content
