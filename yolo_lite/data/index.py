@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm.contrib.concurrent import thread_map
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
@@ -123,8 +122,8 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_o
     """
     files = split_files(config, data_file, split)
     rules = (config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_outlines)
-    read = partial(_read_all, files.reader, config.channels, split, with_outlines)
-    kept = index_cache.read_changed(files.images, files.reader, read, *rules)
+    read = partial(_read, files.reader, config.channels, with_outlines)
+    kept = index_cache.read_changed(files.images, files.reader, read, split, *rules)
     index = index_of(files.images, kept.labels, kept.image_id, kept.category_id, config)
     if index.num_objects:
         return index
@@ -227,20 +226,15 @@ def index_of(
     return replace(index, names=config.class_names, label=label, category_id=category_id)
 
 
-def _read_all(reader: LabelReader, channels: int, split: str, with_outlines: bool, images: list[Path]) -> Labels:
-    reader.load()
-    read = partial(_read, reader, channels)
-    labels = Labels.concat(thread_map(read, images, desc=f"reading {split}", leave=False, delay=1))
-    return labels if with_outlines else labels._replace(outlines=None)
-
-
-def _read(reader: LabelReader, channels: int, image: Path) -> Labels:
+def _read(reader: LabelReader, channels: int, with_outlines: bool, image: Path) -> Labels:
     try:
-        return reader.read(image, image_size(image, channels))
+        labels = reader.read(image, image_size(image, channels))
     except DataError as error:
         # An error number means that the system failed, not the file: a network folder may be back next time.
         is_passing = getattr(error.__cause__, "errno", None) is not None
-        return check_annotations([Problem(SYSTEM_ERROR if is_passing else "unreadable image", str(error))], (0, 0))
+        kind = SYSTEM_ERROR if is_passing else "unreadable image"
+        labels = check_annotations([Problem(kind, str(error))], (0, 0))
+    return labels if with_outlines else labels._replace(outlines=None)
 
 
 def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import PIL
+from tqdm.contrib.concurrent import thread_map
 
 from yolo_lite.data.labels import SYSTEM_ERROR, LabelReader, Labels, Problem
 from yolo_lite.data.outlines import Outlines
@@ -38,14 +39,14 @@ DIGEST_SIZE = hashlib.sha256().digest_size
 class CachedSplit(NamedTuple):
     """The content of a cache file, n images."""
 
-    key: np.ndarray  # [n] bytes, from ``stamps_of``
+    key: np.ndarray  # [n] bytes
     image_id: np.ndarray
     category_id: np.ndarray
     labels: Labels
 
 
 def read_changed(
-    images: list[Path], reader: LabelReader, read: Callable[[list[Path]], Labels], *rules: object
+    images: list[Path], reader: LabelReader, read: Callable[[Path], Labels], split: str, *rules: object
 ) -> CachedSplit:
     """The images as the cache file has them; those that have changed since go through ``read`` and are kept too.
 
@@ -53,39 +54,42 @@ def read_changed(
     """
     rules = (FORMAT, type(reader).__name__, PIL.__version__, cv2.__version__, *rules)
     path = cache_folder() / f"index-{hashlib.sha256(json.dumps(rules, default=str).encode()).hexdigest()[:16]}"
-    (keys, is_settled), kept = stamps_of(images, reader), load(path)
+    keys, kept = _keys_of(images, reader), load(path)
     known = kept.key.tolist() if kept else []
     if kept and known == keys:
         return kept
     row_of = {key: row for row, key in enumerate(known)}
     rows = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
     new = np.flatnonzero(rows < 0)
-    labels = read([images[i] for i in new])
-    has_failed = [any(problem.kind == SYSTEM_ERROR for problem in own) for own in labels.problems]
-    is_settled[new[has_failed]] = False
     rows[new] = np.arange(len(new)) + len(known)
-    labels = (Labels.concat([kept.labels, labels]) if kept else labels).select(rows)
-    key = np.where(is_settled, np.array(keys, dtype=np.bytes_), b"")  # an empty key is never asked for
+    reader.load()
+    found = thread_map(read, [images[i] for i in new], desc=f"reading {split}", leave=False, delay=1)
+    labels = Labels.concat([*([kept.labels] if kept else []), *found]).select(rows)
+    has_failed = [any(problem.kind == SYSTEM_ERROR for problem in own) for own in labels.problems]
+    key = np.where(has_failed, b"", np.array(keys, dtype=np.bytes_))  # an empty key is never asked for
     kept = CachedSplit(key, *reader.ids([images[i] for i in labels.usable]), labels)
     save(path, kept)
     return kept
 
 
-def stamps_of(images: Sequence[Path], reader: LabelReader) -> tuple[list[bytes], np.ndarray]:
-    """The keys ``[n]`` of images, and for which of them ``[n]`` bool any later change would show in the key.
+def _keys_of(images: Sequence[Path], reader: LabelReader) -> list[bytes]:
+    """A key for each image, of the paths and stamps of it and its label file: the same key means the same content.
 
-    A key holds the paths and stamps of the image and its label file: the same key means the same content.
+    Where a later change might not show in the stamps, the key holds the time as well, and so never comes again.
     """
-    latest = time.time_ns() - SETTLED_AFTER
+    now = time.time_ns()
 
-    def look(start: int) -> list[tuple[bytes, bool]]:
-        pairs = ((str(image), str(reader.file_of(image))) for image in images[start : start + STAMPED_TOGETHER])
-        stamps = ((pair, stamp_of(pair[0]) + stamp_of(pair[1])) for pair in pairs)
-        return [(os.fsencode("\0".join((*pair, *map(str, stamp)))), max(stamp) < latest) for pair, stamp in stamps]
+    def look(start: int) -> list[bytes]:
+        keys = []
+        for image in images[start : start + STAMPED_TOGETHER]:
+            paths = str(image), str(reader.file_of(image))
+            stamp = stamp_of(paths[0]) + stamp_of(paths[1])
+            words = (*paths, *stamp) if max(stamp) < now - SETTLED_AFTER else (*paths, *stamp, now)
+            keys.append(os.fsencode("\0".join(map(str, words))))
+        return keys
 
     with ThreadPoolExecutor() as pool:
-        rows = [row for part in pool.map(look, range(0, len(images), STAMPED_TOGETHER)) for row in part]
-    return [key for key, _ in rows], np.array([is_settled for _, is_settled in rows], dtype=bool)
+        return [key for keys in pool.map(look, range(0, len(images), STAMPED_TOGETHER)) for key in keys]
 
 
 def stamp_of(path: str) -> tuple[int, int, int]:

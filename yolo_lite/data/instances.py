@@ -51,7 +51,8 @@ class Instances:
     def clipped(self, low: tuple[float, float], high: tuple[float, float]) -> Instances:
         """The parts within the rectangle from ``low`` to ``high``, x and y; shares shrink with the boxes' areas."""
         xyxy = np.minimum(np.maximum(self.xyxy, low * 2), high * 2)
-        share = self.share * box_area(xyxy) / np.maximum(box_area(self.xyxy), 1e-9)  # no area, no share
+        whole, part = ((box[:, 2:] - box[:, :2]).prod(axis=1) for box in (self.xyxy, xyxy))
+        share = self.share * part / np.maximum(whole, 1e-9)  # no area, no share
         return replace(self, xyxy=xyxy, share=share, outlines=self.outlines and self.outlines.clipped(low, high))
 
 
@@ -60,11 +61,6 @@ class Sample(NamedTuple):
 
     image: np.ndarray  # uint8 [H, W, channels]; an RGB mosaic that is not warped yet has a fourth
     instances: Instances
-
-
-def box_area(xyxy: np.ndarray) -> np.ndarray:
-    """Areas ``[m]`` of boxes."""
-    return (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
 
 
 def shift_matrix(x: float, y: float) -> np.ndarray:
