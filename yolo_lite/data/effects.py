@@ -100,10 +100,9 @@ def erasing(image: np.ndarray, instances: Instances, rng: np.random.Generator) -
     return image, replace(instances, share=instances.share - hidden)
 
 
-# In the order in which they happen.
-BUILT_IN_FUNCTIONS = (hsv, flipud, fliplr, grayscale, blur, jpeg, erasing)
-AUGMENTATIONS: dict[str, Callable[..., Any]] = {function.__name__: function for function in BUILT_IN_FUNCTIONS}
-# The built-in ones, and the keys of hyp.yaml that each is given.
+# The built-in ones in the order in which they happen, and the keys of hyp.yaml that each is given.
+AUGMENTATIONS: dict[str, Callable[..., Any]] = {"hsv": hsv, "flipud": flipud, "fliplr": fliplr, "grayscale": grayscale}
+AUGMENTATIONS |= {"blur": blur, "jpeg": jpeg, "erasing": erasing}
 BUILT_IN = {name: inspect.getfullargspec(function).kwonlyargs for name, function in AUGMENTATIONS.items()}
 
 
@@ -112,11 +111,7 @@ def _parameters(name: str, hyp: AugmentSection) -> dict[str, float]:
 
 
 def apply_effects(sample: Sample, hyp: AugmentSection, random: NamedGenerators) -> Sample:
-    """The sample after the built-in effects, then those that the key ``augmentations`` lists.
-
-    Raises:
-        ConfigError: a function of a plugin does not return what it should.
-    """
+    """The sample after the built-in effects, then those that the key ``augmentations`` lists, which are checked."""
     for name in BUILT_IN:
         chance = getattr(hyp, name, 1.0)
         if chance and random[name].random() < chance:
@@ -130,7 +125,8 @@ def apply_effects(sample: Sample, hyp: AugmentSection, random: NamedGenerators) 
 def _apply_listed(name: str, sample: Sample, hyp: AugmentSection, rng: np.random.Generator) -> Sample:
     """The sample after a function that the key ``augmentations`` lists; what it returns is checked."""
     function, where = AUGMENTATIONS[name], f"augmentations: {name}"
-    if "instances" in inspect.signature(function).parameters:
+    parameters = inspect.signature(function).parameters.values()
+    if sum(one.default is one.empty and one.kind is not one.KEYWORD_ONLY for one in parameters) == 3:
         made = function(*sample, rng, **_parameters(name, hyp))
         if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[1], Instances):
             raise ConfigError(f"{where}: expected (image, instances), found {type(made).__name__}")

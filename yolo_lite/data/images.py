@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from yolo_lite.config.errors import DataError
 
@@ -32,7 +32,6 @@ _NPY = b"\x93NUMPY"
 HAS_TIFFFILE = importlib.util.find_spec("tifffile") is not None
 _FLOAT_SLACK = 0.5  # floats this far outside 0..1 are cut; further out they are of another scale, and refused
 
-_EXIF_ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # the orientations that swap height and width
 _JPEG_END = b"\xff\xd9"
 # What a whole file ends with. Pillow itself finds a WebP that is cut off.
@@ -89,7 +88,7 @@ def orientation(image: Image.Image) -> int:
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif", b""))
-        return int(exif.get(_EXIF_ORIENTATION, 1))
+        return int(exif.get(ExifTags.Base.Orientation, 1))
     except (SyntaxError, TypeError, ValueError, struct.error):  # damaged EXIF beside a sound image
         return 1
 

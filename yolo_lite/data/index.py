@@ -157,6 +157,8 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
     if place and not place.exists():
         raise DataError(f"{data_file}: labels: no such folder or file: {place}")
     name = config.format or _detect_format(root, place, images)
+    if name not in FORMATS:
+        raise DataError(f"{data_file}: format: unknown name {name!r}{nearest(name, FORMATS)}")
     if place and place.is_dir() == (name == "coco"):
         expected = "an annotation file" if name == "coco" else "a folder"
         raise DataError(f"{data_file}: labels: expected {expected} for the format {name}, found {place}")

@@ -35,7 +35,7 @@ class Annotation(NamedTuple):
 class Problem(NamedTuple):
     """Why a row or a file was left out."""
 
-    kind: str  # a key of doctor.SEVERITY
+    kind: str  # a key of doctor.SEVERITY, or SYSTEM_ERROR
     text: str  # where it is, what was expected and what was found
 
 
@@ -128,13 +128,14 @@ def _inside(one: Annotation, size: tuple[int, int]) -> tuple[float, ...] | Probl
 
 
 class LabelReader:
-    """How the labels of a split are read; one subclass a format, with ``file_of`` and ``read`` of its own.
+    """How the labels of a split are read; one subclass a format, with ``file_of`` and ``annotations`` of its own.
 
     ``root`` is the dataset's folder, ``place`` the folder or file that its key ``labels`` names, if it does, ``names``
     those of the classes.
     """
 
     path: Path | None = None  # the one file of all images, in a format that has one
+    drop_repeats = True  # whether an object counts once that is stated several times
 
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
         self.root, self.place, self.names = root, place, names
@@ -146,13 +147,17 @@ class LabelReader:
         """The file that holds the labels of an image, or would; it need not exist. Nothing has to be loaded for it."""
         raise NotImplementedError
 
-    def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        """The labels of one image of (height, width) pixels; called by several threads at once.
+    def annotations(self, image: Path, size: tuple[int, int]) -> Iterable[Annotation | Problem]:
+        """What each row says of an image of (height, width) pixels; called by several threads at once.
 
         Raises:
             DataError: the labels cannot be read, or do not belong to this image, which is then left out.
         """
         raise NotImplementedError
+
+    def read(self, image: Path, size: tuple[int, int]) -> Labels:
+        """The labels of one image of (height, width) pixels; raises what ``annotations`` does."""
+        return check_annotations(self.annotations(image, size), size, self.drop_repeats)
 
     def ids(self, images: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of n images ``[n]`` and of the C classes ``[C]``, int64, for results in COCO's form."""
@@ -173,15 +178,12 @@ class FileReader(LabelReader):
         """What each row of a label file says; a DataError where the file is of an image of another size."""
         raise NotImplementedError
 
-    def read(self, image: Path, size: tuple[int, int]) -> Labels:
+    def annotations(self, image: Path, size: tuple[int, int]) -> Iterable[Annotation | Problem]:
         path = self.file_of(image)
-        if not path.exists():
-            return check_annotations([], size)
         try:
-            content = path.read_bytes()
+            return self.parse(path.read_bytes(), path, size) if path.exists() else ()
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-        return check_annotations(self.parse(content, path, size), size)
 
     def file_of(self, image: Path) -> Path:
         """Where the label file of an image is expected.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, check_annotations
+from yolo_lite.data.labels import Annotation, LabelReader, Problem
 
 KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
     "images": {"id": (int, str), "file_name": str},
@@ -23,6 +23,8 @@ KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
 
 class CocoReader(LabelReader):
     """The annotations of one file for all images."""
+
+    drop_repeats = False  # pycocotools counts them too
 
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
         super().__init__(root, place, names)
@@ -37,10 +39,10 @@ class CocoReader(LabelReader):
         self.categories = {row["id"]: str(row["name"]) for row in content["categories"]}
         self.labels = {number: labels[name] for number, name in self.categories.items() if name in labels}
         self.images = {str(row["file_name"]): row for row in content["images"]}
-        self.annotations: dict[Any, list[dict[str, Any]]] = {row["id"]: [] for row in content["images"]}
+        self.rows: dict[Any, list[dict[str, Any]]] = {row["id"]: [] for row in content["images"]}
         self.strays: list[dict[str, Any]] = []  # annotations of images that the file does not list
         for row in content["annotations"]:
-            self.annotations.get(row["image_id"], self.strays).append(row)
+            self.rows.get(row["image_id"], self.strays).append(row)
 
     def file_of(self, image: Path) -> Path:
         return self.path
@@ -61,7 +63,7 @@ class CocoReader(LabelReader):
         category_ids = [known[label] if label in known else next(unused) for label in range(len(self.names))]
         return np.array(image_ids, dtype=np.int64), np.array(category_ids, dtype=np.int64)
 
-    def read(self, image: Path, size: tuple[int, int]) -> Labels:
+    def annotations(self, image: Path, size: tuple[int, int]) -> Iterable[Annotation | Problem]:
         record = self.record(image)
         if record is None:
             raise DataError(f"{image}: not among the images of {self.path}")
@@ -69,8 +71,7 @@ class CocoReader(LabelReader):
         if stated != size:
             found = f"{self.path} has it as {stated[1]!r} x {stated[0]!r}"
             raise DataError(f"{image}: {size[1]} x {size[0]} pixels, but {found}")
-        # Repeats stay: pycocotools counts them too.
-        return check_annotations(map(self._object, self.annotations[record["id"]]), size, drop_repeats=False)
+        return map(self._object, self.rows[record["id"]])
 
     def unlisted(self, images: Collection[Path]) -> dict[str, list[str]]:
         """Images that are none of these, and annotations of images that the file does not list."""
