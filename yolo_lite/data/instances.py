@@ -46,7 +46,8 @@ class Instances:
         points = self.xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
         corners = warp_points(points, matrix).reshape(-1, 4, 2)
         xyxy = np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=-1)
-        return replace(self, xyxy=xyxy, outlines=self.outlines and self.outlines.warped(matrix))
+        outlines = self.outlines and self.outlines._replace(corner=warp_points(self.outlines.corner, matrix))
+        return replace(self, xyxy=xyxy, outlines=outlines)
 
     def clipped(self, low: tuple[float, float], high: tuple[float, float]) -> Instances:
         """The parts within the rectangle from ``low`` to ``high``, x and y; shares shrink with the boxes' areas."""

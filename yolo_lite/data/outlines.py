@@ -49,9 +49,6 @@ class Outlines(NamedTuple):
         corners, first_corner = gather_rows(self.first_corner, rings)
         return Outlines(self.corner[corners], first_corner, first_ring)
 
-    def warped(self, matrix: np.ndarray) -> Outlines:
-        return self._replace(corner=warp_points(self.corner, matrix))
-
     def clipped(self, low: tuple[float, float], high: tuple[float, float]) -> Outlines:
         """The parts within the rectangle from ``low`` to ``high`` (Sutherland, Hodgman, 1974).
 
