@@ -44,11 +44,7 @@ def repeat_factors(index: DatasetIndex, threshold: float) -> np.ndarray:
 
 @dataclass(eq=False)
 class TrainingSet:
-    """Augmented square images by (epoch, index).
-
-    Raises:
-        ConfigError: copy_paste is on and the labels have no polygons.
-    """
+    """Augmented square images by (epoch, index); a ConfigError where copy_paste is on and no label has a polygon."""
 
     index: DatasetIndex
     store: ImageStore

@@ -106,16 +106,12 @@ AUGMENTATIONS |= {"blur": blur, "jpeg": jpeg, "erasing": erasing}
 BUILT_IN = {name: inspect.getfullargspec(function).kwonlyargs for name, function in AUGMENTATIONS.items()}
 
 
-def _parameters(name: str, hyp: AugmentSection) -> dict[str, float]:
-    return {key: getattr(hyp, key) for key in BUILT_IN.get(name, ())}
-
-
 def apply_effects(sample: Sample, hyp: AugmentSection, random: NamedGenerators) -> Sample:
     """The sample after the built-in effects, then those that the key ``augmentations`` lists, which are checked."""
-    for name in BUILT_IN:
+    for name, keys in BUILT_IN.items():
         chance = getattr(hyp, name, 1.0)
         if chance and random[name].random() < chance:
-            sample = Sample(*AUGMENTATIONS[name](*sample, random[name], **_parameters(name, hyp)))
+            sample = Sample(*AUGMENTATIONS[name](*sample, random[name], **{key: getattr(hyp, key) for key in keys}))
     for name in hyp.augmentations:
         kept = sample.instances.select(worth_learning(sample.instances))
         sample = _apply_listed(name, Sample(sample.image, kept), hyp, random[name])
@@ -127,7 +123,7 @@ def _apply_listed(name: str, sample: Sample, hyp: AugmentSection, rng: np.random
     function, where = AUGMENTATIONS[name], f"augmentations: {name}"
     parameters = inspect.signature(function).parameters.values()
     if sum(one.default is one.empty and one.kind is not one.KEYWORD_ONLY for one in parameters) == 3:
-        made = function(*sample, rng, **_parameters(name, hyp))
+        made = function(*sample, rng, **{key: getattr(hyp, key) for key in BUILT_IN.get(name, ())})
         if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[1], Instances):
             raise ConfigError(f"{where}: expected (image, instances), found {type(made).__name__}")
         instances = made[1]

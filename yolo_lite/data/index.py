@@ -178,11 +178,7 @@ def _detect_format(root: Path, place: Path | None, images: Sequence[Path]) -> st
 
 
 def list_files(root: Path, source: str, where: str | Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Files of a folder, a list file or a glob pattern below ``root``, in a fixed order.
-
-    Raises:
-        DataError: the source does not exist or cannot be read; the message begins with ``where``.
-    """
+    """Files of a folder, a list file or a pattern below ``root``, in a fixed order; errors begin with ``where``."""
     place = root / Path(source).expanduser()
     if place.is_dir():
         files = (os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names)

@@ -56,7 +56,7 @@ class ImageStore:
             forked (Windows, macOS) "ram" and "auto" keep nothing.
 
     Raises:
-        DataError: the file cannot be written, or the disk has no room for it.
+        DataError: the disk has no room for the file, or it cannot be written.
     """
 
     def __init__(self, index: DatasetIndex, longest: int, cache: str, shared: bool) -> None:

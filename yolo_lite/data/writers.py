@@ -58,7 +58,7 @@ def write_voc(index: DatasetIndex, names: list[Path], folder: Path, split: str, 
 
 
 def write_coco(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
-    """Write one JSON file for the split, with outlines where they are known; numbers are to 1/100 of a pixel."""
+    """Write one JSON file, with outlines where they are known; numbers are to 1/100 of a pixel."""
     posix = [name.as_posix() for name in names]
     content = coco_dict(index, index.image_id.tolist(), index.category_id.tolist(), posix)
     for row, annotation in enumerate(content["annotations"]):
