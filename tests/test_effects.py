@@ -13,8 +13,7 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.data import effects
-from yolo_lite.data.augment import worth_learning
-from yolo_lite.data.copy_paste import box_of, copy_paste
+from yolo_lite.data.augment import box_of, copy_paste, worth_learning
 from yolo_lite.data.dataset import DatasetItem, TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.instances import Sample

@@ -20,10 +20,10 @@ from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.data.dataset import EvaluationSet, TrainingSet
-from yolo_lite.data.formats import FORMATS
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import evaluation_loader, training_loader
+from yolo_lite.data.readers import FORMATS
 from yolo_lite.data.readers.voc import EDGES
 from yolo_lite.data.store import ImageStore
 from yolo_lite.data.writers import WRITERS

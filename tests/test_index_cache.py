@@ -20,7 +20,7 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.data import index as index_module
 from yolo_lite.data import index_cache
 from yolo_lite.data.index import DatasetIndex, index_split
-from yolo_lite.data.labels import Labels, PackedLabels, Problem, pack_labels
+from yolo_lite.data.labels import Labels, Problem, check_annotations
 from yolo_lite.data.outlines import Outlines
 from yolo_lite.data.readers.coco import CocoReader
 
@@ -216,15 +216,15 @@ def test_a_file_that_changed_a_moment_ago_is_not_trusted(root, monkeypatch):
 
 
 def test_what_the_system_could_not_read_is_tried_again(root, monkeypatch):
-    real = Path.read_text
+    real = Path.read_bytes
 
-    def fail(path: Path, *args, **keys) -> str:
+    def fail(path: Path, *args, **keys) -> bytes:
         if path.name == "a.txt":
             raise OSError(5, "Input/output error")
         return real(path, *args, **keys)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_text", fail)
+        patch.setattr(Path, "read_bytes", fail)
         first = read(root)
     assert len(first) == 2 and "a.txt: cannot be read: Input/output error" in first.problems[0]
     assert_same(read(root), read_afresh(root))
@@ -320,34 +320,43 @@ def test_nothing_usable_is_said_again_at_every_start(root):
 # ----------------------------------------------------------------------------------------------------- packed arrays
 
 
-def labels_of(rng: np.random.Generator, num_objects: int) -> tuple[tuple[int, int], Labels]:
+LEFT_OUT = check_annotations([Problem("odd", "left out")], (0, 0))
+
+
+def labels_of(rng: np.random.Generator, num_objects: int) -> Labels:
+    """The labels of one image of 5 x 6 pixels, made up."""
     xyxy = rng.random((num_objects, 4))
     rings = [tuple(np.float32(rng.random((3 + k, 2))) for k in range(rng.integers(3))) for _ in range(num_objects)]
     label = rng.integers(9, size=num_objects)
-    problems = [Problem("odd", "odd: \udcff \n")] * int(rng.integers(2))
-    return (5, 6), Labels(label, xyxy, rng.random(num_objects), rng.random(num_objects) < 0.5, rings, problems)
+    problems = [[Problem("odd", "odd: \udcff \n")] * int(rng.integers(2))]
+    columns = label, xyxy, rng.random(num_objects), rng.random(num_objects) < 0.5
+    return Labels(np.array([[5, 6]]), np.array([0, num_objects]), *columns, Outlines.pack(rings), problems)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_chosen_and_joined_entries_are_those_that_were_packed(seed):
-    """The slow reference packs the chosen images themselves."""
+def test_chosen_and_joined_labels_are_those_of_their_images(seed):
+    """The slow reference joins the chosen images themselves."""
     rng = np.random.default_rng(seed)
-    found = [labels_of(rng, int(rng.integers(4))) if rng.random() < 0.8 else "left out" for _ in range(8)]
+    found = [labels_of(rng, int(rng.integers(4))) if rng.random() < 0.8 else LEFT_OUT for _ in range(8)]
     order = rng.integers(8, size=int(rng.integers(12)))
-    got = PackedLabels.concat([pack_labels(found[:3], True), pack_labels(found[3:], True)]).select(order)
-    expected = pack_labels([found[i] for i in order], True)
-    assert got.problems == expected.problems
+    got = Labels.concat([Labels.concat(found[:3]), Labels.concat(found[3:])]).select(order)
+    expected = Labels.concat([found[i] for i in order])
+    assert got.problems == expected.problems == [found[i].problems[0] for i in order]
+    assert got.size.tolist() == [found[i].size[0].tolist() for i in order]
     for a, b in zip((*got[:6], *got.outlines), (*expected[:6], *expected.outlines), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
+    for row, image in enumerate(order):
+        rows = slice(*got.first[row : row + 2])
+        np.testing.assert_array_equal(got.xyxy[rows], found[image].xyxy)
 
 
 def test_what_is_saved_is_loaded_whatever_the_texts_are(tmp_path):
     found = labels_of(np.random.default_rng(2), 3)
-    found[1].problems.append(Problem("odd", "odd: \udcff \ud800 \n\0 ende"))
-    entries = pack_labels([found, "left out"], True)
-    kept = index_cache.CachedSplit(np.array([b"a", b""]), np.array([4]), np.array([7, 8]), entries)
+    found.problems[0].append(Problem("odd", "odd: \udcff \ud800 \n\0 ende"))
+    labels = Labels.concat([found, LEFT_OUT])
+    kept = index_cache.CachedSplit(np.array([b"a", b""]), np.array([4]), np.array([7, 8]), labels)
     index_cache.save(tmp_path / "deep/index-x", kept)
     again = index_cache.load(tmp_path / "deep/index-x")
-    assert again.entries.problems == entries.problems and again.key.tolist() == [b"a", b""]
-    np.testing.assert_array_equal(again.entries.outlines.corner, entries.outlines.corner)
+    assert again.labels.problems == labels.problems and again.key.tolist() == [b"a", b""]
+    np.testing.assert_array_equal(again.labels.outlines.corner, labels.outlines.corner)

@@ -6,9 +6,9 @@ import pytest
 from test_augment import COLOURS, OFF, RECIPES, Drawn, pixel_mask, sample_of
 
 from yolo_lite.config.hyp import Hyp
-from yolo_lite.data.copy_paste import copy_paste
+from yolo_lite.data.augment import copy_paste
 from yolo_lite.data.dataset import TrainingSet
-from yolo_lite.data.instances import Instances, Sample, mirror_matrix, scale_matrix, shift_matrix
+from yolo_lite.data.instances import Instances, Sample, scale_matrix, shift_matrix
 from yolo_lite.data.outlines import Outlines, Ring, join_rings, mask_of, rings_of
 
 
@@ -92,14 +92,14 @@ def test_warped_by_a_slow_loop_over_corners(seed):
 def test_shifts_and_mirrors_are_exact():
     """To the bit what adding and subtracting gives: a matrix costs no rounding of its own."""
     instances = random_instances(np.random.default_rng(0), 50)
-    shifted, mirrored = instances.warped(shift_matrix(13, -7)), instances.warped(mirror_matrix(101, 77))
+    shifted, mirrored = instances.warped(shift_matrix(13, -7)), instances.warped(scale_matrix(-1, -1, 101, 77))
     scaled = instances.warped(scale_matrix(1 / 3, 0.7))
     np.testing.assert_array_equal(shifted.xyxy, instances.xyxy + (13, -7, 13, -7))
     np.testing.assert_array_equal(shifted.outlines.corner, instances.outlines.corner + (13, -7))
     np.testing.assert_array_equal(mirrored.xyxy, (101, 77, 101, 77) - instances.xyxy[:, [2, 3, 0, 1]])
     np.testing.assert_array_equal(mirrored.outlines.corner, (101, 77) - instances.outlines.corner)
     np.testing.assert_array_equal(scaled.xyxy, instances.xyxy * (1 / 3, 0.7, 1 / 3, 0.7))
-    one_way = instances.warped(mirror_matrix(width=101))
+    one_way = instances.warped(scale_matrix(-1, 1, 101, 0))
     np.testing.assert_array_equal(one_way.xyxy[:, [1, 3]], instances.xyxy[:, [1, 3]])
 
 

@@ -12,7 +12,7 @@ def read(tmp_path, text: str | bytes):
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     labels = YoloReader(tmp_path, None, ("a", "b", "c")).read(tmp_path / "a.png", (HEIGHT, WIDTH))
-    labels = labels._replace(xyxy=labels.xyxy / (WIDTH, HEIGHT, WIDTH, HEIGHT))
+    labels = labels._replace(xyxy=labels.xyxy / (WIDTH, HEIGHT, WIDTH, HEIGHT), problems=labels.problems[0])
     assert labels.label.dtype == np.int64 and labels.xyxy.dtype == np.float64
     assert labels.xyxy.shape == (len(labels.label), 4)
     return labels

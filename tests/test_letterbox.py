@@ -10,7 +10,7 @@ from yolo_lite.data.letterbox import (
     canvas_size,
     fitted_size,
     letterbox_of,
-    pad,
+    on_canvas,
     padded_size,
     resize,
     to_canvas,
@@ -59,7 +59,7 @@ def test_a_marker_pixel_lies_where_the_letterbox_says(canvas):
         letterbox = letterbox_of((48, 64), (48, 64), canvas)
         assert isinstance(letterbox.left, int) and isinstance(letterbox.top, int)
         [[left, top, right, bottom]] = to_canvas(np.array([[column, row, column + 1, row + 1.0]]), letterbox)
-        found = np.argwhere((pad(image, canvas) == 255).all(axis=2))
+        found = np.argwhere((on_canvas(image, (48, 64), canvas)[0] == 255).all(axis=2))
         assert found.tolist() == [[top, left]] and (right, bottom) == (left + 1, top + 1)
 
 
@@ -73,7 +73,7 @@ def test_a_rectangle_lies_where_the_letterbox_says(height, width, longest):
     image[top:bottom, left:right] = 255
     size = fitted_size(height, width, longest)
     canvas = padded_size(size[0] + 3, size[1] + 5, 32)
-    mask = pad(resize(image, *size), canvas)[..., 0] > 127
+    mask = on_canvas(resize(image, *size), (height, width), canvas)[0][..., 0] > 127
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
     np.testing.assert_allclose(to_canvas(box, letterbox_of((height, width), size, canvas))[0], found, atol=1)
@@ -87,7 +87,7 @@ def test_each_axis_has_its_own_true_scale():
 
 def test_the_padding_is_grey_and_the_picture_untouched():
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    padded = pad(image, (8, 12))
+    padded, _ = on_canvas(image, image.shape[:2], (8, 12))
     assert padded.shape == (8, 12, 3) and padded.dtype == np.uint8 and GREY == 114
     np.testing.assert_array_equal(padded[1:6, 2:9], image)
     assert padded.astype(int).sum() - image.astype(int).sum() == (8 * 12 - 5 * 7) * 3 * GREY

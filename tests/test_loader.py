@@ -25,7 +25,7 @@ from yolo_lite.data import store as store_module
 from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet, repeat_factors
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.instances import Instances
-from yolo_lite.data.letterbox import GREY, Letterbox, canvas_size, fitted_size, pad, resize, to_original
+from yolo_lite.data.letterbox import GREY, Letterbox, canvas_size, fitted_size, on_canvas, resize, to_original
 from yolo_lite.data.loader import (
     EpochBatches,
     _start_worker,
@@ -295,7 +295,8 @@ def test_the_last_epochs_hold_the_plain_pictures(index):
     for number, batch in enumerate(loader):
         for position, image in zip(batch.position.tolist(), batch.images, strict=True):
             picture = cv2.imread(index.path(position))[..., ::-1]
-            expected = pad(resize(picture, *fitted_size(*picture.shape[:2], SIZE)), (SIZE, SIZE))
+            resized = resize(picture, *fitted_size(*picture.shape[:2], SIZE))
+            expected, _ = on_canvas(resized, picture.shape[:2], (SIZE, SIZE))
             num_plain[number // 3] += np.array_equal(image.permute(1, 2, 0).numpy(), expected)
     assert num_plain[0] < 9 and num_plain[1] == num_plain[2] == 9
 

@@ -23,7 +23,7 @@ from yolo_lite.config.load import load_hyp, load_run_config
 from yolo_lite.config.model import FasterRcnnConfig, ModelConfig
 from yolo_lite.config.seams import Choice
 from yolo_lite.data.effects import AUGMENTATIONS
-from yolo_lite.data.formats import FORMATS
+from yolo_lite.data.readers import FORMATS
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.tasks import TASKS, build_faster_rcnn, task_of

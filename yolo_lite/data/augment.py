@@ -1,28 +1,33 @@
 """Augmentation that mixes and moves images: pure functions of samples and a random generator.
 
-Boxes are xyxy in pixels, cut where an image ends; what is left of each object's own area is carried along as its
-share, for the one filter at the end. s is the side of the square network input.
+Boxes are cut where an image ends; what is left of each object's own area is carried along as its share, for the one
+filter at the end. s is the side of the square network input.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from yolo_lite.config.hyp import AugmentSection
-from yolo_lite.data.instances import Instances, Sample, shift_matrix
-from yolo_lite.data.letterbox import GREY, pad
+from yolo_lite.data.instances import Instances, Sample, scale_matrix, shift_matrix
+from yolo_lite.data.letterbox import GREY, on_canvas
+from yolo_lite.data.outlines import Outlines, mask_of, rings_of
 
 MIN_SIDE = 2.0  # pixels; smaller boxes are dropped
 MIN_VISIBLE = 0.1  # of the whole object's area
 MAX_ASPECT = 100.0
+PASTED_ZOOM = (0.5, 1.25)  # of objects that copy-paste takes
+PASTED_CHANCE = 0.5  # of each
 
 
 def centre(sample: Sample, size: int) -> Sample:
     """The image, at most ``size`` on each side, in the middle of a grey square."""
-    height, width = sample.image.shape[:2]
-    shift = shift_matrix((size - width) // 2, (size - height) // 2)
-    return Sample(pad(sample.image, (size, size)), sample.instances.warped(shift))
+    image, letterbox = on_canvas(sample.image, sample.image.shape[:2], (size, size))
+    return Sample(image, sample.instances.warped(shift_matrix(letterbox.left, letterbox.top)))
 
 
 def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample:
@@ -36,8 +41,7 @@ def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample
         height, width = sample.image.shape[:2]
         left = centre_x - width if quadrant % 2 == 0 else centre_x
         top = centre_y - height if quadrant < 2 else centre_y
-        x1, y1 = max(left, 0), max(top, 0)
-        x2, y2 = min(left + width, 2 * size), min(top + height, 2 * size)
+        x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + width, 2 * size), min(top + height, 2 * size)
         seen = sample.image[y1 - top : y2 - top, x1 - left : x2 - left]
         if channels == 3:
             cv2.cvtColor(seen, cv2.COLOR_RGB2RGBA, dst=canvas[y1:y2, x1:x2])
@@ -47,17 +51,15 @@ def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample
     return Sample(canvas, Instances.concat(parts))
 
 
-def random_warp(width: int, height: int, size: int, hyp: AugmentSection, rng: np.random.Generator) -> np.ndarray:
-    """A 3x3 matrix from a width x height image to the s x s input: perspective, rotation, scale, shear, shift."""
-    perspective = np.eye(3)
+def random_warp(shape: tuple[int, ...], size: int, hyp: AugmentSection, rng: np.random.Generator) -> np.ndarray:
+    """A 3x3 matrix from an image of this shape to the s x s input: perspective, rotation, scale, shear, shift."""
+    perspective, rotation, shear = np.eye(3), np.eye(3), np.eye(3)
     perspective[2, :2] = rng.uniform(-hyp.perspective, hyp.perspective, 2)
     angle, zoom = rng.uniform(-hyp.degrees, hyp.degrees), rng.uniform(1 - hyp.scale, 1 + hyp.scale)
-    rotation = np.eye(3)
     rotation[:2] = cv2.getRotationMatrix2D((0, 0), angle, zoom)
-    shear = np.eye(3)
     shear[0, 1], shear[1, 0] = np.tan(np.radians(rng.uniform(-hyp.shear, hyp.shear, 2)))
     back = shift_matrix(*rng.uniform(0.5 - hyp.translate, 0.5 + hyp.translate, 2) * size)
-    return back @ shear @ rotation @ perspective @ shift_matrix(-width / 2, -height / 2)
+    return back @ shear @ rotation @ perspective @ shift_matrix(-shape[1] / 2, -shape[0] / 2)
 
 
 def warp(sample: Sample, matrix: np.ndarray, size: int, channels: int = 3) -> Sample:
@@ -66,8 +68,7 @@ def warp(sample: Sample, matrix: np.ndarray, size: int, channels: int = 3) -> Sa
     if channels == 3 and image.shape[2] == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     image = warp_pixels(image, matrix, (size, size))
-    if channels == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
+    image = cv2.cvtColor(image, cv2.COLOR_RGBA2RGB) if channels == 3 else image
     return Sample(image, sample.instances.warped(matrix).clipped((0, 0), (size, size)))
 
 
@@ -90,6 +91,74 @@ def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
     share = rng.beta(32.0, 32.0)
     image = cv2.addWeighted(first.image, share, second.image, 1 - share, 0).reshape(first.image.shape)
     return Sample(image, Instances.concat([first.instances, second.instances]))
+
+
+def copy_paste(host: Sample, donor: Sample, rng: np.random.Generator) -> Sample:
+    """The host with some of the donor's objects (Ghiasi et al., arXiv:2012.07177), which are moved together.
+
+    Both have outlines; of the donor, only objects that have one are pasted. The box of a pasted object is that of its
+    outline, as far as its mask reaches in the image. What it lies upon loses the share that is hidden, and its box
+    ends where nothing of it is seen any more.
+    """
+    shape, outlines = host.image.shape, donor.instances.outlines
+    assert outlines
+    matrix = _random_place(shape, donor.image.shape, rng)
+    chosen = np.flatnonzero([rings and rng.random() < PASTED_CHANCE for rings in np.diff(outlines.first_ring)])
+    moved = donor.instances.select(chosen).warped(matrix)
+    assert moved.outlines
+    rings = [moved.outlines.of(row) for row in range(len(moved))]
+    masks = [mask_of(own, shape) for own in rings]
+    rows = np.flatnonzero([mask.any() for mask in masks])
+    if not len(rows):
+        return host
+    cover = np.bitwise_or.reduce([masks[row] for row in rows])
+    image, is_pasted = host.image.copy(), cover.astype(bool)
+    image[is_pasted] = warp_pixels(donor.image, matrix, (shape[1], shape[0]))[is_pasted]
+    pasted = moved.select(rows).clipped((0, 0), (shape[1], shape[0]))
+    for new, row in enumerate(rows):
+        points, area = np.concatenate(rings[row]), sum(cv2.contourArea(np.float32(ring)) for ring in rings[row])
+        pasted.xyxy[new] = _overlap(np.concatenate((points.min(axis=0), points.max(axis=0))), box_of(masks[row]))
+        pasted.share[new] = min(masks[row].sum() / max(area, 1), 1.0)
+    return Sample(image, Instances.concat([_hide(host.instances, cover), pasted]))
+
+
+def _random_place(host: tuple[int, ...], donor: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """A 3x3 matrix that mirrors, zooms and shifts the donor; of the two, the smaller lies within the larger."""
+    zoom, is_mirrored = rng.uniform(*PASTED_ZOOM), rng.random() < 0.5
+    width, height = zoom * donor[1], zoom * donor[0]
+    left, top = rng.uniform(0, 1, 2) * (host[1] - width, host[0] - height)
+    return scale_matrix(-zoom, zoom, left + width, top) if is_mirrored else scale_matrix(zoom, zoom, left, top)
+
+
+def _overlap(first: np.ndarray, second: Sequence[float]) -> np.ndarray:
+    return np.concatenate((np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])))
+
+
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """xyxy of the pixels that are not 0; there must be one."""
+    left, top, width, height = cv2.boundingRect(mask)
+    return left, top, left + width, top + height
+
+
+def _hide(instances: Instances, cover: np.ndarray) -> Instances:
+    """The objects under a cover uint8 ``[H, W]``: boxes, shares and outlines of what is still seen of them."""
+    assert instances.outlines
+    xyxy, share = instances.xyxy.copy(), instances.share.copy()
+    outlines = [instances.outlines.of(row) for row in range(len(instances))]
+    left, top, right, bottom = box_of(cover)
+    is_touched = (xyxy[:, :2] < (right, bottom)).all(axis=1) & (xyxy[:, 2:] > (left, top)).all(axis=1)
+    for row in np.flatnonzero(is_touched):
+        x1, y1, x2, y2 = xyxy[row]
+        mask = mask_of(outlines[row], cover.shape)
+        if not outlines[row]:
+            mask[round(y1) : round(y2), round(x1) : round(x2)] = 1
+        seen = mask & ~cover
+        num_pixels, num_seen = int(mask.sum()), int(seen.sum())
+        if num_seen < num_pixels:
+            share[row] *= num_seen / num_pixels
+            xyxy[row] = _overlap(xyxy[row], box_of(seen) if num_seen else (x1, y1, x1, y1))
+            outlines[row] = rings_of(seen) if outlines[row] else []
+    return replace(instances, xyxy=xyxy, share=share, outlines=Outlines.pack(outlines))
 
 
 def worth_learning(instances: Instances) -> np.ndarray:

@@ -10,7 +10,6 @@ import numpy as np
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import AugmentSection
 from yolo_lite.data import augment, effects
-from yolo_lite.data.copy_paste import copy_paste
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.instances import Instances, Sample, scale_matrix
 from yolo_lite.data.letterbox import Canvas, Letterbox, on_canvas, to_canvas
@@ -34,11 +33,10 @@ def repeat_factors(index: DatasetIndex, threshold: float) -> np.ndarray:
     A class that occurs in a fraction f of the images weighs max(1, sqrt(threshold / f)), an image as much as its rarest
     class. Backgrounds weigh as much as the other images do on average, so they keep their part of an epoch.
     """
-    num_images, num_classes = len(index), len(index.names)
-    seen = (index.owner * num_classes + index.label)[~index.crowd]
-    image, label = np.divmod(np.unique(seen), num_classes)  # each class of an image once
-    frequency = np.bincount(label, minlength=num_classes) / num_images
-    weight = np.zeros(num_images)
+    pairs = np.stack((index.owner, index.label))[:, ~index.crowd]
+    image, label = np.unique(pairs, axis=1)  # each class of an image once
+    frequency = np.bincount(label, minlength=len(index.names)) / len(index)
+    weight = np.zeros(len(index))
     np.maximum.at(weight, image, np.maximum(1, np.sqrt(threshold / frequency[label])))
     weight[weight == 0] = weight[weight > 0].mean()
     return weight
@@ -46,11 +44,7 @@ def repeat_factors(index: DatasetIndex, threshold: float) -> np.ndarray:
 
 @dataclass(eq=False)
 class TrainingSet:
-    """Augmented square images by (epoch, index).
-
-    Raises:
-        ConfigError: copy_paste is on and the labels have no polygons.
-    """
+    """Augmented square images by (epoch, index); a ConfigError where copy_paste is on and no label has a polygon."""
 
     index: DatasetIndex
     store: ImageStore
@@ -73,57 +67,56 @@ class TrainingSet:
     def __getitem__(self, key: tuple[int, int]) -> DatasetItem:
         epoch, position = key
         random = NamedGenerators(self.seed, Stream.SAMPLE, epoch, position)
-        mixes = epoch < self.mosaic_epochs
-        sample = self._warped(position, mixes, random)
-        if mixes and self._strikes("mixup", random):
+        sample = self._warped(position, epoch, random)
+        if self._mixes("mixup", epoch, random):
             [other] = self._partners(1, random["mixup"])
-            sample = augment.mixup(sample, self._warped(int(other), mixes, random), random["mixup"])
+            sample = augment.mixup(sample, self._warped(other, epoch, random), random["mixup"])
         sample = effects.apply_effects(sample, self.hyp, random)
         instances = sample.instances.select(augment.worth_learning(sample.instances))
         size = tuple(self.index.size[position].tolist())
         # The image of a training sample has been warped: it has no letterbox to undo.
         return DatasetItem(sample.image, instances, position, size, Letterbox(1.0, 1.0, 0, 0))
 
-    def _strikes(self, name: str, random: NamedGenerators) -> bool:
-        """Draw whether the augmentation happens, with the chance of its key."""
+    def _mixes(self, name: str, epoch: int, random: NamedGenerators) -> bool:
+        """Draw whether an augmentation that mixes images happens, with the chance of its key."""
         chance = getattr(self.hyp, name)
-        return chance > 0 and random[name].random() < chance
+        return epoch < self.mosaic_epochs and chance > 0 and random[name].random() < chance
 
-    def _partners(self, count: int, rng: np.random.Generator) -> np.ndarray:
+    def _partners(self, count: int, rng: np.random.Generator) -> list[int]:
         """Draw images to be mixed with another, in proportion to their weights."""
         if self.summed_weights is None:
-            return rng.integers(len(self), size=count)
-        return np.searchsorted(self.summed_weights, rng.random(count), side="right").clip(max=len(self) - 1)
+            return rng.integers(len(self), size=count).tolist()
+        drawn = np.searchsorted(self.summed_weights, rng.random(count), side="right")
+        return drawn.clip(max=len(self) - 1).tolist()
 
-    def _warped(self, position: int, mixes: bool, random: NamedGenerators) -> Sample:
+    def _warped(self, position: int, epoch: int, random: NamedGenerators) -> Sample:
         """One image or a mosaic of four after the random warp, ``size`` pixels square."""
-        if mixes and self._strikes("mosaic", random):
+        if self._mixes("mosaic", epoch, random):
             positions = (position, *self._partners(3, random["mosaic"]))
-            samples = [self._pasted(int(one), mixes, random) for one in positions]
+            samples = [self._pasted(one, epoch, random) for one in positions]
             sample = augment.mosaic(samples, self.size, random["mosaic"])
         else:
-            sample = augment.centre(self._pasted(position, mixes, random), self.size)
+            sample = augment.centre(self._pasted(position, epoch, random), self.size)
             if not any(getattr(self.hyp, name) for name in ("degrees", "translate", "scale", "shear", "perspective")):
                 return sample
-        height, width = sample.image.shape[:2]
-        matrix = augment.random_warp(width, height, self.size, self.hyp, random["warp"])
+        matrix = augment.random_warp(sample.image.shape, self.size, self.hyp, random["warp"])
         return augment.warp(sample, matrix, self.size, self.index.channels)
 
-    def _pasted(self, position: int, mixes: bool, random: NamedGenerators) -> Sample:
+    def _pasted(self, position: int, epoch: int, random: NamedGenerators) -> Sample:
         """One image, with objects of another pasted in with the chance ``copy_paste``."""
-        if not mixes or not self._strikes("copy_paste", random):
+        if not self._mixes("copy_paste", epoch, random):
             return self._load(position, self.with_outlines)
         [other] = self._partners(1, random["copy_paste"])
-        host, donor = (self._load(int(one), with_outlines=True) for one in (position, other))
-        image, instances = copy_paste(host, donor, random["copy_paste"])
+        host, donor = self._load(position, with_outlines=True), self._load(other, with_outlines=True)
+        image, instances = augment.copy_paste(host, donor, random["copy_paste"])
         return Sample(image, instances if self.with_outlines else replace(instances, outlines=None))
 
     def _load(self, position: int, with_outlines: bool) -> Sample:
         """One image and its objects, in pixels of the resized image."""
         image, (height, width) = self.store[position], self.index.size[position]
         label, xyxy = self.index.objects(position)
-        outlines = self.index.outlines if with_outlines else None
-        outlines = outlines and outlines.select(self.index.rows(position))
+        packed = self.index.outlines if with_outlines else None
+        outlines = packed and packed.select(self.index.rows(position))
         instances = Instances(label, xyxy, np.ones(len(label)), outlines)
         return Sample(image, instances.warped(scale_matrix(image.shape[1] / width, image.shape[0] / height)))
 

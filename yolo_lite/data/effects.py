@@ -24,7 +24,7 @@ import numpy as np
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import AugmentSection
 from yolo_lite.data.augment import MIN_VISIBLE, worth_learning
-from yolo_lite.data.instances import Instances, Sample, mirror_matrix
+from yolo_lite.data.instances import Instances, Sample, scale_matrix
 from yolo_lite.data.letterbox import GREY
 from yolo_lite.ops.streams import NamedGenerators
 
@@ -55,11 +55,11 @@ def hsv(
 
 
 def flipud(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
-    return cv2.flip(image, 0).reshape(image.shape), instances.warped(mirror_matrix(height=image.shape[0]))
+    return cv2.flip(image, 0).reshape(image.shape), instances.warped(scale_matrix(1, -1, 0, image.shape[0]))
 
 
 def fliplr(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
-    return cv2.flip(image, 1).reshape(image.shape), instances.warped(mirror_matrix(width=image.shape[1]))
+    return cv2.flip(image, 1).reshape(image.shape), instances.warped(scale_matrix(-1, 1, image.shape[1], 0))
 
 
 def grayscale(image: np.ndarray, instances: Instances, rng: np.random.Generator) -> Augmented:
@@ -100,25 +100,14 @@ def erasing(image: np.ndarray, instances: Instances, rng: np.random.Generator) -
     return image, replace(instances, share=instances.share - hidden)
 
 
-AUGMENTATIONS: dict[str, Callable[..., Any]] = {  # in the order in which they happen
-    "hsv": hsv,
-    "flipud": flipud,
-    "fliplr": fliplr,
-    "grayscale": grayscale,
-    "blur": blur,
-    "jpeg": jpeg,
-    "erasing": erasing,
-}
-# The built-in ones, and the keys of hyp.yaml that each is given.
+# The built-in ones in the order in which they happen, and the keys of hyp.yaml that each is given.
+AUGMENTATIONS: dict[str, Callable[..., Any]] = {"hsv": hsv, "flipud": flipud, "fliplr": fliplr, "grayscale": grayscale}
+AUGMENTATIONS |= {"blur": blur, "jpeg": jpeg, "erasing": erasing}
 BUILT_IN = {name: inspect.getfullargspec(function).kwonlyargs for name, function in AUGMENTATIONS.items()}
 
 
 def apply_effects(sample: Sample, hyp: AugmentSection, random: NamedGenerators) -> Sample:
-    """The sample after the built-in effects, then those that the key ``augmentations`` lists.
-
-    Raises:
-        ConfigError: a function of a plugin does not return what it should.
-    """
+    """The sample after the built-in effects, then those that the key ``augmentations`` lists, which are checked."""
     for name, keys in BUILT_IN.items():
         chance = getattr(hyp, name, 1.0)
         if chance and random[name].random() < chance:
@@ -132,32 +121,25 @@ def apply_effects(sample: Sample, hyp: AugmentSection, random: NamedGenerators) 
 def _apply_listed(name: str, sample: Sample, hyp: AugmentSection, rng: np.random.Generator) -> Sample:
     """The sample after a function that the key ``augmentations`` lists; what it returns is checked."""
     function, where = AUGMENTATIONS[name], f"augmentations: {name}"
-    if _takes_arrays(function):
-        made = function(sample.image, sample.instances.label, sample.instances.xyxy, rng)
-        if not isinstance(made, tuple) or len(made) != 3:
-            raise ConfigError(f"{where}: expected (image, label, xyxy), found {type(made).__name__}")
-        label, xyxy = np.asarray(made[1]).reshape(-1).astype(np.int64), np.asarray(made[2], dtype=np.float64)
-        xyxy = xyxy.reshape(-1, 4) if xyxy.size % 4 == 0 else xyxy
-        if len(label) != len(xyxy):
-            raise ConfigError(f"{where}: expected a label for each box, found {len(label)} and {len(xyxy)}")
-        made = made[0], Instances(label, xyxy, np.ones(len(label)))
-    else:
+    parameters = inspect.signature(function).parameters.values()
+    if sum(one.default is one.empty and one.kind is not one.KEYWORD_ONLY for one in parameters) == 3:
         made = function(*sample, rng, **{key: getattr(hyp, key) for key in BUILT_IN.get(name, ())})
         if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[1], Instances):
             raise ConfigError(f"{where}: expected (image, instances), found {type(made).__name__}")
-    image, instances = np.ascontiguousarray(made[0]), made[1]
+        instances = made[1]
+    else:
+        made = function(sample.image, sample.instances.label, sample.instances.xyxy, rng)
+        if not isinstance(made, tuple) or len(made) != 3:
+            raise ConfigError(f"{where}: expected (image, label, xyxy), found {type(made).__name__}")
+        label, xyxy = np.asarray(made[1], np.int64).reshape(-1), np.asarray(made[2], np.float64).reshape(-1, 4)
+        if len(label) != len(xyxy):
+            raise ConfigError(f"{where}: expected a label for each box, found {len(label)} and {len(xyxy)}")
+        instances = Instances(label, xyxy, np.ones(len(label)))
+    image = np.ascontiguousarray(made[0])
     if image.dtype != np.uint8 or image.shape != sample.image.shape:
         expected = f"uint8 {list(sample.image.shape)}"
         raise ConfigError(f"{where}: expected an image of {expected}, found {image.dtype} {list(image.shape)}")
     return Sample(image, instances.clipped((0, 0), (image.shape[1], image.shape[0])))
-
-
-def _takes_arrays(function: Callable[..., Any]) -> bool:
-    try:
-        inspect.signature(function).bind("image", "label", "xyxy", "rng")
-    except TypeError:
-        return False
-    return "instances" not in inspect.signature(function).parameters  # that form, with a parameter of its own
 
 
 def from_albumentations(transforms: Any) -> Callable[..., Arrays]:

@@ -12,12 +12,14 @@ import io
 import math
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from yolo_lite.config.errors import DataError
 
@@ -30,12 +32,26 @@ _NPY = b"\x93NUMPY"
 HAS_TIFFFILE = importlib.util.find_spec("tifffile") is not None
 _FLOAT_SLACK = 0.5  # floats this far outside 0..1 are cut; further out they are of another scale, and refused
 
-_EXIF_ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # the orientations that swap height and width
 _JPEG_END = b"\xff\xd9"
 # What a whole file ends with. Pillow itself finds a WebP that is cut off.
 _END = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "PNG": b"IEND\xaeB`\x82", "WEBP": b""}
 _TAIL = 64  # bytes in which the end is expected; some writers pad with zeros
+# What Pillow, OpenCV, numpy and tifffile raise for content that is damaged or no image.
+_DAMAGED = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, cv2.error)
+
+
+@contextmanager
+def _errors_name(path: str | Path) -> Iterator[None]:
+    """Turn what damaged content raises into a DataError that begins with the path."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error.__cause__
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such image") from None
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not a readable image: {error}") from error
 
 
 def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
@@ -47,39 +63,24 @@ def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
     Raises:
         DataError: the file is missing, no image, cut off, too large, or has another number of channels.
     """
-    try:
-        with open(path, "rb") as file:
-            start = file.read(len(_NPY))
-            file.seek(0)
-            if start == _NPY:
-                shape, _, _ = _npy_header(file, path)
-                _check_channels(shape[2], channels, path)
-                return shape[:2]
-            if channels in _FLAGS and start[:4] not in _TIFF:
-                kind, (width, height), is_turned = _header(file, path)
-                # The orientation of a JPEG is honoured by every version of OpenCV, that of other formats by some.
-                end = _END.get(kind)
-                if end is not None and (not is_turned or end == _JPEG_END):
-                    if _is_truncated(file, end):
-                        raise DataError(f"{path}: the {kind} file is cut off, its end is missing")
-                    return (width, height) if is_turned else (height, width)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such image") from None
-    except DataError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: no path at all
-        raise DataError(f"{path}: not a readable image: {error}") from error
+    with _errors_name(path), open(path, "rb") as file:
+        start = file.read(len(_NPY))
+        file.seek(0)
+        if start == _NPY:
+            (height, width, found), _, _ = _npy_header(file)
+            _check_channels(found, channels)
+            return height, width
+        if channels in _FLAGS and start[:4] not in _TIFF:
+            with Image.open(file) as image:
+                kind, (width, height), is_turned = image.format or "", image.size, orientation(image) in _TURNED
+            # The orientation of a JPEG is honoured by every version of OpenCV, that of other formats by some.
+            end = _END.get(kind)
+            if end is not None and (not is_turned or end == _JPEG_END):
+                if _is_truncated(file, end):
+                    raise DataError(f"the {kind} file is cut off, its end is missing")
+                return (width, height) if is_turned else (height, width)
     height, width = read_image(path, channels).shape[:2]
     return height, width
-
-
-def _header(file: BinaryIO, path: str | Path) -> tuple[str, tuple[int, int], bool]:
-    """Pillow's name of the format, width and height, and whether EXIF swaps them; a decompression bomb is refused."""
-    try:
-        with Image.open(file) as image:
-            return image.format or "", image.size, orientation(image) in _TURNED
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: not a readable image: {error}") from error
 
 
 def orientation(image: Image.Image) -> int:
@@ -87,7 +88,7 @@ def orientation(image: Image.Image) -> int:
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif", b""))
-        return int(exif.get(_EXIF_ORIENTATION, 1))
+        return int(exif.get(ExifTags.Base.Orientation, 1))
     except (SyntaxError, TypeError, ValueError, struct.error):  # damaged EXIF beside a sound image
         return 1
 
@@ -118,132 +119,117 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
         content = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if content.startswith(_NPY):
-        pixels = _npy_pixels(content, path)
-    elif content.startswith(_TIFF):
-        pixels = _tiff_pixels(content, channels, path)
-    else:
-        _header(io.BytesIO(content), path)
-        pixels = _decoded(content, _FLAGS.get(channels, cv2.IMREAD_UNCHANGED), path)
-    return as_channels(_as_8_bits(pixels, path), channels, path)
+    with _errors_name(path):
+        if content.startswith(_NPY):
+            pixels = _npy_pixels(content)
+        elif content.startswith(_TIFF):
+            pixels = _tiff_pixels(content, channels)
+        else:
+            Image.open(io.BytesIO(content))  # refuses a decompression bomb
+            pixels = _decoded(content, _FLAGS.get(channels, cv2.IMREAD_UNCHANGED))
+        pixels = _as_8_bits(pixels)
+    return as_channels(pixels, channels, path)
 
 
-def _decoded(content: bytes, flags: int, path: str | Path) -> np.ndarray:
+def _decoded(content: bytes, flags: int) -> np.ndarray:
     """uint8 ``[H, W, n]`` in the order RGB or RGBA."""
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error:  # an empty file, or more pixels than OpenCV takes
-        image = None
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     if image is None:
-        raise DataError(f"{path}: not a readable image ({len(content)} bytes)")
-    image = _as_8_bits(image, path)
+        raise DataError(f"not a readable image ({len(content)} bytes)")
+    image = _as_8_bits(image)
     if image.ndim == 2:
         return image[..., None]
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
 
 
-def _tiff_layout(content: bytes, most_pages: int, path: str | Path) -> tuple[tuple[int, int, int, bool], int]:
-    """Height, width, samples a pixel and whether they are floats, and the number of pages up to ``most_pages``."""
+def _tiff_pages(content: bytes, most: int) -> list[tuple[int, int, int, bool]]:
+    """Height, width, samples a pixel and whether they are floats, of up to ``most`` pages; they are all the same."""
     file = io.BytesIO(content)  # tag by tag, for Pillow itself opens no 16-bit colour, nor more than 4 samples
-    try:
-        start = file.read(8)
-        tags = TiffImagePlugin.ImageFileDirectory_v2(start + (file.read(8) if 43 in start[2:4] else b""))
-        pages: list[tuple[int, int, int, bool]] = []
-        while tags.next and len(pages) < most_pages:
-            file.seek(tags.next)
-            tags.load(file)
-            pages.append((int(tags[257]), int(tags[256]), int(tags.get(277, 1)), 3 in tags.get(339, ())))
-    except (OSError, SyntaxError, LookupError, TypeError, ValueError, struct.error) as error:
-        raise DataError(f"{path}: not a readable TIFF: {error}") from error
+    start = file.read(8)
+    tags = TiffImagePlugin.ImageFileDirectory_v2(start + (file.read(8) if 43 in start[2:4] else b""))
+    pages: list[tuple[int, int, int, bool]] = []
+    while tags.next and len(pages) < most:
+        file.seek(tags.next)
+        tags.load(file)
+        pages.append((int(tags[257]), int(tags[256]), int(tags.get(277, 1)), 3 in tags.get(339, ())))
     if len(set(pages)) != 1:
-        raise DataError(f"{path}: expected a TIFF with pages of one shape, found {pages}")
-    return pages[0], len(pages)
+        raise DataError(f"expected a TIFF with pages of one shape, found {pages}")
+    return pages
 
 
-def _tiff_pixels(content: bytes, channels: int, path: str | Path) -> np.ndarray:
+def _tiff_pixels(content: bytes, channels: int) -> np.ndarray:
     is_plain = channels in _FLAGS
-    (height, width, samples, is_float), num_pages = _tiff_layout(content, 1 if is_plain else channels + 1, path)
-    _check_shape((height, width, samples * num_pages), path)
+    pages = _tiff_pages(content, 1 if is_plain else channels + 1)
+    height, width, samples, is_float = pages[0]
+    _check_shape((height, width, samples * len(pages)))
     if is_plain and samples <= 4:
-        return _decoded(content, cv2.IMREAD_UNCHANGED if is_float else _FLAGS[channels], path)
-    _check_channels(samples * num_pages, channels, path)
-    if num_pages > 1:
-        found, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        if not found or len(pages) != channels:
-            raise DataError(f"{path}: not a readable TIFF of {channels} pages")
-        return np.stack(pages, axis=2)
-    return _decoded(content, cv2.IMREAD_UNCHANGED, path) if samples == 4 else _by_tifffile(content, path)
-
-
-def _by_tifffile(content: bytes, path: str | Path) -> np.ndarray:
+        return _decoded(content, cv2.IMREAD_UNCHANGED if is_float else _FLAGS[channels])
+    _check_channels(samples * len(pages), channels)
+    if len(pages) > 1:
+        found, decoded = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if not found or len(decoded) != channels:
+            raise DataError(f"not a readable TIFF of {channels} pages")
+        return np.stack(decoded, axis=2)
+    if samples == 4:
+        return _decoded(content, cv2.IMREAD_UNCHANGED)
     if not HAS_TIFFFILE:
         hint = "pip install tifffile, or keep the channels as pages or in a .npy file"
-        raise DataError(f"{path}: a TIFF with more than 4 samples a pixel needs the package tifffile: {hint}")
-    tifffile = importlib.import_module("tifffile")
-    try:
-        with tifffile.TiffFile(io.BytesIO(content)) as tiff:
-            page = tiff.pages[0]
-            return np.moveaxis(page.asarray(), page.axes.index("S"), -1)
-    except (ValueError, KeyError, OSError, struct.error) as error:  # TiffFileError is a ValueError
-        raise DataError(f"{path}: not a readable TIFF: {error}") from error
+        raise DataError(f"a TIFF with more than 4 samples a pixel needs the package tifffile: {hint}")
+    with importlib.import_module("tifffile").TiffFile(io.BytesIO(content)) as tiff:
+        page = tiff.pages[0]
+        return np.moveaxis(page.asarray(), page.axes.index("S"), -1)
 
 
-def _npy_header(file: BinaryIO, path: str | Path) -> tuple[tuple[int, int, int], bool, np.dtype]:
+def _npy_header(file: BinaryIO) -> tuple[tuple[int, int, int], bool, np.dtype]:
     """The shape ``[H, W, channels]``, whether columns come first in the file, and the type of the pixels."""
-    try:
-        major, _ = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read(file)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: not a readable .npy file: {error}") from error
+    major, _ = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read(file)
     if len(shape) not in (2, 3) or min(shape) < 1:
-        raise DataError(f"{path}: expected an array [H, W] or [H, W, channels], found the shape {shape}")
+        raise DataError(f"expected an array [H, W] or [H, W, channels], found the shape {shape}")
     height, width, channels = (*shape, 1)[:3]
-    _check_shape((height, width, channels), path)
+    _check_shape((height, width, channels))
     return (height, width, channels), is_fortran, dtype
 
 
-def _npy_pixels(content: bytes, path: str | Path) -> np.ndarray:
+def _npy_pixels(content: bytes) -> np.ndarray:
     file = io.BytesIO(content)
-    shape, is_fortran, dtype = _npy_header(file, path)
+    shape, is_fortran, dtype = _npy_header(file)
     found, expected = len(content) - file.tell(), math.prod(shape) * dtype.itemsize
     if dtype.hasobject or found < expected:
-        raise DataError(f"{path}: expected {expected} bytes of plain numbers behind the .npy header, found {found}")
+        raise DataError(f"expected {expected} bytes of plain numbers behind the .npy header, found {found}")
     return np.ndarray(shape, dtype, content, file.tell(), order="F" if is_fortran else "C")
 
 
-def _check_shape(shape: tuple[int, int, int], path: str | Path) -> None:
+def _check_shape(shape: tuple[int, int, int]) -> None:
     """Refuse what would take more memory than the largest RGB image."""
     most = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
     if shape[0] * shape[1] * max(shape[2] / 3, 1) > most:
-        raise DataError(f"{path}: a header of {shape[1]} x {shape[0]} pixels exceeds limit of {most} pixels, refused")
+        raise DataError(f"a header of {shape[1]} x {shape[0]} pixels exceeds limit of {most} pixels, refused")
 
 
-def _check_channels(found: int, channels: int, path: str | Path) -> None:
+def _check_channels(found: int, channels: int) -> None:
     if found != channels and not (found in _FLAGS and channels in _FLAGS):
-        raise DataError(f"{path}: expected {channels} channels (key channels of the dataset YAML), found {found}")
+        raise DataError(f"expected {channels} channels (key channels of the dataset YAML), found {found}")
 
 
-def _as_8_bits(pixels: np.ndarray, path: str | Path) -> np.ndarray:
+def _as_8_bits(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:  # in either order of bytes
         return cv2.convertScaleAbs(pixels.astype(np.uint16, copy=False), alpha=1 / 257).reshape(pixels.shape)
     if pixels.dtype.kind != "f":
-        raise DataError(f"{path}: expected pixels of uint8, uint16 or float, found {pixels.dtype}")
+        raise DataError(f"expected pixels of uint8, uint16 or float, found {pixels.dtype}")
     low, high = float(pixels.min()), float(pixels.max())  # NaN where one pixel is
     if not (low >= -_FLOAT_SLACK and high <= 1 + _FLOAT_SLACK):
-        raise DataError(f"{path}: expected floats in 0..1, found {low:g}..{high:g}")
+        raise DataError(f"expected floats in 0..1, found {low:g}..{high:g}")
     return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
 
 def as_channels(pixels: np.ndarray, channels: int, path: str | Path) -> np.ndarray:
-    """Pixels uint8 ``[H, W, n]`` as ``[H, W, channels]``: grey and RGB become one another.
-
-    Raises:
-        DataError: other numbers of channels do not agree; the message names ``path``.
-    """
-    _check_channels(pixels.shape[2], channels, path)
+    """Pixels uint8 ``[H, W, n]`` as ``[H, W, channels]``: grey and RGB become one another, else n must agree."""
+    with _errors_name(path):
+        _check_channels(pixels.shape[2], channels)
     if pixels.shape[2] == channels:
         return pixels
     return np.repeat(pixels, 3, axis=2) if channels == 3 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]

@@ -6,26 +6,26 @@ Lists of Python objects would be copied page by page into every worker process.
 from __future__ import annotations
 
 import glob
-import itertools
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.data import index_cache
-from yolo_lite.data.formats import label_reader
 from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
-from yolo_lite.data.index_cache import CachedSplit
-from yolo_lite.data.labels import OF_OBJECTS, LabelReader, Labels, PackedLabels, pack_labels
+from yolo_lite.data.labels import OF_OBJECTS, SYSTEM_ERROR, LabelReader, Labels, Problem, check_annotations
 from yolo_lite.data.outlines import Outlines, offsets_of
+from yolo_lite.data.readers import FORMATS
 from yolo_lite.data.shapes import ensure_shapes
+from yolo_lite.ops.box_arrays import xyxy_to_xywh
+
+ASKED = 100  # first images whose label files are looked for to find out their format
 
 
 @dataclass(frozen=True)
@@ -53,24 +53,22 @@ class DatasetIndex:
         return os.fsdecode(bytes(self.paths[index]))
 
     @property
+    def owner(self) -> np.ndarray:
+        """The image ``[T]`` of each object."""
+        return np.repeat(np.arange(len(self)), np.diff(self.first))
+
+    @property
     def counts(self) -> np.ndarray:
         """Objects of each class ``[C]``, crowds apart."""
         return np.bincount(self.label[~self.crowd], minlength=len(self.names))
 
     @property
     def num_objects(self) -> int:
-        """Objects, crowds apart."""
-        return int((~self.crowd).sum())
+        return int(self.counts.sum())
 
     @property
     def num_backgrounds(self) -> int:
-        """Images without an object."""
         return len(self) - len(np.unique(self.owner[~self.crowd]))
-
-    @property
-    def owner(self) -> np.ndarray:
-        """The image ``[T]`` of each object."""
-        return np.repeat(np.arange(len(self)), np.diff(self.first))
 
     def describe(self) -> str:
         """Counts of images and objects, and the first problems, for the start of a run."""
@@ -90,6 +88,23 @@ class DatasetIndex:
         return first + np.flatnonzero(~self.crowd[first:end])
 
 
+def coco_dict(
+    index: DatasetIndex, image_id: Sequence[int], category_id: Sequence[int], names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """A split in the form of COCO's annotation files under these ids, boxes in pixels, with file names if given."""
+    sizes = zip(image_id, index.size.tolist(), strict=True)
+    images: list[dict[str, Any]] = [{"id": own, "height": height, "width": width} for own, (height, width) in sizes]
+    for row, name in zip(images, names or (), strict=names is not None):
+        row["file_name"] = name
+    columns = (index.owner, index.label, xyxy_to_xywh(index.xyxy), index.area, index.crowd.astype(int))
+    annotations: list[dict[str, Any]] = []
+    for image, label, *values in zip(*(column.tolist() for column in columns), strict=True):
+        ids = {"id": len(annotations) + 1, "image_id": image_id[image], "category_id": category_id[label]}
+        annotations.append(ids | dict(zip(("bbox", "area", "iscrowd"), values, strict=True)))  # id 0 is "not matched"
+    categories = [{"id": own, "name": name} for own, name in zip(category_id, index.names, strict=True)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
 def dataset_root(config: DatasetConfig, data_file: str | Path) -> Path:
     """The folder of the dataset; a generated one is drawn first if it is not there yet."""
     if config.generate:
@@ -102,20 +117,20 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_o
 
     Raises:
         ConfigError: the dataset YAML does not name the split.
-        DataError: a source is not there, or no image is usable; the message names the paths that were tried.
+        DataError: a source or the labels are not there or of another kind, or no image is usable.
     """
     files = split_files(config, data_file, split)
     rules = (config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_outlines)
-    kept = _read_all(files, config, split, with_outlines, index_cache.cache_file(files.reader, *rules))
-    index = index_of(files.images, kept.entries, kept.image_id, kept.category_id, config)
-    if not index.num_objects:
-        if len(index):
-            what = f"{len(index)} images but not one label; looked for"
-            tried = list(dict.fromkeys(files.reader.file_of(image) for image in files.images[:3]))
-        else:
-            what, tried = "no usable image; tried", [files.root / source for source in files.sources]
-        raise DataError("\n  ".join((f"{data_file}: {split}: {what}", *map(str, tried), *index.problems[:3])))
-    return index
+    read = partial(_read, files.reader, config.channels, with_outlines)
+    kept = index_cache.read_changed(files.images, files.reader, read, split, *rules)
+    index = index_of(files.images, kept.labels, kept.image_id, kept.category_id, config)
+    if index.num_objects:
+        return index
+    what, tried = "no usable image; tried", [files.root / source for source in files.sources]
+    if len(index):
+        what = f"{len(index)} images but not one label; looked for"
+        tried = list(dict.fromkeys(files.reader.file_of(image) for image in files.images[:3]))
+    raise DataError("\n  ".join((f"{data_file}: {split}: {what}", *map(str, tried), *index.problems[:3])))
 
 
 class SplitFiles(NamedTuple):
@@ -128,12 +143,7 @@ class SplitFiles(NamedTuple):
 
 
 def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> SplitFiles:
-    """The image files that the sources of a split list, and the reader of their labels.
-
-    Raises:
-        ConfigError: the dataset YAML does not name the split.
-        DataError: a source, or what the key ``labels`` names, is not there or of another kind.
-    """
+    """The image files that the sources of a split list, and the reader of their labels; raises as index_split does."""
     root = dataset_root(config, data_file)
     sources = (f"images/{split}",) if config.generate and split != "test" else getattr(config, split)
     if not sources:
@@ -141,15 +151,33 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
     if config.download and not root.exists():
         raise DataError(f"{data_file}: no such folder: {root}; yolo-lite download {data_file} fetches the set")
     images = [path for source in sources for path in list_files(root, source, data_file)]
-    return SplitFiles(root, sources, images, label_reader(config, root, split, images, data_file))
+    labels = config.labels_of(split)
+    place = root / Path(labels).expanduser() if labels else None
+    if place and not place.exists():
+        raise DataError(f"{data_file}: labels: no such folder or file: {place}")
+    name = config.format or _detect_format(root, place, images)
+    if name not in FORMATS:
+        raise DataError(f"{data_file}: format: unknown name {name!r}{nearest(name, FORMATS)}")
+    if place and place.is_dir() == (name == "coco"):
+        expected = "an annotation file" if name == "coco" else "a folder"
+        raise DataError(f"{data_file}: labels: expected {expected} for the format {name}, found {place}")
+    return SplitFiles(root, sources, images, FORMATS[name](root, place, config.names))
+
+
+def _detect_format(root: Path, place: Path | None, images: Sequence[Path]) -> str:
+    """COCO if the labels are one file, VOC if they are XML files and none is YOLO's, else YOLO."""
+    if place and place.is_file():
+        return "coco"
+    if place:
+        has_yolo, has_voc = (any(place.rglob(pattern)) for pattern in ("*.txt", "*.xml"))
+    else:
+        readers = (FORMATS[name](root, None, ()) for name in ("yolo", "voc"))
+        has_yolo, has_voc = (any(reader.file_of(image).exists() for image in images[:ASKED]) for reader in readers)
+    return "voc" if has_voc and not has_yolo else "yolo"
 
 
 def list_files(root: Path, source: str, where: str | Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Files of a folder, a list file or a glob pattern below ``root``, in a fixed order.
-
-    Raises:
-        DataError: the source does not exist or cannot be read; the message begins with ``where``, which names it.
-    """
+    """Files of a folder, a list file or a pattern below ``root``, in a fixed order; errors begin with ``where``."""
     place = root / Path(source).expanduser()
     if place.is_dir():
         files = (os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names)
@@ -178,63 +206,32 @@ def _listed_path(row: str, list_folder: Path, root: Path) -> Path:
     return beside if beside.exists() or not (root / row).exists() else root / row
 
 
-def _read_all(files: SplitFiles, config: DatasetConfig, split: str, with_outlines: bool, file: Path) -> CachedSplit:
-    """Read all images; only those are opened that have changed since the cache file was written."""
-    images, reader = files.images, files.reader
-    (keys, is_settled), kept = index_cache.stamps_of(images, reader), index_cache.load(file)
-    known = kept.key.tolist() if kept else []
-    if kept is None or known != keys:
-        row_of = {key: row for row, key in enumerate(known)}
-        rows = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
-        new = np.flatnonzero(rows < 0)
-        entries, is_lasting = _read([images[i] for i in new], reader, config.channels, split, with_outlines)
-        rows[new] = np.arange(len(new)) + len(known)
-        entries = (PackedLabels.concat([kept.entries, entries]) if kept else entries).select(rows)
-        is_settled[new] &= is_lasting
-        key = np.where(is_settled, np.array(keys, dtype=np.bytes_), b"")  # an empty key is never asked for
-        kept = CachedSplit(key, *reader.ids([images[i] for i in entries.usable]), entries)
-        index_cache.save(file, kept)
-    return kept
-
-
 def index_of(
-    images: Sequence[Path], entries: PackedLabels, image_id: np.ndarray, category_id: np.ndarray, config: DatasetConfig
+    images: Sequence[Path], labels: Labels, image_id: np.ndarray, category_id: np.ndarray, config: DatasetConfig
 ) -> DatasetIndex:
     """The index of images whose labels have been read; the ids are those of usable images and of all classes."""
-    usable = entries.usable
-    fields = entries.select(usable)._asdict() | {"problems": tuple(itertools.chain(*entries.problems))}
-    paths = np.array([os.fsencode(images[i]) for i in usable], dtype=np.bytes_)
-    index = DatasetIndex(
-        config.names, paths, **fields, image_id=image_id, category_id=category_id, channels=config.channels
-    )
-    if config.class_names == index.names:
-        return index
-    chosen = only_classes(index, config.classes or index.names)
+    fields = labels.select(labels.usable)._asdict()
+    fields["problems"] = tuple(problem.text for own in labels.problems for problem in own)
+    paths = np.array([os.fsencode(images[i]) for i in labels.usable], dtype=np.bytes_)
+    fields |= {"image_id": image_id, "category_id": category_id, "channels": config.channels}
+    index = DatasetIndex(config.names, paths, **fields)
+    if config.classes:
+        index = only_classes(index, config.classes)
     if not config.single_cls:
-        return chosen
-    label, category_id = np.zeros_like(chosen.label), chosen.category_id[:1]
-    return replace(chosen, names=config.class_names, label=label, category_id=category_id)
+        return index
+    label, category_id = np.zeros_like(index.label), index.category_id[:1]
+    return replace(index, names=config.class_names, label=label, category_id=category_id)
 
 
-def _read(
-    images: list[Path], reader: LabelReader, channels: int, split: str, with_outlines: bool
-) -> tuple[PackedLabels, np.ndarray]:
-    """The labels of images, and for which of them ``[n]`` reading the same files again would give the same."""
-
-    def read(image: Path) -> tuple[tuple[tuple[int, int], Labels] | str, bool]:
-        try:
-            size = image_size(image, channels)
-            return (size, reader.read(image, size)), True
-        except DataError as error:
-            # An error number means that the system failed, not the file: a network folder may be back next time.
-            return str(error), getattr(error.__cause__, "errno", None) is None
-
-    reader.load()
-    with ThreadPoolExecutor() as pool:
-        jobs = pool.map(read, images)
-        rows = list(tqdm(jobs, desc=f"reading {split}", total=len(images), leave=False, delay=1))
-    is_lasting = np.array([row[1] for row in rows], dtype=bool)
-    return pack_labels([row[0] for row in rows], with_outlines), is_lasting
+def _read(reader: LabelReader, channels: int, with_outlines: bool, image: Path) -> Labels:
+    try:
+        labels = reader.read(image, image_size(image, channels))
+    except DataError as error:
+        # An error number means that the system failed, not the file: a network folder may be back next time.
+        is_passing = getattr(error.__cause__, "errno", None) is not None
+        kind = SYSTEM_ERROR if is_passing else "unreadable image"
+        labels = check_annotations([Problem(kind, str(error))], (0, 0))
+    return labels if with_outlines else labels._replace(outlines=None)
 
 
 def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:

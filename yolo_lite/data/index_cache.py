@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -22,13 +22,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import PIL
+from tqdm.contrib.concurrent import thread_map
 
-from yolo_lite.data.labels import LabelReader, PackedLabels
+from yolo_lite.data.labels import SYSTEM_ERROR, LabelReader, Labels, Problem
 from yolo_lite.data.outlines import Outlines
 from yolo_lite.data.shapes import cache_folder
 
 # Raise it with every change of what the readers, ``images`` or ``labels`` make of the same files.
-FORMAT = 2
+FORMAT = 3
 # A file may change twice within one tick of its file system's clock (2 s for FAT), and the second change not show.
 SETTLED_AFTER = 2_000_000_000  # ns
 STAMPED_TOGETHER = 500  # images a thread looks at in a row; threads help with folders on a network
@@ -38,27 +39,57 @@ DIGEST_SIZE = hashlib.sha256().digest_size
 class CachedSplit(NamedTuple):
     """The content of a cache file, n images."""
 
-    key: np.ndarray  # [n] bytes, from ``stamps_of``
+    key: np.ndarray  # [n] bytes
     image_id: np.ndarray
     category_id: np.ndarray
-    entries: PackedLabels
+    labels: Labels
 
 
-def stamps_of(images: Sequence[Path], reader: LabelReader) -> tuple[list[bytes], np.ndarray]:
-    """The keys ``[n]`` of images, and for which of them ``[n]`` bool any later change would show in the key.
+def read_changed(
+    images: list[Path], reader: LabelReader, read: Callable[[Path], Labels], split: str, *rules: object
+) -> CachedSplit:
+    """The images as the cache file has them; those that have changed since go through ``read`` and are kept too.
 
-    A key holds the paths and stamps of the image and its label file: the same key means the same content.
+    ``rules`` is everything that decides how the files are read: the cache file's name depends on it.
     """
-    latest = time.time_ns() - SETTLED_AFTER
+    rules = (FORMAT, type(reader).__name__, PIL.__version__, cv2.__version__, *rules)
+    path = cache_folder() / f"index-{hashlib.sha256(json.dumps(rules, default=str).encode()).hexdigest()[:16]}"
+    keys, kept = _keys_of(images, reader), load(path)
+    known = kept.key.tolist() if kept else []
+    if kept and known == keys:
+        return kept
+    row_of = {key: row for row, key in enumerate(known)}
+    rows = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
+    new = np.flatnonzero(rows < 0)
+    rows[new] = np.arange(len(new)) + len(known)
+    reader.load()
+    found = thread_map(read, [images[i] for i in new], desc=f"reading {split}", leave=False, delay=1)
+    labels = Labels.concat([*([kept.labels] if kept else []), *found]).select(rows)
+    has_failed = [any(problem.kind == SYSTEM_ERROR for problem in own) for own in labels.problems]
+    key = np.where(has_failed, b"", np.array(keys, dtype=np.bytes_))  # an empty key is never asked for
+    kept = CachedSplit(key, *reader.ids([images[i] for i in labels.usable]), labels)
+    save(path, kept)
+    return kept
 
-    def look(start: int) -> list[tuple[bytes, bool]]:
-        pairs = ((str(image), str(reader.file_of(image))) for image in images[start : start + STAMPED_TOGETHER])
-        stamps = ((pair, stamp_of(pair[0]) + stamp_of(pair[1])) for pair in pairs)
-        return [(os.fsencode("\0".join((*pair, *map(str, stamp)))), max(stamp) < latest) for pair, stamp in stamps]
+
+def _keys_of(images: Sequence[Path], reader: LabelReader) -> list[bytes]:
+    """A key for each image, of the paths and stamps of it and its label file: the same key means the same content.
+
+    Where a later change might not show in the stamps, the key holds the time as well, and so never comes again.
+    """
+    now = time.time_ns()
+
+    def look(start: int) -> list[bytes]:
+        keys = []
+        for image in images[start : start + STAMPED_TOGETHER]:
+            paths = str(image), str(reader.file_of(image))
+            stamp = stamp_of(paths[0]) + stamp_of(paths[1])
+            words = (*paths, *stamp) if max(stamp) < now - SETTLED_AFTER else (*paths, *stamp, now)
+            keys.append(os.fsencode("\0".join(map(str, words))))
+        return keys
 
     with ThreadPoolExecutor() as pool:
-        rows = [row for part in pool.map(look, range(0, len(images), STAMPED_TOGETHER)) for row in part]
-    return [key for key, _ in rows], np.array([is_settled for _, is_settled in rows], dtype=bool)
+        return [key for keys in pool.map(look, range(0, len(images), STAMPED_TOGETHER)) for key in keys]
 
 
 def stamp_of(path: str) -> tuple[int, int, int]:
@@ -71,13 +102,6 @@ def stamp_of(path: str) -> tuple[int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def cache_file(reader: LabelReader, *rules: object) -> Path:
-    """The cache file of a split; its name depends on everything that decides how the files are read."""
-    rules = (FORMAT, type(reader).__name__, PIL.__version__, cv2.__version__, *rules)
-    name = hashlib.sha256(json.dumps(rules, default=str).encode()).hexdigest()[:16]
-    return cache_folder() / f"index-{name}"
-
-
 def load(path: Path) -> CachedSplit | None:
     """The content of a cache file; None where it does not exist or is damaged."""
     try:
@@ -86,20 +110,19 @@ def load(path: Path) -> CachedSplit | None:
         return None
     if hashlib.sha256(content[DIGEST_SIZE:]).digest() != content[:DIGEST_SIZE]:
         return None
-    with np.load(io.BytesIO(content[DIGEST_SIZE:])) as arrays:
-        found = dict(arrays)
-    problems = json.loads(found.pop("problems").tobytes())
-    outlines = Outlines(*(found.pop(name) for name in Outlines._fields)) if "corner" in found else None
+    found = dict(np.load(io.BytesIO(content[DIGEST_SIZE:])))
+    outlines = Outlines(*map(found.pop, Outlines._fields)) if "corner" in found else None
+    problems = [[Problem(*one) for one in own] for own in json.loads(found.pop("problems").tobytes())]
     own = {name: found.pop(name) for name in ("key", "image_id", "category_id")}
-    return CachedSplit(**own, entries=PackedLabels(**found, outlines=outlines, problems=problems))
+    return CachedSplit(**own, labels=Labels(**found, outlines=outlines, problems=problems))
 
 
 def save(path: Path, kept: CachedSplit) -> None:
     """Write a cache file, which gets its name when it is complete; where that fails, say so once and go on."""
-    outlines = kept.entries.outlines
-    arrays = kept._asdict() | kept.entries._asdict() | (outlines._asdict() if outlines else {})
-    del arrays["entries"], arrays["outlines"]
-    arrays["problems"] = np.frombuffer(json.dumps(kept.entries.problems).encode(), np.uint8)
+    outlines = kept.labels.outlines
+    arrays = kept._asdict() | kept.labels._asdict() | (outlines._asdict() if outlines else {})
+    del arrays["labels"], arrays["outlines"]
+    arrays["problems"] = np.frombuffer(json.dumps(kept.labels.problems).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     try:

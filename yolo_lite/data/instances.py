@@ -1,7 +1,7 @@
 """The objects of one image on their way through augmentation.
 
 Everything that moves objects is a 3x3 matrix, so boxes and outlines go the same way, and all that cuts them is a
-rectangle. m objects; coordinates are pixels of the image, counted from the edge of the first pixel.
+rectangle. Coordinates are pixels of the image, counted from the edge of the first pixel.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from yolo_lite.data.outlines import Outlines, warp_points
+
+OF_INSTANCES = ("label", "xyxy", "share")  # arrays with a row for each object
 
 
 @dataclass(frozen=True)
@@ -29,33 +31,29 @@ class Instances:
 
     def select(self, rows: np.ndarray) -> Instances:
         """Some of the objects: ``rows`` are indices ``[k]`` int64 or a choice ``[m]`` bool."""
-        outlines = self.outlines
-        if outlines:
-            outlines = outlines.select(np.flatnonzero(rows) if rows.dtype == bool else rows)
+        rows = np.arange(len(self))[rows]
+        outlines = self.outlines and self.outlines.select(rows)
         return Instances(self.label[rows], self.xyxy[rows], self.share[rows], outlines)
 
     @staticmethod
     def concat(parts: Sequence[Instances]) -> Instances:
         """The objects of all parts; they have outlines where every part has them."""
-        outlines = [part.outlines for part in parts if part.outlines]
-        return Instances(
-            np.concatenate([part.label for part in parts]),
-            np.concatenate([part.xyxy for part in parts]),
-            np.concatenate([part.share for part in parts]),
-            Outlines.concat(outlines) if len(outlines) == len(parts) else None,
-        )
+        label, xyxy, share = (np.concatenate([getattr(part, name) for part in parts]) for name in OF_INSTANCES)
+        return Instances(label, xyxy, share, Outlines.concat([part.outlines for part in parts]))
 
     def warped(self, matrix: np.ndarray) -> Instances:
         """The objects after a 3x3 matrix, boxes upright around the warped ones; what gets behind the viewer is NaN."""
         points = self.xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
         corners = warp_points(points, matrix).reshape(-1, 4, 2)
         xyxy = np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=-1)
-        return replace(self, xyxy=xyxy, outlines=self.outlines and self.outlines.warped(matrix))
+        outlines = self.outlines and self.outlines._replace(corner=warp_points(self.outlines.corner, matrix))
+        return replace(self, xyxy=xyxy, outlines=outlines)
 
     def clipped(self, low: tuple[float, float], high: tuple[float, float]) -> Instances:
         """The parts within the rectangle from ``low`` to ``high``, x and y; shares shrink with the boxes' areas."""
         xyxy = np.minimum(np.maximum(self.xyxy, low * 2), high * 2)
-        share = self.share * box_area(xyxy) / np.maximum(box_area(self.xyxy), 1e-9)  # no area, no share
+        whole, part = ((box[:, 2:] - box[:, :2]).prod(axis=1) for box in (self.xyxy, xyxy))
+        share = self.share * part / np.maximum(whole, 1e-9)  # no area, no share
         return replace(self, xyxy=xyxy, share=share, outlines=self.outlines and self.outlines.clipped(low, high))
 
 
@@ -66,22 +64,11 @@ class Sample(NamedTuple):
     instances: Instances
 
 
-def box_area(xyxy: np.ndarray) -> np.ndarray:
-    """Areas ``[m]`` of boxes."""
-    return (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
-
-
 def shift_matrix(x: float, y: float) -> np.ndarray:
     """The 3x3 matrix of a shift by x and y pixels."""
-    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
+    return scale_matrix(1, 1, x, y)
 
 
-def scale_matrix(x: float, y: float) -> np.ndarray:
-    """The 3x3 matrix that scales the two axes."""
-    return np.array([[x, 0, 0], [0, y, 0], [0, 0, 1.0]])
-
-
-def mirror_matrix(width: float | None = None, height: float | None = None) -> np.ndarray:
-    """The 3x3 matrix that mirrors an image of this width left to right, and of this height upside down."""
-    x, y = (1.0 if side is None else -1.0 for side in (width, height))
-    return np.array([[x, 0, width or 0], [0, y, height or 0], [0, 0, 1.0]])
+def scale_matrix(x: float, y: float, left: float = 0, top: float = 0) -> np.ndarray:
+    """The 3x3 matrix that scales the two axes and then shifts by left and top; a scale of -1 mirrors."""
+    return np.array([[x, 0, left], [0, y, top], [0, 0, 1.0]])

@@ -52,18 +52,13 @@ def letterbox_of(original_size: tuple[int, int], size: tuple[int, int], canvas: 
     return Letterbox(size[1] / original_size[1], size[0] / original_size[0], left, top)
 
 
-def pad(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
-    """Put the resized image in the middle of a grey canvas of (height, width)."""
-    height, width, channels = image.shape
-    left, top = (canvas[1] - width) // 2, (canvas[0] - height) // 2
-    padded = np.full((*canvas, channels), GREY, dtype=np.uint8)
-    padded[top : top + height, left : left + width] = image
-    return padded
-
-
 def on_canvas(image: np.ndarray, original: tuple[int, int], canvas: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
-    """Put a resized image in the middle of a canvas of (height, width), and say where it lies."""
-    return pad(image, canvas), letterbox_of(original, (image.shape[0], image.shape[1]), canvas)
+    """Put a resized image in the middle of a grey canvas of (height, width), and say where it lies."""
+    height, width, channels = image.shape
+    letterbox = letterbox_of(original, (height, width), canvas)
+    padded = np.full((*canvas, channels), GREY, dtype=np.uint8)
+    padded[letterbox.top : letterbox.top + height, letterbox.left : letterbox.left + width] = image
+    return padded, letterbox
 
 
 def to_canvas(xyxy: np.ndarray, letterbox: Letterbox) -> np.ndarray:

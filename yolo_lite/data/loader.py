@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +21,12 @@ from yolo_lite.ops.streams import Stream
 from yolo_lite.structures import Batch, Objects
 
 SECONDS_AFTER_SIGTERM = 10  # for which a loading process goes on
+Share = Callable[[Sequence[tuple[int, int]]], Sequence[tuple[int, int]]]  # ``list`` takes everything
 
 
 def num_batches(num_images: int, batch_size: int) -> int:
     """Batches of an epoch; the last may be smaller."""
     return -(-num_images // batch_size)
-
-
-Share = Callable[[Sequence[tuple[int, int]]], Sequence[tuple[int, int]]]  # ``list`` takes everything
 
 
 @dataclass(eq=False)
@@ -68,10 +67,8 @@ def draw_order(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def same_shape_batches(dataset: EvaluationSet, batch_size: int) -> list[list[int]]:
     """Indices of all images in batches of images of the same shape."""
-    by_shape: dict[tuple[int, int], list[int]] = {}
-    for index in range(len(dataset)):
-        by_shape.setdefault(dataset.shape(index), []).append(index)
-    groups = [by_shape[shape] for shape in sorted(by_shape)]
+    in_order = sorted(range(len(dataset)), key=dataset.shape)
+    groups = [list(group) for _, group in itertools.groupby(in_order, key=dataset.shape)]
     return [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
 
 
@@ -79,28 +76,23 @@ def collate(items: list[DatasetItem]) -> Batch:
     """Join samples of the same shape; boxes become cxcywh."""
     if not items:
         return EMPTY
-    image = np.repeat(np.arange(len(items)), [len(item.instances) for item in items])
-    label = np.concatenate([item.instances.label for item in items])
-    box = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([item.instances.xyxy for item in items]))).float()
-    # Images are [B, H, W, 3] in memory: seen as [B, 3, H, W] they are channels-last without a copy.
-    images = torch.from_numpy(np.stack([item.image for item in items])).permute(0, 3, 1, 2)
+    images, instances, position, original_size, letterbox = zip(*items, strict=True)
+    image = torch.arange(len(items)).repeat_interleave(torch.tensor([len(own) for own in instances]))
+    label = torch.from_numpy(np.concatenate([own.label for own in instances]))
+    box = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([own.xyxy for own in instances]))).float()
     return Batch(
-        images,
-        Objects(torch.from_numpy(image), torch.from_numpy(label), box),
-        torch.tensor([item.position for item in items]),
-        torch.tensor([item.original_size for item in items]),
-        torch.tensor([item.letterbox for item in items], dtype=torch.float64),
+        # In memory they are [B, H, W, 3]: seen as [B, 3, H, W] they are channels-last without a copy.
+        torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
+        Objects(image, label, box),
+        torch.tensor(position),
+        torch.tensor(original_size),
+        torch.tensor(letterbox, dtype=torch.float64),
     )
 
 
 # A process's part of a batch with fewer images than processes. No network sees it: three channels do for any dataset.
-EMPTY = Batch(
-    torch.zeros(0, 3, 0, 0, dtype=torch.uint8),
-    Objects(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)),
-    torch.zeros(0, dtype=torch.int64),
-    torch.zeros(0, 2, dtype=torch.int64),
-    torch.zeros(0, 4, dtype=torch.float64),
-)
+_NONE, _IMAGES = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3, 0, 0, dtype=torch.uint8)
+EMPTY = Batch(_IMAGES, Objects(_NONE, _NONE, torch.zeros(0, 4)), _NONE, _NONE.view(0, 2), torch.zeros(0, 4).double())
 
 
 def training_loader(
@@ -141,11 +133,9 @@ def _loader(dataset, batches, workers: int, pin_memory: bool) -> DataLoader[Batc
 
 
 def _start_worker(worker: int, niceness: int = 0) -> None:
-    """Use one thread in each worker: the processes are the parallelism.
-
-    Signals sent to the whole process group are meant for the main process, which still needs its workers to finish the
-    step: SIGTERM leaves them some seconds. When the main process ends or is killed, the workers notice and end too.
-    """
+    """Use one thread in each worker: the processes are the parallelism."""
+    # Signals sent to the whole process group are meant for the main process, which still needs its workers to finish
+    # the step: SIGTERM leaves them some seconds. When the main process ends or is killed, they notice and end too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))

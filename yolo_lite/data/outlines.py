@@ -1,8 +1,7 @@
 """Outlines of objects: polygons in packed arrays, and what can be done with them.
 
-T objects have R rings (polygons) of Q corners together, x and y in pixels of the image. An object has several rings
-where it is seen in several parts, and none where only its box is known. ``first`` arrays hold where each thing begins,
-and where the last one ends.
+T objects have R rings (polygons) of Q corners, x and y in pixels of the image: several rings where an object is seen in
+several parts, none where only its box is known. ``first`` arrays hold where each thing begins and the last one ends.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ Ring = np.ndarray  # [q, 2] float, the corners of a polygon
 
 
 class Outlines(NamedTuple):
-    """Outlines of T objects, R rings of Q corners together."""
+    """Outlines of T objects."""
 
     corner: np.ndarray  # [Q, 2] float
     first_corner: np.ndarray  # [R + 1] int64
@@ -31,13 +30,13 @@ class Outlines(NamedTuple):
         return Outlines(corner, offsets_of([len(ring) for ring in rings]), offsets_of([len(own) for own in outlines]))
 
     @staticmethod
-    def concat(parts: Sequence[Outlines]) -> Outlines:
-        """The objects of all parts, one part behind the other."""
-        return Outlines(
-            np.concatenate([part.corner for part in parts]),
-            offsets_of(np.concatenate([np.diff(part.first_corner) for part in parts])),
-            offsets_of(np.concatenate([np.diff(part.first_ring) for part in parts])),
-        )
+    def concat(parts: Sequence[Outlines | None]) -> Outlines | None:
+        """The objects of all parts, one part behind the other; None where a part is None."""
+        known = [part for part in parts if part]
+        if len(known) < len(parts):
+            return None
+        corner, first_corner, first_ring = zip(*known, strict=True)
+        return Outlines(np.concatenate(corner), concat_offsets(first_corner), concat_offsets(first_ring))
 
     def of(self, row: int | np.integer) -> list[Ring]:
         first, end = self.first_ring[row : row + 2]
@@ -49,9 +48,6 @@ class Outlines(NamedTuple):
         rings, first_ring = gather_rows(self.first_ring, rows)
         corners, first_corner = gather_rows(self.first_corner, rings)
         return Outlines(self.corner[corners], first_corner, first_ring)
-
-    def warped(self, matrix: np.ndarray) -> Outlines:
-        return self._replace(corner=warp_points(self.corner, matrix))
 
     def clipped(self, low: tuple[float, float], high: tuple[float, float]) -> Outlines:
         """The parts within the rectangle from ``low`` to ``high`` (Sutherland, Hodgman, 1974).
@@ -81,6 +77,11 @@ class Outlines(NamedTuple):
 def offsets_of(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     """Where things of these lengths begin, and the end of the last: ``[n]`` to ``[n + 1]``."""
     return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+
+
+def concat_offsets(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The offsets of all things, those of one part behind the other."""
+    return offsets_of(np.concatenate([np.diff(part) for part in parts]))
 
 
 def gather_rows(first: np.ndarray, things: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import re
 import shutil
 import sys
 import zlib
@@ -20,6 +21,7 @@ from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.index_cache import stamp_of
 from yolo_lite.data.letterbox import fitted_size, resize
+from yolo_lite.data.outlines import offsets_of
 from yolo_lite.data.shapes import cache_folder
 
 # Raise it with every change of the pixels that ``images`` and ``letterbox`` make of the same file.
@@ -31,22 +33,17 @@ LARGEST_SHARE = 0.25  # of the free memory, that ``cache: auto`` may take for on
 
 def free_memory() -> int:
     """Bytes that this process may still take without swapping; 0 where the system (all but Linux) does not tell."""
-    try:
-        free = _number_behind("MemAvailable:", "/proc/meminfo") * 1024
-    except (OSError, StopIteration):
-        return 0
-    try:  # the control group of a container may allow less
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
-        # Files that were read and may be forgotten count as used: they are not lost to us.
-        forgettable = _number_behind("inactive_file", "/sys/fs/cgroup/memory.stat")
-    except (OSError, StopIteration):
-        return free
-    return free if limit == "max" else min(free, max(int(limit) - int(used) + forgettable, 0))
+    free, group = 1024 * _number_in("/proc/meminfo", "MemAvailable:"), "/sys/fs/cgroup/memory"
+    limit = _number_in(f"{group}.max")  # a container may be allowed less
+    # Files that were read and may be forgotten count as used: they are not lost to us.
+    used = _number_in(f"{group}.current") - _number_in(f"{group}.stat", "inactive_file ")
+    return min(free, max(limit - used, 0)) if limit else free
 
 
-def _number_behind(word: str, path: str) -> int:
-    rows = (row.split() for row in Path(path).read_text().splitlines())
-    return next(int(row[1]) for row in rows if row[:1] == [word])
+def _number_in(path: str, word: str = "") -> int:
+    """The number behind a word in a file of the kernel; 0 where there is none."""
+    found = re.search(rf"{word}\s*(\d+)", Path(path).read_text()) if os.path.exists(path) else None
+    return int(found[1]) if found else 0
 
 
 class ImageStore:
@@ -55,36 +52,35 @@ class ImageStore:
     Args:
         cache: "off" decodes at every call; "ram" keeps every decoded image; "auto" does so when the whole set takes
             less than a quarter of the free memory; "disk" keeps them in a file outside the dataset, for later runs too.
-        shared: worker processes use the store too. Forked workers fill and read one copy in memory; where processes
-            are not forked (Windows, macOS) "ram" and "auto" keep nothing.
+        shared: worker processes use the store too: forked ones share one copy in memory; where processes are not
+            forked (Windows, macOS) "ram" and "auto" keep nothing.
 
     Raises:
-        DataError: the file cannot be written, or the disk has no room for it.
+        DataError: the disk has no room for the file, or it cannot be written.
     """
 
     def __init__(self, index: DatasetIndex, longest: int, cache: str, shared: bool) -> None:
         self.index = index
         fitted = [fitted_size(height, width, longest) for height, width in index.size.tolist()]
         self.size = np.array(fitted, dtype=np.int64)  # [n, 2] height and width
-        self.first = np.concatenate(([0], (self.size.prod(axis=1) * index.channels).cumsum()))  # [n + 1] bytes
+        self.first = offsets_of(self.size.prod(axis=1) * index.channels)  # [n + 1] bytes
         self.num_bytes = int(self.first[-1])
-        self.file: Path | None = None
         # Behind the pixels stands a mark for each image; what this process has found right is not checked again.
         self.checked = np.zeros(len(index), dtype=bool)
+        self.file: Path | None = None
         self.memory: mmap.mmap | None = None
         if cache == "disk":
             # A name of its own for these images, this size and this way of decoding.
             rules = f"{FORMAT} {longest} {index.channels} {cv2.__version__}".encode()
             name = hashlib.sha256(b"".join((rules, index.paths.tobytes(), index.size.tobytes()))).hexdigest()[:16]
             self.file = cache_folder() / f"images-{name}"
-            stamps = (zlib.crc32(repr(stamp_of(index.path(position))).encode()) for position in range(len(index)))
-            self.stamp = np.fromiter(stamps, np.uint32, len(index))
+            stamps = [zlib.crc32(repr(stamp_of(index.path(position))).encode()) for position in range(len(index))]
+            self.stamp = np.array(stamps, dtype=np.uint32)
             _reserve(self.file, self.num_bytes + 4 * len(index))
             self._map()
-        elif CAN_FORK or not shared:
+        elif cache != "off" and (CAN_FORK or not shared):
             num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's: each has a copy of its own
-            is_small = self.num_bytes < LARGEST_SHARE * free_memory() / num_processes
-            if cache == "ram" or (cache == "auto" and is_small):
+            if cache == "ram" or self.num_bytes < LARGEST_SHARE * free_memory() / num_processes:
                 self._map()
 
     def _map(self) -> None:
@@ -105,8 +101,8 @@ class ImageStore:
         """One line for the start of a run."""
         size = f"{len(self.index)} images, {self.num_bytes / 2**20:,.0f} MiB when decoded"
         if self.file:
-            there = f"{np.count_nonzero(self.mark)} there already{_others(self.file)}"
-            return f"{size}: kept decoded in {self.file}, {there}"
+            there = np.count_nonzero(self.mark)
+            return f"{size}: kept decoded in {self.file}, {there} there already{_others(self.file)}"
         kept = "kept decoded in memory, shared by all workers" if self.memory else "decoded anew at every use"
         return f"{size}, {free_memory() / 2**30:.1f} GiB free: {kept}"
 
@@ -126,8 +122,8 @@ class ImageStore:
 
     def _mark_of(self, position: int, pixels: np.ndarray) -> int:
         """The mark of an image that is there; never 0."""
-        # A file outlives a loss of power, after which a mark may be on the disk and its pixels not, and it outlives
-        # changes of the image: its marks are checksums of the pixels and of the image's stamp.
+        # A file outlives changes of the image, and a loss of power that keeps pixels from the disk, not their mark:
+        # its marks are checksums of the pixels and of the image's stamp.
         return (zlib.crc32(pixels.data, int(self.stamp[position])) or 1) if self.file else 1
 
     def _read(self, position: int) -> np.ndarray:
@@ -144,15 +140,12 @@ def _reserve(path: Path, num_bytes: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         missing, free = num_bytes - _allocated(path), shutil.disk_usage(path.parent).free
         if missing > free:
-            raise DataError(
-                f"cache: disk needs {missing / 2**30:.2f} GiB more, {free / 2**30:.2f} GiB are free in {path.parent}"
-                f"{_others(path)}; choose cache: off, or set YOLO_LITE_CACHE to a folder on a larger disk"
-            )
+            room = f"{missing / 2**30:.2f} GiB more, {free / 2**30:.2f} GiB are free in {path.parent}{_others(path)}"
+            raise DataError(f"cache: disk needs {room}; choose cache: off, or set YOLO_LITE_CACHE to a larger disk")
         with open(path, "ab") as file:
+            file.truncate(num_bytes)
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
-            else:
-                file.truncate(num_bytes)
     except OSError as error:
         raise DataError(f"cache: disk: cannot write {path}: {error.strerror}; set YOLO_LITE_CACHE") from error
 

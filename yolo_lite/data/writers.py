@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.etree.ElementTree import SubElement
 
 import numpy as np
 
-from yolo_lite.data.coco_dict import coco_dict
-from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.index import DatasetIndex, coco_dict
 from yolo_lite.data.outlines import join_rings
 from yolo_lite.data.readers.voc import EDGES
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
@@ -23,16 +23,15 @@ from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 def write_yolo(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
     """Write a text file for each image below ``labels``; crowds are left out, for the format has none."""
     for position, name in enumerate(names):
-        height, width = index.size[position].tolist()
-        rows = []
+        text = ""
         for thing in index.rows(position):
             rings = index.outlines.of(thing) if polygons and index.outlines else []
-            box = xyxy_to_cxcywh(index.xyxy[thing]).reshape(2, 2)
-            points = (join_rings(rings) if rings else box) / (width, height)
-            rows.append(f"{index.label[thing]} {' '.join(f'{value:.8g}' for value in points.ravel())}\n")
+            points = join_rings(rings) if rings else xyxy_to_cxcywh(index.xyxy[thing]).reshape(2, 2)
+            fractions = (points / index.size[position, ::-1]).ravel()
+            text += f"{index.label[thing]} {' '.join(f'{value:.8g}' for value in fractions)}\n"
         path = folder / "labels" / name.with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(rows), encoding="ascii")
+        path.write_text(text, encoding="ascii")
     return "labels"
 
 
@@ -40,17 +39,17 @@ def write_voc(index: DatasetIndex, names: list[Path], folder: Path, split: str, 
     """Write an XML file for each image below ``annotations``; crowds become ``difficult``, outlines are left out."""
     for position, name in enumerate(names):
         tree = ElementTree.Element("annotation")
-        ElementTree.SubElement(tree, "filename").text = name.name
-        size = ElementTree.SubElement(tree, "size")
+        SubElement(tree, "filename").text = name.name
+        size = SubElement(tree, "size")
         for side, pixels in zip(("height", "width"), index.size[position], strict=True):
-            ElementTree.SubElement(size, side).text = str(pixels)
+            SubElement(size, side).text = str(pixels)
         for thing in range(index.first[position], index.first[position + 1]):
-            item = ElementTree.SubElement(tree, "object")
-            ElementTree.SubElement(item, "name").text = index.names[index.label[thing]]
-            ElementTree.SubElement(item, "difficult").text = str(int(index.crowd[thing]))
-            box = ElementTree.SubElement(item, "bndbox")
+            item = SubElement(tree, "object")
+            SubElement(item, "name").text = index.names[index.label[thing]]
+            SubElement(item, "difficult").text = str(int(index.crowd[thing]))
+            box = SubElement(item, "bndbox")
             for edge, value in zip(EDGES, index.xyxy[thing], strict=True):
-                ElementTree.SubElement(box, edge).text = f"{value:.2f}".removesuffix(".00")
+                SubElement(box, edge).text = f"{value:.2f}".removesuffix(".00")
         ElementTree.indent(tree)
         path = folder / "annotations" / name.with_suffix(".xml")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +58,7 @@ def write_voc(index: DatasetIndex, names: list[Path], folder: Path, split: str, 
 
 
 def write_coco(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
-    """Write one JSON file for the split, with outlines where they are known; numbers are to 1/100 of a pixel."""
+    """Write one JSON file, with outlines where they are known; numbers are to 1/100 of a pixel."""
     posix = [name.as_posix() for name in names]
     content = coco_dict(index, index.image_id.tolist(), index.category_id.tolist(), posix)
     for row, annotation in enumerate(content["annotations"]):

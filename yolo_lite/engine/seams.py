@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yolo_lite.config.seams import Seam
 from yolo_lite.data.effects import AUGMENTATIONS
-from yolo_lite.data.formats import FORMATS
+from yolo_lite.data.readers import FORMATS
 from yolo_lite.engine.tasks import TASKS
 from yolo_lite.loss.assigners import ASSIGNERS
 from yolo_lite.loss.box import BOX_LOSSES, CONTEXT

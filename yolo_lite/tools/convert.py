@@ -16,7 +16,7 @@ from tqdm import tqdm
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.index import DatasetIndex, dataset_root, index_split
-from yolo_lite.data.readers.voc import TWINS
+from yolo_lite.data.readers.voc import VocReader
 from yolo_lite.data.writers import WRITERS
 
 
@@ -107,7 +107,7 @@ def _names_below(splits: Mapping[str, DatasetIndex], root: Path) -> dict[str, li
 
 def _without_images(name: Path) -> Path:
     """Drop the leading folder ``images``, as label files do."""
-    return name.relative_to(name.parts[0]) if name.parts[0] in TWINS and len(name.parts) > 1 else name
+    return name.relative_to(name.parts[0]) if name.parts[0] in VocReader.twins and len(name.parts) > 1 else name
 
 
 def _check_space(splits: Mapping[str, DatasetIndex], folder: Path) -> None:

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
-from yolo_lite.data.formats import FORMATS
 from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, orientation, read_image
 from yolo_lite.data.index import DatasetIndex, SplitFiles, dataset_root, index_of, split_files
-from yolo_lite.data.labels import LabelReader, Labels, pack_labels
+from yolo_lite.data.labels import LabelReader, Labels
+from yolo_lite.data.readers import FORMATS
 from yolo_lite.tools.anchors import training_sizes
 from yolo_lite.tools.convert import write_dataset
 
@@ -64,7 +64,7 @@ class Examined(NamedTuple):
     path: Path
     digest: bytes  # of its content; empty if it is not readable
     labels: Path  # the file in which its labels are expected
-    read: tuple[tuple[int, int], Labels] | None  # height and width, and the objects that training would use
+    read: Labels | None  # the objects that training would use
     findings: list[Finding]
 
 
@@ -133,7 +133,8 @@ def _index_of(
     examined: Sequence[Examined], reader: LabelReader, config: DatasetConfig, with_outlines: bool
 ) -> DatasetIndex:
     usable = [(one.path, one.read) for one in examined if one.read]
-    paths, labels = [path for path, _ in usable], pack_labels([read for _, read in usable], with_outlines)
+    paths, labels = [path for path, _ in usable], Labels.concat([read for _, read in usable])
+    labels = labels if with_outlines else labels._replace(outlines=None)
     return index_of(paths, labels, *reader.ids(paths), config)
 
 
@@ -167,10 +168,10 @@ def _examine(reader: LabelReader, split: str, channels: int, image: Path) -> Exa
         kind = "unreadable labels" if isinstance(error.__cause__, OSError) else "labels of another image"
         findings.append(Finding(kind, split, path, str(error)))
         return Examined(image, digest, labels, None, findings)
-    findings += [Finding(problem.kind, split, str(labels), problem.text) for problem in found.problems]
+    findings += [Finding(problem.kind, split, str(labels), problem.text) for own in found.problems for problem in own]
     if not labels.exists():
         findings.append(Finding("missing labels", split, path, f"{image}: background, for there is no {labels}"))
-    return Examined(image, digest, labels, (size, found), findings)
+    return Examined(image, digest, labels, found, findings)
 
 
 def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, check_annotations
+from yolo_lite.data.labels import Annotation, LabelReader, Problem
 
 KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
     "images": {"id": (int, str), "file_name": str},
@@ -24,11 +24,13 @@ KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
 class CocoReader(LabelReader):
     """The annotations of one file for all images."""
 
+    drop_repeats = False  # pycocotools counts them too
+
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
+        super().__init__(root, place, names)
         if place is None:
             raise DataError("format: coco needs the key labels: expected the annotation file, or one for each split")
         self.path: Path = place
-        self.names = names
 
     def load(self) -> None:
         """Read the file; for some hundred megabytes that takes many seconds."""
@@ -37,10 +39,10 @@ class CocoReader(LabelReader):
         self.categories = {row["id"]: str(row["name"]) for row in content["categories"]}
         self.labels = {number: labels[name] for number, name in self.categories.items() if name in labels}
         self.images = {str(row["file_name"]): row for row in content["images"]}
-        self.annotations: dict[Any, list[dict[str, Any]]] = {row["id"]: [] for row in content["images"]}
+        self.rows: dict[Any, list[dict[str, Any]]] = {row["id"]: [] for row in content["images"]}
         self.strays: list[dict[str, Any]] = []  # annotations of images that the file does not list
         for row in content["annotations"]:
-            self.annotations.get(row["image_id"], self.strays).append(row)
+            self.rows.get(row["image_id"], self.strays).append(row)
 
     def file_of(self, image: Path) -> Path:
         return self.path
@@ -52,10 +54,7 @@ class CocoReader(LabelReader):
         return next((self.images[end] for end in ends if end in self.images), None)
 
     def ids(self, images: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-        """The file's ids of images ``[n]`` and of all classes ``[C]``; a class that it does not have gets a new id.
-
-        Where the file's image ids are not numbers, images are numbered instead.
-        """
+        """The file's ids; a class that it does not have gets a new one, and images are numbered where ids are words."""
         image_ids = [(self.record(image) or {}).get("id") for image in images]
         if not all(isinstance(number, int) for number in image_ids):
             image_ids = list(range(len(images)))
@@ -64,7 +63,7 @@ class CocoReader(LabelReader):
         category_ids = [known[label] if label in known else next(unused) for label in range(len(self.names))]
         return np.array(image_ids, dtype=np.int64), np.array(category_ids, dtype=np.int64)
 
-    def read(self, image: Path, size: tuple[int, int]) -> Labels:
+    def annotations(self, image: Path, size: tuple[int, int]) -> Iterable[Annotation | Problem]:
         record = self.record(image)
         if record is None:
             raise DataError(f"{image}: not among the images of {self.path}")
@@ -72,8 +71,7 @@ class CocoReader(LabelReader):
         if stated != size:
             found = f"{self.path} has it as {stated[1]!r} x {stated[0]!r}"
             raise DataError(f"{image}: {size[1]} x {size[0]} pixels, but {found}")
-        # Repeats stay: pycocotools counts them too.
-        return check_annotations(self._objects(self.annotations[record["id"]]), size, drop_repeats=False)
+        return map(self._object, self.rows[record["id"]])
 
     def unlisted(self, images: Collection[Path]) -> dict[str, list[str]]:
         """Images that are none of these, and annotations of images that the file does not list."""
@@ -82,46 +80,42 @@ class CocoReader(LabelReader):
         strays = [str(row.get("id")) for row in self.strays]
         return {"images that no split has": unused, "annotations of images it does not list": strays}
 
-    def _objects(self, rows: list[dict[str, Any]]) -> Iterator[Annotation | Problem]:
-        for row in rows:
-            where = f"{self.path}: annotation {row.get('id')}"
-            number = row.get("category_id")
-            if not isinstance(number, int) or number not in self.labels:
-                name = self.categories.get(number, number) if isinstance(number, int) else number
-                found = f"found {name!r}{nearest(str(name), self.names)}"
-                yield Problem("unknown class", f"{where}: expected a class of the dataset YAML, {found}")
-                continue
-            try:
-                x, y, width, height = (float(value) for value in row["bbox"])
-                polygons = row.get("segmentation")
-                polygons = polygons if isinstance(polygons, list) else []  # run-length masks have none
-                rings = [np.array(points, dtype=np.float32).reshape(-1, 2) for points in polygons]
-                area = None if row.get("area") is None else float(row["area"])
-            except (KeyError, TypeError, ValueError):
-                expected = "expected bbox: [x, y, width, height], polygons and area as numbers"
-                yield Problem("not a number", f"{where}: {expected}")
-                continue
-            box, outlines = (x, y, x + width, y + height), tuple(ring for ring in rings if len(ring) >= 3)
-            yield Annotation(where, self.labels[number], box, outlines, area, bool(row.get("iscrowd")))
+    def _object(self, row: dict[str, Any]) -> Annotation | Problem:
+        where, number = f"{self.path}: annotation {row.get('id')}", row.get("category_id")
+        if not isinstance(number, int) or number not in self.labels:
+            name = self.categories.get(number, number) if isinstance(number, int) else number
+            found = f"found {name!r}{nearest(str(name), self.names)}"
+            return Problem("unknown class", f"{where}: expected a class of the dataset YAML, {found}")
+        try:
+            x, y, width, height = (float(value) for value in row["bbox"])
+            polygons = row.get("segmentation")
+            polygons = polygons if isinstance(polygons, list) else []  # run-length masks have none
+            rings = [np.array(points, dtype=np.float32).reshape(-1, 2) for points in polygons]
+            area = None if row.get("area") is None else float(row["area"])
+        except (KeyError, TypeError, ValueError):
+            expected = "expected bbox: [x, y, width, height], polygons and area as numbers"
+            return Problem("not a number", f"{where}: {expected}")
+        box, outlines = (x, y, x + width, y + height), tuple(ring for ring in rings if len(ring) >= 3)
+        return Annotation(where, self.labels[number], box, outlines, area, bool(row.get("iscrowd")))
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """The content of the annotation file, whose rows are checked for the parts they must have."""
+    """The content of the annotation file, whose rows have the parts they must have."""
+    where = f"labels: {path}"
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise DataError(f"labels: {path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{where}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"labels: {path}: not a JSON file: {error}") from error
+        raise DataError(f"{where}: not a JSON file: {error}") from error
     for part, needed in KEYS.items():
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list):
-            raise DataError(f"labels: {path}: expected a list {part!r} as in COCO's annotation files")
+            raise DataError(f"{where}: expected a list {part!r} as in COCO's annotation files")
         for number, row in enumerate(rows):
             if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in needed.items()):
-                raise DataError(f"labels: {path}: {part}[{number}]: expected {', '.join(needed)}, found {row!r:.80}")
-    for part in ("images", "categories"):
-        for number, count in Counter(row["id"] for row in content[part]).most_common(1):
+                raise DataError(f"{where}: {part}[{number}]: expected {', '.join(needed)}, found {row!r:.80}")
+        for number, count in Counter(row["id"] for row in rows if "id" in needed).most_common(1):
             if count > 1:
-                raise DataError(f"labels: {path}: {part}: expected every id once, found {count} of {number!r}")
+                raise DataError(f"{where}: {part}: expected every id once, found {count} of {number!r}")
     return content

@@ -11,53 +11,39 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, check_annotations, label_path
+from yolo_lite.data.labels import Annotation, FileReader, Problem
 
-TWINS = {"images": "annotations", "JPEGImages": "Annotations"}
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
-class VocReader(LabelReader):
-    """One XML file for each image; an image without one is background.
+class VocReader(FileReader):
+    """One XML file for each image; objects marked ``difficult`` are treated like crowds."""
 
-    Objects marked ``difficult`` are treated like crowds: they are not learnt, and are neither hits nor misses.
-    """
+    suffix, twins = ".xml", {"images": "annotations", "JPEGImages": "Annotations"}
 
-    def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
-        self.root, self.folder, self.names = root, place, names
-
-    def file_of(self, image: Path) -> Path:
-        return label_path(image, self.root, self.folder, ".xml", TWINS)
-
-    def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        path = self.file_of(image)
-        if not path.exists():
-            return check_annotations([], size)
+    def parse(self, content: bytes, path: Path, size: tuple[int, int]) -> Iterator[Annotation | Problem]:
         try:
-            tree = ElementTree.parse(path).getroot()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+            tree = ElementTree.fromstring(content)
         except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding
-            return check_annotations([Problem("unreadable labels", f"{path}: not a readable XML file: {error}")], size)
+            yield Problem("unreadable labels", f"{path}: not a readable XML file: {error}")
+            return
         stated = tuple(tree.findtext(f"size/{side}", "").strip().lstrip("0") for side in ("height", "width"))
         if all(text.isdecimal() for text in stated) and stated != tuple(map(str, size)):  # "" stands for 0, unknown
             height, width = (text[:12] for text in stated)
-            raise DataError(f"{image}: {size[1]} x {size[0]} pixels, but {path} is of an image of {width} x {height}")
-        return check_annotations(self._objects(tree, path), size)
-
-    def _objects(self, tree: ElementTree.Element, path: Path) -> Iterator[Annotation | Problem]:
+            raise DataError(f"image of {size[1]} x {size[0]} pixels, but {path} is of an image of {width} x {height}")
         for number, thing in enumerate(tree.iter("object"), 1):
-            where, name = f"{path}: object {number}", thing.findtext("name", "").strip()
-            texts = [thing.findtext(f"bndbox/{edge}", "") for edge in EDGES]
-            if name not in self.names:
-                expected = "expected a class of the dataset YAML"
-                yield Problem("unknown class", f"{where}: {expected}, found {name!r}{nearest(name, self.names)}")
-                continue
-            try:
-                box = tuple(float(text) for text in texts)
-            except ValueError:
-                expected = f"expected a bndbox with numbers {', '.join(EDGES)}"
-                yield Problem("not a number", f"{where}: {expected}, found {texts}")
-                continue
-            is_difficult = thing.findtext("difficult", "0").strip() == "1"
-            yield Annotation(where, self.names.index(name), box, crowd=is_difficult)
+            yield self._object(thing, f"{path}: object {number}")
+
+    def _object(self, thing: ElementTree.Element, where: str) -> Annotation | Problem:
+        name = thing.findtext("name", "").strip()
+        if name not in self.names:
+            found = f"found {name!r}{nearest(name, self.names)}"
+            return Problem("unknown class", f"{where}: expected a class of the dataset YAML, {found}")
+        texts = [thing.findtext(f"bndbox/{edge}", "") for edge in EDGES]
+        try:
+            box = tuple(float(text) for text in texts)
+        except ValueError:
+            expected = f"expected a bndbox with numbers {', '.join(EDGES)}"
+            return Problem("not a number", f"{where}: {expected}, found {texts}")
+        is_difficult = thing.findtext("difficult", "0").strip() == "1"
+        return Annotation(where, self.names.index(name), box, crowd=is_difficult)

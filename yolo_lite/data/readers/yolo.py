@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from yolo_lite.config.errors import DataError
-from yolo_lite.data.labels import Annotation, LabelReader, Labels, Problem, check_annotations, label_path
-
-TWINS = {"images": "labels"}
+from yolo_lite.data.labels import Annotation, FileReader, Problem
 
 
-class YoloReader(LabelReader):
-    """One text file for each image; an image without one is background."""
+class YoloReader(FileReader):
+    """One text file for each image."""
 
-    def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
-        self.root, self.folder, self.names = root, place, names
+    suffix, twins = ".txt", {"images": "labels"}
 
-    def file_of(self, image: Path) -> Path:
-        return label_path(image, self.root, self.folder, ".txt", TWINS)
-
-    def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        path = self.file_of(image)
-        if not path.exists():
-            return check_annotations([], size)
+    def parse(self, content: bytes, path: Path, size: tuple[int, int]) -> Iterator[Annotation | Problem]:
         try:
-            rows = path.read_text(encoding="utf-8-sig").splitlines()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+            rows = content.decode("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            return check_annotations([Problem("unreadable labels", f"{path}: cannot be read: {error}")], size)
-        found = (self._parse(row, f"{path}:{number}", size) for number, row in enumerate(rows, 1) if row.strip())
-        return check_annotations(found, size)
+            yield Problem("unreadable labels", f"{path}: cannot be read: {error}")
+            return
+        for number, row in enumerate(rows, 1):
+            if row.strip():
+                yield self._object(row, f"{path}:{number}", size)
 
-    def _parse(self, row: str, where: str, size: tuple[int, int]) -> Annotation | Problem:
+    def _object(self, row: str, where: str, size: tuple[int, int]) -> Annotation | Problem:
         words, most = row.split(), len(self.names) - 1
         try:
             values = [float(word) for word in words]
