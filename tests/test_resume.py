@@ -22,7 +22,7 @@ from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.run import parse_save_period
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.optimizer import Plan, rates
-from yolo_lite.engine.saving import Saving
+from yolo_lite.engine.state import Saving
 from yolo_lite.engine.stop import stop_requests
 from yolo_lite.engine.train import train
 
@@ -249,8 +249,8 @@ def test_when_a_checkpoint_is_due(text: str, due: str):
     found = []
     for step in range(1, 13):
         now[0] += 30
-        found += [str(step)] if saving.due_after_step(step) else []
-        found += [f"{step}e"] if step % 3 == 0 and saving.due_after_epoch(step) else []
+        found += [str(step)] if saving.is_due(step, ends_epoch=False) else []
+        found += [f"{step}e"] if step % 3 == 0 and saving.is_due(step, ends_epoch=True) else []
     assert " ".join(found) == due
 
 
@@ -320,4 +320,4 @@ def test_what_a_resumed_run_may_not_be_given(straight: Path, words: list[str], e
 
 def test_after_a_resume_within_an_epoch_its_end_is_saved():
     saving = Saving(parse_save_period("1"), 10, 5)
-    assert [step for step in (10, 20, 30) if saving.due_after_epoch(step)] == [10, 20, 30]
+    assert [step for step in (10, 20, 30) if saving.is_due(step, ends_epoch=True)] == [10, 20, 30]

@@ -25,10 +25,8 @@ from yolo_lite.deploy.exported import Exported, detections_of, load_exported
 from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, as_tuple
 from yolo_lite.deploy.graph import Decoded, Suppressed
 from yolo_lite.deploy.quantise import quantise
-from yolo_lite.engine.checkpoint import config_of, load_checkpoint
+from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.evaluate import rounded_up
-from yolo_lite.engine.tasks import task_of
-from yolo_lite.engine.trained import build_trained
 from yolo_lite.model.detector import Detector
 from yolo_lite.ops.nms import DetectOptions
 
@@ -92,11 +90,9 @@ def read_exportable(weights: str, settings: ExportSettings) -> Exportable:
         raise ConfigError(f"--int8: ONNX Runtime quantises ONNX only, expected --format onnx, found {settings.format}")
     if not is_onnx and settings.nms and "batch" in settings.dynamic:
         raise ConfigError(f"--nms --dynamic batch: expected --format onnx, found {settings.format}")
-    content = load_checkpoint(weights)
-    config = config_of(content, weights)
-    if not task_of(config.model).is_exported:
+    task, detector, config, content = load_trained(weights)
+    if not task.is_exported:
         raise ConfigError(f"{weights}: only YOLO models can be exported, found the family {config.model.family}")
-    detector = build_trained(content, weights).model
     stride = detector.stride
     facts = Facts(
         names=config.data.class_names,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import pickle
 import struct
-import zipfile
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+from zipfile import BadZipFile, is_zipfile
 
 import torch
 
@@ -17,39 +17,42 @@ from yolo_lite.config.load import load_run_config
 from yolo_lite.config.old import upgraded
 from yolo_lite.config.run import RunConfig
 from yolo_lite.engine.seams import SEAMS
+from yolo_lite.engine.tasks import Task, task_of
 
 FORMAT = 4
 OLDEST = 3  # that is still read, though such a run cannot go on
 
 # What torch raises for an archive that is damaged or holds more than plain data.
-UNREADABLE = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    struct.error,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-)
+UNREADABLE = (UnpicklingError, BadZipFile, struct.error, EOFError, RuntimeError, ValueError, TypeError, LookupError)
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write to a temporary file in the same folder, flush it to disk, rename it: the old file stays until then."""
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed run left is overwritten
-    try:
-        with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, "yolo_lite": yolo_lite.__version__, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        # torch's archive writer hides a full disk behind a RuntimeError of its own.
-        hidden = error.__context__ if isinstance(error.__context__, OSError) else error
-        reason = hidden.strerror if isinstance(hidden, OSError) else hidden
-        raise CheckpointError(f"{path}: cannot be written: {reason}; the older file is untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+class Trained(NamedTuple):
+    """A model with the averaged weights of a checkpoint, on the CPU, and all else that it holds."""
+
+    task: Task
+    model: Any  # a Network
+    config: RunConfig
+    content: dict[str, Any]
+
+
+def load_trained(path: str | Path) -> Trained:
+    """Read a checkpoint and build its model.
+
+    Raises:
+        CheckpointError: missing, unreadable, not ours, or from a newer yolo_lite.
+        ConfigError: its configuration is unusable.
+    """
+    content = load_checkpoint(path)
+    config = config_of(content, path)
+    task = task_of(config.model)
+    model = task.build(config.model, False)
+    model.load_state_dict(content["ema"])
+    return Trained(task, model, config, content)
+
+
+def config_of(checkpoint: dict[str, Any], path: str | Path) -> RunConfig:
+    """The resolved configuration that a checkpoint was trained with."""
+    return load_run_config(checkpoint["config"], f"{path} (config)", SEAMS)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -58,14 +61,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, unreadable, not ours, or from a newer yolo_lite.
     """
+    content = None
     try:
-        content = _read(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
+        with open(path, "rb") as file:
+            if is_zipfile(file):
+                file.seek(0)
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        is_missing = isinstance(error, FileNotFoundError)
+        reason = "no such file" if is_missing else f"cannot be read: {error.strerror}"
+        raise CheckpointError(f"{path}: {reason}") from error
     except UNREADABLE:
-        content = None
+        pass
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise CheckpointError(
             f"{path}: damaged, or not a checkpoint of yolo_lite; weights of YOLOv5 come in by yolo-lite import"
@@ -105,15 +112,18 @@ def check_resumable(content: dict[str, Any], path: str | Path) -> None:
         raise CheckpointError(f"--resume {path}: holds no optimizer state, expected the last.pt of a run")
 
 
-def _read(path: str | Path) -> Any:
-    """Plain data of a torch archive, None where the file is none."""
-    with open(path, "rb") as file:
-        if not zipfile.is_zipfile(file):
-            return None
-        file.seek(0)
-        return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def config_of(checkpoint: dict[str, Any], path: str | Path) -> RunConfig:
-    """The resolved configuration that a checkpoint was trained with."""
-    return load_run_config(checkpoint["config"], f"{path} (config)", SEAMS)
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write to a temporary file in the same folder, flush it to disk, rename it: the old file stays until then."""
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed run left is overwritten
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, "yolo_lite": yolo_lite.__version__, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # torch's archive writer hides a full disk behind a RuntimeError of its own.
+        reason = getattr(error.__context__ or error, "strerror", error)
+        raise CheckpointError(f"{path}: cannot be written: {reason}; the older file is untouched") from error
+    finally:
+        temporary.unlink(missing_ok=True)

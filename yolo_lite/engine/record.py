@@ -13,8 +13,7 @@ import yaml
 
 from yolo_lite.config.run import RunConfig
 from yolo_lite.engine import sheets
-from yolo_lite.engine.coco_ap import score_by_size
-from yolo_lite.engine.evaluate import Evaluation, Split, format_table, report
+from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.engine.figures import figures
 from yolo_lite.report.drawing import encode_image
 from yolo_lite.report.results import results_image
@@ -61,9 +60,7 @@ class Record:
                     self._image("train/assigned_anchors", "assigned_anchors.png", sheet, 0)
             yield batch
 
-    def epoch(
-        self, row: Mapping[str, float], seconds: Mapping[str, float], evaluation: Evaluation, split: Split
-    ) -> None:
+    def epoch(self, row: Mapping[str, float], seconds: Mapping[str, float], evaluation: Evaluation) -> None:
         """Add a row of figures (``epoch`` counted from 1), and now and then the images of its evaluation.
 
         Args:
@@ -76,30 +73,30 @@ class Record:
         epochs = self.config.train.epochs
         every = max(epochs // FIGURES_OF_A_RUN, EPOCHS_BETWEEN_FIGURES)
         if number % every == 0 and number < epochs:  # those of the last epoch come with the end of the run
-            self._figures(evaluation, split, number)
+            self._figures(evaluation, number)
 
-    def finish(self, row: Mapping[str, float], evaluation: Evaluation, split: Split) -> None:
+    def finish(self, row: Mapping[str, float], evaluation: Evaluation) -> None:
         """The last epoch: images, metrics.json, the per-class table."""
-        self._figures(evaluation, split, int(row["epoch"]))
+        self._figures(evaluation, int(row["epoch"]))
         if self.config.train.figures:
             self._image("figures/results", "results.png", results_image(self.table.path), int(row["epoch"]))
         metrics = [key for key in row if key.startswith(("metrics/", "val/"))]
         self.board.hyperparameters(_hyperparameters(self.config), metrics)
-        content = report(evaluation, split.dataset, score_by_size(split.truth, evaluation.detections))
-        (self.folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        print(f"last epoch:\n{format_table(evaluation, split.dataset)}")
+        text = json.dumps(evaluation.report(), indent=2)
+        (self.folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        print(f"last epoch:\n{evaluation.table()}")
 
     def close(self) -> None:
         """Write what TensorBoard has not written yet."""
         self.board.close()
 
-    def _figures(self, evaluation: Evaluation, split: Split, number: int) -> None:
+    def _figures(self, evaluation: Evaluation, number: int) -> None:
         if not self.config.train.figures:
             return
-        for name, image_rgb in figures(evaluation, split):
+        for name, image_rgb in figures(evaluation, evaluation.split):
             self._image(f"figures/{name}", f"{name}.png", image_rgb, number)
         curves = evaluation.scores.curves
-        present = {name: row for row, name in enumerate(split.dataset.names) if curves.objects[row]}
+        present = {name: row for row, name in enumerate(evaluation.split.dataset.names) if curves.objects[row]}
         self.board.pr_curves(present, curves, number)
 
     def _image(self, tag: str, name: str, image_rgb: np.ndarray, step: int) -> None:

@@ -6,7 +6,8 @@ step seeds torch's by (seed, step). Where a run stands is therefore all that a r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.hyp import Hyp
-from yolo_lite.config.run import RunConfig
+from yolo_lite.config.run import RunConfig, SavePeriod
 from yolo_lite.engine.checkpoint import save_checkpoint
 from yolo_lite.engine.optimizer import MovingAverage, make_optimizer
 from yolo_lite.loss.criteria import Criterion
@@ -53,9 +54,9 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     tally: Tally
+    frozen: Sequence[nn.Module] = ()  # modules that learn nothing
     epoch: int = 0  # epochs done
     step: int = 0  # optimizer steps done, skipped ones too
-    frozen: Sequence[nn.Module] = ()  # modules that learn nothing
     best_fitness: float = -1.0
     best_epoch: int = 0  # counted from 1
     row: dict[str, float] = field(default_factory=dict)  # figures of the last whole epoch
@@ -96,20 +97,31 @@ def initial_state(
 ) -> State:
     """The state of a run that starts with the weights of ``model``, or of one that goes on."""
     device = compute.device
+    average, optimizer = MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp)
     scaler = torch.amp.GradScaler(device.type, enabled=compute.dtype == torch.float16)
     tally = Tally(torch.zeros(len(criterion.names), device=device), torch.zeros((), device=device))
-    state = State(model, criterion, MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp), scaler, tally)
+    state = State(model, criterion, average, optimizer, scaler, tally, frozen)
     if resume:
-        _restore(state, resume.checkpoint)
-    state.frozen = frozen
+        _restore(state, resume.checkpoint, device)
     for module in frozen:
         module.requires_grad_(False)
     return state
 
 
-def save_best(state: State, config: RunConfig, folder: Path) -> None:
-    """best.pt: the averaged weights alone."""
-    save_checkpoint(folder / "weights" / "best.pt", _weights(state, config))
+def _restore(state: State, content: dict[str, Any], device: torch.device) -> None:
+    state.model.load_state_dict(content["model"])
+    state.criterion.load_state_dict(content["losses"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    if content["scaler"]:  # empty unless the run was in fp16
+        state.scaler.load_state_dict(content["scaler"])
+    state.average.module.load_state_dict(content["ema"])
+    state.average.n_averaged.fill_(content["updates"])
+    state.epoch, state.step, state.row = content["epoch"], content["step"], content["metrics"]
+    state.best_fitness, state.best_epoch = content["best_fitness"], content["best_epoch"]
+    tally = state.tally = Tally(**content["tally"])
+    tally.losses, tally.norm = tally.losses.to(device), tally.norm.to(device)
+    within = f", {tally.steps} steps into the next" if tally.steps else ""
+    print(f"resumed after epoch {state.epoch}{within}")
 
 
 def save_last(state: State, config: RunConfig, folder: Path) -> None:
@@ -120,7 +132,7 @@ def save_last(state: State, config: RunConfig, folder: Path) -> None:
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
         "step": state.step,
-        "updates": state.average.updates,
+        "updates": int(state.average.n_averaged),
         "best_fitness": state.best_fitness,
         "best_epoch": state.best_epoch,
         "tally": {**vars(tally), "losses": tally.losses.cpu(), "norm": tally.norm.cpu()},
@@ -128,30 +140,39 @@ def save_last(state: State, config: RunConfig, folder: Path) -> None:
     save_checkpoint(folder / "weights" / "last.pt", {**_weights(state, config), **progress})
 
 
+def save_best(state: State, config: RunConfig, folder: Path) -> None:
+    """best.pt: the averaged weights alone."""
+    save_checkpoint(folder / "weights" / "best.pt", _weights(state, config))
+
+
 def _weights(state: State, config: RunConfig) -> dict[str, Any]:
     return {
         "config": config.plain(),
         "epoch": state.epoch,
         "metrics": state.row,
-        "ema": state.average.model.state_dict(),
+        "ema": state.average.module.state_dict(),
         "losses": state.criterion.state_dict(),
     }
 
 
-def _restore(state: State, content: dict[str, Any]) -> None:
-    state.model.load_state_dict(content["model"])
-    state.criterion.load_state_dict(content["losses"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    if content["scaler"]:  # empty unless the run was in fp16
-        state.scaler.load_state_dict(content["scaler"])
-    state.epoch, state.step, state.row = content["epoch"], content["step"], content["metrics"]
-    state.best_fitness, state.best_epoch = content["best_fitness"], content["best_epoch"]
-    state.average.load(content["ema"], updates=content["updates"])
-    device = state.tally.losses.device
-    state.tally = Tally(**{key: _on(device, value) for key, value in content["tally"].items()})
-    within = f", {state.tally.steps} steps into the next" if state.tally.steps else ""
-    print(f"resumed after epoch {state.epoch}{within}")
+class Saving:
+    """Tells when to write last.pt, by ``--save-period``: epochs, parts of one, or minutes."""
 
+    def __init__(
+        self, period: SavePeriod, steps_per_epoch: int, step: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.period, self.clock = period, clock
+        self.steps = max(round(period.number * steps_per_epoch), 1)
+        self.last_step, self.last_time = step - step % steps_per_epoch, clock()
 
-def _on(device: torch.device, value: Any) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
+    def is_due(self, step: int, ends_epoch: bool) -> bool:
+        """Whether it is due after a step, or at the end of an epoch; then it counts as written."""
+        if self.period.unit == "min":
+            has_passed = self.clock() - self.last_time >= 60 * self.period.number
+        else:
+            has_passed = step - self.last_step >= self.steps
+        within_epochs = self.period.unit == "min" or self.period.number < 1
+        due = ends_epoch or has_passed if within_epochs else ends_epoch and has_passed
+        if due:
+            self.last_step, self.last_time = step, self.clock()
+        return due

@@ -23,9 +23,9 @@ from yolo_lite.engine.optimizer import rates, set_rates
 from yolo_lite.engine.prepare import Setup, TrainingRun, prepare
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import say
-from yolo_lite.engine.saving import Saving
-from yolo_lite.engine.state import Resume, State, no_progress, save_best, save_last
+from yolo_lite.engine.state import Resume, Saving, State, no_progress, save_best
 from yolo_lite.engine.stop import StopRequest, stop_requests
+from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.ops.streams import Stream
 from yolo_lite.structures import Batch
@@ -75,23 +75,31 @@ def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
         try:
             waited = train_epoch(run, saving, stop)
             trained = time.perf_counter()
-            if run.setup.processes.size > 1 and run.record is not None:
-                save_last(state, run.config, run.folder)  # many processes cannot stop while they validate
+            if run.setup.processes.size > 1:
+                run.save()  # many processes cannot stop while they validate
             evaluation = _validate(run, stop)
             validated = time.perf_counter()
         except StoppedError as stopped:
-            raise _saved(run, stopped) from None
+            run.save()
+            place = f" in epoch {state.epoch + 1} after step {state.tally.steps} of {plan.steps_per_epoch}"
+            hint = f"; go on with --resume {run.folder / 'weights' / 'last.pt'}"
+            raise StoppedError(stopped.number, place + hint) from None
         row = _close_epoch(state, evaluation)
-        out_of_patience = no_progress(state.epoch, state.best_epoch, hyp)
-        goes_on = state.epoch < plan.epochs and not out_of_patience
-        spent = {"time/train": trained - start, "time/data_wait": waited, "time/validation": validated - trained}
-        _keep(run, spent, evaluation, saving.due_after_epoch(state.step) or not goes_on)
+        goes_on = state.epoch < plan.epochs and not no_progress(state.epoch, state.best_epoch, hyp)
+        if run.record is not None:
+            # First the record, then the checkpoint: a run killed between the two writes this epoch's figures again.
+            spent = {"time/train": trained - start, "time/data_wait": waited, "time/validation": validated - trained}
+            run.record.epoch(row, spent, evaluation)
+            if state.epoch == state.best_epoch:
+                save_best(state, run.config, run.folder)
+        if saving.is_due(state.step, ends_epoch=True) or not goes_on:
+            run.save()
         seconds.append(time.perf_counter() - start)
         say(row, seconds[-1], plan.epochs)
     if state.epoch < plan.epochs:
         print(f"stopped: no progress for {hyp.patience} epochs (key patience)")
     if run.record is not None:
-        run.record.finish(row, evaluation, run.val)
+        run.record.finish(row, evaluation)
     print(f"best was epoch {state.best_epoch}: {run.folder / 'weights' / 'best.pt'}")
     return Result(run.folder, state.best_epoch, evaluation.metrics(), seconds)
 
@@ -124,8 +132,8 @@ def train_epoch(run: TrainingRun, saving: Saving, stop: StopRequest) -> float:
                 window = multi_scaled(window, setup.hyp.multi_scale, state.model.stride, (setup.seed, state.step))
             step = train_step(state, window, setup)
             _count(step, window, run)
-            if saving.due_after_step(state.step) and setup.processes.is_first:
-                save_last(state, run.config, run.folder)
+            if saving.is_due(state.step, ends_epoch=False):
+                run.save()
             num_images += sum(len(batch.images) for batch in window)
             # Reading the losses waits for the GPU: only as often as someone can look.
             if (now := time.perf_counter()) - shown > 1:
@@ -145,12 +153,12 @@ def train_step(state: State, batches: Sequence[Batch], setup: Setup) -> Step:
     hyp, processes, model, criterion = setup.hyp, setup.processes, state.model, state.criterion
     _seed(setup, state.step)
     set_rates(state.optimizer, rates(state.step, setup.plan, hyp))
-    statistics = [tensor for tensors in _changed_by_forward(state) for tensor in tensors]
-    before = torch._foreach_add(statistics, 0)  # copies
+    changed_by_forward = [*_running_statistics(model), *criterion.step_sums()]
+    before = torch._foreach_add(changed_by_forward, 0)  # copies
     num_images = sum(len(batch.images) for batch in batches)
 
     grids = [model.grid(*batch.images.shape[2:]) for batch in batches]
-    matches, totals = _assigned_early(state, batches, grids, num_images, processes)
+    matches, totals = _assigned_early(criterion, batches, grids, num_images, processes)
     losses = torch.zeros(len(criterion.names), device=setup.compute.device)
     divisor = torch.zeros((), device=setup.compute.device)
     for batch, grid, match in zip(batches, grids, matches, strict=True):
@@ -165,40 +173,18 @@ def train_step(state: State, batches: Sequence[Batch], setup: Setup) -> Step:
         state.scaler.scale(values.sum() * hyp.nominal_batch).backward()
         losses += values.detach()
 
-    _add_over_processes(state, losses, divisor, num_images, processes)
+    if processes.size > 1:
+        _add_over_processes(state, losses, divisor, num_images, processes)
     state.scaler.unscale_(state.optimizer)
     if criterion.needs_predictions:
-        _divide(state, losses, divisor)
+        losses /= divisor.clamp_(min=1)
+        torch._foreach_div_([p.grad for p in model.parameters() if p.grad is not None], divisor)
     norm = nn.utils.clip_grad_norm_(model.parameters(), hyp.clip_norm or math.inf)
-    problem = _problem(losses, norm, state.scaler)
-    if problem:
-        torch._foreach_copy_(statistics, before)
-        state.scaler.update(state.scaler.get_scale())
-    else:
-        _update(state)
+    if problem := _update(state, losses, norm):
+        torch._foreach_copy_(changed_by_forward, before)
     state.optimizer.zero_grad()
     state.step += 1
     return Step(losses, norm, problem)
-
-
-def _assigned_early(
-    state: State, batches: Sequence[Batch], grids: Sequence[Any], num_images: int, processes: Processes
-) -> tuple[list[Any], tuple[Tensor, ...] | None]:
-    """Matches of each batch, and what the losses of the whole step are divided by; None where predictions decide."""
-    criterion = state.criterion
-    if criterion.needs_predictions:
-        return [None] * len(batches), None
-    matches = [criterion.assign(batch.objects, grid) for batch, grid in zip(batches, grids, strict=True)]
-    totals = criterion.totals(matches, grids, num_images)
-    processes.add(totals)
-    return matches, totals
-
-
-def _divide(state: State, losses: Tensor, divisor: Tensor) -> None:
-    """Divide undivided losses and their gradient by the divisor of the step, in place."""
-    divisor = divisor.clamp(min=1)
-    losses.div_(divisor)
-    torch._foreach_div_([p.grad for p in state.model.parameters() if p.grad is not None], divisor)
 
 
 def _seed(setup: Setup, step: int) -> None:
@@ -207,47 +193,55 @@ def _seed(setup: Setup, step: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([setup.seed, Stream.STEP, step, *rank]).generate_state(1)[0]))
 
 
-def _changed_by_forward(state: State) -> tuple[list[Tensor], list[Tensor]]:
-    """Running statistics of batch normalisation, and what the losses count during a step."""
-    modules = (module for module in state.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
-    norms = [module for module in modules if module.training]  # what is frozen stands still
-    statistics = [values for norm in norms for values in (norm.running_mean, norm.running_var) if values is not None]
-    return statistics, state.criterion.step_sums()
+def _running_statistics(model: nn.Module) -> list[Tensor]:
+    """Of batch normalisation; what is frozen stands still."""
+    norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm) and one.training]
+    return [values for norm in norms for values in (norm.running_mean, norm.running_var) if values is not None]
+
+
+def _assigned_early(
+    criterion: Criterion, batches: Sequence[Batch], grids: Sequence[Any], num_images: int, processes: Processes
+) -> tuple[list[Any], tuple[Tensor, ...] | None]:
+    """Matches of each batch, and what the losses of the whole step are divided by; None where predictions decide."""
+    if criterion.needs_predictions:
+        return [None] * len(batches), None
+    matches = [criterion.assign(batch.objects, grid) for batch, grid in zip(batches, grids, strict=True)]
+    totals = criterion.totals(matches, grids, num_images)
+    processes.add(totals)
+    return matches, totals
 
 
 def _add_over_processes(state: State, losses: Tensor, divisor: Tensor, num_images: int, processes: Processes) -> None:
     """Sum gradients, losses and divisor, average running statistics by the number of images; one transfer for all."""
-    if processes.size == 1:
-        return
-    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        if parameter.grad is None:  # no image of this step came to this process
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    statistics, sums = _changed_by_forward(state)
-    images = losses.new_full((), num_images)
+    gradients = []
+    for parameter in state.model.parameters():
+        if parameter.requires_grad:
+            if parameter.grad is None:  # no image of this step came to this process
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    statistics, images = _running_statistics(state.model), losses.new_full((), num_images)
     for values in statistics:
         values.mul_(num_images)
-    processes.add([*gradients, losses, divisor, *statistics, *sums, images])
+    processes.add([*gradients, losses, divisor, *statistics, *state.criterion.step_sums(), images])
     for values in statistics:
         values.div_(images)
 
 
-def _problem(losses: Tensor, norm: Tensor, scaler: torch.amp.GradScaler) -> str:
-    """What is not finite. An overflow of the gradient in fp16 is the scaler's: it skips the step, and scales less."""
+def _update(state: State, losses: Tensor, norm: Tensor) -> str:
+    """Step the optimizer and what follows the weights, unless something is not finite, which is returned.
+
+    An overflow of the gradient in fp16 is the scaler's: it skips the step, and scales less.
+    """
     loss_is_finite, gradient_is_finite = torch.stack((losses.isfinite().all(), norm.isfinite())).tolist()
-    if not loss_is_finite:
-        return "loss"
     # Without a scaler the scale is 1; with one there is nothing left to lower at 1.
-    return "" if gradient_is_finite or scaler.get_scale() > 1 else "gradient"
-
-
-def _update(state: State) -> None:
-    """Step the optimizer and what follows the weights."""
+    if not loss_is_finite or not (gradient_is_finite or state.scaler.get_scale() > 1):
+        state.scaler.update(state.scaler.get_scale())
+        return "gradient" if loss_is_finite else "loss"
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.criterion.finish_step()
-    state.average.update(state.model)
+    state.average.update_parameters(state.model)
+    return ""
 
 
 def _count(step: Step, window: Sequence[Batch], run: TrainingRun) -> None:
@@ -299,7 +293,7 @@ def _validate(run: TrainingRun, stop: StopRequest) -> Evaluation:
         StoppedError: asked to stop, between two batches. Many processes validate to the end: all must answer.
     """
     setup, processes = run.setup, run.setup.processes
-    averaged, check = run.state.average.model, stop.check if processes.size == 1 else None
+    averaged, check = run.state.average.module, stop.check if processes.size == 1 else None
     evaluation = evaluate(averaged, run.val, run.state.criterion, setup.compute, DetectOptions(), processes, check)
     losses = evaluation.losses
     if not np.isfinite(list(losses.values())).all():
@@ -325,24 +319,3 @@ def _close_epoch(state: State, evaluation: Evaluation) -> dict[str, float]:
     }
     state.tally = state.tally.for_next_epoch()
     return state.row
-
-
-def _keep(run: TrainingRun, seconds: dict[str, float], evaluation: Evaluation, last_is_due: bool) -> None:
-    """Record the epoch and save; the first process does it for all."""
-    if run.record is None:
-        return
-    # First the record, then the checkpoint: a run killed between the two writes this epoch's figures again.
-    run.record.epoch(run.state.row, seconds, evaluation, run.val)
-    if run.state.epoch == run.state.best_epoch:
-        save_best(run.state, run.config, run.folder)
-    if last_is_due:
-        save_last(run.state, run.config, run.folder)
-
-
-def _saved(run: TrainingRun, stopped: StoppedError) -> StoppedError:
-    """Save where the run stands; returns what to tell."""
-    if run.record is not None:
-        save_last(run.state, run.config, run.folder)
-    state, steps = run.state, run.setup.plan.steps_per_epoch
-    place = f" in epoch {state.epoch + 1} after step {state.tally.steps} of {steps}"
-    return StoppedError(stopped.number, f"{place}; go on with --resume {run.folder / 'weights' / 'last.pt'}")
