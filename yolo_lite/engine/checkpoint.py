@@ -123,7 +123,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # torch's archive writer hides a full disk behind a RuntimeError of its own.
-        reason = getattr(error.__context__ or error, "strerror", error)
+        hidden = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(hidden, "strerror", hidden)
         raise CheckpointError(f"{path}: cannot be written: {reason}; the older file is untouched") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -31,7 +31,7 @@ def choose_compute(device: str, precision: str, channels_last: bool, local_rank:
     """
     chosen = _choose_device(device, local_rank)
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = dtypes[precision] if precision != "auto" else _native_dtype(chosen)
+    dtype = dtypes.get(precision) or _native_dtype(chosen)
     if dtype == torch.float16 and chosen.type == "cpu":
         raise ConfigError("precision: fp16 needs a GPU, expected fp32 or bf16 on the CPU")
     if chosen.type == "cpu":
@@ -56,13 +56,9 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
 def _native_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if device.type == "cpu" and _cpu_computes_bf16() else torch.float32
-
-
-def _cpu_computes_bf16() -> bool:
-    # torch has no public name for this question; without an answer fp32 is never wrong, only slower.
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+    # torch has no public name for what a CPU computes in; without an answer fp32 is never wrong, only slower.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if device.type == "cpu" else ()
+    return torch.bfloat16 if any(getattr(torch.cpu, name, lambda: False)() for name in checks) else torch.float32
 
 
 def _keep_freed_memory() -> None:
@@ -72,8 +68,7 @@ def _keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    m_trim_threshold, m_mmap_max = -1, -4
-    libc = ctypes.CDLL(None)
+    libc, m_trim_threshold, m_mmap_max = ctypes.CDLL(None), -1, -4
     libc.mallopt(m_mmap_max, 0)
     libc.mallopt(m_trim_threshold, 2**31 - 1)
 

@@ -26,31 +26,21 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     return [{"name": kind, "params": params, "weight_decay": decay[kind]} for kind, params in groups.items()]
 
 
-class _Uncompiled:
-    """Methods without the wrapper that keeps torch.compile out of them: it imports the compiler, for over a second."""
-
-    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
-    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
-    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
-    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
-
-
-class AdamW(_Uncompiled, torch.optim.AdamW):
-    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
-
-
-class SGD(_Uncompiled, torch.optim.SGD):
-    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
-
-
 def make_optimizer(model: nn.Module, hyp: Hyp) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW with ``momentum`` as beta1."""
     groups = parameter_groups(model, hyp.weight_decay)
     # One fused pass over all parameters: on a CPU five times quicker than torch's default for AdamW.
-    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    options: dict[str, Any] = {"lr": hyp.lr0, "fused": next(model.parameters()).device.type in ("cpu", "cuda")}
     if hyp.optimizer == "AdamW":
-        return AdamW(groups, lr=hyp.lr0, betas=(hyp.momentum, 0.999), weight_decay=0.0, fused=fused)
-    return SGD(groups, lr=hyp.lr0, momentum=hyp.momentum, nesterov=hyp.momentum > 0, fused=fused)
+        return _uncompiled(torch.optim.AdamW)(groups, betas=(hyp.momentum, 0.999), **options)
+    return _uncompiled(torch.optim.SGD)(groups, momentum=hyp.momentum, nesterov=hyp.momentum > 0, **options)
+
+
+def _uncompiled(kind: type[torch.optim.Optimizer]) -> Any:
+    """The class without the wrapper against torch.compile: it imports the compiler, which takes over a second."""
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
 class Plan(NamedTuple):

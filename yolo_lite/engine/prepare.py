@@ -19,6 +19,7 @@ from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import CAN_FORK, ImageStore
+from yolo_lite.engine.checkpoint import save_checkpoint
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
 from yolo_lite.engine.optimizer import Plan, accumulated_batches
@@ -27,7 +28,7 @@ from yolo_lite.engine.record import Record
 from yolo_lite.engine.run_folder import make_run_folder, mark_launchers
 from yolo_lite.engine.sheets import assigned_cells
 from yolo_lite.engine.start import start_from
-from yolo_lite.engine.state import Resume, State, initial_state, save_last
+from yolo_lite.engine.state import Resume, State, initial_state
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.structures import Batch, Compute
 
@@ -54,10 +55,10 @@ class TrainingRun(NamedTuple):
     val: Split
     record: Record | None  # kept by the first process
 
-    def save(self) -> None:
-        """Write last.pt; the first process does it for all."""
+    def save(self, name: str, content: dict[str, Any]) -> None:
+        """Write a checkpoint; the first process does it for all."""
         if self.record is not None:
-            save_last(self.state, self.config, self.folder)
+            save_checkpoint(self.folder / "weights" / name, {"config": self.config.plain(), **content})
 
     def close(self) -> None:
         """Write what TensorBoard has not written yet."""

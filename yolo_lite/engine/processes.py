@@ -63,16 +63,16 @@ class Processes(NamedTuple):
         """The value of every process, by rank."""
         if self.size == 1:
             return [value]
-        values: list[T | None] = [None] * self.size
+        values = [value] * self.size
         with _lost_processes_named(self):
             distributed.all_gather_object(values, value)
-        return values  # type: ignore[return-value]
+        return values
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What ``make`` gives in the first process; an error that it raises there is raised everywhere."""
         if self.size == 1:
             return make()
-        box: list[T | Exception | None] = [None]
+        box: list[Any] = [None]
         if self.is_first:
             try:
                 box = [make()]
@@ -82,7 +82,8 @@ class Processes(NamedTuple):
             distributed.broadcast_object_list(box, src=0)
         if isinstance(box[0], Exception):
             raise box[0]
-        return box[0]  # type: ignore[return-value]
+        found: T = box[0]
+        return found
 
     @property
     def bar(self) -> dict[str, Any]:
@@ -104,14 +105,14 @@ def joined() -> Iterator[Processes]:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield ALONE
         return
-    if int(os.environ["WORLD_SIZE"]) == 1:
+    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if size == 1:
         yield ALONE._replace(launchers=(_launcher(),))
         return
-    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    processes = Processes(rank, size, local_rank)
+    processes, backend = Processes(rank, size, local_rank), "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        backend = "cpu:gloo,cuda:nccl"
     with _lost_processes_named(processes):
         shared, _, _ = next(iter(distributed.rendezvous("env://", rank, size)))  # type: ignore[attr-defined]
         store = _fresh_store(shared, rank, size)
@@ -125,32 +126,28 @@ def joined() -> Iterator[Processes]:
 
 
 def _fresh_store(store: Store, rank: int, size: int) -> Store:
-    """A part of torchrun's store that no earlier start of these processes has written to.
+    """A store that no earlier start of these processes has written to.
 
     torchrun keeps its store when it restarts them: who came first would be sent to the addresses of the dead. Each
     process therefore asks under a name of its own, and the first one answers until all have come.
     """
-    own = uuid.uuid4().hex
-    if rank == 0:
-        _answer(store, own, size)
-        return PrefixStore(own, store)
-    store.set(f"ask/{rank}", own)
-    store.wait([f"answer/{own}"], PATIENCE)
-    name = store.get(f"answer/{own}").decode()
-    store.set(f"{name}/come/{rank}", "")
-    return PrefixStore(name, store)
-
-
-def _answer(store: Store, name: str, size: int) -> None:
+    name = uuid.uuid4().hex
+    if rank:
+        store.set(f"ask/{rank}", name)
+        store.wait([f"answer/{name}"], PATIENCE)
+        name = store.get(f"answer/{name}").decode()
+        store.set(f"{name}/come/{rank}", "")
+        return PrefixStore(name, store)
     missing, deadline = set(range(1, size)), time.monotonic() + PATIENCE.total_seconds()
     while missing:
-        for rank in missing:
-            if store.check([f"ask/{rank}"]):  # maybe what a dead process has asked
-                store.set(f"answer/{store.get(f'ask/{rank}').decode()}", name)
-        missing = {rank for rank in missing if not store.check([f"{name}/come/{rank}"])}
+        for other in missing:
+            if store.check([f"ask/{other}"]):  # maybe what a dead process has asked
+                store.set(f"answer/{store.get(f'ask/{other}').decode()}", name)
+        missing = {other for other in missing if not store.check([f"{name}/come/{other}"])}
         if time.monotonic() > deadline:
             raise RuntimeError(f"processes {sorted(missing)} have not come within {PATIENCE}")
         time.sleep(0.02)
+    return PrefixStore(name, store)
 
 
 def _launcher() -> str:

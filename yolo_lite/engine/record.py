@@ -68,20 +68,24 @@ class Record:
         """
         number = int(row["epoch"])
         self.table.append(row)
-        values = {key: value for key, value in row.items() if key != "epoch"}
-        self.board.scalars({**values, **seconds}, number)
+        self.board.scalars({key: value for key, value in {**row, **seconds}.items() if key != "epoch"}, number)
         epochs = self.config.train.epochs
         every = max(epochs // FIGURES_OF_A_RUN, EPOCHS_BETWEEN_FIGURES)
-        if number % every == 0 and number < epochs:  # those of the last epoch come with the end of the run
+        if (
+            self.config.train.figures and number % every == 0 and number < epochs
+        ):  # those of the last epoch come with the end of the run
             self._figures(evaluation, number)
 
     def finish(self, row: Mapping[str, float], evaluation: Evaluation) -> None:
         """The last epoch: images, metrics.json, the per-class table."""
-        self._figures(evaluation, int(row["epoch"]))
+        number = int(row["epoch"])
         if self.config.train.figures:
-            self._image("figures/results", "results.png", results_image(self.table.path), int(row["epoch"]))
-        metrics = [key for key in row if key.startswith(("metrics/", "val/"))]
-        self.board.hyperparameters(_hyperparameters(self.config), metrics)
+            self._figures(evaluation, number)
+            self._image("figures/results", "results.png", results_image(self.table.path), number)
+        flags = ("cfg", "data", "weights", "epochs", "batch_size", "imgsz", "seed")  # that change a result
+        values = {**{key: getattr(self.config.train, key) for key in flags}, **self.config.plain()["hyp"]}
+        plain = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in values.items()}
+        self.board.hyperparameters(plain, [key for key in row if key.startswith(("metrics/", "val/"))])
         text = json.dumps(evaluation.report(), indent=2)
         (self.folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
         print(f"last epoch:\n{evaluation.table()}")
@@ -91,8 +95,6 @@ class Record:
         self.board.close()
 
     def _figures(self, evaluation: Evaluation, number: int) -> None:
-        if not self.config.train.figures:
-            return
         for name, image_rgb in figures(evaluation, evaluation.split):
             self._image(f"figures/{name}", f"{name}.png", image_rgb, number)
         curves = evaluation.scores.curves
@@ -107,15 +109,6 @@ class Record:
 
 def say(row: Mapping[str, float], seconds: float, epochs: int) -> None:
     """An epoch in one line of the terminal."""
-    losses = "  ".join(
-        f"{key[6:-5]} {value:.4f}" for key, value in row.items() if key.startswith("train/") and key.endswith("_loss")
-    )
+    losses = "  ".join(f"{key[6:-5]} {row[key]:.4f}" for key in row if key.startswith("train/") and "_loss" in key)
     metrics = f"mAP50 {row['metrics/mAP50']:.4f}  mAP50-95 {row['metrics/mAP50-95']:.4f}"
     print(f"epoch {int(row['epoch']):>3}/{epochs}  {losses}  {metrics}  {seconds:.1f} s", flush=True)
-
-
-def _hyperparameters(config: RunConfig) -> dict[str, float | str]:
-    """What runs are compared by: hyp.yaml and the flags that change a result."""
-    flags = ("cfg", "data", "weights", "epochs", "batch_size", "imgsz", "seed")
-    values = {**{key: getattr(config.train, key) for key in flags}, **config.plain()["hyp"]}
-    return {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in values.items()}

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.run import RunConfig, SavePeriod
-from yolo_lite.engine.checkpoint import save_checkpoint
 from yolo_lite.engine.optimizer import MovingAverage, make_optimizer
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.structures import Compute
@@ -38,10 +37,6 @@ class Tally:
         counted = max(self.steps - self.skipped, 1)
         means: list[float] = (torch.cat((self.losses, self.norm[None])) / counted).tolist()
         return means
-
-    def for_next_epoch(self) -> Tally:
-        """An empty one."""
-        return Tally(torch.zeros_like(self.losses), torch.zeros_like(self.norm), skipped_in_a_row=self.skipped_in_a_row)
 
 
 @dataclass
@@ -67,6 +62,45 @@ class State:
         self.criterion.train()
         for module in self.frozen:
             module.eval()
+
+    def averaged(self) -> dict[str, Any]:
+        """What best.pt holds beside the configuration: the averaged weights."""
+        return {
+            "epoch": self.epoch,
+            "metrics": self.row,
+            "ema": self.average.module.state_dict(),
+            "losses": self.criterion.state_dict(),
+        }
+
+    def everything(self) -> dict[str, Any]:
+        """What last.pt holds beside the configuration: all that a resumed run needs."""
+        return {
+            **self.averaged(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "updates": int(self.average.n_averaged),
+            "best_fitness": self.best_fitness,
+            "best_epoch": self.best_epoch,
+            "tally": {**vars(self.tally), "losses": self.tally.losses.cpu(), "norm": self.tally.norm.cpu()},
+        }
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Go on from the content of a last.pt."""
+        self.model.load_state_dict(content["model"])
+        self.criterion.load_state_dict(content["losses"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        if content["scaler"]:  # empty unless the run was in fp16
+            self.scaler.load_state_dict(content["scaler"])
+        self.average.module.load_state_dict(content["ema"])
+        self.average.n_averaged.fill_(content["updates"])
+        self.epoch, self.step, self.row = content["epoch"], content["step"], content["metrics"]
+        self.best_fitness, self.best_epoch = content["best_fitness"], content["best_epoch"]
+        device, self.tally = self.tally.norm.device, Tally(**content["tally"])
+        self.tally.losses, self.tally.norm = self.tally.losses.to(device), self.tally.norm.to(device)
+        within = f", {self.tally.steps} steps into the next" if self.tally.steps else ""
+        print(f"resumed after epoch {self.epoch}{within}")
 
 
 class Resume(NamedTuple):
@@ -102,57 +136,10 @@ def initial_state(
     tally = Tally(torch.zeros(len(criterion.names), device=device), torch.zeros((), device=device))
     state = State(model, criterion, average, optimizer, scaler, tally, frozen)
     if resume:
-        _restore(state, resume.checkpoint, device)
+        state.restore(resume.checkpoint)
     for module in frozen:
         module.requires_grad_(False)
     return state
-
-
-def _restore(state: State, content: dict[str, Any], device: torch.device) -> None:
-    state.model.load_state_dict(content["model"])
-    state.criterion.load_state_dict(content["losses"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    if content["scaler"]:  # empty unless the run was in fp16
-        state.scaler.load_state_dict(content["scaler"])
-    state.average.module.load_state_dict(content["ema"])
-    state.average.n_averaged.fill_(content["updates"])
-    state.epoch, state.step, state.row = content["epoch"], content["step"], content["metrics"]
-    state.best_fitness, state.best_epoch = content["best_fitness"], content["best_epoch"]
-    tally = state.tally = Tally(**content["tally"])
-    tally.losses, tally.norm = tally.losses.to(device), tally.norm.to(device)
-    within = f", {tally.steps} steps into the next" if tally.steps else ""
-    print(f"resumed after epoch {state.epoch}{within}")
-
-
-def save_last(state: State, config: RunConfig, folder: Path) -> None:
-    """last.pt: all that a resumed run needs."""
-    tally = state.tally
-    progress = {
-        "model": state.model.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "scaler": state.scaler.state_dict(),
-        "step": state.step,
-        "updates": int(state.average.n_averaged),
-        "best_fitness": state.best_fitness,
-        "best_epoch": state.best_epoch,
-        "tally": {**vars(tally), "losses": tally.losses.cpu(), "norm": tally.norm.cpu()},
-    }
-    save_checkpoint(folder / "weights" / "last.pt", {**_weights(state, config), **progress})
-
-
-def save_best(state: State, config: RunConfig, folder: Path) -> None:
-    """best.pt: the averaged weights alone."""
-    save_checkpoint(folder / "weights" / "best.pt", _weights(state, config))
-
-
-def _weights(state: State, config: RunConfig) -> dict[str, Any]:
-    return {
-        "config": config.plain(),
-        "epoch": state.epoch,
-        "metrics": state.row,
-        "ema": state.average.module.state_dict(),
-        "losses": state.criterion.state_dict(),
-    }
 
 
 class Saving:

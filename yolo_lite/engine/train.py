@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from yolo_lite.engine.optimizer import rates, set_rates
 from yolo_lite.engine.prepare import Setup, TrainingRun, prepare
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import say
-from yolo_lite.engine.state import Resume, Saving, State, no_progress, save_best
+from yolo_lite.engine.state import Resume, Saving, State, no_progress
 from yolo_lite.engine.stop import StopRequest, stop_requests
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.nms import DetectOptions
@@ -71,16 +71,16 @@ def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
     print(f"{plan.epochs} epochs of {plan.steps_per_epoch} steps; everything goes to {run.folder}")
     seconds, goes_on = [], True
     while goes_on:
-        start = time.perf_counter()
+        start = perf_counter()
         try:
             waited = train_epoch(run, saving, stop)
-            trained = time.perf_counter()
+            trained = perf_counter()
             if run.setup.processes.size > 1:
-                run.save()  # many processes cannot stop while they validate
+                run.save("last.pt", state.everything())  # many processes cannot stop while they validate
             evaluation = _validate(run, stop)
-            validated = time.perf_counter()
+            validated = perf_counter()
         except StoppedError as stopped:
-            run.save()
+            run.save("last.pt", state.everything())
             place = f" in epoch {state.epoch + 1} after step {state.tally.steps} of {plan.steps_per_epoch}"
             hint = f"; go on with --resume {run.folder / 'weights' / 'last.pt'}"
             raise StoppedError(stopped.number, place + hint) from None
@@ -91,10 +91,10 @@ def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
             spent = {"time/train": trained - start, "time/data_wait": waited, "time/validation": validated - trained}
             run.record.epoch(row, spent, evaluation)
             if state.epoch == state.best_epoch:
-                save_best(state, run.config, run.folder)
+                run.save("best.pt", state.averaged())
         if saving.is_due(state.step, ends_epoch=True) or not goes_on:
-            run.save()
-        seconds.append(time.perf_counter() - start)
+            run.save("last.pt", state.everything())
+        seconds.append(perf_counter() - start)
         say(row, seconds[-1], plan.epochs)
     if state.epoch < plan.epochs:
         print(f"stopped: no progress for {hyp.patience} epochs (key patience)")
@@ -116,30 +116,29 @@ def train_epoch(run: TrainingRun, saving: Saving, stop: StopRequest) -> float:
     """
     state, setup, plan = run.state, run.setup, run.setup.plan
     state.in_training()
-    num_images, waited, shown, start = 0, 0.0, 0.0, time.perf_counter()
+    num_images, waited, start = 0, 0.0, perf_counter()
     done = state.tally.steps * plan.batches_per_step
     options = {"desc": f"epoch {state.epoch + 1}/{plan.epochs}", "leave": False, **setup.processes.bar}
-    with tqdm(total=plan.batches_per_epoch, initial=done, unit="batch", mininterval=0.5, **options) as bar:
+    with tqdm(total=plan.batches_per_epoch, initial=done, unit="batch", mininterval=1, **options) as bar:
         while state.tally.steps < plan.steps_per_epoch:
             if setup.processes.any(bool(stop)):
                 raise StoppedError(max(setup.processes.gather_everywhere(stop.number)))
             count = min(plan.batches_per_step, plan.batches_per_epoch - state.tally.steps * plan.batches_per_step)
-            asked = time.perf_counter()
+            asked = perf_counter()
             loaded = [next(run.batches) for _ in range(count)]
-            waited += time.perf_counter() - asked
+            waited += perf_counter() - asked
             window = [batch.to(setup.compute) for batch in loaded]
             if setup.hyp.multi_scale:
                 window = multi_scaled(window, setup.hyp.multi_scale, state.model.stride, (setup.seed, state.step))
             step = train_step(state, window, setup)
             _count(step, window, run)
             if saving.is_due(state.step, ends_epoch=False):
-                run.save()
+                run.save("last.pt", state.everything())
             num_images += sum(len(batch.images) for batch in window)
-            # Reading the losses waits for the GPU: only as often as someone can look.
-            if (now := time.perf_counter()) - shown > 1:
-                shown = now
-                bar.set_postfix(_progress(state, num_images / (now - start)), refresh=False)
-            bar.update(count)
+            if bar.update(count):  # reading the losses waits for the GPU: only as often as the bar is drawn
+                losses = dict(zip(state.criterion.names, state.tally.means(), strict=False))
+                figures = {"lr": state.optimizer.param_groups[0]["lr"], "img/s": num_images / (perf_counter() - start)}
+                bar.set_postfix({**losses, **figures}, refresh=False)
     return waited
 
 
@@ -245,12 +244,12 @@ def _update(state: State, losses: Tensor, norm: Tensor) -> str:
 
 
 def _count(step: Step, window: Sequence[Batch], run: TrainingRun) -> None:
-    """Add a step to the tally of the epoch; one that was not finite is named with its images.
+    """Add a step to the tally of the epoch; of one that was not finite the images are named, in all processes.
 
     Raises:
         DivergedError: the run shall not or cannot go on.
     """
-    tally = run.state.tally
+    tally, processes, file = run.state.tally, run.setup.processes, run.folder / "nonfinite_steps.txt"
     tally.steps += 1
     if not step.problem:
         tally.losses += step.losses
@@ -259,30 +258,20 @@ def _count(step: Step, window: Sequence[Batch], run: TrainingRun) -> None:
         return
     tally.skipped += 1
     tally.skipped_in_a_row += 1
+    own = [run.train.path(int(position)) for batch in window for position in batch.position]
+    paths = [path for share in processes.gather_everywhere(own) for path in share]
     place = f"epoch {run.state.epoch + 1}, step {tally.steps}"
-    told = f"{place}: the {step.problem} is not finite; {_drawn_images(place, window, run)}"
+    if processes.is_first:
+        with open(file, "a", encoding="utf-8") as lines:
+            lines.writelines(f"{place}: {path}\n" for path in paths)
+    images = f"{len(paths)} images, {', '.join(paths[:3])}, ... (all in {file})"
+    told = f"{place}: the {step.problem} is not finite; {images}"
     if run.setup.hyp.nonfinite == "stop":
         raise DivergedError(f"{told} (key nonfinite: stop)")
     whole_epoch = tally.skipped == run.setup.plan.steps_per_epoch
     if tally.skipped_in_a_row == MOST_SKIPS_IN_A_ROW or (whole_epoch and tally.skipped_in_a_row > 1):
         raise DivergedError(f"{told}; nor was it in the {tally.skipped_in_a_row - 1} steps before: lower lr0")
     tqdm.write(f"{told}; the step is skipped")
-
-
-def _drawn_images(place: str, window: Sequence[Batch], run: TrainingRun) -> str:
-    """The files of a step, those of other processes too: a few by name, all in a file of the run folder."""
-    own = [run.train.path(int(position)) for batch in window for position in batch.position]
-    paths = [path for share in run.setup.processes.gather_everywhere(own) for path in share]
-    file = run.folder / "nonfinite_steps.txt"
-    if run.setup.processes.is_first:
-        with open(file, "a", encoding="utf-8") as lines:
-            lines.writelines(f"{place}: {path}\n" for path in paths)
-    return f"{len(paths)} images, {', '.join(paths[:3])}, ... (all in {file})"
-
-
-def _progress(state: State, speed: float) -> dict[str, str]:
-    losses = {name: f"{mean:.4f}" for name, mean in zip(state.criterion.names, state.tally.means(), strict=False)}
-    return {**losses, "lr": f"{state.optimizer.param_groups[0]['lr']:.5f}", "img/s": f"{speed:.1f}"}
 
 
 def _validate(run: TrainingRun, stop: StopRequest) -> Evaluation:
@@ -295,9 +284,8 @@ def _validate(run: TrainingRun, stop: StopRequest) -> Evaluation:
     setup, processes = run.setup, run.setup.processes
     averaged, check = run.state.average.module, stop.check if processes.size == 1 else None
     evaluation = evaluate(averaged, run.val, run.state.criterion, setup.compute, DetectOptions(), processes, check)
-    losses = evaluation.losses
-    if not np.isfinite(list(losses.values())).all():
-        told = ", ".join(f"{name} {value}" for name, value in losses.items())
+    if not np.isfinite(list(evaluation.losses.values())).all():
+        told = ", ".join(f"{name} {value}" for name, value in evaluation.losses.items())
         raise DivergedError(f"epoch {run.state.epoch + 1}: the validation loss is not finite ({told}): lower lr0")
     return evaluation
 
@@ -307,15 +295,18 @@ def _close_epoch(state: State, evaluation: Evaluation) -> dict[str, float]:
     state.epoch += 1
     if evaluation.fitness > state.best_fitness:
         state.best_fitness, state.best_epoch = evaluation.fitness, state.epoch
-    *losses, norm = state.tally.means()
+    tally = state.tally
+    *losses, norm = tally.means()
     state.row = {
         "epoch": state.epoch,
         **{f"train/{name}_loss": value for name, value in zip(state.criterion.names, losses, strict=True)},
         "train/gradient_norm": norm,
-        "train/skipped_steps": state.tally.skipped,
+        "train/skipped_steps": tally.skipped,
         **{f"val/{name}_loss": value for name, value in evaluation.losses.items()},
         **evaluation.metrics(),
         **{f"lr/{group['name']}": group["lr"] for group in state.optimizer.param_groups},
     }
-    state.tally = state.tally.for_next_epoch()
+    tally.steps = tally.skipped = 0
+    tally.losses.zero_()
+    tally.norm.zero_()
     return state.row
