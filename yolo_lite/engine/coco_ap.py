@@ -121,7 +121,7 @@ def match(truth: COCO, detections: DetectionTable | COCO, any_class: bool = Fals
 def _load_results(truth: COCO, table: DetectionTable) -> COCO:
     """The detections in COCO's form; their ids count from 1, in the order of the table."""
     rows = np.column_stack((table.image, xyxy_to_xywh(table.xyxy), table.score, table.label))
-    return truth.loadRes(rows.astype(np.float64))
+    return truth.loadRes(rows)
 
 
 def _run_coco(

@@ -71,9 +71,8 @@ class Record:
         self.board.scalars({key: value for key, value in {**row, **seconds}.items() if key != "epoch"}, number)
         epochs = self.config.train.epochs
         every = max(epochs // FIGURES_OF_A_RUN, EPOCHS_BETWEEN_FIGURES)
-        if (
-            self.config.train.figures and number % every == 0 and number < epochs
-        ):  # those of the last epoch come with the end of the run
+        is_due = number % every == 0 and number < epochs  # those of the last epoch come with the end of the run
+        if is_due and self.config.train.figures:
             self._figures(evaluation, number)
 
     def finish(self, row: Mapping[str, float], evaluation: Evaluation) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError
@@ -12,7 +12,7 @@ from yolo_lite.config.find import find_yaml
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp, load_model_config, validate
 from yolo_lite.config.model import AnyModelConfig, ModelConfig
-from yolo_lite.config.options import FitOptions, Options, TrainOptions
+from yolo_lite.config.options import Options, TrainOptions
 from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.seams import SEAMS
@@ -48,9 +48,22 @@ def run_config(options: TrainOptions) -> RunConfig:
         hyp = hyp.model_copy(update={"optimizer": options.optimizer})
     channels = {"ch": data.channels} if isinstance(model, ModelConfig) else {}
     model = model.model_copy(update={"nc": len(data.class_names), **channels})
-    train = run_section(options, data, hyp=hyp_file, plugin=absolute(options), figures=not options.no_figures)
+    # What is given comes before what the dataset suggests, and that before the defaults.
+    own = {name: getattr(options, name, None) for name in RunSection.model_fields}
+    given = {name: value for name, value in own.items() if value is not None}
+    files = {"hyp": hyp_file, "plugin": absolute(options)}
+    plain = {**data.suggested.model_dump(exclude_none=True), **given, **files, "figures": not options.no_figures}
+    flags = {name: f"--{name.replace('_', '-')}" for name in plain}
+    train = validate(RunSection, Document("train.py", plain, {}, flags))
     data_file = str(find_yaml(options.data, "data").resolve())
     return RunConfig(train=train, hyp=hyp, model=model, data=data, data_file=data_file)
+
+
+def shared_config(options: Options) -> RunConfig:
+    """What train.py would go by if it were given those options of another command that it has too."""
+    return run_config(
+        TrainOptions(**{name: getattr(options, name) for name in TrainOptions.model_fields if hasattr(options, name)})
+    )
 
 
 def _check_fit(options: TrainOptions, hyp_file: str, model: AnyModelConfig, hyp: Hyp, data: DatasetConfig) -> None:
@@ -67,39 +80,6 @@ def _check_fit(options: TrainOptions, hyp_file: str, model: AnyModelConfig, hyp:
         raise ConfigError(f"{options.cfg}: Faster R-CNN reads 3 channels, the dataset has {channels}")
 
 
-def run_section(options: Options, data: DatasetConfig, **known: Any) -> RunSection:
-    """What is given comes before what the dataset suggests, and that before the defaults."""
-    own = {name: getattr(options, name, None) for name in RunSection.model_fields}
-    given = {name: value for name, value in own.items() if value is not None}
-    plain = {**data.suggested.model_dump(exclude_none=True), **given, **known}
-    flags = {name: f"--{name.replace('_', '-')}" for name in plain}
-    return validate(RunSection, Document("train.py", plain, {}, flags))
-
-
 def absolute(options: TrainOptions) -> tuple[str, ...]:
     """The absolute paths of the plugins."""
     return tuple(str(Path(path).resolve()) for path in cast("tuple[str, ...]", options.plugin))
-
-
-class FitConfig(NamedTuple):
-    """A dataset, and the model that shall fit it."""
-
-    data: DatasetConfig
-    data_file: str
-    model: AnyModelConfig
-    anchor_t: float
-    longest: int  # side of an image in pixels, as train.py would scale it
-
-
-def fit_config(options: FitOptions) -> FitConfig:
-    """Read the files that the options name.
-
-    Raises:
-        ConfigError: anything in them is unusable.
-    """
-    overrides = tuple(options.set)
-    check_overrides(overrides)
-    data_file = str(find_yaml(options.data, "data"))
-    data = load_dataset_config(data_file, overrides, SEAMS)
-    model, hyp = load_model_config(options.cfg, overrides, SEAMS), load_hyp(options.hyp, overrides, SEAMS)
-    return FitConfig(data, data_file, model, hyp.anchor_t, run_section(options, data).imgsz)

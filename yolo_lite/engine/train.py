@@ -57,7 +57,8 @@ def train(config: RunConfig, resume: Resume | None = None, processes: Processes 
         UserError: the configuration or the data cannot be used, or loss and gradient are no longer finite.
         StoppedError: SIGINT or SIGTERM came; last.pt holds where the run stands, to the step.
     """
-    explained = memory_errors_explained(config.train.batch_size, config.train.imgsz)
+    remark = "; gradients are accumulated, so that the learning rate keeps its meaning"
+    explained = memory_errors_explained(config.train.batch_size, config.train.imgsz, remark)
     with libraries_left_uncollected(), explained, deterministic(config.hyp.deterministic):
         run = prepare(config, resume, processes)
         with contextlib.closing(run), stop_requests() as stop:
