@@ -36,12 +36,7 @@ class Trained(NamedTuple):
 
 
 def load_trained(path: str | Path) -> Trained:
-    """Read a checkpoint and build its model.
-
-    Raises:
-        CheckpointError: missing, unreadable, not ours, or from a newer yolo_lite.
-        ConfigError: its configuration is unusable.
-    """
+    """Read a checkpoint, with errors as ``load_checkpoint`` and ``config_of``, and build its model."""
     content = load_checkpoint(path)
     config = config_of(content, path)
     task = task_of(config.model)
@@ -51,7 +46,7 @@ def load_trained(path: str | Path) -> Trained:
 
 
 def config_of(checkpoint: dict[str, Any], path: str | Path) -> RunConfig:
-    """The resolved configuration that a checkpoint was trained with."""
+    """The resolved configuration that a checkpoint was trained with; ConfigError where it is unusable."""
     return load_run_config(checkpoint["config"], f"{path} (config)", SEAMS)
 
 

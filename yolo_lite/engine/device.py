@@ -20,12 +20,8 @@ def choose_compute(device: str, precision: str, channels_last: bool, local_rank:
     """Resolve ``--device`` and the keys ``precision`` and ``channels_last``.
 
     Args:
-        device: "" picks a GPU if there is one; "cpu", "mps", "cuda:1" or "1" as torch names them.
-        local_rank: number of this process on its machine; each takes a GPU of its own unless ``device`` names one.
+        device: "cpu", "mps", "cuda:1" or "1"; "" and "cuda" pick the GPU of this process's ``local_rank``.
         precision: "auto" is bf16 where the hardware computes in it, fp16 on older GPUs, else fp32.
-
-    Raises:
-        ConfigError: the device is not there.
     """
     chosen = _choose_device(device, local_rank)
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,12 +37,10 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
     if not name or name == "cuda":
         name = f"cuda:{local_rank}" if name or torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(f"cuda:{name}" if name.isdigit() else name)
-        torch.empty(1, device=device)
+        return torch.empty(1, device=f"cuda:{name}" if name.isdigit() else name).device
     except (RuntimeError, AssertionError) as error:
         reason, gpus = str(error).splitlines()[0], torch.cuda.device_count()
         raise ConfigError(f"--device {name}: not available ({gpus} CUDA devices): {reason}") from None
-    return device
 
 
 def _native_dtype(device: torch.device) -> torch.dtype:
@@ -62,11 +56,10 @@ def _keep_freed_memory() -> None:
 
     Every step would otherwise fault the same pages in again: 10 to 20 % of a training step was seen to go there.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc, m_trim_threshold, m_mmap_max = ctypes.CDLL(None), -1, -4
-    libc.mallopt(m_mmap_max, 0)
-    libc.mallopt(m_trim_threshold, 2**31 - 1)
+    if platform.libc_ver()[0] == "glibc":
+        libc, m_trim_threshold, m_mmap_max = ctypes.CDLL(None), -1, -4
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 @contextlib.contextmanager

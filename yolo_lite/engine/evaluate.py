@@ -77,10 +77,7 @@ class Evaluation(NamedTuple):
         return class_table(rows, row("all", len(index), index.num_objects, self.scores.overall))
 
     def report(self) -> dict[str, Any]:
-        """Plain data for metrics.json; null is what nobody knows: a class without objects, losses of an exported model.
-
-        It includes the scores by size, which take several times as long as AP itself.
-        """
+        """Plain data for metrics.json, with scores by size; null is what nobody knows, as AP without objects."""
         index, by_class = self.split.dataset, self.scores.by_class
         milliseconds = {stage: 1000 * value / len(index) for stage, value in self.seconds.items()}
         return {

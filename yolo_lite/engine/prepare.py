@@ -60,11 +60,6 @@ class TrainingRun(NamedTuple):
         if self.record is not None:
             save_checkpoint(self.folder / "weights" / name, {"config": self.config.plain(), **content})
 
-    def close(self) -> None:
-        """Write what TensorBoard has not written yet."""
-        if self.record is not None:
-            self.record.close()
-
 
 def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> TrainingRun:
     """Model, data and run folder."""

@@ -1,7 +1,5 @@
 """One run in many processes, as torchrun starts them; alone, everything here does nothing.
 
-Rank counts the processes of all machines from 0, ``size`` of them. Process 0 alone writes and speaks.
-
 torch's DistributedDataParallel is not used: it averages over processes, which is wrong where their shares of a batch
 differ, and it needs a backward pass in every process, which an empty share has not. Here the sums that make up the
 gradient are added once a step, so that two processes give the gradient of one, whatever their shares.
@@ -32,9 +30,9 @@ PATIENCE = datetime.timedelta(minutes=30)  # that a process waits for the others
 
 
 class Processes(NamedTuple):
-    """This process among those of the run."""
+    """This process among those of the run; the first alone writes and speaks."""
 
-    rank: int = 0
+    rank: int = 0  # counts the processes of all machines
     size: int = 1
     local_rank: int = 0  # on its machine: the number of its GPU
     launchers: tuple[str, ...] = ()  # the torchruns of all processes, none without torchrun
@@ -82,8 +80,7 @@ class Processes(NamedTuple):
             distributed.broadcast_object_list(box, src=0)
         if isinstance(box[0], Exception):
             raise box[0]
-        found: T = box[0]
-        return found
+        return box[0]  # type: ignore[no-any-return]
 
     @property
     def bar(self) -> dict[str, Any]:
@@ -167,7 +164,5 @@ def _lost_processes_named(processes: Processes) -> Iterator[None]:
         yield
     except RuntimeError as error:  # torch's distributed errors are RuntimeErrors, gloo's nothing more
         reason = str(error).strip().splitlines()[0][:200]
-        raise LostProcessError(
-            f"process {processes.rank} of {processes.size}: another process of this run has ended or does not answer "
-            f"({reason}); see its own message"
-        ) from error
+        told = f"another process of this run has ended or does not answer ({reason}); see its own message"
+        raise LostProcessError(f"process {processes.rank} of {processes.size}: {told}") from error

@@ -61,7 +61,7 @@ def train(config: RunConfig, resume: Resume | None = None, processes: Processes 
     explained = memory_errors_explained(config.train.batch_size, config.train.imgsz, remark)
     with libraries_left_uncollected(), explained, deterministic(config.hyp.deterministic):
         run = prepare(config, resume, processes)
-        with contextlib.closing(run), stop_requests() as stop:
+        with contextlib.closing(run.record) if run.record else contextlib.nullcontext(), stop_requests() as stop:
             return _run_epochs(run, stop)
 
 
@@ -106,10 +106,7 @@ def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
 
 
 def train_epoch(run: TrainingRun, saving: Saving, stop: StopRequest) -> float:
-    """The steps of the epoch that are still to be done; what they come to is in the state's tally.
-
-    Returns:
-        Seconds of waiting for data: for the loading processes, or for loading itself where there are none.
+    """The steps of the epoch that are still to be done, into the state's tally; returns seconds of waiting for data.
 
     Raises:
         DivergedError: too many steps in a row were not finite, or one was and ``nonfinite: stop`` says so.
@@ -245,11 +242,7 @@ def _update(state: State, losses: Tensor, norm: Tensor) -> str:
 
 
 def _count(step: Step, window: Sequence[Batch], run: TrainingRun) -> None:
-    """Add a step to the tally of the epoch; of one that was not finite the images are named, in all processes.
-
-    Raises:
-        DivergedError: the run shall not or cannot go on.
-    """
+    """Add a step to the tally; of one that was not finite the images are named, unless the run cannot go on."""
     tally, processes, file = run.state.tally, run.setup.processes, run.folder / "nonfinite_steps.txt"
     tally.steps += 1
     if not step.problem:

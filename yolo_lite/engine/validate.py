@@ -123,12 +123,9 @@ def _dataset(subject: Subject, options: ValOptions) -> tuple[DatasetConfig, str]
         return subject.data
     data_file = str(find_yaml(options.data, "data"))
     data = load_dataset_config(data_file, seams=SEAMS)
-    if data.class_names != subject.names:
-        raise DataError(
-            f"{data_file}: names differ from those {options.weights} was trained with: "
-            f"expected {list(subject.names)}, found {list(data.class_names)}"
-        )
-    if data.channels != subject.channels:
-        expected = f"expected {subject.channels} as {options.weights} was trained with, found {data.channels}"
-        raise DataError(f"{data_file}: channels: {expected}")
+    kinds = {"names": (list(subject.names), list(data.class_names)), "channels": (subject.channels, data.channels)}
+    for kind, (expected, found) in kinds.items():
+        if found != expected:
+            wanted = f"expected {expected} as {options.weights} was trained with"
+            raise DataError(f"{data_file}: {kind}: {wanted}, found {found}")
     return data, data_file
