@@ -242,10 +242,11 @@ def is_alive(process: int) -> bool:
         ("1min", "2 3e 5 6e 8 9e 11 12e"),
     ],
 )
-def test_when_a_checkpoint_is_due(text: str, due: str):
+def test_when_a_checkpoint_is_due(text: str, due: str, monkeypatch: pytest.MonkeyPatch):
     # 4 epochs of 3 steps, of half a minute each; "e" is the end of an epoch
     now = [0.0]
-    saving = Saving(parse_save_period(text), 3, 0, clock=lambda: now[0])
+    monkeypatch.setattr("yolo_lite.engine.state.time.monotonic", lambda: now[0])
+    saving = Saving(parse_save_period(text), 3, 0)
     found = []
     for step in range(1, 13):
         now[0] += 30

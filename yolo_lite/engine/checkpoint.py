@@ -56,7 +56,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, unreadable, not ours, or from a newer yolo_lite.
     """
-    content = None
+    content: Any = None
     try:
         with open(path, "rb") as file:
             if is_zipfile(file):
@@ -68,23 +68,24 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {reason}") from error
     except UNREADABLE:
         pass
-    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        raise CheckpointError(
-            f"{path}: damaged, or not a checkpoint of yolo_lite; weights of YOLOv5 come in by yolo-lite import"
-        )
-    if content["format"] > FORMAT:
-        raise CheckpointError(
-            f"{path}: written by yolo_lite {content.get('yolo_lite')} in format {content['format']}, "
-            f"this yolo_lite {yolo_lite.__version__} reads format {FORMAT}"
-        )
-    if content["format"] < OLDEST:
-        raise CheckpointError(
-            f"{path}: written in format {content['format']} by an older yolo_lite, expected format {OLDEST} or newer: "
-            "train again, or use the yolo_lite that wrote it"
-        )
-    if missing := {"config", "ema", "losses", "epoch"} - content.keys():
-        raise CheckpointError(f"{path}: not a checkpoint of yolo_lite: without {', '.join(sorted(missing))}")
+    if problem := _problem(content):
+        raise CheckpointError(f"{path}: {problem}")
     return content if content["format"] == FORMAT else _upgraded(content)
+
+
+def _problem(content: Any) -> str:
+    """Why the content of a file is no checkpoint that can be read; "" where it is one."""
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        return "damaged, or not a checkpoint of yolo_lite; weights of YOLOv5 come in by yolo-lite import"
+    version, found = content.get("yolo_lite"), content["format"]
+    if found > FORMAT:
+        reader = f"this yolo_lite {yolo_lite.__version__} reads format {FORMAT}"
+        return f"written by yolo_lite {version} in format {found}, {reader}"
+    if found < OLDEST:
+        expected = f"expected format {OLDEST} or newer: train again, or use the yolo_lite that wrote it"
+        return f"written in format {found} by an older yolo_lite, {expected}"
+    missing = {"config", "ema", "losses", "epoch"} - content.keys()
+    return f"not a checkpoint of yolo_lite: without {', '.join(sorted(missing))}" if missing else ""
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ step seeds torch's by (seed, step). Where a run stands is therefore all that a r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,9 @@ from yolo_lite.config.run import RunConfig, SavePeriod
 from yolo_lite.engine.optimizer import MovingAverage, make_optimizer
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.structures import Compute
+
+PARTS = ("model", "optimizer", "scaler")  # of a state, which last.pt holds by these names
+NUMBERS = ("epoch", "step", "best_fitness", "best_epoch")
 
 
 @dataclass
@@ -65,39 +68,28 @@ class State:
 
     def averaged(self) -> dict[str, Any]:
         """What best.pt holds beside the configuration: the averaged weights."""
-        return {
-            "epoch": self.epoch,
-            "metrics": self.row,
-            "ema": self.average.module.state_dict(),
-            "losses": self.criterion.state_dict(),
-        }
+        parts = {"ema": self.average.module.state_dict(), "losses": self.criterion.state_dict()}
+        return {"epoch": self.epoch, "metrics": self.row, **parts}
 
     def everything(self) -> dict[str, Any]:
         """What last.pt holds beside the configuration: all that a resumed run needs."""
-        return {
-            **self.averaged(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "step": self.step,
-            "updates": int(self.average.n_averaged),
-            "best_fitness": self.best_fitness,
-            "best_epoch": self.best_epoch,
-            "tally": {**vars(self.tally), "losses": self.tally.losses.cpu(), "norm": self.tally.norm.cpu()},
-        }
+        tally = {**vars(self.tally), "losses": self.tally.losses.cpu(), "norm": self.tally.norm.cpu()}
+        numbers = {name: getattr(self, name) for name in NUMBERS}
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
+        return {**self.averaged(), **parts, **numbers, "updates": int(self.average.n_averaged), "tally": tally}
 
     def restore(self, content: dict[str, Any]) -> None:
         """Go on from the content of a last.pt."""
-        self.model.load_state_dict(content["model"])
+        for name in PARTS:
+            if content[name]:  # the scaler's is empty unless the run was in fp16
+                getattr(self, name).load_state_dict(content[name])
+        for name in NUMBERS:
+            setattr(self, name, content[name])
         self.criterion.load_state_dict(content["losses"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        if content["scaler"]:  # empty unless the run was in fp16
-            self.scaler.load_state_dict(content["scaler"])
         self.average.module.load_state_dict(content["ema"])
         self.average.n_averaged.fill_(content["updates"])
-        self.epoch, self.step, self.row = content["epoch"], content["step"], content["metrics"]
-        self.best_fitness, self.best_epoch = content["best_fitness"], content["best_epoch"]
-        device, self.tally = self.tally.norm.device, Tally(**content["tally"])
+        self.row, device = content["metrics"], self.tally.norm.device
+        self.tally = Tally(**content["tally"])
         self.tally.losses, self.tally.norm = self.tally.losses.to(device), self.tally.norm.to(device)
         within = f", {self.tally.steps} steps into the next" if self.tally.steps else ""
         print(f"resumed after epoch {self.epoch}{within}")
@@ -145,21 +137,18 @@ def initial_state(
 class Saving:
     """Tells when to write last.pt, by ``--save-period``: epochs, parts of one, or minutes."""
 
-    def __init__(
-        self, period: SavePeriod, steps_per_epoch: int, step: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.period, self.clock = period, clock
-        self.steps = max(round(period.number * steps_per_epoch), 1)
-        self.last_step, self.last_time = step - step % steps_per_epoch, clock()
+    def __init__(self, period: SavePeriod, steps_per_epoch: int, step: int) -> None:
+        self.period, self.steps = period, max(round(period.number * steps_per_epoch), 1)
+        self.last_step, self.last_time = step - step % steps_per_epoch, time.monotonic()
 
     def is_due(self, step: int, ends_epoch: bool) -> bool:
         """Whether it is due after a step, or at the end of an epoch; then it counts as written."""
         if self.period.unit == "min":
-            has_passed = self.clock() - self.last_time >= 60 * self.period.number
+            has_passed = time.monotonic() - self.last_time >= 60 * self.period.number
         else:
             has_passed = step - self.last_step >= self.steps
         within_epochs = self.period.unit == "min" or self.period.number < 1
         due = ends_epoch or has_passed if within_epochs else ends_epoch and has_passed
         if due:
-            self.last_step, self.last_time = step, self.clock()
+            self.last_step, self.last_time = step, time.monotonic()
         return due

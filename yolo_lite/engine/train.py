@@ -25,7 +25,6 @@ from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import say
 from yolo_lite.engine.state import Resume, Saving, State, no_progress
 from yolo_lite.engine.stop import StopRequest, stop_requests
-from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.ops.streams import Stream
 from yolo_lite.structures import Batch
@@ -141,23 +140,26 @@ def train_epoch(run: TrainingRun, saving: Saving, stop: StopRequest) -> float:
 
 
 def train_step(state: State, batches: Sequence[Batch], setup: Setup) -> Step:
-    """One optimizer step over some batches.
+    """One optimizer step over some batches; one whose loss or gradient is not finite leaves no trace but its number.
 
     The gradient is that of the mean loss over all images of the step, those of other processes too, times
-    ``nominal_batch``: lr0 then means the same for every batch size. A step whose loss or gradient is not finite is not
-    taken and leaves no trace but its number: one wait for the device tells.
+    ``nominal_batch``: lr0 then means the same for every batch size.
     """
     hyp, processes, model, criterion = setup.hyp, setup.processes, state.model, state.criterion
     _seed(setup, state.step)
     set_rates(state.optimizer, rates(state.step, setup.plan, hyp))
     changed_by_forward = [*_running_statistics(model), *criterion.step_sums()]
     before = torch._foreach_add(changed_by_forward, 0)  # copies
-    num_images = sum(len(batch.images) for batch in batches)
 
+    num_images = sum(len(batch.images) for batch in batches)
     grids = [model.grid(*batch.images.shape[2:]) for batch in batches]
-    matches, totals = _assigned_early(criterion, batches, grids, num_images, processes)
-    losses = torch.zeros(len(criterion.names), device=setup.compute.device)
-    divisor = torch.zeros((), device=setup.compute.device)
+    matches: list[Any] = [None] * len(batches)  # yet, where predictions decide
+    totals = None
+    if not criterion.needs_predictions:
+        matches = [criterion.assign(batch.objects, grid) for batch, grid in zip(batches, grids, strict=True)]
+        totals = criterion.totals(matches, grids, num_images)
+        processes.add(totals)
+    losses, divisor = (torch.zeros(shape, device=setup.compute.device) for shape in (len(criterion.names), ()))
     for batch, grid, match in zip(batches, grids, matches, strict=True):
         if not len(batch.images):  # all images of this batch went to other processes
             continue
@@ -170,8 +172,7 @@ def train_step(state: State, batches: Sequence[Batch], setup: Setup) -> Step:
         state.scaler.scale(values.sum() * hyp.nominal_batch).backward()
         losses += values.detach()
 
-    if processes.size > 1:
-        _add_over_processes(state, losses, divisor, num_images, processes)
+    _add_over_processes(state, losses, divisor, num_images, processes)
     state.scaler.unscale_(state.optimizer)
     if criterion.needs_predictions:
         losses /= divisor.clamp_(min=1)
@@ -196,20 +197,10 @@ def _running_statistics(model: nn.Module) -> list[Tensor]:
     return [values for norm in norms for values in (norm.running_mean, norm.running_var) if values is not None]
 
 
-def _assigned_early(
-    criterion: Criterion, batches: Sequence[Batch], grids: Sequence[Any], num_images: int, processes: Processes
-) -> tuple[list[Any], tuple[Tensor, ...] | None]:
-    """Matches of each batch, and what the losses of the whole step are divided by; None where predictions decide."""
-    if criterion.needs_predictions:
-        return [None] * len(batches), None
-    matches = [criterion.assign(batch.objects, grid) for batch, grid in zip(batches, grids, strict=True)]
-    totals = criterion.totals(matches, grids, num_images)
-    processes.add(totals)
-    return matches, totals
-
-
 def _add_over_processes(state: State, losses: Tensor, divisor: Tensor, num_images: int, processes: Processes) -> None:
     """Sum gradients, losses and divisor, average running statistics by the number of images; one transfer for all."""
+    if processes.size == 1:
+        return
     gradients = []
     for parameter in state.model.parameters():
         if parameter.requires_grad:

@@ -47,11 +47,7 @@ class Subject(NamedTuple):
 
 
 def prepare_validation(options: ValOptions, subject: Subject | None = None) -> Callable[[], Evaluation]:
-    """Make a model and a split ready, of the checkpoint that the options name unless there is a subject.
-
-    Returns:
-        What evaluates them.
-    """
+    """What evaluates a model on a split: the checkpoint that the options name, unless there is a subject."""
     subject = subject or _checkpoint(options)
     index = index_split(*_dataset(subject, options), options.split)
     print(f"{options.split}: {index.describe()}")
@@ -100,19 +96,13 @@ def _checkpoint(options: ValOptions) -> Subject:
     compute = choose_compute(str(options.device), config.hyp.precision, config.hyp.channels_last)
     model = move_model(model, compute)
     # Weights by label counts come with the state.
-    criterion = task.criterion(config.model, config.hyp, np.zeros(config.model.nc))
+    criterion = task.criterion(config.model, config.hyp, np.zeros(config.model.nc)).to(compute.device)
     criterion.load_state_dict(content["losses"])
-    size = rounded_up(options.imgsz or config.train.imgsz, model.stride)
+    data, size = config.data, rounded_up(options.imgsz or config.train.imgsz, model.stride)
+    canvas = functools.partial(canvas_size, stride=model.stride)
+    known = (data, config.data_file) if config.data_file else None
     return Subject(
-        model,
-        criterion.to(compute.device),
-        compute,
-        names=config.data.class_names,
-        channels=config.data.channels,
-        size=size,
-        canvas=functools.partial(canvas_size, stride=model.stride),
-        batch_size=config.train.batch_size,
-        data=(config.data, config.data_file) if config.data_file else None,
+        model, criterion, compute, data.class_names, data.channels, size, canvas, config.train.batch_size, known
     )
 
 
