@@ -63,8 +63,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
                 file.seek(0)
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        is_missing = isinstance(error, FileNotFoundError)
-        reason = "no such file" if is_missing else f"cannot be read: {error.strerror}"
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         raise CheckpointError(f"{path}: {reason}") from error
     except UNREADABLE:
         pass

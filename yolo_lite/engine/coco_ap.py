@@ -89,11 +89,9 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
 
 def score_by_size(truth: COCO, table: DetectionTable) -> SizeScores:
     """What COCO adds to AP; it costs as much again, several times over: not for every epoch."""
-    found = _run_coco(truth, _load_results(truth, table), by_size=True).eval
-    precision, recall = (np.where(found[name] < 0, np.nan, found[name]) for name in ("precision", "recall"))
-    by_size = [precision[:, :, :, area, 2] for area in (1, 2, 3)]
-    by_size += [recall[:, :, 0, most] for most in (0, 1, 2)] + [recall[:, :, area, 2] for area in (1, 2, 3)]
-    return SizeScores(*(float(mean_of_known(values.ravel(), 0)) for values in by_size))
+    evaluation = _run_coco(truth, _load_results(truth, table), by_size=True)
+    evaluation.summarize()
+    return SizeScores(*np.where(evaluation.stats < 0, np.nan, evaluation.stats)[3:12].tolist())
 
 
 def match(truth: COCO, detections: DetectionTable | COCO, any_class: bool = False) -> np.ndarray:

@@ -26,7 +26,6 @@ from yolo_lite.engine.optimizer import Plan, accumulated_batches
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import Record
 from yolo_lite.engine.run_folder import make_run_folder, mark_launchers
-from yolo_lite.engine.sheets import assigned_cells
 from yolo_lite.engine.start import start_from
 from yolo_lite.engine.state import Resume, State, initial_state
 from yolo_lite.engine.tasks import task_of
@@ -82,7 +81,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     criterion = task.criterion(config.model, hyp, train_index.counts).to(compute.device)
     if options.weights and not resume:
         start_from(options.weights, model, config.data.class_names)
-    state = initial_state(model, criterion, hyp, compute, resume, model.frozen(hyp.freeze))
+    state = initial_state(model, criterion, hyp, compute, resume)
     if hyp.compile:
         model.compile_network()
     accumulated = accumulated_batches(hyp, options.batch_size)
@@ -100,7 +99,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     record = Record(folder, config, state.epoch) if processes.is_first else None
     if record and state.step == 0:
         record.graph(model)
-        batches = record.batches(batches, train_index.names, functools.partial(assigned_cells, model, criterion))
+        batches = record.batches(batches, train_index.names, model, criterion)
     return TrainingRun(config, folder, state, setup, train_index, batches, val, record)
 
 
@@ -127,15 +126,10 @@ def _training_loader(
     store = ImageStore(index, size, hyp.cache, options.workers > 0)
     print(f"train: {store.describe()}")
     mosaic_epochs = options.epochs - min(hyp.close_mosaic, options.epochs // 3)
-    return training_loader(
-        TrainingSet(index, store, size, hyp, options.seed, mosaic_epochs),
-        options.batch_size,
-        options.workers,
-        epochs=range(state.epoch, options.epochs),
-        pin_memory=setup.compute.device.type == "cuda",
-        first_batch=state.tally.steps * setup.plan.batches_per_step,
-        share=setup.processes.share_of,
-    )
+    dataset = TrainingSet(index, store, size, hyp, options.seed, mosaic_epochs)
+    epochs, first_batch = range(state.epoch, options.epochs), state.tally.steps * setup.plan.batches_per_step
+    loading = (options.batch_size, options.workers, epochs, setup.compute.device.type == "cuda")
+    return training_loader(dataset, *loading, first_batch, setup.processes.share_of)
 
 
 def _run_folder(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from yolo_lite.config.run import RunConfig
 from yolo_lite.engine import sheets
 from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.engine.figures import figures
+from yolo_lite.loss.criteria import Criterion
 from yolo_lite.report.drawing import encode_image
 from yolo_lite.report.results import results_image
 from yolo_lite.report.results_csv import ResultsCsv
@@ -49,13 +50,13 @@ class Record:
             print(f"TensorBoard has no graph of this model: {str(error).strip().splitlines()[0]}")
 
     def batches(
-        self, batches: Iterator[Batch], names: tuple[str, ...], anchors: Callable[[Batch], sheets.Cells | None]
+        self, batches: Iterator[Batch], names: tuple[str, ...], model: Any, criterion: Criterion
     ) -> Iterator[Batch]:
         """Pass batches on; the first one is also drawn, with its boxes, and with the anchors that learn them."""
         for number, batch in enumerate(batches):
             if number == 0 and self.config.train.figures:
                 self._image("train/batch", "train_batch.png", sheets.training_sheet(batch, names), 0)
-                if (assigned := anchors(batch)) and len(assigned.image):
+                if (assigned := sheets.assigned_cells(model, criterion, batch)) and len(assigned.image):
                     sheet = sheets.anchor_sheet(batch, assigned, names)
                     self._image("train/assigned_anchors", "assigned_anchors.png", sheet, 0)
             yield batch

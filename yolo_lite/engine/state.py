@@ -113,16 +113,9 @@ def no_progress(epoch: int, best_epoch: int, hyp: Hyp) -> bool:
     return epoch >= hyp.min_epochs and 0 < hyp.patience <= epoch - best_epoch
 
 
-def initial_state(
-    model: Any,
-    criterion: Criterion,
-    hyp: Hyp,
-    compute: Compute,
-    resume: Resume | None = None,
-    frozen: Sequence[nn.Module] = (),
-) -> State:
+def initial_state(model: Any, criterion: Criterion, hyp: Hyp, compute: Compute, resume: Resume | None = None) -> State:
     """The state of a run that starts with the weights of ``model``, or of one that goes on."""
-    device = compute.device
+    device, frozen = compute.device, model.frozen(hyp.freeze)
     average, optimizer = MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp)
     scaler = torch.amp.GradScaler(device.type, enabled=compute.dtype == torch.float16)
     tally = Tally(torch.zeros(len(criterion.names), device=device), torch.zeros((), device=device))
