@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import Hyp
-from yolo_lite.config.run import RunConfig
+from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
@@ -87,19 +86,17 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     accumulated = accumulated_batches(hyp, options.batch_size)
     plan = Plan(num_batches(len(train_index), options.batch_size), accumulated, options.epochs, options.first_epochs)
     setup = Setup(hyp, compute, plan, options.seed, processes)
-    batches: Iterator[Batch] = iter(
-        _training_loader(train_index, size, config, state, setup)
-    )  # workers start meanwhile
+    batches = _batches(train_index, size, options, state, setup)  # workers start meanwhile
     store = ImageStore(val_index, size, hyp.cache, shared=False)  # decoded images are read in this process
     print(f"val:   {store.describe()}")
     canvas = functools.partial(canvas_size, stride=model.stride)
     val = prepare_split(store, canvas, options.batch_size, options.workers, compute, processes)
 
-    folder = processes.from_first(lambda: _run_folder(config, resume, (train_index, val_index), processes))
+    folder = processes.from_first(lambda: _run_folder(options, resume, [train_index, val_index], processes))
     record = Record(folder, config, state.epoch) if processes.is_first else None
     if record and state.step == 0:
         record.graph(model)
-        batches = record.batches(batches, train_index.names, model, criterion)
+        batches = record.batches(batches, model, criterion)
     return TrainingRun(config, folder, state, setup, train_index, batches, val, record)
 
 
@@ -116,11 +113,9 @@ def _synchronised(model: Any, num_images: int, batch_size: int, compute: Compute
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def _training_loader(
-    index: DatasetIndex, size: int, config: RunConfig, state: State, setup: Setup
-) -> DataLoader[Batch]:
+def _batches(index: DatasetIndex, size: int, options: RunSection, state: State, setup: Setup) -> Iterator[Batch]:
     """All batches that the run still has to see."""
-    options, hyp = config.train, config.hyp
+    hyp = setup.hyp
     if hyp.augmentations and options.workers and not CAN_FORK:
         raise ConfigError("augmentations: a plugin reaches loading processes only on Linux: expected --workers 0 here")
     store = ImageStore(index, size, hyp.cache, options.workers > 0)
@@ -128,15 +123,12 @@ def _training_loader(
     mosaic_epochs = options.epochs - min(hyp.close_mosaic, options.epochs // 3)
     dataset = TrainingSet(index, store, size, hyp, options.seed, mosaic_epochs)
     epochs, first_batch = range(state.epoch, options.epochs), state.tally.steps * setup.plan.batches_per_step
-    loading = (options.batch_size, options.workers, epochs, setup.compute.device.type == "cuda")
-    return training_loader(dataset, *loading, first_batch, setup.processes.share_of)
+    pin_memory, share = setup.compute.device.type == "cuda", setup.processes.share_of
+    return iter(training_loader(dataset, options.batch_size, options.workers, epochs, pin_memory, first_batch, share))
 
 
-def _run_folder(
-    config: RunConfig, resume: Resume | None, splits: tuple[DatasetIndex, DatasetIndex], processes: Processes
-) -> Path:
+def _run_folder(options: RunSection, resume: Resume | None, splits: list[DatasetIndex], processes: Processes) -> Path:
     """The run's folder; what the dataset's reader left out is said, and kept there as a whole."""
-    options = config.train
     folder = resume.folder if resume else make_run_folder(options.project, options.name, options.exist_ok)
     (folder / "weights").mkdir(exist_ok=True)
     mark_launchers(folder, processes.launchers)

@@ -49,10 +49,9 @@ class Record:
         except RuntimeError as error:  # a plugin's block may do what cannot be traced
             print(f"TensorBoard has no graph of this model: {str(error).strip().splitlines()[0]}")
 
-    def batches(
-        self, batches: Iterator[Batch], names: tuple[str, ...], model: Any, criterion: Criterion
-    ) -> Iterator[Batch]:
+    def batches(self, batches: Iterator[Batch], model: Any, criterion: Criterion) -> Iterator[Batch]:
         """Pass batches on; the first one is also drawn, with its boxes, and with the anchors that learn them."""
+        names = self.config.data.class_names
         for number, batch in enumerate(batches):
             if number == 0 and self.config.train.figures:
                 self._image("train/batch", "train_batch.png", sheets.training_sheet(batch, names), 0)
@@ -62,13 +61,9 @@ class Record:
             yield batch
 
     def epoch(self, row: Mapping[str, float], seconds: Mapping[str, float], evaluation: Evaluation) -> None:
-        """Add a row of figures (``epoch`` counted from 1), and now and then the images of its evaluation.
-
-        Args:
-            seconds: for TensorBoard alone: in results.csv, a resumed run would differ from one that was not stopped.
-        """
+        """Add a row of figures (``epoch`` counted from 1), and now and then the images of its evaluation."""
         number = int(row["epoch"])
-        self.table.append(row)
+        self.table.append(row)  # without seconds: a resumed run would differ from one that was not stopped
         self.board.scalars({key: value for key, value in {**row, **seconds}.items() if key != "epoch"}, number)
         epochs = self.config.train.epochs
         every = max(epochs // FIGURES_OF_A_RUN, EPOCHS_BETWEEN_FIGURES)
@@ -89,10 +84,6 @@ class Record:
         text = json.dumps(evaluation.report(), indent=2)
         (self.folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
         print(f"last epoch:\n{evaluation.table()}")
-
-    def close(self) -> None:
-        """Write what TensorBoard has not written yet."""
-        self.board.close()
 
     def _figures(self, evaluation: Evaluation, number: int) -> None:
         for name, image_rgb in figures(evaluation, evaluation.split):

@@ -60,7 +60,8 @@ def train(config: RunConfig, resume: Resume | None = None, processes: Processes 
     explained = memory_errors_explained(config.train.batch_size, config.train.imgsz, remark)
     with libraries_left_uncollected(), explained, deterministic(config.hyp.deterministic):
         run = prepare(config, resume, processes)
-        with contextlib.closing(run.record) if run.record else contextlib.nullcontext(), stop_requests() as stop:
+        board = contextlib.closing(run.record.board) if run.record else contextlib.nullcontext()
+        with board, stop_requests() as stop:
             return _run_epochs(run, stop)
 
 
