@@ -18,14 +18,13 @@ from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import CAN_FORK, ImageStore
-from yolo_lite.engine.checkpoint import save_checkpoint
+from yolo_lite.engine.checkpoint import save_checkpoint, start_from
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
 from yolo_lite.engine.optimizer import Plan, accumulated_batches
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import Record
 from yolo_lite.engine.run_folder import make_run_folder, mark_launchers
-from yolo_lite.engine.start import start_from
 from yolo_lite.engine.state import Resume, State, initial_state
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.structures import Batch, Compute
@@ -94,7 +93,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
 
     folder = processes.from_first(lambda: _run_folder(options, resume, [train_index, val_index], processes))
     record = Record(folder, config, state.epoch) if processes.is_first else None
-    if record and state.step == 0:
+    if record and state.step == 0 and options.figures:
         record.graph(model)
         batches = record.batches(batches, model, criterion)
     return TrainingRun(config, folder, state, setup, train_index, batches, val, record)

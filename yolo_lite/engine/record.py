@@ -41,8 +41,6 @@ class Record:
 
     def graph(self, model: Any) -> None:
         """The operations of a network; the size of the image changes none of them."""
-        if not self.config.train.figures:
-            return
         side = 2 * model.stride
         try:
             self.board.graph(model.to_trace(), torch.zeros(1, self.config.data.channels, side, side))
@@ -53,7 +51,7 @@ class Record:
         """Pass batches on; the first one is also drawn, with its boxes, and with the anchors that learn them."""
         names = self.config.data.class_names
         for number, batch in enumerate(batches):
-            if number == 0 and self.config.train.figures:
+            if number == 0:
                 self._image("train/batch", "train_batch.png", sheets.training_sheet(batch, names), 0)
                 if (assigned := sheets.assigned_cells(model, criterion, batch)) and len(assigned.image):
                     sheet = sheets.anchor_sheet(batch, assigned, names)

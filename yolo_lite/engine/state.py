@@ -102,15 +102,11 @@ class Resume(NamedTuple):
     checkpoint: dict[str, Any]  # content of its last.pt
 
 
-def is_finished(checkpoint: dict[str, Any], config: RunConfig) -> bool:
-    """Whether the run of a last.pt has come to its end: to the last epoch, or to where nothing improved."""
-    out_of_patience = no_progress(checkpoint["epoch"], checkpoint["best_epoch"], config.hyp)
-    return checkpoint["epoch"] >= config.train.epochs or out_of_patience
-
-
-def no_progress(epoch: int, best_epoch: int, hyp: Hyp) -> bool:
-    """Whether a run ends for lack of progress: ``patience`` epochs after its best, not before ``min_epochs``."""
-    return epoch >= hyp.min_epochs and 0 < hyp.patience <= epoch - best_epoch
+def is_finished(epoch: int, best_epoch: int, config: RunConfig) -> bool:
+    """Whether a run is at its end: at the last epoch or, from ``min_epochs`` on, ``patience`` after its best one."""
+    hyp = config.hyp
+    out_of_patience = epoch >= hyp.min_epochs and 0 < hyp.patience <= epoch - best_epoch
+    return epoch >= config.train.epochs or out_of_patience
 
 
 def initial_state(model: Any, criterion: Criterion, hyp: Hyp, compute: Compute, resume: Resume | None = None) -> State:

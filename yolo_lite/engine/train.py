@@ -23,7 +23,7 @@ from yolo_lite.engine.optimizer import rates, set_rates
 from yolo_lite.engine.prepare import Setup, TrainingRun, prepare
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import say
-from yolo_lite.engine.state import Resume, Saving, State, no_progress
+from yolo_lite.engine.state import Resume, Saving, State, is_finished
 from yolo_lite.engine.stop import StopRequest, stop_requests
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.ops.streams import Stream
@@ -67,7 +67,7 @@ def train(config: RunConfig, resume: Resume | None = None, processes: Processes 
 
 def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
     """Train, validate, record, save; to the last epoch, until nothing improves, or until asked to stop."""
-    state, plan, hyp = run.state, run.setup.plan, run.setup.hyp
+    state, plan = run.state, run.setup.plan
     saving = Saving(run.config.train.save_period, plan.steps_per_epoch, state.step)
     print(f"{plan.epochs} epochs of {plan.steps_per_epoch} steps; everything goes to {run.folder}")
     seconds, goes_on = [], True
@@ -86,7 +86,7 @@ def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
             hint = f"; go on with --resume {run.folder / 'weights' / 'last.pt'}"
             raise StoppedError(stopped.number, place + hint) from None
         row = _close_epoch(state, evaluation)
-        goes_on = state.epoch < plan.epochs and not no_progress(state.epoch, state.best_epoch, hyp)
+        goes_on = not is_finished(state.epoch, state.best_epoch, run.config)
         if run.record is not None:
             # First the record, then the checkpoint: a run killed between the two writes this epoch's figures again.
             spent = {"time/train": trained - start, "time/data_wait": waited, "time/validation": validated - trained}
@@ -98,7 +98,7 @@ def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
         seconds.append(perf_counter() - start)
         say(row, seconds[-1], plan.epochs)
     if state.epoch < plan.epochs:
-        print(f"stopped: no progress for {hyp.patience} epochs (key patience)")
+        print(f"stopped: no progress for {run.config.hyp.patience} epochs (key patience)")
     if run.record is not None:
         run.record.finish(row, evaluation)
     print(f"best was epoch {state.best_epoch}: {run.folder / 'weights' / 'best.pt'}")
