@@ -98,12 +98,8 @@ def match(truth: COCO, detections: DetectionTable | COCO, any_class: bool = Fals
     """Which object each detection ``[D]`` finds by COCO's greedy rule at IoU 0.5, as its row in the ground truth.
 
     From the best score down, each detection of an image takes the free object that it overlaps most. One that finds
-    none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``.
-
-    Args:
-        detections: a table, or COCO's form of one.
-        any_class: objects of other classes are taken too, and every detection is matched; else only the best 100 of
-            an image and class are, those that AP knows.
+    none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``. Only the best
+    100 of an image and class are matched, those that AP knows; with ``any_class`` all are, with objects of any class.
     """
     results = _load_results(truth, detections) if isinstance(detections, DetectionTable) else detections
     found = np.full(len(results.anns), UNMATCHED)

@@ -68,15 +68,13 @@ def deterministic(wanted: bool) -> Iterator[None]:
     if not wanted:  # to say so would import torch's compiler
         yield
         return
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    before = torch.are_deterministic_algorithms_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
+        torch.use_deterministic_algorithms(before)
 
 
 @contextlib.contextmanager
@@ -88,9 +86,8 @@ def memory_errors_explained(batch_size: int, imgsz: int, remark: str = "") -> It
         if type(error) is RuntimeError and "can't allocate memory" not in str(error):
             raise
         smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else f"--imgsz {imgsz // 2}"
-        raise ConfigError(
-            f"out of memory with --batch-size {batch_size} at --imgsz {imgsz}: try {smaller}{remark}"
-        ) from error
+        told = f"out of memory with --batch-size {batch_size} at --imgsz {imgsz}: try {smaller}{remark}"
+        raise ConfigError(told) from error
 
 
 def move_model(model: Any, compute: Compute) -> Any:
