@@ -356,7 +356,8 @@ def test_a_file_that_differs_is_not_left_and_the_older_one_stays(weights: Path, 
 def test_only_yolo_models_are_exported(tiny_data: Path, tmp_path, capsys):
     files = ["--cfg", str(REPOSITORY / "cfg/faster_rcnn.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp_faster_rcnn.yaml")]
     config = tiny_config(tiny_data, tmp_path, *files)
-    save_checkpoint(tmp_path / "two.pt", {"config": config.plain(), "epoch": 0, "ema": {}, "losses": {}})
+    weights = task_of(config.model).build(config.model, False).state_dict()
+    save_checkpoint(tmp_path / "two.pt", {"config": config.plain(), "epoch": 0, "ema": weights, "losses": {}})
     message = "only YOLO models can be exported, found the family faster_rcnn"
     assert message in refused(capsys, "--weights", tmp_path / "two.pt")
 

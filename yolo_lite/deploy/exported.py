@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.options import ValOptions
 from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, RunFile, read_facts
@@ -98,10 +99,9 @@ def exported_subject(options: ValOptions) -> Subject:
         exported,
         criterion=None,
         compute=compute,
-        names=facts.names,
-        channels=facts.channels,
+        data=DatasetConfig(names=facts.names, channels=facts.channels),
+        data_file="",
         size=facts.imgsz,
         canvas=facts.canvas,
         batch_size=USUAL_BATCH,
-        data=None,
     )

@@ -27,11 +27,7 @@ OBJECTS = 20  # of each image in the trial
 
 
 def largest_batch_size(config: RunConfig, local_rank: int = 0) -> int:
-    """Try a training step with 1, 2, 4, ... random images.
-
-    Raises:
-        ConfigError: not on a GPU, or not even one image fits.
-    """
+    """Try a training step with 1, 2, 4, ... random images; ConfigError without a GPU, or where not even one fits."""
     compute = choose_compute(config.train.device, config.hyp.precision, config.hyp.channels_last, local_rank)
     if compute.device.type != "cuda":
         raise ConfigError(f"--batch-size auto: measures the memory of a CUDA GPU, found {compute.device.type}")
@@ -39,11 +35,7 @@ def largest_batch_size(config: RunConfig, local_rank: int = 0) -> int:
 
 
 def largest_that_fits(share_of: Callable[[int], float]) -> int:
-    """The largest power of two whose trial takes no more than ``LARGEST_SHARE`` of the memory.
-
-    Args:
-        share_of: share of the memory that so many images take; raises torch.OutOfMemoryError where they do not fit.
-    """
+    """The largest power of two for which ``share_of`` the memory is small enough, without an OutOfMemoryError."""
     count = 1
     with contextlib.suppress(torch.OutOfMemoryError):
         while count <= LARGEST and share_of(count) <= LARGEST_SHARE:

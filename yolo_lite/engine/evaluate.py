@@ -19,7 +19,7 @@ from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import Canvas, Letterbox, padded_size, to_original
 from yolo_lite.data.loader import evaluation_loader
 from yolo_lite.data.store import ImageStore
-from yolo_lite.engine.coco_ap import ClassScores, DetectionTable, Scores, ground_truth, score_by_size, score_detections
+from yolo_lite.engine.coco_ap import DetectionTable, Scores, ground_truth, score_by_size, score_detections
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.tasks import Inference
 from yolo_lite.loss.criteria import Criterion
@@ -65,16 +65,15 @@ class Evaluation(NamedTuple):
 
     def table(self) -> str:
         """The per-class table for the terminal."""
-
-        def row(name: str, images: int, objects: int, found: ClassScores) -> ClassRow:
-            return ClassRow(name, images, objects, found.precision, found.recall, found.map50, found.map50_95)
-
-        index = self.split.dataset
+        index, counts = self.split.dataset, self.split.dataset.counts.tolist()
         pairs = np.unique(np.stack((index.owner, index.label))[:, ~index.crowd], axis=1)
         images = np.bincount(pairs[1], minlength=len(index.names))  # [C] that hold each class
-        columns = (index.names, images.tolist(), index.counts.tolist(), self.scores.by_class)
-        rows = [row(*cells) for cells in zip(*columns, strict=True)]
-        return class_table(rows, row("all", len(index), index.num_objects, self.scores.overall))
+        cells = [("all", len(index), index.num_objects, self.scores.overall)]
+        cells += zip(index.names, images.tolist(), counts, self.scores.by_class, strict=True)
+        overall, *rows = (
+            ClassRow(name, held, count, s.precision, s.recall, s.map50, s.map50_95) for name, held, count, s in cells
+        )
+        return class_table(rows, overall)
 
     def report(self) -> dict[str, Any]:
         """Plain data for metrics.json, with scores by size; null is what nobody knows, as AP without objects."""

@@ -38,12 +38,11 @@ class Subject(NamedTuple):
     model: Inference
     criterion: Criterion | None
     compute: Compute
-    names: tuple[str, ...]  # of the classes
-    channels: int  # of the images
+    data: DatasetConfig  # what it was trained with
+    data_file: str  # its file; "" where only names and channels are known
     size: int  # pixels of the longest side in the network
     canvas: Canvas
     batch_size: int
-    data: tuple[DatasetConfig, str] | None  # what it was trained with, and its file
 
 
 def prepare_validation(options: ValOptions, subject: Subject | None = None) -> Callable[[], Evaluation]:
@@ -98,23 +97,20 @@ def _checkpoint(options: ValOptions) -> Subject:
     # Weights by label counts come with the state.
     criterion = task.criterion(config.model, config.hyp, np.zeros(config.model.nc)).to(compute.device)
     criterion.load_state_dict(content["losses"])
-    data, size = config.data, rounded_up(options.imgsz or config.train.imgsz, model.stride)
+    size = rounded_up(options.imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
-    known = (data, config.data_file) if config.data_file else None
-    return Subject(
-        model, criterion, compute, data.class_names, data.channels, size, canvas, config.train.batch_size, known
-    )
+    return Subject(model, criterion, compute, config.data, config.data_file, size, canvas, config.train.batch_size)
 
 
 def _dataset(subject: Subject, options: ValOptions) -> tuple[DatasetConfig, str]:
     if not options.data:
-        if not subject.data:
+        if not subject.data_file:
             raise ConfigError(f"{options.weights}: imported and exported weights know no dataset, expected --data")
-        return subject.data
-    data_file = str(find_yaml(options.data, "data"))
+        return subject.data, subject.data_file
+    data_file, known = str(find_yaml(options.data, "data")), subject.data
     data = load_dataset_config(data_file, seams=SEAMS)
-    kinds = {"names": (list(subject.names), list(data.class_names)), "channels": (subject.channels, data.channels)}
-    for kind, (expected, found) in kinds.items():
+    names = (list(known.class_names), list(data.class_names))
+    for kind, (expected, found) in {"names": names, "channels": (known.channels, data.channels)}.items():
         if found != expected:
             wanted = f"expected {expected} as {options.weights} was trained with"
             raise DataError(f"{data_file}: {kind}: {wanted}, found {found}")
