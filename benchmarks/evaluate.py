@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from yolo_lite.config.options import ValOptions
-from yolo_lite.engine.validate import prepare_validation, validate_checkpoint
+from yolo_lite.engine.validate import prepare_validation
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     rows = []
     for weights in flags.weights:
         options = ValOptions(weights=weights, data=flags.data, workers=0)
-        runs = [validate_checkpoint(prepare_validation(options)).evaluation for _ in range(flags.repeats)]
+        runs = [prepare_validation(options)() for _ in range(flags.repeats)]
         best = min(runs, key=lambda run: sum(run.seconds.values()))
         cells = " | ".join(f"{seconds:.2f}" for seconds in (*best.seconds.values(), sum(best.seconds.values())))
         rows.append(f"| {weights} | {len(best.detections.score)} | {best.scores.overall.map50_95:.3f} | {cells} |")

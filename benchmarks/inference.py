@@ -24,8 +24,8 @@ from torch import Tensor
 from yolo_lite.deploy.exported import load_exported
 from yolo_lite.deploy.predictor import Predictor, load
 from yolo_lite.deploy.sources import find_media, read_frames
+from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.device import choose_compute, move_model
-from yolo_lite.engine.trained import load_trained
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Compute, Detections, as_floats
 

@@ -23,11 +23,11 @@ from yolo_lite.config.load import load_dataset_config
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.store import ImageStore
-from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_by_size
+from yolo_lite.engine.checkpoint import load_trained
+from yolo_lite.engine.coco_ap import DetectionTable, ground_truth
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute
-from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, format_table, prepare_split, report
-from yolo_lite.engine.trained import load_trained
+from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, prepare_split
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.nms import DetectOptions
@@ -99,7 +99,7 @@ class Ones(Criterion):
 
 def evaluated(index: DatasetIndex, model: Any, size: int, batch_size: int) -> Evaluation:
     store = ImageStore(index, size, "off", shared=False)
-    split = prepare_split(store, functools.partial(canvas_size, stride=32), batch_size, workers=0, pin_memory=False)
+    split = prepare_split(store, functools.partial(canvas_size, stride=32), batch_size, workers=0, compute=CPU)
     if isinstance(model, Oracle):
         model.watch(split)
     return evaluate(model, split, Ones(Hyp()), CPU, DetectOptions())
@@ -129,9 +129,9 @@ def test_a_class_that_is_never_found_costs_its_share_of_the_mean(val_index: Data
 
 def test_table_and_report_count_what_the_split_holds(val_index: DatasetIndex) -> None:
     result = evaluated(val_index, Oracle(), 64, batch_size=8)
-    first = format_table(result, val_index).splitlines()[1].split()
+    first = result.table().splitlines()[1].split()
     assert first[:3] == ["all", str(len(val_index)), str(len(val_index.label))]
-    plain = json.loads(json.dumps(report(result, val_index, score_by_size(ground_truth(val_index), result.detections))))
+    plain = json.loads(json.dumps(result.report()))
     assert sum(row["objects"] for row in plain["per_class"].values()) == len(val_index.label)
     assert plain["map50_95"] == pytest.approx(1.0) and plain["images"] == len(val_index)
 
@@ -196,13 +196,11 @@ def test_saved_json_gives_pycocotools_the_figures_of_metrics_json(
 
 def test_saved_json_of_a_fair_detector_gives_pycocotools_its_figures(val_index: DatasetIndex, tmp_path: Path) -> None:
     results = [evaluated(val_index, Shaky(), 96, batch_size) for batch_size in (1, 3, 8)]
-    truth = ground_truth(val_index)
-    write_coco_json(tmp_path, results[0].detections, Split(val_index, None, truth))
+    write_coco_json(tmp_path, results[0].detections, results[0].split)
     expected = pycocotools_figures(tmp_path)
     assert 0.2 < expected[0] < 0.8 and expected[6] < expected[8]
     for result in results:
-        metrics = report(result, val_index, score_by_size(truth, result.detections))
-        assert figures_of(metrics) == pytest.approx(expected, abs=1e-6, nan_ok=True)
+        assert figures_of(result.report()) == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 def test_saved_json_has_the_ids_of_a_coco_file(val_index: DatasetIndex, tmp_path: Path) -> None:
@@ -266,7 +264,8 @@ def test_another_set_of_names_is_refused(tiny_run: Path, tmp_path: Path, capsys:
     other = tmp_path / "other.yaml"
     other.write_text("path: .\nval: images\nnames: [cat, dog]\n")
     assert val_main(["--weights", str(tiny_run / "weights/best.pt"), "--data", str(other)]) == 2
-    assert "names differ" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "names: expected ['circle', " in said and "found ['cat', 'dog']" in said
 
 
 @pytest.mark.skipif(not (SHARED / "data/raccoon").is_dir(), reason="../shared/data/raccoon is not there")

@@ -24,8 +24,7 @@ from yolo_lite.cli.main import main
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.load import load_model_config
 from yolo_lite.config.model import ModelConfig
-from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
-from yolo_lite.engine.start import start_from
+from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint, start_from
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train
 from yolo_lite.model.detector import Detector

@@ -74,7 +74,7 @@ def fresh(hyp: Hyp) -> tuple[State, Setup]:
 def everything(state: State) -> dict[str, torch.Tensor]:
     moments = state.optimizer.state_dict()["state"]
     tensors = {f"{key}.{name}": value for key, values in moments.items() for name, value in values.items()}
-    averaged = {f"ema.{name}": value for name, value in state.average.model.state_dict().items()}
+    averaged = {f"ema.{name}": value for name, value in state.average.module.state_dict().items()}
     own = {name: value for name, value in state.model.state_dict().items() if "num_batches" not in name}
     sums = {f"sum{number}": value for number, value in enumerate(state.criterion.step_sums())}
     return {name: value.clone() for name, value in {**tensors, **averaged, **own, **sums}.items()}

@@ -166,14 +166,14 @@ def test_the_average_follows_its_formula_and_copies_counters() -> None:
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
         model(torch.randn(4, 3))
-        average.update(model)
+        average.update_parameters(model)
         weight = model[0].weight.detach().clone()
         decay = min(0.9, (1 + update) / (10 + update))
         expected = weight if expected is None else decay * expected + (1 - decay) * weight
-    assert torch.allclose(average.model[0].weight, expected, atol=1e-5)
-    assert average.model[1].num_batches_tracked.item() == 40
-    assert not torch.equal(average.model[1].running_mean, model[1].running_mean)
-    assert not any(parameter.requires_grad for parameter in average.model.parameters())
+    assert torch.allclose(average.module[0].weight, expected, atol=1e-5)
+    assert average.module[1].num_batches_tracked.item() == 40
+    assert not torch.equal(average.module[1].running_mean, model[1].running_mean)
+    assert not any(parameter.requires_grad for parameter in average.module.parameters())
 
 
 def test_the_average_spans_about_a_tenth_of_a_short_run() -> None:

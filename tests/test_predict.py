@@ -31,7 +31,7 @@ from yolo_lite.deploy.predictor import BATCHES_WAITING, Predictor
 from yolo_lite.deploy.sources import Frame, count_frames, find_media, is_live, read_frames
 from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolo_lite.engine.tasks import task_of
-from yolo_lite.engine.validate import prepare_validation, validate_checkpoint
+from yolo_lite.engine.validate import prepare_validation
 from yolo_lite.ops.nms import DetectOptions, survivors
 from yolo_lite.structures import Detections
 
@@ -104,8 +104,8 @@ def predict(*words: str) -> int:
 
 def assert_predicts_what_validation_finds(weights: Path, size: int, batch_size: int) -> None:
     options = ValOptions(weights=weights, imgsz=size, batch_size=batch_size, device="cpu", workers=0)
-    prepared = prepare_validation(options)
-    index, table = prepared.split.dataset, validate_checkpoint(prepared).evaluation.detections
+    evaluation = prepare_validation(options)()
+    index, table = evaluation.split.dataset, evaluation.detections
     files = [index.path(position) for position in range(len(index))]
     choice = {"conf": 0.001, "iou": 0.6, "batch_size": batch_size}
     found = load(weights, device="cpu", imgsz=size).predict(files, **choice)

@@ -140,7 +140,7 @@ def check_statistics(processes: Processes) -> None:
     state.model.train()
     batch = part_of(random_batch(5, seed=1), processes)
     train_step(state, [batch.to(compute)], Setup(hyp, compute, Plan(9, 1, 9), 0, processes))
-    states = processes.gather_everywhere({**model.state_dict(), **state.average.model.state_dict()})
+    states = processes.gather_everywhere({**model.state_dict(), **state.average.module.state_dict()})
     counters = {name for name in states[0] if "num_batches" in name}
     first, second = ({name: value for name, value in each.items() if name not in counters} for each in states)
     assert equal_states(first, second)

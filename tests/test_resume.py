@@ -22,7 +22,7 @@ from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.run import parse_save_period
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
 from yolo_lite.engine.optimizer import Plan, rates
-from yolo_lite.engine.saving import Saving
+from yolo_lite.engine.state import Saving
 from yolo_lite.engine.stop import stop_requests
 from yolo_lite.engine.train import train
 
@@ -242,15 +242,16 @@ def is_alive(process: int) -> bool:
         ("1min", "2 3e 5 6e 8 9e 11 12e"),
     ],
 )
-def test_when_a_checkpoint_is_due(text: str, due: str):
+def test_when_a_checkpoint_is_due(text: str, due: str, monkeypatch: pytest.MonkeyPatch):
     # 4 epochs of 3 steps, of half a minute each; "e" is the end of an epoch
     now = [0.0]
-    saving = Saving(parse_save_period(text), 3, 0, clock=lambda: now[0])
+    monkeypatch.setattr("yolo_lite.engine.state.time.monotonic", lambda: now[0])
+    saving = Saving(parse_save_period(text), 3, 0)
     found = []
     for step in range(1, 13):
         now[0] += 30
-        found += [str(step)] if saving.due_after_step(step) else []
-        found += [f"{step}e"] if step % 3 == 0 and saving.due_after_epoch(step) else []
+        found += [str(step)] if saving.is_due(step, ends_epoch=False) else []
+        found += [f"{step}e"] if step % 3 == 0 and saving.is_due(step, ends_epoch=True) else []
     assert " ".join(found) == due
 
 
@@ -320,4 +321,4 @@ def test_what_a_resumed_run_may_not_be_given(straight: Path, words: list[str], e
 
 def test_after_a_resume_within_an_epoch_its_end_is_saved():
     saving = Saving(parse_save_period("1"), 10, 5)
-    assert [step for step in (10, 20, 30) if saving.due_after_epoch(step)] == [10, 20, 30]
+    assert [step for step in (10, 20, 30) if saving.is_due(step, ends_epoch=True)] == [10, 20, 30]

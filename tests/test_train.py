@@ -108,7 +108,7 @@ def test_a_model_that_cannot_be_traced_has_no_graph(tiny_data: Path, tmp_path: P
 
     record = Record(tmp_path, with_figures(tiny_config(tiny_data, tmp_path)), 0)
     record.graph(Untraceable())
-    record.close()
+    record.board.close()
     assert "no graph of this model: a block of a plugin" in capsys.readouterr().out
 
 

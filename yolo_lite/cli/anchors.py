@@ -9,14 +9,14 @@ from yolo_lite.config.options import AnchorsOptions
 def run(options: AnchorsOptions) -> None:
     """Print how the model's anchors fit, and lines for its YAML with anchors that fit better."""
     from yolo_lite.data.index import index_split
-    from yolo_lite.engine.resolve import fit_config
+    from yolo_lite.engine.resolve import shared_config
     from yolo_lite.tools.anchors import fit_anchors, measure_fit, model_anchors, training_sizes
 
-    data, data_file, model, anchor_t, longest = fit_config(options)
-    old = model_anchors(model)
+    config = shared_config(options)
+    anchor_t, longest, old = config.hyp.anchor_t, config.train.imgsz, model_anchors(config.model)
     if old is None:
         raise ConfigError(f"--cfg {options.cfg}: expected the family yolo, others match objects by their overlap")
-    size = training_sizes(index_split(data, data_file, "train"), longest)
+    size = training_sizes(index_split(config.data, config.data_file, "train"), longest)
     new = fit_anchors(size, old.shape[0] * old.shape[1], anchor_t, options.seed).reshape(old.shape)
     print(f"{len(size)} objects at {longest} px; recall: an anchor's sides differ by less than {anchor_t:g} times")
     print(f"{'':<8}{'recall':>8}{'mean ratio':>12}")

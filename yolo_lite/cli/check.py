@@ -12,19 +12,19 @@ from yolo_lite.config.options import CheckOptions
 def run(options: CheckOptions) -> int:
     """Print the report and write it into a run folder; returns 1 where training would be harmed."""
     from yolo_lite.data.index import dataset_root
-    from yolo_lite.engine.resolve import fit_config
+    from yolo_lite.engine.resolve import shared_config
     from yolo_lite.engine.run_folder import make_run_folder
     from yolo_lite.tools.anchors import model_anchors
     from yolo_lite.tools.convert import check_folder
     from yolo_lite.tools.doctor import diagnose, write_cleaned
     from yolo_lite.tools.doctor_report import make_report, report_text, write_report
 
-    config = fit_config(options)
+    config = shared_config(options)
     if options.fix_into:
         check_folder(Path(options.fix_into), dataset_root(config.data, config.data_file))
     anchors = model_anchors(config.model)
-    diagnosis = diagnose(config.data, config.data_file, config.longest)
-    report = make_report(diagnosis, anchors, config.anchor_t, str(options.cfg))
+    diagnosis = diagnose(config.data, config.data_file, config.train.imgsz)
+    report = make_report(diagnosis, anchors, config.hyp.anchor_t, str(options.cfg))
     folder = make_run_folder(options.project, options.name, options.exist_ok)
     write_report(folder, report, diagnosis, anchors)
     written = f"{folder}: report.txt, report.json, dataset.png"

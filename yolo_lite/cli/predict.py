@@ -58,7 +58,7 @@ def run(options: PredictOptions) -> None:
     writes = not options.no_save or options.save_txt or options.save_json or options.save_crop
     batch_size = 1 if any(one.kind == "live" for one in media) else options.batch_size  # nothing live waits
     tally = _Tally()
-    with memory_errors_explained(batch_size, predictor.size, remark=""):
+    with memory_errors_explained(batch_size, predictor.size):
         stream = predictor.run(read_frames(media, tally.skip, predictor.channels), choice, batch_size)
         first = next(stream, None)
         if first is None:

@@ -9,20 +9,17 @@ from yolo_lite.config.options import ShowOptions
 
 def run(options: ShowOptions) -> Path:
     """Write ``batch_1.png``, ...; the folder comes back."""
-    from yolo_lite.config.find import find_yaml
-    from yolo_lite.config.load import load_dataset_config, load_hyp
     from yolo_lite.data.index import index_split
-    from yolo_lite.engine.resolve import image_size
+    from yolo_lite.engine.resolve import shared_config
     from yolo_lite.engine.run_folder import make_run_folder
-    from yolo_lite.engine.seams import SEAMS
     from yolo_lite.report.drawing import write_image
     from yolo_lite.tools.show import augmented_sheets
 
-    overrides, data_file = tuple(options.set), find_yaml(options.data, "data")
-    hyp, data = load_hyp(options.hyp, overrides, SEAMS), load_dataset_config(data_file, overrides, SEAMS)
-    index = index_split(data, data_file, "train", with_outlines=hyp.copy_paste > 0)
+    config = shared_config(options)
+    hyp = config.hyp
+    index = index_split(config.data, config.data_file, "train", with_outlines=hyp.copy_paste > 0)
     print(f"train: {index.describe()}")
-    sheets = list(augmented_sheets(index, hyp, image_size(options.imgsz, data), options.seed, options.batches))
+    sheets = list(augmented_sheets(index, hyp, config.train.imgsz, options.seed, options.batches))
     folder = make_run_folder(options.project, options.name, exist_ok=False)
     for number, sheet in enumerate(sheets, 1):
         write_image(folder / f"batch_{number}.png", sheet)

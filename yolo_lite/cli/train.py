@@ -88,7 +88,7 @@ def _resumed(options: TrainOptions) -> tuple[Resume | None, RunConfig | None]:
     content = load_checkpoint(path)
     check_resumable(content, path)
     config = _with_changes(config_of(content, path), content["epoch"], options)
-    if is_finished(content, config):
+    if is_finished(content["epoch"], content["best_epoch"], config):
         if content["epoch"] < config.train.epochs:
             raise ConfigError(
                 f"--resume {path}: this run has ended for lack of progress (key patience) after {content['epoch']} "

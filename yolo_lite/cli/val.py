@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from yolo_lite.config.options import ValOptions
@@ -16,22 +15,17 @@ def run(options: ValOptions, in_folder: bool = True) -> dict[str, Any]:
     """
     from yolo_lite.deploy.exported import exported_subject, is_exported
     from yolo_lite.engine.run_folder import make_run_folder
-    from yolo_lite.engine.validate import prepare_validation, validate_checkpoint
+    from yolo_lite.engine.validate import of_classes, prepare_validation, write_results
 
-    prepared = prepare_validation(options, exported_subject(options) if is_exported(options.weights) else None)
+    validation = prepare_validation(options, exported_subject(options) if is_exported(options.weights) else None)
     folder = make_run_folder(options.project, options.name, options.exist_ok) if in_folder else None
-    validation = validate_checkpoint(prepared)
+    evaluation = validation()
     if options.classes:
-        validation = validation.of_classes(options.classes)
-    report = validation.report
+        evaluation = of_classes(evaluation, options.classes)
+    report = evaluation.report()
     stages = ", ".join(f"{stage} {milliseconds:.1f}" for stage, milliseconds in report["ms_per_image_by_stage"].items())
-    print(f"{validation.table}\nmilliseconds an image: {stages}")
+    print(f"{evaluation.table()}\nmilliseconds an image: {stages}")
     if folder:
-        (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        validation.write_images(folder)
-        if options.save_json:
-            validation.write_json(folder)
-        if options.save_txt:
-            validation.write_txt(folder)
+        write_results(folder, evaluation, report, options)
         print(f"{folder / 'metrics.json'}, images beside it")
     return report

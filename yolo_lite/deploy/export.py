@@ -23,8 +23,8 @@ from yolo_lite.data.store import ImageStore
 from yolo_lite.deploy.exported import Exported, load_exported
 from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, as_tuple, extra
 from yolo_lite.deploy.graph import INPUT, Decoded, Suppressed, detections_of
+from yolo_lite.engine.checkpoint import Trained, load_trained
 from yolo_lite.engine.evaluate import rounded_up
-from yolo_lite.engine.trained import Trained, load_trained
 from yolo_lite.ops.nms import DetectOptions
 
 NUM_CHECKED = 16  # images on which a file is compared with PyTorch

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from torch.nn import functional
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import CheckpointError, ConfigError, UserError
 from yolo_lite.config.options import ValOptions
 from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, RunFile
@@ -95,5 +96,12 @@ def exported_subject(options: ValOptions) -> Subject:
     model, compute = load_exported(options.weights, str(options.device), options.imgsz)
     facts = model.facts
     return Subject(
-        model, None, compute, facts.names, facts.channels, facts.imgsz, facts.canvas, batch_size=8, data=None
+        model,
+        criterion=None,
+        compute=compute,
+        data=DatasetConfig(names=facts.names, channels=facts.channels),
+        data_file="",
+        size=facts.imgsz,
+        canvas=facts.canvas,
+        batch_size=8,
     )

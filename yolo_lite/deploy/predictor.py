@@ -17,10 +17,10 @@ from yolo_lite.data.letterbox import Canvas, Letterbox, canvas_size, fitted_size
 from yolo_lite.deploy.exported import is_exported, load_exported
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.sources import Frame, Skip, as_frame, find_media, read_frames
+from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import rounded_up
 from yolo_lite.engine.tasks import Inference
-from yolo_lite.engine.trained import load_trained
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Compute, Detections, as_floats
 

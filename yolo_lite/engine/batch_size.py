@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -26,38 +27,22 @@ OBJECTS = 20  # of each image in the trial
 
 
 def largest_batch_size(config: RunConfig, local_rank: int = 0) -> int:
-    """Try a training step with 1, 2, 4, ... random images.
-
-    Raises:
-        ConfigError: not on a GPU, or not even one image fits.
-    """
-    hyp = config.hyp
-    compute = choose_compute(config.train.device, hyp.precision, hyp.channels_last, local_rank)
+    """Try a training step with 1, 2, 4, ... random images; ConfigError without a GPU, or where not even one fits."""
+    compute = choose_compute(config.train.device, config.hyp.precision, config.hyp.channels_last, local_rank)
     if compute.device.type != "cuda":
         raise ConfigError(f"--batch-size auto: measures the memory of a CUDA GPU, found {compute.device.type}")
     return largest_that_fits(lambda count: memory_share(config, compute, count))
 
 
 def largest_that_fits(share_of: Callable[[int], float]) -> int:
-    """The largest power of two whose trial takes no more than ``LARGEST_SHARE`` of the memory.
-
-    Args:
-        share_of: share of the memory that so many images take; raises torch.OutOfMemoryError where they do not fit.
-
-    Raises:
-        ConfigError: one image is too many.
-    """
-    best, count = 0, 1
-    while count <= LARGEST:
-        try:
-            if share_of(count) > LARGEST_SHARE:
-                break
-        except torch.OutOfMemoryError:
-            break
-        best, count = count, 2 * count
-    if not best:
+    """The largest power of two for which ``share_of`` the memory is small enough, without an OutOfMemoryError."""
+    count = 1
+    with contextlib.suppress(torch.OutOfMemoryError):
+        while count <= LARGEST and share_of(count) <= LARGEST_SHARE:
+            count *= 2
+    if count == 1:
         raise ConfigError("--batch-size auto: not even one image fits on the GPU; try a smaller --imgsz or model")
-    return best
+    return count // 2
 
 
 def memory_share(config: RunConfig, compute: Compute, count: int) -> float:
@@ -83,6 +68,5 @@ def random_batch(count: int, size: int, channels: int, compute: Compute) -> Batc
     images = torch.rand(count, channels, size, size, device=compute.device).to(memory_format=compute.memory_format)
     owner = torch.arange(count, device=compute.device).repeat_interleave(OBJECTS)
     box = torch.rand(len(owner), 4, device=compute.device) * size / 2 + size / 8
-    targets = Objects(owner, torch.zeros_like(owner), box)
     nothing = torch.zeros(count, 0)
-    return Batch(images, targets, torch.arange(count), nothing, nothing)
+    return Batch(images, Objects(owner, torch.zeros_like(owner), box), torch.arange(count), nothing, nothing)

@@ -3,53 +3,113 @@
 from __future__ import annotations
 
 import os
-import pickle
 import struct
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from textwrap import shorten
+from typing import Any, NamedTuple
+from zipfile import BadZipFile, is_zipfile
 
 import torch
+from torch import Tensor
 
 import yolo_lite
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import CheckpointError
-from yolo_lite.config.load import load_run_config
+from yolo_lite.config.load import load_run_config, validate
 from yolo_lite.config.old import upgraded
 from yolo_lite.config.run import RunConfig
+from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.seams import SEAMS
+from yolo_lite.engine.tasks import Task, task_of
+from yolo_lite.model.heads import ClassRows
 
 FORMAT = 4
 OLDEST = 3  # that is still read, though such a run cannot go on
 
 # What torch raises for an archive that is damaged or holds more than plain data.
-UNREADABLE = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    struct.error,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-)
+UNREADABLE = (UnpicklingError, BadZipFile, struct.error, EOFError, RuntimeError, ValueError, TypeError, LookupError)
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write to a temporary file in the same folder, flush it to disk, rename it: the old file stays until then."""
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed run left is overwritten
-    try:
-        with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, "yolo_lite": yolo_lite.__version__, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        # torch's archive writer hides a full disk behind a RuntimeError of its own.
-        hidden = error.__context__ if isinstance(error.__context__, OSError) else error
-        reason = hidden.strerror if isinstance(hidden, OSError) else hidden
-        raise CheckpointError(f"{path}: cannot be written: {reason}; the older file is untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+class Trained(NamedTuple):
+    """A model with the averaged weights of a checkpoint, on the CPU, and all else that it holds."""
+
+    task: Task
+    model: Any  # a Network
+    config: RunConfig
+    content: dict[str, Any]
+
+
+def load_trained(path: str | Path) -> Trained:
+    """Read a checkpoint, with errors as ``load_checkpoint`` and ``config_of``, and build its model."""
+    content = load_checkpoint(path)
+    config = config_of(content, path)
+    task = task_of(config.model)
+    model = task.build(config.model, False)
+    model.load_state_dict(content["ema"])
+    return Trained(task, model, config, content)
+
+
+def start_from(weights: str, model: Any, names: Sequence[str]) -> None:
+    """Take over the tensors of a checkpoint that fit by name and shape, and say which did not.
+
+    Of the tensors that depend on the classes, rows of classes of the same name are taken, and rows that all share.
+
+    Raises:
+        CheckpointError: it cannot be read, or nothing in it fits.
+    """
+    content, class_rows = load_checkpoint(weights), model.class_rows()
+    given, own = content["ema"], model.state_dict()
+    data = validate(DatasetConfig, Document(f"{weights} (config)", content["config"]["data"], {}))
+    anchors = {name for name in own if name.rpartition(".")[2] == "anchors"}  # which are those of --cfg
+    taken = {}
+    for name in own.keys() & given.keys() - anchors:
+        found = given[name]
+        if name in class_rows:
+            found = _with_rows_of(own[name], found, class_rows[name], names, data.class_names)
+        if found.shape == own[name].shape:
+            taken[name] = found
+    if not taken:
+        raise CheckpointError(f"{weights}: not one tensor fits the model of --cfg by name and shape")
+    model.load_state_dict(taken, strict=False)
+    left = [name for name in own if name not in taken and name not in anchors]
+    rest = f", not: {', '.join(left)}" if left else ""
+    print(f"{weights}: {len(taken)} of {len(taken) + len(left)} tensors taken over{rest}")
+    if list(names) != list(data.class_names):
+        _say_classes(names, data.class_names)
+    if any(not torch.equal(given[name].cpu(), own[name].cpu()) for name in anchors & given.keys()):
+        print(f"{weights}: was trained with other anchors; those of --cfg stay")
+    if "source" in content:
+        print(f"{weights}: {content['source']}")
+
+
+def _with_rows_of(
+    own: Tensor, given: Tensor, rows: ClassRows, own_names: Sequence[str], given_names: Sequence[str]
+) -> Tensor:
+    """``own`` with the rows of ``given`` that mean the same; ``given`` itself where it is laid out in another way."""
+    if given.shape[1:] != own.shape[1:] or len(given) != rows.count(len(given_names)):
+        return given
+    shared = [name for name in own_names if name in given_names]
+    to, source = ([names.index(name) for name in shared] for names in (own_names, given_names))
+    merged = own.clone()
+    merged[rows.of(to, len(own_names))] = given[rows.of(source, len(given_names))].to(own)
+    return merged
+
+
+def _say_classes(own: Sequence[str], given: Sequence[str]) -> None:
+    kinds = {
+        "taken over": [name for name in own if name in given],
+        "new": [name for name in own if name not in given],
+        "left behind": [name for name in given if name not in own],
+    }
+    parts = [f"{kind}: {shorten(', '.join(names), 200)}" for kind, names in kinds.items() if names]
+    print(f"rows of classes {'; '.join(parts)}")
+
+
+def config_of(checkpoint: dict[str, Any], path: str | Path) -> RunConfig:
+    """The resolved configuration that a checkpoint was trained with; ConfigError where it is unusable."""
+    return load_run_config(checkpoint["config"], f"{path} (config)", SEAMS)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -58,31 +118,35 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, unreadable, not ours, or from a newer yolo_lite.
     """
+    content: Any = None
     try:
-        content = _read(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
+        with open(path, "rb") as file:
+            if is_zipfile(file):
+                file.seek(0)
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise CheckpointError(f"{path}: {reason}") from error
     except UNREADABLE:
-        content = None
-    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        raise CheckpointError(
-            f"{path}: damaged, or not a checkpoint of yolo_lite; weights of YOLOv5 come in by yolo-lite import"
-        )
-    if content["format"] > FORMAT:
-        raise CheckpointError(
-            f"{path}: written by yolo_lite {content.get('yolo_lite')} in format {content['format']}, "
-            f"this yolo_lite {yolo_lite.__version__} reads format {FORMAT}"
-        )
-    if content["format"] < OLDEST:
-        raise CheckpointError(
-            f"{path}: written in format {content['format']} by an older yolo_lite, expected format {OLDEST} or newer: "
-            "train again, or use the yolo_lite that wrote it"
-        )
-    if missing := {"config", "ema", "losses", "epoch"} - content.keys():
-        raise CheckpointError(f"{path}: not a checkpoint of yolo_lite: without {', '.join(sorted(missing))}")
+        pass
+    if problem := _problem(content):
+        raise CheckpointError(f"{path}: {problem}")
     return content if content["format"] == FORMAT else _upgraded(content)
+
+
+def _problem(content: Any) -> str:
+    """Why the content of a file is no checkpoint that can be read; "" where it is one."""
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        return "damaged, or not a checkpoint of yolo_lite; weights of YOLOv5 come in by yolo-lite import"
+    version, found = content.get("yolo_lite"), content["format"]
+    if found > FORMAT:
+        reader = f"this yolo_lite {yolo_lite.__version__} reads format {FORMAT}"
+        return f"written by yolo_lite {version} in format {found}, {reader}"
+    if found < OLDEST:
+        expected = f"expected format {OLDEST} or newer: train again, or use the yolo_lite that wrote it"
+        return f"written in format {found} by an older yolo_lite, {expected}"
+    missing = {"config", "ema", "losses", "epoch"} - content.keys()
+    return f"not a checkpoint of yolo_lite: without {', '.join(sorted(missing))}" if missing else ""
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
@@ -105,15 +169,19 @@ def check_resumable(content: dict[str, Any], path: str | Path) -> None:
         raise CheckpointError(f"--resume {path}: holds no optimizer state, expected the last.pt of a run")
 
 
-def _read(path: str | Path) -> Any:
-    """Plain data of a torch archive, None where the file is none."""
-    with open(path, "rb") as file:
-        if not zipfile.is_zipfile(file):
-            return None
-        file.seek(0)
-        return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def config_of(checkpoint: dict[str, Any], path: str | Path) -> RunConfig:
-    """The resolved configuration that a checkpoint was trained with."""
-    return load_run_config(checkpoint["config"], f"{path} (config)", SEAMS)
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write to a temporary file in the same folder, flush it to disk, rename it: the old file stays until then."""
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed run left is overwritten
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, "yolo_lite": yolo_lite.__version__, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # torch's archive writer hides a full disk behind a RuntimeError of its own.
+        hidden = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(hidden, "strerror", hidden)
+        raise CheckpointError(f"{path}: cannot be written: {reason}; the older file is untouched") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -79,7 +79,7 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
     # precision [T, R, C, areas, max detections], -1 where a class has no objects
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
-    curves = _curves(truth, table, _match(truth, results), np.where(precision[0] < 0, np.nan, precision[0]).T)
+    curves = _curves(truth, table, match(truth, results), np.where(precision[0] < 0, np.nan, precision[0]).T)
     best, confidence = _best_f1(curves)
     rows = np.stack((mean_of_known(ap, 0), ap[0], ap[5], *best), axis=1)  # [C, 5]
     by_class = [ClassScores(*row) for row in rows.tolist()]
@@ -88,27 +88,19 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
 
 def score_by_size(truth: COCO, table: DetectionTable) -> SizeScores:
     """What COCO adds to AP; it costs as much again, several times over: not for every epoch."""
-    found = _run_coco(truth, _load_results(truth, table), by_size=True).eval
-    precision, recall = (np.where(found[name] < 0, np.nan, found[name]) for name in ("precision", "recall"))
-    by_size = [precision[:, :, :, area, 2] for area in (1, 2, 3)]
-    by_size += [recall[:, :, 0, most] for most in (0, 1, 2)] + [recall[:, :, area, 2] for area in (1, 2, 3)]
-    return SizeScores(*(float(mean_of_known(values.ravel(), 0)) for values in by_size))
+    evaluation = _run_coco(truth, _load_results(truth, table), by_size=True)
+    evaluation.summarize()
+    return SizeScores(*np.where(evaluation.stats < 0, np.nan, evaluation.stats)[3:12].tolist())
 
 
-def match(truth: COCO, table: DetectionTable, any_class: bool = False) -> np.ndarray:
+def match(truth: COCO, detections: DetectionTable | COCO, any_class: bool = False) -> np.ndarray:
     """Which object each detection ``[D]`` finds by COCO's greedy rule at IoU 0.5, as its row in the ground truth.
 
     From the best score down, each detection of an image takes the free object that it overlaps most. One that finds
-    none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``.
-
-    Args:
-        any_class: objects of other classes are taken too, and every detection is matched; else only the best 100 of
-            an image and class are, those that AP knows.
+    none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``. Only the best
+    100 of an image and class are matched, those that AP knows; with ``any_class`` all are, with objects of any class.
     """
-    return _match(truth, _load_results(truth, table), any_class)
-
-
-def _match(truth: COCO, results: COCO, any_class: bool = False) -> np.ndarray:
+    results = _load_results(truth, detections) if isinstance(detections, DetectionTable) else detections
     found = np.full(len(results.anns), UNMATCHED)
     # At several thresholds a pair of the library's "matched" may stem from any of them: it is asked about one alone.
     pairs = _run_coco(truth, results, iou=0.5, any_class=any_class).eval["matched"]
@@ -122,7 +114,7 @@ def _match(truth: COCO, results: COCO, any_class: bool = False) -> np.ndarray:
 def _load_results(truth: COCO, table: DetectionTable) -> COCO:
     """The detections in COCO's form; their ids count from 1, in the order of the table."""
     rows = np.column_stack((table.image, xyxy_to_xywh(table.xyxy), table.score, table.label))
-    return truth.loadRes(rows.astype(np.float64))
+    return truth.loadRes(rows)
 
 
 def _run_coco(
@@ -149,13 +141,9 @@ def _curves(truth: COCO, table: DetectionTable, found: np.ndarray, interpolated:
     hits, above = np.zeros((2, len(labels), len(CONFIDENCES)), dtype=np.int64)
     for row, label in enumerate(labels):
         own = (table.label == label) & (found != IN_CROWD)
-        order = np.argsort(table.score[own])  # ascending: those from a place on are the ones above a confidence
-        scores, is_hit = table.score[own][order], found[own][order] >= 0
-        place = np.searchsorted(scores, CONFIDENCES)
-        above[row] = len(scores) - place
-        hits[row] = np.concatenate((is_hit[::-1].cumsum()[::-1], [0]))[place]
-    counts = np.array([objects[label] for label in labels])
-    return Curves(CONFIDENCES, hits, above, counts, interpolated)
+        for counts, chosen in ((above, own), (hits, own & (found >= 0))):
+            counts[row] = chosen.sum() - np.searchsorted(np.sort(table.score[chosen]), CONFIDENCES)
+    return Curves(CONFIDENCES, hits, above, np.array([objects[label] for label in labels]), interpolated)
 
 
 def _best_f1(curves: Curves) -> tuple[np.ndarray, float]:

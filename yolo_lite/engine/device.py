@@ -15,23 +15,17 @@ import torch
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.structures import Compute
 
-DEVICES = ("cpu", "cuda", "mps", "xpu")
-
 
 def choose_compute(device: str, precision: str, channels_last: bool, local_rank: int = 0) -> Compute:
     """Resolve ``--device`` and the keys ``precision`` and ``channels_last``.
 
     Args:
-        device: "" picks a GPU if there is one; "cpu", "mps", "cuda:1" or "1" as torch names them.
-        local_rank: number of this process on its machine; each takes a GPU of its own unless ``device`` names one.
+        device: "cpu", "mps", "cuda:1" or "1"; "" and "cuda" pick the GPU of this process's ``local_rank``.
         precision: "auto" is bf16 where the hardware computes in it, fp16 on older GPUs, else fp32.
-
-    Raises:
-        ConfigError: the device is not there.
     """
     chosen = _choose_device(device, local_rank)
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = dtypes[precision] if precision != "auto" else _native_dtype(chosen)
+    dtype = dtypes.get(precision) or _native_dtype(chosen)
     if dtype == torch.float16 and chosen.type == "cpu":
         raise ConfigError("precision: fp16 needs a GPU, expected fp32 or bf16 on the CPU")
     if chosen.type == "cpu":
@@ -43,26 +37,18 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
     if not name or name == "cuda":
         name = f"cuda:{local_rank}" if name or torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(f"cuda:{name}" if name.isdigit() else name)
-        if device.type not in DEVICES:
-            raise RuntimeError(f"expected one of {', '.join(DEVICES)}")
-        torch.empty(1, device=device)
+        return torch.empty(1, device=f"cuda:{name}" if name.isdigit() else name).device
     except (RuntimeError, AssertionError) as error:
         reason, gpus = str(error).splitlines()[0], torch.cuda.device_count()
         raise ConfigError(f"--device {name}: not available ({gpus} CUDA devices): {reason}") from None
-    return device
 
 
 def _native_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if device.type == "cpu" and _cpu_computes_bf16() else torch.float32
-
-
-def _cpu_computes_bf16() -> bool:
-    # torch has no public name for this question; without an answer fp32 is never wrong, only slower.
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+    # torch has no public name for what a CPU computes in; without an answer fp32 is never wrong, only slower.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if device.type == "cpu" else ()
+    return torch.bfloat16 if any(getattr(torch.cpu, name, lambda: False)() for name in checks) else torch.float32
 
 
 def _keep_freed_memory() -> None:
@@ -70,12 +56,10 @@ def _keep_freed_memory() -> None:
 
     Every step would otherwise fault the same pages in again: 10 to 20 % of a training step was seen to go there.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    m_trim_threshold, m_mmap_max = -1, -4
-    libc = ctypes.CDLL(None)
-    libc.mallopt(m_mmap_max, 0)
-    libc.mallopt(m_trim_threshold, 2**31 - 1)
+    if platform.libc_ver()[0] == "glibc":
+        libc, m_trim_threshold, m_mmap_max = ctypes.CDLL(None), -1, -4
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 @contextlib.contextmanager
@@ -84,22 +68,17 @@ def deterministic(wanted: bool) -> Iterator[None]:
     if not wanted:  # to say so would import torch's compiler
         yield
         return
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    before = torch.are_deterministic_algorithms_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
-
-
-ACCUMULATED = "; gradients are accumulated, so that the learning rate keeps its meaning"
+        torch.use_deterministic_algorithms(before)
 
 
 @contextlib.contextmanager
-def memory_errors_explained(batch_size: int, imgsz: int, remark: str = ACCUMULATED) -> Iterator[None]:
+def memory_errors_explained(batch_size: int, imgsz: int, remark: str = "") -> Iterator[None]:
     """Turn an allocation that fails, on a GPU or in main memory, into one line that says what to make smaller."""
     try:
         yield
@@ -107,9 +86,8 @@ def memory_errors_explained(batch_size: int, imgsz: int, remark: str = ACCUMULAT
         if type(error) is RuntimeError and "can't allocate memory" not in str(error):
             raise
         smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else f"--imgsz {imgsz // 2}"
-        raise ConfigError(
-            f"out of memory with --batch-size {batch_size} at --imgsz {imgsz}: try {smaller}{remark}"
-        ) from error
+        told = f"out of memory with --batch-size {batch_size} at --imgsz {imgsz}: try {smaller}{remark}"
+        raise ConfigError(told) from error
 
 
 def move_model(model: Any, compute: Compute) -> Any:

@@ -7,7 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from yolo_lite.config.hyp import Hyp
@@ -26,38 +26,21 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     return [{"name": kind, "params": params, "weight_decay": decay[kind]} for kind, params in groups.items()]
 
 
-class _Uncompiled:
-    """Methods of torch's optimizers without the wrapper that keeps torch.compile out of them.
-
-    Nothing here compiles an optimizer, and the wrapper imports torch's compiler: more than a second of every start.
-    """
-
-    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
-    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
-    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
-    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
-
-
-class AdamW(_Uncompiled, torch.optim.AdamW):
-    """torch's, quicker to start."""
-
-    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
-
-
-class SGD(_Uncompiled, torch.optim.SGD):
-    """torch's, quicker to start."""
-
-    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
-
-
 def make_optimizer(model: nn.Module, hyp: Hyp) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW with ``momentum`` as beta1."""
     groups = parameter_groups(model, hyp.weight_decay)
     # One fused pass over all parameters: on a CPU five times quicker than torch's default for AdamW.
-    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    options: dict[str, Any] = {"lr": hyp.lr0, "fused": next(model.parameters()).device.type in ("cpu", "cuda")}
     if hyp.optimizer == "AdamW":
-        return AdamW(groups, lr=hyp.lr0, betas=(hyp.momentum, 0.999), weight_decay=0.0, fused=fused)
-    return SGD(groups, lr=hyp.lr0, momentum=hyp.momentum, nesterov=hyp.momentum > 0, fused=fused)
+        return _uncompiled(torch.optim.AdamW)(groups, betas=(hyp.momentum, 0.999), **options)
+    return _uncompiled(torch.optim.SGD)(groups, momentum=hyp.momentum, nesterov=hyp.momentum > 0, **options)
+
+
+def _uncompiled(kind: type[torch.optim.Optimizer]) -> Any:
+    """The class without the wrapper against torch.compile: it imports the compiler, which takes over a second."""
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
 class Plan(NamedTuple):
@@ -130,33 +113,19 @@ def average_decay(updates: int, ema_decay: float) -> float:
     return min(ema_decay, (1 + updates) / (10 + updates))
 
 
-class MovingAverage:
-    """The exponential moving average of parameters and buffers, by torch's ``AveragedModel``."""
+class MovingAverage(AveragedModel):
+    """The exponential moving average of parameters and buffers; ``module`` is the averaged network."""
+
+    module: Any  # a Network (engine/tasks.py)
 
     def __init__(self, model: nn.Module, ema_decay: float) -> None:
+        super().__init__(model, multi_avg_fn=self._average, use_buffers=True)
         self.ema_decay = ema_decay
-        self.updates = 0
-        self.averaged = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
-        self.averaged.eval().requires_grad_(False)
-
-    @property
-    def model(self) -> Any:
-        """The averaged network."""
-        return self.averaged.module
-
-    def update(self, model: nn.Module) -> None:
-        self.averaged.update_parameters(model)
-        self.updates += 1
-
-    def load(self, state: dict[str, Tensor], updates: int) -> None:
-        """Go on from a checkpoint."""
-        self.model.load_state_dict(state)
-        self.updates = updates
-        self.averaged.n_averaged.fill_(updates)
+        self.eval().requires_grad_(False)
 
     def _average(self, averaged: Any, current: Any, _: Any) -> None:
         if averaged[0].is_floating_point():
-            decay = average_decay(self.updates, self.ema_decay)
+            decay = average_decay(int(self.n_averaged), self.ema_decay)
             torch._foreach_lerp_(averaged, current, 1 - decay)
         else:  # counters, such as num_batches_tracked
             torch._foreach_copy_(averaged, current)

@@ -9,26 +9,24 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import Hyp
-from yolo_lite.config.run import RunConfig
+from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import CAN_FORK, ImageStore
+from yolo_lite.engine.checkpoint import save_checkpoint, start_from
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
 from yolo_lite.engine.optimizer import Plan, accumulated_batches
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import Record
 from yolo_lite.engine.run_folder import make_run_folder, mark_launchers
-from yolo_lite.engine.sheets import assigned_cells
-from yolo_lite.engine.start import start_from
 from yolo_lite.engine.state import Resume, State, initial_state
-from yolo_lite.engine.tasks import Task, task_of
+from yolo_lite.engine.tasks import task_of
 from yolo_lite.structures import Batch, Compute
 
 
@@ -54,120 +52,87 @@ class TrainingRun(NamedTuple):
     val: Split
     record: Record | None  # kept by the first process
 
-    def close(self) -> None:
-        """Write what TensorBoard has not written yet."""
+    def save(self, name: str, content: dict[str, Any]) -> None:
+        """Write a checkpoint; the first process does it for all."""
         if self.record is not None:
-            self.record.close()
+            save_checkpoint(self.folder / "weights" / name, {"config": self.config.plain(), **content})
 
 
 def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> TrainingRun:
     """Model, data and run folder."""
     options, hyp = config.train, config.hyp
-    task, compute = task_of(config.model), _compute(config, processes)
+    task = task_of(config.model)
+    compute = choose_compute(options.device, hyp.precision, hyp.channels_last, processes.local_rank)
+    print(compute if processes.size == 1 else f"{compute}, {processes.size} processes")
     torch.manual_seed(options.seed)
-    model: Any = move_model(_build(task, config, fetch=not (resume or options.weights)), compute)
-    if hyp.sync_bn:
-        if compute.device.type == "cpu":
-            raise ConfigError("sync_bn: torch synchronises batch statistics on GPUs only, expected false on the CPU")
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    try:
+        model = move_model(task.build(config.model, not (resume or options.weights)), compute)
+    except ConfigError as error:
+        raise ConfigError(f"{options.cfg}: {error}") from None
     size = rounded_up(options.imgsz, model.stride)
     print(f"{options.cfg}: {model.describe(size)}")
     train_index = index_split(config.data, config.data_file, "train", with_outlines=hyp.copy_paste > 0)
     val_index = index_split(config.data, config.data_file, "val")
 
-    _check_shares(len(train_index), config, processes)
-    setup = Setup(hyp, compute, _plan(len(train_index), config), options.seed, processes)
+    if hyp.sync_bn:
+        model = _synchronised(model, len(train_index), options.batch_size, compute, processes)
     criterion = task.criterion(config.model, hyp, train_index.counts).to(compute.device)
     if options.weights and not resume:
         start_from(options.weights, model, config.data.class_names)
-    state = initial_state(model, criterion, hyp, compute, resume, model.frozen(hyp.freeze))
+    state = initial_state(model, criterion, hyp, compute, resume)
     if hyp.compile:
         model.compile_network()
-    loader = _training_loader(train_index, size, config, state, setup)
-    batches: Iterator[Batch] = iter(loader)  # workers start meanwhile
-    val = _validation_split(val_index, size, model.stride, config, setup)
+    accumulated = accumulated_batches(hyp, options.batch_size)
+    plan = Plan(num_batches(len(train_index), options.batch_size), accumulated, options.epochs, options.first_epochs)
+    setup = Setup(hyp, compute, plan, options.seed, processes)
+    batches = _batches(train_index, size, options, state, setup)  # workers start meanwhile
+    store = ImageStore(val_index, size, hyp.cache, shared=False)  # decoded images are read in this process
+    print(f"val:   {store.describe()}")
+    canvas = functools.partial(canvas_size, stride=model.stride)
+    val = prepare_split(store, canvas, options.batch_size, options.workers, compute, processes)
 
-    splits = {"train": train_index, "val": val_index}
-    folder = processes.from_first(lambda: _run_folder(config, resume, splits, processes))
+    folder = processes.from_first(lambda: _run_folder(options, resume, [train_index, val_index], processes))
     record = Record(folder, config, state.epoch) if processes.is_first else None
-    if record and state.step == 0:
+    if record and state.step == 0 and options.figures:
         record.graph(model)
-        batches = record.batches(batches, train_index.names, functools.partial(assigned_cells, model, criterion))
+        batches = record.batches(batches, model, criterion)
     return TrainingRun(config, folder, state, setup, train_index, batches, val, record)
 
 
-def _compute(config: RunConfig, processes: Processes) -> Compute:
-    compute = choose_compute(config.train.device, config.hyp.precision, config.hyp.channels_last, processes.local_rank)
-    print(compute if processes.size == 1 else f"{compute}, {processes.size} processes")
-    return compute
-
-
-def _build(task: Task, config: RunConfig, fetch: bool) -> nn.Module:
-    try:
-        return task.build(config.model, fetch)
-    except ConfigError as error:
-        raise ConfigError(f"{config.train.cfg}: {error}") from None
-
-
-def _check_shares(num_images: int, config: RunConfig, processes: Processes) -> None:
-    """Synchronised batch statistics wait for every process: none may be left without an image."""
-    batch_size = config.train.batch_size
+def _synchronised(model: Any, num_images: int, batch_size: int, compute: Compute, processes: Processes) -> Any:
+    """The model with batch statistics of all processes. They wait for each other: none may be without an image."""
+    if compute.device.type == "cpu":
+        raise ConfigError("sync_bn: torch synchronises batch statistics on GPUs only, expected false on the CPU")
     smallest = min(batch_size, num_images % batch_size or batch_size)
-    if config.hyp.sync_bn and smallest < processes.size:
+    if smallest < processes.size:
         raise ConfigError(
             f"sync_bn: expected an image for each of {processes.size} processes in every batch, found {smallest} in "
             f"the smallest of {num_images} images with --batch-size {batch_size}; choose another batch size"
         )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def _plan(num_images: int, config: RunConfig) -> Plan:
-    options = config.train
-    accumulated = accumulated_batches(config.hyp, options.batch_size)
-    return Plan(num_batches(num_images, options.batch_size), accumulated, options.epochs, options.first_epochs)
-
-
-def _training_loader(
-    index: DatasetIndex, size: int, config: RunConfig, state: State, setup: Setup
-) -> DataLoader[Batch]:
+def _batches(index: DatasetIndex, size: int, options: RunSection, state: State, setup: Setup) -> Iterator[Batch]:
     """All batches that the run still has to see."""
-    options, hyp = config.train, config.hyp
+    hyp = setup.hyp
     if hyp.augmentations and options.workers and not CAN_FORK:
         raise ConfigError("augmentations: a plugin reaches loading processes only on Linux: expected --workers 0 here")
     store = ImageStore(index, size, hyp.cache, options.workers > 0)
     print(f"train: {store.describe()}")
     mosaic_epochs = options.epochs - min(hyp.close_mosaic, options.epochs // 3)
     dataset = TrainingSet(index, store, size, hyp, options.seed, mosaic_epochs)
-    return training_loader(
-        dataset,
-        options.batch_size,
-        options.workers,
-        epochs=range(state.epoch, options.epochs),
-        pin_memory=setup.compute.device.type == "cuda",
-        first_batch=state.tally.steps * setup.plan.batches_per_step,
-        share=setup.processes.share_of,
-    )
+    epochs, first_batch = range(state.epoch, options.epochs), state.tally.steps * setup.plan.batches_per_step
+    pin_memory, share = setup.compute.device.type == "cuda", setup.processes.share_of
+    return iter(training_loader(dataset, options.batch_size, options.workers, epochs, pin_memory, first_batch, share))
 
 
-def _validation_split(index: DatasetIndex, size: int, stride: int, config: RunConfig, setup: Setup) -> Split:
-    options = config.train
-    store = ImageStore(index, size, config.hyp.cache, shared=False)  # decoded images are read in this process
-    print(f"val:   {store.describe()}")
-    pin_memory, canvas = setup.compute.device.type == "cuda", functools.partial(canvas_size, stride=stride)
-    return prepare_split(store, canvas, options.batch_size, options.workers, pin_memory, setup.processes)
-
-
-def _run_folder(
-    config: RunConfig, resume: Resume | None, splits: dict[str, DatasetIndex], processes: Processes
-) -> Path:
+def _run_folder(options: RunSection, resume: Resume | None, splits: list[DatasetIndex], processes: Processes) -> Path:
     """The run's folder; what the dataset's reader left out is said, and kept there as a whole."""
-    options = config.train
     folder = resume.folder if resume else make_run_folder(options.project, options.name, options.exist_ok)
     (folder / "weights").mkdir(exist_ok=True)
     mark_launchers(folder, processes.launchers)
-    for name, index in splits.items():
-        print(f"{name + ':':6} {index.describe()}")
-    problems = [line for index in splits.values() for line in index.problems]
-    if problems:
+    print(f"train: {splits[0].describe()}\nval:   {splits[1].describe()}")
+    if problems := [line for index in splits for line in index.problems]:
         path = folder / "data_problems.txt"
         path.write_text("\n".join(problems) + "\n", encoding="utf-8", errors="backslashreplace")
         print(f"what was left out, in full: {path}")

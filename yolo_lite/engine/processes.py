@@ -1,7 +1,5 @@
 """One run in many processes, as torchrun starts them; alone, everything here does nothing.
 
-Rank counts the processes of all machines from 0, ``size`` of them. Process 0 alone writes and speaks.
-
 torch's DistributedDataParallel is not used: it averages over processes, which is wrong where their shares of a batch
 differ, and it needs a backward pass in every process, which an empty share has not. Here the sums that make up the
 gradient are added once a step, so that two processes give the gradient of one, whatever their shares.
@@ -32,9 +30,9 @@ PATIENCE = datetime.timedelta(minutes=30)  # that a process waits for the others
 
 
 class Processes(NamedTuple):
-    """This process among those of the run."""
+    """This process among those of the run; the first alone writes and speaks."""
 
-    rank: int = 0
+    rank: int = 0  # counts the processes of all machines
     size: int = 1
     local_rank: int = 0  # on its machine: the number of its GPU
     launchers: tuple[str, ...] = ()  # the torchruns of all processes, none without torchrun
@@ -63,16 +61,16 @@ class Processes(NamedTuple):
         """The value of every process, by rank."""
         if self.size == 1:
             return [value]
-        values: list[T | None] = [None] * self.size
+        values = [value] * self.size
         with _lost_processes_named(self):
             distributed.all_gather_object(values, value)
-        return values  # type: ignore[return-value]
+        return values
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What ``make`` gives in the first process; an error that it raises there is raised everywhere."""
         if self.size == 1:
             return make()
-        box: list[T | Exception | None] = [None]
+        box: list[Any] = [None]
         if self.is_first:
             try:
                 box = [make()]
@@ -82,7 +80,7 @@ class Processes(NamedTuple):
             distributed.broadcast_object_list(box, src=0)
         if isinstance(box[0], Exception):
             raise box[0]
-        return box[0]  # type: ignore[return-value]
+        return box[0]  # type: ignore[no-any-return]
 
     @property
     def bar(self) -> dict[str, Any]:
@@ -104,14 +102,14 @@ def joined() -> Iterator[Processes]:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield ALONE
         return
-    if int(os.environ["WORLD_SIZE"]) == 1:
+    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if size == 1:
         yield ALONE._replace(launchers=(_launcher(),))
         return
-    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    processes = Processes(rank, size, local_rank)
+    processes, backend = Processes(rank, size, local_rank), "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        backend = "cpu:gloo,cuda:nccl"
     with _lost_processes_named(processes):
         shared, _, _ = next(iter(distributed.rendezvous("env://", rank, size)))  # type: ignore[attr-defined]
         store = _fresh_store(shared, rank, size)
@@ -125,32 +123,28 @@ def joined() -> Iterator[Processes]:
 
 
 def _fresh_store(store: Store, rank: int, size: int) -> Store:
-    """A part of torchrun's store that no earlier start of these processes has written to.
+    """A store that no earlier start of these processes has written to.
 
     torchrun keeps its store when it restarts them: who came first would be sent to the addresses of the dead. Each
     process therefore asks under a name of its own, and the first one answers until all have come.
     """
-    own = uuid.uuid4().hex
-    if rank == 0:
-        _answer(store, own, size)
-        return PrefixStore(own, store)
-    store.set(f"ask/{rank}", own)
-    store.wait([f"answer/{own}"], PATIENCE)
-    name = store.get(f"answer/{own}").decode()
-    store.set(f"{name}/come/{rank}", "")
-    return PrefixStore(name, store)
-
-
-def _answer(store: Store, name: str, size: int) -> None:
+    name = uuid.uuid4().hex
+    if rank:
+        store.set(f"ask/{rank}", name)
+        store.wait([f"answer/{name}"], PATIENCE)
+        name = store.get(f"answer/{name}").decode()
+        store.set(f"{name}/come/{rank}", "")
+        return PrefixStore(name, store)
     missing, deadline = set(range(1, size)), time.monotonic() + PATIENCE.total_seconds()
     while missing:
-        for rank in missing:
-            if store.check([f"ask/{rank}"]):  # maybe what a dead process has asked
-                store.set(f"answer/{store.get(f'ask/{rank}').decode()}", name)
-        missing = {rank for rank in missing if not store.check([f"{name}/come/{rank}"])}
+        for other in missing:
+            if store.check([f"ask/{other}"]):  # maybe what a dead process has asked
+                store.set(f"answer/{store.get(f'ask/{other}').decode()}", name)
+        missing = {other for other in missing if not store.check([f"{name}/come/{other}"])}
         if time.monotonic() > deadline:
             raise RuntimeError(f"processes {sorted(missing)} have not come within {PATIENCE}")
         time.sleep(0.02)
+    return PrefixStore(name, store)
 
 
 def _launcher() -> str:
@@ -170,7 +164,5 @@ def _lost_processes_named(processes: Processes) -> Iterator[None]:
         yield
     except RuntimeError as error:  # torch's distributed errors are RuntimeErrors, gloo's nothing more
         reason = str(error).strip().splitlines()[0][:200]
-        raise LostProcessError(
-            f"process {processes.rank} of {processes.size}: another process of this run has ended or does not answer "
-            f"({reason}); see its own message"
-        ) from error
+        told = f"another process of this run has ended or does not answer ({reason}); see its own message"
+        raise LostProcessError(f"process {processes.rank} of {processes.size}: {told}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import yaml
 
 from yolo_lite.config.run import RunConfig
 from yolo_lite.engine import sheets
-from yolo_lite.engine.coco_ap import score_by_size
-from yolo_lite.engine.evaluate import Evaluation, Split, format_table, report
+from yolo_lite.engine.evaluate import Evaluation
+from yolo_lite.loss.criteria import Criterion
 from yolo_lite.report.drawing import encode_png
 from yolo_lite.report.results_csv import ResultsCsv, results_image
 from yolo_lite.report.tensorboard import TensorBoard
@@ -39,65 +39,53 @@ class Record:
 
     def graph(self, model: Any) -> None:
         """The operations of a network; the size of the image changes none of them."""
-        if not self.config.train.figures:
-            return
         side = 2 * model.stride
         try:
             self.board.graph(model.to_trace(), torch.zeros(1, self.config.data.channels, side, side))
         except RuntimeError as error:  # a plugin's block may do what cannot be traced
             print(f"TensorBoard has no graph of this model: {str(error).strip().splitlines()[0]}")
 
-    def batches(
-        self, batches: Iterator[Batch], names: tuple[str, ...], anchors: Callable[[Batch], sheets.Cells | None]
-    ) -> Iterator[Batch]:
+    def batches(self, batches: Iterator[Batch], model: Any, criterion: Criterion) -> Iterator[Batch]:
         """Pass batches on; the first one is also drawn, with its boxes, and with the anchors that learn them."""
+        names = self.config.data.class_names
         for number, batch in enumerate(batches):
-            if number == 0 and self.config.train.figures:
+            if number == 0:
                 self._image("train/batch", "train_batch.png", sheets.training_sheet(batch, names), 0)
-                if (assigned := anchors(batch)) and len(assigned.image):
+                if (assigned := sheets.assigned_cells(model, criterion, batch)) and len(assigned.image):
                     sheet = sheets.anchor_sheet(batch, assigned, names)
                     self._image("train/assigned_anchors", "assigned_anchors.png", sheet, 0)
             yield batch
 
-    def epoch(
-        self, row: Mapping[str, float], seconds: Mapping[str, float], evaluation: Evaluation, split: Split
-    ) -> None:
-        """Add a row of figures (``epoch`` counted from 1), and now and then the images of its evaluation.
-
-        Args:
-            seconds: for TensorBoard alone: in results.csv, a resumed run would differ from one that was not stopped.
-        """
+    def epoch(self, row: Mapping[str, float], seconds: Mapping[str, float], evaluation: Evaluation) -> None:
+        """Add a row of figures (``epoch`` counted from 1), and now and then the images of its evaluation."""
         number = int(row["epoch"])
-        self.table.append(row)
-        values = {key: value for key, value in row.items() if key != "epoch"}
-        self.board.scalars({**values, **seconds}, number)
+        self.table.append(row)  # without seconds: a resumed run would differ from one that was not stopped
+        self.board.scalars({key: value for key, value in {**row, **seconds}.items() if key != "epoch"}, number)
         epochs = self.config.train.epochs
         every = max(epochs // FIGURES_OF_A_RUN, EPOCHS_BETWEEN_FIGURES)
-        if number % every == 0 and number < epochs:  # those of the last epoch come with the end of the run
-            self._figures(evaluation, split, number)
+        is_due = number % every == 0 and number < epochs  # those of the last epoch come with the end of the run
+        if is_due and self.config.train.figures:
+            self._figures(evaluation, number)
 
-    def finish(self, row: Mapping[str, float], evaluation: Evaluation, split: Split) -> None:
+    def finish(self, row: Mapping[str, float], evaluation: Evaluation) -> None:
         """The last epoch: images, metrics.json, the per-class table."""
-        self._figures(evaluation, split, int(row["epoch"]))
+        number = int(row["epoch"])
         if self.config.train.figures:
-            self._image("figures/results", "results.png", results_image(self.table.path), int(row["epoch"]))
-        metrics = [key for key in row if key.startswith(("metrics/", "val/"))]
-        self.board.hyperparameters(_hyperparameters(self.config), metrics)
-        content = report(evaluation, split.dataset, score_by_size(split.truth, evaluation.detections))
-        (self.folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        print(f"last epoch:\n{format_table(evaluation, split.dataset)}")
+            self._figures(evaluation, number)
+            self._image("figures/results", "results.png", results_image(self.table.path), number)
+        flags = ("cfg", "data", "weights", "epochs", "batch_size", "imgsz", "seed")  # that change a result
+        values = {**{key: getattr(self.config.train, key) for key in flags}, **self.config.plain()["hyp"]}
+        plain = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in values.items()}
+        self.board.hyperparameters(plain, [key for key in row if key.startswith(("metrics/", "val/"))])
+        text = json.dumps(evaluation.report(), indent=2)
+        (self.folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        print(f"last epoch:\n{evaluation.table()}")
 
-    def close(self) -> None:
-        """Write what TensorBoard has not written yet."""
-        self.board.close()
-
-    def _figures(self, evaluation: Evaluation, split: Split, number: int) -> None:
-        if not self.config.train.figures:
-            return
-        for name, image_rgb in sheets.figures(evaluation, split):
+    def _figures(self, evaluation: Evaluation, number: int) -> None:
+        for name, image_rgb in sheets.figures(evaluation, evaluation.split):
             self._image(f"figures/{name}", f"{name}.png", image_rgb, number)
         curves = evaluation.scores.curves
-        present = {name: row for row, name in enumerate(split.dataset.names) if curves.objects[row]}
+        present = {name: row for row, name in enumerate(evaluation.split.dataset.names) if curves.objects[row]}
         self.board.pr_curves(present, curves, number)
 
     def _image(self, tag: str, name: str, image_rgb: np.ndarray, step: int) -> None:
@@ -108,15 +96,6 @@ class Record:
 
 def say(row: Mapping[str, float], seconds: float, epochs: int) -> None:
     """An epoch in one line of the terminal."""
-    losses = "  ".join(
-        f"{key[6:-5]} {value:.4f}" for key, value in row.items() if key.startswith("train/") and key.endswith("_loss")
-    )
+    losses = "  ".join(f"{key[6:-5]} {row[key]:.4f}" for key in row if key.startswith("train/") and "_loss" in key)
     metrics = f"mAP50 {row['metrics/mAP50']:.4f}  mAP50-95 {row['metrics/mAP50-95']:.4f}"
     print(f"epoch {int(row['epoch']):>3}/{epochs}  {losses}  {metrics}  {seconds:.1f} s", flush=True)
-
-
-def _hyperparameters(config: RunConfig) -> dict[str, float | str]:
-    """What runs are compared by: hyp.yaml and the flags that change a result."""
-    flags = ("cfg", "data", "weights", "epochs", "batch_size", "imgsz", "seed")
-    values = {**{key: getattr(config.train, key) for key in flags}, **config.plain()["hyp"]}
-    return {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in values.items()}

@@ -6,6 +6,7 @@ step seeds torch's by (seed, step). Where a run stands is therefore all that a r
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.hyp import Hyp
-from yolo_lite.config.run import RunConfig
-from yolo_lite.engine.checkpoint import save_checkpoint
+from yolo_lite.config.run import RunConfig, SavePeriod
 from yolo_lite.engine.optimizer import MovingAverage, make_optimizer
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.structures import Compute
+
+PARTS = ("model", "optimizer", "scaler")  # of a state, which last.pt holds by these names
+NUMBERS = ("epoch", "step", "best_fitness", "best_epoch")
 
 
 @dataclass
@@ -38,10 +41,6 @@ class Tally:
         means: list[float] = (torch.cat((self.losses, self.norm[None])) / counted).tolist()
         return means
 
-    def for_next_epoch(self) -> Tally:
-        """An empty one."""
-        return Tally(torch.zeros_like(self.losses), torch.zeros_like(self.norm), skipped_in_a_row=self.skipped_in_a_row)
-
 
 @dataclass
 class State:
@@ -53,9 +52,9 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     tally: Tally
+    frozen: Sequence[nn.Module] = ()  # modules that learn nothing
     epoch: int = 0  # epochs done
     step: int = 0  # optimizer steps done, skipped ones too
-    frozen: Sequence[nn.Module] = ()  # modules that learn nothing
     best_fitness: float = -1.0
     best_epoch: int = 0  # counted from 1
     row: dict[str, float] = field(default_factory=dict)  # figures of the last whole epoch
@@ -67,6 +66,34 @@ class State:
         for module in self.frozen:
             module.eval()
 
+    def averaged(self) -> dict[str, Any]:
+        """What best.pt holds beside the configuration: the averaged weights."""
+        parts = {"ema": self.average.module.state_dict(), "losses": self.criterion.state_dict()}
+        return {"epoch": self.epoch, "metrics": self.row, **parts}
+
+    def everything(self) -> dict[str, Any]:
+        """What last.pt holds beside the configuration: all that a resumed run needs."""
+        tally = {**vars(self.tally), "losses": self.tally.losses.cpu(), "norm": self.tally.norm.cpu()}
+        numbers = {name: getattr(self, name) for name in NUMBERS}
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
+        return {**self.averaged(), **parts, **numbers, "updates": int(self.average.n_averaged), "tally": tally}
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Go on from the content of a last.pt."""
+        for name in PARTS:
+            if content[name]:  # the scaler's is empty unless the run was in fp16
+                getattr(self, name).load_state_dict(content[name])
+        for name in NUMBERS:
+            setattr(self, name, content[name])
+        self.criterion.load_state_dict(content["losses"])
+        self.average.module.load_state_dict(content["ema"])
+        self.average.n_averaged.fill_(content["updates"])
+        self.row, device = content["metrics"], self.tally.norm.device
+        self.tally = Tally(**content["tally"])
+        self.tally.losses, self.tally.norm = self.tally.losses.to(device), self.tally.norm.to(device)
+        within = f", {self.tally.steps} steps into the next" if self.tally.steps else ""
+        print(f"resumed after epoch {self.epoch}{within}")
+
 
 class Resume(NamedTuple):
     """A run to go on with."""
@@ -75,83 +102,42 @@ class Resume(NamedTuple):
     checkpoint: dict[str, Any]  # content of its last.pt
 
 
-def is_finished(checkpoint: dict[str, Any], config: RunConfig) -> bool:
-    """Whether the run of a last.pt has come to its end: to the last epoch, or to where nothing improved."""
-    out_of_patience = no_progress(checkpoint["epoch"], checkpoint["best_epoch"], config.hyp)
-    return checkpoint["epoch"] >= config.train.epochs or out_of_patience
+def is_finished(epoch: int, best_epoch: int, config: RunConfig) -> bool:
+    """Whether a run is at its end: at the last epoch or, from ``min_epochs`` on, ``patience`` after its best one."""
+    hyp = config.hyp
+    out_of_patience = epoch >= hyp.min_epochs and 0 < hyp.patience <= epoch - best_epoch
+    return epoch >= config.train.epochs or out_of_patience
 
 
-def no_progress(epoch: int, best_epoch: int, hyp: Hyp) -> bool:
-    """Whether a run ends for lack of progress: ``patience`` epochs after its best, not before ``min_epochs``."""
-    return epoch >= hyp.min_epochs and 0 < hyp.patience <= epoch - best_epoch
-
-
-def initial_state(
-    model: Any,
-    criterion: Criterion,
-    hyp: Hyp,
-    compute: Compute,
-    resume: Resume | None = None,
-    frozen: Sequence[nn.Module] = (),
-) -> State:
+def initial_state(model: Any, criterion: Criterion, hyp: Hyp, compute: Compute, resume: Resume | None = None) -> State:
     """The state of a run that starts with the weights of ``model``, or of one that goes on."""
-    device = compute.device
+    device, frozen = compute.device, model.frozen(hyp.freeze)
+    average, optimizer = MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp)
     scaler = torch.amp.GradScaler(device.type, enabled=compute.dtype == torch.float16)
     tally = Tally(torch.zeros(len(criterion.names), device=device), torch.zeros((), device=device))
-    state = State(model, criterion, MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp), scaler, tally)
+    state = State(model, criterion, average, optimizer, scaler, tally, frozen)
     if resume:
-        _restore(state, resume.checkpoint)
-    state.frozen = frozen
+        state.restore(resume.checkpoint)
     for module in frozen:
         module.requires_grad_(False)
     return state
 
 
-def save_best(state: State, config: RunConfig, folder: Path) -> None:
-    """best.pt: the averaged weights alone."""
-    save_checkpoint(folder / "weights" / "best.pt", _weights(state, config))
+class Saving:
+    """Tells when to write last.pt, by ``--save-period``: epochs, parts of one, or minutes."""
 
+    def __init__(self, period: SavePeriod, steps_per_epoch: int, step: int) -> None:
+        self.period, self.steps = period, max(round(period.number * steps_per_epoch), 1)
+        self.last_step, self.last_time = step - step % steps_per_epoch, time.monotonic()
 
-def save_last(state: State, config: RunConfig, folder: Path) -> None:
-    """last.pt: all that a resumed run needs."""
-    tally = state.tally
-    progress = {
-        "model": state.model.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "scaler": state.scaler.state_dict(),
-        "step": state.step,
-        "updates": state.average.updates,
-        "best_fitness": state.best_fitness,
-        "best_epoch": state.best_epoch,
-        "tally": {**vars(tally), "losses": tally.losses.cpu(), "norm": tally.norm.cpu()},
-    }
-    save_checkpoint(folder / "weights" / "last.pt", {**_weights(state, config), **progress})
-
-
-def _weights(state: State, config: RunConfig) -> dict[str, Any]:
-    return {
-        "config": config.plain(),
-        "epoch": state.epoch,
-        "metrics": state.row,
-        "ema": state.average.model.state_dict(),
-        "losses": state.criterion.state_dict(),
-    }
-
-
-def _restore(state: State, content: dict[str, Any]) -> None:
-    state.model.load_state_dict(content["model"])
-    state.criterion.load_state_dict(content["losses"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    if content["scaler"]:  # empty unless the run was in fp16
-        state.scaler.load_state_dict(content["scaler"])
-    state.epoch, state.step, state.row = content["epoch"], content["step"], content["metrics"]
-    state.best_fitness, state.best_epoch = content["best_fitness"], content["best_epoch"]
-    state.average.load(content["ema"], updates=content["updates"])
-    device = state.tally.losses.device
-    state.tally = Tally(**{key: _on(device, value) for key, value in content["tally"].items()})
-    within = f", {state.tally.steps} steps into the next" if state.tally.steps else ""
-    print(f"resumed after epoch {state.epoch}{within}")
-
-
-def _on(device: torch.device, value: Any) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
+    def is_due(self, step: int, ends_epoch: bool) -> bool:
+        """Whether it is due after a step, or at the end of an epoch; then it counts as written."""
+        if self.period.unit == "min":
+            has_passed = time.monotonic() - self.last_time >= 60 * self.period.number
+        else:
+            has_passed = step - self.last_step >= self.steps
+        within_epochs = self.period.unit == "min" or self.period.number < 1
+        due = ends_epoch or has_passed if within_epochs else ends_epoch and has_passed
+        if due:
+            self.last_step, self.last_time = step, time.monotonic()
+        return due

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,8 +23,7 @@ from yolo_lite.engine.optimizer import rates, set_rates
 from yolo_lite.engine.prepare import Setup, TrainingRun, prepare
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import say
-from yolo_lite.engine.saving import Saving
-from yolo_lite.engine.state import Resume, State, no_progress, save_best, save_last
+from yolo_lite.engine.state import Resume, Saving, State, is_finished
 from yolo_lite.engine.stop import StopRequest, stop_requests
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.ops.streams import Stream
@@ -57,50 +56,57 @@ def train(config: RunConfig, resume: Resume | None = None, processes: Processes 
         UserError: the configuration or the data cannot be used, or loss and gradient are no longer finite.
         StoppedError: SIGINT or SIGTERM came; last.pt holds where the run stands, to the step.
     """
-    explained = memory_errors_explained(config.train.batch_size, config.train.imgsz)
+    remark = "; gradients are accumulated, so that the learning rate keeps its meaning"
+    explained = memory_errors_explained(config.train.batch_size, config.train.imgsz, remark)
     with libraries_left_uncollected(), explained, deterministic(config.hyp.deterministic):
         run = prepare(config, resume, processes)
-        with contextlib.closing(run), stop_requests() as stop:
+        board = contextlib.closing(run.record.board) if run.record else contextlib.nullcontext()
+        with board, stop_requests() as stop:
             return _run_epochs(run, stop)
 
 
 def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
     """Train, validate, record, save; to the last epoch, until nothing improves, or until asked to stop."""
-    state, plan, hyp = run.state, run.setup.plan, run.setup.hyp
+    state, plan = run.state, run.setup.plan
     saving = Saving(run.config.train.save_period, plan.steps_per_epoch, state.step)
     print(f"{plan.epochs} epochs of {plan.steps_per_epoch} steps; everything goes to {run.folder}")
     seconds, goes_on = [], True
     while goes_on:
-        start = time.perf_counter()
+        start = perf_counter()
         try:
             waited = train_epoch(run, saving, stop)
-            trained = time.perf_counter()
-            if run.setup.processes.size > 1 and run.record is not None:
-                save_last(state, run.config, run.folder)  # many processes cannot stop while they validate
+            trained = perf_counter()
+            if run.setup.processes.size > 1:
+                run.save("last.pt", state.everything())  # many processes cannot stop while they validate
             evaluation = _validate(run, stop)
-            validated = time.perf_counter()
+            validated = perf_counter()
         except StoppedError as stopped:
-            raise _saved(run, stopped) from None
+            run.save("last.pt", state.everything())
+            place = f" in epoch {state.epoch + 1} after step {state.tally.steps} of {plan.steps_per_epoch}"
+            hint = f"; go on with --resume {run.folder / 'weights' / 'last.pt'}"
+            raise StoppedError(stopped.number, place + hint) from None
         row = _close_epoch(state, evaluation)
-        out_of_patience = no_progress(state.epoch, state.best_epoch, hyp)
-        goes_on = state.epoch < plan.epochs and not out_of_patience
-        spent = {"time/train": trained - start, "time/data_wait": waited, "time/validation": validated - trained}
-        _keep(run, spent, evaluation, saving.due_after_epoch(state.step) or not goes_on)
-        seconds.append(time.perf_counter() - start)
+        goes_on = not is_finished(state.epoch, state.best_epoch, run.config)
+        if run.record is not None:
+            # First the record, then the checkpoint: a run killed between the two writes this epoch's figures again.
+            spent = {"time/train": trained - start, "time/data_wait": waited, "time/validation": validated - trained}
+            run.record.epoch(row, spent, evaluation)
+            if state.epoch == state.best_epoch:
+                run.save("best.pt", state.averaged())
+        if saving.is_due(state.step, ends_epoch=True) or not goes_on:
+            run.save("last.pt", state.everything())
+        seconds.append(perf_counter() - start)
         say(row, seconds[-1], plan.epochs)
     if state.epoch < plan.epochs:
-        print(f"stopped: no progress for {hyp.patience} epochs (key patience)")
+        print(f"stopped: no progress for {run.config.hyp.patience} epochs (key patience)")
     if run.record is not None:
-        run.record.finish(row, evaluation, run.val)
+        run.record.finish(row, evaluation)
     print(f"best was epoch {state.best_epoch}: {run.folder / 'weights' / 'best.pt'}")
     return Result(run.folder, state.best_epoch, evaluation.metrics(), seconds)
 
 
 def train_epoch(run: TrainingRun, saving: Saving, stop: StopRequest) -> float:
-    """The steps of the epoch that are still to be done; what they come to is in the state's tally.
-
-    Returns:
-        Seconds of waiting for data: for the loading processes, or for loading itself where there are none.
+    """The steps of the epoch that are still to be done, into the state's tally; returns seconds of waiting for data.
 
     Raises:
         DivergedError: too many steps in a row were not finite, or one was and ``nonfinite: stop`` says so.
@@ -108,51 +114,53 @@ def train_epoch(run: TrainingRun, saving: Saving, stop: StopRequest) -> float:
     """
     state, setup, plan = run.state, run.setup, run.setup.plan
     state.in_training()
-    num_images, waited, shown, start = 0, 0.0, 0.0, time.perf_counter()
+    num_images, waited, start = 0, 0.0, perf_counter()
     done = state.tally.steps * plan.batches_per_step
     options = {"desc": f"epoch {state.epoch + 1}/{plan.epochs}", "leave": False, **setup.processes.bar}
-    with tqdm(total=plan.batches_per_epoch, initial=done, unit="batch", mininterval=0.5, **options) as bar:
+    with tqdm(total=plan.batches_per_epoch, initial=done, unit="batch", mininterval=1, **options) as bar:
         while state.tally.steps < plan.steps_per_epoch:
             if setup.processes.any(bool(stop)):
                 raise StoppedError(max(setup.processes.gather_everywhere(stop.number)))
             count = min(plan.batches_per_step, plan.batches_per_epoch - state.tally.steps * plan.batches_per_step)
-            asked = time.perf_counter()
+            asked = perf_counter()
             loaded = [next(run.batches) for _ in range(count)]
-            waited += time.perf_counter() - asked
+            waited += perf_counter() - asked
             window = [batch.to(setup.compute) for batch in loaded]
             if setup.hyp.multi_scale:
                 window = multi_scaled(window, setup.hyp.multi_scale, state.model.stride, (setup.seed, state.step))
             step = train_step(state, window, setup)
             _count(step, window, run)
-            if saving.due_after_step(state.step) and setup.processes.is_first:
-                save_last(state, run.config, run.folder)
+            if saving.is_due(state.step, ends_epoch=False):
+                run.save("last.pt", state.everything())
             num_images += sum(len(batch.images) for batch in window)
-            # Reading the losses waits for the GPU: only as often as someone can look.
-            if (now := time.perf_counter()) - shown > 1:
-                shown = now
-                bar.set_postfix(_progress(state, num_images / (now - start)), refresh=False)
-            bar.update(count)
+            if bar.update(count):  # reading the losses waits for the GPU: only as often as the bar is drawn
+                losses = dict(zip(state.criterion.names, state.tally.means(), strict=False))
+                figures = {"lr": state.optimizer.param_groups[0]["lr"], "img/s": num_images / (perf_counter() - start)}
+                bar.set_postfix({**losses, **figures}, refresh=False)
     return waited
 
 
 def train_step(state: State, batches: Sequence[Batch], setup: Setup) -> Step:
-    """One optimizer step over some batches.
+    """One optimizer step over some batches; one whose loss or gradient is not finite leaves no trace but its number.
 
     The gradient is that of the mean loss over all images of the step, those of other processes too, times
-    ``nominal_batch``: lr0 then means the same for every batch size. A step whose loss or gradient is not finite is not
-    taken and leaves no trace but its number: one wait for the device tells.
+    ``nominal_batch``: lr0 then means the same for every batch size.
     """
     hyp, processes, model, criterion = setup.hyp, setup.processes, state.model, state.criterion
     _seed(setup, state.step)
     set_rates(state.optimizer, rates(state.step, setup.plan, hyp))
-    statistics = [tensor for tensors in _changed_by_forward(state) for tensor in tensors]
-    before = torch._foreach_add(statistics, 0)  # copies
-    num_images = sum(len(batch.images) for batch in batches)
+    changed_by_forward = [*_running_statistics(model), *criterion.step_sums()]
+    before = torch._foreach_add(changed_by_forward, 0)  # copies
 
+    num_images = sum(len(batch.images) for batch in batches)
     grids = [model.grid(*batch.images.shape[2:]) for batch in batches]
-    matches, totals = _assigned_early(state, batches, grids, num_images, processes)
-    losses = torch.zeros(len(criterion.names), device=setup.compute.device)
-    divisor = torch.zeros((), device=setup.compute.device)
+    matches: list[Any] = [None] * len(batches)  # yet, where predictions decide
+    totals = None
+    if not criterion.needs_predictions:
+        matches = [criterion.assign(batch.objects, grid) for batch, grid in zip(batches, grids, strict=True)]
+        totals = criterion.totals(matches, grids, num_images)
+        processes.add(totals)
+    losses, divisor = (torch.zeros(shape, device=setup.compute.device) for shape in (len(criterion.names), ()))
     for batch, grid, match in zip(batches, grids, matches, strict=True):
         if not len(batch.images):  # all images of this batch went to other processes
             continue
@@ -168,37 +176,14 @@ def train_step(state: State, batches: Sequence[Batch], setup: Setup) -> Step:
     _add_over_processes(state, losses, divisor, num_images, processes)
     state.scaler.unscale_(state.optimizer)
     if criterion.needs_predictions:
-        _divide(state, losses, divisor)
+        losses /= divisor.clamp_(min=1)
+        torch._foreach_div_([p.grad for p in model.parameters() if p.grad is not None], divisor)
     norm = nn.utils.clip_grad_norm_(model.parameters(), hyp.clip_norm or math.inf)
-    problem = _problem(losses, norm, state.scaler)
-    if problem:
-        torch._foreach_copy_(statistics, before)
-        state.scaler.update(state.scaler.get_scale())
-    else:
-        _update(state)
+    if problem := _update(state, losses, norm):
+        torch._foreach_copy_(changed_by_forward, before)
     state.optimizer.zero_grad()
     state.step += 1
     return Step(losses, norm, problem)
-
-
-def _assigned_early(
-    state: State, batches: Sequence[Batch], grids: Sequence[Any], num_images: int, processes: Processes
-) -> tuple[list[Any], tuple[Tensor, ...] | None]:
-    """Matches of each batch, and what the losses of the whole step are divided by; None where predictions decide."""
-    criterion = state.criterion
-    if criterion.needs_predictions:
-        return [None] * len(batches), None
-    matches = [criterion.assign(batch.objects, grid) for batch, grid in zip(batches, grids, strict=True)]
-    totals = criterion.totals(matches, grids, num_images)
-    processes.add(totals)
-    return matches, totals
-
-
-def _divide(state: State, losses: Tensor, divisor: Tensor) -> None:
-    """Divide undivided losses and their gradient by the divisor of the step, in place."""
-    divisor = divisor.clamp(min=1)
-    losses.div_(divisor)
-    torch._foreach_div_([p.grad for p in state.model.parameters() if p.grad is not None], divisor)
 
 
 def _seed(setup: Setup, step: int) -> None:
@@ -207,56 +192,50 @@ def _seed(setup: Setup, step: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([setup.seed, Stream.STEP, step, *rank]).generate_state(1)[0]))
 
 
-def _changed_by_forward(state: State) -> tuple[list[Tensor], list[Tensor]]:
-    """Running statistics of batch normalisation, and what the losses count during a step."""
-    modules = (module for module in state.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
-    norms = [module for module in modules if module.training]  # what is frozen stands still
-    statistics = [values for norm in norms for values in (norm.running_mean, norm.running_var) if values is not None]
-    return statistics, state.criterion.step_sums()
+def _running_statistics(model: nn.Module) -> list[Tensor]:
+    """Of batch normalisation; what is frozen stands still."""
+    norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm) and one.training]
+    return [values for norm in norms for values in (norm.running_mean, norm.running_var) if values is not None]
 
 
 def _add_over_processes(state: State, losses: Tensor, divisor: Tensor, num_images: int, processes: Processes) -> None:
     """Sum gradients, losses and divisor, average running statistics by the number of images; one transfer for all."""
     if processes.size == 1:
         return
-    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        if parameter.grad is None:  # no image of this step came to this process
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    statistics, sums = _changed_by_forward(state)
-    images = losses.new_full((), num_images)
+    gradients = []
+    for parameter in state.model.parameters():
+        if parameter.requires_grad:
+            if parameter.grad is None:  # no image of this step came to this process
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    statistics, images = _running_statistics(state.model), losses.new_full((), num_images)
     for values in statistics:
         values.mul_(num_images)
-    processes.add([*gradients, losses, divisor, *statistics, *sums, images])
+    processes.add([*gradients, losses, divisor, *statistics, *state.criterion.step_sums(), images])
     for values in statistics:
         values.div_(images)
 
 
-def _problem(losses: Tensor, norm: Tensor, scaler: torch.amp.GradScaler) -> str:
-    """What is not finite. An overflow of the gradient in fp16 is the scaler's: it skips the step, and scales less."""
+def _update(state: State, losses: Tensor, norm: Tensor) -> str:
+    """Step the optimizer and what follows the weights, unless something is not finite, which is returned.
+
+    An overflow of the gradient in fp16 is the scaler's: it skips the step, and scales less.
+    """
     loss_is_finite, gradient_is_finite = torch.stack((losses.isfinite().all(), norm.isfinite())).tolist()
-    if not loss_is_finite:
-        return "loss"
     # Without a scaler the scale is 1; with one there is nothing left to lower at 1.
-    return "" if gradient_is_finite or scaler.get_scale() > 1 else "gradient"
-
-
-def _update(state: State) -> None:
-    """Step the optimizer and what follows the weights."""
+    if not loss_is_finite or not (gradient_is_finite or state.scaler.get_scale() > 1):
+        state.scaler.update(state.scaler.get_scale())
+        return "gradient" if loss_is_finite else "loss"
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.criterion.finish_step()
-    state.average.update(state.model)
+    state.average.update_parameters(state.model)
+    return ""
 
 
 def _count(step: Step, window: Sequence[Batch], run: TrainingRun) -> None:
-    """Add a step to the tally of the epoch; one that was not finite is named with its images.
-
-    Raises:
-        DivergedError: the run shall not or cannot go on.
-    """
-    tally = run.state.tally
+    """Add a step to the tally; of one that was not finite the images are named, unless the run cannot go on."""
+    tally, processes, file = run.state.tally, run.setup.processes, run.folder / "nonfinite_steps.txt"
     tally.steps += 1
     if not step.problem:
         tally.losses += step.losses
@@ -265,30 +244,20 @@ def _count(step: Step, window: Sequence[Batch], run: TrainingRun) -> None:
         return
     tally.skipped += 1
     tally.skipped_in_a_row += 1
+    own = [run.train.path(int(position)) for batch in window for position in batch.position]
+    paths = [path for share in processes.gather_everywhere(own) for path in share]
     place = f"epoch {run.state.epoch + 1}, step {tally.steps}"
-    told = f"{place}: the {step.problem} is not finite; {_drawn_images(place, window, run)}"
+    if processes.is_first:
+        with open(file, "a", encoding="utf-8") as lines:
+            lines.writelines(f"{place}: {path}\n" for path in paths)
+    images = f"{len(paths)} images, {', '.join(paths[:3])}, ... (all in {file})"
+    told = f"{place}: the {step.problem} is not finite; {images}"
     if run.setup.hyp.nonfinite == "stop":
         raise DivergedError(f"{told} (key nonfinite: stop)")
     whole_epoch = tally.skipped == run.setup.plan.steps_per_epoch
     if tally.skipped_in_a_row == MOST_SKIPS_IN_A_ROW or (whole_epoch and tally.skipped_in_a_row > 1):
         raise DivergedError(f"{told}; nor was it in the {tally.skipped_in_a_row - 1} steps before: lower lr0")
     tqdm.write(f"{told}; the step is skipped")
-
-
-def _drawn_images(place: str, window: Sequence[Batch], run: TrainingRun) -> str:
-    """The files of a step, those of other processes too: a few by name, all in a file of the run folder."""
-    own = [run.train.path(int(position)) for batch in window for position in batch.position]
-    paths = [path for share in run.setup.processes.gather_everywhere(own) for path in share]
-    file = run.folder / "nonfinite_steps.txt"
-    if run.setup.processes.is_first:
-        with open(file, "a", encoding="utf-8") as lines:
-            lines.writelines(f"{place}: {path}\n" for path in paths)
-    return f"{len(paths)} images, {', '.join(paths[:3])}, ... (all in {file})"
-
-
-def _progress(state: State, speed: float) -> dict[str, str]:
-    losses = {name: f"{mean:.4f}" for name, mean in zip(state.criterion.names, state.tally.means(), strict=False)}
-    return {**losses, "lr": f"{state.optimizer.param_groups[0]['lr']:.5f}", "img/s": f"{speed:.1f}"}
 
 
 def _validate(run: TrainingRun, stop: StopRequest) -> Evaluation:
@@ -299,11 +268,10 @@ def _validate(run: TrainingRun, stop: StopRequest) -> Evaluation:
         StoppedError: asked to stop, between two batches. Many processes validate to the end: all must answer.
     """
     setup, processes = run.setup, run.setup.processes
-    averaged, check = run.state.average.model, stop.check if processes.size == 1 else None
+    averaged, check = run.state.average.module, stop.check if processes.size == 1 else None
     evaluation = evaluate(averaged, run.val, run.state.criterion, setup.compute, DetectOptions(), processes, check)
-    losses = evaluation.losses
-    if not np.isfinite(list(losses.values())).all():
-        told = ", ".join(f"{name} {value}" for name, value in losses.items())
+    if not np.isfinite(list(evaluation.losses.values())).all():
+        told = ", ".join(f"{name} {value}" for name, value in evaluation.losses.items())
         raise DivergedError(f"epoch {run.state.epoch + 1}: the validation loss is not finite ({told}): lower lr0")
     return evaluation
 
@@ -313,36 +281,18 @@ def _close_epoch(state: State, evaluation: Evaluation) -> dict[str, float]:
     state.epoch += 1
     if evaluation.fitness > state.best_fitness:
         state.best_fitness, state.best_epoch = evaluation.fitness, state.epoch
-    *losses, norm = state.tally.means()
+    tally = state.tally
+    *losses, norm = tally.means()
     state.row = {
         "epoch": state.epoch,
         **{f"train/{name}_loss": value for name, value in zip(state.criterion.names, losses, strict=True)},
         "train/gradient_norm": norm,
-        "train/skipped_steps": state.tally.skipped,
+        "train/skipped_steps": tally.skipped,
         **{f"val/{name}_loss": value for name, value in evaluation.losses.items()},
         **evaluation.metrics(),
         **{f"lr/{group['name']}": group["lr"] for group in state.optimizer.param_groups},
     }
-    state.tally = state.tally.for_next_epoch()
+    tally.steps = tally.skipped = 0
+    tally.losses.zero_()
+    tally.norm.zero_()
     return state.row
-
-
-def _keep(run: TrainingRun, seconds: dict[str, float], evaluation: Evaluation, last_is_due: bool) -> None:
-    """Record the epoch and save; the first process does it for all."""
-    if run.record is None:
-        return
-    # First the record, then the checkpoint: a run killed between the two writes this epoch's figures again.
-    run.record.epoch(run.state.row, seconds, evaluation, run.val)
-    if run.state.epoch == run.state.best_epoch:
-        save_best(run.state, run.config, run.folder)
-    if last_is_due:
-        save_last(run.state, run.config, run.folder)
-
-
-def _saved(run: TrainingRun, stopped: StoppedError) -> StoppedError:
-    """Save where the run stands; returns what to tell."""
-    if run.record is not None:
-        save_last(run.state, run.config, run.folder)
-    state, steps = run.state, run.setup.plan.steps_per_epoch
-    place = f" in epoch {state.epoch + 1} after step {state.tally.steps} of {steps}"
-    return StoppedError(stopped.number, f"{place}; go on with --resume {run.folder / 'weights' / 'last.pt'}")

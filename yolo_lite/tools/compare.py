@@ -149,7 +149,7 @@ def _train(run: Run) -> Outcome:
     run.folder.mkdir(parents=True, exist_ok=True)
     checkpoint = run.folder / "weights" / "last.pt"
     resume = Resume(run.folder, load_checkpoint(checkpoint)) if checkpoint.exists() else None
-    if resume and is_finished(resume.checkpoint, run.config):
+    if resume and is_finished(resume.checkpoint["epoch"], resume.checkpoint["best_epoch"], run.config):
         return Outcome(_chosen(resume.checkpoint["metrics"]), None, None)
     with open(run.folder / "log.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         try:
