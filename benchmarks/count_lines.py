@@ -27,6 +27,7 @@ BESIDE = (
     "config/options.py",  # what the commands take, and where their files are found
     "config/find.py",
     "engine/resolve.py",
+    "config/faster_rcnn.py",
     "config/old.py",  # advice for old keys
     "data/shapes.py",  # draws the embedded set
     "data/writers.py",  # of convert

@@ -10,7 +10,6 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Discriminator,
-    Strict,
     Tag,
     ValidationInfo,
     field_validator,
@@ -18,8 +17,9 @@ from pydantic import (
 )
 
 from yolo_lite.config.errors import nearest
+from yolo_lite.config.faster_rcnn import FasterRcnnConfig as FasterRcnnConfig
 from yolo_lite.config.seams import Section, chosen_from
-from yolo_lite.config.types import Count, Listed, Positive, Several, described, is_int
+from yolo_lite.config.types import Count, Levels, Listed, Positive, described, is_int
 
 
 class Row(Section):
@@ -61,12 +61,6 @@ def parse_row(row: Any, info: ValidationInfo) -> Row:
     return Row(source=tuple(source), repeats=repeats, module=name, args=tuple(args))
 
 
-def _equally_long(levels: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-    if len({len(level) for level in levels}) != 1:
-        raise ValueError("expected lists of one length")
-    return levels
-
-
 def _in_pairs(levels: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
     if len(levels[0]) % 2:
         raise ValueError("expected an even count of numbers")
@@ -87,7 +81,6 @@ def parse_activation(text: str, names: Collection[str]) -> tuple[str, tuple[floa
 
 
 Rows = Listed[Annotated[Row, BeforeValidator(parse_row)]]
-Levels = Annotated[Several[Several[Positive]], AfterValidator(_equally_long)]
 Anchors = Annotated[
     Count | Annotated[Levels, AfterValidator(_in_pairs)],  # a number: that many anchors a level, sized by the stride
     described("a number of anchors, or a list of positive numbers [w, h, w, h, ...] for each level, all of one length"),
@@ -128,30 +121,6 @@ class ModelConfig(Section):
             where = f"found it in {info.field_name} rows {found}" if found else "found none"
             raise ValueError(f"expected one {' or '.join(heads)} row, the last row of the head, {where}")
         return rows
-
-
-TrainAndTest = Annotated[tuple[Count, Count], Strict(False), described("[train, test], two whole numbers of 1 or more")]
-PositiveNumbers = Annotated[Several[Positive], described("a list of positive numbers")]
-# [32, 64], sizes on every level, or [[32], [64], ...], as many sizes for each level of the pyramid.
-AnchorSizes = Annotated[
-    Several[Positive] | Levels, described("a list of positive numbers, or one for each level, all of one length")
-]
-
-
-class FasterRcnnConfig(Section):
-    """A model YAML of torchvision's Faster R-CNN with a feature pyramid; the defaults are torchvision's."""
-
-    family: Literal["faster_rcnn"]
-    nc: Count = 80  # without the background
-    backbone: Annotated[str, chosen_from("BACKBONES")] = "mobilenet_v3_large"
-    pretrained: bool = False  # true fetches torchvision's ImageNet weights of the backbone, and freezes its first part
-    levels: Count | None = None  # coarsest stages that the pyramid reads; null: the last 2 of mobilenets, 4 of resnets
-    anchors: AnchorSizes = (32.0, 64.0, 128.0, 256.0, 512.0)  # pixels
-    aspect_ratios: PositiveNumbers = (0.5, 1.0, 2.0)  # height / width
-    rpn_pre_nms: TrainAndTest = (2000, 1000)  # best anchors of a level that enter the first stage's NMS
-    rpn_post_nms: TrainAndTest = (2000, 1000)  # best proposals of an image that leave it
-    rpn_samples: Count = 256  # anchors of an image that the first stage learns from, at most half of them positive
-    roi_samples: Count = 512  # proposals of an image that the second stage learns from, at most a quarter positive
 
 
 # Model YAMLs by their key ``family``.

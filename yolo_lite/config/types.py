@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import AfterValidator, Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 T = TypeVar("T")
 
@@ -29,6 +29,15 @@ def described(expected: str) -> WrapValidator:
             raise ValueError(f"expected {expected}, found {value!r}") from None
 
     return WrapValidator(check)
+
+
+def _equally_long(levels: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+    if len({len(level) for level in levels}) != 1:
+        raise ValueError("expected lists of one length")
+    return levels
+
+
+Levels = Annotated[Several[Several[Positive]], AfterValidator(_equally_long)]
 
 
 def is_int(value: Any) -> bool:
