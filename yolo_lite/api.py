@@ -81,7 +81,10 @@ def train(options: TrainOptions) -> Result:
     Raises:
         UserError: an option, a file or the data cannot be used, or the loss is no longer finite.
     """
-    return train_command.run(options)
+    from yolo_lite.plugins import loaded
+
+    with loaded(options.plugin):
+        return train_command.run(options)
 
 
 @with_options_of(ValOptions)
@@ -96,8 +99,11 @@ def evaluate(options: ValOptions) -> dict[str, Any]:
     Raises:
         UserError: an option, the checkpoint or the data cannot be used.
     """
+    from yolo_lite.plugins import loaded
+
     in_folder = bool({"project", "name"} & options.model_fields_set) or options.save_json or options.save_txt
-    return val_command.run(options, in_folder)
+    with loaded(options.plugin):
+        return val_command.run(options, in_folder)
 
 
 def load(

@@ -17,13 +17,6 @@ HINT = "; the same command goes on"  # where it was interrupted
 
 def run(options: CompareOptions) -> None:
     """Train every variant with every seed, print the table."""
-    from yolo_lite.plugins import loaded
-
-    with loaded(options.plugin):
-        _compare(options)
-
-
-def _compare(options: CompareOptions) -> None:
     from yolo_lite.tools.compare import compare
 
     variants, folder = _variants(options), Path(options.project) / options.name

@@ -11,7 +11,7 @@ from yolo_lite.config.options import DEFAULT_DATA, ExportOptions
 
 if TYPE_CHECKING:
     from yolo_lite.data.index import DatasetIndex
-    from yolo_lite.deploy.export import Exportable, ExportSettings
+    from yolo_lite.deploy.export import Exportable
 
 
 def run(options: ExportOptions) -> None:
@@ -20,25 +20,11 @@ def run(options: ExportOptions) -> None:
     Raises:
         UserError: a flag, the checkpoint or the data cannot be used, or the file differs too much.
     """
-    from yolo_lite.deploy.export import export, read_exportable, samples_of
-    from yolo_lite.plugins import loaded
-
-    with loaded(options.plugin):
-        output = _output(options)
-        exportable = read_exportable(str(options.weights), _settings(options))
-        index = _index(options, exportable)
-        samples = samples_of(index, exportable.facts, options.calibration_images if options.int8 else 0)
-        agreement = export(exportable, output, samples)
-    print(f"{output}: {output.stat().st_size / 2**20:.1f} MiB; {len(samples.check)} images: {agreement}")
-    if exportable.facts.source:
-        print(exportable.facts.source)
-
-
-def _settings(options: ExportOptions) -> ExportSettings:
-    from yolo_lite.deploy.export import ExportSettings
+    from yolo_lite.deploy.export import ExportSettings, export, read_exportable, samples_of
     from yolo_lite.ops.nms import DetectOptions
 
-    return ExportSettings(
+    output = _output(options)
+    settings = ExportSettings(
         format=options.format,
         imgsz=options.imgsz,
         batch=options.batch_size,
@@ -46,6 +32,13 @@ def _settings(options: ExportOptions) -> ExportSettings:
         precision="int8" if options.int8 else "fp16" if options.half else "fp32",
         nms=DetectOptions(options.conf, options.iou, options.max_det) if options.nms else None,
     )
+    exportable = read_exportable(str(options.weights), settings)
+    index = _index(options, exportable)
+    samples = samples_of(index, exportable.facts, options.calibration_images if options.int8 else 0)
+    agreement = export(exportable, output, samples)
+    print(f"{output}: {output.stat().st_size / 2**20:.1f} MiB; {len(samples.check)} images: {agreement}")
+    if exportable.facts.source:
+        print(exportable.facts.source)
 
 
 def _index(options: ExportOptions, exportable: Exportable) -> DatasetIndex:

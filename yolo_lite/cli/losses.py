@@ -13,15 +13,14 @@ TITLES = {
 
 def run(options: LossesOptions) -> None:
     """Every loss with its formula, paper and parameters."""
-    from yolo_lite.plugins import SEAMS, loaded
+    from yolo_lite.plugins import SEAMS
 
-    with loaded(options.plugin):
-        for title, seam in TITLES.items():
-            print(f"{title}, {seam}")
-            for name, loss in SEAMS[seam].entries.items():
-                known = SEAMS[seam].parameters(name).values()
-                parameters = ", ".join(f"{parameter.name}: {parameter.default}" for parameter in known)
-                formula = (loss.__doc__ or "").strip().partition("\n")[0]
-                print(f"  {name:<11} {formula}{f'  {{{parameters}}}' if parameters else ''}")
-            print()
+    for title, seam in TITLES.items():
+        print(f"{title}, {seam}")
+        for name, loss in SEAMS[seam].entries.items():
+            known = SEAMS[seam].parameters(name).values()
+            parameters = ", ".join(f"{parameter.name}: {parameter.default}" for parameter in known)
+            formula = (loss.__doc__ or "").strip().partition("\n")[0]
+            print(f"  {name:<11} {formula}{f'  {{{parameters}}}' if parameters else ''}")
+        print()
     print("parameters are set with the loss: box_loss: {focal_eiou: {gamma: 0.5}}")

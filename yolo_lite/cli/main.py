@@ -6,15 +6,16 @@ import gc
 import importlib
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import yolo_lite
 from yolo_lite.cli.arguments import read_options
 from yolo_lite.config.errors import StoppedError, UserError
-from yolo_lite.config.options import COMMANDS
+from yolo_lite.config.options import COMMANDS, Options
 
-# Each command is a module of this folder with run(options), whose int is the exit status if it returns one,
-# and, where it can go on after Ctrl-C, a HINT how.
+# Each command is a module of this folder with run(options), whose int is the exit status if it returns one, and,
+# where it can go on after Ctrl-C, a HINT how. The entries of plugins are in the dicts while it runs.
 MODULES = {"import": "import_weights"}  # of commands whose name Python keeps for itself
 SCRIPTS = {"train": "train.py", "val": "val.py"}
 
@@ -31,10 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         print(_usage(), file=sys.stderr)
         return 0 if words[:1] in (["-h"], ["--help"]) else 2
-    name, section = words[0], COMMANDS[words[0]]
-    command = importlib.import_module(f"yolo_lite.cli.{MODULES.get(name, name)}")
-    program = SCRIPTS.get(name, f"yolo-lite {name}")
-    return _run(lambda: command.run(read_options(section, words[1:], program)), getattr(command, "HINT", ""))
+    return _run(words[0], words[1:])
 
 
 def _usage() -> str:
@@ -53,10 +51,13 @@ def val_main(argv: Sequence[str] | None = None) -> int:
     return main(["val", *(sys.argv[1:] if argv is None else argv)])
 
 
-def _run(command: Callable[[], object], hint: str) -> int:
+def _run(name: str, words: Sequence[str]) -> int:
     """Run a command; what a user can mend ends with its message and exit status 2."""
+    command = importlib.import_module(f"yolo_lite.cli.{MODULES.get(name, name)}")
     try:
-        status = command()
+        options = read_options(COMMANDS[name], words, SCRIPTS.get(name, f"yolo-lite {name}"))
+        with _plugins_of(options):
+            status = command.run(options)
     except UserError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
@@ -69,9 +70,17 @@ def _run(command: Callable[[], object], hint: str) -> int:
         print(stopped, file=sys.stderr)
         return stopped.exit_status
     except KeyboardInterrupt:
-        print(f"interrupted{hint}", file=sys.stderr)
+        print(f"interrupted{getattr(command, 'HINT', '')}", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
+
+
+def _plugins_of(options: Options) -> AbstractContextManager[None]:
+    if not getattr(options, "plugin", ()):
+        return nullcontext()
+    from yolo_lite.plugins import loaded  # imports torch
+
+    return loaded(options.plugin)  # type: ignore[attr-defined]
 
 
 def entry() -> None:

@@ -17,12 +17,10 @@ def run(options: ValOptions, in_folder: bool = True) -> dict[str, Any]:
     from yolo_lite.deploy.exported import exported_subject, is_exported
     from yolo_lite.engine.run_folder import make_run_folder
     from yolo_lite.engine.validate import prepare_validation, validate_checkpoint
-    from yolo_lite.plugins import loaded
 
-    with loaded(options.plugin):
-        prepared = prepare_validation(options, exported_subject(options) if is_exported(options.weights) else None)
-        folder = make_run_folder(options.project, options.name, options.exist_ok) if in_folder else None
-        validation = validate_checkpoint(prepared)
+    prepared = prepare_validation(options, exported_subject(options) if is_exported(options.weights) else None)
+    folder = make_run_folder(options.project, options.name, options.exist_ok) if in_folder else None
+    validation = validate_checkpoint(prepared)
     if options.classes:
         validation = validation.of_classes(options.classes)
     report = validation.report
