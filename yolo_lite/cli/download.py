@@ -8,15 +8,14 @@ from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.options import DownloadOptions
+from yolo_lite.data.index import dataset_root
+from yolo_lite.tools.download import download_set, readable
 
 HINT = "; the same command goes on"  # where it was interrupted
 
 
 def run(options: DownloadOptions) -> None:
     """Fetch a set and say how to train on it."""
-    from yolo_lite.data.index import dataset_root
-    from yolo_lite.tools.download import download_set, readable
-
     data_file = find_yaml(options.name, "data")
     config = load_dataset_config(data_file)
     if not config.download:

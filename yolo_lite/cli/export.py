@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.config.find import find_yaml
+from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.options import DEFAULT_DATA, ExportOptions
-
-if TYPE_CHECKING:
-    from yolo_lite.data.index import DatasetIndex
-    from yolo_lite.deploy.export import Exportable
+from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.deploy.export import Exportable, ExportSettings, export, read_exportable, samples_of
+from yolo_lite.deploy.formats import EXPORT_FORMATS
+from yolo_lite.ops.nms import DetectOptions
 
 
 def run(options: ExportOptions) -> None:
@@ -20,9 +20,6 @@ def run(options: ExportOptions) -> None:
     Raises:
         UserError: a flag, the checkpoint or the data cannot be used, or the file differs too much.
     """
-    from yolo_lite.deploy.export import ExportSettings, export, read_exportable, samples_of
-    from yolo_lite.ops.nms import DetectOptions
-
     output = _output(options)
     settings = ExportSettings(
         format=options.format,
@@ -43,9 +40,6 @@ def run(options: ExportOptions) -> None:
 
 def _index(options: ExportOptions, exportable: Exportable) -> DatasetIndex:
     """Images of the dataset; of the embedded set where that is not at hand, which is enough to compare."""
-    from yolo_lite.config.load import load_dataset_config
-    from yolo_lite.data.index import index_split
-
     data, data_file = exportable.data
     channels = {"channels": exportable.facts.channels}
     if options.data:
@@ -64,8 +58,6 @@ def _index(options: ExportOptions, exportable: Exportable) -> DatasetIndex:
 
 
 def _output(options: ExportOptions) -> Path:
-    from yolo_lite.deploy.formats import EXPORT_FORMATS
-
     if options.format not in EXPORT_FORMATS:
         raise ConfigError(f"--format: unknown name {options.format!r}{nearest(options.format, EXPORT_FORMATS)}")
     suffix = EXPORT_FORMATS[options.format].suffix

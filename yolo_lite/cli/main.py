@@ -53,9 +53,11 @@ def val_main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str, words: Sequence[str]) -> int:
     """Run a command; what a user can mend ends with its message and exit status 2."""
-    command = importlib.import_module(f"yolo_lite.cli.{MODULES.get(name, name)}")
+    hint = ""
     try:
         options = read_options(COMMANDS[name], words, SCRIPTS.get(name, f"yolo-lite {name}"))
+        command = importlib.import_module(f"yolo_lite.cli.{MODULES.get(name, name)}")  # with torch, where it needs it
+        hint = getattr(command, "HINT", "")
         with _plugins_of(options):
             status = command.run(options)
     except UserError as error:
@@ -70,7 +72,7 @@ def _run(name: str, words: Sequence[str]) -> int:
         print(stopped, file=sys.stderr)
         return stopped.exit_status
     except KeyboardInterrupt:
-        print(f"interrupted{getattr(command, 'HINT', '')}", file=sys.stderr)
+        print(f"interrupted{hint}", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
 

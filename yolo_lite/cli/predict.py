@@ -8,15 +8,18 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.options import PredictOptions
-
-if TYPE_CHECKING:
-    from yolo_lite.deploy.prediction import Prediction
+from yolo_lite.deploy import predictor
+from yolo_lite.deploy.outputs import Wanted, outputs
+from yolo_lite.deploy.prediction import Prediction
+from yolo_lite.deploy.sources import count_frames, find_media, read_frames
+from yolo_lite.engine.device import memory_errors_explained
+from yolo_lite.engine.run_folder import make_run_folder
+from yolo_lite.engine.stop import stop_requests
 
 
 def run(options: PredictOptions) -> None:
@@ -26,17 +29,10 @@ def run(options: PredictOptions) -> None:
         DataError: there is nothing to detect on, or none of it can be read. Where some of it can, the rest is named
             and passed over, and that is no error.
     """
-    from yolo_lite.deploy.outputs import Wanted, outputs
-    from yolo_lite.deploy.predictor import load
-    from yolo_lite.deploy.sources import count_frames, find_media, read_frames
-    from yolo_lite.engine.device import memory_errors_explained
-    from yolo_lite.engine.run_folder import make_run_folder
-    from yolo_lite.engine.stop import stop_requests
-
     media = find_media(options.source)
-    predictor = load(str(options.weights), str(options.device), options.imgsz)
+    model = predictor.load(str(options.weights), str(options.device), options.imgsz)
     classes = options.classes or None
-    choice = predictor.options(options.conf, options.iou, options.max_det, classes, options.agnostic_nms)
+    choice = model.options(options.conf, options.iou, options.max_det, classes, options.agnostic_nms)
     wanted = Wanted(not options.no_save, options.save_txt, options.save_json, options.save_crop)
     batch_size = 1 if any(one.kind == "live" for one in media) else options.batch_size  # nothing live waits
     count, start = Counter[str](), time.perf_counter()
@@ -45,8 +41,8 @@ def run(options: PredictOptions) -> None:
         count["skipped"] += 1
         tqdm.write(f"passed over: {problem}", file=sys.stderr)
 
-    with memory_errors_explained(batch_size, predictor.size, remark=""):
-        stream = predictor.run(read_frames(media, skip, predictor.channels), choice, batch_size)
+    with memory_errors_explained(batch_size, model.size, remark=""):
+        stream = model.run(read_frames(media, skip, model.channels), choice, batch_size)
         first = next(stream, None)
         if first is None:
             raise DataError(f"--source {' '.join(options.source)}: not one of {count['skipped']} inputs can be read")

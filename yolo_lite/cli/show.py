@@ -8,20 +8,19 @@ from pathlib import Path
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp
 from yolo_lite.config.options import ShowOptions
+from yolo_lite.data.dataset import TrainingSet
+from yolo_lite.data.index import index_split
+from yolo_lite.data.loader import training_loader
+from yolo_lite.data.store import ImageStore
+from yolo_lite.engine.resolve import image_size
+from yolo_lite.engine.run_folder import make_run_folder
+from yolo_lite.engine.seams import SEAMS
+from yolo_lite.engine.sheets import SHOWN_IMAGES, training_sheet
+from yolo_lite.report.drawing import write_image
 
 
 def run(options: ShowOptions) -> Path:
     """Write ``batch_1.png``, ...; the folder comes back."""
-    from yolo_lite.data.dataset import TrainingSet
-    from yolo_lite.data.index import index_split
-    from yolo_lite.data.loader import training_loader
-    from yolo_lite.data.store import ImageStore
-    from yolo_lite.engine.resolve import image_size
-    from yolo_lite.engine.run_folder import make_run_folder
-    from yolo_lite.engine.seams import SEAMS
-    from yolo_lite.engine.sheets import SHOWN_IMAGES, training_sheet
-    from yolo_lite.report.drawing import write_image
-
     overrides, data_file, count = tuple(options.set), find_yaml(options.data, "data"), options.batches
     check_overrides(overrides)
     hyp, data = load_hyp(options.hyp, overrides, SEAMS), load_dataset_config(data_file, overrides, SEAMS)

@@ -63,10 +63,7 @@ def fit_anchors(size: np.ndarray, num_anchors: int, anchor_t: float, seed: int =
     if (found := len(np.unique(logs.round(3), axis=0))) < num_anchors:
         raise DataError(f"expected objects of at least {num_anchors} different sizes, found {found}")
     trials = [kmeans2(logs, num_anchors, iter=30, minit="++", seed=seed + trial)[0] for trial in range(TRIALS)]
-    anchors = max((np.exp(trial) for trial in trials), key=lambda trial: _fitness(size, trial, anchor_t))
+    ratios = np.array([best_ratios(size, np.exp(trial)) for trial in trials])  # [TRIALS, T]
+    best = np.where(ratios < anchor_t, 1 / ratios, 0).mean(axis=1).argmax()
+    anchors = np.exp(trials[best])
     return np.maximum(anchors[anchors.prod(axis=1).argsort()].round(1), 0.1)
-
-
-def _fitness(size: np.ndarray, anchors: np.ndarray, anchor_t: float) -> float:
-    ratios = best_ratios(size, anchors)
-    return float(np.where(ratios < anchor_t, 1 / ratios, 0).mean())

@@ -54,8 +54,7 @@ def check_folder(folder: Path, root: Path) -> None:
 def write_dataset(
     splits: Mapping[str, DatasetIndex], root: Path, folder: Path, to: str, polygons: bool, copy_images: bool
 ) -> Path:
-    """Write splits of a dataset below ``root`` into a folder of their own, as ``convert``."""
-    check_folder(folder, root)
+    """Write splits of a dataset below ``root`` into a folder that ``check_folder`` has seen, as ``convert``."""
     folder, all_names = folder.resolve(), _names_below(splits, root)
     content: dict[str, Any] = {"path": "." if copy_images else str(root), "format": to, "labels": {}}
     if copy_images:
@@ -65,7 +64,9 @@ def write_dataset(
             names = all_names[split]
             if copy_images:
                 names = [Path("images", _without_images(name)) for name in names]
-                _copy_images(index, [place / name for name in names])
+                for position, name in enumerate(tqdm(names, desc="copying images", leave=False, delay=1)):
+                    (place / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(index.path(position), place / name)
             rows = "".join(f"{name.as_posix()}\n" for name in names)
             (place / f"{split}.txt").write_text(rows, encoding="utf-8")
             content[split] = f"{split}.txt" if copy_images else str(folder / f"{split}.txt")
@@ -116,9 +117,3 @@ def _check_space(splits: Mapping[str, DatasetIndex], folder: Path) -> None:
     free = shutil.disk_usage(there).free
     if needed > free:
         raise DataError(f"{folder}: the images take {needed / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free")
-
-
-def _copy_images(index: DatasetIndex, places: list[Path]) -> None:
-    for position, place in enumerate(tqdm(places, desc="copying images", leave=False, delay=1)):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(index.path(position), place)

@@ -87,10 +87,9 @@ def _quantiles(values: np.ndarray) -> dict[str, float] | None:
 def _shape_of(diagnosis: Diagnosis, split: str, anchors: np.ndarray | None) -> DatasetShape:
     index, longest = diagnosis.splits[split], diagnosis.longest
     counts = {split: index.counts for split, index in diagnosis.splits.items()}
-    learnt = ~index.crowd
+    learnt, size = ~index.crowd, training_sizes(index, longest)
     centre = (xyxy_to_cxcywh(index.xyxy)[:, :2] / index.size[index.owner, ::-1])[learnt]
     per_image = np.bincount(index.owner[learnt], minlength=len(index))
-    size = training_sizes(index, longest)
     return DatasetShape(index.names, counts, split, size, centre, per_image, longest, anchors)
 
 
