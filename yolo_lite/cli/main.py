@@ -7,12 +7,12 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 
 import yolo_lite
 from yolo_lite.cli.arguments import read_options
 from yolo_lite.config.errors import StoppedError, UserError
-from yolo_lite.config.options import COMMANDS, Options
+from yolo_lite.config.options import COMMANDS
 
 # Each command is a module of this folder with run(options), whose int is the exit status if it returns one, and,
 # where it can go on after Ctrl-C, a HINT how. The entries of plugins are in the dicts while it runs.
@@ -58,7 +58,11 @@ def _run(name: str, words: Sequence[str]) -> int:
         options = read_options(COMMANDS[name], words, SCRIPTS.get(name, f"yolo-lite {name}"))
         command = importlib.import_module(f"yolo_lite.cli.{MODULES.get(name, name)}")  # with torch, where it needs it
         hint = getattr(command, "HINT", "")
-        with _plugins_of(options):
+        with ExitStack() as plugins:
+            if paths := getattr(options, "plugin", ()):
+                from yolo_lite.plugins import loaded  # imports torch
+
+                plugins.enter_context(loaded(paths))
             status = command.run(options)
     except UserError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
@@ -75,14 +79,6 @@ def _run(name: str, words: Sequence[str]) -> int:
         print(f"interrupted{hint}", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
-
-
-def _plugins_of(options: Options) -> AbstractContextManager[None]:
-    if not getattr(options, "plugin", ()):
-        return nullcontext()
-    from yolo_lite.plugins import loaded  # imports torch
-
-    return loaded(options.plugin)  # type: ignore[attr-defined]
 
 
 def entry() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.load import validate
+from yolo_lite.config.load import load_run_config, validate
 from yolo_lite.config.options import TrainOptions
 from yolo_lite.config.run import RunConfig, RunSection
-from yolo_lite.config.yaml_file import Document
+from yolo_lite.config.yaml_file import Document, read_yaml
 
 if TYPE_CHECKING:
     from yolo_lite.engine.state import Resume
@@ -47,8 +47,6 @@ def _with_measured_batch_size(options: TrainOptions, num_processes: int) -> Trai
 
 def _restarted(options: TrainOptions, launchers: Sequence[str]) -> TrainOptions:
     """Where torchrun starts its command anew, the run goes on in its folder, from its last.pt if there is one yet."""
-    from yolo_lite.config.load import load_run_config
-    from yolo_lite.config.yaml_file import read_yaml
     from yolo_lite.engine.resolve import run_config
     from yolo_lite.engine.run_folder import folder_of
     from yolo_lite.engine.seams import SEAMS
@@ -81,14 +79,13 @@ def _resumed(options: TrainOptions) -> tuple[Resume | None, RunConfig | None]:
     content = load_checkpoint(path)
     check_resumable(content, path)
     config = _with_changes(config_of(content, path), content["epoch"], options)
+    done, epochs = content["epoch"], config.train.epochs
+    if is_finished(content, config) and done < epochs:
+        ended = f"this run has ended for lack of progress (key patience) after {done} epochs"
+        raise ConfigError(f"--resume {path}: {ended}; a new run can start from it with --weights {path}")
     if is_finished(content, config):
-        if content["epoch"] < config.train.epochs:
-            raise ConfigError(
-                f"--resume {path}: this run has ended for lack of progress (key patience) after {content['epoch']} "
-                f"epochs; a new run can start from it with --weights {path}"
-            )
-        of = f"{content['epoch']} of {config.train.epochs} epochs"
-        raise ConfigError(f"--resume {path}: this run is finished, {of}; --epochs N with a larger N goes on")
+        finished = f"this run is finished, {done} of {epochs} epochs"
+        raise ConfigError(f"--resume {path}: {finished}; --epochs N with a larger N goes on")
     return Resume(path.resolve().parent.parent, content), config
 
 

@@ -12,6 +12,7 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.config.model import AnyModelConfig, ModelConfig
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import fitted_size
+from yolo_lite.model.detector import Detector
 
 TRIALS = 10  # k-means runs from different starts; the best is kept
 
@@ -22,8 +23,6 @@ def model_anchors(config: AnyModelConfig) -> np.ndarray | None:
         return None
     if not isinstance(config.anchors, int):
         return np.array(config.anchors).reshape(len(config.anchors), -1, 2)
-    from yolo_lite.model.detector import Detector  # imports torch
-
     return Detector(config).head.anchor_sizes().numpy()  # their sizes follow from the strides of the network
 
 

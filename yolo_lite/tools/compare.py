@@ -97,23 +97,17 @@ def _write(folder: Path, seeds: list[int], outcomes: dict[str, list[Outcome]]) -
 
 
 def finish(run: Run) -> Outcome:
-    """Train a run, or the rest of it, and keep its outcome.
-
-    Raises:
-        ConfigError: its folder holds a run of another configuration.
-    """
-    check_same_run(run)
+    """Train a run, or the rest of it, and keep its outcome; ``check_same_run`` has seen its folder."""
     path = run.folder / "outcome.json"
     if not path.exists():
         text = json.dumps(_train(run)._asdict()) + "\n"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        path.with_suffix(".tmp").write_text(text, encoding="utf-8")
+        path.with_suffix(".tmp").replace(path)  # never half written
     return Outcome(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def check_same_run(run: Run) -> None:
-    """Refuse a folder whose run was started with another configuration."""
+    """Raise ConfigError for a folder whose run was started with another configuration."""
     path = run.folder / "config.yaml"
     if not path.exists():
         return

@@ -85,8 +85,9 @@ def _alone_in(work: Path) -> Iterator[None]:
 def _missing(config: DatasetConfig, root: Path) -> list[str]:
     """List the sources that the set lacks."""
     sources = (*config.train, *config.val, *config.test)
-    patterns = (path for path in sources if not (root / path).exists())
-    return [path for path in patterns if not glob.glob(path, root_dir=root, recursive=True)]
+    return [
+        path for path in sources if not (root / path).exists() and not glob.glob(path, root_dir=root, recursive=True)
+    ]
 
 
 def _check_space(archives: tuple[Archive, ...], work: Path) -> None:
@@ -95,12 +96,8 @@ def _check_space(archives: tuple[Archive, ...], work: Path) -> None:
     needed = 2 * sum(archive.size for archive in archives) - there
     disk = next(folder for folder in work.parents if folder.exists())
     if (free := shutil.disk_usage(disk).free) < needed:
-        raise DataError(f"{disk}: archives and set need about {readable(needed)}, {readable(free)} are free")
-
-
-def readable(num_bytes: int) -> str:
-    """Format a size like ``"20.4GB"``."""
-    return tqdm.format_sizeof(num_bytes, "B")
+        need, have = tqdm.format_sizeof(needed, "B"), tqdm.format_sizeof(free, "B")
+        raise DataError(f"{disk}: archives and set need about {need}, {have} are free")
 
 
 def _unpack_all(config: DatasetConfig, files: list[Path], folder: Path) -> Path:
@@ -148,15 +145,11 @@ def _shown(stream: IO[bytes], archive: Archive, text: str, done: int = 0) -> Abs
     return tqdm.wrapattr(stream, "read", archive.size, desc=text, initial=done, leave=False, delay=1)
 
 
-def _size(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
-
-
 def _transfer(archive: Archive, part: Path) -> None:
     """Transfer until all bytes are there; a broken connection is resumed."""
-    most = _size(part)  # bytes that we ever had: a server may make us start over
+    done = most = _size(part)  # most: bytes that we ever had, for a server may make us start over
     failures = 0
-    while _size(part) < archive.size:
+    while done < archive.size:
         problem = _try_transfer(archive, part)
         done = _size(part)
         failures = 0 if done > most else failures + 1
@@ -169,6 +162,10 @@ def _transfer(archive: Archive, part: Path) -> None:
             time.sleep(PAUSE * failures)
 
 
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
 def _try_transfer(archive: Archive, part: Path) -> str:
     """Try one connection; returns why it ended before the file was complete."""
     done = _size(part)
@@ -178,9 +175,8 @@ def _try_transfer(archive: Archive, part: Path) -> str:
             done = done if answer.status == 206 else 0  # a server without ranges starts over
             total = (answer.headers["Content-Range" if done else "Content-Length"] or "*").rpartition("/")[2]
             if total not in (str(archive.size), "*"):
-                raise DataError(
-                    f"{archive.url}: expected {archive.size} bytes, the server has {total}: it is another file"
-                )
+                problem = f"expected {archive.size} bytes, the server has {total}: it is another file"
+                raise DataError(f"{archive.url}: {problem}")
             with part.open("ab" if done else "wb") as file, _shown(answer, archive, part.stem, done) as stream:
                 _copy(stream, file, archive.size)
     except HTTPError as error:

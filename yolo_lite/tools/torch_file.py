@@ -54,13 +54,8 @@ def read_torch_file(path: str | Path) -> Any:
         CheckpointError: missing, damaged, none, or its pickle names what a checkpoint of a model does not.
     """
     path = Path(path)
-    try:
-        with _damage_named(path), safe_globals([_stand_in(name) for name in _names_in(_pickle_of(path))]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    with _damage_named(path), safe_globals([_stand_in(name) for name in _names_in(_pickle_of(path))]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def tensors_of(path: Path, module: Any) -> dict[str, Tensor]:
@@ -75,11 +70,15 @@ def tensors_of(path: Path, module: Any) -> dict[str, Tensor]:
 
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file raises into one clear line."""
+    """Turn whatever a missing or damaged file raises into one clear line."""
     try:
         yield
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except (*UNREADABLE, MemoryError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: damaged, or not a checkpoint of a model") from error
 
