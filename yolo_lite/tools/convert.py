@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,10 @@ def write_dataset(
     content: dict[str, Any] = {"path": "." if copy_images else str(root), "format": to, "labels": {}}
     if copy_images:
         _check_space(splits, folder)
-    with _made_whole(folder) as place:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        place = Path(temporary) / "set"  # gets its name when it is complete
+        place.mkdir()
         for split, index in splits.items():
             names = all_names[split]
             if copy_images:
@@ -75,20 +77,8 @@ def write_dataset(
             content["names"] = dict(enumerate(index.names))
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (place / "data.yaml").write_text(text, encoding="utf-8")
-    return folder / "data.yaml"
-
-
-@contextlib.contextmanager
-def _made_whole(folder: Path) -> Iterator[Path]:
-    """Fill a temporary folder, which is renamed once it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield place
-        place.chmod(0o755)  # mkdtemp lets nobody else in
         os.replace(place, folder)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    return folder / "data.yaml"
 
 
 def _names_below(splits: Mapping[str, DatasetIndex], root: Path) -> dict[str, list[Path]]:
