@@ -14,5 +14,4 @@ def run(options: ConvertOptions) -> None:
     """Convert, and say where the new dataset YAML is."""
     data_file = str(find_yaml(options.data, "data"))
     config = load_dataset_config(data_file)
-    flags = (options.polygons, options.copy_images)
-    print(convert(config, data_file, options.to, Path(options.out), *flags))
+    print(convert(config, data_file, options.to, Path(options.out), options.polygons, options.copy_images))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.load import check_overrides, load_dataset_config, load_hyp
@@ -19,8 +18,8 @@ from yolo_lite.engine.sheets import SHOWN_IMAGES, training_sheet
 from yolo_lite.report.drawing import write_image
 
 
-def run(options: ShowOptions) -> Path:
-    """Write ``batch_1.png``, ...; the folder comes back."""
+def run(options: ShowOptions) -> None:
+    """Write ``batch_1.png``, ... into a run folder."""
     overrides, data_file, count = tuple(options.set), find_yaml(options.data, "data"), options.batches
     check_overrides(overrides)
     hyp, data = load_hyp(options.hyp, overrides, SEAMS), load_dataset_config(data_file, overrides, SEAMS)
@@ -33,6 +32,4 @@ def run(options: ShowOptions) -> Path:
     folder = make_run_folder(options.project, options.name, exist_ok=False)
     for number, sheet in enumerate(sheets, 1):
         write_image(folder / f"batch_{number}.png", sheet)
-    last = f" to batch_{count}.png" if count > 1 else ""
-    print(f"{folder}: batch_1.png{last}")
-    return folder
+    print(f"{folder}: batch_1.png{f' to batch_{count}.png' if count > 1 else ''}")
