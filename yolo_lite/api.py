@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def with_options_of(section: Callable[P, SomeOptions]) -> Callable[[Callable[[SomeOptions], T]], Callable[P, T]]:
-    """Gives a function of a section of options the fields of the section as parameters, by name.
+    """Gives a function of a section of options the fields of the section as parameters, and loads its plugins.
 
     The function raises ConfigError where an option is unknown, missing, or of another type.
     """
@@ -39,7 +39,11 @@ def with_options_of(section: Callable[P, SomeOptions]) -> Callable[[Callable[[So
         def function(*given: P.args, **options: P.kwargs) -> T:
             if given:
                 raise ConfigError(f"{action.__name__}(): expected options by name, found {given[0]!r}")
-            return action(_checked(kind, options, f"{action.__name__}()"))
+            from yolo_lite.plugins import loaded
+
+            checked = _checked(kind, options, f"{action.__name__}()")
+            with loaded(getattr(checked, "plugin", ())):
+                return action(checked)
 
         function.__signature__ = _signature(kind, action)  # type: ignore[attr-defined]
         fields = "\n".join(f"    {name}: {field.description}" for name, field in kind.model_fields.items())
@@ -81,10 +85,7 @@ def train(options: TrainOptions) -> Result:
     Raises:
         UserError: an option, a file or the data cannot be used, or the loss is no longer finite.
     """
-    from yolo_lite.plugins import loaded
-
-    with loaded(options.plugin):
-        return train_command.run(options)
+    return train_command.run(options)
 
 
 @with_options_of(ValOptions)
@@ -99,11 +100,8 @@ def evaluate(options: ValOptions) -> dict[str, Any]:
     Raises:
         UserError: an option, the checkpoint or the data cannot be used.
     """
-    from yolo_lite.plugins import loaded
-
     in_folder = bool({"project", "name"} & options.model_fields_set) or options.save_json or options.save_txt
-    with loaded(options.plugin):
-        return val_command.run(options, in_folder)
+    return val_command.run(options, in_folder)
 
 
 def load(
