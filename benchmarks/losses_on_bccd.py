@@ -36,7 +36,7 @@ from yolo_lite.loss.box import BOX_LOSSES, BoxLoss
 from yolo_lite.model.detector import Detector
 from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import Slots, decode_anchors
-from yolo_lite.tools.compare import Run, finish
+from yolo_lite.tools.compare import Run, check_same_run, finish
 
 MAIN = ("ciou", "iou", "giou", "siou", "wiou")  # three seeds
 PROBE_EPOCHS, PROBE_IMAGES = 5, 64
@@ -52,7 +52,9 @@ def probe_run(flags: argparse.Namespace) -> RunConfig:
     """The run whose matched pairs the gains are measured on; trained, or what is left of it, unless it is there."""
     words = [*words_of_run(flags), "--epochs", str(PROBE_EPOCHS), "--project", flags.project, "--name", "probe"]
     config = run_config(read_options(TrainOptions, [*words, "--exist-ok"], "probe"))
-    finish(Run("probe", 0, config))
+    run = Run("probe", 0, config)
+    check_same_run(run)
+    finish(run)
     return config
 
 

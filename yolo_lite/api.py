@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def with_options_of(section: Callable[P, SomeOptions]) -> Callable[[Callable[[SomeOptions], T]], Callable[P, T]]:
-    """Gives a function of a section of options the fields of the section as parameters, by name.
+    """Gives a function of a section of options the fields of the section as parameters, and loads its plugins.
 
     The function raises ConfigError where an option is unknown, missing, or of another type.
     """

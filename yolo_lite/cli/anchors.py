@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.options import AnchorsOptions
+from yolo_lite.data.index import index_split
+from yolo_lite.engine.resolve import shared_config
+from yolo_lite.tools.anchors import fit_anchors, measure_fit, model_anchors, training_sizes
 
 
 def run(options: AnchorsOptions) -> None:
     """Print how the model's anchors fit, and lines for its YAML with anchors that fit better."""
-    from yolo_lite.data.index import index_split
-    from yolo_lite.engine.resolve import shared_config
-    from yolo_lite.tools.anchors import fit_anchors, measure_fit, model_anchors, training_sizes
-
     config = shared_config(options)
     anchor_t, longest, old = config.hyp.anchor_t, config.train.imgsz, model_anchors(config.model)
     if old is None:

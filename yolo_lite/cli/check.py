@@ -7,18 +7,17 @@ import sys
 from pathlib import Path
 
 from yolo_lite.config.options import CheckOptions
+from yolo_lite.data.index import dataset_root
+from yolo_lite.engine.resolve import shared_config
+from yolo_lite.engine.run_folder import make_run_folder
+from yolo_lite.tools.anchors import model_anchors
+from yolo_lite.tools.convert import check_folder
+from yolo_lite.tools.doctor import diagnose, write_cleaned
+from yolo_lite.tools.doctor_report import make_report, report_text, write_report
 
 
 def run(options: CheckOptions) -> int:
     """Print the report and write it into a run folder; returns 1 where training would be harmed."""
-    from yolo_lite.data.index import dataset_root
-    from yolo_lite.engine.resolve import shared_config
-    from yolo_lite.engine.run_folder import make_run_folder
-    from yolo_lite.tools.anchors import model_anchors
-    from yolo_lite.tools.convert import check_folder
-    from yolo_lite.tools.doctor import diagnose, write_cleaned
-    from yolo_lite.tools.doctor_report import make_report, report_text, write_report
-
     config = shared_config(options)
     if options.fix_into:
         check_folder(Path(options.fix_into), dataset_root(config.data, config.data_file))

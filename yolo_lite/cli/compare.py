@@ -4,37 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.options import CompareOptions, RunOptions, TrainOptions
-
-if TYPE_CHECKING:
-    from yolo_lite.tools.compare import Run
+from yolo_lite.engine.resolve import run_config
+from yolo_lite.tools.compare import Run, compare, variant_folder
 
 HINT = "; the same command goes on"  # where it was interrupted
 
 
 def run(options: CompareOptions) -> None:
     """Train every variant with every seed, print the table."""
-    from yolo_lite.tools.compare import compare
-
-    variants, folder = _variants(options), Path(options.project) / options.name
-    seeds = range(options.seed, options.seed + options.seeds)
-    print(compare([_make_run(options, folder, texts, seed) for seed in seeds for texts in variants], folder))
+    variants, folder, runs = _variants(options), Path(options.project) / options.name, []
+    for seed in range(options.seed, options.seed + options.seeds):
+        for texts in variants:
+            variant = " ".join(texts)
+            own = {name: getattr(options, name) for name in RunOptions.model_fields}
+            own |= {"project": folder / variant_folder(variant), "name": f"seed{seed}", "exist_ok": True}
+            own |= {"seed": seed, "set": [*options.set, *texts], "no_figures": True}
+            runs.append(Run(variant, seed, run_config(TrainOptions(**own))))
+    print(compare(runs, folder))
     print(f"{folder}: comparison.md, comparison.json, comparison.png")
-
-
-def _make_run(options: CompareOptions, folder: Path, texts: Sequence[str], seed: int) -> Run:
-    """One variant, by its ``key=value`` texts, with one seed."""
-    from yolo_lite.engine.resolve import run_config
-    from yolo_lite.tools.compare import Run, variant_folder
-
-    variant = " ".join(texts)
-    shared = {name: getattr(options, name) for name in RunOptions.model_fields}
-    place = {"project": folder / variant_folder(variant), "name": f"seed{seed}", "exist_ok": True}
-    own: dict[str, Any] = {**shared, **place, "seed": seed, "set": [*options.set, *texts], "no_figures": True}
-    return Run(variant, seed, run_config(TrainOptions(**own)))
 
 
 def _variants(options: CompareOptions) -> Sequence[Sequence[str]]:
@@ -43,8 +33,6 @@ def _variants(options: CompareOptions) -> Sequence[Sequence[str]]:
     Raises:
         ConfigError: neither or both of --vary and --variant, or fewer than two variants, or two of one folder.
     """
-    from yolo_lite.tools.compare import variant_folder
-
     if bool(options.vary) == bool(options.variant):
         raise ConfigError("expected either --vary KEY=A,B,... or --variant KEY=VALUE ..., once for each variant")
     variants = options.variant

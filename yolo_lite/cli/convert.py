@@ -7,14 +7,12 @@ from pathlib import Path
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.options import ConvertOptions
+from yolo_lite.engine.seams import SEAMS
+from yolo_lite.tools.convert import convert
 
 
 def run(options: ConvertOptions) -> None:
     """Convert, and say where the new dataset YAML is."""
-    from yolo_lite.engine.seams import SEAMS
-    from yolo_lite.tools.convert import convert
-
     data_file = str(find_yaml(options.data, "data"))
     config = load_dataset_config(data_file, seams=SEAMS)
-    flags = (options.polygons, options.copy_images)
-    print(convert(config, data_file, options.to, Path(options.out), *flags))
+    print(convert(config, data_file, options.to, Path(options.out), options.polygons, options.copy_images))

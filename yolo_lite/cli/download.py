@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tqdm import tqdm
+
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.options import DownloadOptions
+from yolo_lite.data.index import dataset_root
+from yolo_lite.tools.download import download_set
 
 HINT = "; the same command goes on"  # where it was interrupted
 
 
 def run(options: DownloadOptions) -> None:
     """Fetch a set and say how to train on it."""
-    from yolo_lite.data.index import dataset_root
-    from yolo_lite.tools.download import download_set, readable
-
     data_file = find_yaml(options.name, "data")
     config = load_dataset_config(data_file)
     if not config.download:
         raise ConfigError(f"{data_file}: its key download names no archives with url, size and sha256")
     root = Path(options.into).resolve() if options.into else dataset_root(config, data_file)
-    total = readable(sum(archive.size for archive in config.download))
+    total = tqdm.format_sizeof(sum(archive.size for archive in config.download), "B")
     print(f"{root}: {len(config.download)} archives, {total}")
     state = "ready" if download_set(config, root) else "there already, nothing to do"
     moved = f" --set data.path={root}" if options.into else ""

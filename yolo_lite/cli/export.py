@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.config.find import find_yaml
+from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.options import DEFAULT_DATA, ExportOptions
-
-if TYPE_CHECKING:
-    from yolo_lite.config.run import RunConfig
-    from yolo_lite.data.index import DatasetIndex
+from yolo_lite.config.run import RunConfig
+from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.deploy.export import export, load_exportable
+from yolo_lite.deploy.formats import EXPORT_FORMATS
 
 
 def run(options: ExportOptions) -> None:
@@ -20,8 +20,6 @@ def run(options: ExportOptions) -> None:
     Raises:
         UserError: a flag, the checkpoint or the data cannot be used, or the file differs too much.
     """
-    from yolo_lite.deploy.export import export, load_exportable
-
     output = _output(options)
     trained = load_exportable(options)
     agreement = export(trained, options, output, _index(options, trained.config))
@@ -32,9 +30,6 @@ def run(options: ExportOptions) -> None:
 
 def _index(options: ExportOptions, trained: RunConfig) -> DatasetIndex:
     """Images of the dataset; of the embedded set where that is not at hand, which is enough to compare."""
-    from yolo_lite.config.load import load_dataset_config
-    from yolo_lite.data.index import index_split
-
     data, data_file = trained.data, trained.data_file
     channels = {"channels": data.channels}
     if options.data:
@@ -53,8 +48,6 @@ def _index(options: ExportOptions, trained: RunConfig) -> DatasetIndex:
 
 
 def _output(options: ExportOptions) -> Path:
-    from yolo_lite.deploy.formats import EXPORT_FORMATS
-
     if options.format not in EXPORT_FORMATS:
         raise ConfigError(f"--format: unknown name {options.format!r}{nearest(options.format, EXPORT_FORMATS)}")
     suffix = EXPORT_FORMATS[options.format].suffix

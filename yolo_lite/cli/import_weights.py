@@ -6,6 +6,7 @@ from pathlib import Path
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.options import ImportOptions
+from yolo_lite.tools.import_weights import read_weights, write_checkpoint
 
 
 def run(options: ImportOptions) -> None:
@@ -13,8 +14,6 @@ def run(options: ImportOptions) -> None:
     output = Path(options.output)
     if output.exists() and not options.exist_ok:
         raise ConfigError(f"-o {output}: is there already; --exist-ok overwrites it")
-    from yolo_lite.tools.import_weights import read_weights, write_checkpoint
-
     weights = read_weights(Path(options.weights), options.cfg, options.data)
     source = write_checkpoint(weights, output)
     print(f"{output}: {len(weights.tensors)} tensors, {len(weights.names)} classes; {source}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from yolo_lite.config.options import LossesOptions
+from yolo_lite.engine.seams import SEAMS
 
 TITLES = {
     "key box_loss (and rpn_box_loss)": "BOX_LOSSES",
@@ -13,8 +14,6 @@ TITLES = {
 
 def run(options: LossesOptions) -> None:
     """Every loss with its formula, paper and parameters."""
-    from yolo_lite.engine.seams import SEAMS
-
     for title, seam in TITLES.items():
         print(f"{title}, {seam}")
         for name, loss in SEAMS[seam].entries.items():

@@ -16,8 +16,8 @@ from yolo_lite.config.options import COMMANDS
 
 T = TypeVar("T")
 
-# Each command is a module of this folder with run(options), whose int is the exit status if it returns one,
-# and, where it can go on after Ctrl-C, a HINT how.
+# Each command is a module of this folder with run(options), whose int is the exit status if it returns one, and,
+# where it can go on after Ctrl-C, a HINT how.
 MODULES = {"import": "import_weights"}  # of commands whose name Python keeps for itself
 SCRIPTS = {"train": "train.py", "val": "val.py"}
 
@@ -34,19 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         print(_usage(), file=sys.stderr)
         return 0 if words[:1] in (["-h"], ["--help"]) else 2
-    name, section = words[0], COMMANDS[words[0]]
-    command = importlib.import_module(f"yolo_lite.cli.{MODULES.get(name, name)}")
-    program = SCRIPTS.get(name, f"yolo-lite {name}")
-    return _run(
-        lambda: with_plugins(command.run, read_options(section, words[1:], program)), getattr(command, "HINT", "")
-    )
+    return _run(words[0], words[1:])
 
 
 def with_plugins(action: Callable[[SomeOptions], T], options: SomeOptions) -> T:
     """Carry out a command while what its plugins bring is in the dicts."""
     if not getattr(options, "plugin", ()):
         return action(options)
-    from yolo_lite.plugins import loaded
+    from yolo_lite.plugins import loaded  # imports torch
 
     with loaded(options.plugin):  # type: ignore[attr-defined]
         return action(options)
@@ -68,10 +63,14 @@ def val_main(argv: Sequence[str] | None = None) -> int:
     return main(["val", *(sys.argv[1:] if argv is None else argv)])
 
 
-def _run(command: Callable[[], object], hint: str) -> int:
+def _run(name: str, words: Sequence[str]) -> int:
     """Run a command; what a user can mend ends with its message and exit status 2."""
+    hint = ""
     try:
-        status = command()
+        options = read_options(COMMANDS[name], words, SCRIPTS.get(name, f"yolo-lite {name}"))
+        command = importlib.import_module(f"yolo_lite.cli.{MODULES.get(name, name)}")  # with torch, where it needs it
+        hint = getattr(command, "HINT", "")
+        status = with_plugins(command.run, options)
     except UserError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2

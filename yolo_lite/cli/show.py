@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
 
 from yolo_lite.config.options import ShowOptions
+from yolo_lite.data.dataset import TrainingSet
+from yolo_lite.data.index import index_split
+from yolo_lite.data.loader import training_loader
+from yolo_lite.data.store import ImageStore
+from yolo_lite.engine.resolve import shared_config
+from yolo_lite.engine.run_folder import make_run_folder
+from yolo_lite.engine.sheets import SHOWN_IMAGES, training_sheet
+from yolo_lite.report.drawing import write_image
 
 
-def run(options: ShowOptions) -> Path:
-    """Write ``batch_1.png``, ...; the folder comes back."""
-    from yolo_lite.data.index import index_split
-    from yolo_lite.engine.resolve import shared_config
-    from yolo_lite.engine.run_folder import make_run_folder
-    from yolo_lite.report.drawing import write_image
-    from yolo_lite.tools.show import augmented_sheets
-
-    config = shared_config(options)
-    hyp = config.hyp
+def run(options: ShowOptions) -> None:
+    """Write ``batch_1.png``, ... into a run folder."""
+    config, count = shared_config(options), options.batches
+    hyp, size = config.hyp, config.train.imgsz
     index = index_split(config.data, config.data_file, "train", with_outlines=hyp.copy_paste > 0)
     print(f"train: {index.describe()}")
-    sheets = list(augmented_sheets(index, hyp, config.train.imgsz, options.seed, options.batches))
+    store = ImageStore(index, size, "off", shared=False)
+    dataset = TrainingSet(index, store, size, hyp, options.seed, mosaic_epochs=count)
+    loader = training_loader(dataset, SHOWN_IMAGES, workers=0, epochs=range(count), pin_memory=False)
+    sheets = [training_sheet(batch, index.names) for batch in itertools.islice(loader, count)]
     folder = make_run_folder(options.project, options.name, exist_ok=False)
     for number, sheet in enumerate(sheets, 1):
         write_image(folder / f"batch_{number}.png", sheet)
-    last = f" to batch_{len(sheets)}.png" if len(sheets) > 1 else ""
-    print(f"{folder}: batch_1.png{last}")
-    return folder
+    print(f"{folder}: batch_1.png{f' to batch_{count}.png' if count > 1 else ''}")

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.load import validate
+from yolo_lite.config.load import load_run_config, validate
 from yolo_lite.config.options import TrainOptions
 from yolo_lite.config.run import RunConfig, RunSection
-from yolo_lite.config.yaml_file import Document
+from yolo_lite.config.yaml_file import Document, read_yaml
 
 if TYPE_CHECKING:
-    from yolo_lite.engine.processes import Processes
     from yolo_lite.engine.state import Resume
     from yolo_lite.engine.train import Result
 
@@ -24,6 +23,7 @@ FREE = ("resume", "project", "device", "workers", "plugin", "epochs", "save_peri
 def run(options: TrainOptions) -> Result:
     """Train a new detector, or go on with a run."""
     from yolo_lite.engine.processes import joined
+    from yolo_lite.engine.resolve import run_config
     from yolo_lite.engine.train import train
 
     with joined() as processes:
@@ -31,39 +31,30 @@ def run(options: TrainOptions) -> Result:
             options = processes.from_first(lambda: _restarted(options, processes.launchers))
         # The first process reads a checkpoint for all: others may run where its file is not.
         resume, config = processes.from_first(lambda: _resumed(options))
-        return train(config or _new_config(options, processes), resume, processes)
-
-
-def _new_config(options: TrainOptions, processes: Processes) -> RunConfig:
-    from yolo_lite.engine.resolve import run_config
-
-    if options.batch_size == "auto":
-        options = processes.from_first(lambda: _with_measured_batch_size(options, processes.size))
-    return run_config(options)
+        if not config and options.batch_size == "auto":
+            options = processes.from_first(lambda: _with_measured_batch_size(options, processes.size))
+        return train(config or run_config(options), resume, processes)
 
 
 def _with_measured_batch_size(options: TrainOptions, num_processes: int) -> TrainOptions:
     from yolo_lite.engine.batch_size import largest_batch_size
     from yolo_lite.engine.resolve import run_config
 
-    one = run_config(options.model_copy(update={"batch_size": 1}))
-    batch_size = largest_batch_size(one) * num_processes
+    batch_size = largest_batch_size(run_config(options.model_copy(update={"batch_size": 1}))) * num_processes
     print(f"--batch-size auto: {batch_size}")
     return options.model_copy(update={"batch_size": batch_size})
 
 
 def _restarted(options: TrainOptions, launchers: Sequence[str]) -> TrainOptions:
     """Where torchrun starts its command anew, the run goes on in its folder, from its last.pt if there is one yet."""
-    from yolo_lite.config.load import load_run_config
-    from yolo_lite.config.yaml_file import read_yaml
     from yolo_lite.engine.resolve import run_config
     from yolo_lite.engine.run_folder import folder_of
     from yolo_lite.engine.seams import SEAMS
 
     folder = folder_of(str(options.project), launchers)
-    if folder is None or options.resume or not (folder / "config.yaml").exists():
+    if folder is None or options.resume or not (file := folder / "config.yaml").exists():
         return options
-    stored = load_run_config(read_yaml(folder / "config.yaml").data, str(folder / "config.yaml"), SEAMS)
+    stored = load_run_config(read_yaml(file).data, str(file), SEAMS)
     if options.batch_size == "auto":
         options = options.model_copy(update={"batch_size": stored.train.batch_size})
     if run_config(options) != stored:  # another run of the same torchrun, by a script that trains several
@@ -88,24 +79,21 @@ def _resumed(options: TrainOptions) -> tuple[Resume | None, RunConfig | None]:
     content = load_checkpoint(path)
     check_resumable(content, path)
     config = _with_changes(config_of(content, path), content["epoch"], options)
-    if is_finished(content["epoch"], content["best_epoch"], config):
-        if content["epoch"] < config.train.epochs:
-            raise ConfigError(
-                f"--resume {path}: this run has ended for lack of progress (key patience) after {content['epoch']} "
-                f"epochs; a new run can start from it with --weights {path}"
-            )
-        of = f"{content['epoch']} of {config.train.epochs} epochs"
-        raise ConfigError(f"--resume {path}: this run is finished, {of}; --epochs N with a larger N goes on")
+    done, epochs = content["epoch"], config.train.epochs
+    if is_finished(done, content["best_epoch"], config):
+        if done < epochs:
+            ended = f"this run has ended for lack of progress (key patience) after {done} epochs"
+            raise ConfigError(f"--resume {path}: {ended}; a new run can start from it with --weights {path}")
+        finished = f"this run is finished, {done} of {epochs} epochs"
+        raise ConfigError(f"--resume {path}: {finished}; --epochs N with a larger N goes on")
     return Resume(path.resolve().parent.parent, content), config
 
 
 def _with_changes(config: RunConfig, done: int, options: TrainOptions) -> RunConfig:
-    """A resumed run keeps its configuration; its length, where it is computed and how it is loaded may change.
+    """A resumed run keeps its configuration; its length, where it is computed, how it is loaded and plugins may change.
 
     With another number of epochs the rest of the new schedule is followed from where the run stands: the learning rate
     is what it would be there in a run that was given so many epochs from the start. There is no second warm-up.
-
-    So may the path of a plugin: it is the one that the user has given now.
 
     Raises:
         ConfigError: another option was given too.

@@ -12,6 +12,7 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.config.model import AnyModelConfig, ModelConfig
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import fitted_size
+from yolo_lite.model.detector import Detector
 
 TRIALS = 10  # k-means runs from different starts; the best is kept
 
@@ -22,8 +23,6 @@ def model_anchors(config: AnyModelConfig) -> np.ndarray | None:
         return None
     if not isinstance(config.anchors, int):
         return np.array(config.anchors).reshape(len(config.anchors), -1, 2)
-    from yolo_lite.model.detector import Detector  # imports torch
-
     return Detector(config).head.anchor_sizes().numpy()  # their sizes follow from the strides of the network
 
 
@@ -63,10 +62,7 @@ def fit_anchors(size: np.ndarray, num_anchors: int, anchor_t: float, seed: int =
     if (found := len(np.unique(logs.round(3), axis=0))) < num_anchors:
         raise DataError(f"expected objects of at least {num_anchors} different sizes, found {found}")
     trials = [kmeans2(logs, num_anchors, iter=30, minit="++", seed=seed + trial)[0] for trial in range(TRIALS)]
-    anchors = max((np.exp(trial) for trial in trials), key=lambda trial: _fitness(size, trial, anchor_t))
+    ratios = np.array([best_ratios(size, np.exp(trial)) for trial in trials])  # [TRIALS, T]
+    best = np.where(ratios < anchor_t, 1 / ratios, 0).mean(axis=1).argmax()
+    anchors = np.exp(trials[best])
     return np.maximum(anchors[anchors.prod(axis=1).argsort()].round(1), 0.1)
-
-
-def _fitness(size: np.ndarray, anchors: np.ndarray, anchor_t: float) -> float:
-    ratios = best_ratios(size, anchors)
-    return float(np.where(ratios < anchor_t, 1 / ratios, 0).mean())

@@ -26,7 +26,7 @@ from yolo_lite.report.drawing import write_image
 
 METRICS = ("metrics/mAP50-95", "metrics/mAP75", "metrics/mAP50")
 CONFIDENCE = 0.95  # with which the intervals of all variants hold at the same time
-FREE_FLAGS = ("device", "workers", "exist_ok")  # may differ between a run and its continuation
+FREE_FLAGS = ("train.device", "train.workers", "train.exist_ok")  # may differ between a run and its continuation
 
 
 class Run(NamedTuple):
@@ -89,59 +89,40 @@ def _write(folder: Path, seeds: list[int], outcomes: dict[str, list[Outcome]]) -
         "variants": [{**row._asdict(), "verdict": row.verdict} for row in rows],
         "runs": {variant: [outcome._asdict() for outcome in own] for variant, own in outcomes.items()},
     }
-    (folder / "comparison.json").write_text(json.dumps(_without_nan(content), indent=2) + "\n", encoding="utf-8")
+    content = json.loads(json.dumps(content), parse_constant=lambda _: None)  # JSON knows no NaN
+    (folder / "comparison.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / "comparison.md").write_text(table + "\n", encoding="utf-8")
     write_image(folder / "comparison.png", comparison_image(rows))
     return table
 
 
-def _without_nan(value: Any) -> Any:
-    """Replace NaN, which JSON does not know, by None."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-# ----------------------------------------------------------------------------------------------------------- runs
-
-
 def finish(run: Run) -> Outcome:
-    """Train a run, or the rest of it, and keep its outcome.
-
-    Raises:
-        ConfigError: its folder holds a run of another configuration.
-    """
-    check_same_run(run)
+    """Train a run, or the rest of it, and keep its outcome; ``check_same_run`` has seen its folder."""
     path = run.folder / "outcome.json"
     if not path.exists():
         text = json.dumps(_train(run)._asdict()) + "\n"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        path.with_suffix(".tmp").write_text(text, encoding="utf-8")
+        path.with_suffix(".tmp").replace(path)  # never half written
     return Outcome(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def check_same_run(run: Run) -> None:
-    """Refuse a folder whose run was started with another configuration."""
+    """Raise ConfigError for a folder whose run was started with another configuration."""
     path = run.folder / "config.yaml"
     if not path.exists():
         return
-    stored, wanted = (_flat(config) for config in (load_run_config(read_yaml(path).data, str(path), SEAMS), run.config))
+    stored, wanted = _flat(load_run_config(read_yaml(path).data, str(path), SEAMS)), _flat(run.config)
     for key in {**wanted, **stored}:
-        if stored.get(key) != wanted.get(key):
-            raise ConfigError(
-                f"{run.folder}: holds a run with another {key}: found {stored.get(key)!r}, "
-                f"expected {wanted.get(key)!r}; choose another --name"
-            )
+        found, expected = stored.get(key), wanted.get(key)
+        if found != expected:
+            other = f"{run.folder}: holds a run with another {key}: found {found!r}, expected {expected!r}"
+            raise ConfigError(f"{other}; choose another --name")
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:
     tree = config.plain()
-    parts = ("train", "hyp", "model", "data")
-    pairs = {f"{part}.{key}": value for part in parts for key, value in tree[part].items() if key not in FREE_FLAGS}
-    return {**pairs, "data_file": tree["data_file"]}
+    parts = {f"{part}.{key}": value for part in ("train", "hyp", "model", "data") for key, value in tree[part].items()}
+    return {key: value for key, value in parts.items() if key not in FREE_FLAGS} | {"data_file": tree["data_file"]}
 
 
 def _train(run: Run) -> Outcome:
@@ -150,20 +131,15 @@ def _train(run: Run) -> Outcome:
     checkpoint = run.folder / "weights" / "last.pt"
     resume = Resume(run.folder, load_checkpoint(checkpoint)) if checkpoint.exists() else None
     if resume and is_finished(resume.checkpoint["epoch"], resume.checkpoint["best_epoch"], run.config):
-        return Outcome(_chosen(resume.checkpoint["metrics"]), None, None)
-    with open(run.folder / "log.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        try:
-            result = train(run.config, resume)
-        except DivergedError as error:  # this variant cannot be trained: the others can
-            return Outcome({}, None, str(error))
-    return Outcome(_chosen(result.metrics), None if resume else sum(result.seconds), None)
-
-
-def _chosen(metrics: dict[str, float]) -> dict[str, float]:
-    return {key: metrics[key] for key in METRICS}
-
-
-# ----------------------------------------------------------------------------------------------------- statistics
+        metrics, seconds = resume.checkpoint["metrics"], None
+    else:
+        with open(run.folder / "log.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+            try:
+                result = train(run.config, resume)
+            except DivergedError as error:  # this variant cannot be trained: the others can
+                return Outcome({}, None, str(error))
+        metrics, seconds = result.metrics, None if resume else sum(result.seconds)
+    return Outcome({key: metrics[key] for key in METRICS}, seconds, None)
 
 
 def summarise(outcomes: dict[str, list[Outcome]]) -> list[VariantRow]:
@@ -173,28 +149,15 @@ def summarise(outcomes: dict[str, list[Outcome]]) -> list[VariantRow]:
     wide enough for all of them to hold at the same time with 95 % (Bonferroni): otherwise one of twenty equal variants
     would pass as better or worse.
     """
-    first = next(iter(outcomes.values()))
-    confidence = 1 - (1 - CONFIDENCE) / max(len(outcomes) - 1, 1)
-    return [_row(variant, own, None if own is first else first, confidence) for variant, own in outcomes.items()]
-
-
-def _row(variant: str, own: list[Outcome], first: list[Outcome] | None, confidence: float) -> VariantRow:
-    values = [[outcome.metrics.get(key, math.nan) for outcome in own] for key in METRICS]
-    difference, half_width = (None, None)
-    if first is not None:
-        others = [outcome.metrics.get(METRICS[0], math.nan) for outcome in first]
-        difference, half_width = paired_difference(values[0], others, confidence)
-    seconds = [outcome.seconds for outcome in own if outcome.seconds is not None]
-    return VariantRow(
-        variant=variant,
-        values=values[0],
-        map50_95=mean_and_deviation(values[0]),
-        map75=mean_and_deviation(values[1]),
-        map50=mean_and_deviation(values[2]),
-        difference=difference,
-        half_width=half_width,
-        seconds=float(np.mean(seconds)) if seconds else None,
-    )
+    confidence, rows = 1 - (1 - CONFIDENCE) / max(len(outcomes) - 1, 1), list[VariantRow]()
+    for variant, own in outcomes.items():
+        values = [[outcome.metrics.get(key, math.nan) for outcome in own] for key in METRICS]
+        map50_95, map75, map50 = map(mean_and_deviation, values)
+        difference, half_width = paired_difference(values[0], rows[0].values, confidence) if rows else (None, None)
+        times = [outcome.seconds for outcome in own if outcome.seconds is not None]
+        seconds = float(np.mean(times)) if times else None
+        rows.append(VariantRow(variant, values[0], map50_95, map75, map50, difference, half_width, seconds))
+    return rows
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

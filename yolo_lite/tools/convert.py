@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +53,22 @@ def check_folder(folder: Path, root: Path) -> None:
 def write_dataset(
     splits: Mapping[str, DatasetIndex], root: Path, folder: Path, to: str, polygons: bool, copy_images: bool
 ) -> Path:
-    """Write splits of a dataset below ``root`` into a folder of their own, as ``convert``."""
-    check_folder(folder, root)
+    """Write splits of a dataset below ``root`` into a folder that ``check_folder`` has seen, as ``convert``."""
     folder, all_names = folder.resolve(), _names_below(splits, root)
     content: dict[str, Any] = {"path": "." if copy_images else str(root), "format": to, "labels": {}}
     if copy_images:
         _check_space(splits, folder)
-    with _made_whole(folder) as place:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        place = Path(temporary) / "set"  # gets its name when it is complete
+        place.mkdir()
         for split, index in splits.items():
             names = all_names[split]
             if copy_images:
                 names = [Path("images", _without_images(name)) for name in names]
-                _copy_images(index, [place / name for name in names])
+                for position, name in enumerate(tqdm(names, desc="copying images", leave=False, delay=1)):
+                    (place / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(index.path(position), place / name)
             rows = "".join(f"{name.as_posix()}\n" for name in names)
             (place / f"{split}.txt").write_text(rows, encoding="utf-8")
             content[split] = f"{split}.txt" if copy_images else str(folder / f"{split}.txt")
@@ -74,20 +77,8 @@ def write_dataset(
             content["names"] = dict(enumerate(index.names))
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (place / "data.yaml").write_text(text, encoding="utf-8")
-    return folder / "data.yaml"
-
-
-@contextlib.contextmanager
-def _made_whole(folder: Path) -> Iterator[Path]:
-    """Fill a temporary folder, which is renamed once it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield place
-        place.chmod(0o755)  # mkdtemp lets nobody else in
         os.replace(place, folder)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    return folder / "data.yaml"
 
 
 def _names_below(splits: Mapping[str, DatasetIndex], root: Path) -> dict[str, list[Path]]:
@@ -116,9 +107,3 @@ def _check_space(splits: Mapping[str, DatasetIndex], folder: Path) -> None:
     free = shutil.disk_usage(there).free
     if needed > free:
         raise DataError(f"{folder}: the images take {needed / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free")
-
-
-def _copy_images(index: DatasetIndex, places: list[Path]) -> None:
-    for position, place in enumerate(tqdm(places, desc="copying images", leave=False, delay=1)):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(index.path(position), place)

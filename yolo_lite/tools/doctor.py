@@ -37,10 +37,7 @@ SEVERITY = {
     **dict.fromkeys(("wrong extension", "rotated by EXIF", "16-bit", "palette", "grey", "alpha", "CMYK"), "note"),
 }
 # Keys are Pillow's names of file formats and of pixel modes.
-EXTENSIONS = {
-    **dict.fromkeys(("JPEG", "MPO"), (".jpg", ".jpeg")),
-    **{"PNG": (".png",), "WEBP": (".webp",), "BMP": (".bmp",), "DIB": (".bmp",), "TIFF": (".tif", ".tiff")},
-}
+SAME_EXTENSION = {"MPO": "JPEG", "DIB": "BMP"}
 MODES = {"P": "palette", "PA": "palette", "1": "grey", "L": "grey", "LA": "grey", "RGBA": "alpha", "CMYK": "CMYK"}
 NO_LABELS = {"classes.txt", "data.txt", "readme.txt", "notes.txt"}  # text files that are often found beside labels
 
@@ -89,7 +86,7 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
     files = {split: split_files(config, data_file, split) for split in config.splits}
     examined = {split: _examine_all(one, split, config.channels) for split, one in files.items()}
     readers = {split: one.reader for split, one in files.items()}
-    splits = {split: _index_of(examined[split], readers[split], config, with_outlines=False) for split in files}
+    splits = {split: _index_of(examined[split], readers[split], config, outlines=False) for split in files}
     missing = [split for split in ("train", "val") if split not in files]
     findings = [
         *(_split_finding("missing split", split, data_file, "is not given") for split in missing),
@@ -98,13 +95,12 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
         *_orphans(files, examined),
         *(finding for split in files for finding in _of_split(split, splits[split], data_file, longest)),
     ]
-    order = list(SEVERITY)
-    findings.sort(key=lambda one: order.index(one.kind))
+    findings.sort(key=lambda one: list(SEVERITY).index(one.kind))
     return Diagnosis(config, data_file, longest, findings, examined, readers, splits)
 
 
 def write_cleaned(diagnosis: Diagnosis, folder: Path) -> Path:
-    """Copy what training can use into a new folder, in the dataset's own format; returns the path of its YAML.
+    """Copy what training can use, with outlines, into a new folder in the same format; returns the path of its YAML.
 
     Raises:
         DataError: no object is left in a split, or the folder cannot be written as ``convert.write_dataset`` says.
@@ -112,33 +108,22 @@ def write_cleaned(diagnosis: Diagnosis, folder: Path) -> Path:
     config, reader = diagnosis.config, next(iter(diagnosis.readers.values()))
     to = next(name for name, kind in FORMATS.items() if kind is type(reader))
     root = dataset_root(config, diagnosis.data_file)
-    return write_dataset(_cleaned(diagnosis), root, folder, to, polygons=True, copy_images=True)
-
-
-def _cleaned(diagnosis: Diagnosis) -> dict[str, DatasetIndex]:
-    """The usable part of each split, with outlines, every image once and none of val and test in train."""
-    examined, config = diagnosis.examined.items(), diagnosis.config
+    examined, splits = diagnosis.examined.items(), dict[str, DatasetIndex]()
     held_out = {one.digest for split, rows in examined for one in rows if split != "train" and one.read}
-    splits = {}
-    for split, rows in examined:
+    for split, rows in examined:  # every image once, and none of val and test in train
         usable = [one for one in rows if one.read and not (split == "train" and one.digest in held_out)]
         once = {one.digest: one for one in reversed(usable)}  # the first of each content
-        splits[split] = _index_of(list(reversed(once.values())), diagnosis.readers[split], config, with_outlines=True)
+        splits[split] = _index_of(list(reversed(once.values())), diagnosis.readers[split], config, outlines=True)
         if not splits[split].num_objects:
             raise DataError(f"--fix-into: no object would be left in the split {split!r}")
-    return splits
+    return write_dataset(splits, root, folder, to, polygons=True, copy_images=True)
 
 
-def _index_of(
-    examined: Sequence[Examined], reader: LabelReader, config: DatasetConfig, with_outlines: bool
-) -> DatasetIndex:
+def _index_of(examined: Sequence[Examined], reader: LabelReader, config: DatasetConfig, outlines: bool) -> DatasetIndex:
     usable = [(one.path, one.read) for one in examined if one.read]
     paths, labels = [path for path, _ in usable], Labels.concat([read for _, read in usable])
-    labels = labels if with_outlines else labels._replace(outlines=None)
+    labels = labels if outlines else labels._replace(outlines=None)
     return index_of(paths, labels, *reader.ids(paths), config)
-
-
-# ---------------------------------------------------------------------------------------------------- single images
 
 
 def _examine_all(files: SplitFiles, split: str, channels: int) -> list[Examined]:
@@ -183,7 +168,7 @@ def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
             layout = str(image.tile[0][3]) if image.tile else ""
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):  # formats that only OpenCV knows
         return
-    if path.suffix.lower() not in EXTENSIONS.get(kind, ()):
+    if Image.registered_extensions().get(path.suffix.lower()) != SAME_EXTENSION.get(kind, kind):
         yield "wrong extension", f"a {kind} file"
     if turned != 1:
         yield "rotated by EXIF", f"orientation {turned}; labels are of the turned image"
@@ -191,9 +176,6 @@ def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
         yield "16-bit", "read as 8 bits"
     if mode in MODES:
         yield MODES[mode], f"mode {mode}, read as RGB"
-
-
-# ------------------------------------------------------------------------------------------------ between the images
 
 
 def _duplicates(examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:
@@ -225,19 +207,13 @@ def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Ex
             image_folders[one.labels.parent].add(one.path.parent)
     suffixes = {path.suffix for path in known}
     for folder, beside in image_folders.items():
-        around = [Path(name) for place in beside for name in _names(place)]
+        around = [path for place in beside for path in place.glob("*")]
         stems = {path.stem for path in around if path.suffix.lower() in IMAGE_SUFFIXES}
-        for path in (folder / name for name in _names(folder) if name.lower() not in NO_LABELS):
-            if path.suffix in suffixes and path not in passed and path.stem not in stems:
+        labels = {path for path in folder.glob("*") if path.suffix in suffixes and path.name.lower() not in NO_LABELS}
+        for path in sorted(labels - passed):
+            if path.stem not in stems:
                 text = f"{path}: no image of this name in {', '.join(map(str, sorted(beside)))}"
                 yield Finding("orphaned labels", "", str(path), text)
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder)) if folder.is_dir() else []
-
-
-# ------------------------------------------------------------------------------------------------------- whole splits
 
 
 def _of_split(split: str, index: DatasetIndex, data_file: str, longest: int) -> Iterator[Finding]:
@@ -248,15 +224,7 @@ def _of_split(split: str, index: DatasetIndex, data_file: str, longest: int) -> 
     elif split == "train":
         for name in (name for name, count in zip(index.names, index.counts, strict=True) if not count):
             yield _split_finding("class without objects", split, data_file, f"has no object of the class {name!r}")
-    yield from _hardly_visible(split, index, longest)
-
-
-def _split_finding(kind: str, split: str, data_file: str, text: str) -> Finding:
-    return Finding(kind, split, data_file, f"{data_file}: the split {split!r} {text}")
-
-
-def _hardly_visible(split: str, index: DatasetIndex, longest: int) -> Iterator[Finding]:
-    """Find images with objects that training drops because of their size (``augment.worth_learning``)."""
+    # Images with objects that training drops because of their size (``augment.worth_learning``).
     sides, owner = training_sizes(index, longest), index.owner[~index.crowd]
     shortest, longer, num_objects = sides.min(axis=1), sides.max(axis=1), np.bincount(owner, minlength=len(index))
     small = shortest <= MIN_SIDE
@@ -269,3 +237,7 @@ def _hardly_visible(split: str, index: DatasetIndex, longest: int) -> Iterator[F
             path, (width, height) = index.path(position), dropped[first]
             text = f"{count} of {num_objects[position]} objects {what}, the first {width:.1f} x {height:.1f}"
             yield Finding(kind, split, path, f"{path}: {text}")
+
+
+def _split_finding(kind: str, split: str, data_file: str, text: str) -> Finding:
+    return Finding(kind, split, data_file, f"{data_file}: the split {split!r} {text}")

@@ -52,7 +52,12 @@ def write_report(folder: Path, report: dict[str, Any], diagnosis: Diagnosis, anc
     (folder / "report.txt").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     split = next((split for split, index in diagnosis.splits.items() if index.num_objects), None)
     if split is not None:
-        write_image(folder / "dataset.png", dataset_image(_shape_of(diagnosis, split, anchors)))
+        index, longest, learnt = diagnosis.splits[split], diagnosis.longest, ~diagnosis.splits[split].crowd
+        counts = {split: index.counts for split, index in diagnosis.splits.items()}
+        centre = (xyxy_to_cxcywh(index.xyxy)[:, :2] / index.size[index.owner, ::-1])[learnt]
+        per_image, size = np.bincount(index.owner[learnt], minlength=len(index)), training_sizes(index, longest)
+        shape = DatasetShape(index.names, counts, split, size, centre, per_image, longest, anchors)
+        write_image(folder / "dataset.png", dataset_image(shape))
 
 
 def _describe(index: DatasetIndex, longest: int, anchors: np.ndarray | None, anchor_t: float) -> dict[str, Any]:
@@ -82,16 +87,6 @@ def _quantiles(values: np.ndarray) -> dict[str, float] | None:
     if not len(values):
         return None
     return {name: round(float(np.percentile(values, at)), 3) for name, at in PERCENTILES.items()}
-
-
-def _shape_of(diagnosis: Diagnosis, split: str, anchors: np.ndarray | None) -> DatasetShape:
-    index, longest = diagnosis.splits[split], diagnosis.longest
-    counts = {split: index.counts for split, index in diagnosis.splits.items()}
-    learnt = ~index.crowd
-    centre = (xyxy_to_cxcywh(index.xyxy)[:, :2] / index.size[index.owner, ::-1])[learnt]
-    per_image = np.bincount(index.owner[learnt], minlength=len(index))
-    size = training_sizes(index, longest)
-    return DatasetShape(index.names, counts, split, size, centre, per_image, longest, anchors)
 
 
 def report_text(report: dict[str, Any], examples: int | None = EXAMPLES) -> str:

@@ -11,11 +11,11 @@ import glob
 import hashlib
 import http.client
 import os
-import re
 import shutil
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
@@ -55,8 +55,10 @@ def download_set(config: DatasetConfig, root: Path) -> bool:
             shutil.rmtree(work, ignore_errors=True)  # of a run that was stopped at its very end
             return False
         _check_space(config.download, work)
-        with _alone_in(work):
+        with _alone_in(work), contextlib.ExitStack() as undo:
             files = [_fetch(archive, work) for archive in config.download]
+            shutil.rmtree(work / "unpacked", ignore_errors=True)  # of a run that was killed
+            undo.callback(shutil.rmtree, work / "unpacked", ignore_errors=True)
             whole = _unpack_all(config, files, work / "unpacked")
             if root.exists():
                 root.rmdir()  # it is empty
@@ -83,8 +85,9 @@ def _alone_in(work: Path) -> Iterator[None]:
 def _missing(config: DatasetConfig, root: Path) -> list[str]:
     """List the sources that the set lacks."""
     sources = (*config.train, *config.val, *config.test)
-    patterns = (path for path in sources if not (root / path).exists())
-    return [path for path in patterns if not glob.glob(path, root_dir=root, recursive=True)]
+    return [
+        path for path in sources if not (root / path).exists() and not glob.glob(path, root_dir=root, recursive=True)
+    ]
 
 
 def _check_space(archives: tuple[Archive, ...], work: Path) -> None:
@@ -93,30 +96,21 @@ def _check_space(archives: tuple[Archive, ...], work: Path) -> None:
     needed = 2 * sum(archive.size for archive in archives) - there
     disk = next(folder for folder in work.parents if folder.exists())
     if (free := shutil.disk_usage(disk).free) < needed:
-        raise DataError(f"{disk}: archives and set need about {readable(needed)}, {readable(free)} are free")
-
-
-def readable(num_bytes: int) -> str:
-    """Format a size like ``"20.4GB"``."""
-    return tqdm.format_sizeof(num_bytes, "B")
+        need, have = tqdm.format_sizeof(needed, "B"), tqdm.format_sizeof(free, "B")
+        raise DataError(f"{disk}: archives and set need about {need}, {have} are free")
 
 
 def _unpack_all(config: DatasetConfig, files: list[Path], folder: Path) -> Path:
     """Unpack into a new folder; returns the folder of the set, which may be the only one inside."""
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
     folder.mkdir()
     seen: dict[str, str] = {}
-    try:
-        for file, archive in zip(files, config.download, strict=True):
-            unpack(file, folder / archive.into, seen)
-        tops = sorted(folder.iterdir())
-        for whole in [folder, *tops] if len(tops) == 1 else [folder]:
-            if not (missing := _missing(config, whole)):
-                return whole
-        raise DataError(f"the archives hold no {missing[0]}; found {', '.join(top.name for top in tops)}")
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    for file, archive in zip(files, config.download, strict=True):
+        unpack(file, folder / archive.into, seen)
+    tops = sorted(folder.iterdir())
+    for whole in [folder, *tops] if len(tops) == 1 else [folder]:
+        if not (missing := _missing(config, whole)):
+            return whole
+    raise DataError(f"the archives hold no {missing[0]}; found {', '.join(top.name for top in tops)}")
 
 
 def _fetch(archive: Archive, folder: Path) -> Path:
@@ -138,28 +132,24 @@ def _fetch(archive: Archive, folder: Path) -> Path:
 def _problem(file: Path, archive: Archive) -> str | None:
     """Describe how a file differs from the archive it should be, if it does."""
     digest = hashlib.sha256()
-    with file.open("rb") as content, _bar(archive, f"checking {file.name}") as bar:
-        while chunk := content.read(CHUNK):
+    with file.open("rb") as content, _shown(content, archive, f"checking {file.name}") as stream:
+        while chunk := stream.read(CHUNK):
             digest.update(chunk)
-            bar.update(len(chunk))
     if digest.hexdigest() == archive.sha256:
         return None
     return f"expected sha256 {archive.sha256}, found {digest.hexdigest()} ({file.stat().st_size} bytes)"
 
 
-def _bar(archive: Archive, text: str, done: int = 0) -> tqdm[Any]:
-    return tqdm(desc=text, total=archive.size, initial=done, unit="B", unit_scale=True, leave=False, delay=1)
-
-
-def _size(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
+def _shown(stream: IO[bytes], archive: Archive, text: str, done: int = 0) -> AbstractContextManager[Any]:
+    """The stream, with a progress bar of what is read of it."""
+    return tqdm.wrapattr(stream, "read", archive.size, desc=text, initial=done, leave=False, delay=1)
 
 
 def _transfer(archive: Archive, part: Path) -> None:
     """Transfer until all bytes are there; a broken connection is resumed."""
-    most = _size(part)  # bytes that we ever had: a server may make us start over
+    done = most = _size(part)  # most: bytes that we ever had, for a server may make us start over
     failures = 0
-    while _size(part) < archive.size:
+    while done < archive.size:
         problem = _try_transfer(archive, part)
         done = _size(part)
         failures = 0 if done > most else failures + 1
@@ -172,6 +162,10 @@ def _transfer(archive: Archive, part: Path) -> None:
             time.sleep(PAUSE * failures)
 
 
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
 def _try_transfer(archive: Archive, part: Path) -> str:
     """Try one connection; returns why it ended before the file was complete."""
     done = _size(part)
@@ -179,9 +173,12 @@ def _try_transfer(archive: Archive, part: Path) -> str:
     try:
         with OPENER.open(Request(archive.url, headers=headers), timeout=TIMEOUT) as answer:
             done = done if answer.status == 206 else 0  # a server without ranges starts over
-            _check_answer(answer, archive, done)
-            with part.open("ab" if done else "wb") as file, _bar(archive, part.stem, done) as bar:
-                _copy(answer, file, archive, bar)
+            total = (answer.headers["Content-Range" if done else "Content-Length"] or "*").rpartition("/")[2]
+            if total not in (str(archive.size), "*"):
+                problem = f"expected {archive.size} bytes, the server has {total}: it is another file"
+                raise DataError(f"{archive.url}: {problem}")
+            with part.open("ab" if done else "wb") as file, _shown(answer, archive, part.stem, done) as stream:
+                _copy(stream, file, archive.size)
     except HTTPError as error:
         error.close()
         if error.code == 416:  # we have more bytes than the server: ours is another file
@@ -194,21 +191,10 @@ def _try_transfer(archive: Archive, part: Path) -> str:
     return "the connection was closed"
 
 
-def _check_answer(answer: http.client.HTTPResponse, archive: Archive, start: int) -> None:
-    """Raise DataError if the server has a different file from the one described."""
-    if start:
-        found, expected = answer.headers["Content-Range"], rf"bytes {start}-\d+/({archive.size}|\*)"
-    else:
-        found, expected = answer.headers["Content-Length"], str(archive.size)
-    if found and not re.fullmatch(expected, found):
-        asked = f"{archive.size} bytes{f', from {start} on' if start else ''}"
-        raise DataError(f"{archive.url}: expected {asked}, the server has {found}: it is another file")
-
-
-def _copy(answer: IO[bytes], file: IO[bytes], archive: Archive, bar: tqdm[Any]) -> None:
-    while (left := archive.size - file.tell()) and (chunk := answer.read(min(CHUNK, left))):
+def _copy(answer: IO[bytes], file: IO[bytes], size: int) -> None:
+    """Write until the file has its size or nothing more comes."""
+    while (left := size - file.tell()) and (chunk := answer.read(min(CHUNK, left))):
         file.write(chunk)
-        bar.update(len(chunk))
 
 
 class _WebOnly(HTTPRedirectHandler):

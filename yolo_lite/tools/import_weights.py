@@ -100,30 +100,24 @@ def read_state_dict(path: str | Path, config: ModelConfig, names: tuple[str, ...
         ConfigError: the package that reads it is missing.
     """
     path = Path(path)
+    unreadable: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile)
     try:
-        tensors = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: damaged, or not a {path.suffix} file of tensors") from error
-    return Weights(path, config.model_copy(update={"nc": len(names)}), names, tensors)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                tensors = {name: torch.from_numpy(arrays[name]) for name in arrays}
+        else:
+            from safetensors import SafetensorError
+            from safetensors.torch import load_file
 
-
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays}
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+            unreadable = (*unreadable, SafetensorError)
+            tensors = load_file(path)
     except ImportError:
         raise ConfigError(f"{path}: reading it needs the package safetensors: pip install safetensors") from None
-    try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise ValueError(error) from error
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except unreadable as error:
+        raise CheckpointError(f"{path}: damaged, or not a {path.suffix} file of tensors") from error
+    return Weights(path, config.model_copy(update={"nc": len(names)}), names, tensors)
 
 
 def write_checkpoint(weights: Weights, output: Path) -> str:
@@ -137,15 +131,8 @@ def write_checkpoint(weights: Weights, output: Path) -> str:
     config = RunConfig(train=options, hyp=Hyp(), model=detector.config, data=data, data_file="")
     source = f"converted from YOLOv5's {weights.path.name}; such weights keep their licence (GPL-3.0 or AGPL-3.0)"
     losses = task_of(config.model).criterion(config.model, config.hyp, np.zeros(config.model.nc))
-    content = {
-        "config": config.plain(),
-        "epoch": 0,
-        "metrics": {},
-        "ema": detector.state_dict(),
-        "losses": losses.state_dict(),
-        "source": source,
-    }
-    save_checkpoint(output, content)
+    states = {"ema": detector.state_dict(), "losses": losses.state_dict()}
+    save_checkpoint(output, {"config": config.plain(), "epoch": 0, "metrics": {}, **states, "source": source})
     return source
 
 
@@ -161,30 +148,24 @@ def build_detector(weights: Weights) -> Detector:
             blank = Detector(weights.config)
     except ConfigError as error:
         raise ConfigError(f"{weights.path}: {error}") from None
-    expected = _expected_tensors(blank)
-    _check_complete(weights, dict(expected.values()))
+    their_names = {
+        f"layers.{index}.{name}": f"model.{index}.{_their_name(layer, name)}"
+        for index, layer in enumerate(blank.layers)
+        for name in layer.state_dict()
+    }
+    expected = blank.state_dict()
+    _check_complete(weights, {their_name: expected[name].shape for name, their_name in their_names.items()})
     # Copies, because a view would be saved with all of its storage.
-    state = {name: _plain(weights.tensors[their_name]) for name, (their_name, _) in expected.items()}
+    state = {
+        name: weights.tensors[their_name].to(expected[name].dtype, copy=True).contiguous()
+        for name, their_name in their_names.items()
+    }
     sizes = state[next(name for name in state if name.endswith(".anchors"))]
     sizes *= torch.tensor(blank.strides)[:, None, None]  # kept in cells there, in pixels here
     anchors = tuple(tuple(level) for level in sizes.flatten(1).tolist())
     detector = Detector(weights.config.model_copy(update={"anchors": anchors}))
     detector.load_state_dict(state)
     return detector
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    dtype = torch.float32 if tensor.is_floating_point() else torch.int64
-    return tensor.to(dtype, copy=True).contiguous()
-
-
-def _expected_tensors(detector: Detector) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Map each tensor of our state dict to its name in YOLOv5's and its shape."""
-    return {
-        f"layers.{index}.{name}": (f"model.{index}.{_their_name(layer, name)}", tuple(tensor.shape))
-        for index, layer in enumerate(detector.layers)
-        for name, tensor in layer.state_dict().items()
-    }
 
 
 def _their_name(module: nn.Module, name: str) -> str:
@@ -196,19 +177,14 @@ def _their_name(module: nn.Module, name: str) -> str:
     return ".".join(parts)
 
 
-def _check_complete(weights: Weights, expected: dict[str, tuple[int, ...]]) -> None:
-    found = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
-    # v5 and v6.0 keep the anchors a second time.
-    left_over = [name for name in found if name not in expected and not name.endswith(".anchor_grid")]
+def _check_complete(weights: Weights, expected: dict[str, torch.Size]) -> None:
+    found = {name: tensor.shape for name, tensor in weights.tensors.items()}
+    differing = [name for name, shape in expected.items() if found.get(name, shape) != shape]
     others = {
         "missing": [name for name in expected if name not in found],
-        "left over": left_over,
-        "of another shape": [
-            f"{name} {list(found[name])}, expected {list(shape)}"
-            for name, shape in expected.items()
-            if found.get(name, shape) != shape
-        ],
+        # v5 and v6.0 keep the anchors a second time.
+        "left over": [name for name in found if name not in expected and not name.endswith(".anchor_grid")],
+        "of another shape": [f"{name} {list(found[name])}, expected {list(expected[name])}" for name in differing],
     }
-    problems = [f"{kind}: {', '.join(names)}" for kind, names in others.items() if names]
-    if problems:
+    if problems := [f"{kind}: {', '.join(names)}" for kind, names in others.items() if names]:
         raise CheckpointError(f"{weights.path}: its tensors do not fit the model; {'; '.join(problems)}")

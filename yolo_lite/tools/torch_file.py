@@ -29,7 +29,6 @@ KNOWN_NAMES = re.compile(
     r"|numpy\.(_?core\.multiarray\.(_reconstruct|scalar)|ndarray|dtype)"
     r"|(torch\.nn\.modules|models|utils|ultralytics)(\.\w+)+"
 )
-PROTOCOL = 2  # of the pickles that torch.save writes
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch before 1.6 begins its files
 
 
@@ -55,13 +54,8 @@ def read_torch_file(path: str | Path) -> Any:
         CheckpointError: missing, damaged, none, or its pickle names what a checkpoint of a model does not.
     """
     path = Path(path)
-    try:
-        with _damage_named(path), safe_globals([_stand_in(name) for name in _names_in(_pickle_of(path))]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    with _damage_named(path), safe_globals([_stand_in(name) for name in _names_in(_pickle_of(path))]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def tensors_of(path: Path, module: Any) -> dict[str, Tensor]:
@@ -76,18 +70,22 @@ def tensors_of(path: Path, module: Any) -> dict[str, Tensor]:
 
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file raises into one clear line."""
+    """Turn whatever a missing or damaged file raises into one clear line."""
     try:
         yield
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except (*UNREADABLE, MemoryError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: damaged, or not a checkpoint of a model") from error
 
 
 def _pickle_of(path: Path) -> bytes:
     if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             if file.read(len(OLD_FORMAT)) == OLD_FORMAT:
                 raise CheckpointError("in the format of torch before 1.6, expected a zip: save it with a newer torch")
         raise CheckpointError("damaged, or not a checkpoint: expected a zip")
@@ -103,9 +101,8 @@ def _pickle_of(path: Path) -> bytes:
 
 def _names_in(program: bytes) -> set[str]:
     """List everything that a pickle may call, by its full name."""
-    names, texts, protocol = set(), ["", ""], None
+    names, texts = set(), ["", ""]
     for opcode, argument, _ in pickletools.genops(program):
-        protocol = argument if opcode.name == "PROTO" else protocol
         if opcode.name.startswith("EXT"):  # stands for a name in a table of Python's
             raise CheckpointError(f"refused: its pickle names extension {argument}, expected tensors and plain data")
         if "PUT" in opcode.name and int(argument or 0) > len(program):
@@ -118,8 +115,6 @@ def _names_in(program: bytes) -> set[str]:
             names.add(full)
         elif isinstance(argument, str):
             texts.append(argument)
-    if protocol != PROTOCOL:
-        raise ValueError(f"a pickle of protocol {protocol}")
     return names
 
 
@@ -135,14 +130,13 @@ def _tensors_of(module: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str,
     if id(module) in seen:
         return
     seen.add(id(module))
-    for name, value in (*_entries(module.state["_parameters"]), *_entries(module.state["_buffers"])):
+    for name, value in (module.state["_parameters"] | module.state["_buffers"]).items():
+        if value is None:  # a layer without a bias
+            continue
         # A stride of 0 could blow a few numbers up to any size.
         if not isinstance(value, Tensor) or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"expected a tensor at {prefix + name!r}, or it is larger than its storage")
         yield f"{prefix}{name}", value.detach()
-    for name, child in _entries(module.state["_modules"]):
-        yield from _tensors_of(child, f"{prefix}{name}.", seen)
-
-
-def _entries(content: Any) -> list[tuple[Any, Any]]:
-    return [(name, entry) for name, entry in dict(content).items() if entry is not None]
+    for name, child in module.state["_modules"].items():
+        if child is not None:
+            yield from _tensors_of(child, f"{prefix}{name}.", seen)

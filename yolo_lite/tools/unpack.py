@@ -67,11 +67,10 @@ def _members(archive: Path) -> Iterator[Member]:
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> str:
-    mode = stat.S_IFMT(info.external_attr >> 16)  # 0 where it was packed without Unix modes
     if info.flag_bits & 1:
         return "is encrypted"
-    if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "is a link" if mode == stat.S_IFLNK else "is a device"
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):  # 0: packed without Unix modes
+        return "is a link or a device"
     return "folder" if info.is_dir() else "file"
 
 
