@@ -296,6 +296,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
         "turned_by": lambda image, instances, rng, strength=0.5: effects.fliplr(image, instances, rng),
         "forgotten": lambda image, instances, rng: image,
         "uneven": lambda image, label, xyxy, rng: (image, label[1:], xyxy),
+        "bent": lambda image, label, xyxy, rng: (image, label, xyxy[:, :3]),
     }
     for name, function in entries.items():
         monkeypatch.setitem(effects.AUGMENTATIONS, name, function)
@@ -343,7 +344,8 @@ def test_an_augmentation_may_take_instances_with_their_outlines(polygons, known,
         ("cropped", r"expected an image of uint8 \[64, 64, 3\], found uint8 \[32, 64, 3\]"),
         ("float", r"expected an image of uint8 .*, found float64"),
         ("nothing", r"expected \(image, label, xyxy\), found NoneType"),
-        ("uneven", r"expected a label for each box, found \d and \d"),
+        ("uneven", r"expected boxes \[\d, 4\], one a label, found \[\d, 4\]"),
+        ("bent", r"expected boxes \[\d, 4\], one a label, found \[\d, 3\]"),
     ],
 )
 def test_what_an_augmentation_gives_is_checked(polygons, known, name, message):

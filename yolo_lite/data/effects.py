@@ -131,10 +131,10 @@ def _apply_listed(name: str, sample: Sample, hyp: AugmentSection, rng: np.random
         made = function(sample.image, sample.instances.label, sample.instances.xyxy, rng)
         if not isinstance(made, tuple) or len(made) != 3:
             raise ConfigError(f"{where}: expected (image, label, xyxy), found {type(made).__name__}")
-        label, xyxy = np.asarray(made[1], np.int64).reshape(-1), np.asarray(made[2], np.float64).reshape(-1, 4)
-        if len(label) != len(xyxy):
-            raise ConfigError(f"{where}: expected a label for each box, found {len(label)} and {len(xyxy)}")
-        instances = Instances(label, xyxy, np.ones(len(label)))
+        label, xyxy = np.asarray(made[1], np.int64).reshape(-1), np.asarray(made[2], np.float64)
+        if xyxy.shape != (len(label), 4) and (xyxy.size or len(label)):
+            raise ConfigError(f"{where}: expected boxes [{len(label)}, 4], one a label, found {list(xyxy.shape)}")
+        instances = Instances(label, xyxy.reshape(-1, 4), np.ones(len(label)))
     image = np.ascontiguousarray(made[0])
     if image.dtype != np.uint8 or image.shape != sample.image.shape:
         expected = f"uint8 {list(sample.image.shape)}"
