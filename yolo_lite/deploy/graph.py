@@ -29,12 +29,13 @@ def split_predictions(predictions: Tensor) -> tuple[Tensor, Tensor]:
 
 def select_predictions(predictions: Tensor, options: DetectOptions) -> list[Detections]:
     """Detections of each image from ``predictions`` ``[B, N, 5+C]``."""
-    found = []
-    for image in predictions:
-        rows = image[image[:, 4] > options.confidence]  # a score is at most its objectness
-        box, score = split_predictions(rows)
-        found.append(select_detections(score, box.__getitem__, options))
-    return found
+    return [_select_image(image, options) for image in predictions]
+
+
+def _select_image(predictions: Tensor, options: DetectOptions) -> Detections:
+    rows = predictions[predictions[:, 4] > options.confidence]  # a score is at most its objectness
+    box, score = split_predictions(rows)
+    return select_detections(score, lambda row, label: cxcywh_to_xyxy(box[row]), options)
 
 
 class Decoded(nn.Module):

@@ -34,7 +34,7 @@ from yolo_lite.config.optim import Freeze
 from yolo_lite.model.backbones import BACKBONES
 from yolo_lite.model.heads import ClassRows
 from yolo_lite.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from yolo_lite.ops.nms import DetectOptions, survivors
+from yolo_lite.ops.nms import DetectOptions, select_detections
 from yolo_lite.structures import Detections, Objects
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -44,18 +44,27 @@ MAKERS = {"mobilenet": partial(mobilenet_backbone, fpn=True), "resnet": resnet_f
 
 
 class BoxObjective(NamedTuple):
-    """The box loss of one stage."""
+    """The box loss of one stage: the one place where a box loss meets Faster R-CNN."""
 
     function: Callable[[Tensor, Tensor], Tensor]  # predicted [P, 4], target [P, 4] -> [P]
     on: Literal["boxes", "deltas"]  # boxes cxcywh in pixels, or what the network predicts and its encoded target
     gain: float = 1.0
 
+    def total(self, coder: Any, deltas: Tensor, reference: Tensor, target: Tensor) -> Tensor:
+        """The loss, summed over the pairs.
 
-class BoxObjectives(NamedTuple):
-    """The box losses of both stages."""
-
-    rpn: BoxObjective
-    roi: BoxObjective
+        Args:
+            coder: torchvision's box coder of the stage.
+            deltas: ``[P, 4]``, predicted relative to ``reference``.
+            reference: anchors or proposals xyxy ``[P, 4]``.
+            target: matched objects xyxy ``[P, 4]``.
+        """
+        if self.on == "deltas":
+            loss = self.function(deltas, coder.encode_single(target, reference))
+        else:
+            box = coder.decode_single(deltas, reference)
+            loss = self.function(xyxy_to_cxcywh(box), xyxy_to_cxcywh(target))
+        return loss.sum() * self.gain
 
 
 class FirstStage(NamedTuple):
@@ -80,12 +89,12 @@ class RawDetections(NamedTuple):
 
 
 class StageLosses(NamedTuple):
-    """The four losses of a batch, gains applied; their sum is what is minimised."""
+    """The four losses ``[]`` of a batch, with the gains of the box losses."""
 
-    objectness: Tensor  # [] first stage
-    rpn_box: Tensor  # [] first stage
-    classifier: Tensor  # [] second stage
-    box: Tensor  # [] second stage
+    objectness: Tensor  # of the first stage, as is rpn_box
+    rpn_box: Tensor
+    classifier: Tensor  # of the second stage, as is box
+    box: Tensor
 
 
 class FasterRcnn(nn.Module):
@@ -154,8 +163,15 @@ class FasterRcnn(nn.Module):
         """None: torchvision assigns anchors by itself."""
 
     def detections(self, raw: RawDetections, size: tuple[int, int], options: DetectOptions) -> list[Detections]:
-        """Detections of each image, boxes xyxy in pixels of the network input."""
-        return [survivors(found, options) for found in candidates(raw, options.confidence)]
+        """Detections of each image, boxes xyxy in pixels of the network input.
+
+        The score is the softmax over classes and background; a proposal may stand for several classes.
+        """
+        counts = [len(proposals) for proposals in raw.first.proposals]
+        solid = ((raw.box[..., 2:] - raw.box[..., :2]) >= SMALLEST_SIDE).all(dim=-1)  # [R, C]
+        scores = raw.logits.softmax(dim=1)[:, 1:].where(solid, -1.0)  # [R, C]
+        images = zip(scores.split(counts), raw.box.split(counts), strict=True)
+        return [select_detections(score, lambda *place, box=box: box[place], options) for score, box in images]
 
     def frozen(self, freeze: Freeze) -> list[nn.Module]:
         """The backbone without its pyramid, where the key ``freeze`` says so.
@@ -189,7 +205,7 @@ class FasterRcnn(nn.Module):
         parameters = sum(parameter.numel() for parameter in self.parameters())
         return f"Faster R-CNN, {self.config.backbone}, {parameters:,} parameters, {size} px"
 
-    def losses(self, first: FirstStage, objects: Objects, objectives: BoxObjectives) -> StageLosses:
+    def losses(self, first: FirstStage, objects: Objects, rpn: BoxObjective, roi: BoxObjective) -> StageLosses:
         """Finite scalars that carry a gradient, also without any object.
 
         Anchors and proposals are sampled by torch's global random generator of the device. Objects without an area
@@ -199,20 +215,18 @@ class FasterRcnn(nn.Module):
         usable = (box[:, 2:] > box[:, :2]).all(dim=1)  # after the conversion: tiny sides may be rounded away in it
         own = [usable & (objects.image == image) for image in range(len(first.proposals))]
         by_image = [{"boxes": box[mine], "labels": objects.label[mine] + 1} for mine in own]  # 0 is the background
-        objectness, rpn_box = self._first_losses(first, by_image, objectives.rpn)
-        classifier, roi_box = self._second_losses(first, by_image, objectives.roi)
-        return StageLosses(objectness, rpn_box, classifier, roi_box)
+        return StageLosses(*self._first_losses(first, by_image, rpn), *self._second_losses(first, by_image, roi))
 
     @torch.no_grad()
     def validation_losses(
-        self, raw: RawDetections, objects: Objects, objectives: BoxObjectives, seed: int = 0
+        self, first: FirstStage, objects: Objects, rpn: BoxObjective, roi: BoxObjective, seed: int = 0
     ) -> StageLosses:
         """The losses of a validated batch without another pass of the backbone; the same for the same input.
 
         The second stage sees the proposals of test time, fewer than in training. No random generator moves.
         """
-        with _fixed_randomness(seed, raw.logits.device):
-            return self.losses(raw.first._replace(precision=None), objects, objectives)
+        with _fixed_randomness(seed, first.anchors.device):
+            return self.losses(first._replace(precision=None), objects, rpn, roi)
 
     def _first_losses(
         self, first: FirstStage, objects: list[dict[str, Tensor]], objective: BoxObjective
@@ -224,7 +238,7 @@ class FasterRcnn(nn.Module):
         count = sampled.sum().clamp(min=1)
         objectness = F.binary_cross_entropy_with_logits(first.objectness[sampled], label[sampled], reduction="sum")
         reference = first.anchors.expand(len(objects), -1, -1)[positive]  # [P, 4]
-        box_loss = box_objective(objective, self.rpn.box_coder, first.deltas[positive], reference, box[positive])
+        box_loss = objective.total(self.rpn.box_coder, first.deltas[positive], reference, box[positive])
         return objectness / count, box_loss / count
 
     def _second_losses(
@@ -238,44 +252,9 @@ class FasterRcnn(nn.Module):
         boxes = [each["boxes"][match[own > 0]] for each, match, own in zip(objects, matches, labels, strict=True)]
         positive = (label > 0).nonzero().squeeze(1)  # [P]
         own_class, reference = deltas[positive, label[positive]], torch.cat(proposals)[positive]  # [P, 4]
-        box_loss = box_objective(objective, heads.box_coder, own_class, reference, torch.cat(boxes))
+        box_loss = objective.total(heads.box_coder, own_class, reference, torch.cat(boxes))
         count = max(len(label), 1)
         return classifier / count, box_loss / count
-
-
-def box_objective(objective: BoxObjective, coder: Any, deltas: Tensor, reference: Tensor, target: Tensor) -> Tensor:
-    """Box loss of one stage, summed over the pairs: the one place where a box loss meets Faster R-CNN.
-
-    Args:
-        coder: torchvision's box coder of the stage.
-        deltas: ``[P, 4]``, predicted relative to ``reference``.
-        reference: anchors or proposals xyxy ``[P, 4]``.
-        target: matched objects xyxy ``[P, 4]``.
-    """
-    if objective.on == "deltas":
-        loss = objective.function(deltas, coder.encode_single(target, reference))
-    else:
-        box = coder.decode_single(deltas, reference)
-        loss = objective.function(xyxy_to_cxcywh(box), xyxy_to_cxcywh(target))
-    return loss.sum() * objective.gain
-
-
-def candidates(raw: RawDetections, confidence: float) -> list[Detections]:
-    """For each image its boxes whose class scores lie above ``confidence``, best first, before any NMS.
-
-    The score is the softmax over classes and background; a proposal may stand for several classes. Boxes are xyxy in
-    pixels and have an area, labels count from 0.
-    """
-    counts = [len(proposals) for proposals in raw.first.proposals]
-    solid = ((raw.box[..., 2:] - raw.box[..., :2]) >= SMALLEST_SIDE).all(dim=-1)  # [R, C]
-    scores = raw.logits.softmax(dim=1)[:, 1:].where(solid, -1.0)  # [R, C]
-    found = []
-    for image_scores, box in zip(scores.split(counts), raw.box.split(counts), strict=True):
-        row, label = (image_scores > max(confidence, 0.0)).nonzero(as_tuple=True)
-        score, order = image_scores[row, label].sort(descending=True, stable=True)
-        row, label = row[order], label[order]
-        found.append(Detections(box[row, label], score, label))
-    return found
 
 
 def _by_anchor(level: Tensor, outputs: int) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.model import ModelConfig
+from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.grid import Grid, make_grid, square_cells
 from yolo_lite.ops.nms import DetectOptions, select_detections
 from yolo_lite.structures import Detections, Raw
@@ -116,6 +117,8 @@ class Head(nn.Module):
     def _detections_of_image(self, raw: Raw, grid: Grid, options: DetectOptions) -> Detections:
         slot = self.likely(raw, options.confidence)
         rows = raw.select(slot).float()
-        return select_detections(
-            self.scores(rows), lambda chosen: self.boxes(rows.select(chosen), grid, slot[chosen]), options
-        )
+
+        def boxes_of(row: Tensor, _: Tensor) -> Tensor:
+            return cxcywh_to_xyxy(self.boxes(rows.select(row), grid, slot[row]))
+
+        return select_detections(self.scores(rows), boxes_of, options)
