@@ -48,7 +48,7 @@ DELTA_LOSSES = {
     for name in BOX_LOSSES
     if BoxLoss(name).of_coordinates
 }
-SMOOTH_L1 = BoxObjective(DELTA_LOSSES["smooth_l1"], on="deltas")
+SMOOTH_L1 = BoxObjective(DELTA_LOSSES["smooth_l1"], encoded=True)
 AS_TORCHVISION = (SMOOTH_L1, SMOOTH_L1)
 BOX_NAMES = [name for name in BOX_LOSSES if name not in DELTA_LOSSES]
 
@@ -58,7 +58,7 @@ def config(text: str = TINY) -> FasterRcnnConfig:
 
 
 def box_objectives(name: str, gain: float = 1.0) -> tuple[BoxObjective, BoxObjective]:
-    each = BoxObjective(BoxLoss(name), on="boxes", gain=gain)
+    each = BoxObjective(BoxLoss(name), encoded=False, gain=gain)
     return each, each
 
 
@@ -211,7 +211,7 @@ def test_at_perfect_deltas_every_box_loss_is_zero(name: str, stage: str, scene: 
     coder = getattr(scene.model, stage).box_coder
     reference = cxcywh_to_xyxy(torch.tensor([[30.0, 40, 20, 30], [50, 50, 64, 32], [10, 90, 16, 16]]))
     objects = cxcywh_to_xyxy(torch.tensor([[33.0, 38, 25, 28], [40, 60, 50, 50], [11, 88, 20, 12]]))
-    objective = BoxObjective(DELTA_LOSSES[name], "deltas") if name in DELTA_LOSSES else box_objectives(name)[0]
+    objective = BoxObjective(DELTA_LOSSES[name], encoded=True) if name in DELTA_LOSSES else box_objectives(name)[0]
     perfect = coder.encode_single(objects, reference)
     assert objective.total(coder, perfect, reference, objects).abs() < 1e-4
     assert objective.total(coder, perfect + 0.5, reference, objects) > 1e-3
@@ -224,7 +224,7 @@ def test_a_box_loss_on_boxes_sees_decoded_boxes_of_the_true_class_and_their_obje
         seen.append((predicted, target))
         return predicted.sum(dim=1) * 0
 
-    objective = BoxObjective(spy, "boxes")
+    objective = BoxObjective(spy, encoded=False)
     scene.model.validation_losses(scene.raw.first, SECOND, objective, objective)
     (_, of_anchors), (predicted, of_proposals) = seen
     assert len(of_anchors) > 0 and len(of_proposals) > 0

@@ -19,7 +19,7 @@ from yolo_lite.loss.criteria import (
     loss_gains,
     objectness_balance,
 )
-from yolo_lite.model.heads.detect import COLUMNS
+from yolo_lite.model.heads import COLUMNS
 from yolo_lite.ops.grid import Grid, make_grid
 from yolo_lite.structures import Losses, Matches, Objects, Raw
 

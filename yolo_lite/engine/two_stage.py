@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,24 +46,18 @@ class FasterRcnnCriterion(Criterion):
         return (torch.tensor(float(num_images)),)
 
     def forward(
-        self,
-        raw: FirstStage | RawDetections,
-        objects: Objects,
-        matches: Matches,
-        grid: Any,
-        totals: tuple[Tensor, ...] | None,
+        self, raw: Any, objects: Objects, matches: Matches, grid: Any, totals: tuple[Tensor, ...] | None
     ) -> Losses:
         """The four losses of a batch in training, or of one that is validated; gains applied."""
         assert totals is not None
-        first, is_validated = (raw.first, True) if isinstance(raw, RawDetections) else (raw, False)
-        objectives = []
-        for loss, gain in ((self.rpn_box, self.section.rpn_box), (self.box, self.section.box)):
+        first: FirstStage = raw.first if isinstance(raw, RawDetections) else raw
+        rpn, roi = (
             # Coordinates are compared as the network predicts them, relative to anchor or proposal, as in torchvision.
-            on: Literal["boxes", "deltas"] = "deltas" if loss.of_coordinates else "boxes"
-            function = functools.partial(loss, image_size=first.size, encoded=loss.of_coordinates)
-            objectives.append(BoxObjective(function, on, gain))
-        losses_of = first.network.validation_losses if is_validated else first.network.losses
-        found = losses_of(first, objects, *objectives)
+            BoxObjective(partial(loss, image_size=first.size, encoded=loss.of_coordinates), loss.of_coordinates, gain)
+            for loss, gain in ((self.rpn_box, self.section.rpn_box), (self.box, self.section.box))
+        )
+        losses_of = first.network.losses if first is raw else first.network.validation_losses
+        found = losses_of(first, objects, rpn, roi)
         share = len(first.proposals) / totals[0].item()
         losses = (found.objectness * self.section.obj, found.rpn_box, found.classifier * self.section.cls, found.box)
         return {name: loss * share for name, loss in zip(self.names, losses, strict=True)}

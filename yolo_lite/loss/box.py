@@ -280,19 +280,15 @@ class BoxLoss(nn.Module):
     stands still.
     """
 
-    mean: Tensor
-    step_sum: Tensor
-    step_count: Tensor
-
     def __init__(self, name: str, **parameters: Any) -> None:
         super().__init__()
         self.function, self.chosen = BOX_LOSSES[name], parameters
         known = inspect.signature(self.function).parameters
         self.wanted = [word for word in CONTEXT if word in known]
         self.momentum = parameters.get("momentum", known["momentum"].default if "momentum" in known else 0.0)
-        self.register_buffer("mean", torch.ones(()))
-        self.register_buffer("step_sum", torch.zeros(()), persistent=False)
-        self.register_buffer("step_count", torch.zeros(()), persistent=False)
+        self.mean = nn.Buffer(torch.ones(()))
+        self.step_sum = nn.Buffer(torch.zeros(()), persistent=False)
+        self.step_count = nn.Buffer(torch.zeros(()), persistent=False)
 
     def forward(self, predicted: Tensor, target: Tensor, **context: Any) -> Tensor:
         """Losses ``[P]`` of aligned boxes cxcywh ``[P, 4]``.
@@ -304,8 +300,8 @@ class BoxLoss(nn.Module):
         """
         context["mean"] = self.mean
         if self.training and "mean" in self.wanted:
-            self.step_sum += (1 - aligned_iou(predicted.detach().float(), target.float())).sum()
-            self.step_count += len(target)
+            self.step_sum.add_((1 - aligned_iou(predicted.detach().float(), target.float())).sum())
+            self.step_count.add_(len(target))
         given = {word: context[word] for word in self.wanted if word in context}
         return self.function(predicted, target, **self.chosen, **given)
 
@@ -317,6 +313,6 @@ class BoxLoss(nn.Module):
     def finish_step(self) -> None:
         """Move the running mean by what the training step has seen."""
         seen = self.step_sum / self.step_count.clamp(min=1)
-        self.mean += self.momentum * (seen - self.mean) * (self.step_count > 0)
+        self.mean.add_(self.momentum * (seen - self.mean) * (self.step_count > 0))
         self.step_sum.zero_()
         self.step_count.zero_()

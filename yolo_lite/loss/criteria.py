@@ -131,14 +131,13 @@ class AnchorCriterion(Criterion):
     """
 
     names = ("box", "obj", "cls")
-    class_weight: Tensor  # [C]
 
     def __init__(self, section: LossSection, label_counts: np.ndarray) -> None:
         super().__init__(section)
         self.box = BoxLoss(section.box_loss.name, **section.box_loss.parameters)
         self.obj = binary_loss(section.obj_loss, section.obj_pw, section.fl_gamma)
         self.cls = binary_loss(section.cls_loss, section.cls_pw, section.fl_gamma)
-        self.register_buffer("class_weight", class_weights(section.cls_weights, label_counts))
+        self.class_weight = nn.Buffer(class_weights(section.cls_weights, label_counts))  # [C]
 
     def predictions(self, raw: Raw, grid: Grid) -> Predictions:
         raw = raw.float()

@@ -17,7 +17,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, clip_boxes_to_image
 
 from yolo_lite.config.errors import ConfigError
@@ -47,7 +48,7 @@ class BoxObjective(NamedTuple):
     """The box loss of one stage: the one place where a box loss meets Faster R-CNN."""
 
     function: Callable[[Tensor, Tensor], Tensor]  # predicted [P, 4], target [P, 4] -> [P]
-    on: Literal["boxes", "deltas"]  # boxes cxcywh in pixels, or what the network predicts and its encoded target
+    encoded: bool  # whether it compares what the network predicts with the encoded target, or boxes cxcywh in pixels
     gain: float = 1.0
 
     def total(self, coder: Any, deltas: Tensor, reference: Tensor, target: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class BoxObjective(NamedTuple):
             reference: anchors or proposals xyxy ``[P, 4]``.
             target: matched objects xyxy ``[P, 4]``.
         """
-        if self.on == "deltas":
+        if self.encoded:
             loss = self.function(deltas, coder.encode_single(target, reference))
         else:
             box = coder.decode_single(deltas, reference)
@@ -81,7 +82,7 @@ class FirstStage(NamedTuple):
 
 
 class RawDetections(NamedTuple):
-    """What both stages make of a batch, before anything is chosen."""
+    """What both stages make of a batch."""
 
     first: FirstStage
     logits: Tensor  # [R, 1+C] of the proposals of all images one after the other; 0 is the background
@@ -108,16 +109,14 @@ class FasterRcnn(nn.Module):
     """
 
     stride = STRIDE
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, config: FasterRcnnConfig, *, fetch: bool = True) -> None:
         super().__init__()
         parts: Any = _assemble(config, fetch)
         self.config = config
         self.backbone, self.rpn, self.roi_heads = parts.backbone, parts.rpn, parts.roi_heads
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.mean = nn.Buffer(torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.std = nn.Buffer(torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
         # Evenly likely classes and boxes that are their proposals (Girshick, arXiv:1504.08083, section 4.2).
         predictor = self.roi_heads.box_predictor
         for layer, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
@@ -144,8 +143,9 @@ class FasterRcnn(nn.Module):
         features = {name: feature.float() for name, feature in features.items()}  # anchors and RoIs need the precision
         anchors = self.rpn.anchor_generator(ImageList(images, [size]), list(features.values()))[0]
         per_level = [level[0].numel() for level in objectness]
-        objectness = torch.cat([_by_anchor(level, 1) for level in objectness], dim=1).squeeze(2).float()
-        deltas = torch.cat([_by_anchor(level, 4) for level in deltas], dim=1).float()
+        rows = concat_box_prediction_layers(objectness, deltas)  # [B * N, 1], [B * N, 4]
+        objectness, deltas = (each.float().unflatten(0, (len(images), -1)) for each in rows)
+        objectness = objectness.squeeze(2)
         every = self.rpn.box_coder.decode(deltas.detach(), [anchors] * len(images)).reshape(deltas.shape)
         proposals, _ = self.rpn.filter_proposals(every, objectness, [size] * len(images), per_level)
         kind = images.device.type
@@ -163,10 +163,7 @@ class FasterRcnn(nn.Module):
         """None: torchvision assigns anchors by itself."""
 
     def detections(self, raw: RawDetections, size: tuple[int, int], options: DetectOptions) -> list[Detections]:
-        """Detections of each image, boxes xyxy in pixels of the network input.
-
-        The score is the softmax over classes and background; a proposal may stand for several classes.
-        """
+        """By the softmax over classes and background; a proposal may stand for several classes."""
         counts = [len(proposals) for proposals in raw.first.proposals]
         solid = ((raw.box[..., 2:] - raw.box[..., :2]) >= SMALLEST_SIDE).all(dim=-1)  # [R, C]
         scores = raw.logits.softmax(dim=1)[:, 1:].where(solid, -1.0)  # [R, C]
@@ -174,26 +171,20 @@ class FasterRcnn(nn.Module):
         return [select_detections(score, lambda *place, box=box: box[place], options) for score, box in images]
 
     def frozen(self, freeze: Freeze) -> list[nn.Module]:
-        """The backbone without its pyramid, where the key ``freeze`` says so.
-
-        Raises:
-            ConfigError: rows are named; this model has none.
-        """
+        """The backbone without its pyramid; ConfigError where rows are named, which this model has none of."""
         if freeze and freeze != "backbone":
             raise ConfigError(f"freeze: expected backbone or [] for Faster R-CNN, found {list(freeze)}")
         return [self.backbone.body] if freeze else []
 
     def class_rows(self) -> dict[str, ClassRows]:
-        """The tensors of ``state_dict`` that depend on the classes; the background comes first."""
+        # The background comes first.
         rows = {"cls_score": ClassRows(1, 1, 1), "bbox_pred": ClassRows(1, 4, 4)}
         return {f"roi_heads.box_predictor.{key}.{part}": rows[key] for key in rows for part in ("weight", "bias")}
 
     def compile_network(self) -> None:
-        """Compile the backbone with its pyramid at its first use."""
         self.backbone.compile()
 
     def for_inference(self) -> FasterRcnn:
-        """A copy in evaluation mode."""
         return copy.deepcopy(self).eval()
 
     def to_trace(self) -> nn.Module:
@@ -201,7 +192,6 @@ class FasterRcnn(nn.Module):
         return copy.deepcopy(self.backbone).cpu().eval()
 
     def describe(self, size: int) -> str:
-        """Backbone and parameters, for the start of a run."""
         parameters = sum(parameter.numel() for parameter in self.parameters())
         return f"Faster R-CNN, {self.config.backbone}, {parameters:,} parameters, {size} px"
 
@@ -221,10 +211,7 @@ class FasterRcnn(nn.Module):
     def validation_losses(
         self, first: FirstStage, objects: Objects, rpn: BoxObjective, roi: BoxObjective, seed: int = 0
     ) -> StageLosses:
-        """The losses of a validated batch without another pass of the backbone; the same for the same input.
-
-        The second stage sees the proposals of test time, fewer than in training. No random generator moves.
-        """
+        """The same losses for the same input; no random generator moves. The proposals are those of test time."""
         with _fixed_randomness(seed, first.anchors.device):
             return self.losses(first._replace(precision=None), objects, rpn, roi)
 
@@ -257,11 +244,6 @@ class FasterRcnn(nn.Module):
         return classifier / count, box_loss / count
 
 
-def _by_anchor(level: Tensor, outputs: int) -> Tensor:
-    """A level's map ``[B, A * outputs, h, w]`` as ``[B, h * w * A, outputs]``, the order of the anchors."""
-    return level.unflatten(1, (-1, outputs)).permute(0, 3, 4, 1, 2).flatten(1, 3)
-
-
 @contextlib.contextmanager
 def _fixed_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Random numbers from ``seed`` on the CPU and on ``device``; afterwards the generators are as they were before."""
@@ -269,9 +251,8 @@ def _fixed_randomness(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(gpus, device_type=device.type if gpus else "cuda"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the devices that are not forked too
         for gpu in gpus:
-            module = torch.get_device_module(gpu)
-            with module.device(gpu):
-                module.manual_seed(seed)
+            with torch.get_device_module(gpu).device(gpu):
+                torch.get_device_module(gpu).manual_seed(seed)
         yield
 
 
