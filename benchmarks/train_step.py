@@ -26,7 +26,7 @@ from yolo_lite.engine.optimizer import Plan
 from yolo_lite.engine.prepare import Setup
 from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.train import train_step
-from yolo_lite.loss.criteria.anchor import AnchorCriterion
+from yolo_lite.loss.criteria import AnchorCriterion
 from yolo_lite.model.detector import Detector
 
 BLOCK_SECONDS = 8.0  # of one kind of step before the other has its turn

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_loss import losses_and_gradient, losses_of, random_case
+from test_loss import loss_of_batch, losses_and_gradient, random_case, step_totals
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
@@ -17,8 +17,8 @@ from yolo_lite.config.seams import Choice
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.loss.assigners import build_targets
 from yolo_lite.loss.classification import CLS_LOSSES, binary_loss, class_weights, one_hot
-from yolo_lite.loss.criteria.anchor import AnchorCriterion, compute_loss
-from yolo_lite.model.heads.detect import COLUMNS
+from yolo_lite.loss.criteria import AnchorCriterion
+from yolo_lite.model.heads import COLUMNS
 from yolo_lite.structures import Raw
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -331,10 +331,11 @@ def test_class_weights_weigh_the_class_loss_of_an_object_by_its_class(setting, c
     raw, targets, grid = random_case(2, 3, count=60)
     hyp, counts = Hyp(cls_loss=cls_loss), np.bincount(targets.label, minlength=3)
     matches = build_targets(targets, grid, hyp.anchor_t)
+    totals = step_totals([matches], grid, 2)
     found = []
     for one in (hyp, hyp.model_copy(update={"cls_weights": setting})):
         rows = raw.clone().requires_grad_()
-        parts = compute_loss(Raw(rows, COLUMNS), targets, matches, grid, AnchorCriterion(one, counts))
+        parts = AnchorCriterion(one, counts)(Raw(rows, COLUMNS), targets, matches, grid, totals)
         found.append((parts, torch.autograd.grad(sum(parts.values()), rows)[0]))
     (plain, gradient), (weighted, weighted_gradient) = found
     assert (weighted["box"], weighted["obj"]) == (plain["box"], plain["obj"]) and weighted["cls"] != plain["cls"]
@@ -347,6 +348,6 @@ def test_class_weights_weigh_the_class_loss_of_an_object_by_its_class(setting, c
 def test_equal_class_weights_change_nothing():
     raw, targets, grid = random_case(2, 3)
     matches = build_targets(targets, grid, 4.0)
-    plain = compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses_of(Hyp(), raw))
-    equal = compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses_of(Hyp(cls_weights=(7.0, 7.0, 7.0)), raw))
+    plain = loss_of_batch(raw, targets, matches, grid, Hyp())
+    equal = loss_of_batch(raw, targets, matches, grid, Hyp(cls_weights=(7.0, 7.0, 7.0)))
     assert plain == equal

@@ -19,8 +19,7 @@ from yolo_lite.engine.prepare import Setup
 from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.train import Step, train_step
 from yolo_lite.loss.assigners import ASSIGNERS
-from yolo_lite.loss.criteria import CRITERIA
-from yolo_lite.loss.criteria.anchor import AnchorCriterion
+from yolo_lite.loss.criteria import CRITERIA, AnchorCriterion
 from yolo_lite.model.detector import Detector
 from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import Grid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,27 +28,28 @@ from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.state import Resume
 from yolo_lite.engine.train import train
-from yolo_lite.loss.box import BOX_LOSSES, COORDINATE_LOSSES, BoxLoss
+from yolo_lite.loss.box import BOX_LOSSES, BoxLoss
 from yolo_lite.model.faster_rcnn import (
     BACKBONES,
     BoxObjective,
-    BoxObjectives,
     FasterRcnn,
     StageLosses,
-    box_objective,
-    candidates,
 )
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
-from yolo_lite.ops.nms import class_nms
-from yolo_lite.structures import Objects
+from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.structures import Detections, Objects
 
 NUM_CLASSES = 3
 TINY = "family: faster_rcnn\nnc: 3\nbackbone: mobilenet_v3_small\nanchors: [16, 32, 64]\nrpn_post_nms: [200, 60]\n"
 FEW = "rpn_samples: 32\nroi_samples: 32\n"  # which anchors and proposals are sampled is a matter of chance
 NINTH = {"smooth_l1": {"beta": 1 / 9}}
-DELTA_LOSSES = {name: BoxLoss(name, **NINTH.get(name, {})).of_differences for name in COORDINATE_LOSSES}
-SMOOTH_L1 = BoxObjective(DELTA_LOSSES["smooth_l1"], on="deltas")
-AS_TORCHVISION = BoxObjectives(SMOOTH_L1, SMOOTH_L1)
+DELTA_LOSSES = {
+    name: functools.partial(BoxLoss(name, **NINTH.get(name, {})), encoded=True)
+    for name in BOX_LOSSES
+    if BoxLoss(name).of_coordinates
+}
+SMOOTH_L1 = BoxObjective(DELTA_LOSSES["smooth_l1"], encoded=True)
+AS_TORCHVISION = (SMOOTH_L1, SMOOTH_L1)
 BOX_NAMES = [name for name in BOX_LOSSES if name not in DELTA_LOSSES]
 
 
@@ -55,9 +57,13 @@ def config(text: str = TINY) -> FasterRcnnConfig:
     return validate(FasterRcnnConfig, parse_yaml(text, "model.yaml"), SEAMS)
 
 
-def box_objectives(name: str, gain: float = 1.0) -> BoxObjectives:
-    each = BoxObjective(BoxLoss(name), on="boxes", gain=gain)
-    return BoxObjectives(each, each)
+def box_objectives(name: str, gain: float = 1.0) -> tuple[BoxObjective, BoxObjective]:
+    each = BoxObjective(BoxLoss(name), encoded=False, gain=gain)
+    return each, each
+
+
+def detections(network: FasterRcnn, raw: Any, confidence: float) -> list[Detections]:
+    return network.detections(raw, (64, 96), DetectOptions(confidence, iou=0.5, max_detections=100))
 
 
 def model(text: str = TINY, seed: int = 0) -> FasterRcnn:
@@ -144,7 +150,7 @@ def test_the_four_losses_and_their_gradients_are_those_of_torchvision(text: str,
     expected = theirs(list(IMAGES), torchvision_targets(objects, 2))
     first = ours.first_stage(IMAGES)
     torch.manual_seed(7)
-    found = ours.losses(first, objects, AS_TORCHVISION)
+    found = ours.losses(first, objects, *AS_TORCHVISION)
     names = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
     for value, name in zip(found, names, strict=True):
         torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)
@@ -157,15 +163,14 @@ def test_the_four_losses_and_their_gradients_are_those_of_torchvision(text: str,
             assert (a.grad - b.grad).norm() <= 1e-3 * b.grad.norm() + 1e-6, name
 
 
-def test_candidates_through_our_nms_are_the_detections_of_torchvision(scene: Scene):
+def test_detections_are_those_of_torchvision(scene: Scene):
     with torch.no_grad():
         expected = plain_torchvision(scene.model).eval()(list(IMAGES))
-    for found, theirs in zip(candidates(scene.raw, confidence=0.1), expected, strict=True):
-        kept = class_nms(found.box, found.score, found.label, iou=0.5)[:100]
-        assert len(kept) > 3
-        torch.testing.assert_close(found.score[kept], theirs["scores"])
-        torch.testing.assert_close(found.box[kept], theirs["boxes"], rtol=1e-4, atol=1e-3)
-        assert torch.equal(found.label[kept] + 1, theirs["labels"])
+    for found, theirs in zip(detections(scene.model, scene.raw, 0.1), expected, strict=True):
+        assert len(found.label) > 3
+        torch.testing.assert_close(found.score, theirs["scores"])
+        torch.testing.assert_close(found.box, theirs["boxes"], rtol=1e-4, atol=1e-3)
+        assert torch.equal(found.label + 1, theirs["labels"])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +196,7 @@ def test_parameters_have_the_names_and_shapes_of_torchvisions_coco_models(text: 
 def test_every_box_loss_is_finite_and_has_a_finite_gradient(name: str, objects: Objects, scene: Scene):
     deltas = scene.raw.first.deltas.clone().requires_grad_()
     first = scene.raw.first._replace(deltas=deltas)
-    losses = scene.model.losses(first, objects, box_objectives(name))
+    losses = scene.model.losses(first, objects, *box_objectives(name))
     learned = [deltas, scene.model.roi_heads.box_predictor.bbox_pred.weight]
     gradients = torch.autograd.grad(losses.box + losses.rpn_box, learned)
     assert all(loss.isfinite() for loss in losses)
@@ -206,10 +211,10 @@ def test_at_perfect_deltas_every_box_loss_is_zero(name: str, stage: str, scene: 
     coder = getattr(scene.model, stage).box_coder
     reference = cxcywh_to_xyxy(torch.tensor([[30.0, 40, 20, 30], [50, 50, 64, 32], [10, 90, 16, 16]]))
     objects = cxcywh_to_xyxy(torch.tensor([[33.0, 38, 25, 28], [40, 60, 50, 50], [11, 88, 20, 12]]))
-    objective = BoxObjective(DELTA_LOSSES[name], "deltas") if name in DELTA_LOSSES else box_objectives(name).roi
+    objective = BoxObjective(DELTA_LOSSES[name], encoded=True) if name in DELTA_LOSSES else box_objectives(name)[0]
     perfect = coder.encode_single(objects, reference)
-    assert box_objective(objective, coder, perfect, reference, objects).abs() < 1e-4
-    assert box_objective(objective, coder, perfect + 0.5, reference, objects) > 1e-3
+    assert objective.total(coder, perfect, reference, objects).abs() < 1e-4
+    assert objective.total(coder, perfect + 0.5, reference, objects) > 1e-3
 
 
 def test_a_box_loss_on_boxes_sees_decoded_boxes_of_the_true_class_and_their_objects_in_pixels(scene: Scene):
@@ -219,8 +224,8 @@ def test_a_box_loss_on_boxes_sees_decoded_boxes_of_the_true_class_and_their_obje
         seen.append((predicted, target))
         return predicted.sum(dim=1) * 0
 
-    objective = BoxObjective(spy, "boxes")
-    scene.model.validation_losses(scene.raw, SECOND, BoxObjectives(objective, objective))
+    objective = BoxObjective(spy, encoded=False)
+    scene.model.validation_losses(scene.raw.first, SECOND, objective, objective)
     (_, of_anchors), (predicted, of_proposals) = seen
     assert len(of_anchors) > 0 and len(of_proposals) > 0
     for target in (of_anchors, of_proposals):
@@ -234,7 +239,9 @@ def test_a_box_loss_on_boxes_sees_decoded_boxes_of_the_true_class_and_their_obje
 
 
 def test_the_gain_multiplies_the_box_losses_alone(scene: Scene):
-    once, thrice = (scene.model.validation_losses(scene.raw, BOTH, box_objectives("giou", gain)) for gain in (1.0, 3.0))
+    once, thrice = (
+        scene.model.validation_losses(scene.raw.first, BOTH, *box_objectives("giou", gain)) for gain in (1.0, 3.0)
+    )
     torch.testing.assert_close(thrice.box, 3 * once.box)
     torch.testing.assert_close(thrice.rpn_box, 3 * once.rpn_box)
     assert (thrice.objectness, thrice.classifier) == (once.objectness, once.classifier)
@@ -263,14 +270,14 @@ def single(objects: Objects, image: int) -> Objects:
 def test_losses_of_a_batch_are_means_over_its_images_weighted_by_their_samples(scene: Scene):
     # So few anchors and proposals that all of them are sampled: nothing depends on chance.
     objectives = box_objectives("giou")
-    together = scene.model.validation_losses(scene.raw, BOTH, objectives)
+    together = scene.model.validation_losses(scene.raw.first, BOTH, *objectives)
     parts: list[StageLosses] = []
     samples: list[tuple[int, int]] = []
     for image in range(2):
         own = single(BOTH, image)
         with torch.no_grad():
             raw = scene.model(IMAGES[image : image + 1])
-        parts.append(scene.model.validation_losses(raw, own, objectives))
+        parts.append(scene.model.validation_losses(raw.first, own, *objectives))
         (assigned,), _ = scene.model.rpn.assign_targets_to_anchors([raw.first.anchors], torchvision_targets(own, 1))
         samples.append((int((assigned >= 0).sum()), len(raw.first.proposals[0]) + len(own.label)))
     for index, value in enumerate(together):
@@ -281,8 +288,8 @@ def test_losses_of_a_batch_are_means_over_its_images_weighted_by_their_samples(s
 
 def test_targets_without_an_area_are_left_out(scene: Scene):
     flat = targets((0, 0, 30, 20, 0, 18), (1, 1, 9, 9, 5, 0), (1, 1, 90, 9, 1e-7, 1e-7), (1, 2, 40, 30, 33, 22))
-    found = scene.model.validation_losses(scene.raw, flat, AS_TORCHVISION)
-    assert found == scene.model.validation_losses(scene.raw, SECOND, AS_TORCHVISION)
+    found = scene.model.validation_losses(scene.raw.first, flat, *AS_TORCHVISION)
+    assert found == scene.model.validation_losses(scene.raw.first, SECOND, *AS_TORCHVISION)
 
 
 # ------------------------------------------------------------------------------------------------------ inference
@@ -293,7 +300,7 @@ def test_boxes_lie_inside_the_picture_scores_in_0_1_and_labels_count_from_0(name
     detector = model(TINY.replace("mobilenet_v3_small", name)).eval()
     nn.init.normal_(detector.roi_heads.box_predictor.bbox_pred.weight, std=0.1)
     with torch.no_grad():
-        found = candidates(detector(IMAGES), confidence=0.01)
+        found = detections(detector, detector(IMAGES), 0.01)
     assert len(found) == 2
     for one in found:
         assert len(one.score) > 0
@@ -303,21 +310,21 @@ def test_boxes_lie_inside_the_picture_scores_in_0_1_and_labels_count_from_0(name
         assert set(one.label.tolist()) <= set(range(NUM_CLASSES))
 
 
-def test_without_proposals_there_are_no_candidates_and_losses_are_finite(scene: Scene):
+def test_without_proposals_there_are_no_detections_and_losses_are_finite(scene: Scene):
     nothing = [IMAGES.new_zeros(0, 4)] * 2
     first = scene.raw.first._replace(proposals=nothing)
     raw = scene.raw._replace(first=first, logits=scene.raw.logits[:0], box=scene.raw.box[:0])
-    assert [len(found.score) for found in candidates(raw, 0.0)] == [0, 0]
+    assert [len(found.score) for found in detections(scene.model, raw, 0.0)] == [0, 0]
     logits, deltas = scene.model.second_stage(first, nothing)
     assert logits.shape == (0, 1 + NUM_CLASSES) and deltas.shape == (0, 1 + NUM_CLASSES, 4)
-    assert all(loss.isfinite() for loss in scene.model.validation_losses(raw, NONE, box_objectives("ciou")))
+    assert all(loss.isfinite() for loss in scene.model.validation_losses(raw.first, NONE, *box_objectives("ciou")))
 
 
 def test_under_autocast_anchors_stay_exact_and_losses_float32(scene: Scene):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         raw = scene.model(IMAGES)
-        losses = scene.model.losses(raw.first, BOTH, box_objectives("ciou"))
-    outside = scene.model.validation_losses(raw, BOTH, box_objectives("ciou"))  # and without it, on the same raw
+        losses = scene.model.losses(raw.first, BOTH, *box_objectives("ciou"))
+    outside = scene.model.validation_losses(raw.first, BOTH, *box_objectives("ciou"))  # and without it, on the same raw
     assert torch.equal(raw.first.anchors, scene.raw.first.anchors)
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in (*losses, *outside))
 
@@ -331,8 +338,8 @@ def test_validation_losses_repeat_and_touch_no_generator_and_no_state(scene: Sce
     before, generator = {name: value.clone() for name, value in few.state_dict().items()}, torch.get_rng_state()
     with torch.inference_mode():
         raw = few(IMAGES)
-        one, again = (few.validation_losses(raw, BOTH, AS_TORCHVISION) for _ in range(2))
-        other = few.validation_losses(raw, BOTH, AS_TORCHVISION, seed=1)
+        one, again = (few.validation_losses(raw.first, BOTH, *AS_TORCHVISION) for _ in range(2))
+        other = few.validation_losses(raw.first, BOTH, *AS_TORCHVISION, seed=1)
     assert one == again != other
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(value, before[name]) for name, value in few.state_dict().items())
@@ -374,7 +381,7 @@ def test_a_training_step_lowers_the_losses():
     optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3)
     totals = []
     for _ in range(6):
-        total = sum(learner.losses(learner.first_stage(IMAGES), BOTH, box_objectives("giou")))
+        total = sum(learner.losses(learner.first_stage(IMAGES), BOTH, *box_objectives("giou")))
         optimizer.zero_grad()
         total.backward()
         optimizer.step()

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,16 +14,12 @@ from yolo_lite.config.hyp import Hyp
 from yolo_lite.loss.assigners import build_targets
 from yolo_lite.loss.box import BOX_LOSSES
 from yolo_lite.loss.classification import CLS_LOSSES
-from yolo_lite.loss.criteria.anchor import (
+from yolo_lite.loss.criteria import (
     AnchorCriterion,
-    StepTotals,
-    compute_loss,
     loss_gains,
-    mean_weights,
     objectness_balance,
-    step_totals,
 )
-from yolo_lite.model.heads.detect import COLUMNS
+from yolo_lite.model.heads import COLUMNS
 from yolo_lite.ops.grid import Grid, make_grid
 from yolo_lite.structures import Losses, Matches, Objects, Raw
 
@@ -73,18 +70,28 @@ def losses_of(hyp: Hyp, raw: Tensor) -> AnchorCriterion:
     return AnchorCriterion(hyp, np.ones(raw.shape[2] - 5))
 
 
+def step_totals(matches: Sequence[Matches], grid: Grid, num_images: int) -> tuple[Tensor, ...]:
+    return AnchorCriterion(Hyp(), np.ones(1)).totals(matches, [grid] * len(matches), num_images)
+
+
+def loss_of_batch(raw: Tensor, targets: Objects, matches: Matches, grid: Grid, hyp: Hyp) -> Losses:
+    """The losses of a batch that is a step of its own."""
+    totals = step_totals([matches], grid, len(raw))
+    return losses_of(hyp, raw)(Raw(raw, COLUMNS), targets, matches, grid, totals)
+
+
 def losses_and_gradient(
     raw: Tensor,
     targets: Objects,
     grid: Grid,
     hyp: Hyp,
     matches: Matches | None = None,
-    totals: StepTotals | None = None,
+    totals: tuple[Tensor, ...] | None = None,
 ) -> tuple[Losses, Tensor]:
     raw = raw.clone().requires_grad_()
     matches = matches or build_targets(targets, grid, hyp.anchor_t)
-    weights = mean_weights(matches, grid, totals) if totals else None
-    parts = compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses_of(hyp, raw), weights)
+    totals = totals or step_totals([matches], grid, len(raw))
+    parts = losses_of(hyp, raw)(Raw(raw, COLUMNS), targets, matches, grid, totals)
     assert list(parts) == ["box", "obj", "cls"] and all(part.requires_grad for part in parts.values())
     (gradient,) = torch.autograd.grad(parts["box"] + parts["obj"] + parts["cls"], raw)
     return {name: part.detach() for name, part in parts.items()}, gradient
@@ -165,8 +172,8 @@ def slow_loss(
 def test_loss_equals_a_slow_loop(hyp, num_classes):
     raw, targets, grid = random_case(2, num_classes)
     matches = build_targets(targets, grid, hyp.anchor_t)
-    assert (step_totals([matches], [grid], 2).positives > 1).all()  # every level has several positives
-    parts = compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses_of(hyp, raw))
+    assert (step_totals([matches], grid, 2)[1] > 1).all()  # every level has several positives
+    parts = loss_of_batch(raw, targets, matches, grid, hyp)
     expected = slow_loss(raw, targets, matches, ANCHORS, (96, 160), hyp)
     assert [part.item() for part in parts.values()] == pytest.approx(expected, rel=1e-5)
 
@@ -178,7 +185,7 @@ def test_other_numbers_of_levels_equal_a_slow_loop(num_levels):
     _, targets, _ = random_case(2, 3, size=(128, 128))
     raw = torch.randn(2, grid.num_slots, 8, generator=torch.Generator().manual_seed(1))
     matches = build_targets(targets, grid, 4.0)
-    parts = compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses_of(Hyp(), raw))
+    parts = loss_of_batch(raw, targets, matches, grid, Hyp())
     expected = slow_loss(raw, targets, matches, anchors, (128, 128), Hyp())
     assert [part.item() for part in parts.values()] == pytest.approx(expected, rel=1e-5)
 
@@ -246,8 +253,8 @@ def test_step_totals_hand_worked():
     grid = make_grid(ANCHORS, STRIDES, 32, 32)  # 48, 12 and 3 slots
     slots = [torch.tensor([0, 47, 48, 60]), torch.tensor([5]), torch.tensor([], dtype=torch.int64)]
     matches = [Matches(torch.zeros_like(slot), slot, torch.zeros_like(slot), slot.float()) for slot in slots]
-    totals = step_totals(matches, [grid] * 3, 7)
-    assert totals.images == 7 and totals.positives.tolist() == [3, 1, 1]
+    images, positives = step_totals(matches, grid, 7)
+    assert images == 7 and positives.tolist() == [3, 1, 1]
 
 
 # ----------------------------------------------------------------------------------------------------------- laws
@@ -269,7 +276,7 @@ def test_gradient_does_not_depend_on_how_a_batch_is_split(hyp, sizes):
         own = (targets.image >= first) & (targets.image < first + size)
         pieces.append(targets.select(own)._replace(image=targets.image[own] - first))
     matches = [build_targets(piece, grid, hyp.anchor_t) for piece in pieces]
-    totals = step_totals(matches, [grid] * len(sizes), 4)
+    totals = step_totals(matches, grid, 4)
     results = [
         losses_and_gradient(raw[first : first + size], piece, grid, hyp, match, totals=totals)
         for first, size, piece, match in zip(firsts, sizes, pieces, matches, strict=True)
@@ -281,14 +288,10 @@ def test_gradient_does_not_depend_on_how_a_batch_is_split(hyp, sizes):
         torch.testing.assert_close(total, whole[name], rtol=1e-5, atol=1e-9)
 
 
-def test_without_totals_a_batch_is_its_own_step():
+def test_a_validated_batch_is_its_own_step():
     raw, targets, grid = random_case(2, 3)
-    matches = build_targets(targets, grid, 4.0)
-    implied, given = (
-        losses_and_gradient(raw, targets, grid, Hyp(), matches, totals=totals)
-        for totals in (None, step_totals([matches], [grid], 2))
-    )
-    assert implied[0] == given[0] and torch.equal(implied[1], given[1])
+    found, matches = losses_of(Hyp(), raw).losses_of_batch(Raw(raw, COLUMNS), targets, grid, 2)
+    assert found == loss_of_batch(raw, targets, matches, grid, Hyp())
 
 
 def test_order_of_matches_does_not_matter():
@@ -375,7 +378,7 @@ def test_a_level_without_positives_adds_nothing_to_box_and_class():
     raw, _, grid = random_case(2, 3)
     targets = as_targets((0, 1, [84, 52, 6, 8]))  # only the finest level's first anchor is near enough, only one cell
     matches = build_targets(targets, grid, 2.0)
-    assert step_totals([matches], [grid], 2).positives.tolist() == [1, 0, 0]
+    assert step_totals([matches], grid, 2)[1].tolist() == [1, 0, 0]
     parts, gradient = losses_and_gradient(raw, targets, grid, PLAIN, matches)
     assert_finite(parts, gradient)
     expected = slow_loss(raw, targets, matches, ANCHORS, (96, 160), PLAIN)
@@ -387,7 +390,7 @@ def test_arguments_are_left_as_they_were():
     matches = build_targets(targets, grid, 4.0)
     arguments = (raw, *targets[:3], *matches, *grid[1:])
     before = [values.clone() for values in arguments]
-    compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses_of(Hyp(), raw))
+    loss_of_batch(raw, targets, matches, grid, Hyp())
     assert all(torch.equal(one, other) for one, other in zip(before, arguments, strict=True))
 
 
@@ -445,9 +448,8 @@ def test_only_the_selection_of_matches_waits_for_the_gpu(hyp, monkeypatch):
         # which shapes fit, which cells exist, which claim to a slot is the first: three sizes that depend on values
         assert selection.waits == {"nonzero": 3}
         with CountSynchronisation() as loss:
-            totals = step_totals([matches], [grid], 2)
-            weights = mean_weights(matches, grid, totals)
-            sum(compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses, weights).values()).backward()
+            totals = losses.totals([matches], [grid], 2)
+            sum(losses(Raw(raw, COLUMNS), targets, matches, grid, totals).values()).backward()
         assert loss.waits == {}
         calls.append(selection.calls + loss.calls)
     assert calls[0] == calls[1]  # no loop over targets

@@ -7,7 +7,7 @@ import torch
 from torchvision.ops import batched_nms, box_iou
 
 from yolo_lite.config.model import ModelConfig
-from yolo_lite.model.heads.detect import COLUMNS, Detect
+from yolo_lite.model.heads import COLUMNS, Detect
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.grid import Grid, make_grid
 from yolo_lite.ops.nms import DetectOptions, class_nms, survivors
@@ -23,7 +23,8 @@ def small_grid() -> Grid:
 def select(raw: torch.Tensor, grid: Grid, options: DetectOptions) -> list[Detections]:
     """What a head with these anchors finds in outputs ``[B, N, 5+C]``."""
     config = ModelConfig(nc=1, anchors=ANCHORS.flatten(1).tolist(), backbone=[], head=[[-1, 1, "Detect", []]])
-    return Detect([1, 1], (8, 16), config).detections(Raw(raw, COLUMNS), grid.size, options)
+    head = Detect([1, 1], (8, 16), config)
+    return [head.detections(Raw(image, COLUMNS), grid, options) for image in raw]
 
 
 def random_raw(num_images: int, num_classes: int, seed: int = 0) -> torch.Tensor:

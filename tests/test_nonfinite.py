@@ -18,7 +18,7 @@ from yolo_lite.engine.optimizer import Plan
 from yolo_lite.engine.prepare import Setup
 from yolo_lite.engine.state import State, initial_state
 from yolo_lite.engine.train import train, train_step
-from yolo_lite.loss.criteria.anchor import AnchorCriterion
+from yolo_lite.loss.criteria import AnchorCriterion
 from yolo_lite.model.detector import Detector
 
 RECIPE = ("--batch-size", "4", "--set", "nominal_batch=4", "box_loss=wiou")  # 5 steps an epoch

@@ -211,7 +211,7 @@ def test_faster_rcnn_takes_a_plugin_loss_and_refuses_an_assigner(twins: Path):
         config = FasterRcnnConfig(family="faster_rcnn")
         hyp = Hyp(box_loss="my_giou", rpn_box_loss="my_giou")
         losses = task_of(config).criterion(config, hyp, torch.ones(2).numpy())
-        assert losses.objectives(64, 64).roi.on == "boxes"
+        assert not losses.box.of_coordinates
         with pytest.raises(ConfigError, match="assigner: without effect on Faster R-CNN"):
             task_of(config).criterion(config, Hyp(assigner="mine"), torch.ones(2).numpy())
 

@@ -27,7 +27,7 @@ from yolo_lite.engine.sheets import assigned_cells
 from yolo_lite.engine.state import Resume
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train
-from yolo_lite.loss.criteria.anchor import AnchorCriterion
+from yolo_lite.loss.criteria import AnchorCriterion
 from yolo_lite.report.tensorboard import TensorBoard
 
 TAGS = {

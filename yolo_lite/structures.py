@@ -7,7 +7,7 @@ K detections of one image. A slot is a place of the head's output that can hold 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -26,14 +26,17 @@ class Compute(NamedTuple):
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """Mixed precision for a forward pass, nothing for float32."""
-        if self.dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
+        is_mixed = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype) if is_mixed else contextlib.nullcontext()
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
         layout = "channels-last" if self.memory_format == torch.channels_last else "contiguous"
         return f"{name}, {str(self.dtype).removeprefix('torch.')}, {layout}, torch {torch.__version__}"
+
+
+def _by_column(table: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    return table._make(None if column is None else change(column) for column in table)
 
 
 class Objects(NamedTuple):
@@ -46,13 +49,10 @@ class Objects(NamedTuple):
 
     def select(self, rows: Tensor) -> Objects:
         """Some of the objects, by index or by a mask of bools."""
-        columns: Any = (None if column is None else column[rows] for column in self)
-        return Objects(*columns)
+        return _by_column(self, lambda column: column[rows])
 
     def to(self, device: torch.device) -> Objects:
-        """The objects on a device."""
-        columns: Any = (None if column is None else column.to(device, non_blocking=True) for column in self)
-        return Objects(*columns)
+        return _by_column(self, lambda column: column.to(device, non_blocking=True))
 
 
 class Batch(NamedTuple):
@@ -94,7 +94,6 @@ class Raw:
         return replace(self, slots=self.slots[rows])
 
     def float(self) -> Raw:
-        """The outputs of the slots in float32."""
         return replace(self, slots=self.slots.float())
 
 
@@ -114,8 +113,7 @@ class Matches(NamedTuple):
     score: Tensor  # [P] float32, how much the pair counts; 1 where an assigner does not grade its pairs
 
     def select(self, rows: Tensor) -> Matches:
-        """Some of the pairs, by index or by a mask of bools."""
-        return Matches(*(column[rows] for column in self))
+        return _by_column(self, lambda column: column[rows])
 
 
 class Detections(NamedTuple):
@@ -128,5 +126,4 @@ class Detections(NamedTuple):
 
     def select(self, rows: Tensor | slice) -> Detections:
         """Some of the detections, by index, by a slice or by a mask of bools."""
-        columns: Any = (None if column is None else column[rows] for column in self)
-        return Detections(*columns)
+        return _by_column(self, lambda column: column[rows])

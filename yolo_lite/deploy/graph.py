@@ -25,10 +25,14 @@ OUTPUTS = {False: ("predictions",), True: ("boxes", "scores", "labels", "counts"
 def detections_of(outputs: tuple[Tensor, ...], options: DetectOptions) -> list[Detections]:
     """Detections of each image from the outputs of a file, with or without NMS."""
     if len(outputs) == 1:
-        sure = (rows[rows[:, 4] > options.confidence] for rows in outputs[0])  # a score is at most its objectness
-        return [select_detections(rows[:, 4:5] * rows[:, 5:], rows[:, :4].__getitem__, options) for rows in sure]
+        return [_select(rows[rows[:, 4] > options.confidence], options) for rows in outputs[0]]
     images = (Detections(*(c[: int(count)] for c in columns)) for *columns, count in zip(*outputs, strict=True))
     return [survivors(found.select(found.score > options.confidence), options) for found in images]
+
+
+def _select(rows: Tensor, options: DetectOptions) -> Detections:
+    """Detections of rows ``[S, 5+C]`` of one image; a score is at most its objectness."""
+    return select_detections(rows[:, 4:5] * rows[:, 5:], lambda row, label: cxcywh_to_xyxy(rows[row, :4]), options)
 
 
 class Decoded(nn.Module):

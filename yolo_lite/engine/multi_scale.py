@@ -18,13 +18,13 @@ def multi_scaled(batches: Sequence[Batch], spread: float, stride: int, seed_and_
     """
     seed, step = seed_and_step
     scale = float(np.random.default_rng([seed, Stream.SCALE, step]).uniform(1 - spread, 1 + spread))
-    return [_scaled(batch, scale, stride) if len(batch.images) else batch for batch in batches]
+    return [_scaled(batch, scale, stride) for batch in batches]
 
 
 def _scaled(batch: Batch, scale: float, stride: int) -> Batch:
     height, width = batch.images.shape[2:]
     size = [max(round(side * scale / stride), 1) * stride for side in (height, width)]
-    if size == [height, width]:
+    if size == [height, width] or not len(batch.images):
         return batch
     images = F.interpolate(batch.images, size=size, mode="bilinear", align_corners=False)
     factors = batch.objects.box.new_tensor([size[1] / width, size[0] / height] * 2)

@@ -42,11 +42,7 @@ class Network(Inference, Protocol):
         """Sides of the network input must be multiples of it."""
 
     def frozen(self, freeze: Freeze) -> list[nn.Module]:
-        """The modules that the key ``freeze`` names.
-
-        Raises:
-            ConfigError: there is no such row.
-        """
+        """The modules that the key ``freeze`` names; ConfigError where there is no such row."""
 
     def class_rows(self) -> dict[str, ClassRows]:
         """The tensors of ``state_dict`` whose rows belong to classes."""
@@ -70,7 +66,6 @@ class Task(NamedTuple):
 
 
 def criterion_of_head(config: ModelConfig, section: LossSection, label_counts: np.ndarray) -> Criterion:
-    """The criterion that goes with the head of a model YAML."""
     name = config.head[-1].module
     if name not in CRITERIA:
         raise ConfigError(f"CRITERIA: expected an entry {name!r}, as HEADS has one")
@@ -78,14 +73,12 @@ def criterion_of_head(config: ModelConfig, section: LossSection, label_counts: n
 
 
 def build_faster_rcnn(config: FasterRcnnConfig, fetch: bool) -> nn.Module:
-    """torchvision's Faster R-CNN."""
     from yolo_lite.model.faster_rcnn import FasterRcnn  # torchvision's detection models take long to import
 
     return FasterRcnn(config, fetch=fetch)
 
 
 def faster_rcnn_criterion(config: FasterRcnnConfig, section: LossSection, label_counts: np.ndarray) -> Criterion:
-    """torchvision's losses, with box losses of hyp.yaml's choice."""
     from yolo_lite.engine.two_stage import FasterRcnnCriterion
 
     return FasterRcnnCriterion(section)
@@ -98,11 +91,7 @@ TASKS: dict[str, Task] = {
 
 
 def task_of(config: AnyModelConfig) -> Task:
-    """The task that a model YAML names by its key ``task``, else that of its head.
-
-    Raises:
-        ConfigError: there is no such task.
-    """
+    """The task that a model YAML names by its key ``task``, else that of its head; ConfigError where there is none."""
     if isinstance(config, FasterRcnnConfig):
         return TASKS["faster_rcnn"]
     name = config.task or HEADS[config.head[-1].module].task

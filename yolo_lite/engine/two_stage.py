@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import LossSection
 from yolo_lite.loss.box import BoxLoss
 from yolo_lite.loss.criteria import Criterion
-from yolo_lite.model.faster_rcnn import BoxObjective, BoxObjectives, FirstStage, RawDetections
+from yolo_lite.model.faster_rcnn import BoxObjective, FirstStage, RawDetections
 from yolo_lite.structures import Losses, Matches, Objects, Predictions
 
 WITHOUT_EFFECT = ("obj_loss", "cls_loss", "cls_weights", "fl_gamma", "label_smoothing", "obj_pw", "cls_pw", "assigner")
@@ -46,33 +46,18 @@ class FasterRcnnCriterion(Criterion):
         return (torch.tensor(float(num_images)),)
 
     def forward(
-        self,
-        raw: FirstStage | RawDetections,
-        objects: Objects,
-        matches: Matches,
-        grid: Any,
-        totals: tuple[Tensor, ...] | None,
+        self, raw: Any, objects: Objects, matches: Matches, grid: Any, totals: tuple[Tensor, ...] | None
     ) -> Losses:
         """The four losses of a batch in training, or of one that is validated; gains applied."""
         assert totals is not None
-        first = raw.first if isinstance(raw, RawDetections) else raw
-        objectives = self.objectives(*first.size)
-        found = (
-            first.network.validation_losses(raw, objects, objectives)
-            if isinstance(raw, RawDetections)
-            else first.network.losses(first, objects, objectives)
+        first: FirstStage = raw.first if isinstance(raw, RawDetections) else raw
+        rpn, roi = (
+            # Coordinates are compared as the network predicts them, relative to anchor or proposal, as in torchvision.
+            BoxObjective(partial(loss, image_size=first.size, encoded=loss.of_coordinates), loss.of_coordinates, gain)
+            for loss, gain in ((self.rpn_box, self.section.rpn_box), (self.box, self.section.box))
         )
+        losses_of = first.network.losses if first is raw else first.network.validation_losses
+        found = losses_of(first, objects, rpn, roi)
         share = len(first.proposals) / totals[0].item()
         losses = (found.objectness * self.section.obj, found.rpn_box, found.classifier * self.section.cls, found.box)
         return {name: loss * share for name, loss in zip(self.names, losses, strict=True)}
-
-    def objectives(self, height: int, width: int) -> BoxObjectives:
-        """The box losses of both stages for inputs of this size, with their gains."""
-        gains = ((self.rpn_box, self.section.rpn_box), (self.box, self.section.box))
-        return BoxObjectives(*(self._objective(loss, gain, (height, width)) for loss, gain in gains))
-
-    def _objective(self, loss: BoxLoss, gain: float, image_size: tuple[int, int]) -> BoxObjective:
-        # Coordinates are compared as the network predicts them, relative to anchor or proposal, as in torchvision.
-        if loss.of_coordinates:
-            return BoxObjective(loss.of_differences, "deltas", gain)
-        return BoxObjective(functools.partial(loss, image_size=image_size), "boxes", gain)

@@ -42,21 +42,9 @@ class Pair(NamedTuple):
     iou: Tensor  # [P] in 0..1
     union: Tensor  # [P] area
     enclosing: Tensor  # [P, 2] cw, ch
-
-    @property
-    def offset(self) -> Tensor:
-        """From centre to centre, ``[P, 2]``."""
-        return self.predicted[:, :2] - self.target[:, :2]
-
-    @property
-    def sizes(self) -> tuple[Tensor, Tensor]:
-        """Sides of both boxes, ``[P, 2]`` each."""
-        return self.predicted[:, 2:], self.target[:, 2:]
-
-    @property
-    def squared_diagonal(self) -> Tensor:
-        """c^2 ``[P]``."""
-        return self.enclosing.square().sum(dim=1)
+    offset: Tensor  # [P, 2] from centre to centre
+    distance: Tensor  # [P] rho^2
+    diagonal: Tensor  # [P] c^2
 
 
 def _pair(predicted: Tensor, target: Tensor) -> Pair:
@@ -65,7 +53,9 @@ def _pair(predicted: Tensor, target: Tensor) -> Pair:
     predicted, target = (torch.cat((box[:, :2], box[:, 2:].clamp(min=0)), dim=1) for box in exact)
     overlap, enclosing = aligned_overlap(predicted, target)
     intersection, union = aligned_union(predicted, target, overlap)
-    return Pair(predicted, target, safe_ratio(intersection, union), union, enclosing)
+    offset = predicted[:, :2] - target[:, :2]
+    squares = offset.square().sum(dim=1), enclosing.square().sum(dim=1)
+    return Pair(predicted, target, safe_ratio(intersection, union), union, enclosing, offset, *squares)
 
 
 def _exact(box: Tensor) -> Tensor:
@@ -73,38 +63,31 @@ def _exact(box: Tensor) -> Tensor:
     return box if box.dtype == torch.float64 else box.float()
 
 
-def l1(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0) -> Tensor:
+def l1(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0, encoded: bool = False) -> Tensor:
     """Sum of |b - g| over left, top, right, bottom, in ``unit`` pixels (Girshick et al., arXiv:1311.2524)."""
-    return COORDINATE_LOSSES["l1"](_corner_differences(predicted, target) / unit)
+    return _differences(predicted, target, unit, encoded).abs().sum(dim=1)
 
 
-def l2(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0) -> Tensor:
+def l2(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0, encoded: bool = False) -> Tensor:
     """Sum of (b - g)^2 over left, top, right, bottom, in ``unit`` pixels (Redmon et al., arXiv:1506.02640)."""
-    return COORDINATE_LOSSES["l2"](_corner_differences(predicted, target) / unit)
+    return _differences(predicted, target, unit, encoded).square().sum(dim=1)
 
 
-def smooth_l1(predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0, beta: Positive = 1.0) -> Tensor:
+def smooth_l1(
+    predicted: Tensor, target: Tensor, *, unit: Tensor | float = 1.0, beta: Positive = 1.0, encoded: bool = False
+) -> Tensor:
     """l2 / (2 beta) below ``beta`` units, l1 - beta / 2 above (Girshick, arXiv:1504.08083, eq. 3)."""
-    return COORDINATE_LOSSES["smooth_l1"](_corner_differences(predicted, target) / unit, beta=beta)
-
-
-def _huber(difference: Tensor, *, beta: float) -> Tensor:
-    size = difference.abs()
+    size = _differences(predicted, target, unit, encoded).abs()
     return torch.where(size < beta, size.square() / (2 * beta), size - beta / 2).sum(dim=1)
 
 
-# Losses of any four differences ``[P, 4]``, not only of corners: Faster R-CNN compares encoded boxes with them.
-COORDINATE_LOSSES: dict[str, BoxLossFunction] = {
-    "l1": lambda difference: difference.abs().sum(dim=1),
-    "l2": lambda difference: difference.square().sum(dim=1),
-    "smooth_l1": _huber,
-}
-
-
-def _corner_differences(predicted: Tensor, target: Tensor) -> Tensor:
-    """Differences of left, top, right, bottom ``[P, 4]``, from centres and sizes: exact for boxes far from 0."""
-    centre, size = (_exact(predicted) - _exact(target)).split(2, dim=1)
-    return torch.cat((centre - size / 2, centre + size / 2), dim=1)
+def _differences(predicted: Tensor, target: Tensor, unit: Tensor | float = 1.0, encoded: bool = False) -> Tensor:
+    """Differences ``[P, 4]`` of left, top, right, bottom in units, exact for boxes far from 0; or of encoded boxes."""
+    difference = _exact(predicted) - _exact(target)
+    if encoded:
+        return difference
+    centre, size = difference.split(2, dim=1)
+    return torch.cat((centre - size / 2, centre + size / 2), dim=1) / unit
 
 
 def iou(predicted: Tensor, target: Tensor) -> Tensor:
@@ -159,9 +142,8 @@ def siou(predicted: Tensor, target: Tensor, *, theta: AboveOne = 4.0) -> Tensor:
     The angle cost sin(2 asin(min(|dx|, |dy|) / rho)) is written as 2 |dx| |dy| / rho^2, which is the same.
     """
     pair = _pair(predicted, target)
-    offset = pair.offset
-    angle = safe_ratio(2 * offset.abs().prod(dim=1), offset.square().sum(dim=1))  # [P] in 0..1
-    distance = 1 - torch.exp(-(2 - angle[:, None]) * safe_ratio(offset, pair.enclosing).square())  # [P, 2]
+    angle = safe_ratio(2 * pair.offset.abs().prod(dim=1), pair.offset.square().sum(dim=1))  # [P] in 0..1
+    distance = 1 - torch.exp(-(2 - angle[:, None]) * safe_ratio(pair.offset, pair.enclosing).square())  # [P, 2]
     return 1 - pair.iou + (distance.sum(dim=1) + _shape(pair, theta).sum(dim=1)) / 2
 
 
@@ -194,7 +176,7 @@ def wiou(
         mean: running mean of 1 - IoU; without it the mean over these pairs.
     """
     pair = _pair(predicted, target)
-    distance = safe_ratio(pair.offset.square().sum(dim=1), pair.squared_diagonal.detach())
+    distance = safe_ratio(pair.distance, pair.diagonal.detach())
     loss = distance.exp() * (1 - pair.iou)
     if version == 1:
         return loss
@@ -209,7 +191,7 @@ def mpdiou(predicted: Tensor, target: Tensor, *, image_size: tuple[int, int] = (
     ``image_size`` is (height, width) in pixels.
     """
     predicted, target = _exact(predicted), _exact(target)  # once: a half-precision gradient is rounded only at its end
-    squares = _corner_differences(predicted, target).square().sum(dim=1)
+    squares = _differences(predicted, target).square().sum(dim=1)
     return 1 - _pair(predicted, target).iou + squares / (image_size[0] ** 2 + image_size[1] ** 2)
 
 
@@ -230,7 +212,7 @@ def shape_iou(predicted: Tensor, target: Tensor, *, scale: NotNegative = 0.0) ->
     power = (sides / sides.amax(dim=1, keepdim=True)).pow(scale)  # [P, 2] wg^s, hg^s in a unit in which none overflows
     weight = 2 * power / power.sum(dim=1, keepdim=True)  # ww, hh
     crosswise = weight.flip(1)  # an offset along the short side weighs more
-    distance = safe_ratio((crosswise * pair.offset.square()).sum(dim=1), pair.squared_diagonal)
+    distance = safe_ratio((crosswise * pair.offset.square()).sum(dim=1), pair.diagonal)
     return 1 - pair.iou + distance + _shape(pair, 4.0, crosswise).sum(dim=1) / 2
 
 
@@ -252,14 +234,13 @@ def _empty_share(pair: Pair) -> Tensor:
 
 def _centre_distance(pair: Pair) -> Tensor:
     """rho^2 / c^2 ``[P]`` in 0..1."""
-    return safe_ratio(pair.offset.square().sum(dim=1), pair.squared_diagonal)
+    return safe_ratio(pair.distance, pair.diagonal)
 
 
 def _aspect(pair: Pair) -> Tensor:
     """alpha v ``[P]`` of CIoU. ``atan2`` keeps the gradient finite where a predicted side is 0."""
-    (width, height), (target_width, target_height) = (size.unbind(dim=1) for size in pair.sizes)
-    width, height = width.clamp(min=SMALLEST_SIDE), height.clamp(min=SMALLEST_SIDE)
-    angle = torch.atan2(target_width, target_height) - torch.atan2(width, height)
+    width, height = (side.clamp(min=SMALLEST_SIDE) for side in pair.predicted[:, 2:].unbind(dim=1))
+    angle = torch.atan2(*pair.target[:, 2:].unbind(dim=1)) - torch.atan2(width, height)
     v = (4 / math.pi**2) * angle.square()
     with torch.no_grad():
         alpha = safe_ratio(v, 1 - pair.iou + v)
@@ -273,24 +254,22 @@ def _penalties(pair: Pair, form: str) -> list[Tensor]:
 
 
 def _efficient(pair: Pair) -> Tensor:
-    predicted, target = pair.sizes
-    sides = safe_ratio(predicted - target, pair.enclosing).square().sum(dim=1)
+    sides = safe_ratio(pair.predicted[:, 2:] - pair.target[:, 2:], pair.enclosing).square().sum(dim=1)
     return 1 - pair.iou + _centre_distance(pair) + sides
 
 
 def _shape(pair: Pair, theta: float, weight: Tensor | float = 1.0) -> Tensor:
     """(1 - exp(-weight |w - wg| / max(w, wg)))^theta and the same for heights, ``[P, 2]``."""
-    predicted, target = pair.sizes
+    predicted, target = pair.predicted[:, 2:], pair.target[:, 2:]
     difference = safe_ratio((predicted - target).abs(), torch.maximum(predicted, target))
     return safe_power(1 - torch.exp(-weight * difference), theta)
 
 
-_CORNERS = (l1, l2, smooth_l1)
-_AREAS = (iou, iou_log, giou, diou, ciou, eiou, focal_eiou, siou, alpha_iou, wiou, mpdiou, inner_iou, shape_iou, nwd)
-BOX_LOSSES: dict[str, BoxLossFunction] = {loss.__name__: loss for loss in (*_CORNERS, *_AREAS)}
+_IOU_FAMILY = (iou, iou_log, giou, diou, ciou, eiou, focal_eiou, siou, alpha_iou, wiou, mpdiou, inner_iou, shape_iou)
+BOX_LOSSES: dict[str, BoxLossFunction] = {loss.__name__: loss for loss in (l1, l2, smooth_l1, *_IOU_FAMILY, nwd)}
 
 # What the place of use hands over to the losses that have a parameter of that name.
-CONTEXT = ("unit", "image_size", "mean")
+CONTEXT = ("unit", "image_size", "mean", "encoded")
 
 
 class BoxLoss(nn.Module):
@@ -301,47 +280,39 @@ class BoxLoss(nn.Module):
     stands still.
     """
 
-    mean: Tensor
-    step_sum: Tensor
-    step_count: Tensor
-
     def __init__(self, name: str, **parameters: Any) -> None:
         super().__init__()
-        self.name, self.function, self.chosen = name, BOX_LOSSES[name], parameters
+        self.function, self.chosen = BOX_LOSSES[name], parameters
         known = inspect.signature(self.function).parameters
         self.wanted = [word for word in CONTEXT if word in known]
         self.momentum = parameters.get("momentum", known["momentum"].default if "momentum" in known else 0.0)
-        self.register_buffer("mean", torch.ones(()))
-        self.register_buffer("step_sum", torch.zeros(()), persistent=False)
-        self.register_buffer("step_count", torch.zeros(()), persistent=False)
+        self.mean = nn.Buffer(torch.ones(()))
+        self.step_sum = nn.Buffer(torch.zeros(()), persistent=False)
+        self.step_count = nn.Buffer(torch.zeros(()), persistent=False)
 
-    def forward(
-        self, predicted: Tensor, target: Tensor, unit: Tensor | float = 1.0, image_size: tuple[int, int] = (640, 640)
-    ) -> Tensor:
+    def forward(self, predicted: Tensor, target: Tensor, **context: Any) -> Tensor:
         """Losses ``[P]`` of aligned boxes cxcywh ``[P, 4]``.
 
         Args:
-            unit: pixels ``[P, 1]`` or a number, what l1, l2 and smooth_l1 measure in.
-            image_size: height and width of the network input, for mpdiou.
+            context: ``unit``, pixels ``[P, 1]`` or a number, what l1, l2 and smooth_l1 measure in; ``image_size``,
+                height and width of the network input, for mpdiou; ``encoded``, whether boxes are what a network
+                predicts of them, which l1, l2 and smooth_l1 compare number by number.
         """
-        context = {"unit": unit, "image_size": image_size, "mean": self.mean}
+        context["mean"] = self.mean
         if self.training and "mean" in self.wanted:
-            self.step_sum += (1 - aligned_iou(predicted.detach().float(), target.float())).sum()
-            self.step_count += len(target)
-        return self.function(predicted, target, **self.chosen, **{word: context[word] for word in self.wanted})
+            self.step_sum.add_((1 - aligned_iou(predicted.detach().float(), target.float())).sum())
+            self.step_count.add_(len(target))
+        given = {word: context[word] for word in self.wanted if word in context}
+        return self.function(predicted, target, **self.chosen, **given)
 
     @property
     def of_coordinates(self) -> bool:
-        """Whether the loss compares coordinates, not areas."""
-        return self.name in COORDINATE_LOSSES
-
-    def of_differences(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Losses ``[P]`` of encoded boxes ``[P, 4]``, for a loss of coordinates."""
-        return COORDINATE_LOSSES[self.name](_exact(predicted) - _exact(target), **self.chosen)
+        """Whether the loss compares coordinates, also encoded ones, not areas."""
+        return "encoded" in self.wanted
 
     def finish_step(self) -> None:
         """Move the running mean by what the training step has seen."""
         seen = self.step_sum / self.step_count.clamp(min=1)
-        self.mean += self.momentum * (seen - self.mean) * (self.step_count > 0)
+        self.mean.add_(self.momentum * (seen - self.mean) * (self.step_count > 0))
         self.step_sum.zero_()
         self.step_count.zero_()

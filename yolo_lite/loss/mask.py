@@ -32,8 +32,10 @@ they are a ValueError, as wrong shapes and types are on both.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,15 +47,14 @@ MaskLoss = Callable[..., Tensor]
 Reduction = Literal["mean", "sum", "none"]
 Absent = Literal["area", "formula", "skip"]
 
-IGNORE_INDEX = -100  # of torch
-
 
 class Pixels(NamedTuple):
-    """What every loss starts from."""
+    """What every formula starts from."""
 
     logits: Tensor  # [B, C, N] float32 or float64, 0 where ignored
     label: Tensor  # [B, N] int64, 0 where ignored
     valid: Tensor  # [B, 1, N] bool, not ignored
+    size: tuple[int, ...]  # H, W
 
     @property
     def truth(self) -> Tensor:
@@ -81,86 +82,85 @@ def _pixels(logits: Tensor, target: Tensor, ignore_index: int) -> Pixels:
         raise ValueError(f"mask loss: target is {found}, expected torch.int64 {expected} for these logits")
     valid = target.flatten(1) != ignore_index
     label = target.flatten(1).masked_fill(~valid, 0)
-    _check_values(label, max(logits.shape[1], 2), ignore_index)
+    _check_values(label, max(logits.shape[1], 2) - 1, ignore_index)
     exact = logits if logits.dtype == torch.float64 else logits.float()
-    return Pixels(exact.flatten(2).masked_fill(~valid[:, None], 0), label, valid[:, None])
+    exact = exact.flatten(2).masked_fill(~valid[:, None], 0)
+    return Pixels(exact, label, valid[:, None], tuple(logits.shape[2:]))
 
 
-def _check_values(label: Tensor, num_classes: int, ignore_index: int) -> None:
-    """A look at the values would make a GPU wait: there the out-of-range index is the device's to find."""
-    if label.device.type != "cpu" or label.numel() == 0:
-        return
-    for value in (int(label.min()), int(label.max())):
-        if not 0 <= value < num_classes:
-            expected = f"0..{num_classes - 1} or ignore_index {ignore_index}"
-            raise ValueError(f"mask loss: target holds {value}, expected {expected}")
+def _check_values(label: Tensor, most: int, ignore_index: int) -> None:
+    for value in map(int, label.aminmax()) if label.device.type == "cpu" and label.numel() else ():
+        if not 0 <= value <= most:
+            raise ValueError(f"mask loss: target holds {value}, expected 0..{most} or ignore_index {ignore_index}")
 
 
-def iou(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    reduction: Reduction = "mean",
-    smooth: float = 1.0,
-    absent: Absent = "area",
-) -> Tensor:
+def _mask_loss(formula: Callable[..., tuple[Tensor, Tensor]]) -> MaskLoss:
+    """The loss of a formula, which returns losses ``[B, C]`` or ``[B, H, W]``, and weights that divide their mean."""
+
+    @functools.wraps(formula, assigned=("__name__", "__doc__"))
+    def loss(
+        logits: Tensor, target: Tensor, *, ignore_index: int = -100, reduction: Reduction = "mean", **parameters: Any
+    ) -> Tensor:
+        losses, weight = formula(_pixels(logits, target, ignore_index), **parameters)
+        if reduction == "mean":
+            return safe_ratio(losses.sum(), weight.sum())
+        if reduction == "sum":
+            return losses.sum()
+        if reduction == "none":
+            return losses
+        raise ValueError(f"mask loss: reduction is {reduction!r}, expected 'mean', 'sum' or 'none'")
+
+    # What plugins and `yolo-lite losses` read: the formula's parameters behind those that all losses have.
+    common = inspect.signature(loss, follow_wrapped=False, eval_str=True)
+    shown, own = (
+        list(common.parameters.values())[:-1],
+        list(inspect.signature(formula, eval_str=True).parameters.values()),
+    )
+    loss.__signature__ = common.replace(parameters=[*shown, *own[1:]])  # type: ignore[attr-defined]
+    return loss
+
+
+@_mask_loss
+def iou(pixels: Pixels, *, smooth: float = 1.0, absent: Absent = "area") -> tuple[Tensor, Tensor]:
     """1 - (TP + smooth) / (TP + FP + FN + smooth), soft Jaccard (Rahman and Wang, ISVC 2016; smooth is ours)."""
-    kept, lost, counts = _shares(_pixels(logits, target, ignore_index), 1.0, 1.0, smooth, absent)
-    return _reduce(safe_ratio(lost, kept + lost) * counts, counts, reduction)
+    return _lost_share(pixels, 1.0, 1.0, smooth, absent)
 
 
+@_mask_loss
 def iou_log(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    reduction: Reduction = "mean",
-    smooth: float = 1.0,
-    absent: Absent = "area",
-    floor: float = 1e-6,
-) -> Tensor:
+    pixels: Pixels, *, smooth: float = 1.0, absent: Absent = "area", floor: float = 1e-6
+) -> tuple[Tensor, Tensor]:
     """-ln max(J, floor), J the index of ``iou``: at most -ln floor = 13.8, and constant there.
 
     With smooth > 0 an image of N pixels has J >= smooth / (N + smooth) for its present classes: up to a megapixel the
     default floor is not reached, and there is always a gradient.
     """
-    kept, lost, counts = _shares(_pixels(logits, target, ignore_index), 1.0, 1.0, smooth, absent)
-    return _reduce(-safe_ratio(kept, kept + lost).clamp(min=floor).log() * counts, counts, reduction)
+    kept, lost, counts = _shares(pixels, 1.0, 1.0, smooth, absent)
+    return -safe_ratio(kept, kept + lost).clamp(min=floor).log() * counts, counts
 
 
-def dice(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    reduction: Reduction = "mean",
-    smooth: float = 1.0,
-    absent: Absent = "area",
-) -> Tensor:
+@_mask_loss
+def dice(pixels: Pixels, *, smooth: float = 1.0, absent: Absent = "area") -> tuple[Tensor, Tensor]:
     """1 - (2 TP + smooth) / (2 TP + FP + FN + smooth) (Milletari et al., arXiv:1606.04797, without its squares)."""
-    kept, lost, counts = _shares(_pixels(logits, target, ignore_index), 0.5, 0.5, smooth / 2, absent)
-    return _reduce(safe_ratio(lost, kept + lost) * counts, counts, reduction)
+    return _lost_share(pixels, 0.5, 0.5, smooth / 2, absent)
 
 
+@_mask_loss
 def tversky(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    reduction: Reduction = "mean",
-    alpha: float = 0.3,
-    beta: float = 0.7,
-    smooth: float = 1.0,
-    absent: Absent = "area",
-) -> Tensor:
+    pixels: Pixels, *, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0, absent: Absent = "area"
+) -> tuple[Tensor, Tensor]:
     """1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth) (Salehi et al., arXiv:1706.05721).
 
     beta > alpha finds more, at the price of false positives. (1, 1) is ``iou``; (1/2, 1/2) is ``dice`` of twice the
     smooth.
     """
-    kept, lost, counts = _shares(_pixels(logits, target, ignore_index), alpha, beta, smooth, absent)
-    return _reduce(safe_ratio(lost, kept + lost) * counts, counts, reduction)
+    return _lost_share(pixels, alpha, beta, smooth, absent)
+
+
+def _lost_share(pixels: Pixels, alpha: float, beta: float, smooth: float, absent: Absent) -> tuple[Tensor, Tensor]:
+    """1 - index ``[B, C]``, and 1 where the pair counts, else 0."""
+    kept, lost, counts = _shares(pixels, alpha, beta, smooth, absent)
+    return safe_ratio(lost, kept + lost) * counts, counts
 
 
 def _shares(pixels: Pixels, alpha: float, beta: float, smooth: float, absent: Absent) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,23 +189,16 @@ def _presence(valid: Tensor, truth: Tensor, absent: Absent, dtype: torch.dtype) 
     return present, counts.to(dtype)
 
 
-def lovasz(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    reduction: Reduction = "mean",
-    absent: Absent = "area",
-) -> Tensor:
+@_mask_loss
+def lovasz(pixels: Pixels, *, absent: Absent = "area") -> tuple[Tensor, Tensor]:
     """Lovász extension of the Jaccard loss over the pixels' errors (Berman et al., arXiv:1705.08790).
 
     Errors are max(0, 1 - x) and max(0, 1 + x) of a logit x in a binary mask (Lovász hinge), |y - p| in a multi-class
     one (Lovász-Softmax). Sorted downwards, m_1 >= m_2 ..., they give sum m_k (J_k - J_{k-1}), J_k the Jaccard loss of a
     mask that is wrong in the first k pixels. Without smoothing; the authors' multi-class default is absent="skip".
     """
-    pixels = _pixels(logits, target, ignore_index)
     truth = pixels.truth
-    if logits.shape[1] == 1:  # the hinge, not yet cut at 0
+    if pixels.logits.shape[1] == 1:  # the hinge, not yet cut at 0
         error = 1 - torch.where(truth, pixels.logits, -pixels.logits)
     else:
         probability = pixels.probability
@@ -217,7 +210,7 @@ def lovasz(
     present, counts = _presence(pixels.valid, truth, absent, loss.dtype)
     mean = ordered.sum(dim=2) / pixels.valid.sum(dim=2).clamp(min=1)
     loss = torch.where(present, loss, mean if absent == "area" else ordered[:, :, 0])
-    return _reduce(loss * counts, counts, reduction)
+    return loss * counts, counts
 
 
 def _jaccard_steps(truth: Tensor, dtype: torch.dtype) -> Tensor:
@@ -234,15 +227,8 @@ def _jaccard_steps(truth: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(truth, 1 / union, intersection / union / (union - 1).clamp(min=1))
 
 
-def ce(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    reduction: Reduction = "mean",
-    weight: Tensor | None = None,
-    label_smoothing: float = 0.0,
-) -> Tensor:
+@_mask_loss
+def ce(pixels: Pixels, *, weight: Tensor | None = None, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """-w ln p of the true class, cross-entropy (weighted as in Ronneberger et al., arXiv:1505.04597, by class).
 
     As in torch "mean" divides by the sum of the weights, so that it is a weighted mean; it is 0, not NaN, where all
@@ -252,7 +238,6 @@ def ce(
         weight: of each class ``[C]``, of background and foreground ``[2]`` in a binary mask, on the logits' device.
         label_smoothing: part of the truth, 0..1, that is spread evenly over all classes (of a binary mask too).
     """
-    pixels = _pixels(logits, target, ignore_index)
     wide = pixels.pair_logits
     if weight is not None and list(weight.shape) != [wide.shape[1]]:
         raise ValueError(f"mask loss: weight has shape {list(weight.shape)}, expected [{wide.shape[1]}]")
@@ -260,41 +245,22 @@ def ce(
     valid = pixels.valid[:, 0].to(wide.dtype)  # [B, N]
     loss = F.cross_entropy(wide, pixels.label, weight, reduction="none", label_smoothing=label_smoothing) * valid
     pixel_weight = valid if weight is None else weight[pixels.label] * valid
-    return _reduce(loss, pixel_weight, reduction, logits.shape[2:])
+    return loss.unflatten(1, pixels.size), pixel_weight
 
 
-def focal(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    reduction: Reduction = "mean",
-    gamma: float = 2.0,
-    alpha: float | None = 0.25,
-) -> Tensor:
+@_mask_loss
+def focal(pixels: Pixels, *, gamma: float = 2.0, alpha: float | None = 0.25) -> tuple[Tensor, Tensor]:
     """-alpha_t (1 - p_t)^gamma ln p_t, p_t the probability of the true class (Lin et al., arXiv:1708.02002, eq. 5).
 
     alpha_t is 1 - alpha for class 0, the background, and alpha for the others; ``None`` leaves it out.
     """
-    pixels = _pixels(logits, target, ignore_index)
     log_p = pixels.pair_logits.log_softmax(dim=1).gather(1, pixels.label[:, None])[:, 0]  # [B, N]
     # a base of 0 has no finite slope for gamma < 1; expm1 keeps the digits of a small 1 - p
     loss = -log_p * (-torch.expm1(log_p)).clamp(min=1e-12).pow(gamma)
     if alpha is not None:
         loss = loss * (alpha + (1 - 2 * alpha) * (pixels.label == 0))
     valid = pixels.valid[:, 0].to(loss.dtype)
-    return _reduce(loss * valid, valid, reduction, logits.shape[2:])
-
-
-def _reduce(loss: Tensor, weight: Tensor, reduction: Reduction, size: tuple[int, ...] = ()) -> Tensor:
-    """One number, the mean over the sum of ``weight``; or the losses as they are, their pixels in rows of ``size``."""
-    if reduction == "mean":
-        return safe_ratio(loss.sum(), weight.sum())
-    if reduction == "sum":
-        return loss.sum()
-    if reduction == "none":
-        return loss.unflatten(1, size) if size else loss
-    raise ValueError(f"mask loss: reduction is {reduction!r}, expected 'mean', 'sum' or 'none'")
+    return (loss * valid).unflatten(1, pixels.size), valid
 
 
 MASK_LOSSES: dict[str, MaskLoss] = {loss.__name__: loss for loss in (iou, iou_log, dice, tversky, lovasz, ce, focal)}

@@ -153,14 +153,6 @@ class Concat(nn.Module):
         return torch.cat(maps, dim=1)
 
 
-BLOCKS: dict[str, Callable[..., nn.Module]] = {
-    "Conv": Conv,
-    "Bottleneck": Bottleneck,
-    "C3": C3,
-    "SPP": SPP,
-    "SPPF": SPPF,
-    "Concat": Concat,
-    "Upsample": nn.Upsample,
-    "MaxPool2d": nn.MaxPool2d,
-    "ZeroPad2d": nn.ZeroPad2d,
-}
+_OF_TORCH = (nn.Upsample, nn.MaxPool2d, nn.ZeroPad2d)
+_ALL = (Conv, Bottleneck, C3, SPP, SPPF, Concat, *_OF_TORCH)
+BLOCKS: dict[str, Callable[..., nn.Module]] = {block.__name__: block for block in _ALL}

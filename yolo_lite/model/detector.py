@@ -12,7 +12,7 @@ from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import Freeze
 from yolo_lite.config.model import ModelConfig
 from yolo_lite.model.blocks import Concat, Conv
-from yolo_lite.model.builder import build_head, build_layers, dry_run
+from yolo_lite.model.builder import build_layers, dry_run
 from yolo_lite.model.heads import ClassRows, Head
 from yolo_lite.ops.grid import Grid
 from yolo_lite.ops.nms import DetectOptions
@@ -20,11 +20,7 @@ from yolo_lite.structures import Detections, Raw
 
 
 class Detector(nn.Module):
-    """A network from images to the named outputs of its head.
-
-    Attributes:
-        layers: one module a row of the model YAML; the last is the head.
-        config: what it was built from.
+    """A network from images to the named outputs of its head; its ``layers`` are the rows of the model YAML.
 
     Raises:
         ConfigError: a row of the model YAML does not fit; the message holds the row.
@@ -33,15 +29,13 @@ class Detector(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         layers = build_layers(config)
-        head, head_sources = build_head(config, layers)
         self.config = config
-        self.layers = nn.ModuleList([*(layer.module for layer in layers), head])
-        self.sources = [*(layer.sources for layer in layers), head_sources]
+        self.layers = nn.ModuleList(layer.module for layer in layers)
+        self.sources = [layer.sources for layer in layers]
         self.kept = {source for sources in self.sources for source in sources}
 
     @property
     def head(self) -> Head:
-        """The last layer."""
         head = self.layers[-1]
         assert isinstance(head, Head)
         return head
@@ -53,46 +47,37 @@ class Detector(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Sides of the network input must be multiples of it."""
         return max(self.strides)
 
     def forward(self, images: Tensor) -> Raw:
         """Outputs for images ``[B, ch, H, W]`` in 0..1, H and W multiples of ``stride``."""
         outputs: dict[int, Tensor] = {-1: images}
-        result = images
-        for index, (layer, sources) in enumerate(zip(self.layers[:-1], self.sources[:-1], strict=True)):
+        for index, (layer, sources) in enumerate(zip(self.layers, self.sources, strict=True)):
             maps = [outputs[source] for source in sources]
-            result = layer(maps if isinstance(layer, Concat) else maps[0])
+            result = layer(maps if isinstance(layer, (Concat, Head)) else maps[0])
             if index in self.kept:
                 outputs[index] = result
-        return self.head([outputs[source] for source in self.sources[-1]])
+        return result
 
     def grid(self, height: int, width: int) -> Grid:
-        """The slots for inputs of this size in pixels."""
         return self.head.grid(height, width)
 
     def detections(self, raw: Raw, size: tuple[int, int], options: DetectOptions) -> list[Detections]:
-        """Detections of each image, boxes xyxy in pixels of the input of ``size`` (height, width)."""
-        return self.head.detections(raw, size, options)
+        grid = self.grid(*size)
+        return [self.head.detections(raw.select(image), grid, options) for image in range(len(raw.slots))]
 
     def class_rows(self) -> dict[str, ClassRows]:
-        """The tensors of ``state_dict`` that depend on the classes."""
         prefix = f"layers.{len(self.layers) - 1}."
         return {prefix + name: rows for name, rows in self.head.class_rows().items()}
 
     def frozen(self, freeze: Freeze) -> list[nn.Module]:
-        """The modules that the key ``freeze`` names: rows of the model YAML, counted from 0, or its backbone.
-
-        Raises:
-            ConfigError: there is no such row.
-        """
+        """Rows of the model YAML, counted from 0, or its backbone; ConfigError where there is no such row."""
         rows = range(len(self.config.backbone)) if freeze == "backbone" else freeze
         if missing := [row for row in rows if row not in range(len(self.layers))]:
             raise ConfigError(f"freeze: expected rows 0..{len(self.layers) - 1}, found {missing}")
         return [self.layers[int(row)] for row in rows]
 
     def compile_network(self) -> None:
-        """Compile the forward pass at its first use."""
         self.compile()
 
     def for_inference(self) -> Detector:
@@ -106,29 +91,12 @@ class Detector(nn.Module):
 
     def to_trace(self) -> nn.Module:
         """A copy on the CPU that returns tensors alone, for TensorBoard's graph of operations."""
-        return _OnlyTensors(copy.deepcopy(self).cpu().eval())
-
-    def describe(self, size: int) -> str:
-        """Layers, parameters and operations at ``size`` pixels, for the start of a run."""
-        return f"{summarise(self, size)} at {size} px"
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Detector:
-        clone = self.__class__.__new__(self.__class__)
-        memo[id(self)] = clone
-        nn.Module.__init__(clone)
-        for name, value in self.__dict__.items():
-            if name != "_compiled_call_impl":  # compiled code belongs to the original
-                clone.__dict__[name] = copy.deepcopy(value, memo)
+        clone = copy.deepcopy(self).cpu().eval()
+        clone.register_forward_hook(lambda module, images, raw: raw.slots)
         return clone
 
-
-class _OnlyTensors(nn.Module):
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: Tensor) -> Any:
-        return self.detector(images).slots
+    def describe(self, size: int) -> str:
+        return f"{summarise(self, size)} at {size} px"
 
 
 class Summary(NamedTuple):
@@ -152,8 +120,7 @@ def summarise(detector: Detector, image_size: int) -> Summary:
 
     def count(module: nn.Module, _: Any, output: Tensor) -> None:
         nonlocal operations
-        weight = module.weight
-        assert isinstance(weight, Tensor)
+        weight = module.get_parameter("weight")
         operations += 2 * output.numel() // weight.shape[0] * weight.numel()
 
     counted = [module for module in detector.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]

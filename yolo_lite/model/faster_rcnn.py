@@ -17,7 +17,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, clip_boxes_to_image
 
 from yolo_lite.config.errors import ConfigError
@@ -34,7 +35,7 @@ from yolo_lite.config.model import FasterRcnnConfig
 from yolo_lite.model.backbones import BACKBONES
 from yolo_lite.model.heads import ClassRows
 from yolo_lite.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from yolo_lite.ops.nms import DetectOptions, survivors
+from yolo_lite.ops.nms import DetectOptions, select_detections
 from yolo_lite.structures import Detections, Objects
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -44,18 +45,27 @@ MAKERS = {"mobilenet": partial(mobilenet_backbone, fpn=True), "resnet": resnet_f
 
 
 class BoxObjective(NamedTuple):
-    """The box loss of one stage."""
+    """The box loss of one stage: the one place where a box loss meets Faster R-CNN."""
 
     function: Callable[[Tensor, Tensor], Tensor]  # predicted [P, 4], target [P, 4] -> [P]
-    on: Literal["boxes", "deltas"]  # boxes cxcywh in pixels, or what the network predicts and its encoded target
+    encoded: bool  # whether it compares what the network predicts with the encoded target, or boxes cxcywh in pixels
     gain: float = 1.0
 
+    def total(self, coder: Any, deltas: Tensor, reference: Tensor, target: Tensor) -> Tensor:
+        """The loss, summed over the pairs.
 
-class BoxObjectives(NamedTuple):
-    """The box losses of both stages."""
-
-    rpn: BoxObjective
-    roi: BoxObjective
+        Args:
+            coder: torchvision's box coder of the stage.
+            deltas: ``[P, 4]``, predicted relative to ``reference``.
+            reference: anchors or proposals xyxy ``[P, 4]``.
+            target: matched objects xyxy ``[P, 4]``.
+        """
+        if self.encoded:
+            loss = self.function(deltas, coder.encode_single(target, reference))
+        else:
+            box = coder.decode_single(deltas, reference)
+            loss = self.function(xyxy_to_cxcywh(box), xyxy_to_cxcywh(target))
+        return loss.sum() * self.gain
 
 
 class FirstStage(NamedTuple):
@@ -72,7 +82,7 @@ class FirstStage(NamedTuple):
 
 
 class RawDetections(NamedTuple):
-    """What both stages make of a batch, before anything is chosen."""
+    """What both stages make of a batch."""
 
     first: FirstStage
     logits: Tensor  # [R, 1+C] of the proposals of all images one after the other; 0 is the background
@@ -80,12 +90,12 @@ class RawDetections(NamedTuple):
 
 
 class StageLosses(NamedTuple):
-    """The four losses of a batch, gains applied; their sum is what is minimised."""
+    """The four losses ``[]`` of a batch, with the gains of the box losses."""
 
-    objectness: Tensor  # [] first stage
-    rpn_box: Tensor  # [] first stage
-    classifier: Tensor  # [] second stage
-    box: Tensor  # [] second stage
+    objectness: Tensor  # of the first stage, as is rpn_box
+    rpn_box: Tensor
+    classifier: Tensor  # of the second stage, as is box
+    box: Tensor
 
 
 class FasterRcnn(nn.Module):
@@ -99,16 +109,14 @@ class FasterRcnn(nn.Module):
     """
 
     stride = STRIDE
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, config: FasterRcnnConfig, *, fetch: bool = True) -> None:
         super().__init__()
         parts: Any = _assemble(config, fetch)
         self.config = config
         self.backbone, self.rpn, self.roi_heads = parts.backbone, parts.rpn, parts.roi_heads
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.mean = nn.Buffer(torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.std = nn.Buffer(torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
         # Evenly likely classes and boxes that are their proposals (Girshick, arXiv:1504.08083, section 4.2).
         predictor = self.roi_heads.box_predictor
         for layer, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
@@ -135,8 +143,9 @@ class FasterRcnn(nn.Module):
         features = {name: feature.float() for name, feature in features.items()}  # anchors and RoIs need the precision
         anchors = self.rpn.anchor_generator(ImageList(images, [size]), list(features.values()))[0]
         per_level = [level[0].numel() for level in objectness]
-        objectness = torch.cat([_by_anchor(level, 1) for level in objectness], dim=1).squeeze(2).float()
-        deltas = torch.cat([_by_anchor(level, 4) for level in deltas], dim=1).float()
+        rows = concat_box_prediction_layers(objectness, deltas)  # [B * N, 1], [B * N, 4]
+        objectness, deltas = (each.float().unflatten(0, (len(images), -1)) for each in rows)
+        objectness = objectness.squeeze(2)
         every = self.rpn.box_coder.decode(deltas.detach(), [anchors] * len(images)).reshape(deltas.shape)
         proposals, _ = self.rpn.filter_proposals(every, objectness, [size] * len(images), per_level)
         kind = images.device.type
@@ -154,30 +163,28 @@ class FasterRcnn(nn.Module):
         """None: torchvision assigns anchors by itself."""
 
     def detections(self, raw: RawDetections, size: tuple[int, int], options: DetectOptions) -> list[Detections]:
-        """Detections of each image, boxes xyxy in pixels of the network input."""
-        return [survivors(found, options) for found in candidates(raw, options.confidence)]
+        """By the softmax over classes and background; a proposal may stand for several classes."""
+        counts = [len(proposals) for proposals in raw.first.proposals]
+        solid = ((raw.box[..., 2:] - raw.box[..., :2]) >= SMALLEST_SIDE).all(dim=-1)  # [R, C]
+        scores = raw.logits.softmax(dim=1)[:, 1:].where(solid, -1.0)  # [R, C]
+        images = zip(scores.split(counts), raw.box.split(counts), strict=True)
+        return [select_detections(score, lambda *place, box=box: box[place], options) for score, box in images]
 
     def frozen(self, freeze: Freeze) -> list[nn.Module]:
-        """The backbone without its pyramid, where the key ``freeze`` says so.
-
-        Raises:
-            ConfigError: rows are named; this model has none.
-        """
+        """The backbone without its pyramid; ConfigError where rows are named, which this model has none of."""
         if freeze and freeze != "backbone":
             raise ConfigError(f"freeze: expected backbone or [] for Faster R-CNN, found {list(freeze)}")
         return [self.backbone.body] if freeze else []
 
     def class_rows(self) -> dict[str, ClassRows]:
-        """The tensors of ``state_dict`` that depend on the classes; the background comes first."""
+        # The background comes first.
         rows = {"cls_score": ClassRows(1, 1, 1), "bbox_pred": ClassRows(1, 4, 4)}
         return {f"roi_heads.box_predictor.{key}.{part}": rows[key] for key in rows for part in ("weight", "bias")}
 
     def compile_network(self) -> None:
-        """Compile the backbone with its pyramid at its first use."""
         self.backbone.compile()
 
     def for_inference(self) -> FasterRcnn:
-        """A copy in evaluation mode."""
         return copy.deepcopy(self).eval()
 
     def to_trace(self) -> nn.Module:
@@ -185,11 +192,10 @@ class FasterRcnn(nn.Module):
         return copy.deepcopy(self.backbone).cpu().eval()
 
     def describe(self, size: int) -> str:
-        """Backbone and parameters, for the start of a run."""
         parameters = sum(parameter.numel() for parameter in self.parameters())
         return f"Faster R-CNN, {self.config.backbone}, {parameters:,} parameters, {size} px"
 
-    def losses(self, first: FirstStage, objects: Objects, objectives: BoxObjectives) -> StageLosses:
+    def losses(self, first: FirstStage, objects: Objects, rpn: BoxObjective, roi: BoxObjective) -> StageLosses:
         """Finite scalars that carry a gradient, also without any object.
 
         Anchors and proposals are sampled by torch's global random generator of the device. Objects without an area
@@ -199,20 +205,15 @@ class FasterRcnn(nn.Module):
         usable = (box[:, 2:] > box[:, :2]).all(dim=1)  # after the conversion: tiny sides may be rounded away in it
         own = [usable & (objects.image == image) for image in range(len(first.proposals))]
         by_image = [{"boxes": box[mine], "labels": objects.label[mine] + 1} for mine in own]  # 0 is the background
-        objectness, rpn_box = self._first_losses(first, by_image, objectives.rpn)
-        classifier, roi_box = self._second_losses(first, by_image, objectives.roi)
-        return StageLosses(objectness, rpn_box, classifier, roi_box)
+        return StageLosses(*self._first_losses(first, by_image, rpn), *self._second_losses(first, by_image, roi))
 
     @torch.no_grad()
     def validation_losses(
-        self, raw: RawDetections, objects: Objects, objectives: BoxObjectives, seed: int = 0
+        self, first: FirstStage, objects: Objects, rpn: BoxObjective, roi: BoxObjective, seed: int = 0
     ) -> StageLosses:
-        """The losses of a validated batch without another pass of the backbone; the same for the same input.
-
-        The second stage sees the proposals of test time, fewer than in training. No random generator moves.
-        """
-        with _fixed_randomness(seed, raw.logits.device):
-            return self.losses(raw.first._replace(precision=None), objects, objectives)
+        """The same losses for the same input; no random generator moves. The proposals are those of test time."""
+        with _fixed_randomness(seed, first.anchors.device):
+            return self.losses(first._replace(precision=None), objects, rpn, roi)
 
     def _first_losses(
         self, first: FirstStage, objects: list[dict[str, Tensor]], objective: BoxObjective
@@ -224,7 +225,7 @@ class FasterRcnn(nn.Module):
         count = sampled.sum().clamp(min=1)
         objectness = F.binary_cross_entropy_with_logits(first.objectness[sampled], label[sampled], reduction="sum")
         reference = first.anchors.expand(len(objects), -1, -1)[positive]  # [P, 4]
-        box_loss = box_objective(objective, self.rpn.box_coder, first.deltas[positive], reference, box[positive])
+        box_loss = objective.total(self.rpn.box_coder, first.deltas[positive], reference, box[positive])
         return objectness / count, box_loss / count
 
     def _second_losses(
@@ -238,49 +239,9 @@ class FasterRcnn(nn.Module):
         boxes = [each["boxes"][match[own > 0]] for each, match, own in zip(objects, matches, labels, strict=True)]
         positive = (label > 0).nonzero().squeeze(1)  # [P]
         own_class, reference = deltas[positive, label[positive]], torch.cat(proposals)[positive]  # [P, 4]
-        box_loss = box_objective(objective, heads.box_coder, own_class, reference, torch.cat(boxes))
+        box_loss = objective.total(heads.box_coder, own_class, reference, torch.cat(boxes))
         count = max(len(label), 1)
         return classifier / count, box_loss / count
-
-
-def box_objective(objective: BoxObjective, coder: Any, deltas: Tensor, reference: Tensor, target: Tensor) -> Tensor:
-    """Box loss of one stage, summed over the pairs: the one place where a box loss meets Faster R-CNN.
-
-    Args:
-        coder: torchvision's box coder of the stage.
-        deltas: ``[P, 4]``, predicted relative to ``reference``.
-        reference: anchors or proposals xyxy ``[P, 4]``.
-        target: matched objects xyxy ``[P, 4]``.
-    """
-    if objective.on == "deltas":
-        loss = objective.function(deltas, coder.encode_single(target, reference))
-    else:
-        box = coder.decode_single(deltas, reference)
-        loss = objective.function(xyxy_to_cxcywh(box), xyxy_to_cxcywh(target))
-    return loss.sum() * objective.gain
-
-
-def candidates(raw: RawDetections, confidence: float) -> list[Detections]:
-    """For each image its boxes whose class scores lie above ``confidence``, best first, before any NMS.
-
-    The score is the softmax over classes and background; a proposal may stand for several classes. Boxes are xyxy in
-    pixels and have an area, labels count from 0.
-    """
-    counts = [len(proposals) for proposals in raw.first.proposals]
-    solid = ((raw.box[..., 2:] - raw.box[..., :2]) >= SMALLEST_SIDE).all(dim=-1)  # [R, C]
-    scores = raw.logits.softmax(dim=1)[:, 1:].where(solid, -1.0)  # [R, C]
-    found = []
-    for image_scores, box in zip(scores.split(counts), raw.box.split(counts), strict=True):
-        row, label = (image_scores > max(confidence, 0.0)).nonzero(as_tuple=True)
-        score, order = image_scores[row, label].sort(descending=True, stable=True)
-        row, label = row[order], label[order]
-        found.append(Detections(box[row, label], score, label))
-    return found
-
-
-def _by_anchor(level: Tensor, outputs: int) -> Tensor:
-    """A level's map ``[B, A * outputs, h, w]`` as ``[B, h * w * A, outputs]``, the order of the anchors."""
-    return level.unflatten(1, (-1, outputs)).permute(0, 3, 4, 1, 2).flatten(1, 3)
 
 
 @contextlib.contextmanager
@@ -290,9 +251,8 @@ def _fixed_randomness(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(gpus, device_type=device.type if gpus else "cuda"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the devices that are not forked too
         for gpu in gpus:
-            module = torch.get_device_module(gpu)
-            with module.device(gpu):
-                module.manual_seed(seed)
+            with torch.get_device_module(gpu).device(gpu):
+                torch.get_device_module(gpu).manual_seed(seed)
         yield
 
 

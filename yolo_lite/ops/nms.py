@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.structures import Detections
 
 QUICK_CANDIDATES = 1000  # tried before all candidates of an image
@@ -27,12 +26,14 @@ class DetectOptions(NamedTuple):
     agnostic: bool = False  # a box is dropped for a better one of any class
 
 
-def select_detections(score: Tensor, boxes_of: Callable[[Tensor], Tensor], options: DetectOptions) -> Detections:
+def select_detections(
+    score: Tensor, boxes_of: Callable[[Tensor, Tensor], Tensor], options: DetectOptions
+) -> Detections:
     """Multi-label detections of one image; boxes xyxy in the pixels of ``boxes_of``.
 
     Args:
         score: ``[S, C]`` in 0..1, of the slots that may hold a detection.
-        boxes_of: boxes cxcywh ``[K, 4]`` of K of these slots, given by their rows: only the best are decoded.
+        boxes_of: boxes xyxy ``[K, 4]`` by row and label, ``[K]`` each, of ``score``: only the best are decoded.
     """
     if options.classes is not None:
         score = score * _is_wanted(torch.arange(score.shape[1], device=score.device), options.classes)
@@ -41,7 +42,7 @@ def select_detections(score: Tensor, boxes_of: Callable[[Tensor], Tensor], optio
     best, order = score.flatten()[candidate].sort(descending=True, stable=True)
     best, candidate = best[: options.max_candidates], candidate[order[: options.max_candidates]]
     row, label = candidate // score.shape[1], candidate % score.shape[1]
-    return survivors(Detections(cxcywh_to_xyxy(boxes_of(row)), best, label), options)
+    return survivors(Detections(boxes_of(row, label), best, label), options)
 
 
 def _is_wanted(label: Tensor, classes: tuple[int, ...]) -> Tensor:
@@ -83,8 +84,7 @@ def load_torchvision_operators() -> None:
     if hasattr(torch.ops.torchvision, "nms"):
         return
     spec = importlib.util.find_spec("torchvision")
-    folders = spec.submodule_search_locations if spec else None
-    for library in sorted(Path(next(iter(folders or ["."]))).glob("_C*")):
+    for library in Path(spec.origin).parent.glob("_C*") if spec and spec.origin else ():
         torch.ops.load_library(library)
     if not hasattr(torch.ops.torchvision, "nms"):
         import torchvision  # noqa: F401, built in another way
