@@ -14,12 +14,8 @@ from yolo_lite.config.hyp import Hyp
 from yolo_lite.loss.assigners import build_targets
 from yolo_lite.loss.box import BOX_LOSSES
 from yolo_lite.loss.classification import CLS_LOSSES
-from yolo_lite.loss.criteria import (
-    AnchorCriterion,
-    loss_gains,
-    objectness_balance,
-)
-from yolo_lite.model.heads import COLUMNS
+from yolo_lite.loss.criteria.anchor import AnchorCriterion, compute_loss, loss_gains, objectness_balance
+from yolo_lite.model.heads.detect import COLUMNS
 from yolo_lite.ops.grid import Grid, make_grid
 from yolo_lite.structures import Losses, Matches, Objects, Raw
 
@@ -91,7 +87,7 @@ def losses_and_gradient(
     raw = raw.clone().requires_grad_()
     matches = matches or build_targets(targets, grid, hyp.anchor_t)
     totals = totals or step_totals([matches], grid, len(raw))
-    parts = losses_of(hyp, raw)(Raw(raw, COLUMNS), targets, matches, grid, totals)
+    parts = compute_loss(Raw(raw, COLUMNS), targets, matches, grid, losses_of(hyp, raw), totals)
     assert list(parts) == ["box", "obj", "cls"] and all(part.requires_grad for part in parts.values())
     (gradient,) = torch.autograd.grad(parts["box"] + parts["obj"] + parts["cls"], raw)
     return {name: part.detach() for name, part in parts.items()}, gradient
