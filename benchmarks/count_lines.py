@@ -21,21 +21,27 @@ PACKAGE = Path(__file__).resolve().parent.parent / "yolo_lite"
 CORE = ("structures.py", "ops/*", "config/*", "loss/*", "model/*", "data/*", "engine/*")
 BESIDE = (
     "loss/mask*.py",  # of semantic segmentation
+    "config/faster_rcnn.py",
     "model/faster_rcnn.py",
     "model/backbones.py",  # of Faster R-CNN
     "engine/two_stage.py",  # its criterion
     "config/options.py",  # what the commands take, and where their files are found
     "config/find.py",
     "engine/resolve.py",
-    "config/faster_rcnn.py",
     "config/old.py",  # advice for old keys
     "data/shapes.py",  # draws the embedded set
     "data/writers.py",  # of convert
-    "data/index_cache.py",  # what is kept between runs
+    "data/index_cache.py",  # what is kept between runs, and decoded images between epochs
+    "data/store.py",
+    "engine/processes.py",  # torchrun
+    "engine/multi_scale.py",
     "engine/batch_size.py",  # --batch-size auto
+    "engine/validate.py",  # what val.py does beside the evaluation
     "engine/detection_files.py",  # --save-json, --save-txt
-    "engine/confusion.py",  # what sheets show
+    "engine/checkpoint.py",  # what a run leaves: weights, figures, its folder
+    "engine/record.py",
     "engine/sheets.py",
+    "engine/confusion.py",
     "engine/run_folder.py",
     "engine/stop.py",  # Ctrl-C
 )

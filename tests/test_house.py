@@ -11,9 +11,9 @@ sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 
 from count_lines import BESIDE, CORE, core_lines, functions, is_core, lines_by_file
 
-# Where the house stands. The goals are 6,000 and 13,000: whoever makes it smaller lowers these, nobody raises them.
-MOST_OF_CORE = 7_610
-MOST_OF_PACKAGE = 14_700
+# Where the house stands. Whoever makes it smaller lowers these.
+MOST_OF_CORE = 6_000
+MOST_OF_PACKAGE = 13_000
 MOST_OF_FUNCTION = 44
 
 
@@ -37,4 +37,4 @@ def test_every_pattern_of_the_core_names_a_file():
 def test_the_core_is_what_a_newcomer_reads():
     core = {path for path in lines_by_file() if is_core(path)}
     assert {"structures.py", "loss/box.py", "engine/train.py", "ops/nms.py"} <= core
-    assert not {"api.py", "loss/mask.py", "model/faster_rcnn.py", "cli/train.py", "report/curves.py"} & core
+    assert not {"api.py", "loss/mask.py", "model/faster_rcnn.py", "cli/train.py", "report/evaluation.py"} & core

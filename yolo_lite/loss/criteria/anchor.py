@@ -19,6 +19,8 @@ from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import Grid, decode_anchors
 from yolo_lite.structures import Losses, Matches, Objects, Predictions, Raw
 
+Totals = tuple[Tensor, ...]  # here images [] and matched pairs of each level [L], float32
+
 
 def loss_gains(
     section: LossSection, num_levels: int, num_classes: int, height: int, width: int
@@ -61,27 +63,20 @@ class AnchorCriterion(Criterion):
         score = raw["obj"].detach().sigmoid()[..., None] * raw["cls"].detach().sigmoid()
         return Predictions(decode_anchors(raw["box"].detach(), grid.slots), score)
 
-    def totals(self, matches: Sequence[Matches], grids: Sequence[Grid], num_images: int) -> tuple[Tensor, ...]:
-        """Images ``[]``, and matched pairs of each level ``[L]``, float32; there must be a batch."""
+    def totals(self, matches: Sequence[Matches], grids: Sequence[Grid], num_images: int) -> Totals:
+        """Images, and matched pairs of each level; there must be a batch."""
         counts = [
             grid.anchors.new_zeros(len(grid.levels)).index_add_(0, grid.level[match.slot], torch.ones_like(match.score))
             for match, grid in zip(matches, grids, strict=True)
         ]
         return counts[0].new_full((), num_images), torch.stack(counts).sum(dim=0)
 
-    def forward(
-        self, raw: Raw, objects: Objects, matches: Matches, grid: Grid, totals: tuple[Tensor, ...] | None
-    ) -> Losses:
+    def forward(self, raw: Raw, objects: Objects, matches: Matches, grid: Grid, totals: Totals | None) -> Losses:
         return compute_loss(raw, objects, matches, grid, self, totals)
 
 
 def compute_loss(
-    raw: Raw,
-    objects: Objects,
-    matches: Matches,
-    grid: Grid,
-    criterion: AnchorCriterion,
-    totals: tuple[Tensor, ...] | None,
+    raw: Raw, objects: Objects, matches: Matches, grid: Grid, criterion: AnchorCriterion, totals: Totals | None
 ) -> Losses:
     """Box loss of matched pairs, objectness against their IoU, classes against one-hot.
 
@@ -99,14 +94,15 @@ def compute_loss(
     num_classes, section = raw["cls"].shape[2], criterion.section
     box_gain, obj_gain, cls_gain = loss_gains(section, len(grid.levels), num_classes, *grid.size)
     matched, slots = raw.select(matches.image, matches.slot).float(), grid.slots.select(matches.slot)
-    weight = matches.score if totals is None else matches.score / totals[1][grid.level[matches.slot]]  # [P]
+    num_images, positives = totals or (1.0, None)
+    weight = matches.score if positives is None else matches.score / positives[grid.level[matches.slot]]  # [P]
 
     box, target_box = decode_anchors(matched["box"], slots), objects.box[matches.target]  # [P, 4]
     box_error = criterion.box(box, target_box, unit=slots.stride, image_size=grid.size)  # [P]
 
     obj_target = torch.zeros(raw["obj"].shape, device=box.device)  # [B, N]
     obj_target[matches.image, matches.slot] = aligned_iou(box.detach(), target_box)
-    obj_error = criterion.obj(raw["obj"].float(), obj_target) * _slot_weight(grid, is_mean=totals is not None)
+    obj_error = criterion.obj(raw["obj"].float(), obj_target) * _slot_weight(grid, is_mean=positives is not None)
 
     if num_classes > 1:
         label = objects.label[matches.target]
@@ -117,7 +113,7 @@ def compute_loss(
         cls_loss = matched["cls"].sum() * 0
     return {
         "box": (box_error * weight).sum() * box_gain,
-        "obj": obj_error.sum() / (1.0 if totals is None else totals[0]) * obj_gain,
+        "obj": obj_error.sum() / num_images * obj_gain,
         "cls": cls_loss * cls_gain,
     }
 
