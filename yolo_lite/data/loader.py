@@ -119,6 +119,7 @@ def evaluation_loader(
 
 
 def _loader(dataset, batches, workers: int, pin_memory: bool) -> DataLoader[Batch]:  # type: ignore[no-untyped-def]
+    workers = max(min(workers, len(batches) - 1), 0)  # the first batch is waited for, whoever loads it
     return DataLoader(
         dataset,
         batch_sampler=batches,

@@ -15,7 +15,7 @@ from yolo_lite.config.run import RunConfig
 from yolo_lite.engine import sheets
 from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.loss.criteria import Criterion
-from yolo_lite.report.drawing import encode_png
+from yolo_lite.report.drawing import write_image
 from yolo_lite.report.results_csv import ResultsCsv, results_image
 from yolo_lite.report.tensorboard import TensorBoard
 from yolo_lite.structures import Batch
@@ -89,9 +89,8 @@ class Record:
         self.board.pr_curves(present, curves, number)
 
     def _image(self, tag: str, name: str, image_rgb: np.ndarray, step: int) -> None:
-        png = encode_png(image_rgb)
-        self.board.image(tag, png, step)
-        (self.folder / name).write_bytes(png)
+        self.board.image(tag, image_rgb, step)
+        write_image(self.folder / name, image_rgb)
 
 
 def say(row: Mapping[str, float], seconds: float, epochs: int) -> None:
