@@ -110,7 +110,7 @@ def test_the_command_prints_lines_for_the_yaml_and_changes_nothing(
     )
     data = load_dataset_config(tiny_data)
     size = training_sizes(index_split(data, tiny_data, "train"), 64)
-    for word, anchors in (("before", anchors_of_yolo_n()), ("after", model_anchors(changed))):
+    for word, anchors in (("current", anchors_of_yolo_n()), ("fitted", model_anchors(changed))):
         ratios = best_ratios(size, anchors.reshape(-1, 2))
         assert f"{word:<8}{(ratios < 4).mean():>8.4f}{ratios.mean():>12.3f}\n" in said
     assert "nothing was changed" in said and not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from test_augment import COLOURS, NO_OBJECTS, OFF, Drawn, random_sample, rectangle_sample, sample_of, training_set
 
 from yolo_lite.config.data import DatasetConfig
@@ -296,6 +297,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
         "turned_by": lambda image, instances, rng, strength=0.5: effects.fliplr(image, instances, rng),
         "forgotten": lambda image, instances, rng: image,
         "uneven": lambda image, label, xyxy, rng: (image, label[1:], xyxy),
+        "moved": lambda image, label, xyxy, rng, *, by=0.0: (image, label, xyxy + by),
         "bent": lambda image, label, xyxy, rng: (image, label, xyxy[:, :3]),
     }
     for name, function in entries.items():
@@ -322,6 +324,23 @@ def test_what_an_augmentation_pushes_out_is_cut_or_dropped(polygons, known):
         assert equal(item, shifted[0, position]) and len(emptied[0, position].instances.label) == 0
 
 
+def test_an_augmentation_is_given_its_parameters(polygons, known):
+    still, moved = (on_disk(polygons, load_choices(text)) for text in ("moved", "{moved: {by: 2.5}}"))
+    for position in range(6):
+        before, after = still[0, position].instances.xyxy, moved[0, position].instances.xyxy
+        np.testing.assert_allclose(after[:, :2], before[:, :2] + 2.5)
+    with pytest.raises(ValueError, match=r"unknown parameter \(nearest: 'by'\)"):
+        load_choices("{moved: {bye: 1}}")
+    with pytest.raises(ValueError, match="expected a number, found 'far'"):
+        load_choices("{moved: {by: far}}")
+
+
+def load_choices(text: str) -> Hyp:
+    """A recipe that only applies the augmentations of the text, which is YAML."""
+    plain = {"augmentations": yaml.safe_load(text), "mosaic": 0.0, "scale": 0.0, "translate": 0.0}
+    return Hyp.model_validate(plain, context=SEAMS)
+
+
 @pytest.mark.parametrize("name", ["turned", "turned_by"])
 def test_an_augmentation_may_take_instances_with_their_outlines(polygons, known, name):
     """What it returns is what a built-in one would: boxes, shares and outlines mirrored."""
@@ -344,8 +363,8 @@ def test_an_augmentation_may_take_instances_with_their_outlines(polygons, known,
         ("cropped", r"expected an image of uint8 \[64, 64, 3\], found uint8 \[32, 64, 3\]"),
         ("float", r"expected an image of uint8 .*, found float64"),
         ("nothing", r"expected \(image, label, xyxy\), found NoneType"),
-        ("uneven", r"expected boxes \[\d, 4\], one a label, found \[\d, 4\]"),
-        ("bent", r"expected boxes \[\d, 4\], one a label, found \[\d, 3\]"),
+        ("uneven", r"expected boxes \[\d, 4\], one for each label, found \[\d, 4\]"),
+        ("bent", r"expected boxes \[\d, 4\], one for each label, found \[\d, 3\]"),
     ],
 )
 def test_what_an_augmentation_gives_is_checked(polygons, known, name, message):

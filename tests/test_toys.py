@@ -114,7 +114,7 @@ def test_a_task(tiny_data: Path, tmp_path: Path):
 
 
 def test_an_augmentation(tiny_data: Path, tmp_path: Path):
-    rows = trained(tiny_data, tmp_path, ANCHORS, "augmentations=[swap_channels]")
+    rows = trained(tiny_data, tmp_path, ANCHORS, "augmentations=[{swap_channels: {chance: 0.5}}]")
     assert len(rows) == 2
 
 

@@ -129,8 +129,12 @@ def count_criterion(config, section, label_counts: np.ndarray) -> CountCriterion
 # ------------------------------------------------------------------------------------------------------ an augmentation
 
 
-def swap_channels(image: np.ndarray, label: np.ndarray, xyxy: np.ndarray, rng: np.random.Generator):
+def swap_channels(
+    image: np.ndarray, label: np.ndarray, xyxy: np.ndarray, rng: np.random.Generator, *, chance: float = 1.0
+):
     """RGB in another order."""
+    if rng.random() >= chance:
+        return image, label, xyxy
     return np.ascontiguousarray(image[..., rng.permutation(image.shape[2])]), label, xyxy
 
 

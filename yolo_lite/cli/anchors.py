@@ -19,7 +19,7 @@ def run(options: AnchorsOptions) -> None:
     new = fit_anchors(size, old.shape[0] * old.shape[1], anchor_t, options.seed).reshape(old.shape)
     print(f"{len(size)} objects at {longest} px; recall: an anchor's sides differ by less than {anchor_t:g} times")
     print(f"{'':<8}{'recall':>8}{'mean ratio':>12}")
-    for name, anchors in (("before", old), ("after", new)):
+    for name, anchors in (("current", old), ("fitted", new)):
         recall, mean_ratio = measure_fit(size, anchors, anchor_t)
         print(f"{name:<8}{recall:>8.4f}{mean_ratio:>12.3f}")
     rows = (", ".join(f"{side:g}" for side in level.ravel()) for level in new)

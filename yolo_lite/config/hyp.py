@@ -71,8 +71,8 @@ class LossSection(Section):
 
 
 Augmentations = Annotated[
-    Listed[Annotated[str, chosen_from("AUGMENTATIONS")]],
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    Listed[Annotated[Choice, chosen_from("AUGMENTATIONS")]],
+    BeforeValidator(lambda value: [value] if isinstance(value, (str, dict)) else value),
 ]
 
 

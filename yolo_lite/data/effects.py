@@ -6,7 +6,8 @@ the sample and the augmentation's name, from which all that is random comes. One
 ``(image, label, xyxy, rng) -> (image, label, xyxy)`` too: label ``[m]`` int64, xyxy ``[m, 4]`` float64 in pixels.
 
 The built-in ones happen with the chance that the key of their name states, and are given the keys of hyp.yaml that
-they name behind a ``*``; those of a plugin happen where the key ``augmentations`` lists them.
+they name behind a ``*``; those of a plugin happen where the key ``augmentations`` lists them, as ``name`` or with
+parameters that stand behind their ``*``, ``{name: {strength: 0.5}}``.
 """
 
 from __future__ import annotations
@@ -112,28 +113,31 @@ def apply_effects(sample: Sample, hyp: AugmentSection, random: NamedGenerators) 
         chance = getattr(hyp, name, 1.0)
         if chance and random[name].random() < chance:
             sample = Sample(*AUGMENTATIONS[name](*sample, random[name], **{key: getattr(hyp, key) for key in keys}))
-    for name in hyp.augmentations:
+    for choice in hyp.augmentations:
         kept = sample.instances.select(worth_learning(sample.instances))
-        sample = _apply_listed(name, Sample(sample.image, kept), hyp, random[name])
+        given = {key: getattr(hyp, key) for key in BUILT_IN.get(choice.name, ())} | choice.parameters
+        sample = _apply_listed(choice.name, Sample(sample.image, kept), random[choice.name], given)
     return sample
 
 
-def _apply_listed(name: str, sample: Sample, hyp: AugmentSection, rng: np.random.Generator) -> Sample:
+def _apply_listed(name: str, sample: Sample, rng: np.random.Generator, given: dict[str, Any]) -> Sample:
     """The sample after a function that the key ``augmentations`` lists; what it returns is checked."""
     function, where = AUGMENTATIONS[name], f"augmentations: {name}"
     parameters = inspect.signature(function).parameters.values()
     if sum(one.default is one.empty and one.kind is not one.KEYWORD_ONLY for one in parameters) == 3:
-        made = function(*sample, rng, **{key: getattr(hyp, key) for key in BUILT_IN.get(name, ())})
+        made = function(*sample, rng, **given)
         if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[1], Instances):
             raise ConfigError(f"{where}: expected (image, instances), found {type(made).__name__}")
         instances = made[1]
     else:
-        made = function(sample.image, sample.instances.label, sample.instances.xyxy, rng)
+        made = function(sample.image, sample.instances.label, sample.instances.xyxy, rng, **given)
         if not isinstance(made, tuple) or len(made) != 3:
             raise ConfigError(f"{where}: expected (image, label, xyxy), found {type(made).__name__}")
         label, xyxy = np.asarray(made[1], np.int64).reshape(-1), np.asarray(made[2], np.float64)
         if xyxy.shape != (len(label), 4) and (xyxy.size or len(label)):
-            raise ConfigError(f"{where}: expected boxes [{len(label)}, 4], one a label, found {list(xyxy.shape)}")
+            raise ConfigError(
+                f"{where}: expected boxes [{len(label)}, 4], one for each label, found {list(xyxy.shape)}"
+            )
         instances = Instances(label, xyxy.reshape(-1, 4), np.ones(len(label)))
     image = np.ascontiguousarray(made[0])
     if image.dtype != np.uint8 or image.shape != sample.image.shape:

@@ -30,7 +30,7 @@ class DatasetShape(NamedTuple):
 
 
 def dataset_image(shape: DatasetShape) -> np.ndarray:
-    """Counts of classes by split; sizes with anchors, aspect ratios, objects an image and centres of one split; RGB."""
+    """Counts of classes by split; of one split sizes with anchors, aspect ratios, objects per image, centres; RGB."""
     figure, split, colour = new_figure(13.6, 7.7), shape.split, COLOURS[shape.split]
     panels = figure.subplot_mosaic("aaaa;bcde", height_ratios=(1, 1.15))
     classes, sizes, ratios, per_image, centres = (panels[name] for name in "abcde")
@@ -43,7 +43,7 @@ def dataset_image(shape: DatasetShape) -> np.ndarray:
     ratios.set(xlabel="width : height", ylabel="objects", title=f"{split}: aspect ratios")
     most = int(shape.per_image.max(initial=1))
     per_image.hist(shape.per_image, bins=min(most + 1, 60), range=(-0.5, most + 0.5), color=colour)
-    per_image.set(xlabel="objects in an image", ylabel="images", title=f"{split}: objects an image")
+    per_image.set(xlabel="objects in an image", ylabel="images", title=f"{split}: objects per image")
     *_, image = centres.hist2d(shape.centre[:, 0], shape.centre[:, 1], bins=32, range=((0, 1), (0, 1)))
     centres.set(xlabel="x, part of the width", ylabel="y, part of the height", title=f"{split}: centres", ylim=(1, 0))
     figure.colorbar(image, ax=centres, shrink=0.7)

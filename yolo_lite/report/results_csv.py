@@ -78,7 +78,7 @@ def results_image(path: Path) -> np.ndarray:
         marker = "o" if len(table) == 1 else None  # a line of one point is nothing
         for key, style in zip(present, ("-", "--", ":"), strict=False):  # lines that lie on one another are all seen
             axes.plot(table["epoch"], table[key], style, marker=marker, label=key)
-        axes.set(title=title, xlabel="epoch", ylabel=title)
+        axes.set(title=title, xlabel="epoch")
         axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)
         if present:
