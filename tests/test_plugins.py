@@ -529,7 +529,7 @@ def test_the_example_of_the_readme_is_a_plugin_whose_loss_and_block_work(tmp_pat
     predicted = torch.tensor([[0.0, 0, 2, 3]], requires_grad=True)
     with loaded([str(tmp_path / "my.py")]):
         loss = BoxLoss("log_ratio")(predicted, torch.tensor([[5.0, 5, 4, 3]]))
-        assert loss.tolist() == pytest.approx([math.log(2)])
+        assert loss.tolist() == pytest.approx([5 / 4 + 5 / 3 + math.log(2)])
         assert Detector(model_with([-1, 1, "Gate", [4]]))(torch.zeros(1, 3, 64, 64)).slots.shape == (1, 32 * 32, 7)
 
 
