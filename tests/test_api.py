@@ -217,7 +217,7 @@ def test_evaluate_writes_a_run_folder_where_one_is_asked_for(
     report = evaluate(weights=tiny_run / "weights/last.pt", **CPU, **option)
     folder = tmp_path / "runs/val/exp"
     assert json.loads((folder / "metrics.json").read_text()) == report
-    assert (folder / "val_predictions.png").exists()
+    assert (folder / "val_predictions.jpg").exists()
 
 
 def test_a_plugin_is_loaded_for_one_call(tiny_data: Path, tmp_path: Path):

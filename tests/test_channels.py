@@ -33,8 +33,8 @@ def test_the_first_convolution_reads_the_datasets_channels(grey_run):
     config = config_of(content, "last.pt")
     assert config.model.ch == config.data.channels == 1
     assert content["ema"]["layers.0.conv.weight"].shape[1] == 1
-    figures = {path.name for path in grey_run.glob("*.png")}
-    assert figures >= {"train_batch.png", "assigned_anchors.png", "val_predictions.png"}
+    figures = {path.name for path in grey_run.glob("*.jpg")}
+    assert figures >= {"train_batch.jpg", "assigned_anchors.jpg", "val_predictions.jpg"}
 
 
 def test_validation_reads_the_channels_of_the_checkpoint(grey_run, tiny_data, tmp_path, capsys):

@@ -257,7 +257,7 @@ def test_nothing_found_is_a_result_too(tiny_run: Path, tmp_path: Path) -> None:
     assert [metrics[key] for key in ("map50_95", "recall", "ar_100")] == [0, 0, 0]
     assert json.loads((tmp_path / "exp/predictions.json").read_text()) == []
     assert {file.read_text() for file in (tmp_path / "exp/labels").iterdir()} == {""}
-    assert (tmp_path / "exp/worst_images.png").exists()
+    assert (tmp_path / "exp/worst_images.jpg").exists()
 
 
 def test_another_set_of_names_is_refused(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,8 +41,9 @@ TAGS = {
 def test_a_run_leaves_weights_figures_and_pictures(tiny_run: Path) -> None:
     files = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
     assert {"weights/best.pt", "weights/last.pt", "config.yaml", "results.csv"} <= files
-    pictures = "val_predictions worst_images curves confusion_matrix ap_by_class results train_batch assigned_anchors"
-    assert {f"{name}.png" for name in pictures.split()} | {"metrics.json"} <= files
+    photographs = {f"{name}.jpg" for name in ("val_predictions", "worst_images", "train_batch", "assigned_anchors")}
+    figures = {f"{name}.png" for name in ("curves", "confusion_matrix", "ap_by_class", "results")}
+    assert photographs | figures | {"metrics.json"} <= files
     assert [row["epoch"] for row in rows_of(tiny_run)] == ["1", "2"]
     assert set(rows_of(tiny_run)[0]) == {"epoch", *TAGS}
     assert not list(tiny_run.rglob("*.tmp"))

@@ -50,10 +50,10 @@ class Record:
         names = self.config.data.class_names
         for number, batch in enumerate(batches):
             if number == 0:
-                self._image("train/batch", "train_batch.png", sheets.training_sheet(batch, names), 0)
+                self._image("train/batch", "train_batch.jpg", sheets.training_sheet(batch, names), 0)
                 if (assigned := sheets.assigned_cells(model, criterion, batch)) and len(assigned.image):
                     sheet = sheets.anchor_sheet(batch, assigned, names)
-                    self._image("train/assigned_anchors", "assigned_anchors.png", sheet, 0)
+                    self._image("train/assigned_anchors", "assigned_anchors.jpg", sheet, 0)
             yield batch
 
     def epoch(self, row: Mapping[str, float], seconds: Mapping[str, float], evaluation: Evaluation) -> None:
@@ -83,7 +83,7 @@ class Record:
 
     def _figures(self, evaluation: Evaluation, number: int) -> None:
         for name, image_rgb in sheets.figures(evaluation, evaluation.split):
-            self._image(f"figures/{name}", f"{name}.png", image_rgb, number)
+            self._image(f"figures/{Path(name).stem}", name, image_rgb, number)
         curves = evaluation.scores.curves
         present = {name: row for row, name in enumerate(evaluation.split.dataset.names) if curves.objects[row]}
         self.board.pr_curves(present, curves, number)

@@ -97,14 +97,14 @@ def prediction_sheet(index: DatasetIndex, errors: Errors, positions: np.ndarray,
 
 
 def figures(evaluation: Evaluation, split: Split) -> Iterator[tuple[str, np.ndarray]]:
-    """The images of an evaluation, RGB, and the names of their files, without an ending."""
+    """The images of an evaluation, RGB, and the names of their files: photographs are JPEG, twenty times quicker."""
     index, scores = split.dataset, evaluation.scores
     errors = find_errors(index, split.truth, evaluation.detections)
     rule = f"detections above confidence {SHOWN_CONFIDENCE}, paired with objects at IoU 0.5 whatever their classes"
     spread = np.linspace(0, len(index) - 1, min(4, len(index))).round().astype(int)
-    yield "val_predictions", prediction_sheet(index, errors, spread, only_errors=False)
+    yield "val_predictions.jpg", prediction_sheet(index, errors, spread, only_errors=False)
     worst = np.argsort(-errors.by_image(len(index)), kind="stable")[:6]
-    yield "worst_images", prediction_sheet(index, errors, worst, only_errors=True)
-    yield "curves", curves_image(scores.curves, index.names)
-    yield "confusion_matrix", confusion_image(errors.matrix(len(index.names)), index.names, rule)
-    yield "ap_by_class", ap_image(index.names, scores.curves.objects, np.array(scores.by_class)[:, :2])
+    yield "worst_images.jpg", prediction_sheet(index, errors, worst, only_errors=True)
+    yield "curves.png", curves_image(scores.curves, index.names)
+    yield "confusion_matrix.png", confusion_image(errors.matrix(len(index.names)), index.names, rule)
+    yield "ap_by_class.png", ap_image(index.names, scores.curves.objects, np.array(scores.by_class)[:, :2])
