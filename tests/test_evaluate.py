@@ -136,7 +136,7 @@ def test_table_and_report_count_what_the_split_holds(val_index: DatasetIndex) ->
     assert plain["map50_95"] == pytest.approx(1.0) and plain["images"] == len(val_index)
 
 
-@pytest.mark.quick
+@pytest.mark.bits
 def test_the_same_batches_give_the_same_bits_and_other_batch_sizes_agree_to_rounding(
     tiny_run: Path, val_index: DatasetIndex
 ) -> None:

@@ -170,7 +170,7 @@ def test_a_batch_holds_one_shape_and_few_pictures_wait():
     assert all(shape[2:] in ((96, 96), (96, 64)) for shape in seen) and seen.count((4, 3, 96, 96)) >= 99
 
 
-@pytest.mark.quick
+@pytest.mark.bits
 def test_the_same_batch_gives_the_same_bits_and_another_one_agrees_to_rounding(confident: Path):
     pictures = [np.random.default_rng(seed).integers(0, 256, (64, 48, 3), dtype=np.uint8) for seed in range(5)]
     model = load(confident, device="cpu")

@@ -136,7 +136,7 @@ def test_checkpoints_are_plain_and_hold_the_resolved_configuration(tiny_run: Pat
         assert all(value.dtype != torch.float16 for value in content["ema"].values())
 
 
-@pytest.mark.quick
+@pytest.mark.bits
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_one_seed_gives_one_loss_curve_to_the_bit(
     tiny_data: Path, tiny_run: Path, tmp_path: Path, workers: str
