@@ -117,6 +117,7 @@ def refused(command: Any, words: list[str], capsys: pytest.CaptureFixture[str]) 
         ("--device cuda:77", ["error: --device cuda:77: not available"]),
         ("--set cls_weights=[1,2,3,4,5,6,7]", ["error: --set cls_weights=[1,2,3,4,5,6,7]: expected "]),
         ("--device toaster", ["error: --device toaster: not available"]),
+        ("--device meta", ["error: --device meta: not available", "expected one of cpu, cuda, mps, xpu"]),
         ("--epochs -1", ["error: --epochs: expected 1 or more, found -1"]),
         ("--imgsz 0", ["error: --imgsz: expected 32 or more, found 0"]),
         (
@@ -160,9 +161,9 @@ def test_an_unusable_argument_of_train_ends_with_status_2_and_no_run_folder(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("--conf 7", "error: --conf: expected 1 or less, found 7.0"),
-        ("--conf nan", "error: --conf: expected a finite number, found nan"),
-        ("--iou -0.1", "error: --iou: expected 0 or more, found -0.1"),
+        ("--conf 7", "error: --conf: expected 0..1, found 7.0"),
+        ("--conf nan", "error: --conf: expected 0..1, found nan"),
+        ("--iou -0.1", "error: --iou: expected 0..1, found -0.1"),
         ("--max-det 0", "error: --max-det: expected 1 or more, found 0"),
         ("--batch-size 0", "error: --batch-size: expected 1 or more, found 0"),
         ("--imgsz -3", "error: --imgsz: expected 1 or more, found -3"),
@@ -340,7 +341,7 @@ def test_interrupting_a_run_ends_with_status_130_and_says_how_to_go_on(
 def test_main_knows_its_commands(place: Path, here: Path, capsys: pytest.CaptureFixture[str]):
     assert "usage: yolo-lite COMMAND" in refused(main, [], capsys)
     assert "usage: yolo-lite COMMAND" in refused(main, ["trian"], capsys)
-    assert "expected 1 or less, found 7.0" in refused(main, ["val", *val_words(place, "--conf", "7")], capsys)
+    assert "expected 0..1, found 7.0" in refused(main, ["val", *val_words(place, "--conf", "7")], capsys)
     assert "--epochs: expected 1 or more" in refused(main, ["train", *train_words(place, "--epochs", "0")], capsys)
     assert status_of(main, ["--help"]) == 0 and status_of(main, ["train", "--help"]) == 0
     assert "--resume" in capsys.readouterr().out

@@ -312,27 +312,27 @@ def test_a_bad_row_of_the_head_is_named_too(model):
 @pytest.mark.parametrize(
     ("anchors", "words"),
     [
-        ("0", "expected a number of anchors, or a list of positive numbers [w, h, w, h, ...] for each"),
+        ("0", "expected a number of anchors, or for each level a list [w, h, w, h, ...] of positive numbers"),
         ("true", "all of one length, found True"),
         ("2.5", "all of one length, found 2.5"),
-        ("[10, 13]", "[w, h, w, h, ...] for each level, all of one length, found [10, 13]"),
-        ("[]", "for each level, all of one length, found []"),
+        ("[10, 13]", "of positive numbers, all of one length, found [10, 13]"),
+        ("[]", "of positive numbers, all of one length, found []"),
         ("[[10, 13], [30]]", "all of one length, found [[10, 13], [30]]"),
         (
             "[[10, 13, 5], [30, 61, 5]]",
-            "[w, h, w, h, ...] for each level, all of one length, found [[10, 13, 5], [30, 61, 5]]",
+            "of positive numbers, all of one length, found [[10, 13, 5], [30, 61, 5]]",
         ),
         (
             "[[10, 13], [30, x]]",
-            "[w, h, w, h, ...] for each level, all of one length, found [[10, 13], [30, 'x']]",
+            "of positive numbers, all of one length, found [[10, 13], [30, 'x']]",
         ),
         (
             "[[10, 13], [30, 0]]",
-            "[w, h, w, h, ...] for each level, all of one length, found [[10, 13], [30, 0]]",
+            "of positive numbers, all of one length, found [[10, 13], [30, 0]]",
         ),
         (
             "[[10, 13], [30, .inf]]",
-            "[w, h, w, h, ...] for each level, all of one length, found [[10, 13], [30, inf]]",
+            "of positive numbers, all of one length, found [[10, 13], [30, inf]]",
         ),
     ],
 )

@@ -40,7 +40,7 @@ def find_yaml(given: str | os.PathLike[str], kind: Kind) -> Path:
     looked = f"looked in {path.resolve().parent}"
     advice = nearest(name, own)
     advice = advice if "nearest" in advice else ""
-    raise ConfigError(f"{path}: no such file ({looked}); yolo_lite brings {', '.join(own)}{advice}")
+    raise ConfigError(f"{os.fspath(given)}: no such file ({looked}); yolo_lite brings {', '.join(own)}{advice}")
 
 
 def folder_of_dataset(file: str | os.PathLike[str]) -> Path:

@@ -9,8 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from yolo_lite.config.seams import Choice, Section, chosen_from
 from yolo_lite.config.types import Count, CountOrZero, Fraction, Listed, NotNegative, Positive, Several, described
 
-# Rows of the model YAML, counted from 0, or its backbone.
-Freeze = Listed[CountOrZero] | Literal["backbone"]
+Freeze = Annotated[Listed[CountOrZero] | Literal["backbone"], described("backbone, or a list of rows, counted from 0")]
 
 
 class OptimSection(Section):
@@ -34,10 +33,8 @@ class OptimSection(Section):
     nonfinite: Literal["skip", "stop"] = "skip"  # what becomes of a step whose loss or gradient is not finite
 
 
-ClassWeights = Annotated[
-    Several[Positive] | Literal["auto"] | None,
-    described("auto, a list with a weight above 0 for each class, or null"),
-]
+_WEIGHTS = described("auto, a list with a weight above 0 for each class, or null")
+ClassWeights = Annotated[Several[Positive] | Literal["auto"] | None, _WEIGHTS]
 
 
 class LossSection(Section):

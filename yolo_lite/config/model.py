@@ -81,9 +81,10 @@ def parse_activation(text: str, names: Collection[str]) -> tuple[str, tuple[floa
 
 
 Rows = Listed[Annotated[Row, BeforeValidator(parse_row)]]
+# A number: that many anchors a level, sized by the stride.
 Anchors = Annotated[
-    Count | Annotated[Levels, AfterValidator(_in_pairs)],  # a number: that many anchors a level, sized by the stride
-    described("a number of anchors, or a list of positive numbers [w, h, w, h, ...] for each level, all of one length"),
+    Count | Annotated[Levels, AfterValidator(_in_pairs)],
+    described("a number of anchors, or for each level a list [w, h, w, h, ...] of positive numbers, all of one length"),
 ]
 
 

@@ -118,8 +118,8 @@ SuggestedSize = Annotated[
 TrainedSize = Annotated[Count | None, Field(description="longest side in pixels (default: as trained)")]
 Device = Annotated[str | int, PlainValidator(str), Field(description="cpu, 0, cuda:1, mps (default: a GPU if any)")]
 Workers = Annotated[CountOrZero, Field(description="processes that load data (default: one for each core, at most 8)")]
-Confidence = Annotated[Fraction, Field(description="lowest confidence")]
-Overlap = Annotated[Fraction, Field(description="IoU above which NMS drops a box")]
+Confidence = Annotated[Fraction, described("0..1"), Field(description="lowest confidence")]
+Overlap = Annotated[Fraction, described("0..1"), Field(description="IoU above which NMS drops a box")]
 MaxDetections = Annotated[Count, Field(description="most detections in an image")]
 Classes = Annotated[Texts, Flag(metavar="NAME"), Field(description="only these classes (default: all)")]
 Split = Literal["train", "val", "test"]
@@ -161,7 +161,9 @@ class TrainOptions(RunOptions):
     resume: Annotated[bool | StrPath | None, PlainValidator(_resume)] = option(
         None, "go on with a run: its folder or last.pt, or the latest below --project"
     )
-    save_period: Annotated[str | float | None, Flag(metavar="N")] = option(
+    save_period: Annotated[
+        str | float | None, described("a number of epochs, or minutes such as 10min"), Flag(metavar="N")
+    ] = option(
         None,
         "write last.pt every N epochs (0.25: four times an epoch), or 10min: as often, and each epoch (default: 1)",
     )

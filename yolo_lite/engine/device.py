@@ -15,6 +15,8 @@ import torch
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.structures import Compute
 
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+
 
 def choose_compute(device: str, precision: str, channels_last: bool, local_rank: int = 0) -> Compute:
     """Resolve ``--device`` and the keys ``precision`` and ``channels_last``.
@@ -37,7 +39,10 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
     if not name or name == "cuda":
         name = f"cuda:{local_rank}" if name or torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(1, device=f"cuda:{name}" if name.isdigit() else name).device
+        device = torch.empty(1, device=f"cuda:{name}" if name.isdigit() else name).device
+        if device.type not in DEVICES:
+            raise RuntimeError(f"expected one of {', '.join(DEVICES)}")
+        return device
     except (RuntimeError, AssertionError) as error:
         reason, gpus = str(error).splitlines()[0], torch.cuda.device_count()
         raise ConfigError(f"--device {name}: not available ({gpus} CUDA devices): {reason}") from None
@@ -68,13 +73,15 @@ def deterministic(wanted: bool) -> Iterator[None]:
     if not wanted:  # to say so would import torch's compiler
         yield
         return
-    before = torch.are_deterministic_algorithms_enabled()
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 @contextlib.contextmanager
@@ -83,7 +90,7 @@ def memory_errors_explained(batch_size: int, imgsz: int, remark: str = "") -> It
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
             raise
         smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else f"--imgsz {imgsz // 2}"
         told = f"out of memory with --batch-size {batch_size} at --imgsz {imgsz}: try {smaller}{remark}"
