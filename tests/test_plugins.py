@@ -517,6 +517,7 @@ def test_a_run_that_uses_nothing_of_its_plugin_validates_without_it(tiny_run: Pa
 @pytest.mark.slow
 def test_comparisons_vary_what_a_plugin_brings(tiny_data: Path, tmp_path: Path, twins: Path):
     words = words_of(tiny_data, tmp_path, "--plugin", str(twins), "--vary", "box_loss=giou,my_giou", "--seeds", "1")
+    words.remove("--no-figures")  # its runs draw none
     assert main(["compare", *words]) == 0
     first, second = json.loads((tmp_path / "exp/comparison.json").read_text())["runs"].values()
     assert first[0]["metrics"] == second[0]["metrics"]
