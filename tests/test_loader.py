@@ -608,6 +608,18 @@ def _idle_worker() -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.skipif(not CAN_FORK, reason="workers are not forked here")
+def test_no_loading_process_outlives_an_evaluation(index):
+    store = ImageStore(index, SIZE, "off", shared=True)
+    loader = evaluation_loader(EvaluationSet(index, store, functools.partial(canvas_size, stride=32)), 2, 2, False)
+    others = set(multiprocessing.active_children())
+    batches = iter(loader)
+    next(batches)
+    assert len(set(multiprocessing.active_children()) - others) == 2
+    drain(batches)
+    assert set(multiprocessing.active_children()) <= others
+
+
 def test_an_error_of_a_loading_process_is_told_in_its_own_words(tmp_path):
     for number in range(2):
         make_image = np.full((20, 30, 3), number, np.uint8)

@@ -126,7 +126,8 @@ def _loader(dataset, batches, workers: int, pin_memory: bool) -> DataLoader[Batc
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin_memory,
-        persistent_workers=workers > 0,
+        # A fork is quick, and workers that outlive their batches would hold up the end of the main process.
+        persistent_workers=workers > 0 and not CAN_FORK,
         multiprocessing_context="fork" if workers > 0 and CAN_FORK else None,
         # Without a GPU the network runs on the same cores, and one displaced thread holds up all the others.
         worker_init_fn=partial(_start_worker, niceness=0 if pin_memory else 10),
