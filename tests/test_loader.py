@@ -616,7 +616,7 @@ def test_no_loading_process_outlives_an_evaluation(index):
     batches = iter(loader)
     next(batches)
     assert len(set(multiprocessing.active_children()) - others) == 2
-    drain(batches)
+    list(batches)
     assert set(multiprocessing.active_children()) <= others
 
 
