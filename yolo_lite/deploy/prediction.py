@@ -134,5 +134,5 @@ class Outputs:
         low, high = np.floor(prediction.xyxy[:, :2]).astype(int), np.ceil(prediction.xyxy[:, 2:]).astype(int)
         for number, row in enumerate(np.flatnonzero((low < high).all(axis=1))):
             (left, top), (right, bottom) = low[row], high[row]
-            name = re.sub(r"[^\w .-]", "_", prediction.class_names[row]).strip(". ") or "_"
+            name = re.sub(r"[^\w .-]", "_", prediction.names[prediction.label[row]]).strip(". ") or "_"
             write_image(self._file(f"crops/{name}/{place}_{number}.jpg"), prediction.image[top:bottom, left:right])

@@ -82,7 +82,7 @@ class Record:
         print(f"last epoch:\n{evaluation.table()}")
 
     def _figures(self, evaluation: Evaluation, number: int) -> None:
-        for name, image_rgb in sheets.figures(evaluation, evaluation.split):
+        for name, image_rgb in sheets.figures(evaluation):
             self._image(f"figures/{Path(name).stem}", name, image_rgb, number)
         curves = evaluation.scores.curves
         present = {name: row for row, name in enumerate(evaluation.split.dataset.names) if curves.objects[row]}

@@ -11,7 +11,7 @@ import torch
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors, find_errors
-from yolo_lite.engine.evaluate import Evaluation, Split
+from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
@@ -96,10 +96,10 @@ def prediction_sheet(index: DatasetIndex, errors: Errors, positions: np.ndarray,
     return contact_sheet(pairs, columns=2)
 
 
-def figures(evaluation: Evaluation, split: Split) -> Iterator[tuple[str, np.ndarray]]:
+def figures(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray]]:
     """The images of an evaluation, RGB, and the names of their files: photographs are JPEG, twenty times quicker."""
-    index, scores = split.dataset, evaluation.scores
-    errors = find_errors(index, split.truth, evaluation.detections)
+    index, scores = evaluation.split.dataset, evaluation.scores
+    errors = find_errors(index, evaluation.split.truth, evaluation.detections)
     rule = f"detections above confidence {SHOWN_CONFIDENCE}, paired with objects at IoU 0.5 whatever their classes"
     spread = np.linspace(0, len(index) - 1, min(4, len(index))).round().astype(int)
     yield "val_predictions.jpg", prediction_sheet(index, errors, spread, only_errors=False)

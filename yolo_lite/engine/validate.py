@@ -81,7 +81,7 @@ def of_classes(evaluation: Evaluation, names: Sequence[str]) -> Evaluation:
 def write_results(folder: Path, evaluation: Evaluation, report: dict[str, Any], options: ValOptions) -> None:
     """metrics.json, images, and the detections in the forms that are asked for."""
     (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    for name, image_rgb in figures(evaluation, evaluation.split):
+    for name, image_rgb in figures(evaluation):
         write_image(folder / name, image_rgb)
     if options.save_json:
         write_coco_json(folder, evaluation.detections, evaluation.split)

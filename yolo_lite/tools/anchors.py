@@ -42,7 +42,7 @@ def training_sizes(index: DatasetIndex, longest: int) -> np.ndarray:
 def best_ratios(size: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     """Compare each object with its nearest anchor: the larger ratio ``[T]`` of their widths or heights, 1 or more.
 
-    An object can be learnt where it is below ``anchor_t`` (``loss.targets.build_targets``).
+    An object can be learnt where it is below ``anchor_t`` (``loss.assigners.build_targets``).
     """
     logs, best = np.log(size), np.full(len(size), np.inf)
     for anchor in np.log(anchors):
