@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_lite.data.labels import FileReader, LabelReader, Problem, SplitFiles
-from yolo_lite.data.pairing import Folders, names_beside
+from yolo_lite.data.pairing import Folder, names_beside
 
 if TYPE_CHECKING:
     from yolo_lite.data.index import DatasetIndex
 
+ASKED = 100  # images whose label files are looked for first
 LARGE_SHARE = 0.25  # of images or objects that teach nothing
 OTHER_SUFFIXES = {".txt": "YOLO", ".xml": "Pascal VOC", ".json": "labelme"}  # of label files, one an image
 
@@ -50,15 +51,16 @@ def _unlabelled(files: SplitFiles, reader: FileReader) -> Iterator[Problem]:
 
 def _other_formats(images: Sequence[str], reader: FileReader) -> dict[str, list[tuple[str, str]]]:
     """The images that have a label file of another format, beside them or in its folder, and that file, by suffix."""
-    listing, found = Folders(), dict[str, list[tuple[str, str]]]()
+    places, found = dict[str, list[Folder]](), dict[str, list[tuple[str, str]]]()
     for image in images:
         folder, name = os.path.split(image)
-        stem = os.path.splitext(name)[0]
-        places = [folder, *(folder.replace(f"{os.sep}images", f"{os.sep}{twin}") for twin in ("labels", "annotations"))]
+        if folder not in places:
+            twins = (folder.replace(f"{os.sep}images", f"{os.sep}{twin}") for twin in ("labels", "annotations"))
+            places[folder] = [Folder(place) for place in dict.fromkeys((folder, *twins))]
         for suffix in OTHER_SUFFIXES.keys() - {reader.suffix}:
-            label = next((path for place in places if (path := listing.find(place, stem + suffix))), None)
-            if label:
-                found.setdefault(suffix, []).append((image, label))
+            label = os.path.splitext(name)[0] + suffix
+            if path := next((path for place in places[folder] if (path := place.find(label))), None):
+                found.setdefault(suffix, []).append((image, path))
     return found
 
 
@@ -74,5 +76,5 @@ def _other_order(files: SplitFiles) -> Iterator[Problem]:
 
 
 def has_labels(images: Sequence[str], reader: LabelReader) -> bool:
-    """Whether any image has a label file of the reader's format."""
-    return bool(reader.label_files(images)[1].any())
+    """Whether any image has a label file of the reader's format; the first ones tell it nearly always."""
+    return any(reader.label_files(some)[1].any() for some in (images[:ASKED], images[ASKED:]) if some)

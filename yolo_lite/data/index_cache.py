@@ -32,7 +32,8 @@ from yolo_lite.data.shapes import cache_folder
 FORMAT = 4
 # A file may change twice within one tick of its file system's clock (2 s for FAT), and the second change not show.
 SETTLED_AFTER = 2_000_000_000  # ns
-STAMPED_TOGETHER = 500  # images a thread looks at in a row; threads help with folders on a network
+STAMPED_TOGETHER = 500  # images that are looked at in a row
+SLOW_STAMP = 100_000  # ns for an image and its label file, from which on threads help: a folder on a network
 DIGEST_SIZE = hashlib.sha256().digest_size
 
 
@@ -90,8 +91,11 @@ def _keys_of(images: Sequence[str], files: Sequence[str]) -> list[bytes]:
             keys.append(os.fsencode(text if max(stamp) < now - SETTLED_AFTER else f"{text}{now}"))
         return keys
 
+    first, rest = look(0), range(STAMPED_TOGETHER, len(images), STAMPED_TOGETHER)
+    if time.time_ns() - now < SLOW_STAMP * len(first):
+        return [*first, *(key for start in rest for key in look(start))]
     with ThreadPoolExecutor() as pool:
-        return [key for keys in pool.map(look, range(0, len(images), STAMPED_TOGETHER)) for key in keys]
+        return [*first, *(key for keys in pool.map(look, rest) for key in keys)]
 
 
 def stamp_of(path: str) -> tuple[int, int, int]:

@@ -15,27 +15,26 @@ NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 ADVICE = "rename one of them, or list the images that are meant in a text file"
 
 
-class Folders:
-    """The names of the files in folders; each folder is listed once instead of asking the disk for every file."""
+class Folder:
+    """The names of the files in a folder, listed once instead of asking the disk for every file."""
 
-    def __init__(self) -> None:
-        self._names: dict[str, dict[str, str]] = {}
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            names = os.listdir(path or ".")
+        except OSError:  # no such folder, or a file
+            names = []
+        # Names may be there in another normal form of Unicode, as macOS and archives write them.
+        self._names = {unicodedata.normalize("NFC", name): name for name in names} | dict(
+            zip(names, names, strict=True)
+        )
 
-    def find(self, folder: str, name: str) -> str | None:
-        """The path of a file of this name, also one in another normal form of Unicode; None if there is none."""
-        names = self._names.get(folder)
-        if names is None:
-            names = self._names[folder] = _listed(folder)
-        found = names.get(name) or (None if name.isascii() else names.get(unicodedata.normalize("NFC", name)))
-        return found and os.path.join(folder, found)
-
-
-def _listed(folder: str) -> dict[str, str]:
-    try:
-        names = os.listdir(folder or ".")
-    except OSError:  # no such folder, or a file
-        return {}
-    return {unicodedata.normalize("NFC", name): name for name in names if not name.isascii()} | {n: n for n in names}
+    def find(self, name: str) -> str | None:
+        """The path of the file of this name, None if there is none."""
+        found = self._names.get(name) or (
+            None if name.isascii() else self._names.get(unicodedata.normalize("NFC", name))
+        )
+        return f"{self.path}{os.sep}{found}" if found else None
 
 
 def pair_files(
@@ -50,29 +49,31 @@ def pair_files(
     Raises:
         DataError: two images have one label file, or an image has two that differ.
     """
-    listing, places = Folders(), dict[str, list[str]]()
+    places: dict[str, list[Folder]] = {}
     files: list[str] = []
     there = np.zeros(len(images), dtype=bool)
     for position, image in enumerate(images):
         folder, name = os.path.split(image)
-        if (candidates := places.get(folder)) is None:
-            candidates = places[folder] = folders_of(folder)
+        if folder not in places:
+            places[folder] = [Folder(place) for place in folders_of(folder) or [folder]]
         label = os.path.splitext(name)[0] + suffix
-        found = [path for place in candidates if (path := listing.find(place, label))]
+        found = [path for place in places[folder] if (path := place.find(label))]
         if len(found) > 1 and not filecmp.cmp(found[0], found[1], shallow=False):
             raise DataError(f"{image}: two label files that differ: {found[0]} and {found[1]}; remove one of them")
         there[position] = bool(found)
-        files.append(found[0] if found else os.path.join(*(candidates[:1] or [folder]), label))
+        files.append(found[0] if found else os.path.join(places[folder][0].path, label))
     _check_unique(images, files, there)
     return files, there
 
 
 def _check_unique(images: Sequence[str], files: Sequence[str], there: np.ndarray) -> None:
+    """Whether no label file that is there belongs to two images."""
+    if len(set(files)) == len(files):
+        return
     owner: dict[str, str] = {}
     for position in np.flatnonzero(there).tolist():
         image, file = images[position], files[position]
-        other = owner.setdefault(file, image)
-        if other != image:
+        if (other := owner.setdefault(file, image)) != image:
             raise DataError(f"{file}: the label file of two images, {other} and {image}: {ADVICE}")
 
 
