@@ -165,8 +165,8 @@ def test_what_a_coco_file_has_too_much_is_said_in_two_lines(root: Path):
     (root / "set/all.json").write_text(json.dumps(content))
     lines = [one.text.partition("all.json: ")[2] for one in findings_of(root, "data.labels=all.json")]
     assert lines == [
-        "2 images that no split has, the first: gone.png",
-        "2 annotations of images it does not list, the first: 991",
+        "2 annotations of images that it does not list, the first: 991 of image_id 99",
+        "2 other images, with 2 annotations, the first of id 3",
     ]
 
 

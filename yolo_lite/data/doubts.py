@@ -22,7 +22,7 @@ OTHER_SUFFIXES = {".txt": "YOLO", ".xml": "Pascal VOC", ".json": "labelme"}  # o
 def doubts(index: DatasetIndex, files: SplitFiles) -> Iterator[Problem]:
     """A line for each thing that a user should look at before training."""
     crowds, objects = int(index.crowd.sum()), len(index.crowd)
-    if crowds >= LARGE_SHARE * objects > 0:
+    if crowds > LARGE_SHARE * objects:
         text = f"{crowds} of {objects} objects teach nothing: they are crowds (iscrowd 1) or difficult, not learnt and"
         text += " not counted; CVAT writes masks that were drawn with a brush so: export them as polygons or boxes"
         yield Problem("crowds", text, rows=0)
@@ -42,7 +42,7 @@ def _unlabelled(files: SplitFiles, reader: FileReader) -> Iterator[Problem]:
             f"{len(found)} images have a {suffix} file ({OTHER_SUFFIXES[suffix]}) but no {reader.suffix} file and count"
         )
         yield Problem("labels of another format", f"{text} as background, the first: {image} with {label}", rows=0)
-    if len(missing) >= LARGE_SHARE * len(files.images) and not others:
+    if len(missing) > LARGE_SHARE * len(files.images) and not others:
         first = missing[0]
         text = f"{len(missing)} of {len(files.images)} images have no label file and count as background, the first:"
         text = f"{text} {files.images[first]}, for there is no {files.labels[first]}"

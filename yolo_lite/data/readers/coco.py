@@ -73,7 +73,7 @@ class CocoReader(LabelReader):
         if not all(map(_is_small, image_ids)) or len(set(image_ids)) < len(image_ids):
             image_ids = list(range(len(images)))
         known = {label: number for number, label in self.labels.items() if _is_small(number)}
-        unused = itertools.count(max([0, *known.values()]) + 1)
+        unused = itertools.count(max([0, *filter(_is_small, self.categories)]) + 1)
         category_ids = [known[label] if label in known else next(unused) for label in range(len(self.names))]
         return np.array(image_ids, dtype=np.int64), np.array(category_ids, dtype=np.int64)
 
