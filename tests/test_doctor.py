@@ -216,8 +216,8 @@ def test_real_sets(name: str, overrides: tuple[str, ...], expected: dict[str, in
 
 def test_the_status_tells_whether_training_would_be_harmed(root: Path, capsys: pytest.CaptureFixture[str]):
     assert check(root) == 0
-    save(root / "set/images/train/d.png", noise(7), None)  # a warning
-    assert check(root) == 0 and "0 errors, 1 warnings, 0 notes" in capsys.readouterr().out
+    save(root / "set/images/train/d.png", noise(7), None)  # two warnings: it, and a third of all
+    assert check(root) == 0 and "0 errors, 2 warnings, 0 notes" in capsys.readouterr().out
     (root / "set/images/val/e.png").write_bytes(b"")
     assert check(root) == 1 and "e.png: not a readable image" in capsys.readouterr().out
 

@@ -275,7 +275,8 @@ def test_a_bad_coco_annotation_is_left_out_and_named(tmp_path: Path, row: dict[s
         ('{"images": [], "annotations": [], "categories": [{"id": null, "name": "b"}]}', r"categories\[0\]"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": ""}]}', r"categories\[0\]"),
         (
-            '{"images": [{"id": 1, "file_name": "a"}, {"id": "1", "file_name": "b"}], "annotations": [], "categories": []}',
+            '{"images": [{"id": 1, "file_name": "a"}, {"id": "1", "file_name": "b"}], "annotations": [], '
+            '"categories": []}',
             r"2 of 1",
         ),
     ],

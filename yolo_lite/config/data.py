@@ -67,6 +67,8 @@ def _to_tuple(value: Any) -> Any:
 
 
 def _names_to_tuple(names: Any) -> Any:
+    if names == ():  # the default
+        return names
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
             raise ValueError(f"expected the keys 0..{len(names) - 1}, found {list(names)[:10]}")

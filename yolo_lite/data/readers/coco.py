@@ -61,11 +61,14 @@ class CocoReader(LabelReader):
         """The file's categories in its order, each name once, without a parent that no annotation has."""
         content = _load(self.path)
         used = {plain_id(row.get("category_id")) for row in content["annotations"]}
-        rows = content["categories"]
-        parents = {row.get("supercategory") for row in rows if row.get("supercategory") != row["name"]}
-        is_parent = {id(row): row["name"] in parents or row.get("supercategory") in (None, "none") for row in rows}
-        kept = [row for row in rows if plain_id(row["id"]) in used or not (is_parent[id(row)] and parents - {"none"})]
-        return list(dict.fromkeys(_text(row["name"]) for row in kept))
+        parents = {row.get("supercategory") for row in content["categories"] if row["name"] != row.get("supercategory")}
+        first = {row["name"]: row for row in reversed(content["categories"])}  # a parent comes before its classes
+        rows = [
+            row
+            for row in content["categories"]
+            if plain_id(row["id"]) in used or row["name"] not in parents or row is not first[row["name"]]
+        ]
+        return list(dict.fromkeys(_text(row["name"]) for row in rows))
 
     def ids(self, images: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The file's ids; a class that it does not have gets a new one, and images are numbered where ids are words."""
