@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_lite.data.augment import MIN_SIDE
 from yolo_lite.data.labels import FileReader, LabelReader, Problem, SplitFiles
+from yolo_lite.data.letterbox import fitted_size
 from yolo_lite.data.pairing import Folder, names_beside
 
 if TYPE_CHECKING:
@@ -30,6 +32,24 @@ def doubts(index: DatasetIndex, files: SplitFiles) -> Iterator[Problem]:
         yield from _unlabelled(files, files.reader)
     if files.reader.numbers_classes:
         yield from _other_order(files)
+
+
+def training_sizes(index: DatasetIndex, longest: int) -> np.ndarray:
+    """The sizes ``[T, 2]`` of all objects but crowds in images whose longest side is scaled to ``longest``."""
+    sizes, which = np.unique(index.size, axis=0, return_inverse=True)
+    fitted = np.array([fitted_size(height, width, longest) for height, width in sizes.tolist()]).reshape(-1, 2)
+    scale = (fitted / sizes)[which.reshape(-1)][index.owner, ::-1]
+    return ((index.xyxy[:, 2:] - index.xyxy[:, :2]) * scale)[~index.crowd]
+
+
+def too_small(index: DatasetIndex, longest: int) -> str:
+    """A line where many objects are too small to be learnt at ``longest`` pixels; empty where they are not."""
+    shortest = training_sizes(index, longest).min(axis=1)
+    small = int((shortest <= MIN_SIDE).sum())
+    if small <= LARGE_SHARE * len(shortest):
+        return ""
+    text = f"{small} of {len(shortest)} objects teach nothing: they are {MIN_SIDE:g} pixels or less wide or high"
+    return f"{text} at {longest} px; a larger --imgsz, or images that are cut into tiles, would keep them"
 
 
 def _unlabelled(files: SplitFiles, reader: FileReader) -> Iterator[Problem]:

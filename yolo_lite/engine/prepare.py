@@ -14,6 +14,7 @@ from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.data.dataset import TrainingSet
+from yolo_lite.data.doubts import too_small
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import num_batches, training_loader
@@ -92,6 +93,8 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     val = prepare_split(store, canvas, options.batch_size, options.workers, compute, processes)
 
     folder = processes.from_first(lambda: _run_folder(options, resume, [train_index, val_index], processes))
+    if processes.is_first and (line := too_small(train_index, size)):
+        print(f"train: {line}")
     record = Record(folder, config, state.epoch) if processes.is_first else None
     if record and state.step == 0 and options.figures:
         record.graph(model)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
-from yolo_lite.data.doubts import doubts
+from yolo_lite.data.doubts import doubts, training_sizes
 from yolo_lite.data.images import IMAGE_SUFFIXES, orientation, read_image
 from yolo_lite.data.index import (
     DatasetIndex,
@@ -32,7 +32,6 @@ from yolo_lite.data.index import (
 )
 from yolo_lite.data.labels import SYSTEM_ERROR, LabelReader, Labels, Problem, SplitFiles
 from yolo_lite.data.readers import FORMATS
-from yolo_lite.tools.anchors import training_sizes
 from yolo_lite.tools.convert import write_dataset
 
 # Every kind of finding, the worst first. Errors harm training: images or objects are lost, or validation is no longer
@@ -176,7 +175,7 @@ def _examine(reader: LabelReader, split: str, channels: int, image: Path, labels
     read = read_image_labels(reader, channels, True, path, str(labels))
     if len(read.usable):
         read = _with_pixels(read, image, channels)
-    if os.path.exists(image):
+    if not any(problem.kind in ("unreadable image", SYSTEM_ERROR) for problem in read.problems[0]):
         digest = hashlib.blake2b(image.read_bytes(), digest_size=16).digest()
         findings += [Finding(kind, split, path, f"{image}: {text}") for kind, text in _peculiarities(image)]
     for problem in read.problems[0]:
