@@ -178,6 +178,23 @@ ROWS = {
     "folder named a.txt": label(folder, "a.txt: cannot be read"),
     "label link to nothing": label(link_to("gone"), "warning: missing labels: 1", FINE),
     "labels of no image": Row(FINE, "orphaned labels: 1", {"labels/train/z.txt": BOX}),
+    "poses or polygons": Row(
+        REFUSED, "say what they are: labels_are", {"labels/train/a.txt": "0 .5 .5 .6 .6 .45 .62 .4 .5 .52 .41\n"}
+    ),
+    "rows of another kind": Row(
+        ERROR,
+        "expected 5 columns (labels_are: box), found 9",
+        {"labels/train/a.txt": "0 .2 .2 .4 .2 .4 .4 .2 .4\n"},
+        YAML + "labels_are: box\n",
+    ),
+    "classes in another order": Row(ERROR, "another order than names: 'dog' is 0", {"labels/classes.txt": "dog\ncat"}),
+    "an image and its copy": image("a.jpg", picture("JPEG"), "a.txt: the label file of two images", REFUSED),
+    "two label files": Row(REFUSED, "two label files that differ", {"images/train/a.txt": "1 .5 .5 .1 .1\n"}),
+    "XML beside an image": Row(
+        ERROR,
+        "1 images have a .xml file (Pascal VOC) but no .txt",
+        {"images/train/x.png": picture("PNG", 9), "images/train/x.xml": voc()},
+    ),
     "one polygon, one mess": label("0 " + "0.5 " * 9999, "found 10000 columns"),
     # Pascal VOC
     "no XML": xml("hello", "a.xml: not a readable XML file"),
@@ -193,7 +210,7 @@ ROWS = {
     "NaN for an edge": xml(voc(box="1 2 3 nan"), "expected finite numbers"),
     "edges changed over": xml(voc(box="40 40 4 4"), "expected a width and height above 0"),
     "of another size": xml(voc(width="100"), "64 x 48 pixels, but"),
-    "of an unbelievable size": xml(voc(width="9" * 5000), "64 x 48 pixels, but"),
+    "of an unbelievable size": xml(voc(width="9" * 5000), "0 errors", FINE),
     # COCO
     "no JSON": annotations("hello", "all.json: not a JSON file", REFUSED),
     "empty JSON": annotations("", "all.json: not a JSON file", REFUSED),
@@ -215,8 +232,17 @@ ROWS = {
     "bbox of text": annotations(coco(bbox="1 2 3 4"), "annotation 1: expected bbox"),
     "bbox of nothing": annotations(coco(bbox=None), "annotation 1: expected bbox"),
     "bbox with NaN": annotations(coco(bbox=[float("nan"), 1, 2, 3]), "annotation 1: expected finite numbers"),
-    "a polygon of text": annotations(coco(segmentation=[["x"] * 6]), "annotation 1: expected bbox"),
-    "half a polygon": annotations(coco(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "annotation 1: expected bbox"),
+    "bbox too large": annotations(coco(bbox=[10**30, 1, 2, 3]), "expected a box inside the 64 x 48 image"),
+    "bbox larger than floats": annotations(coco(bbox=[10**400, 1, 2, 3]), "annotation 1: expected bbox"),
+    "an area below 0": annotations(coco(area=-5), "0 errors", FINE),
+    "an id larger than integers": annotations(coco(id=10**30), "0 errors", FINE),
+    "a polygon of text": annotations(coco(segmentation=[["x"] * 6]), "0 errors", FINE),
+    "half a polygon": annotations(coco(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "0 errors", FINE),
+    "a size of text": annotations(coco(images=named("abc", width="wide")), "0 errors", FINE),
+    "an image of two names": annotations(
+        coco(images=[*named("ab"), {"id": 3, "file_name": "b.png"}]), "unlisted image: 1", ERROR
+    ),
+    "half of them crowds": annotations(coco(iscrowd="1"), "warning: crowds: 1", FINE),
     "unknown category": annotations(coco(category_id=99), "expected a class of the dataset YAML, found 99"),
     "category is a list": annotations(coco(category_id=[7]), "expected a class of the dataset YAML, found [7]"),
     "category of another name": annotations(
@@ -224,7 +250,8 @@ ROWS = {
     ),
     "image not listed": annotations(coco(images=named("ac")), "b.png: not among the images"),
     "image of another size": annotations(coco(images=named("abc", height=9)), "64 x 9"),
-    "annotations of no image": annotations(coco(image_id=77), "annotations of images it does not list", FINE),
+    "annotations of no image": annotations(coco(image_id=77), "annotations of images that it does not list"),
+    "an annotation without image": annotations(coco(image_id=None), "annotations of images that it does not list"),
     # the dataset YAML
     "a YAML list": yaml("- a\n", "expected a mapping"),
     "empty YAML": yaml("", "expected a mapping of keys to values, found nothing"),
@@ -237,6 +264,9 @@ ROWS = {
     "aliases without end": yaml(YAML + ALIASES + "nc: *a9\n", "data.yaml:"),
     "deep YAML": yaml("names: " + "[" * 2000, "data.yaml"),
     "no names": yaml("train: x\nval: x\n", "the key 'names' is missing"),
+    "a name that UTF-8 cannot write": yaml(YAML.replace("cat", '"\\ud800"'), "expected names that UTF-8 can write"),
+    "an unknown kind of rows": yaml(YAML + "labels_are: boxes\n", "labels_are: expected "),
+    "odd keypoints": yaml(YAML + "kpt_shape: [17, 5]\n", "kpt_shape"),
     "names of nothing": yaml("train: x\nnames: []\n", "expected a list of class names"),
     "a name twice": yaml(YAML.replace("dog", "cat"), "expected each name once, found more of cat"),
     "names with a gap": yaml("train: x\nnames: {0: a, 2: b}\n", "expected the keys 0..1, found [0, 2]"),

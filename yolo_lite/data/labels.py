@@ -251,7 +251,7 @@ class FileReader(LabelReader):
     ) -> Iterable[Annotation | Problem | Hint | Stated]:
         try:
             content = Path(file).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no path at all
             return ()
         return self.parse(content, file, size)
 
