@@ -130,6 +130,13 @@ def test_a_picture_of_two_splits_is_a_leak_and_one_that_is_listed_twice_a_duplic
     assert kinds_of(root, "data.train=train.txt") == {("leak", "c.png"), ("duplicate image", "a.png")}
 
 
+def test_what_looks_like_an_image_and_is_not_read_is_a_warning(root: Path):
+    (root / "set/images/train/a.svg").write_text("<svg/>")
+    (root / "set/images/train/more").symlink_to(root / "set/images/train")
+    assert kinds_of(root) == {("unread image", "a.svg"), ("duplicate image", "more")}
+    assert {one.severity for one in findings_of(root)} == {"warning"}
+
+
 def test_labels_are_orphaned_where_no_picture_lies_that_they_could_be_of(root: Path):
     labels = root / "set/labels"
     for name in ("train/z.txt", "val/old.txt"):

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data import images
-from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, read_image
+from yolo_lite.data.images import image_size, image_suffixes, read_image
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
 ORIENTATION = 0x0112
@@ -222,7 +222,7 @@ def test_what_opencv_refuses_to_decode_is_a_data_error(tmp_path, monkeypatch):
 def test_any_file_name_will_do(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(encoded({".jp": "JPEG", ".pn": "PNG", ".ti": "TIFF"}[Path(name).suffix.lower()[:3]]))
-    assert path.suffix.lower() in IMAGE_SUFFIXES
+    assert path.suffix.lower() in image_suffixes()
     assert image_size(path) == image_size(str(path)) == read_image(path).shape[:2] == (40, 60)
 
 

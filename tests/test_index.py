@@ -111,6 +111,17 @@ def test_path_and_sources_may_lie_elsewhere(root, tmp_path):
     assert len(index_split(config, "/nowhere/data.yaml", "train")) == 3
 
 
+def test_a_run_says_what_it_does_not_read(root):
+    (root / "images/d.svg").write_text("<svg/>")
+    index = index_of(root, ["images", "images/a.png"])
+    assert len(index) == 3 and index.describe().splitlines()[1:] == [
+        f"  1 files look like images and are not read (1 .svg): {root}/images/d.svg",
+        f"  1 paths lead to what is read already, once: {root}/images/a.png",
+    ]
+    with pytest.raises(DataError, match=r"no usable image(?s:.*)1 files look like images and are not read \(1 .svg\)"):
+        index_of(root, "images/d.*")
+
+
 @pytest.mark.parametrize("name", ["two words.png", "größe_猫.png", "a#1.png", "v1.2.final.png"])
 def test_labels_are_found_whatever_the_image_is_called(tmp_path, name):
     image = make_image(tmp_path / "images/x.png")

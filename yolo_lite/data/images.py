@@ -11,19 +11,54 @@ import importlib.util
 import io
 import math
 import os
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 from yolo_lite.config.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy"})
+# Plugins of Pillow that have to be imported, and what registers them if the import does not.
+_PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_avif": "", "pillow_jxl": ""}
+# What Pillow opens and is no photograph: drawings, films, tables, brushes.
+_NO_PHOTOGRAPHS = frozenset({"EPS", "FLI", "GBR", "IPTC", "MPEG", "XBM", "XPM"})
+# OpenCV tells which of its formats it can write: these are the ones that it can read.
+_OF_OPENCV = [
+    "bmp",
+    "dib",
+    "jpg",
+    "jpeg",
+    "jpe",
+    "jp2",
+    "png",
+    "webp",
+    "avif",
+    "pbm",
+    "pgm",
+    "ppm",
+    "pxm",
+    "pnm",
+    "pam",
+    "pfm",
+    "sr",
+    "ras",
+    "tif",
+    "tiff",
+    "exr",
+    "hdr",
+    "pic",
+    "gif",
+]
+# How the files begin that have often lost their suffix, and what stands from the fifth byte on.
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+_KINDS_INSIDE = re.compile(rb"RIFF....WEBP|....ftyp(avi[fs]|hei[cfsx]|mif1|msf1)|BM....\0\0\0\0", re.DOTALL)
 
 # How OpenCV is asked for a number of channels: alpha is dropped, grey expanded, colour made grey.
 _FLAGS = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH}
@@ -39,6 +74,42 @@ _END = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "PNG": b"IEND\xaeB`\x82", "WEBP": b
 _TAIL = 64  # bytes in which the end is expected; some writers pad with zeros
 # What Pillow, OpenCV, numpy and tifffile raise for content that is damaged or no image.
 _DAMAGED = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, cv2.error)
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """The suffixes, in lower case, of what is read: all photographs that OpenCV or Pillow can decode here, and .npy."""
+    _register_plugins()
+    Image.init()
+    stubs = {
+        kind
+        for kind, (opens, _) in Image.OPEN.items()
+        if isinstance(opens, type) and issubclass(opens, ImageFile.StubImageFile)
+    }
+    skipped = _NO_PHOTOGRAPHS | stubs
+    of_pillow = (
+        suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in skipped
+    )
+    return frozenset((".npy", *of_pillow, *(f".{name}" for name in _OF_OPENCV if cv2.haveImageWriter(f".{name}"))))
+
+
+@cache
+def _register_plugins() -> None:
+    for name, register in _PLUGINS.items():
+        if importlib.util.find_spec(name):
+            module = importlib.import_module(name)
+            if register:
+                getattr(module, register)()
+
+
+def looks_like_image(path: str | Path) -> bool:
+    """Whether a file begins as the common formats do, whatever its name says."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(_BEGINNINGS) or bool(_KINDS_INSIDE.match(start))
 
 
 @contextmanager

@@ -5,7 +5,6 @@ Lists of Python objects would be copied page by page into every worker process.
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,8 @@ import numpy as np
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.data import index_cache
-from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
+from yolo_lite.data.files import Listing, list_sources
+from yolo_lite.data.images import HAS_TIFFFILE, image_size
 from yolo_lite.data.labels import OF_OBJECTS, SYSTEM_ERROR, LabelReader, Labels, Problem, check_annotations
 from yolo_lite.data.outlines import Outlines, offsets_of
 from yolo_lite.data.readers import FORMATS
@@ -45,6 +45,7 @@ class DatasetIndex:
     category_id: np.ndarray  # [C] int64: those of a COCO file, or class indices
     problems: tuple[str, ...]  # what was left out and why, a line each
     channels: int = 3  # of the images
+    remarks: tuple[str, ...] = ()  # on the files that the split's sources name, a line each
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -75,7 +76,7 @@ class DatasetIndex:
         counts = f"{len(self)} images, {self.num_backgrounds} of them without objects, {self.num_objects} objects"
         crowds = f", {int(self.crowd.sum())} crowds or difficult" if self.crowd.any() else ""
         left_out = f"; {len(self.problems)} things left out, the first:" if self.problems else ""
-        return "\n  ".join((counts + crowds + left_out, *self.problems[:3]))
+        return "\n  ".join((counts + crowds + left_out, *self.problems[:3], *self.remarks))
 
     def objects(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Labels ``[m]`` and boxes ``[m, 4]`` (xyxy in pixels of the image) of one image, crowds apart."""
@@ -124,13 +125,15 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_o
     read = partial(_read, files.reader, config.channels, with_outlines)
     kept = index_cache.read_changed(files.images, files.reader, read, split, *rules)
     index = index_of(files.images, kept.labels, kept.image_id, kept.category_id, config)
+    index = replace(index, remarks=tuple(files.listing.remarks()))
     if index.num_objects:
         return index
     what, tried = "no usable image; tried", [files.root / source for source in files.sources]
     if len(index):
         what = f"{len(index)} images but not one label; looked for"
         tried = list(dict.fromkeys(files.reader.file_of(image) for image in files.images[:3]))
-    raise DataError("\n  ".join((f"{data_file}: {split}: {what}", *map(str, tried), *index.problems[:3])))
+    words = (f"{data_file}: {split}: {what}", *map(str, tried), *index.remarks, *index.problems[:3])
+    raise DataError("\n  ".join(words))
 
 
 class SplitFiles(NamedTuple):
@@ -140,6 +143,7 @@ class SplitFiles(NamedTuple):
     sources: tuple[str, ...]  # folders, list files or patterns
     images: list[Path]
     reader: LabelReader
+    listing: Listing  # of the images, with what else was found there
 
 
 def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> SplitFiles:
@@ -150,7 +154,8 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
         raise ConfigError(f"{data_file}: the split {split!r} is not given{nearest(split, config.splits)}")
     if config.download and not root.exists():
         raise DataError(f"{data_file}: no such folder: {root}; yolo-lite download {data_file} fetches the set")
-    images = [path for source in sources for path in list_files(root, source, data_file)]
+    listing = list_sources(root, sources, data_file)
+    images = list(map(Path, listing.images))
     labels = config.labels_of(split)
     place = root / Path(labels).expanduser() if labels else None
     if place and not place.exists():
@@ -161,7 +166,7 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
     if place and place.is_dir() == (name == "coco"):
         expected = "an annotation file" if name == "coco" else "a folder"
         raise DataError(f"{data_file}: labels: expected {expected} for the format {name}, found {place}")
-    return SplitFiles(root, sources, images, FORMATS[name](root, place, config.names))
+    return SplitFiles(root, sources, images, FORMATS[name](root, place, config.names), listing)
 
 
 def _detect_format(root: Path, place: Path | None, images: Sequence[Path]) -> str:
@@ -174,36 +179,6 @@ def _detect_format(root: Path, place: Path | None, images: Sequence[Path]) -> st
         readers = (FORMATS[name](root, None, ()) for name in ("yolo", "voc"))
         has_yolo, has_voc = (any(reader.file_of(image).exists() for image in images[:ASKED]) for reader in readers)
     return "voc" if has_voc and not has_yolo else "yolo"
-
-
-def list_files(root: Path, source: str, where: str | Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Files of a folder, a list file or a pattern below ``root``, in a fixed order; errors begin with ``where``."""
-    place = root / Path(source).expanduser()
-    if place.is_dir():
-        files = (os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names)
-        usable = (file for file in files if os.path.splitext(file)[1].lower() in suffixes)
-        return [Path(file) for file in sorted(usable, key=lambda file: file.split(os.sep))]
-    if place.is_file():
-        if place.suffix.lower() in suffixes:
-            return [place]
-        try:
-            rows = place.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{where}: expected a list of images in {place}: {error}") from error
-        return [_listed_path(row.strip(), place.parent, root) for row in rows if row.strip()]
-    pattern = str(Path(source).expanduser())  # not joined to the root: its name may hold a [ that is meant literally
-    found = sorted(root / path for path in glob.glob(pattern, root_dir=root, recursive=True))
-    if not found:
-        raise DataError(f"{where}: expected a folder, a list file or a glob pattern, found nothing at {place}")
-    return [path for path in found if path.suffix.lower() in suffixes]
-
-
-def _listed_path(row: str, list_folder: Path, root: Path) -> Path:
-    """The path of a list file's row: relative to the list file or to the dataset's root, or an id of Pascal VOC's."""
-    beside = list_folder / row
-    if Path(row).suffix.lower() not in IMAGE_SUFFIXES and list_folder.parts[-2:] == ("ImageSets", "Main"):
-        return list_folder.parents[1] / "JPEGImages" / f"{row}.jpg"
-    return beside if beside.exists() or not (root / row).exists() else root / row
 
 
 def index_of(

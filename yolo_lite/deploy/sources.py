@@ -17,8 +17,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.images import IMAGE_SUFFIXES, as_channels, image_size, read_image
-from yolo_lite.data.index import list_files
+from yolo_lite.data.files import list_sources
+from yolo_lite.data.images import as_channels, image_size, image_suffixes, read_image
 from yolo_lite.engine.run_folder import unique_stems
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
@@ -58,13 +58,13 @@ def find_media(sources: Sequence[str]) -> list[Media]:
         if is_live(source):
             live.append(Media(source, "live", Path(f"live{len(live)}")))
             continue
-        found = list_files(Path(), source, f"--source {source}", IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+        found = list_sources(Path(), [source], f"--source {source}", image_suffixes() | VIDEO_SUFFIXES).images
         if not found:
             raise DataError(f"--source {source}: no image or video in it")
         for file in found:
-            files.setdefault(os.path.abspath(file), file)
-    for file, stem in zip(files.values(), unique_stems(list(files)), strict=True):
-        media.append(Media(str(file), "video" if file.suffix.lower() in VIDEO_SUFFIXES else "image", stem))
+            files.setdefault(os.path.abspath(file), Path(file))
+    for path, stem in zip(files.values(), unique_stems(list(files)), strict=True):
+        media.append(Media(str(path), "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image", stem))
     return media + live
 
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
-from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, orientation, read_image
+from yolo_lite.data.files import KNOWN_IMAGES, Listing
+from yolo_lite.data.images import image_size, image_suffixes, orientation, read_image
 from yolo_lite.data.index import DatasetIndex, SplitFiles, dataset_root, index_of, split_files
 from yolo_lite.data.labels import LabelReader, Labels
 from yolo_lite.data.readers import FORMATS
@@ -33,7 +34,7 @@ SEVERITY = {
     **dict.fromkeys(("leak", "unreadable labels", "labels of another image", "wrong columns"), "error"),
     **dict.fromkeys(("not a number", "not finite", "unknown class", "outside the image", "without area"), "error"),
     **dict.fromkeys(("class without objects", "duplicate image", "missing labels", "orphaned labels"), "warning"),
-    **dict.fromkeys(("repeated object", "too small", "too narrow"), "warning"),
+    **dict.fromkeys(("unread image", "repeated object", "too small", "too narrow"), "warning"),
     **dict.fromkeys(("wrong extension", "rotated by EXIF", "16-bit", "palette", "grey", "alpha", "CMYK"), "note"),
 }
 # Keys are Pillow's names of file formats and of pixel modes.
@@ -91,6 +92,7 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
     findings = [
         *(_split_finding("missing split", split, data_file, "is not given") for split in missing),
         *(finding for rows in examined.values() for one in rows for finding in one.findings),
+        *(finding for split, one in files.items() for finding in _of_listing(split, one.listing)),
         *_duplicates(examined),
         *_orphans(files, examined),
         *(finding for split in files for finding in _of_split(split, splits[split], data_file, longest)),
@@ -178,6 +180,15 @@ def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
         yield MODES[mode], f"mode {mode}, read as RGB"
 
 
+def _of_listing(split: str, listing: Listing) -> Iterator[Finding]:
+    for path in listing.unread:
+        yield Finding(
+            "unread image", split, path, f"{path}: looks like an image, but is of a kind that is not read here"
+        )
+    for path in listing.repeated:
+        yield Finding("duplicate image", split, path, f"{path}: named before in {split}, used once")
+
+
 def _duplicates(examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:
     """Find files with the same content: a leak if one is for training and another for testing."""
     first: dict[bytes, tuple[str, Examined]] = {}
@@ -208,7 +219,7 @@ def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Ex
     suffixes = {path.suffix for path in known}
     for folder, beside in image_folders.items():
         around = [path for place in beside for path in place.glob("*")]
-        stems = {path.stem for path in around if path.suffix.lower() in IMAGE_SUFFIXES}
+        stems = {path.stem for path in around if path.suffix.lower() in image_suffixes() | KNOWN_IMAGES}
         labels = {path for path in folder.glob("*") if path.suffix in suffixes and path.name.lower() not in NO_LABELS}
         for path in sorted(labels - passed):
             if path.stem not in stems:
