@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.files import list_sources
+from yolo_lite.data.files import Places, find_places, list_sources
 
 JPEG = b"\xff\xd8\xff\xe0 and so on"
 
@@ -224,3 +224,70 @@ def test_ids_of_voc_find_images_of_any_suffix(tmp_path):
     for part in ("Main", "Layout"):
         (tmp_path / f"ImageSets/{part}/train.txt").write_text("1\n2\n")
         assert names(tmp_path, f"ImageSets/{part}/train.txt") == ["JPEGImages/1.jpg", "JPEGImages/2.png"]
+
+
+# ----------------------------------------------------------------------------------------- what lies elsewhere
+
+
+def places(folder: Path, *sources: str, path: str = ".") -> Places:
+    return find_places((folder / path).resolve(), folder, sources, "d.yaml")
+
+
+@pytest.mark.parametrize(
+    ("stated", "lies"),
+    [
+        ("../train/images", "train/images"),  # as Roboflow writes it
+        ("/content/dataset/train/images", "train/images"),
+        ("D:\\set\\train\\images", "train/images"),
+        ("data/train.txt", "train.txt"),  # as darknet writes it
+        ("images/train", "pets/images/train"),
+        ("/content/set/train/*.jpg", "train/1.jpg"),
+        ("../train/images/**/*.jpg", "train/images/1.jpg"),
+    ],
+)
+def test_a_source_that_is_not_there_is_looked_for_below_the_yamls_folder(tmp_path, stated, lies):
+    root = tmp_path / "set [v1]"
+    make(root, lies if "." in lies else f"{lies}/1.jpg", content=b"1.jpg\n")
+    found = places(root, stated)
+    assert len(list_sources(found.root, [found.of(stated)], "d.yaml").images) == 1
+    assert found.notes([stated]) == [f"there is no {root / stated}: {found.of(stated)} is used"]
+
+
+def test_a_source_that_is_there_is_never_looked_for(tmp_path):
+    make(tmp_path, "train/1.jpg", "set/train/2.jpg")
+    assert not places(tmp_path / "set", "../train").moved and not places(tmp_path / "set", "nothing").moved
+
+
+def test_a_source_that_could_be_in_two_places_is_an_error_with_both_where_it_is_used(tmp_path):
+    make(tmp_path, "train/images/1.jpg", "images/2.jpg", "val/3.jpg")
+    found = places(tmp_path, "../val", "../train/images")
+    assert found.of("../val") == str(tmp_path / "val")
+    with pytest.raises(DataError, match=rf"it could be {tmp_path}/images or {tmp_path}/train/images: write which"):
+        found.of("../train/images")
+
+
+def test_two_sources_are_never_found_at_one_place(tmp_path):
+    make(tmp_path, "images/1.jpg")
+    found = places(tmp_path, "/a/train/images", "/a/val/images")
+    with pytest.raises(DataError, match=r"val/images; .*images is what /a/train/images means already"):
+        found.of("/a/val/images")
+    with pytest.raises(DataError, match=r"/a/val/images; .*images is what images means already"):
+        places(tmp_path, "/a/val/images", "images").of("/a/val/images")
+
+
+@pytest.mark.parametrize(("path", "lies"), [("/content/pets", "."), ("../datasets/pets", "pets"), ("./x", ".")])
+def test_a_root_that_is_not_there_is_looked_for_too(tmp_path, path, lies):
+    make(tmp_path, f"{lies}/images/train/1.jpg")
+    found = places(tmp_path, "images/train", "images/val", path=path)
+    assert found.root == (tmp_path / lies).resolve() and not found.moved
+    assert found.notes([]) == [f"there is no {(tmp_path / path).resolve()}: {found.root} is used"]
+
+
+def test_a_root_that_could_be_two_folders_is_an_error_with_both(tmp_path):
+    make(tmp_path, "images/train/1.jpg", "pets/images/train/1.jpg")
+    with pytest.raises(DataError, match=rf"path: no such folder: /far/pets; it could be {tmp_path} or {tmp_path}/pets"):
+        places(tmp_path, "images/train", path="/far/pets")
+
+
+def test_a_root_that_is_nowhere_stays_as_it_is_stated(tmp_path):
+    assert places(tmp_path, "images/train", path="/far/pets").root == Path("/far/pets")

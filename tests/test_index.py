@@ -122,6 +122,19 @@ def test_a_run_says_what_it_does_not_read(root):
         index_of(root, "images/d.*")
 
 
+def test_an_export_of_roboflow_is_read_as_it_is_and_its_missing_test_split_harms_nothing(tmp_path):
+    for split in ("train", "valid"):
+        make_image(tmp_path / f"{split}/images/a.png")
+        make_label(tmp_path / f"{split}/labels/a.txt")
+    splits = {"train": "../train/images", "val": "../valid/images", "test": "../test/images"}
+    config = DatasetConfig(**splits, names=("cat", "dog"))
+    index = index_split(config, tmp_path / "data.yaml", "val")
+    assert names_of(index) == ["a.png"] and index.num_objects == 1
+    assert index.remarks == (f"there is no {tmp_path}/../valid/images: {tmp_path}/valid/images is used",)
+    with pytest.raises(DataError, match=r"found nothing at .*test/images"):
+        index_split(config, tmp_path / "data.yaml", "test")
+
+
 @pytest.mark.parametrize("name", ["two words.png", "größe_猫.png", "a#1.png", "v1.2.final.png"])
 def test_labels_are_found_whatever_the_image_is_called(tmp_path, name):
     image = make_image(tmp_path / "images/x.png")

@@ -17,7 +17,7 @@ import numpy as np
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.data import index_cache
-from yolo_lite.data.files import Listing, list_sources
+from yolo_lite.data.files import Listing, Places, find_places, list_sources
 from yolo_lite.data.images import HAS_TIFFFILE, image_size
 from yolo_lite.data.labels import OF_OBJECTS, SYSTEM_ERROR, LabelReader, Labels, Problem, check_annotations
 from yolo_lite.data.outlines import Outlines, offsets_of
@@ -107,10 +107,17 @@ def coco_dict(
 
 
 def dataset_root(config: DatasetConfig, data_file: str | Path) -> Path:
-    """The folder of the dataset; a generated one is drawn first if it is not there yet."""
-    if config.generate:
-        return ensure_shapes(config.generate)
-    return (Path(data_file).resolve().parent / Path(config.path).expanduser()).resolve()
+    """The folder of the dataset, see ``find_places``; a generated one is drawn first if it is not there yet."""
+    return _places(config, data_file).root
+
+
+def _places(config: DatasetConfig, data_file: str | Path) -> Places:
+    folder = Path(data_file).resolve().parent
+    root = ensure_shapes(config.generate) if config.generate else (folder / Path(config.path).expanduser()).resolve()
+    if config.generate or (config.download and not root.exists()):  # not yet there: no other set is meant
+        return Places(root, root, {}, {})
+    labels = (config.labels_of(split) for split in ("train", "val", "test"))
+    return find_places(root, folder, [*config.train, *config.val, *config.test, *filter(None, labels)], data_file)
 
 
 def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_outlines: bool = False) -> DatasetIndex:
@@ -148,15 +155,19 @@ class SplitFiles(NamedTuple):
 
 def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> SplitFiles:
     """The image files that the sources of a split list, and the reader of their labels; raises as index_split does."""
-    root = dataset_root(config, data_file)
-    sources = (f"images/{split}",) if config.generate and split != "test" else getattr(config, split)
+    places, labels = _places(config, data_file), config.labels_of(split)
+    root, sources = places.root, getattr(config, split)
+    if config.generate and split != "test":
+        sources = (f"images/{split}",)
     if not sources:
         raise ConfigError(f"{data_file}: the split {split!r} is not given{nearest(split, config.splits)}")
     if config.download and not root.exists():
         raise DataError(f"{data_file}: no such folder: {root}; yolo-lite download {data_file} fetches the set")
+    notes = places.notes((*sources, *([labels] if labels else [])))
+    sources, labels = tuple(map(places.of, sources)), labels and places.of(labels)
     listing = list_sources(root, sources, data_file)
+    listing = listing._replace(notes=notes + listing.notes)
     images = list(map(Path, listing.images))
-    labels = config.labels_of(split)
     place = root / Path(labels).expanduser() if labels else None
     if place and not place.exists():
         raise DataError(f"{data_file}: labels: no such folder or file: {place}")
