@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.files import Places, find_places, list_sources
+from yolo_lite.data.files import list_sources
+from yolo_lite.data.places import Places, find_places
 
 JPEG = b"\xff\xd8\xff\xe0 and so on"
 

@@ -19,15 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.images import image_suffixes, looks_like_image
+from yolo_lite.data.suffixes import KNOWN_IMAGES, PLUGINS, image_suffixes, looks_like_image
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
-# Suffixes of images that need a library which may be missing, and the one to install where Pillow has a plugin.
-PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
-PLUGINS |= dict.fromkeys((".avif", ".avifs"), "pillow-avif-plugin")
-RAW = ".raw .dng .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .orf .rw2 .raf .pef .srw .x3f .3fr .iiq .rwl .kdc .mrw"
-OTHERS = ".svg .svgz .psb .xcf .exr .hdr .jxr .wdp .bpg .dcm .dicom .eps .wmf .emf .kra .cdr .djvu"
-KNOWN_IMAGES = frozenset((*PLUGINS, *RAW.split(), *OTHERS.split()))
 
 
 class Listing(NamedTuple):
@@ -55,97 +49,6 @@ class Listing(NamedTuple):
 
 def _first(paths: Sequence[str], most: int = 3) -> str:
     return ", ".join((*paths[:most], *(["..."] if len(paths) > most else [])))
-
-
-class Places(NamedTuple):
-    """Where a dataset and its sources are, which may be elsewhere than its YAML says."""
-
-    stated: Path
-    root: Path
-    moved: dict[str, str]  # sources that are not there as written -> where they are
-    unclear: dict[str, str]  # sources that could be in several places -> what is wrong
-
-    def of(self, source: str) -> str:
-        """Where a source is. Raises DataError where that is unclear."""
-        if source in self.unclear:
-            raise DataError(self.unclear[source])
-        return self.moved.get(source, source)
-
-    def notes(self, sources: Iterable[str]) -> list[str]:
-        """A line for what has moved of the root and these sources."""
-        moved = {str(self.stated): str(self.root)} if self.root != self.stated else {}
-        moved |= {str(self.root / source): self.moved[source] for source in sources if source in self.moved}
-        return [f"there is no {stated}: {place} is used" for stated, place in moved.items()]
-
-
-def find_places(stated: Path, folder: Path, sources: Sequence[str], where: str | Path) -> Places:
-    """Look for a root and sources that are not there: an end of their path may lie below ``folder``, the YAML's.
-
-    The folder itself may also be the root, and a whole relative path lie in a subfolder.
-
-    Raises:
-        DataError: the root could be in two places.
-    """
-    root = stated
-    if not stated.exists():
-        ends = (folder / end for end in (*_ends(str(stated)), Path()))
-        found = _different(str(place) for place in ends if any(_is_there(place, source) for source in sources))
-        if len(found) > 1:
-            raise DataError(f"{where}: path: no such folder: {stated}{_choice(found)}")
-        root = Path(*found) if found else stated
-    places = Places(stated, root, {}, {})
-    taken = {os.path.realpath(root / source): source for source in sources if _is_there(root, source)}
-    for source in dict.fromkeys(sources):
-        found = [] if _is_there(root, source) else _different(_readings(folder, source))
-        other = taken.setdefault(os.path.realpath(found[0]), source) if found else source
-        if len(found) == 1 and other == source:
-            places.moved[source] = found[0]
-        elif found:
-            reason = _choice(found) if len(found) > 1 else f"; {found[0]} is what {other} means already"
-            places.unclear[source] = f"{where}: found nothing at {root / source}{reason}"
-    return places
-
-
-def _ends(path: str) -> list[Path]:
-    """The ends of a path of another place; none begins with a wildcard that was not the path's beginning."""
-    names = _names(path)
-    return [Path(*names[at:]) for at in range(len(names)) if not at or not _is_magic(names[at])]
-
-
-def _readings(folder: Path, source: str) -> list[str]:
-    """What a source may mean that is not there as written."""
-    found = [(folder, end) for end in _ends(source)]
-    if found and not os.path.isabs(source) and folder.is_dir():
-        found += [(Path(entry), found[0][1]) for entry in os.scandir(folder) if _is_folder(entry)]
-    found = [(base, end) for base, end in found if _is_there(base, str(end))]
-    return [
-        str(base / end) if (base / end).exists() else os.path.join(glob.escape(str(base)), end) for base, end in found
-    ]
-
-
-def _different(places: Iterable[str]) -> list[str]:
-    return sorted({os.path.realpath(place): place for place in places}.values())
-
-
-def _choice(places: Sequence[str]) -> str:
-    return f"; it could be {' or '.join(places[:2])}: write which"
-
-
-def _is_there(root: Path, source: str) -> bool:
-    """Whether a source exists; of a pattern the folders before the first wildcard."""
-    path = Path(source).expanduser()
-    fixed = itertools.takewhile(lambda part: not _is_magic(part), path.parts)
-    return os.path.exists(root / path) or (_is_magic(source) and os.path.exists(root.joinpath(*fixed)))
-
-
-def _is_magic(part: str) -> bool:
-    return glob.escape(part) != part
-
-
-def _names(path: str) -> tuple[str, ...]:
-    """The parts of a path of any system, without what leads to its beginning."""
-    parts = posixpath.normpath(path.replace("\\", "/")).split("/")
-    return tuple(part for part in parts if part not in ("", ".", ".."))
 
 
 def list_sources(
@@ -217,7 +120,7 @@ def _walk(top: str) -> tuple[list[str], list[str]]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if not _is_folder(entry):
+                    if not is_folder(entry):
                         files.append(entry.path)
                     elif entry.is_symlink():
                         heapq.heappush(links, entry.path)
@@ -228,7 +131,7 @@ def _walk(top: str) -> tuple[list[str], list[str]]:
     return sorted(files, key=_parts), repeated
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
@@ -285,6 +188,12 @@ def _each_once(paths: Iterable[str]) -> tuple[list[str], list[str]]:
     return list(first.values()), repeated
 
 
+def path_names(path: str) -> tuple[str, ...]:
+    """The parts of a path of any system, without what leads to its beginning."""
+    parts = posixpath.normpath(path.replace("\\", "/")).split("/")
+    return tuple(part for part in parts if part not in ("", ".", ".."))
+
+
 def _read_list(place: Path, root: Path, where: str | Path) -> Listing:
     """The images of a list file; rows that are found nowhere are listed too, and said to be missing when they are read.
 
@@ -333,7 +242,7 @@ def _by_its_end(row: str, bases: Sequence[Path], known: dict[tuple[str, ...], Pa
 
     ``known`` are the beginnings that were left out before, and the base that took their place.
     """
-    parts = _names(row)
+    parts = path_names(row)
     for length in range(len(parts)):
         start, end = parts[:length], Path(*parts[length:])
         if start in known and os.path.isfile(known[start] / end):

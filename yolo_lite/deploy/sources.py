@@ -18,7 +18,8 @@ from torch import Tensor
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.files import list_sources
-from yolo_lite.data.images import as_channels, image_size, image_suffixes, read_image
+from yolo_lite.data.images import as_channels, image_size, read_image
+from yolo_lite.data.suffixes import image_suffixes
 from yolo_lite.engine.run_folder import unique_stems
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})

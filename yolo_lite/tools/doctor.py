@@ -19,11 +19,12 @@ from tqdm import tqdm
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
-from yolo_lite.data.files import KNOWN_IMAGES, Listing
-from yolo_lite.data.images import image_size, image_suffixes, orientation, read_image
+from yolo_lite.data.files import Listing
+from yolo_lite.data.images import image_size, orientation, read_image
 from yolo_lite.data.index import DatasetIndex, SplitFiles, dataset_root, index_of, split_files
 from yolo_lite.data.labels import LabelReader, Labels
 from yolo_lite.data.readers import FORMATS
+from yolo_lite.data.suffixes import KNOWN_IMAGES, image_suffixes
 from yolo_lite.tools.anchors import training_sizes
 from yolo_lite.tools.convert import write_dataset
 
