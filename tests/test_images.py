@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data import images
-from yolo_lite.data.images import image_size, read_image
+from yolo_lite.data.images import image_size, largest_value, read_image
 from yolo_lite.data.suffixes import image_suffixes
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
@@ -104,6 +104,7 @@ OTHER_FORMATS = {
 @pytest.mark.parametrize("suffix", OTHER_FORMATS)
 def test_everything_that_pillow_or_opencv_decodes_is_an_image(tmp_path, suffix):
     kind, path = OTHER_FORMATS[suffix], tmp_path / f"picture{suffix}"
+    assert suffix in image_suffixes() or kind in ("AVIF", "QOI")  # which old versions do not have
     if suffix not in image_suffixes():
         pytest.skip("the installed Pillow has no such format")
     options = {"sizes": [(60, 40)]} if kind == "ICO" else {"quality": 95} if kind in ("JPEG", "MPO", "AVIF") else {}
@@ -358,6 +359,36 @@ def written(path: Path, pixels: np.ndarray) -> Path:
         plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if path.suffix == ".tiff" else []  # older OpenCVs lose some of floats
         assert cv2.imwrite(str(path), pixels[..., ::-1] if pixels.ndim == 3 else pixels, plain)
     return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".npy"])
+@pytest.mark.parametrize("white", [255, 1023, 4095, 3000])
+def test_16_bits_are_scaled_by_a_stated_white(tmp_path, suffix, white):
+    values = np.array([[0, 1, white // 2, white - 1, white, white + 1, 65535]], dtype=np.uint16)
+    image = read_image(written(tmp_path / f"deep{suffix}", values), 1, white)[..., 0]
+    assert np.abs(image - values.clip(max=white) * (255 / white)).max() <= 0.5
+    shallow = written(tmp_path / f"shallow{suffix}", noise())
+    np.testing.assert_array_equal(read_image(shallow, 3, white), read_image(shallow))
+
+
+def test_a_format_that_states_its_range_is_scaled_by_that(tmp_path):
+    path = tmp_path / "deep.pgm"
+    path.write_bytes(b"P5 3 1 1023\n" + np.array([0, 512, 1023], ">u2").tobytes())
+    for white in (65535, 4095):
+        assert read_image(path, 1, white)[0, :, 0].tolist() == [0, 128, 255]
+    path.write_bytes(b"P6 1 1 1023\n" + np.array([0, 512, 1023], ">u2").tobytes())
+    assert read_image(path, white=4095).tolist() == [[[0, 128, 255]]]
+
+
+def test_the_largest_value_of_16_bits_is_found_and_of_nothing_else(tmp_path):
+    deep = np.dstack([noise().astype(np.uint16) * 16, np.full((40, 60), 65535, np.uint16)])  # alpha does not count
+    for name, pixels in (("a.png", deep), ("a.tiff", deep[..., :3]), ("a.npy", deep[..., :3])):
+        pixels[0, 0, :3] = 4095
+        assert largest_value(written(tmp_path / name, pixels[..., ::-1])) == 4095
+    for name in ("b.png", "b.tiff", "b.npy", "b.jpg"):
+        assert largest_value(written(tmp_path / name, noise())) is None
+    (tmp_path / "c.tif").write_bytes(b"II*\0damaged")
+    assert largest_value(tmp_path / "c.tif") is largest_value(tmp_path / "none.png") is None
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".npy"])

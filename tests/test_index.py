@@ -144,6 +144,36 @@ def test_labels_are_found_whatever_the_image_is_called(tmp_path, name):
     assert names_of(index) == [name] and len(index.label) == 1
 
 
+# ----------------------------------------------------------------------------------------------- range of 16 bits
+
+
+@pytest.mark.parametrize(
+    ("keys", "found", "words"),
+    [
+        ({}, 1000, "16-bit images have values up to 1000 of 65535 and become nearly black; write bits: 10 in the YAML"),
+        ({}, 4095, "16-bit images have values up to 4095 of 65535 and become nearly black; write bits: 12 in the YAML"),
+        ({}, 40000, ""),
+        ({"bits": 12}, 4000, ""),
+        ({"max_value": 5000}, 1000, ""),
+        (
+            {"bits": 10},
+            4000,
+            "16-bit images have values up to 4000, what is above 1023 becomes white: see bits, max_value",
+        ),
+        ({}, None, ""),
+    ],
+)
+def test_a_set_of_16_bits_is_scaled_by_a_stated_key_and_warned_of_without_it(root, keys, found, words):
+    dtype = np.uint8 if found is None else np.uint16
+    assert cv2.imwrite(str(root / "images/b.png"), np.full((20, 40), found or 200, dtype))
+    index = index_of(root, "images", **keys)
+    assert index.remarks == ((words,) if words else ())
+    white = keys.get("max_value", 2 ** keys.get("bits", 16) - 1)
+    value = 200 if found is None else min(round(found * 255 / white), 255)
+    for cache in ("off", "ram", "disk"):
+        assert ImageStore(index, 40, cache, shared=False)[1].max() == value
+
+
 # ------------------------------------------------------------------------------------------- where the labels are
 
 

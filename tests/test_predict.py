@@ -249,6 +249,16 @@ def test_what_is_no_picture_is_refused(picture: Any, message: str):
         COLOURS.predict(picture)
 
 
+def test_16_bits_are_scaled_as_in_training(confident: Path, tmp_path: Path):
+    content = load_checkpoint(confident)
+    content["config"]["data"]["bits"] = 12
+    predictor = load(weights_of(tmp_path, content), "cpu")
+    write(tmp_path / "deep.png", np.array([[0, 2048, 4095, 65535]], np.uint16))
+    [found] = predictor.stream(str(tmp_path / "deep.png"))
+    assert found.frame.image[0, :, 0].tolist() == predictor.predict(tmp_path / "deep.png").frame.image[0, :, 0].tolist()
+    assert found.frame.image[0].tolist() == [[value] * 3 for value in (0, 128, 255, 255)]
+
+
 def test_a_pil_image_that_is_cut_off_is_refused(tmp_path: Path):
     path = write(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=np.uint8))
     content = path.read_bytes()

@@ -42,7 +42,7 @@ def run(options: PredictOptions) -> None:
         tqdm.write(f"passed over: {problem}", file=sys.stderr)
 
     with memory_errors_explained(batch_size, model.size):
-        stream = model.run(read_frames(media, skip, model.channels), choice, batch_size)
+        stream = model.run(read_frames(media, skip, model.channels, model.white), choice, batch_size)
         first = next(stream, None)
         if first is None:
             raise DataError(f"--source {' '.join(options.source)}: not one of {count['skipped']} inputs can be read")

@@ -1,6 +1,6 @@
 """Reading one image file: size from its header where that can be trusted, pixels by OpenCV or Pillow.
 
-Pixels come as 8 bits. 16 bits are scaled by the largest value that the set's YAML states, or by 65535, and rounded;
+Pixels come as 8 bits. 16 bits are scaled by the value of white that the set's YAML states, or 65535, and rounded;
 floats are multiplied by 255 (0..1 is expected). Of an animation the first image is read.
 A header that claims over twice Pillow's MAX_IMAGE_PIXELS (179 million) is refused before memory is taken.
 """
@@ -31,7 +31,7 @@ _FLAGS = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR | c
 # an .avif or .ppm unscaled.
 _OF_OPENCV = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP"})
 _OF_A_STATED_RANGE = frozenset({"PPM", "JPEG2000"})  # whose 16 bits Pillow has scaled by what the header says
-_ANY_RANGE = 65535  # the largest value of 16 bits
+ANY_RANGE = 65535  # the largest value of 16 bits
 _MULTIPLIED = 1
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NPY = b"\x93NUMPY"
@@ -122,7 +122,7 @@ def _is_truncated(file: BinaryIO, end: bytes) -> bool:
     return content.find(end, at) < 0
 
 
-def read_image(path: str | Path, channels: int = 3, max_value: int = _ANY_RANGE) -> np.ndarray:
+def read_image(path: str | Path, channels: int = 3, white: int = ANY_RANGE) -> np.ndarray:
     """Pixels uint8 ``[H, W, channels]``; EXIF rotation applied.
 
     3 channels are RGB, grey and palette expanded, alpha dropped; 1 is grey, colour converted. For other numbers alpha
@@ -131,7 +131,7 @@ def read_image(path: str | Path, channels: int = 3, max_value: int = _ANY_RANGE)
     Args:
         path: an image file of any kind, whatever its suffix.
         channels: of the pixels.
-        max_value: what 16 bits have where a pixel is white; formats that state it themselves do not need it.
+        white: the value of a white pixel of 16 bits, where the format does not state it.
 
     Raises:
         DataError: the file is missing, cannot be decoded, is too large or has another number of channels.
@@ -144,10 +144,10 @@ def read_image(path: str | Path, channels: int = 3, max_value: int = _ANY_RANGE)
         if content.startswith(_NPY):
             pixels = _npy_pixels(content)
         elif content.startswith(_TIFF):
-            pixels = _tiff_pixels(content, channels, max_value)
+            pixels = _tiff_pixels(content, channels, white)
         else:
-            pixels = _pixels(content, channels, max_value)
-        pixels = _as_8_bits(pixels, max_value)
+            pixels = _pixels(content, channels, white)
+        pixels = _as_8_bits(pixels, white)
     return as_channels(pixels, channels, path)
 
 
@@ -160,26 +160,26 @@ def _opened(file: BinaryIO) -> Image.Image | None:
         return None
 
 
-def _pixels(content: bytes, channels: int, max_value: int) -> np.ndarray:
+def _pixels(content: bytes, channels: int, white: int) -> np.ndarray:
     """Pixels ``[H, W, n]`` of 8 bits, of anything but a TIFF."""
     image = _opened(io.BytesIO(content))
     if image is None or image.format in _OF_OPENCV:
-        pixels = _decoded(content, _FLAGS.get(channels, cv2.IMREAD_UNCHANGED), max_value)
+        pixels = _decoded(content, _FLAGS.get(channels, cv2.IMREAD_UNCHANGED), white)
         if pixels is not None:
             return pixels
     if image is None:
         raise DataError(f"not a readable image ({len(content)} bytes)")
-    return _by_pillow(image, channels, max_value)
+    return _by_pillow(image, channels, white)
 
 
-def _by_pillow(image: Image.Image, channels: int, max_value: int) -> np.ndarray:
+def _by_pillow(image: Image.Image, channels: int, white: int) -> np.ndarray:
     """Pixels ``[H, W, n]`` of 8 bits in the order RGB or RGBA."""
     image = image.transpose(_UPRIGHT[turn]) if (turn := orientation(image)) in _UPRIGHT else image
     if image.mode[0] in "IF":  # integers of 16 or 32 bits, floats
         pixels = np.asarray(image)
-        if image.mode == "I" and 0 <= pixels.min() <= pixels.max() <= _ANY_RANGE:
+        if image.mode == "I" and 0 <= pixels.min() <= pixels.max() <= ANY_RANGE:
             pixels = pixels.astype(np.uint16)
-        return _as_8_bits(pixels, _ANY_RANGE if image.format in _OF_A_STATED_RANGE else max_value)[..., None]
+        return _as_8_bits(pixels, ANY_RANGE if image.format in _OF_A_STATED_RANGE else white)[..., None]
     if image.mode in ("1", "L") or (image.mode == "LA" and channels in _FLAGS):
         image = image.convert("L")
     elif channels in _FLAGS:
@@ -190,12 +190,12 @@ def _by_pillow(image: Image.Image, channels: int, max_value: int) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _decoded(content: bytes, flags: int, max_value: int) -> np.ndarray | None:
+def _decoded(content: bytes, flags: int, white: int) -> np.ndarray | None:
     """uint8 ``[H, W, n]`` in the order RGB or RGBA; None where OpenCV cannot decode it."""
     image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     if image is None:
         return None
-    image = _as_8_bits(image, max_value)
+    image = _as_8_bits(image, white)
     if image.ndim == 2:
         return image[..., None]
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
@@ -210,10 +210,9 @@ class _Page(NamedTuple):
     alpha: int  # of RGBA: _MULTIPLIED where colours are, 2 where they are not; 0 where there is none
 
 
-def _tiff_pages(content: bytes, most: int) -> list[_Page]:
+def _tiff_pages(file: BinaryIO, most: int) -> list[_Page]:
     """Up to ``most`` pages, all of one shape and type."""
-    file = io.BytesIO(content)  # tag by tag, for Pillow itself opens no 16-bit colour, nor more than 4 samples
-    start = file.read(8)
+    start = file.read(8)  # tag by tag, for Pillow itself opens no 16-bit colour, nor more than 4 samples
     tags = TiffImagePlugin.ImageFileDirectory_v2(start + (file.read(8) if 43 in start[2:4] else b""))
     pages: list[_Page] = []
     while tags.next and len(pages) < most:
@@ -228,25 +227,25 @@ def _tiff_pages(content: bytes, most: int) -> list[_Page]:
     return pages
 
 
-def _usual_tiff(content: bytes, page: _Page, flags: int, max_value: int) -> np.ndarray:
+def _usual_tiff(content: bytes, page: _Page, flags: int, white: int) -> np.ndarray:
     """Pixels ``[H, W, n]`` of 8 bits of the first page, with colours that are not multiplied by its alpha."""
     is_opencvs = page.bits != 8 or not page.alpha  # it would multiply 8 bits itself
     flags = cv2.IMREAD_UNCHANGED if page.is_float or page.alpha else flags
-    pixels = _decoded(content, flags, max_value) if is_opencvs else None
+    pixels = _decoded(content, flags, white) if is_opencvs else None
     if pixels is None:
-        return _by_pillow(Image.open(io.BytesIO(content)), 3 if flags in _FLAGS.values() else 4, max_value)
+        return _by_pillow(Image.open(io.BytesIO(content)), 3 if flags in _FLAGS.values() else 4, white)
     if page.alpha == _MULTIPLIED:
         colour, alpha = pixels[..., :3], pixels[..., 3:]
         pixels = np.dstack((np.rint(colour / alpha.clip(1) * 255.0).clip(max=255).astype(np.uint8), alpha))
     return pixels
 
 
-def _tiff_pixels(content: bytes, channels: int, max_value: int) -> np.ndarray:
-    pages = _tiff_pages(content, 1 if channels in _FLAGS else channels + 1)
+def _tiff_pixels(content: bytes, channels: int, white: int) -> np.ndarray:
+    pages = _tiff_pages(io.BytesIO(content), 1 if channels in _FLAGS else channels + 1)
     height, width, samples = pages[0].shape
     _check_shape((height, width, samples * len(pages)))
     if channels in _FLAGS and samples <= 4:
-        return _usual_tiff(content, pages[0], _FLAGS[channels], max_value)[..., :3]
+        return _usual_tiff(content, pages[0], _FLAGS[channels], white)[..., :3]
     _check_channels(samples * len(pages), channels)
     if len(pages) > 1:
         found, decoded = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -254,7 +253,7 @@ def _tiff_pixels(content: bytes, channels: int, max_value: int) -> np.ndarray:
             raise DataError(f"not a readable TIFF of {channels} pages")
         return np.stack(decoded, axis=2)
     if samples == 4:
-        return _usual_tiff(content, pages[0], cv2.IMREAD_UNCHANGED, max_value)
+        return _usual_tiff(content, pages[0], cv2.IMREAD_UNCHANGED, white)
     if not HAS_TIFFFILE:
         hint = "pip install tifffile, or keep the channels as pages or in a .npy file"
         raise DataError(f"a TIFF with more than 4 samples a pixel needs the package tifffile: {hint}")
@@ -296,11 +295,37 @@ def _check_channels(found: int, channels: int) -> None:
         raise DataError(f"expected {channels} channels (key channels of the dataset YAML), found {found}")
 
 
-def _as_8_bits(pixels: np.ndarray, max_value: int) -> np.ndarray:
+def largest_value(path: str | Path) -> int | None:
+    """The largest value of a PNG, TIFF or .npy file of 16 bits; None for other images, and for what is damaged."""
+    try:
+        with open(path, "rb") as file:
+            if not _has_16_bits(file):
+                return None
+            file.seek(0)
+            content = file.read()
+        if content.startswith(_NPY):
+            return int(_npy_pixels(content).max())
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), _FLAGS[3])
+    except (DataError, *_DAMAGED):
+        return None
+    return None if pixels is None or pixels.dtype != np.uint16 else int(pixels.max())
+
+
+def _has_16_bits(file: BinaryIO) -> bool:
+    start = file.read(25)
+    file.seek(0)
+    if start.startswith(_NPY):
+        return _npy_header(file)[2].newbyteorder("=") == np.uint16
+    if start.startswith(_TIFF):
+        return _tiff_pages(file, 1)[0].bits == 16
+    return start.startswith(b"\x89PNG") and start[-1] == 16
+
+
+def _as_8_bits(pixels: np.ndarray, white: int) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:  # in either order of bytes
-        return cv2.convertScaleAbs(pixels.astype(np.uint16, copy=False), alpha=255 / max_value).reshape(pixels.shape)
+        return cv2.convertScaleAbs(pixels.astype(np.uint16, copy=False), alpha=255 / white).reshape(pixels.shape)
     if pixels.dtype.kind != "f":
         raise DataError(f"expected pixels of uint8, uint16 or float, found {pixels.dtype}")
     low, high = float(pixels.min()), float(pixels.max())  # NaN where one pixel is

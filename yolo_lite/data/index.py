@@ -18,7 +18,7 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.data import index_cache
 from yolo_lite.data.files import Listing, list_sources
-from yolo_lite.data.images import HAS_TIFFFILE, image_size
+from yolo_lite.data.images import ANY_RANGE, HAS_TIFFFILE, image_size, largest_value
 from yolo_lite.data.labels import OF_OBJECTS, SYSTEM_ERROR, LabelReader, Labels, Problem, check_annotations
 from yolo_lite.data.outlines import Outlines, offsets_of
 from yolo_lite.data.places import Places, find_places
@@ -26,6 +26,7 @@ from yolo_lite.data.readers import FORMATS
 from yolo_lite.data.shapes import ensure_shapes
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
 
+SAMPLED = 16  # images that are looked at for the range of their pixels
 ASKED = 100  # first images whose label files are looked for to find out their format
 
 
@@ -46,6 +47,7 @@ class DatasetIndex:
     category_id: np.ndarray  # [C] int64: those of a COCO file, or class indices
     problems: tuple[str, ...]  # what was left out and why, a line each
     channels: int = 3  # of the images
+    white: int = ANY_RANGE  # value of a white pixel where they have 16 bits
     remarks: tuple[str, ...] = ()  # on the files that the split's sources name, a line each
 
     def __len__(self) -> int:
@@ -133,7 +135,7 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_o
     read = partial(_read, files.reader, config.channels, with_outlines)
     kept = index_cache.read_changed(files.images, files.reader, read, split, *rules)
     index = index_of(files.images, kept.labels, kept.image_id, kept.category_id, config)
-    index = replace(index, remarks=tuple(files.listing.remarks()))
+    index = replace(index, remarks=(*files.listing.remarks(), *range_remark(files.images, config)))
     if index.num_objects:
         return index
     what, tried = "no usable image; tried", [files.root / source for source in files.sources]
@@ -200,7 +202,7 @@ def index_of(
     fields = labels.select(labels.usable)._asdict()
     fields["problems"] = tuple(problem.text for own in labels.problems for problem in own)
     paths = np.array([os.fsencode(images[i]) for i in labels.usable], dtype=np.bytes_)
-    fields |= {"image_id": image_id, "category_id": category_id, "channels": config.channels}
+    fields |= {"image_id": image_id, "category_id": category_id, "channels": config.channels, "white": config.white}
     index = DatasetIndex(config.names, paths, **fields)
     if config.classes:
         index = only_classes(index, config.classes)
@@ -219,6 +221,21 @@ def _read(reader: LabelReader, channels: int, with_outlines: bool, image: Path) 
         kind = SYSTEM_ERROR if is_passing else "unreadable image"
         labels = check_annotations([Problem(kind, str(error))], (0, 0))
     return labels if with_outlines else labels._replace(outlines=None)
+
+
+def range_remark(images: Sequence[Path], config: DatasetConfig) -> list[str]:
+    """A line where 16-bit images hold much less, or more, than the value that white is taken for."""
+    deep = [image for image in images if image.suffix.lower() in (".png", ".tif", ".tiff", ".npy")]
+    sample = deep[:: -(-len(deep) // SAMPLED) or 1]
+    found = max((value for value in map(largest_value, sample) if value is not None), default=None)
+    if found is None or (found <= config.white and (config.white < ANY_RANGE or found > ANY_RANGE // 4)):
+        return []
+    if found > config.white:
+        return [
+            f"16-bit images have values up to {found}, what is above {config.white} becomes white: see bits, max_value"
+        ]
+    bits = f"bits: {max(found.bit_length(), 8)}"
+    return [f"16-bit images have values up to {found} of {ANY_RANGE} and become nearly black; write {bits} in the YAML"]
 
 
 def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:

@@ -29,7 +29,7 @@ from yolo_lite.data.outlines import Outlines
 from yolo_lite.data.shapes import cache_folder
 
 # Raise it with every change of what the readers, ``images`` or ``labels`` make of the same files.
-FORMAT = 3
+FORMAT = 4
 # A file may change twice within one tick of its file system's clock (2 s for FAT), and the second change not show.
 SETTLED_AFTER = 2_000_000_000  # ns
 STAMPED_TOGETHER = 500  # images a thread looks at in a row; threads help with folders on a network

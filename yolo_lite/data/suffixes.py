@@ -13,6 +13,7 @@ from PIL import Image, ImageFile
 
 # Plugins of Pillow that have to be imported, and what registers them if the import does not.
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_avif": "", "pillow_jxl": ""}
+SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}  # in Pillow's names: files of the one are files of the other too
 # What Pillow opens and is no photograph: drawings, films, tables, brushes.
 _NO_PHOTOGRAPHS = frozenset({"EPS", "FLI", "GBR", "IPTC", "MPEG", "XBM", "XPM"})
 # OpenCV tells which of its formats it can write: these are the ones that it can read.
@@ -58,16 +59,12 @@ def image_suffixes() -> frozenset[str]:
     """The suffixes, in lower case, of what is read: all photographs that OpenCV or Pillow can decode here, and .npy."""
     register_plugins()
     Image.init()
-    stubs = {
-        kind
-        for kind, (opens, _) in Image.OPEN.items()
-        if isinstance(opens, type) and issubclass(opens, ImageFile.StubImageFile)
-    }
-    skipped = _NO_PHOTOGRAPHS | stubs
-    of_pillow = (
-        suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in skipped
-    )
-    return frozenset((".npy", *of_pillow, *(f".{name}" for name in _OF_OPENCV if cv2.haveImageWriter(f".{name}"))))
+    openers = {kind: opens for kind, (opens, _) in Image.OPEN.items() if kind not in _NO_PHOTOGRAPHS}
+    stub = ImageFile.StubImageFile  # opens files that another program would have to decode
+    kinds = {kind for kind, opens in openers.items() if not (isinstance(opens, type) and issubclass(opens, stub))}
+    of_pillow = (name for name, kind in Image.registered_extensions().items() if SAME_FORMAT.get(kind, kind) in kinds)
+    of_opencv = (f".{name}" for name in _OF_OPENCV if cv2.haveImageWriter(f".{name}"))
+    return frozenset((".npy", *of_pillow, *of_opencv))
 
 
 @cache

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.files import list_sources
-from yolo_lite.data.images import as_channels, image_size, read_image
+from yolo_lite.data.images import ANY_RANGE, as_channels, image_size, read_image
 from yolo_lite.data.suffixes import image_suffixes
 from yolo_lite.engine.run_folder import unique_stems
 
@@ -85,7 +85,9 @@ def count_frames(media: Sequence[Media]) -> int | None:
     return len(media) - len(videos) + sum(max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) for video in videos)
 
 
-def read_frames(media: Sequence[Media], skip: Skip = None, channels: int = 3) -> Iterator[Frame]:
+def read_frames(
+    media: Sequence[Media], skip: Skip = None, channels: int = 3, white: int = ANY_RANGE
+) -> Iterator[Frame]:
     """All frames in their order, few of them in memory.
 
     Raises:
@@ -94,7 +96,9 @@ def read_frames(media: Sequence[Media], skip: Skip = None, channels: int = 3) ->
     left, ahead = iter(media), deque[Future[Iterable[Frame]]]()
     with ThreadPoolExecutor(READERS) as pool:
         while True:
-            ahead.extend(pool.submit(_frames, one, channels) for one in itertools.islice(left, READ_AHEAD - len(ahead)))
+            ahead.extend(
+                pool.submit(_frames, one, channels, white) for one in itertools.islice(left, READ_AHEAD - len(ahead))
+            )
             if not ahead:
                 return
             try:
@@ -105,10 +109,10 @@ def read_frames(media: Sequence[Media], skip: Skip = None, channels: int = 3) ->
                 skip(problem)
 
 
-def _frames(media: Media, channels: int) -> Iterable[Frame]:
+def _frames(media: Media, channels: int, white: int) -> Iterable[Frame]:
     """The frame of an image, read at once; those of anything else, read when they are asked for."""
     if media.kind == "image":
-        return [as_frame(media.address, channels)._replace(stem=media.stem)]
+        return [as_frame(media.address, channels, white)._replace(stem=media.stem)]
     return _video(media, channels)
 
 
@@ -135,7 +139,7 @@ def _video(media: Media, channels: int) -> Iterator[Frame]:
         raise DataError(f"{media.address}: damaged, {number} of {expected:.0f} frames could be read")
 
 
-def as_frame(image: Any, channels: int = 3) -> Frame:
+def as_frame(image: Any, channels: int = 3, white: int = ANY_RANGE) -> Frame:
     """One image: a path, a numpy array, a PIL image or a tensor, as ``Predictor.predict`` takes them.
 
     Files and PIL images are turned as their EXIF data says; floats of a tensor are rounded to 255 steps. The frame has
@@ -144,7 +148,7 @@ def as_frame(image: Any, channels: int = 3) -> Frame:
     if isinstance(image, (str, os.PathLike)):
         file = os.fspath(image)
         image_size(file, channels)  # finds what is cut off, which OpenCV would fill with grey
-        return Frame(read_image(file, channels), file)
+        return Frame(read_image(file, channels, white), file)
     if isinstance(image, Image.Image):
         pixels = _from_pil(image)
     elif isinstance(image, Tensor):

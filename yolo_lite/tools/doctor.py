@@ -21,10 +21,10 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
 from yolo_lite.data.files import Listing
 from yolo_lite.data.images import image_size, orientation, read_image
-from yolo_lite.data.index import DatasetIndex, SplitFiles, dataset_root, index_of, split_files
+from yolo_lite.data.index import DatasetIndex, SplitFiles, dataset_root, index_of, range_remark, split_files
 from yolo_lite.data.labels import LabelReader, Labels
 from yolo_lite.data.readers import FORMATS
-from yolo_lite.data.suffixes import KNOWN_IMAGES, image_suffixes
+from yolo_lite.data.suffixes import KNOWN_IMAGES, SAME_FORMAT, image_suffixes
 from yolo_lite.tools.anchors import training_sizes
 from yolo_lite.tools.convert import write_dataset
 
@@ -35,11 +35,10 @@ SEVERITY = {
     **dict.fromkeys(("leak", "unreadable labels", "labels of another image", "wrong columns"), "error"),
     **dict.fromkeys(("not a number", "not finite", "unknown class", "outside the image", "without area"), "error"),
     **dict.fromkeys(("class without objects", "duplicate image", "missing labels", "orphaned labels"), "warning"),
-    **dict.fromkeys(("unread image", "repeated object", "too small", "too narrow"), "warning"),
+    **dict.fromkeys(("unread image", "range of 16 bits", "repeated object", "too small", "too narrow"), "warning"),
     **dict.fromkeys(("wrong extension", "rotated by EXIF", "16-bit", "palette", "grey", "alpha", "CMYK"), "note"),
 }
-# Keys are Pillow's names of file formats and of pixel modes.
-SAME_EXTENSION = {"MPO": "JPEG", "DIB": "BMP"}
+# Keys are Pillow's names of pixel modes.
 MODES = {"P": "palette", "PA": "palette", "1": "grey", "L": "grey", "LA": "grey", "RGBA": "alpha", "CMYK": "CMYK"}
 NO_LABELS = {"classes.txt", "data.txt", "readme.txt", "notes.txt"}  # text files that are often found beside labels
 
@@ -94,6 +93,11 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
         *(_split_finding("missing split", split, data_file, "is not given") for split in missing),
         *(finding for rows in examined.values() for one in rows for finding in one.findings),
         *(finding for split, one in files.items() for finding in _of_listing(split, one.listing)),
+        *(
+            Finding("range of 16 bits", split, data_file, f"{data_file}: {split}: {text}")
+            for split, one in files.items()
+            for text in range_remark(one.images, config)
+        ),
         *_duplicates(examined),
         *_orphans(files, examined),
         *(finding for split in files for finding in _of_split(split, splits[split], data_file, longest)),
@@ -171,7 +175,8 @@ def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
             layout = str(image.tile[0][3]) if image.tile else ""
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):  # formats that only OpenCV knows
         return
-    if Image.registered_extensions().get(path.suffix.lower()) != SAME_EXTENSION.get(kind, kind):
+    stated = Image.registered_extensions().get(path.suffix.lower(), "")
+    if SAME_FORMAT.get(stated, stated) != SAME_FORMAT.get(kind, kind):
         yield "wrong extension", f"a {kind} file"
     if turned != 1:
         yield "rotated by EXIF", f"orientation {turned}; labels are of the turned image"
