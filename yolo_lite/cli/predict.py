@@ -29,7 +29,7 @@ def run(options: PredictOptions) -> None:
         DataError: there is nothing to detect on, or none of it can be read. Where some of it can, the rest is named
             and passed over, and that is no error.
     """
-    media = find_media(options.source)
+    media = find_media(options.source, lambda line: tqdm.write(line, file=sys.stderr))
     model = predictor.load(str(options.weights), str(options.device), options.imgsz)
     classes = options.classes or None
     choice = model.options(options.conf, options.iou, options.max_det, classes, options.agnostic_nms)

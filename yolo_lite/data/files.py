@@ -59,7 +59,7 @@ def list_sources(
     if len(found) == 1:
         return found[0]
     images, unread, repeated, notes = (list(itertools.chain(*lists)) for lists in zip(*found, strict=True))
-    images, again = _each_once(images)
+    images, again = each_once(images)
     return Listing(images, unread, repeated + again, notes)
 
 
@@ -85,7 +85,7 @@ def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset
     if len(folders) < len(found):
         return _sorted_out((path for path in found if path not in {*folders}), repeated, suffixes)
     walked = [_walk(folder) for folder in folders]  # such as clips/*/images
-    files, again = _each_once(itertools.chain.from_iterable(files for files, _ in walked))
+    files, again = each_once(itertools.chain.from_iterable(files for files, _ in walked))
     return _sorted_out(files, list(itertools.chain(repeated, again, *(links for _, links in walked))), suffixes)
 
 
@@ -146,13 +146,13 @@ def _matches(root: Path, pattern: str) -> tuple[list[str], list[str]]:
     """What a glob pattern finds below ``root``, whose own name may hold a [ that is meant literally."""
     parts = Path(pattern).parts
     if "**" not in parts:
-        return _each_once(sorted((str(root / path) for path in glob.glob(pattern, root_dir=root)), key=_parts))
+        return each_once(sorted((str(root / path) for path in glob.glob(pattern, root_dir=root)), key=_parts))
     at = parts.index("**")  # glob itself would run into loops of links
     tops = glob.glob(str(Path(*parts[:at])), root_dir=root) if at else ["."]
     walked = [(top, *_walk(top)) for top in sorted(str(root / top) for top in tops) if os.path.isdir(top)]
     below = ((file, file[len(top) :].strip(os.sep)) for top, files, _ in walked for file in files)
     fitting = (file for file, name in below if _fits(_parts(name), parts[at:]))
-    found, again = _each_once(sorted(fitting, key=_parts))
+    found, again = each_once(sorted(fitting, key=_parts))
     return found, [*again, *(link for _, _, links in walked for link in links)]
 
 
@@ -167,7 +167,7 @@ def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:
     return fits and _fits(names[1:], pattern[1:])
 
 
-def _each_once(paths: Iterable[str]) -> tuple[list[str], list[str]]:
+def each_once(paths: Iterable[str]) -> tuple[list[str], list[str]]:
     """The paths, each file of each folder once and best without a link to its folder; and those left out.
 
     A link to a file is a file of its own: its name may belong to other labels.
@@ -206,7 +206,7 @@ def _read_list(place: Path, root: Path, where: str | Path) -> Listing:
     ends = {row: end for row, path in found.items() if not path and (end := _by_its_end(row, bases, known))}
     claims = Counter([*found.values(), *ends.values()])
     moved = {row: end for row, end in ends.items() if claims[end] == 1}
-    images, repeated = _each_once(found[row] or moved.get(row) or str(place.parent / row) for row in rows)
+    images, repeated = each_once(found[row] or moved.get(row) or str(place.parent / row) for row in rows)
     first = [f"the first: {row} is read from {end}" for row, end in moved.items()][:1]
     return Listing(
         images, [], repeated, [f"{place}: {len(moved)} paths are found by their ends, {one}" for one in first]
