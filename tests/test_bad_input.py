@@ -142,9 +142,7 @@ ROWS = {
     "a bomb": image("x.png", png_header(60000, 60000), "exceeds limit"),
     "no pixels": image("x.png", png_header(0, 40), "not a readable image"),
     "a header that lies": image("x.png", png_header(500, 400)[:60], "x.png: "),
-    "folder named .jpg": Row(
-        ERROR, "x.jpg: not a readable image", {"images/x.jpg": folder}, YAML.replace("/train", "/*")
-    ),
+    "folder named .jpg": Row(FINE, "0 errors", {"images/train/x.jpg": folder}, YAML.replace("/train", "/train/*")),
     "link to nothing": image("x.jpg", link_to("gone.jpg"), "x.jpg: no such image"),
     "link to itself": image("x.jpg", link_to("x.jpg"), "x.jpg: not a readable image"),
     "wrong extension": image("x.jpg", picture("PNG"), "note: wrong extension: 1", FINE),
@@ -282,7 +280,7 @@ ROWS = {
     "no val": yaml(YAML.replace("val: images/val\n", ""), "error: missing split: 1", ERROR),
     "no val to train with": yaml(YAML.replace("val: images/val\n", ""), "split 'val' is not given", command="train"),
     "no such folder": yaml(YAML.replace("images/train", "imgs"), "found nothing at"),
-    "no such root": yaml(YAML.replace("path: set", "path: nowhere"), "found nothing at"),
+    "no such root": yaml(YAML.replace("path: set", "path: nowhere"), "set/images/val is used", FINE),
     "a pattern of nothing": yaml(YAML.replace("images/train", "'*.gif'"), "found nothing at"),
     "a number for a path": yaml(YAML.replace("images/train", "7"), "expected a path or a list of paths, found 7"),
     "a path too long": yaml(YAML.replace("images/train", "x" * 300), "too long"),

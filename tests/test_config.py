@@ -472,6 +472,17 @@ def test_unusable_names_are_refused(dataset, names: str, words: str):
     assert words in problems(dataset, f"train: x\nnames: {names}")[0]
 
 
+def test_the_value_of_white_is_stated_once(dataset):
+    for words, white in (("", 65535), ("bits: 12", 4095), ("bits: 8", 255), ("max_value: 1000", 1000)):
+        assert dataset(f"train: x\nnames: [a]\n{words}").white == white
+    for words, message in (
+        ("max_value: 4095\nbits: 12", "data.yaml:3: max_value: expected bits or max_value, found both, 12 and 4095"),
+        ("bits: 17", "data.yaml:3: bits: expected 16 or less, found 17"),
+        ("max_value: 0", "data.yaml:3: max_value: expected 1 or more, found 0"),
+    ):
+        assert problems(dataset, f"train: x\nnames: [a]\n{words}") == [message]
+
+
 def test_nc_must_agree_with_names_and_may_be_left_out(dataset):
     assert dataset("train: x\nnames: [a, b]\nnc: 2").names == dataset("train: x\nnames: [a, b]").names
     (message,) = problems(dataset, "train: x\nnames: [a, b]\nnc: 3")

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_lite.data.augment import MIN_SIDE
-from yolo_lite.data.labels import FileReader, LabelReader, Problem, SplitFiles
+from yolo_lite.data.images import ANY_RANGE, largest_value
+from yolo_lite.data.labels import FileReader, Problem
 from yolo_lite.data.letterbox import fitted_size
 from yolo_lite.data.pairing import Folder, names_beside
 
 if TYPE_CHECKING:
     from yolo_lite.data.index import DatasetIndex
+    from yolo_lite.data.split import SplitFiles
 
-ASKED = 100  # images whose label files are looked for first
+SAMPLED = 16  # images that are looked at for the range of their pixels
 LARGE_SHARE = 0.25  # of images or objects that teach nothing
 OTHER_SUFFIXES = {".txt": "YOLO", ".xml": "Pascal VOC", ".json": "labelme"}  # of label files, one an image
 
@@ -32,6 +34,7 @@ def doubts(index: DatasetIndex, files: SplitFiles) -> Iterator[Problem]:
         yield from _unlabelled(files, files.reader)
     if files.reader.numbers_classes:
         yield from _other_order(files)
+    yield from _pixel_range(files.images, index.white)
 
 
 def training_sizes(index: DatasetIndex, longest: int) -> np.ndarray:
@@ -95,6 +98,16 @@ def _other_order(files: SplitFiles) -> Iterator[Problem]:
             yield Problem("classes in another order", text, rows=0)
 
 
-def has_labels(images: Sequence[str], reader: LabelReader) -> bool:
-    """Whether any image has a label file of the reader's format; the first ones tell it nearly always."""
-    return any(reader.label_files(some)[1].any() for some in (images[:ASKED], images[ASKED:]) if some)
+def _pixel_range(images: Sequence[str], white: int) -> Iterator[Problem]:
+    """Whether 16-bit images hold much less, or more, than the value that white is taken for."""
+    deep = [image for image in images if os.path.splitext(image)[1].lower() in (".png", ".tif", ".tiff", ".npy")]
+    sample = deep[:: -(-len(deep) // SAMPLED) or 1]
+    found = max((value for value in map(largest_value, sample) if value is not None), default=None)
+    if found is None or (found <= white and (white < ANY_RANGE or found > ANY_RANGE // 4)):
+        return
+    text = f"16-bit images have values up to {found}"
+    if found > white:
+        text = f"{text}, what is above {white} becomes white: see the keys bits and max_value"
+    else:
+        text = f"{text} of {ANY_RANGE} and become nearly black; write bits: {max(found.bit_length(), 8)} in the YAML"
+    yield Problem("range of 16 bits", text, rows=0)

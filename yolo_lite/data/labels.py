@@ -224,18 +224,6 @@ class LabelReader:
         return []
 
 
-class SplitFiles(NamedTuple):
-    """Where a split of n images is read from."""
-
-    root: Path
-    sources: tuple[str, ...]  # folders, list files or patterns
-    images: list[str]
-    reader: LabelReader
-    labels: list[str]  # the label file of each image, or where it would be
-    has_labels: np.ndarray  # [n] bool, whether it is there
-    others: list[str]  # images of other splits that share the folder or file of labels
-
-
 class FileReader(LabelReader):
     """A format with a label file for each image; an image without one is background."""
 

@@ -11,7 +11,7 @@ from yolo_lite.config.find import find_yaml
 from yolo_lite.config.load import load_dataset_config, validate
 from yolo_lite.config.seams import Seams
 from yolo_lite.config.yaml_file import Document
-from yolo_lite.data.index import split_files
+from yolo_lite.data.split import split_files
 
 
 def load_dataset(

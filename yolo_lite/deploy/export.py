@@ -107,6 +107,7 @@ def _facts(trained: Trained, options: ExportOptions) -> Facts:
     return Facts(
         names=config.data.class_names,
         channels=config.data.channels,
+        white=config.data.white,
         stride=model.stride,
         smallest=model.stride * EXPORT_FORMATS[options.format].fewest_strides,
         imgsz=rounded_up(options.imgsz or config.train.imgsz, model.stride),
