@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import REPOSITORY
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from yolo_lite.config.errors import ConfigError, nearest
+from yolo_lite.config.data import DatasetConfig
+from yolo_lite.config.errors import ConfigError, ConfigWarning, nearest
+from yolo_lite.config.foreign import DATASET_KEYS
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import (
     load_dataset_config,
@@ -504,6 +509,65 @@ def test_errors_in_a_nested_part_name_the_whole_key_and_the_nearest(dataset):
         "data.yaml:4: the key 'generate.val' is missing",
         "data.yaml:4: the key 'generate.image_size' is missing",
     ]
+
+
+EXPORTED = {
+    "roboflow": "roboflow: {workspace: w, project: p, version: 3, license: CC BY 4.0, url: 'https://example.org/p'}",
+    "pose": "kpt_shape: [17, 3]\nflip_idx: [0, 2, 1]\nkpt_names: {0: [nose]}",
+    "about": "author: me\nlicense: MIT\ndescription: cats\nversion: 1.0\ndate: 2024-01-02",
+    "download": "download: bash get.sh",
+    "empty": "path:\ntest:\nchannels: # as many as there are",
+}
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_keys_that_exporters_write_change_nothing_and_are_not_spoken_of(dataset, kind: str, recwarn):
+    plain = "train: x\nnames: [a]\n"
+    assert dataset(plain + EXPORTED[kind]) == dataset(plain) and not recwarn.list
+
+
+@given(
+    st.dictionaries(
+        st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1), st.none() | st.integers() | st.lists(st.text("abc"))
+    )
+)
+def test_no_unknown_key_of_a_dataset_yaml_changes_or_stops_anything(tmp_path_factory, others: dict[str, Any]):
+    known = {"train": "x", "names": ["a", "b"]}
+    unknown = {key: value for key, value in others.items() if key not in DatasetConfig.model_fields}
+    place = tmp_path_factory.mktemp("keys") / "data.yaml"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        config = load_dataset_config(written(place, yaml.safe_dump({**unknown, **known})), (), SEAMS)
+    assert config == DatasetConfig(train=("x",), names=("a", "b"))
+    told = "".join(str(warning.message) for warning in said)
+    assert len(said) == bool(unknown.keys() - DATASET_KEYS)
+    assert all(repr(key) in told for key in unknown.keys() - DATASET_KEYS)
+
+
+def test_unknown_keys_of_a_dataset_yaml_are_named_with_line_and_nearest_key(dataset):
+    with pytest.warns(ConfigWarning) as said:
+        dataset("train: x\nlables: y\nnames: [a]\nroboflow: 1\n7: z\n")
+    (told,) = (re.sub(r"^\S*/", "", str(warning.message)) for warning in said)
+    assert told == "data.yaml: keys without effect: 'lables' (nearest: 'labels') in line 2, 7 in line 5"
+
+
+@pytest.mark.parametrize("key", ["nmes", "name", "Names", "class_names"])
+def test_misspelt_names_stop_and_a_title_does_not_pass_for_them(dataset, key: str):
+    expected = [f"data.yaml:2: the key 'names' is missing (nearest: '{key}')"]
+    assert problems(dataset, f"train: x\n{key}: [a, b]") == expected
+    assert problems(dataset, f"train: x\n{key}: {{0: a}}") == expected
+    with pytest.warns(ConfigWarning):
+        assert dataset(f"train: x\nnames: [a]\n{key}: my set").names == ("a",)
+
+
+def test_sections_of_a_dataset_yaml_and_overrides_stay_strict(dataset):
+    assert problems(dataset, "train: x\nnames: [a]", "data.trian=y") == [
+        "--set data.trian=y: unknown key 'trian' (nearest: 'train')"
+    ]
+    assert any(
+        "unknown key 'download.0.sha'" in line
+        for line in problems(dataset, "train: x\nnames: [a]\ndownload: [{sha: 1}]")
+    )
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "data").glob("*.yaml")), ids=lambda path: path.name)

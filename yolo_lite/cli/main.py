@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import io
+import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import yolo_lite
 from yolo_lite.cli.arguments import SomeOptions, read_options
-from yolo_lite.config.errors import StoppedError, UserError
+from yolo_lite.config.errors import ConfigWarning, StoppedError, UserError
 from yolo_lite.config.options import COMMANDS
 
 T = TypeVar("T")
@@ -70,7 +73,8 @@ def _run(name: str, words: Sequence[str]) -> int:
         options = read_options(COMMANDS[name], words, SCRIPTS.get(name, f"yolo-lite {name}"))
         command = importlib.import_module(f"yolo_lite.cli.{MODULES.get(name, name)}")  # with torch, where it needs it
         hint = getattr(command, "HINT", "")
-        status = with_plugins(command.run, options)
+        with _warnings_in_one_line():
+            status = with_plugins(command.run, options)
     except UserError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
@@ -86,6 +90,24 @@ def _run(name: str, words: Sequence[str]) -> int:
         print(f"interrupted{hint}", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Say each of our warnings once; of several processes the first one does."""
+    others, is_first, said = warnings.showwarning, os.environ.get("RANK", "0") == "0", set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if not issubclass(category, ConfigWarning):
+            others(message, category, *place)
+        elif is_first and str(message) not in said:
+            said.add(str(message))
+            print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ConfigWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def entry() -> None:
