@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, ConfigWarning, nearest
-from yolo_lite.config.foreign import DATASET_KEYS
+from yolo_lite.config.foreign import DATASET_KEYS, HYP_KEYS
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import (
     load_dataset_config,
@@ -219,10 +219,98 @@ def test_an_unknown_key_names_the_nearest_or_else_all(hyp):
     assert all(name in message for name in Hyp.model_fields)
 
 
-@pytest.mark.parametrize("key", ADVICE)
+@pytest.mark.parametrize("key", FLAT_KEYS)
 def test_a_retired_key_gets_advice(hyp, key: str):
     assert problems(hyp, f"lr0: 0.1\n{key}: 3") == [f"hyp.yaml:2: unknown key {key!r}: {ADVICE[key]}"]
     assert key not in Hyp.model_fields
+
+
+# The keys of YOLOv5's hyp files with the values of each: first those that were set by hand, then two that were evolved.
+SCRATCH = {
+    **{"lr0": 0.01, "lrf": 0.01, "momentum": 0.937, "weight_decay": 0.0005, "warmup_epochs": 3.0},
+    **{
+        "warmup_momentum": 0.8,
+        "warmup_bias_lr": 0.1,
+        "box": 0.05,
+        "cls": 0.5,
+        "cls_pw": 1.0,
+        "obj": 1.0,
+        "obj_pw": 1.0,
+    },
+    **{"iou_t": 0.2, "anchor_t": 4.0, "fl_gamma": 0.0, "hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4, "degrees": 0.0},
+    **{"translate": 0.1, "scale": 0.5, "shear": 0.0, "perspective": 0.0, "flipud": 0.0, "fliplr": 0.5, "mosaic": 1.0},
+    **{"mixup": 0.0, "copy_paste": 0.0},
+}
+MEDIUM = {"lrf": 0.1, "cls": 0.3, "obj": 0.7, "scale": 0.9, "mixup": 0.1}
+NONE = {"hsv_h": 0, "hsv_s": 0, "hsv_v": 0, "translate": 0, "scale": 0, "fliplr": 0, "mosaic": 0}
+EVOLVED = {"lr0": 0.00334, "lrf": 0.15135, "momentum": 0.74832, "box": 0.02, "cls": 0.21638, "obj": 0.51728}
+YOLOV5_FILES = {
+    "low": SCRATCH,
+    "med": SCRATCH | MEDIUM,
+    "high": SCRATCH | MEDIUM | {"copy_paste": 0.1},
+    "no-augmentation": SCRATCH | NONE,
+    "VOC": SCRATCH | EVOLVED | {"warmup_bias_lr": 0.18657, "anchors": 3.412, "anchor_t": 3.3744, "scale": 0.75544},
+    "Objects365": SCRATCH | {"lr0": 0.00258, "momentum": 0.779, "warmup_bias_lr": 0.0711, "anchors": 3.2},
+}
+
+
+@pytest.mark.parametrize("idle_keys_are_gone", [False, True])
+@pytest.mark.parametrize("name", YOLOV5_FILES)
+def test_a_hyp_file_of_yolov5_means_what_it_means_there(hyp, name: str, idle_keys_are_gone: bool):
+    given = dict(YOLOV5_FILES[name])
+    idle = [] if idle_keys_are_gone else sorted({"iou_t", "anchors"} & given.keys(), reverse=True)
+    if idle_keys_are_gone:
+        given = {key: value for key, value in given.items() if key not in HYP_KEYS}
+    with pytest.warns(ConfigWarning) as said:
+        read = hyp(yaml.safe_dump(given, sort_keys=False))
+    assert read == Hyp(optimizer="SGD", **{key: value for key, value in given.items() if key not in HYP_KEYS})
+    texts = [str(warning.message).partition("hyp.yaml: ")[2] for warning in said]
+    assert texts.pop().startswith("figures of YOLOv5 and no key 'optimizer': trains with SGD")
+    assert len(texts) == bool(idle) and all(f"{key!r} (" in texts[0] for key in idle)
+    assert "anchors" not in idle or "yolo-lite anchors" in texts[0]
+
+
+@pytest.mark.filterwarnings("ignore::yolo_lite.config.errors.ConfigWarning")
+@pytest.mark.parametrize("name", YOLOV5_FILES)
+def test_an_optimizer_that_is_stated_wins_over_the_figures_of_yolov5(hyp, name: str):
+    text = yaml.safe_dump(YOLOV5_FILES[name])
+    assert hyp(text, "optimizer=AdamW").optimizer == hyp(f"{text}optimizer: AdamW").optimizer == "AdamW"
+
+
+@pytest.mark.parametrize(
+    ("text", "optimizer"),
+    [
+        ("lr0: 0.02\nmomentum: 0.9\nwarmup_bias_lr: 0.1", "SGD"),  # changed by a user, the biases' warm-up is left
+        ("lr0: 0.01\nmomentum: 0.937", "SGD"),
+        ("lr0: 0.001\niou_t: 0.2", "SGD"),
+        ("{}", "AdamW"),
+        ("lr0: 0.01", "AdamW"),  # of this, and of all below, nothing comes from there
+        ("momentum: 0.937", "AdamW"),
+        ("lr0: 0.001\nmomentum: 0.937\nwarmup_bias_lr: 0.0", "AdamW"),
+        ("warmup_bias_lr: 0.1", "AdamW"),
+        ("lr0: 0.0015\nmomentum: 0.9\nwarmup_bias_lr: 0.0\nbox_loss: siou", "AdamW"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::yolo_lite.config.errors.ConfigWarning")
+def test_what_counts_as_figures_of_yolov5(hyp, text: str, optimizer: str):
+    assert hyp(text).optimizer == optimizer
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "cfg").glob("hyp*.yaml")), ids=lambda file: file.name)
+def test_every_hyp_yaml_of_the_repository_states_its_optimizer(file: Path):
+    assert read_yaml(file).data["optimizer"] == load_hyp(file).optimizer == "AdamW"
+
+
+def test_a_stored_configuration_keeps_its_optimizer_whatever_its_figures(tmp_path: Path):
+    plain = RunConfig(
+        train=RunSection(),
+        hyp=Hyp(lr0=0.01, momentum=0.937, warmup_bias_lr=0.1),
+        model=ModelConfig(**yaml.safe_load(MODEL)),
+        data=DatasetConfig(train=("x",), names=("a",)),
+        data_file="",
+    ).plain()
+    del plain["hyp"]["optimizer"]
+    assert load_run_config(plain, "last.pt").hyp.optimizer == "AdamW"
 
 
 def test_the_keys_of_yolov5_are_keys_here_or_retired():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from yolo_lite.config.data import DatasetConfig
@@ -43,11 +43,31 @@ def known_dataset_keys(document: Document) -> Document:
     return document._replace(data=kept)
 
 
-def known_hyp_keys(document: Document) -> Document:
+def hyp_as_meant(document: Document, overrides: Sequence[str] = ()) -> Document:
     """A hyp file as it is meant where it was written: without YOLOv5's idle keys, and with its optimizer."""
-    idle = {key: f"{key!r} ({why})" for key, why in HYP_KEYS.items() if key in document.data}
+    data = document.data
+    idle = {key: f"{key!r} ({why})" for key, why in HYP_KEYS.items() if key in data}
     _warn(document, idle)
-    return document._replace(data={key: value for key, value in document.data.items() if key not in idle})
+    kept = {key: value for key, value in data.items() if key not in idle}
+    if "optimizer" not in data and not any(text.startswith("optimizer=") for text in overrides) and _is_for_sgd(data):
+        told = "figures of YOLOv5 and no key 'optimizer': trains with SGD, as there; --optimizer chooses another"
+        warnings.warn(f"{document.source}: {told}", ConfigWarning, stacklevel=3)
+        kept["optimizer"] = "SGD"
+    return document._replace(data=kept)
+
+
+def _is_for_sgd(data: Mapping[str, Any]) -> bool:
+    """Whether a hyp file without an optimizer carries the figures of YOLOv5, where SGD is the default of a flag.
+
+    AdamW would take its lr0 for ten times its own. Any of three things is enough, and no file of ours has one: the key
+    ``iou_t``; biases that begin the warm-up above lr0 (.1 against .01 there, as in all that were evolved from it); or,
+    if neither is there any more, momentum .937 with an lr0 that is for SGD. Stated figures count, not our defaults.
+    """
+    lr0, momentum, bias_lr = (data.get(key) for key in ("lr0", "momentum", "warmup_bias_lr"))
+    if not isinstance(lr0, (int, float)):
+        return False
+    biases_begin_above = isinstance(bias_lr, (int, float)) and bias_lr > lr0
+    return "iou_t" in data or biases_begin_above or (momentum == 0.937 and lr0 >= 0.005)
 
 
 def resembles(word: str, choices: Iterable[str]) -> str:

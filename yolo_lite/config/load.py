@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.find import find_yaml, folder_of_dataset
-from yolo_lite.config.foreign import known_dataset_keys
+from yolo_lite.config.foreign import hyp_as_meant, known_dataset_keys
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.model import MODEL_SECTIONS, AnyModelConfig
 from yolo_lite.config.old import ADVICE
@@ -30,7 +30,7 @@ PREFIXES = ("model.", "data.")  # of keys that ``--set`` overrides in these file
 
 def load_hyp(path: str | os.PathLike[str], overrides: Sequence[str] = (), seams: Seams | None = None) -> Hyp:
     """Read hyp.yaml by its path or name, with ``--set key=value`` over it; without ``seams`` no name is checked."""
-    return validate(Hyp, override(read_yaml(find_yaml(path, "hyp")), overrides, ""), seams)
+    return validate(Hyp, override(hyp_as_meant(read_yaml(find_yaml(path, "hyp")), overrides), overrides, ""), seams)
 
 
 def load_model_config(
