@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yolo_lite
 from yolo_lite.cli.arguments import SomeOptions, read_options
-from yolo_lite.config.errors import ConfigWarning, StoppedError, UserError
+from yolo_lite.config.errors import ConfigWarning, StoppedError, UserError, nearest
 from yolo_lite.config.options import COMMANDS
 
 T = TypeVar("T")
@@ -36,7 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not words or words[0] not in COMMANDS:
         print(_usage(), file=sys.stderr)
-        return 0 if words[:1] in (["-h"], ["--help"]) else 2
+        if words[:1] in (["-h"], ["--help"]):
+            return 0
+        if words:
+            advice = " (it is called predict)" if words[0] == "detect" else nearest(words[0], COMMANDS)
+            print(f"error: unknown command {words[0]!r}{advice}", file=sys.stderr)
+        return 2
     return _run(words[0], words[1:])
 
 
