@@ -78,7 +78,7 @@ WHY_NOT = {
     "--save-format": "--save-txt writes YOLO's rows, --save-json boxes in pixels",
     "--save-hybrid": "labels are not mixed with predictions: --save-json writes both, in files of their own",
     "--simplify": "the file has no superfluous nodes that ONNX Runtime would not drop itself",
-    "--single-cls": "the classes are those of training: train with key data.single_cls, or set single_cls in --data",
+    "--single-cls": "the classes are those of training: train with --single-cls",
     "--update": "yolo-lite import reads weights of YOLOv5",
     "--vid-stride": "every frame is read",
     **dict.fromkeys(("--view-img", "--show"), _NO_WINDOW),

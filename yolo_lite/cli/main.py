@@ -7,6 +7,8 @@ import gc
 import importlib
 import io
 import os
+import select
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +29,32 @@ SCRIPTS = {"train": "train.py", "val": "val.py"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first word names; its exit status comes back."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _main(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            for stream in (sys.stdout, sys.stderr):  # what is left, the interpreter would find it at its exit
+                print(end="", file=stream, flush=True)
+    except BrokenPipeError:
+        if not (closed := [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]):
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in closed:
+            os.dup2(nowhere, stream.fileno())  # what a buffer still holds goes there
+        return 128 + signal.SIGPIPE  # as of tools that the signal ends: scripts with pipefail know this status
+
+
+def _has_no_reader(stream: Any) -> bool:
+    """Whether a stream leads into a pipe whose other end is closed, as that of ``| head`` is."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # without poll on Windows, or a stream that is no file
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _main(words: Sequence[str]) -> int:
     gc.set_threshold(100_000, 50, 100)  # imports make a million objects: to look for garbage among them takes .4 s
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
