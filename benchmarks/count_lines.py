@@ -44,6 +44,7 @@ BESIDE = (
     "engine/sheets.py",
     "engine/confusion.py",
     "engine/run_folder.py",
+    "engine/same_data.py",  # --resume RUN --data NEW
     "engine/stop.py",  # Ctrl-C
 )
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from yolo_lite.config.data import DatasetConfig
-from yolo_lite.config.errors import ConfigError, ConfigWarning, nearest
-from yolo_lite.config.foreign import DATASET_KEYS, HYP_KEYS
+from yolo_lite.config.errors import ConfigError, nearest
+from yolo_lite.config.foreign import DATASET_KEYS, HYP_KEYS, ConfigWarning
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import (
     load_dataset_config,
@@ -270,7 +270,7 @@ def test_a_hyp_file_of_yolov5_means_what_it_means_there(hyp, name: str, idle_key
     assert "anchors" not in idle or "yolo-lite anchors" in texts[0]
 
 
-@pytest.mark.filterwarnings("ignore::yolo_lite.config.errors.ConfigWarning")
+@pytest.mark.filterwarnings("ignore::yolo_lite.config.foreign.ConfigWarning")
 @pytest.mark.parametrize("name", YOLOV5_FILES)
 def test_an_optimizer_that_is_stated_wins_over_the_figures_of_yolov5(hyp, name: str):
     text = yaml.safe_dump(YOLOV5_FILES[name])
@@ -291,7 +291,7 @@ def test_an_optimizer_that_is_stated_wins_over_the_figures_of_yolov5(hyp, name: 
         ("lr0: 0.0015\nmomentum: 0.9\nwarmup_bias_lr: 0.0\nbox_loss: siou", "AdamW"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::yolo_lite.config.errors.ConfigWarning")
+@pytest.mark.filterwarnings("ignore::yolo_lite.config.foreign.ConfigWarning")
 def test_what_counts_as_figures_of_yolov5(hyp, text: str, optimizer: str):
     assert hyp(text).optimizer == optimizer
 

@@ -116,6 +116,8 @@ def test_flags_of_yolov5_under_other_names():
     assert read("predict", "--nosave").no_save
     options = read("export", "--include torchscript --dynamic --topk-all 7")
     assert (options.format, options.dynamic, options.max_det) == ("torchscript", ("batch", "size"), 7)
+    options = read("export", "--include torchscript -o a.torchscript --imgsz 320")
+    assert (options.format, options.output, options.imgsz) == ("torchscript", "a.torchscript", 320)
 
 
 @pytest.mark.parametrize(

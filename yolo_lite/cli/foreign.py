@@ -122,10 +122,10 @@ def _flag_of(pair: str) -> list[str]:
 
 
 def _groups(words: Sequence[str]) -> Iterator[list[str]]:
-    """Each flag ``--like-this`` with the words behind it; first the words before all flags."""
+    """Each flag, ``--like-this`` or ``-o``, with the words behind it; first the words before all flags."""
     group: list[str] = []
     for word in words:
-        if word.startswith("--"):
+        if re.match(r"--|-[A-Za-z]", word):
             yield group
             group = []
         group.append(word)

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import yolo_lite
 from yolo_lite.cli.arguments import SomeOptions, read_options
-from yolo_lite.config.errors import ConfigWarning, StoppedError, UserError, nearest
+from yolo_lite.config.errors import StoppedError, UserError, nearest
+from yolo_lite.config.foreign import ConfigWarning
 from yolo_lite.config.options import COMMANDS
 
 T = TypeVar("T")

@@ -36,10 +36,6 @@ class CheckpointError(UserError):
     """A checkpoint is missing, unreadable or of another kind."""
 
 
-class ConfigWarning(UserWarning):
-    """Something in a file of the user's has no effect; the command line prints it in one line, once."""
-
-
 class StoppedError(Exception):
     """A run was asked to stop and has saved where it stands."""
 

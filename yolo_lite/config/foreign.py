@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from yolo_lite.config.data import DatasetConfig
-from yolo_lite.config.errors import ConfigError, ConfigWarning, nearest
+from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.yaml_file import Document
 
 # Keys of a dataset YAML that exporters and other trainers write: about the set, about keypoints, about an export.
@@ -21,6 +21,10 @@ HYP_KEYS = {
     "iou_t": "nothing reads it in YOLOv5 either",
     "anchors": "anchors are in the model YAML, yolo-lite anchors finds some that fit",
 }
+
+
+class ConfigWarning(UserWarning):
+    """Something in a file of the user's has no effect; the command line prints it in one line, once."""
 
 
 def known_dataset_keys(document: Document) -> Document:
