@@ -71,7 +71,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
         raise ConfigError(f"{options.cfg}: {error}") from None
     size = rounded_up(options.imgsz, model.stride)
     print(f"{options.cfg}: {model.describe(size)}")
-    train_index = index_split(config.data, config.data_file, "train", with_outlines=hyp.copy_paste > 0)
+    train_index = index_split(config.data, config.data_file, "train", with_outlines=hyp.needs_outlines)
     val_index = index_split(config.data, config.data_file, "val")
 
     if hyp.sync_bn:
