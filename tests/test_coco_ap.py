@@ -179,7 +179,20 @@ def test_only_the_best_hundred_detections_of_an_image_and_class_count():
         )
         scores = score_detections(truth, table)
         assert scores.overall[:3] == pytest.approx(pycocotools_figures(truth, table)[0], abs=1e-9)
-        assert (scores.overall.map50 > 0) == (scores.overall.recall > 0) == bool(found)
+        assert (scores.overall.map50 > 0) == bool(found)
+        assert scores.overall.recall == 1  # the curves know all
+
+
+def test_two_hundred_exact_detections_of_two_hundred_objects_are_all_right():
+    """AP counts COCO's hundred of them, precision and recall all: as the confusion matrix does."""
+    boxes = [
+        [10.0 * column, 10.0 * row, 10.0 * column + 8, 10.0 * row + 8] for column in range(20) for row in range(10)
+    ]
+    index = make_index([[(0, box) for box in boxes]], 1, size=200)
+    table = make_table(*[(0, 0, 0.9 - place / 1000, box) for place, box in enumerate(boxes)])
+    scores = score_detections(ground_truth(index), table)
+    assert scores.overall[3:] == (1, 1)
+    assert (scores.curves.hits[0, :600] == 200).all() and scores.curves.f1[0].max() == 1
 
 
 def test_equal_scores_equal_pycocotools():

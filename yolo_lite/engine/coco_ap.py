@@ -6,6 +6,7 @@ D detections of a split, C classes, boxes in pixels of the original images.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,7 +76,7 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
     ``image`` and ``label`` of the table are the ids of ``truth``.
     """
     results = _load_results(truth, table)
-    evaluation = _run_coco(truth, results)
+    evaluation = _run_coco(truth, results, [100])
     # precision [T, R, C, areas, max detections], -1 where a class has no objects
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
@@ -88,7 +89,7 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
 
 def score_by_size(truth: COCO, table: DetectionTable) -> SizeScores:
     """What COCO adds to AP; it costs as much again, several times over: not for every epoch."""
-    evaluation = _run_coco(truth, _load_results(truth, table), by_size=True)
+    evaluation = _run_coco(truth, _load_results(truth, table), [1, 10, 100], by_size=True)
     evaluation.summarize()
     return SizeScores(*np.where(evaluation.stats < 0, np.nan, evaluation.stats)[3:12].tolist())
 
@@ -97,13 +98,14 @@ def match(truth: COCO, detections: DetectionTable | COCO, any_class: bool = Fals
     """Which object each detection ``[D]`` finds by COCO's greedy rule at IoU 0.5, as its row in the ground truth.
 
     From the best score down, each detection of an image takes the free object that it overlaps most. One that finds
-    none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``. Only the best
-    100 of an image and class are matched, those that AP knows; with ``any_class`` all are, with objects of any class.
+    none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``. All are matched,
+    however many AP counts; with ``any_class`` with objects of any class.
     """
     results = _load_results(truth, detections) if isinstance(detections, DetectionTable) else detections
     found = np.full(len(results.anns), UNMATCHED)
     # At several thresholds a pair of the library's "matched" may stem from any of them: it is asked about one alone.
-    pairs = _run_coco(truth, results, iou=0.5, any_class=any_class).eval["matched"]
+    everything = [max(len(results.anns), 1)]
+    pairs = _run_coco(truth, results, everything, iou=0.5, any_class=any_class).eval["matched"]
     annotations = truth.dataset["annotations"]
     rows = {one["id"]: IN_CROWD if one["iscrowd"] else row for row, one in enumerate(annotations)}
     for detection, thing in (pair.split("_") for pair in pairs):
@@ -118,17 +120,22 @@ def _load_results(truth: COCO, table: DetectionTable) -> COCO:
 
 
 def _run_coco(
-    truth: COCO, results: COCO, iou: float | None = None, by_size: bool = False, any_class: bool = False
+    truth: COCO,
+    results: COCO,
+    max_detections: Sequence[int],
+    iou: float | None = None,
+    by_size: bool = False,
+    any_class: bool = False,
 ) -> Any:
     """COCO's evaluation, at its ten IoU thresholds or at one, of all objects together or also of each size."""
     evaluation = COCOeval_faster(truth, results, "bbox", print_function=lambda *_: None)
     parameters = evaluation.params
+    parameters.maxDets = list(max_detections)
+    parameters.useCats = int(not any_class)
     if not by_size:
-        parameters.areaRng, parameters.areaRngLbl, parameters.maxDets = [[0, 1e10]], ["all"], [100]
+        parameters.areaRng, parameters.areaRngLbl = [[0, 1e10]], ["all"]
     if iou is not None:
         parameters.iouThrs = np.array([iou])
-    if any_class:
-        parameters.useCats, parameters.maxDets = 0, [max(len(results.anns), 1)]
     evaluation.evaluate()
     evaluation.accumulate()
     return evaluation
