@@ -120,7 +120,7 @@ def slow_best_f1(index: DatasetIndex, table: DetectionTable) -> tuple[list[tuple
     is_true = slow_true_positives(index, table)
     classes = sorted(set(index.label.tolist()))
     best = (-1.0, [], 0.0)
-    for confidence in np.linspace(0.001, 1, 1000):
+    for confidence in (row / 1000 for row in range(1, 1001)):
         pairs = []
         for label in classes:
             rows = np.flatnonzero((table.label == label) & (table.score >= confidence))
@@ -233,6 +233,18 @@ def test_precision_and_recall_stand_at_the_best_f1():
     # From confidence .301 to .7: 3 of 4 right, 3 of 4 found. Lower, 4 more misses come in; higher, a hit is lost.
     assert (scores.overall.precision, scores.overall.recall) == (0.75, 0.75)
     assert scores.confidence == pytest.approx(0.301)
+
+
+@pytest.mark.parametrize("thousandths", [7, 35, 282, 700, 1000])
+def test_a_detection_of_exactly_the_confidence_that_is_printed_counts(thousandths):
+    """The figures hold for detections at or above the number as metrics.json has it."""
+    hit, miss = [0, 0, 10, 10], [50, 50, 60, 60]
+    score = float(f"{thousandths / 1000:.3f}")
+    table = make_table((0, 0, score, hit), (0, 0, score - 1e-9, miss), (0, 0, score - 0.0005, miss))
+    scores = score_detections(ground_truth(make_index([[(0, hit)]], 1)), table)
+    printed = json.loads(json.dumps(scores.confidence))
+    assert printed == score and scores.overall[3:] == (1, 1)
+    assert ((table.score >= printed).sum(), scores.curves.above[0, thousandths - 1]) == (1, 1)
 
 
 def test_a_second_detection_of_an_object_is_false():

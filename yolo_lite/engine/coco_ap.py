@@ -16,7 +16,7 @@ from yolo_lite.data.index import DatasetIndex, coco_dict
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
 from yolo_lite.report.evaluation import Curves, mean_of_known
 
-CONFIDENCES = np.linspace(0.001, 1, 1000)
+CONFIDENCES = np.arange(1, 1001) / 1000  # the floats that print as .001, .002, ..: linspace gives .7000000000000001
 UNMATCHED, IN_CROWD = -1, -2  # what else than an object a detection may be matched to
 
 
