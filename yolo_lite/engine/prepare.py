@@ -93,6 +93,8 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     print(f"val:   {store.describe()}")
     canvas = functools.partial(canvas_size, stride=model.stride)
     val = prepare_split(store, canvas, options.batch_size, options.workers, compute, processes)
+    if val.limits.remark:
+        print(f"val:   {val.limits.remark}")
 
     folder = processes.from_first(lambda: _run_folder(options, resume, [train_index, val_index], processes))
     if processes.is_first and (line := too_small(train_index, size)):

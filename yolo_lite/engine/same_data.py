@@ -31,7 +31,7 @@ def read_splits(config: RunConfig, resume: Resume | None) -> tuple[DatasetIndex,
         DataError: a split cannot be read.
     """
     try:
-        train = index_split(config.data, config.data_file, "train", with_outlines=config.hyp.copy_paste > 0)
+        train = index_split(config.data, config.data_file, "train", with_outlines=config.hyp.needs_outlines)
         val = index_split(config.data, config.data_file, "val")
     except DataError as error:
         if resume is None or resume.data_moved:
