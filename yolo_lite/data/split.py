@@ -54,7 +54,8 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
     places, labels = _places(config, data_file), config.labels_of(split)
     root, sources = places.root, _sources(config, split)
     if not sources:
-        raise ConfigError(f"{data_file}: the split {split!r} is not given{nearest(split, config.splits)}")
+        hint = f"; yolo-lite adopt {data_file} -o mine.yaml makes one" if split == "val" and config.train else ""
+        raise ConfigError(f"{data_file}: the split {split!r} is not given{hint or nearest(split, config.splits)}")
     if config.download and not root.exists():
         raise DataError(f"{data_file}: no such folder: {root}; yolo-lite download {data_file} fetches the set")
     notes = places.notes((*sources, *([labels] if labels else [])))
