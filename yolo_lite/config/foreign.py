@@ -10,11 +10,10 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.yaml_file import Document
 
-# Keys of a dataset YAML that exporters and other trainers write: about the set, about keypoints, about an export.
+# Keys of a dataset YAML that exporters and other trainers write: about the set, and about keypoints.
 ABOUT = "author authors created date description docs homepage info licence license roboflow source url version"
 OF_POSES = "flip_idx kpt_names kpt_shape"
-OF_EXPORTS = "args batch imgsz stride task"
-DATASET_KEYS = frozenset(f"{ABOUT} {OF_POSES} {OF_EXPORTS}".split())
+DATASET_KEYS = frozenset(f"{ABOUT} {OF_POSES}".split())
 
 # Keys of a hyp file of YOLOv5 that have no effect here, and why.
 HYP_KEYS = {
