@@ -40,10 +40,9 @@ class Listing(NamedTuple):
             counts = ", ".join(f"{count} {kind or 'without suffix'}" for kind, count in sorted(kinds.items()))
             plugins = sorted({PLUGINS[kind] for kind in kinds if kind in PLUGINS})
             advice = f"; pip install {' '.join(plugins)}" if plugins else ""
-            what = f"files look like images and are not read ({counts}): {_first(self.unread)}"
-            lines.append(f"{len(self.unread)} {what}{advice}")
+            lines.append(f"look like images, but are not read: {counts}: {_first(self.unread)}{advice}")
         if self.repeated:
-            lines.append(f"{len(self.repeated)} paths lead to what is read already, once: {_first(self.repeated)}")
+            lines.append(f"named before, and used once: {len(self.repeated)}: {_first(self.repeated)}")
         return lines
 
 
@@ -74,9 +73,7 @@ def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset
         if suffix in LIST_SUFFIXES:
             return _read_list(place, root, where)
         advice = f"; pip install {PLUGINS[suffix]}" if suffix in PLUGINS else ""
-        what = (
-            f"images of this kind are not read here{advice}" if suffix in KNOWN_IMAGES else "its name ends not in .txt"
-        )
+        what = f"its kind is not read here{advice}" if suffix in KNOWN_IMAGES else "its name does not end in .txt"
         raise DataError(f"{where}: expected a list of images in {place}, or an image: {what}")
     found, repeated = _matches(root, str(Path(source).expanduser()))
     if not found:
@@ -207,10 +204,9 @@ def _read_list(place: Path, root: Path, where: str | Path) -> Listing:
     claims = Counter([*found.values(), *ends.values()])
     moved = {row: end for row, end in ends.items() if claims[end] == 1}
     images, repeated = each_once(found[row] or moved.get(row) or str(place.parent / row) for row in rows)
-    first = [f"the first: {row} is read from {end}" for row, end in moved.items()][:1]
-    return Listing(
-        images, [], repeated, [f"{place}: {len(moved)} paths are found by their ends, {one}" for one in first]
-    )
+    first = [f"{row} is read from {end}" for row, end in moved.items()][:1]
+    notes = [f"{place}: paths found by their ends: {len(moved)}, the first: {one}" for one in first]
+    return Listing(images, [], repeated, notes)
 
 
 def _rows(place: Path, where: str | Path) -> list[str]:

@@ -17,13 +17,15 @@ import numpy as np
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.data import index_cache
+from yolo_lite.data.decode import ANY_RANGE
 from yolo_lite.data.files import Listing, list_sources
-from yolo_lite.data.images import ANY_RANGE, HAS_TIFFFILE, image_size, largest_value
+from yolo_lite.data.images import image_size, largest_value
 from yolo_lite.data.labels import OF_OBJECTS, SYSTEM_ERROR, LabelReader, Labels, Problem, check_annotations
 from yolo_lite.data.outlines import Outlines, offsets_of
 from yolo_lite.data.places import Places, find_places
 from yolo_lite.data.readers import FORMATS
 from yolo_lite.data.shapes import ensure_shapes
+from yolo_lite.data.tiff import HAS_TIFFFILE
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
 
 SAMPLED = 16  # images that are looked at for the range of their pixels

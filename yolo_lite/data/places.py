@@ -37,7 +37,7 @@ class Places(NamedTuple):
 def find_places(stated: Path, folder: Path, sources: Sequence[str], where: str | Path) -> Places:
     """Look for a root and sources that are not there: an end of their path may lie below ``folder``, the YAML's.
 
-    The folder itself may also be the root, and a whole relative path lie in a subfolder.
+    The folder itself may also be the root, a source may lie below the root, and a relative one in a subfolder.
 
     Raises:
         DataError: the root could be in two places.
@@ -52,7 +52,7 @@ def find_places(stated: Path, folder: Path, sources: Sequence[str], where: str |
     places = Places(stated, root, {}, {})
     taken = {os.path.realpath(root / source): source for source in sources if _is_there(root, source)}
     for source in dict.fromkeys(sources):
-        found = [] if _is_there(root, source) else _different(_readings(folder, source))
+        found = [] if _is_there(root, source) else _different(_readings((root, folder), source))
         other = taken.setdefault(os.path.realpath(found[0]), source) if found else source
         if len(found) == 1 and other == source:
             places.moved[source] = found[0]
@@ -68,15 +68,18 @@ def _ends(path: str) -> list[Path]:
     return [Path(*names[at:]) for at in range(len(names)) if not at or not _is_magic(names[at])]
 
 
-def _readings(folder: Path, source: str) -> list[str]:
+def _readings(folders: Sequence[Path], source: str) -> list[str]:
     """What a source may mean that is not there as written."""
-    found = [(folder, end) for end in _ends(source)]
-    if found and not os.path.isabs(source) and folder.is_dir():
-        found += [(Path(entry), found[0][1]) for entry in os.scandir(folder) if is_folder(entry)]
-    found = [(base, end) for base, end in found if _is_there(base, str(end))]
-    return [
-        str(base / end) if (base / end).exists() else os.path.join(glob.escape(str(base)), end) for base, end in found
-    ]
+    ends = _ends(source)
+    found = list(itertools.product(folders, ends))
+    if ends and not os.path.isabs(source) and folders[-1].is_dir():
+        found += [(Path(entry), ends[0]) for entry in os.scandir(folders[-1]) if is_folder(entry)]
+    return [_literally(base, end) for base, end in found if _is_there(base, str(end))]
+
+
+def _literally(base: Path, end: Path) -> str:
+    """One path, in which only the end may hold wildcards."""
+    return str(base / end) if (base / end).exists() else os.path.join(glob.escape(str(base)), end)
 
 
 def _different(places: Iterable[str]) -> list[str]:

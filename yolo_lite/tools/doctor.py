@@ -19,8 +19,9 @@ from tqdm import tqdm
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
+from yolo_lite.data.decode import orientation
 from yolo_lite.data.files import Listing
-from yolo_lite.data.images import image_size, orientation, read_image
+from yolo_lite.data.images import image_size, read_image
 from yolo_lite.data.index import DatasetIndex, SplitFiles, dataset_root, index_of, range_remark, split_files
 from yolo_lite.data.labels import LabelReader, Labels
 from yolo_lite.data.readers import FORMATS
