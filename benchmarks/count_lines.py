@@ -29,6 +29,7 @@ BESIDE = (
     "config/find.py",
     "engine/resolve.py",
     "config/old.py",  # advice for old keys
+    "config/foreign.py",  # files of other programs
     "data/shapes.py",  # draws the embedded set
     "data/writers.py",  # of convert
     "data/files.py",  # what folders, lists and patterns name, on any machine, and by which suffix
@@ -47,6 +48,7 @@ BESIDE = (
     "engine/sheets.py",
     "engine/confusion.py",
     "engine/run_folder.py",
+    "engine/same_data.py",  # --resume RUN --data NEW
     "engine/stop.py",  # Ctrl-C
 )
 

@@ -113,8 +113,10 @@ def test_path_and_sources_may_lie_elsewhere(root, tmp_path):
 
 def test_a_run_says_what_it_does_not_read(root):
     (root / "images/d.svg").write_text("<svg/>")
+    make_label(root / "labels/c.txt")
     index = index_of(root, ["images", "images/a.png"])
     assert len(index) == 3 and index.describe().splitlines()[1:] == [
+        "  3 rows in the label files = 3 objects",
         f"  look like images, but are not read: 1 .svg: {root}/images/d.svg",
         f"  named before, and used once: 1: {root}/images/a.png",
     ]
@@ -158,7 +160,7 @@ def test_labels_are_found_whatever_the_image_is_called(tmp_path, name):
         (
             {"bits": 10},
             4000,
-            "16-bit images have values up to 4000, what is above 1023 becomes white: see bits, max_value",
+            "16-bit images have values up to 4000, what is above 1023 becomes white: see the keys bits and max_value",
         ),
         ({}, None, ""),
     ],
@@ -166,6 +168,7 @@ def test_labels_are_found_whatever_the_image_is_called(tmp_path, name):
 def test_a_set_of_16_bits_is_scaled_by_a_stated_key_and_warned_of_without_it(root, keys, found, words):
     dtype = np.uint8 if found is None else np.uint16
     assert cv2.imwrite(str(root / "images/b.png"), np.full((20, 40), found or 200, dtype))
+    make_label(root / "labels/c.txt")
     index = index_of(root, "images", **keys)
     assert index.remarks == ((words,) if words else ())
     white = keys.get("max_value", 2 ** keys.get("bits", 16) - 1)
@@ -178,10 +181,11 @@ def test_a_set_of_16_bits_is_scaled_by_a_stated_key_and_warned_of_without_it(roo
 
 
 def test_the_last_images_folder_becomes_labels():
-    file_of = YoloReader(Path("/d"), None, ("cat",)).file_of
-    assert file_of(Path("/d/images/set/images/x/a.b.jpg")) == Path("/d/images/set/labels/x/a.b.txt")
-    assert file_of(Path("/d/images_old/a.jpg")) == Path("/d/images_old/a.txt")  # a whole folder's name only
-    assert file_of(Path("/d/train/images.jpg")) == Path("/d/train/images.txt")
+    images = ["/d/images/set/images/x/a.b.jpg", "/d/images_old/a.jpg", "/d/train/images.jpg"]
+    files, there = YoloReader(Path("/d"), None, ("cat",)).label_files(images)
+    # A whole folder's name only; the file's own name is none.
+    assert files == ["/d/images/set/labels/x/a.b.txt", "/d/images_old/a.txt", "/d/train/images.txt"]
+    assert not there.any()
 
 
 def test_a_label_beside_the_image_is_found_with_and_without_an_images_folder(tmp_path):
@@ -192,9 +196,12 @@ def test_a_label_beside_the_image_is_found_with_and_without_an_images_folder(tmp
     assert len(index.label) == 2 and index.num_backgrounds == 0
 
 
-def test_the_mapped_label_wins_over_one_beside_the_image(root):
-    make_label(root / "images/a.txt", "0 0.5 0.5 0.1 0.1\n")
+def test_two_label_files_of_an_image_must_say_the_same(root):
+    make_label(root / "images/a.txt")
     assert index_of(root, "images/a.png").label.tolist() == [1]
+    make_label(root / "images/a.txt", "0 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(DataError, match=r"two label files that differ: .*labels/a\.txt and .*images/a\.txt"):
+        index_of(root, "images/a.png")
 
 
 @pytest.mark.parametrize("place", ["boxes/train/a.txt", "boxes/a.txt"])

@@ -27,8 +27,8 @@ from yolo_lite.cli.main import main
 from yolo_lite.config.errors import ConfigError, DataError, UserError
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.options import PredictOptions, ValOptions
-from yolo_lite.data.index import dataset_root
 from yolo_lite.data.letterbox import canvas_size
+from yolo_lite.data.split import dataset_root
 from yolo_lite.deploy import sources
 from yolo_lite.deploy.prediction import Outputs, Prediction
 from yolo_lite.deploy.predictor import BATCHES_WAITING, Predictor

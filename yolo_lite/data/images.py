@@ -23,7 +23,7 @@ from yolo_lite.data.decode import ANY_RANGE, FLAGS, as_8_bits, check_channels, c
 from yolo_lite.data.tiff import TIFF, tiff_pages, tiff_pixels
 
 _NPY = b"\x93NUMPY"
-_TURNED = (5, 6, 7, 8)  # the orientations that swap height and width
+TURNED = (5, 6, 7, 8)  # the orientations that swap height and width
 _JPEG_END = b"\xff\xd9"
 # What a whole file ends with. Pillow itself finds a WebP that is cut off.
 _END = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "PNG": b"IEND\xaeB`\x82", "WEBP": b""}
@@ -64,7 +64,7 @@ def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
         if channels in FLAGS and start[:4] not in TIFF:
             image = opened(file)
             kind, (width, height) = (image.format or "", image.size) if image else ("", (0, 0))
-            is_turned = image is not None and orientation(image) in _TURNED
+            is_turned = image is not None and orientation(image) in TURNED
             # The orientation of a JPEG is honoured by every version of OpenCV, that of other formats by some.
             end = _END.get(kind)
             if end is not None and (not is_turned or end == _JPEG_END):
@@ -73,6 +73,15 @@ def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
                 return (width, height) if is_turned else (height, width)
     height, width = read_image(path, channels).shape[:2]
     return height, width
+
+
+def exif_orientation(path: str | Path) -> int:
+    """The EXIF orientation of an image file; 1 where Pillow cannot read it."""
+    try:
+        with Image.open(path) as image:
+            return orientation(image)
+    except _DAMAGED:
+        return 1
 
 
 def _is_truncated(file: BinaryIO, end: bytes) -> bool:

@@ -6,30 +6,35 @@ Lists of Python objects would be copied page by page into every worker process.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from yolo_lite.config.data import DatasetConfig
-from yolo_lite.config.errors import ConfigError, DataError, nearest
+from yolo_lite.config.errors import DataError
 from yolo_lite.data import index_cache
 from yolo_lite.data.decode import ANY_RANGE
-from yolo_lite.data.files import Listing, list_sources
-from yolo_lite.data.images import image_size, largest_value
-from yolo_lite.data.labels import OF_OBJECTS, SYSTEM_ERROR, LabelReader, Labels, Problem, check_annotations
+from yolo_lite.data.doubts import doubts
+from yolo_lite.data.images import image_size
+from yolo_lite.data.labels import (
+    OF_OBJECTS,
+    SYSTEM_ERROR,
+    Annotation,
+    LabelReader,
+    Labels,
+    Problem,
+    check_annotations,
+)
 from yolo_lite.data.outlines import Outlines, offsets_of
-from yolo_lite.data.places import Places, find_places
-from yolo_lite.data.readers import FORMATS
-from yolo_lite.data.shapes import ensure_shapes
+from yolo_lite.data.split import split_files
 from yolo_lite.data.tiff import HAS_TIFFFILE
+from yolo_lite.data.turned import fitted
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
-
-SAMPLED = 16  # images that are looked at for the range of their pixels
-ASKED = 100  # first images whose label files are looked for to find out their format
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class DatasetIndex:
     problems: tuple[str, ...]  # what was left out and why, a line each
     channels: int = 3  # of the images
     white: int = ANY_RANGE  # value of a white pixel where they have 16 bits
-    remarks: tuple[str, ...] = ()  # on the files that the split's sources name, a line each
+    left_out: tuple[tuple[str, int], ...] = ()  # rows of label files that are no object here, by reason
+    remarks: tuple[str, ...] = ()  # about the files and the labels as a whole, a line each
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -76,12 +82,20 @@ class DatasetIndex:
     def num_backgrounds(self) -> int:
         return len(self) - len(np.unique(self.owner[~self.crowd]))
 
+    @property
+    def account(self) -> str:
+        """Rows of the label files: those that became objects, and those left out for each reason."""
+        crowds, out = int(self.crowd.sum()), sum(count for _, count in self.left_out)
+        used = f"{self.num_objects} objects" + (f" + {crowds} crowds or difficult" if crowds else "")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out)
+        left_out = f" + {out} left out ({reasons})" if out else ""
+        return f"{len(self.label) + out} rows in the label files = {used}{left_out}"
+
     def describe(self) -> str:
-        """Counts of images and objects, and the first problems, for the start of a run."""
+        """Counts of images, objects and rows, and the first problems, for the start of a run."""
         counts = f"{len(self)} images, {self.num_backgrounds} of them without objects, {self.num_objects} objects"
-        crowds = f", {int(self.crowd.sum())} crowds or difficult" if self.crowd.any() else ""
-        left_out = f"; {len(self.problems)} things left out, the first:" if self.problems else ""
-        return "\n  ".join((counts + crowds + left_out, *self.problems[:3], *self.remarks))
+        first = f"; {len(self.problems)} things left out, the first:" if self.problems else ""
+        return "\n  ".join((counts, self.account + first, *self.problems[:3], *self.remarks))
 
     def objects(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Labels ``[m]`` and boxes ``[m, 4]`` (xyxy in pixels of the image) of one image, crowds apart."""
@@ -111,98 +125,61 @@ def coco_dict(
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def dataset_root(config: DatasetConfig, data_file: str | Path) -> Path:
-    """The folder of the dataset, see ``find_places``; a generated one is drawn first if it is not there yet."""
-    return _places(config, data_file).root
-
-
-def _places(config: DatasetConfig, data_file: str | Path) -> Places:
-    folder = Path(data_file).resolve().parent
-    root = ensure_shapes(config.generate) if config.generate else (folder / Path(config.path).expanduser()).resolve()
-    if config.generate or (config.download and not root.exists()):  # not yet there: no other set is meant
-        return Places(root, root, {}, {})
-    labels = (config.labels_of(split) for split in ("train", "val", "test"))
-    return find_places(root, folder, [*config.train, *config.val, *config.test, *filter(None, labels)], data_file)
-
-
 def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_outlines: bool = False) -> DatasetIndex:
     """Read sizes and labels of the split ``train``, ``val`` or ``test``.
 
     Raises:
         ConfigError: the dataset YAML does not name the split.
-        DataError: a source or the labels are not there or of another kind, or no image is usable.
+        DataError: a source or the labels are not there or of another kind, what belongs to an image is not unique, rows
+            could be two things, or no image is usable.
     """
     files = split_files(config, data_file, split)
-    rules = (config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_outlines)
-    read = partial(_read, files.reader, config.channels, with_outlines)
-    kept = index_cache.read_changed(files.images, files.reader, read, split, *rules)
-    index = index_of(files.images, kept.labels, kept.image_id, kept.category_id, config)
-    index = replace(index, remarks=(*files.listing.remarks(), *range_remark(files.images, config)))
+    reader = files.reader
+    rules = (config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, reader.kpt_shape, with_outlines)
+    read = partial(read_image_labels, reader, config.channels, with_outlines)
+    kept = index_cache.read_changed(files, read, split, *rules)
+    if not config.row_kind and (reading := decided(reader, kept.labels, data_file, split)) != reader.reading:
+        reader.reading = reading
+        kept = index_cache.read_changed(files, read, split, *rules)
+    index = index_of(files.images, kept.labels, kept.image_id, kept.category_id, config, kept.remarks)
+    lines = (problem.text for problem in doubts(index, files))
+    index = replace(index, remarks=(*files.listing.remarks(), *index.remarks, *lines))
     if index.num_objects:
         return index
     what, tried = "no usable image; tried", [files.root / source for source in files.sources]
     if len(index):
         what = f"{len(index)} images but not one label; looked for"
-        tried = list(dict.fromkeys(files.reader.file_of(image) for image in files.images[:3]))
-    words = (f"{data_file}: {split}: {what}", *map(str, tried), *index.remarks, *index.problems[:3])
-    raise DataError("\n  ".join(words))
+        tried = list(dict.fromkeys(map(Path, files.labels[:3])))
+    found = (*map(str, tried), *index.problems[:3], *index.remarks)
+    raise DataError("\n  ".join((f"{data_file}: {split}: {what}", *found)))
 
 
-class SplitFiles(NamedTuple):
-    """Where a split is read from."""
-
-    root: Path
-    sources: tuple[str, ...]  # folders, list files or patterns
-    images: list[Path]
-    reader: LabelReader
-    listing: Listing  # of the images, with what else was found there
-
-
-def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> SplitFiles:
-    """The image files that the sources of a split list, and the reader of their labels; raises as index_split does."""
-    places, labels = _places(config, data_file), config.labels_of(split)
-    root, sources = places.root, getattr(config, split)
-    if config.generate and split != "test":
-        sources = (f"images/{split}",)
-    if not sources:
-        raise ConfigError(f"{data_file}: the split {split!r} is not given{nearest(split, config.splits)}")
-    if config.download and not root.exists():
-        raise DataError(f"{data_file}: no such folder: {root}; yolo-lite download {data_file} fetches the set")
-    notes = places.notes((*sources, *([labels] if labels else [])))
-    sources, labels = tuple(map(places.of, sources)), labels and places.of(labels)
-    listing = list_sources(root, sources, data_file)
-    listing = listing._replace(notes=notes + listing.notes)
-    images = list(map(Path, listing.images))
-    place = root / Path(labels).expanduser() if labels else None
-    if place and not place.exists():
-        raise DataError(f"{data_file}: labels: no such folder or file: {place}")
-    name = config.format or _detect_format(root, place, images)
-    if name not in FORMATS:
-        raise DataError(f"{data_file}: format: unknown name {name!r}{nearest(name, FORMATS)}")
-    if place and place.is_dir() == (name == "coco"):
-        expected = "an annotation file" if name == "coco" else "a folder"
-        raise DataError(f"{data_file}: labels: expected {expected} for the format {name}, found {place}")
-    return SplitFiles(root, sources, images, FORMATS[name](root, place, config.names), listing)
-
-
-def _detect_format(root: Path, place: Path | None, images: Sequence[Path]) -> str:
-    """COCO if the labels are one file, VOC if they are XML files and none is YOLO's, else YOLO."""
-    if place and place.is_file():
-        return "coco"
-    if place:
-        has_yolo, has_voc = (any(place.rglob(pattern)) for pattern in ("*.txt", "*.xml"))
-    else:
-        readers = (FORMATS[name](root, None, ()) for name in ("yolo", "voc"))
-        has_yolo, has_voc = (any(reader.file_of(image).exists() for image in images[:ASKED]) for reader in readers)
-    return "voc" if has_voc and not has_yolo else "yolo"
+def decided(reader: LabelReader, labels: Labels, data_file: str | Path, split: str) -> str:
+    """How the rows of a split are to be read, after all have been seen; raises DataError where that is not clear."""
+    try:
+        return reader.decide(labels.hints)
+    except DataError as error:
+        raise DataError(f"{data_file}: {split}: {error}") from error
 
 
 def index_of(
-    images: Sequence[Path], labels: Labels, image_id: np.ndarray, category_id: np.ndarray, config: DatasetConfig
+    images: Sequence[str],
+    labels: Labels,
+    image_id: np.ndarray,
+    category_id: np.ndarray,
+    config: DatasetConfig,
+    remarks: Sequence[Problem] = (),
 ) -> DatasetIndex:
     """The index of images whose labels have been read; the ids are those of usable images and of all classes."""
     fields = labels.select(labels.usable)._asdict()
-    fields["problems"] = tuple(problem.text for own in labels.problems for problem in own)
+    problems = [problem for own in labels.problems for problem in own]
+    rows = Counter[str]()
+    for problem in (*problems, *remarks):
+        rows[problem.kind] += problem.rows
+    fields["problems"] = tuple(problem.text for problem in problems)
+    fields["left_out"] = tuple((kind, count) for kind, count in rows.most_common() if count)
+    fields["remarks"] = tuple(remark.text for remark in remarks)
+    del fields["rows"], fields["hints"]
     paths = np.array([os.fsencode(images[i]) for i in labels.usable], dtype=np.bytes_)
     fields |= {"image_id": image_id, "category_id": category_id, "channels": config.channels, "white": config.white}
     index = DatasetIndex(config.names, paths, **fields)
@@ -214,38 +191,51 @@ def index_of(
     return replace(index, names=config.class_names, label=label, category_id=category_id)
 
 
-def _read(reader: LabelReader, channels: int, with_outlines: bool, image: Path) -> Labels:
+def read_image_labels(reader: LabelReader, channels: int, with_outlines: bool, image: str, file: str) -> Labels:
+    """The labels of one image, whose size its header says; without objects and with a problem where it is left out."""
     try:
-        labels = reader.read(image, image_size(image, channels))
-    except DataError as error:
+        labels = read_labels(reader, image, file, image_size(image, channels))
+    except (DataError, OSError) as error:
         # An error number means that the system failed, not the file: a network folder may be back next time.
-        is_passing = getattr(error.__cause__, "errno", None) is not None
-        kind = SYSTEM_ERROR if is_passing else "unreadable image"
-        labels = check_annotations([Problem(kind, str(error))], (0, 0))
+        cause = error.__cause__ if isinstance(error, DataError) else error
+        kind = "unreadable image" if getattr(cause, "errno", None) is None else SYSTEM_ERROR
+        text = str(error) if isinstance(error, DataError) else f"{file}: cannot be read: {error.strerror}"
+        labels = left_out(kind, text, num_rows(reader, image, file))
     return labels if with_outlines else labels._replace(outlines=None)
 
 
-def range_remark(images: Sequence[Path], config: DatasetConfig) -> list[str]:
-    """A line where 16-bit images hold much less, or more, than the value that white is taken for."""
-    deep = [image for image in images if image.suffix.lower() in (".png", ".tif", ".tiff", ".npy")]
-    sample = deep[:: -(-len(deep) // SAMPLED) or 1]
-    found = max((value for value in map(largest_value, sample) if value is not None), default=None)
-    if found is None or (found <= config.white and (config.white < ANY_RANGE or found > ANY_RANGE // 4)):
-        return []
-    if found > config.white:
-        return [
-            f"16-bit images have values up to {found}, what is above {config.white} becomes white: see bits, max_value"
-        ]
-    bits = f"bits: {max(found.bit_length(), 8)}"
-    return [f"16-bit images have values up to {found} of {ANY_RANGE} and become nearly black; write {bits} in the YAML"]
+def left_out(kind: str, text: str, rows: int) -> Labels:
+    """The labels of an image that is left out with so many rows."""
+    return check_annotations([Problem(kind, text, rows)], (0, 0))
+
+
+def read_labels(reader: LabelReader, image: str, file: str, size: tuple[int, int]) -> Labels:
+    """The labels of one image of (height, width) pixels in its label file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    found = list(reader.annotations(image, file, size))
+    return check_annotations(fitted(found, size, image, reader.reading), size, reader.drop_repeats)
+
+
+def num_rows(reader: LabelReader, image: str, file: str) -> int:
+    """The rows that a label file has for an image which is left out; 0 if it cannot be read either."""
+    try:
+        found = list(reader.annotations(image, file, (1, 1)))
+    except OSError:
+        return 0
+    return sum(one.rows if isinstance(one, Problem) else isinstance(one, Annotation) for one in found)
 
 
 def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
     """The same images with only the objects of these classes, numbered in this order."""
     new = np.array([wanted.index(name) if name in wanted else -1 for name in index.names])
     kept = np.flatnonzero(new[index.label] >= 0)
+    others = len(index.label) - len(kept)
     return replace(
         index,
+        left_out=(*index.left_out, *([("of a class that is not chosen", others)] if others else [])),
         names=tuple(wanted),
         first=offsets_of(np.bincount(index.owner[kept], minlength=len(index))),
         outlines=index.outlines and index.outlines.select(kept),

@@ -81,17 +81,21 @@ class Predictor:
         classes: Sequence[str] | None = None,
         agnostic_nms: bool = False,
     ) -> DetectOptions:
-        """How detections are chosen, as by the flags of ``yolo-lite predict``; ``classes`` are names, None is all."""
+        """How detections are chosen, as by the flags of ``yolo-lite predict``; ``classes`` are names or numbers."""
         for name, value in (("conf", conf), ("iou", iou)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name}: expected 0..1, found {value}")
         if max_det < 1:
             raise ConfigError(f"max_det: expected 1 or more, found {max_det}")
-        for name in classes or ():
-            if name not in self.names:
-                raise ConfigError(f"classes: unknown name {name!r}{nearest(name, self.names)}")
-        labels = None if classes is None else tuple(map(self.names.index, classes))
+        labels = None if classes is None else tuple(map(self._label, classes))
         return DetectOptions(conf, iou, max_det, classes=labels, agnostic=agnostic_nms)
+
+    def _label(self, word: str) -> int:
+        if word in self.names:
+            return self.names.index(word)
+        if word.isdecimal() and int(word) < len(self.names):
+            return int(word)
+        raise ConfigError(f"classes: unknown name {word!r}{nearest(word, self.names)}")
 
     def run(self, frames: Iterable[Frame], options: DetectOptions, batch_size: int) -> Iterator[Prediction]:
         """Detect on frames in batches of one shape; predictions come in the order of the frames."""
