@@ -132,6 +132,18 @@ def test_what_looks_like_an_image_and_is_not_read_is_counted_and_named(tmp_path)
     assert line.endswith(f"{tmp_path}/away, ...")
 
 
+def test_a_link_that_has_become_a_text_is_named(tmp_path):
+    make(tmp_path, "far/q.jpg", "set/a.jpg", "set/empty")
+    make(tmp_path, "set/more", content=b"../far")
+    make(tmp_path, "set/notes", content=b"far away")
+    listing = list_sources(tmp_path / "set", ["."], "d.yaml")
+    assert [os.path.basename(path) for path in listing.images + listing.unread] == ["a.jpg", "more"]
+    assert listing.notes == [
+        f"{tmp_path}/set/more: a link that was copied or unpacked as a text, "
+        f"what lies in {tmp_path}/set/../far is not read"
+    ]
+
+
 def test_the_library_that_reads_a_kind_is_named(tmp_path):
     make(tmp_path, "a.zip", "b.svg")
     for name, message in (("a.zip", "its name does not end in .txt"), ("b.svg", "its kind is not read here")):

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.suffixes import KNOWN_IMAGES, PLUGINS, image_suffixes, looks_like_image
 
+LONGEST_PATH = 4096  # bytes
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 
 
@@ -87,19 +88,28 @@ def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset
 
 
 def _sorted_out(files: Iterable[str], repeated: list[str], suffixes: frozenset[str]) -> Listing:
-    images, unread = list[str](), list[str]()
+    images, unread, notes = list[str](), list[str](), list[str]()
     for file in files:
         suffix = os.path.splitext(file)[1].lower()
         if suffix in suffixes:
             images.append(file)
         # No suffix, or one such as .jpg~; a folder or link that leads nowhere has none.
-        elif suffix in KNOWN_IMAGES or (not suffix[1:].isalpha() and _may_be_image(file)):
+        elif suffix in KNOWN_IMAGES or (
+            not suffix[1:].isalpha() and (not os.path.isfile(file) or looks_like_image(file))
+        ):
             unread.append(file)
-    return Listing(images, unread, repeated, [])
+        elif not suffix and (target := _lost_link(file)):
+            unread.append(file)
+            notes.append(f"{file}: a link that was copied or unpacked as a text, what lies in {target} is not read")
+    return Listing(images, unread, repeated, notes)
 
 
-def _may_be_image(path: str) -> bool:
-    return not os.path.isfile(path) or looks_like_image(path)
+def _lost_link(path: str) -> str:
+    """The folder that a file names, as links of archives and repositories do where there are no links; else empty."""
+    if os.path.getsize(path) > LONGEST_PATH:
+        return ""
+    target = os.path.join(os.path.dirname(path), os.fsdecode(Path(path).read_bytes()))
+    return target if os.path.isdir(target) and not target.endswith(os.sep) else ""
 
 
 def _walk(top: str) -> tuple[list[str], list[str]]:
