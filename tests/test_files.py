@@ -290,9 +290,9 @@ def test_a_source_that_could_be_in_two_places_is_an_error_with_both_where_it_is_
 def test_two_sources_are_never_found_at_one_place(tmp_path):
     make(tmp_path, "images/1.jpg")
     found = places(tmp_path, "/a/train/images", "/a/val/images")
-    with pytest.raises(DataError, match=r"val/images; .*images is what /a/train/images means already"):
+    with pytest.raises(DataError, match=r"val/images; .*images is, holds or lies in what /a/train/images means"):
         found.of("/a/val/images")
-    with pytest.raises(DataError, match=r"/a/val/images; .*images is what images means already"):
+    with pytest.raises(DataError, match=r"/a/val/images; .*images is, holds or lies in what images means"):
         places(tmp_path, "/a/val/images", "images").of("/a/val/images")
 
 
@@ -302,6 +302,13 @@ def test_a_root_that_is_not_there_is_looked_for_too(tmp_path, path, lies):
     found = places(tmp_path, "images/train", "images/val", path=path)
     assert found.root == (tmp_path / lies).resolve() and not found.moved
     assert found.notes([]) == [f"there is no {(tmp_path / path).resolve()}: {found.root} is used"]
+
+
+def test_a_source_is_never_found_around_another(tmp_path):
+    make(tmp_path, "images/train/1.jpg", "val/train/2.jpg")
+    found = places(tmp_path, "images/train", "/a/val/images")
+    with pytest.raises(DataError, match=r"/a/val/images; .*images is, holds or lies in what images/train means"):
+        found.of("/a/val/images")
 
 
 def test_a_root_that_could_be_two_folders_is_an_error_with_both(tmp_path):

@@ -478,7 +478,7 @@ FILES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(FILES)
 def test_no_output_is_that_of_two_inputs(files: list[tuple[list[str], str]]):
     with tempfile.TemporaryDirectory() as top:

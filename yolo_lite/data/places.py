@@ -40,7 +40,7 @@ def find_places(stated: Path, folder: Path, sources: Sequence[str], where: str |
     The folder itself may also be the root, a source may lie below the root, and a relative one in a subfolder.
 
     Raises:
-        DataError: the root could be in two places.
+        DataError: the root could be in two places. What is wrong with a source is kept until it is asked for.
     """
     root = stated
     if not stated.exists():
@@ -53,11 +53,12 @@ def find_places(stated: Path, folder: Path, sources: Sequence[str], where: str |
     taken = {os.path.realpath(root / source): source for source in sources if _is_there(root, source)}
     for source in dict.fromkeys(sources):
         found = [] if _is_there(root, source) else _different(_readings((root, folder), source))
-        other = taken.setdefault(os.path.realpath(found[0]), source) if found else source
-        if len(found) == 1 and other == source:
+        other = next((taken[place] for place in taken if found and _overlap(os.path.realpath(found[0]), place)), "")
+        if len(found) == 1 and not other:
             places.moved[source] = found[0]
+            taken[os.path.realpath(found[0])] = source
         elif found:
-            reason = _choice(found) if len(found) > 1 else f"; {found[0]} is what {other} means already"
+            reason = _choice(found) if len(found) > 1 else f"; {found[0]} is, holds or lies in what {other} means"
             places.unclear[source] = f"{where}: found nothing at {root / source}{reason}"
     return places
 
@@ -80,6 +81,13 @@ def _readings(folders: Sequence[Path], source: str) -> list[str]:
 def _literally(base: Path, end: Path) -> str:
     """One path, in which only the end may hold wildcards."""
     return str(base / end) if (base / end).exists() else os.path.join(glob.escape(str(base)), end)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two real paths are the same, or folders of which one holds the other."""
+    return one == other or (
+        os.path.isdir(one) and os.path.isdir(other) and os.path.commonpath((one, other)) in (one, other)
+    )
 
 
 def _different(places: Iterable[str]) -> list[str]:
