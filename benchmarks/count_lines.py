@@ -32,6 +32,10 @@ BESIDE = (
     "config/foreign.py",  # files of other programs
     "data/shapes.py",  # draws the embedded set
     "data/writers.py",  # of convert
+    "data/files.py",  # what folders, lists and patterns name, on any machine, and by which suffix
+    "data/places.py",
+    "data/suffixes.py",
+    "data/tiff.py",
     "data/index_cache.py",  # what is kept between runs, and decoded images between epochs
     "data/store.py",
     "engine/processes.py",  # torchrun

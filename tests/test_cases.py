@@ -55,7 +55,7 @@ def assert_painted(index: DatasetIndex, objects: int) -> None:
 @pytest.mark.parametrize(
     ("case", "objects", "said"),
     [
-        ("01", 8, ""),
+        ("01", 8, "/data/../train/images: "),
         ("05", 8, "8 boxes with keypoints (pose): the boxes are used, the keypoints ignored"),
         ("06", 8, "4 images listed twice, the first: p0.jpg; their annotations are joined"),
         ("07", 8, ""),

@@ -62,7 +62,7 @@ def test_a_folder_keeps_its_own_name_else_the_first_links(tmp_path):
     listing = list_sources(tmp_path / "set", ["."], "d.yaml")
     assert [os.path.relpath(path, tmp_path / "set") for path in listing.images] == ["a2/q.jpg", "zebra/p.jpg"]
     assert [os.path.basename(path) for path in listing.repeated] == ["a", "b", "b2"]
-    assert "3 paths lead to what is read already" in listing.remarks()[0]
+    assert "named before, and used once: 3: " in listing.remarks()[0]
     assert names(tmp_path / "set", "*/*.jpg") == ["zebra/p.jpg", "a2/q.jpg"]
 
 
@@ -128,13 +128,25 @@ def test_what_looks_like_an_image_and_is_not_read_is_counted_and_named(tmp_path)
     unread = ["IMG.20200101", "a.svg", "away", "b.NEF", "c.dcm", "photo", "x.jpg~", "y.jpg_large"]
     assert [os.path.basename(path) for path in listing.unread] == unread
     [line] = listing.remarks()
-    assert line.startswith("8 files look like images and are not read (2 without suffix, 1 .20200101, 1 .dcm")
+    assert line.startswith("look like images, but are not read: 2 without suffix, 1 .20200101, 1 .dcm, 1 .jpg_large, ")
     assert line.endswith(f"{tmp_path}/away, ...")
+
+
+def test_a_link_that_has_become_a_text_is_named(tmp_path):
+    make(tmp_path, "far/q.jpg", "set/a.jpg", "set/empty")
+    make(tmp_path, "set/more", content=b"../far")
+    make(tmp_path, "set/notes", content=b"far away")
+    listing = list_sources(tmp_path / "set", ["."], "d.yaml")
+    assert [os.path.basename(path) for path in listing.images + listing.unread] == ["a.jpg", "more"]
+    assert listing.notes == [
+        f"{tmp_path}/set/more: a link that was copied or unpacked as a text, "
+        f"what lies in {tmp_path}/set/../far is not read"
+    ]
 
 
 def test_the_library_that_reads_a_kind_is_named(tmp_path):
     make(tmp_path, "a.zip", "b.svg")
-    for name, message in (("a.zip", "its name ends not in .txt"), ("b.svg", "images of this kind are not read here")):
+    for name, message in (("a.zip", "its name does not end in .txt"), ("b.svg", "its kind is not read here")):
         with pytest.raises(DataError, match=rf"d.yaml: expected a list of images in .*{name}, or an image: {message}"):
             list_sources(tmp_path, [name], "d.yaml")
 
@@ -193,8 +205,8 @@ def test_paths_that_were_found_by_their_ends_are_said_once(root):
     (root / "train.txt").write_text("/old/set/images/a.jpg\n/old/set/images/b.jpg\n")
     [line] = list_sources(root, ["train.txt"], "d.yaml").remarks()
     assert line == (
-        f"{root}/train.txt: 2 paths are found by their ends, "
-        f"the first: /old/set/images/a.jpg is read from {root}/images/a.jpg"
+        f"{root}/train.txt: paths found by their ends: 2, the first: "
+        f"/old/set/images/a.jpg is read from {root}/images/a.jpg"
     )
 
 
@@ -216,7 +228,7 @@ def test_what_is_named_twice_is_used_once_and_counted(root):
     (root / "train.txt").write_text("images/a.jpg\n./images/a.jpg\nimages/../images/b.jpg\n")
     listing = list_sources(root, ["train.txt", "images", "images/b*"], "d.yaml")
     assert [os.path.basename(path) for path in listing.images] == ["a.jpg", "b.jpg"]
-    assert len(listing.repeated) == 4 and "4 paths lead to what is read already, once" in listing.remarks()[0]
+    assert len(listing.repeated) == 4 and "named before, and used once: 4: " in listing.remarks()[0]
 
 
 def test_ids_of_voc_find_images_of_any_suffix(tmp_path):
@@ -254,6 +266,14 @@ def test_a_source_that_is_not_there_is_looked_for_below_the_yamls_folder(tmp_pat
     assert found.notes([stated]) == [f"there is no {root / stated}: {found.of(stated)} is used"]
 
 
+def test_a_source_that_is_written_for_windows_is_found_below_the_root(tmp_path):
+    make(tmp_path, "set/images/train/1.jpg")
+    (tmp_path / "yaml").mkdir()
+    assert (
+        places(tmp_path / "yaml", "images\\train", path="../set").of("images\\train") == f"{tmp_path}/set/images/train"
+    )
+
+
 def test_a_source_that_is_there_is_never_looked_for(tmp_path):
     make(tmp_path, "train/1.jpg", "set/train/2.jpg")
     assert not places(tmp_path / "set", "../train").moved and not places(tmp_path / "set", "nothing").moved
@@ -270,9 +290,9 @@ def test_a_source_that_could_be_in_two_places_is_an_error_with_both_where_it_is_
 def test_two_sources_are_never_found_at_one_place(tmp_path):
     make(tmp_path, "images/1.jpg")
     found = places(tmp_path, "/a/train/images", "/a/val/images")
-    with pytest.raises(DataError, match=r"val/images; .*images is what /a/train/images means already"):
+    with pytest.raises(DataError, match=r"val/images; .*images is, holds or lies in what /a/train/images means"):
         found.of("/a/val/images")
-    with pytest.raises(DataError, match=r"/a/val/images; .*images is what images means already"):
+    with pytest.raises(DataError, match=r"/a/val/images; .*images is, holds or lies in what images means"):
         places(tmp_path, "/a/val/images", "images").of("/a/val/images")
 
 
@@ -282,6 +302,13 @@ def test_a_root_that_is_not_there_is_looked_for_too(tmp_path, path, lies):
     found = places(tmp_path, "images/train", "images/val", path=path)
     assert found.root == (tmp_path / lies).resolve() and not found.moved
     assert found.notes([]) == [f"there is no {(tmp_path / path).resolve()}: {found.root} is used"]
+
+
+def test_a_source_is_never_found_around_another(tmp_path):
+    make(tmp_path, "images/train/1.jpg", "val/train/2.jpg")
+    found = places(tmp_path, "images/train", "/a/val/images")
+    with pytest.raises(DataError, match=r"/a/val/images; .*images is, holds or lies in what images/train means"):
+        found.of("/a/val/images")
 
 
 def test_a_root_that_could_be_two_folders_is_an_error_with_both(tmp_path):

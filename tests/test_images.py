@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data import images
+from yolo_lite.data import tiff
 from yolo_lite.data.images import image_size, largest_value, read_image
 from yolo_lite.data.suffixes import image_suffixes
 
@@ -376,6 +376,12 @@ def test_a_format_that_states_its_range_is_scaled_by_that(tmp_path):
     path.write_bytes(b"P5 3 1 1023\n" + np.array([0, 512, 1023], ">u2").tobytes())
     for white in (65535, 4095):
         assert read_image(path, 1, white)[0, :, 0].tolist() == [0, 128, 255]
+    packed = b"".join((2048 << 12 | 4095).to_bytes(3, "big") for _ in range(4))  # of 12 bits each, as a TIFF may say
+    content = bytearray(tiff_of(np.frombuffer(packed, np.uint8).reshape(2, 6, 1), 1))
+    for tag, value in ((256, 4), (258, 12)):
+        struct.pack_into("<I", content, content.index(struct.pack("<H", tag)) + 8, value)
+    (tmp_path / "packed.tif").write_bytes(content)
+    assert read_image(tmp_path / "packed.tif", 1, 4095)[..., 0].tolist() == [[128, 255, 128, 255]] * 2
     path.write_bytes(b"P6 1 1 1023\n" + np.array([0, 512, 1023], ">u2").tobytes())
     assert read_image(path, white=4095).tolist() == [[[0, 128, 255]]]
 
@@ -467,7 +473,7 @@ def test_a_tiff_of_many_samples_is_read_by_tifffile(tmp_path):
 def test_without_tifffile_a_tiff_of_many_samples_says_what_it_needs(tmp_path, monkeypatch):
     path = tmp_path / "bands.tif"
     path.write_bytes(tiff_header(40, 60, samples=6))
-    monkeypatch.setattr(images, "HAS_TIFFFILE", False)
+    monkeypatch.setattr(tiff, "HAS_TIFFFILE", False)
     with pytest.raises(DataError, match=r"bands.tif: .*more than 4 samples a pixel needs the package tifffile"):
         read_image(path, 6)
     with pytest.raises(DataError, match=r"bands.tif: expected 3 channels .*, found 6"):

@@ -117,10 +117,10 @@ def test_a_run_says_what_it_does_not_read(root):
     index = index_of(root, ["images", "images/a.png"])
     assert len(index) == 3 and index.describe().splitlines()[1:] == [
         "  3 rows in the label files = 3 objects",
-        f"  1 files look like images and are not read (1 .svg): {root}/images/d.svg",
-        f"  1 paths lead to what is read already, once: {root}/images/a.png",
+        f"  look like images, but are not read: 1 .svg: {root}/images/d.svg",
+        f"  named before, and used once: 1: {root}/images/a.png",
     ]
-    with pytest.raises(DataError, match=r"no usable image(?s:.*)1 files look like images and are not read \(1 .svg\)"):
+    with pytest.raises(DataError, match=r"no usable image(?s:.*)look like images, but are not read: 1 .svg"):
         index_of(root, "images/d.*")
 
 

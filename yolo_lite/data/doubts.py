@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_lite.data.augment import MIN_SIDE
-from yolo_lite.data.images import ANY_RANGE, largest_value
+from yolo_lite.data.decode import ANY_RANGE
+from yolo_lite.data.images import largest_value
 from yolo_lite.data.labels import FileReader, Problem
 from yolo_lite.data.letterbox import fitted_size
 from yolo_lite.data.pairing import Folder, names_beside

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.suffixes import KNOWN_IMAGES, PLUGINS, image_suffixes, looks_like_image
 
+LONGEST_PATH = 4096  # bytes
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 
 
@@ -40,10 +41,9 @@ class Listing(NamedTuple):
             counts = ", ".join(f"{count} {kind or 'without suffix'}" for kind, count in sorted(kinds.items()))
             plugins = sorted({PLUGINS[kind] for kind in kinds if kind in PLUGINS})
             advice = f"; pip install {' '.join(plugins)}" if plugins else ""
-            what = f"files look like images and are not read ({counts}): {_first(self.unread)}"
-            lines.append(f"{len(self.unread)} {what}{advice}")
+            lines.append(f"look like images, but are not read: {counts}: {_first(self.unread)}{advice}")
         if self.repeated:
-            lines.append(f"{len(self.repeated)} paths lead to what is read already, once: {_first(self.repeated)}")
+            lines.append(f"named before, and used once: {len(self.repeated)}: {_first(self.repeated)}")
         return lines
 
 
@@ -74,9 +74,7 @@ def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset
         if suffix in LIST_SUFFIXES:
             return _read_list(place, root, where)
         advice = f"; pip install {PLUGINS[suffix]}" if suffix in PLUGINS else ""
-        what = (
-            f"images of this kind are not read here{advice}" if suffix in KNOWN_IMAGES else "its name ends not in .txt"
-        )
+        what = f"its kind is not read here{advice}" if suffix in KNOWN_IMAGES else "its name does not end in .txt"
         raise DataError(f"{where}: expected a list of images in {place}, or an image: {what}")
     found, repeated = _matches(root, str(Path(source).expanduser()))
     if not found:
@@ -90,19 +88,28 @@ def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset
 
 
 def _sorted_out(files: Iterable[str], repeated: list[str], suffixes: frozenset[str]) -> Listing:
-    images, unread = list[str](), list[str]()
+    images, unread, notes = list[str](), list[str](), list[str]()
     for file in files:
         suffix = os.path.splitext(file)[1].lower()
         if suffix in suffixes:
             images.append(file)
         # No suffix, or one such as .jpg~; a folder or link that leads nowhere has none.
-        elif suffix in KNOWN_IMAGES or (not suffix[1:].isalpha() and _may_be_image(file)):
+        elif suffix in KNOWN_IMAGES or (
+            not suffix[1:].isalpha() and (not os.path.isfile(file) or looks_like_image(file))
+        ):
             unread.append(file)
-    return Listing(images, unread, repeated, [])
+        elif not suffix and (target := _lost_link(file)):
+            unread.append(file)
+            notes.append(f"{file}: a link that was copied or unpacked as a text, what lies in {target} is not read")
+    return Listing(images, unread, repeated, notes)
 
 
-def _may_be_image(path: str) -> bool:
-    return not os.path.isfile(path) or looks_like_image(path)
+def _lost_link(path: str) -> str:
+    """The folder that a file names, as links of archives and repositories do where there are no links; else empty."""
+    if os.path.getsize(path) > LONGEST_PATH:
+        return ""
+    target = os.path.join(os.path.dirname(path), os.fsdecode(Path(path).read_bytes()))
+    return target if os.path.isdir(target) and not target.endswith(os.sep) else ""
 
 
 def _walk(top: str) -> tuple[list[str], list[str]]:
@@ -207,10 +214,9 @@ def _read_list(place: Path, root: Path, where: str | Path) -> Listing:
     claims = Counter([*found.values(), *ends.values()])
     moved = {row: end for row, end in ends.items() if claims[end] == 1}
     images, repeated = each_once(found[row] or moved.get(row) or str(place.parent / row) for row in rows)
-    first = [f"the first: {row} is read from {end}" for row, end in moved.items()][:1]
-    return Listing(
-        images, [], repeated, [f"{place}: {len(moved)} paths are found by their ends, {one}" for one in first]
-    )
+    first = [f"{row} is read from {end}" for row, end in moved.items()][:1]
+    notes = [f"{place}: paths found by their ends: {len(moved)}, the first: {one}" for one in first]
+    return Listing(images, [], repeated, notes)
 
 
 def _rows(place: Path, where: str | Path) -> list[str]:

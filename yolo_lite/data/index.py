@@ -18,8 +18,9 @@ import numpy as np
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
 from yolo_lite.data import index_cache
+from yolo_lite.data.decode import ANY_RANGE
 from yolo_lite.data.doubts import doubts
-from yolo_lite.data.images import ANY_RANGE, HAS_TIFFFILE, image_size
+from yolo_lite.data.images import image_size
 from yolo_lite.data.labels import (
     OF_OBJECTS,
     SYSTEM_ERROR,
@@ -31,6 +32,7 @@ from yolo_lite.data.labels import (
 )
 from yolo_lite.data.outlines import Outlines, offsets_of
 from yolo_lite.data.split import split_files
+from yolo_lite.data.tiff import HAS_TIFFFILE
 from yolo_lite.data.turned import fitted
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
 

@@ -37,10 +37,10 @@ class Places(NamedTuple):
 def find_places(stated: Path, folder: Path, sources: Sequence[str], where: str | Path) -> Places:
     """Look for a root and sources that are not there: an end of their path may lie below ``folder``, the YAML's.
 
-    The folder itself may also be the root, and a whole relative path lie in a subfolder.
+    The folder itself may also be the root, a source may lie below the root, and a relative one in a subfolder.
 
     Raises:
-        DataError: the root could be in two places.
+        DataError: the root could be in two places. What is wrong with a source is kept until it is asked for.
     """
     root = stated
     if not stated.exists():
@@ -52,12 +52,13 @@ def find_places(stated: Path, folder: Path, sources: Sequence[str], where: str |
     places = Places(stated, root, {}, {})
     taken = {os.path.realpath(root / source): source for source in sources if _is_there(root, source)}
     for source in dict.fromkeys(sources):
-        found = [] if _is_there(root, source) else _different(_readings(folder, source))
-        other = taken.setdefault(os.path.realpath(found[0]), source) if found else source
-        if len(found) == 1 and other == source:
+        found = [] if _is_there(root, source) else _different(_readings((root, folder), source))
+        other = next((taken[place] for place in taken if found and _overlap(os.path.realpath(found[0]), place)), "")
+        if len(found) == 1 and not other:
             places.moved[source] = found[0]
+            taken[os.path.realpath(found[0])] = source
         elif found:
-            reason = _choice(found) if len(found) > 1 else f"; {found[0]} is what {other} means already"
+            reason = _choice(found) if len(found) > 1 else f"; {found[0]} is, holds or lies in what {other} means"
             places.unclear[source] = f"{where}: found nothing at {root / source}{reason}"
     return places
 
@@ -68,15 +69,25 @@ def _ends(path: str) -> list[Path]:
     return [Path(*names[at:]) for at in range(len(names)) if not at or not _is_magic(names[at])]
 
 
-def _readings(folder: Path, source: str) -> list[str]:
+def _readings(folders: Sequence[Path], source: str) -> list[str]:
     """What a source may mean that is not there as written."""
-    found = [(folder, end) for end in _ends(source)]
-    if found and not os.path.isabs(source) and folder.is_dir():
-        found += [(Path(entry), found[0][1]) for entry in os.scandir(folder) if is_folder(entry)]
-    found = [(base, end) for base, end in found if _is_there(base, str(end))]
-    return [
-        str(base / end) if (base / end).exists() else os.path.join(glob.escape(str(base)), end) for base, end in found
-    ]
+    ends = _ends(source)
+    found = list(itertools.product(folders, ends))
+    if ends and not os.path.isabs(source) and folders[-1].is_dir():
+        found += [(Path(entry), ends[0]) for entry in os.scandir(folders[-1]) if is_folder(entry)]
+    return [_literally(base, end) for base, end in found if _is_there(base, str(end))]
+
+
+def _literally(base: Path, end: Path) -> str:
+    """One path, in which only the end may hold wildcards."""
+    return str(base / end) if (base / end).exists() else os.path.join(glob.escape(str(base)), end)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two real paths are the same, or folders of which one holds the other."""
+    return one == other or (
+        os.path.isdir(one) and os.path.isdir(other) and os.path.commonpath((one, other)) in (one, other)
+    )
 
 
 def _different(places: Iterable[str]) -> list[str]:

@@ -17,32 +17,7 @@ SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}  # in Pillow's names: files of the o
 # What Pillow opens and is no photograph: drawings, films, tables, brushes.
 _NO_PHOTOGRAPHS = frozenset({"EPS", "FLI", "GBR", "IPTC", "MPEG", "XBM", "XPM"})
 # OpenCV tells which of its formats it can write: these are the ones that it can read.
-_OF_OPENCV = [
-    "bmp",
-    "dib",
-    "jpg",
-    "jpeg",
-    "jpe",
-    "jp2",
-    "png",
-    "webp",
-    "avif",
-    "pbm",
-    "pgm",
-    "ppm",
-    "pxm",
-    "pnm",
-    "pam",
-    "pfm",
-    "sr",
-    "ras",
-    "tif",
-    "tiff",
-    "exr",
-    "hdr",
-    "pic",
-    "gif",
-]
+_OF_OPENCV = "bmp dib jpg jpeg jpe jp2 png webp avif pbm pgm ppm pnm pam pfm sr ras tif tiff exr hdr pic gif"
 # Suffixes of images that need a library which may be missing, and the one to install where Pillow has a plugin.
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
 PLUGINS |= dict.fromkeys((".avif", ".avifs"), "pillow-avif-plugin")
@@ -63,7 +38,7 @@ def image_suffixes() -> frozenset[str]:
     stub = ImageFile.StubImageFile  # opens files that another program would have to decode
     kinds = {kind for kind, opens in openers.items() if not (isinstance(opens, type) and issubclass(opens, stub))}
     of_pillow = (name for name, kind in Image.registered_extensions().items() if SAME_FORMAT.get(kind, kind) in kinds)
-    of_opencv = (f".{name}" for name in _OF_OPENCV if cv2.haveImageWriter(f".{name}"))
+    of_opencv = (f".{name}" for name in _OF_OPENCV.split() if cv2.haveImageWriter(f".{name}"))
     return frozenset((".npy", *of_pillow, *of_opencv))
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from yolo_lite.config.errors import ConfigError, nearest
-from yolo_lite.data.images import ANY_RANGE
+from yolo_lite.data.decode import ANY_RANGE
 from yolo_lite.data.letterbox import Canvas, Letterbox, canvas_size, fitted_size, on_canvas, resize, to_original
 from yolo_lite.deploy.exported import is_exported, load_exported
 from yolo_lite.deploy.prediction import Prediction

@@ -17,8 +17,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from yolo_lite.config.errors import DataError
+from yolo_lite.data.decode import ANY_RANGE
 from yolo_lite.data.files import each_once, list_sources
-from yolo_lite.data.images import ANY_RANGE, as_channels, image_size, read_image
+from yolo_lite.data.images import as_channels, image_size, read_image
 from yolo_lite.data.suffixes import image_suffixes
 from yolo_lite.engine.run_folder import comparable, unique_stems
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.images import ANY_RANGE
+from yolo_lite.data.decode import ANY_RANGE
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.readers.voc import VocReader
 from yolo_lite.data.split import dataset_root

@@ -19,9 +19,10 @@ from tqdm import tqdm
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
+from yolo_lite.data.decode import orientation
 from yolo_lite.data.doubts import doubts, training_sizes
 from yolo_lite.data.files import Listing
-from yolo_lite.data.images import orientation, read_image
+from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex, decided, index_of, left_out, read_image_labels
 from yolo_lite.data.labels import SYSTEM_ERROR, LabelReader, Labels, Problem
 from yolo_lite.data.readers import FORMATS

@@ -1,0 +1,83 @@
+"""TIFF files, whose tags say what OpenCV and Pillow are to be asked for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+from typing import BinaryIO, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import TiffImagePlugin
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.data.decode import ANY_RANGE, FLAGS, by_opencv, by_pillow, check_channels, check_shape, opened
+
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how the files begin
+HAS_TIFFFILE = importlib.util.find_spec("tifffile") is not None
+_MULTIPLIED = 1
+
+
+class Page(NamedTuple):
+    """What the tags of a TIFF say of a page."""
+
+    shape: tuple[int, int, int]  # height, width, samples a pixel
+    is_float: bool
+    bits: int  # of a sample
+    alpha: int  # of RGBA: _MULTIPLIED where colours are, 2 where they are not; 0 where there is none
+
+
+def tiff_pages(file: BinaryIO, most: int) -> list[Page]:
+    """Up to ``most`` pages, all of one shape and type."""
+    start = file.read(8)  # tag by tag, for Pillow itself opens no 16-bit colour, nor more than 4 samples
+    tags = TiffImagePlugin.ImageFileDirectory_v2(start + (file.read(8) if 43 in start[2:4] else b""))
+    pages: list[Page] = []
+    while tags.next and len(pages) < most:
+        file.seek(tags.next)
+        tags.load(file)
+        shape = (int(tags[257]), int(tags[256]), int(tags.get(277, 1)))
+        bits, alpha = (int(np.atleast_1d(tags.get(tag, usual))[0]) for tag, usual in ((258, 1), (338, 0)))
+        is_rgba = shape[2] == 4 and tags.get(262) == 2 and alpha in (1, 2)
+        pages.append(Page(shape, 3 in tags.get(339, ()), bits, alpha if is_rgba else 0))
+    if len({page[:2] for page in pages}) != 1:
+        raise DataError(f"expected a TIFF with pages of one shape, found {[page.shape for page in pages]}")
+    return pages
+
+
+def _usual_pixels(content: bytes, page: Page, flags: int, white: int) -> np.ndarray:
+    """Pixels ``[H, W, n]`` of 8 bits of the first page, with colours that are not multiplied by its alpha."""
+    flags = cv2.IMREAD_UNCHANGED if page.is_float or page.alpha else flags
+    pixels = None
+    if page.bits != 8 or not page.alpha:  # OpenCV would multiply 8 bits; it scales 10, 12 and 14 by itself
+        pixels = by_opencv(content, flags, white if page.bits == 16 else ANY_RANGE)
+    if pixels is None:
+        channels = 3 if flags in FLAGS.values() else 4
+        return by_pillow(opened(io.BytesIO(content)), channels, white if page.bits == 16 else 2**page.bits - 1)
+    if page.alpha == _MULTIPLIED:
+        colour, alpha = pixels[..., :3], pixels[..., 3:]
+        pixels = np.dstack((np.rint(colour / alpha.clip(1) * 255.0).clip(max=255).astype(np.uint8), alpha))
+    return pixels
+
+
+def tiff_pixels(content: bytes, channels: int, white: int) -> np.ndarray:
+    """Pixels ``[H, W, n]``, n samples of the only page or as many pages."""
+    pages = tiff_pages(io.BytesIO(content), 1 if channels in FLAGS else channels + 1)
+    height, width, samples = pages[0].shape
+    check_shape((height, width, samples * len(pages)))
+    if channels in FLAGS and samples <= 4:
+        return _usual_pixels(content, pages[0], FLAGS[channels], white)[..., :3]
+    check_channels(samples * len(pages), channels)
+    if len(pages) > 1:
+        found, decoded = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if not found or len(decoded) != channels:
+            raise DataError(f"not a readable TIFF of {channels} pages")
+        return np.stack(decoded, axis=2)
+    if samples == 4:
+        return _usual_pixels(content, pages[0], cv2.IMREAD_UNCHANGED, white)
+    if not HAS_TIFFFILE:
+        hint = "pip install tifffile, or keep the channels as pages or in a .npy file"
+        raise DataError(f"a TIFF with more than 4 samples a pixel needs the package tifffile: {hint}")
+    with importlib.import_module("tifffile").TiffFile(io.BytesIO(content)) as tiff:
+        page = tiff.pages[0]
+        return np.moveaxis(page.asarray(), page.axes.index("S"), -1)
