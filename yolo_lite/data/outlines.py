@@ -35,11 +35,9 @@ class Outlines(NamedTuple):
     def concat(parts: Sequence[Outlines | None]) -> Outlines | None:
         """The objects of all parts, one part behind the other; None where a part is None."""
         known = [part for part in parts if part]
-        return Outlines.join(known) if len(known) == len(parts) else None
-
-    @staticmethod
-    def join(parts: Sequence[Outlines]) -> Outlines:
-        corner, first_corner, first_ring = zip(*parts, strict=True)
+        if len(known) < len(parts):
+            return None
+        corner, first_corner, first_ring = zip(*known, strict=True)
         return Outlines(np.concatenate(corner), concat_offsets(first_corner), concat_offsets(first_ring))
 
     def of(self, row: int | np.integer) -> list[Ring]:
