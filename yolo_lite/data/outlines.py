@@ -71,6 +71,15 @@ class Outlines(NamedTuple):
             parts = parts._cut(parts.corner @ side[:2] + side[2])
         return parts
 
+    def within(self, xyxy: np.ndarray, size: Point) -> Outlines:
+        """The parts within an image; none where an outline is not of its label's box ``[T, 4]`` (IoU below 0.5)."""
+        parts = self.clipped((0, 0), size)
+        drawn = parts.xyxy
+        overlap = np.minimum(drawn[:, 2:], xyxy[:, 2:]) - np.maximum(drawn[:, :2], xyxy[:, :2])
+        own, stated = ((box[:, 2:] - box[:, :2]).prod(axis=1) for box in (drawn, xyxy))
+        is_trusted = 3 * overlap.clip(min=0).prod(axis=1) >= own + stated
+        return parts if is_trusted.all() else parts.only(is_trusted)
+
     def _cut(self, depth: np.ndarray) -> Outlines:
         """The parts where ``depth`` ``[Q]``, linear between corners, is not negative."""
         is_inside = depth >= 0
