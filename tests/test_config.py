@@ -612,7 +612,7 @@ def test_errors_in_a_nested_part_name_the_whole_key_and_the_nearest(dataset):
 
 EXPORTED = {
     "roboflow": "roboflow: {workspace: w, project: p, version: 3, license: CC BY 4.0, url: 'https://example.org/p'}",
-    "pose": "kpt_shape: [17, 3]\nflip_idx: [0, 2, 1]\nkpt_names: {0: [nose]}",
+    "pose": "flip_idx: [0, 2, 1]\nkpt_names: {0: [nose]}",
     "about": "author: me\nlicense: MIT\ndescription: cats\nversion: 1.0\ndate: 2024-01-02",
     "download": "download: bash get.sh",
     "empty": "path:\ntest:\nchannels: # as many as there are",

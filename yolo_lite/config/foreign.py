@@ -12,7 +12,7 @@ from yolo_lite.config.yaml_file import Document
 
 # Keys of a dataset YAML that exporters and other trainers write: about the set, and about keypoints.
 ABOUT = "author authors created date description docs homepage info licence license roboflow source url version"
-OF_POSES = "flip_idx kpt_names kpt_shape"
+OF_POSES = "flip_idx kpt_names"
 DATASET_KEYS = frozenset(f"{ABOUT} {OF_POSES}".split())
 
 # Keys of a hyp file of YOLOv5 that have no effect here, and why.
