@@ -27,7 +27,7 @@ from yolo_lite.config.errors import StoppedError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.run import parse_save_period
-from yolo_lite.data.index import dataset_root
+from yolo_lite.data.split import dataset_root
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
 from yolo_lite.engine.optimizer import Plan, rates
 from yolo_lite.engine.state import Saving
