@@ -1,0 +1,162 @@
+"""Write the dataset YAML of an exported set, which is not changed: ``yolo-lite adopt``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from yolo_lite.config.errors import ConfigError, DataError
+from yolo_lite.config.yaml_file import read_yaml
+from yolo_lite.data.index import list_files
+from yolo_lite.tools.export_tree import Tree
+from yolo_lite.tools.layouts import Layout, recognise
+from yolo_lite.tools.split import divide, read_fingerprints
+from yolo_lite.tools.unpack import unpack
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+SPLITS = ("train", "val", "test")
+
+
+class Choices(NamedTuple):
+    """What a user may choose where a set does not say it."""
+
+    format: str | None = None
+    names: Sequence[str] = ()
+    val: float = 0.2  # share of the images of train, where there is no val
+    test: float = 0.0
+    seed: int = 0
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    return os.fspath(path).lower().endswith(ARCHIVES) and os.path.isfile(path)
+
+
+def adopt(source: Path, output: Path, choices: Choices) -> Path:
+    """Recognise a folder, an archive or a dataset YAML, say how, and write a YAML that train.py reads.
+
+    Beside it lie the lists of splits that no folder holds, and what an archive holds, in a folder of its name.
+
+    Raises:
+        UserError: nothing is recognised, or several things are, or there is something where it would write.
+    """
+    output, packed = output.absolute(), is_archive(source)
+    place = output.with_suffix("")
+    _check(source, output, [output, *([place] if packed else []), *(_list_file(output, split) for split in SPLITS)])
+    if not packed:
+        tree = _open(source)
+        if output.resolve().is_relative_to(tree.root):
+            raise ConfigError(f"-o {output}: expected a file outside the dataset, which is never written into: {tree.root}")
+        layout, why = _divided(tree, _recognise(tree, source, choices), choices)
+        return _write(tree, layout, why, source, output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=output.parent) as temporary:
+        unpacked = Path(temporary) / place.name  # gets its place when it is understood
+        unpacked.mkdir()
+        unpack(source, unpacked, {})
+        try:
+            tree = _open(unpacked)
+            layout, why = _divided(tree, _recognise(tree, unpacked, choices), choices)
+        except DataError as error:
+            raise DataError(str(error).replace(str(unpacked), str(source))) from error
+        os.replace(unpacked, place)
+    tree.root = place / tree.root.relative_to(unpacked)
+    return _write(tree, layout, why, source, output)
+
+
+def _check(source: Path, output: Path, written: Sequence[Path]) -> None:
+    if output.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"-o {output}: expected the name of a .yaml file")
+    if not source.is_dir() and not is_archive(source) and source.suffix not in (".yaml", ".yml"):
+        raise DataError(f"{source}: expected a folder, an archive ({' '.join(ARCHIVES)}) or a dataset YAML")
+    for path in written:
+        if os.path.lexists(path):
+            raise ConfigError(f"{path}: exists, and is not overwritten: choose another name")
+
+
+def _list_file(output: Path, split: str) -> Path:
+    return output.with_name(f"{output.stem}.{split}.txt")
+
+
+def _open(source: Path) -> Tree:
+    if source.is_dir():
+        return Tree(source.resolve())
+    beside = source.resolve().parent
+    root = (beside / Path(str(read_yaml(source).data.get("path") or ".")).expanduser()).resolve()
+    return Tree(root if root.is_dir() else beside, descend=False)
+
+
+def _recognise(tree: Tree, source: Path, choices: Choices) -> Layout:
+    return recognise(tree, None if source.is_dir() else str(source), choices.format, choices.names)
+
+
+def _divided(tree: Tree, layout: Layout, choices: Choices) -> tuple[Layout, str]:
+    """The layout with a val split, and with a test split if one is wanted, and why they were made so."""
+    stated = layout.stated
+    wanted = {"val": choices.val, "test": choices.test}
+    shares = {split: share for split, share in wanted.items() if split not in stated.splits and (share or split == "val")}
+    if not shares:
+        return layout, ""
+    if not all(share > 0 for share in shares.values()) or sum(shares.values()) >= 1:
+        text = " and ".join(f"--{split} {share:g}" for split, share in shares.items())
+        raise ConfigError(f"{text}: expected shares of the images above 0, below 1 together")
+    images, paths = stated.splits["train"], [str(tree.root / image) for image in stated.splits["train"]]
+    fingerprints = read_fingerprints(paths, int(stated.keys.get("channels", 3)))
+    parts, reason = divide(images, fingerprints, shares, choices.seed, layout.names)
+    splits = {**stated.splits, **{split: [images[i] for i in own] for split, own in parts.items()}}
+    labels = {**dict.fromkeys(parts, layout.labels["train"]), **layout.labels}
+    made = layout._replace(stated=stated._replace(splits={split: splits[split] for split in SPLITS if split in splits}))
+    return made._replace(labels=labels), f"made of train with seed {choices.seed}: {', '.join(shares)}; {reason}"
+
+
+def _write(tree: Tree, layout: Layout, why: str, source: Path, output: Path) -> Path:
+    """Write lists and YAML; what is inside the YAML's folder is named by relative paths, so that it can be moved."""
+    stated, is_beside = layout.stated, tree.root.is_relative_to(output.parent)
+    content: dict[str, Any] = {"path": _name(tree.root, output.parent, is_beside)}
+    print(f"{source}: {layout.format.upper()} labels, as in {layout.example}; splits: {stated.how or 'none'}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for split, images in stated.splits.items():
+        named = _source(tree, images, stated.sources.get(split, ()))
+        if named is None:
+            file = _list_file(output, split)
+            rows = (_name(tree.root / image, output.parent, is_beside) for image in images)
+            file.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+            named = _name(file, tree.root, is_beside)
+        content[split] = named
+        print(f"  {split + ':':<6} {len(images)} images, {named if isinstance(named, str) else ' '.join(named)}")
+    if places := {split: place for split, place in layout.labels.items() if place}:
+        is_same = len({*layout.labels.values()}) == 1
+        content["labels"] = next(iter(places.values())) if is_same else places
+    content |= {"format": layout.format, "names": dict(enumerate(layout.names))}
+    content |= {key: value for key, value in stated.keys.items() if key not in ("labels", "format")}
+    shown = ", ".join(layout.names[:10]) + (", ..." if len(layout.names) > 10 else "")
+    print(f"  {len(layout.names)} classes: {shown}")
+    for note in filter(None, (why, *stated.notes, *layout.notes)):
+        print(f"  {note}")
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    output.write_text(f"# yolo-lite adopt {str(source)!r}\n{text}", encoding="utf-8")
+    return output
+
+
+def _name(path: Path, folder: Path, is_relative: bool) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix() if is_relative else str(path)
+
+
+def _source(tree: Tree, images: Sequence[str], stated: Sequence[str]) -> str | list[str] | None:
+    """How a dataset YAML can name these images: as the set itself does, or by a folder; None where only a list will do."""
+    wanted = sorted(images)
+    folder = os.path.commonpath([os.path.dirname(image) for image in images]) or "."
+    for sources in filter(None, (list(stated), [folder])):
+        try:
+            found = [path for source in sources for path in list_files(tree.root, source, tree.root)]
+        except DataError:
+            continue
+        below = [os.path.relpath(path, tree.root).replace(os.sep, "/") for path in found]
+        outside = [os.path.abspath(path) for path in found]
+        if wanted in (sorted(below), sorted(outside)):
+            return sources[0] if len(sources) == 1 else sources
+    return None

@@ -1,0 +1,176 @@
+"""The files of an exported dataset, and what their names and lists say about its splits."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.data.images import IMAGE_SUFFIXES
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_WORDS = "|".join(sorted(SPLIT_WORDS, key=len, reverse=True))
+_THINGS = "images?|imgs?|labels?|annotations?|data|dataset|set|split"
+# As folders are called: train, Validation, train2017, obj_valid_data, test_images, images_train.
+_FOLDER = re.compile(rf"(?:(?:obj|{_THINGS})[-_ ])?({_WORDS})(?:[-_ ]?(?:{_THINGS}))?(?:[-_ ]?\d{{4}})?", re.IGNORECASE)
+_FILE = re.compile(rf"(?:\w+[-_ .])?({_WORDS})(?:[-_ ]?(?:{_THINGS}))?(?:[-_ ]?\d{{4}})?", re.IGNORECASE)
+
+
+class Statement(NamedTuple):
+    """What a file of a set, or its folders, say about it."""
+
+    how: str  # for people
+    splits: dict[str, list[str]]  # images
+    sources: Mapping[str, list[str]] = {}  # what a dataset YAML may name for a split as it stands
+    names: tuple[str, ...] = ()  # of classes
+    keys: Mapping[str, Any] = {}  # of a dataset YAML
+    notes: tuple[str, ...] = ()
+
+
+class Tree:
+    """The files below a folder, without what operating systems leave there; paths are relative, with ``/``."""
+
+    def __init__(self, root: Path, descend: bool = True) -> None:
+        """Read a folder, with ``descend`` the one inside it that holds all there is; DataError without an image."""
+        files = [file for file in _walk(root) if not file.lower().endswith(".md") and "readme" not in file.lower()]
+        inner = os.path.commonpath([os.path.dirname(file) for file in files]) if files and descend else ""
+        self.root = root / inner
+        below = [os.path.relpath(file, inner).replace(os.sep, "/") for file in files] if inner else files
+        self.files = sorted(below, key=lambda file: file.split("/"))
+        self.images = [file for file in self.files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
+        if not self.images and descend:
+            raise DataError(f"{root}: expected a dataset, found no image among {len(self.files)} files")
+        self.image_set = set(self.images)
+        self.places = {*self.files, *(str(folder) for file in self.files for folder in PurePosixPath(file).parents)}
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        for image in self.images:
+            self._by_stem[os.path.splitext(image)[0].rpartition("/")[2]].append(image)
+
+    def ending(self, *suffixes: str) -> list[str]:
+        return [file for file in self.files if file.lower().endswith(suffixes)]
+
+    def find(self, path: str) -> str | None:
+        """The file or folder that a path means which was written on another machine: its longest end that is here."""
+        parts = [part for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..")]
+        ends = ("/".join(parts[first:]) for first in range(len(parts)))
+        return next((end for end in ends if end in self.places), "." if not parts else None)
+
+    def below(self, folder: str) -> list[str]:
+        return self.images if folder == "." else [image for image in self.images if image.startswith(f"{folder}/")]
+
+    def lines(self, file: str) -> tuple[str, ...]:
+        """The rows of a text file that are not empty; none where it is no text."""
+        try:
+            rows = (self.root / file).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            return ()
+        return tuple(filter(None, map(str.strip, rows)))
+
+    def listed(self, file: str) -> tuple[list[str], list[str]]:
+        """The images that the rows of a list file name, by path or as Pascal VOC does by stem; and rows of no image.
+
+        Raises:
+            DataError: a stem is that of several images.
+        """
+        images, unknown = [], []
+        for row in self.lines(file):
+            row = row.strip('"')
+            found = self.find(row)
+            found = found if found in self.image_set else self._by_id(row, file)
+            (images if found else unknown).append(found or row)
+        return list(dict.fromkeys(images)), unknown
+
+    def _by_id(self, row: str, file: str) -> str | None:
+        alike = self._by_stem.get(row.rpartition("/")[2], [])
+        fitting = [one for one in alike if f"/{os.path.splitext(one)[0]}".endswith(f"/{row}")]
+        # VOC2007 and VOC2012 may lie side by side: a list means the images of its own tree.
+        tree = file.partition("ImageSets/")[0] if "ImageSets/" in file else ""
+        fitting = [one for one in fitting if one.startswith(tree)] or fitting
+        if len(fitting) > 1:
+            raise DataError(f"{self.root / file}: {row!r} may be {fitting[0]} or {fitting[1]}")
+        return fitting[0] if fitting else None
+
+
+def _walk(root: Path) -> Iterable[str]:
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        below = os.path.relpath(folder, root).replace(os.sep, "/")
+        yield from (name if below == "." else f"{below}/{name}" for name in files if not name.startswith("."))
+
+
+def split_word(stem: str) -> str | None:
+    """The split that a file's name without its ending tells: ``instances_val2017`` is val."""
+    match = _FILE.fullmatch(stem)
+    return SPLIT_WORDS[match[1].lower()] if match else None
+
+
+def split_of(file: str) -> str | None:
+    """The split that the folders of a file tell, the outermost first."""
+    matches = map(_FOLDER.fullmatch, PurePosixPath(file).parts[:-1])
+    return next((SPLIT_WORDS[match[1].lower()] for match in matches if match), None)
+
+
+def by_folder(images: Iterable[str]) -> Statement:
+    """The splits that the images' folders tell; without any, all images are train."""
+    splits: dict[str, list[str]] = defaultdict(list)
+    for image in images:
+        splits[split_of(image) or ""].append(image)
+    others, notes = splits.pop("", []), []
+    if not splits:
+        return Statement("", {"train": others})
+    if len(splits) == 1 and not others and "train" not in splits:
+        ((only, found),) = splits.items()
+        return Statement("folders", {"train": found}, notes=(f"{only} is the only split there is: taken for all images",))
+    if others and "train" in splits:
+        notes.append(f"left out: {len(others)} images in no folder of a split, the first: {others[0]}")
+    elif others:
+        splits["train"] = others
+    return Statement("folders", dict(splits), notes=tuple(notes))
+
+
+def by_lists(tree: Tree) -> Statement | None:
+    """The splits that list files tell: ``ImageSets/Main/train.txt``, or ``train.txt`` with paths of images."""
+    splits: dict[str, list[str]] = defaultdict(list)
+    sources: dict[str, list[str]] = defaultdict(list)
+    notes = []
+    for split, file in _list_files(tree):
+        images, unknown = tree.listed(file)
+        if images:
+            splits[split] += images
+            sources[split].append(file)
+            notes += [f"{file}: {len(unknown)} rows name no image, the first: {unknown[0]}"] if unknown else []
+    if not splits:
+        return None
+    how = ", ".join(file for files in sources.values() for file in files)
+    if "train" not in splits:
+        listed = {image for images in splits.values() for image in images}
+        splits["train"] = [image for image in tree.images if image not in listed]
+    unlisted = set(tree.images).difference(*splits.values())
+    notes += [f"left out: {len(unlisted)} images in no list, the first: {min(unlisted)}"] if unlisted else []
+    return Statement(how, {split: list(dict.fromkeys(images)) for split, images in splits.items()}, sources, notes=tuple(notes))
+
+
+def _list_files(tree: Tree) -> list[tuple[str, str]]:
+    """List files and their splits. Of VOC's, those of Main; trainval where there is no train."""
+    found = []
+    for file in tree.ending(".txt"):
+        path = PurePosixPath(file)
+        split = SPLIT_WORDS.get(path.stem.lower(), "train" if path.stem == "trainval" else "")
+        if split and ("ImageSets" not in path.parts or path.parent.name in ("Main", "ImageSets")):
+            found.append((split, file))
+    has_train = any(split == "train" and not file.endswith("trainval.txt") for split, file in found)
+    return [(split, file) for split, file in found if not (has_train and file.endswith("trainval.txt"))]

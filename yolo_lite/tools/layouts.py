@@ -1,0 +1,253 @@
+"""Recognise how a folder holds a dataset: its images, splits, labels and class names, as exporters lay them out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.data.labels import FileReader
+from yolo_lite.data.readers.voc import VocReader
+from yolo_lite.data.readers.yolo import YoloReader
+from yolo_lite.tools.coco_export import CocoExport, read_coco_exports
+from yolo_lite.tools.export_tree import Statement, Tree, by_folder, by_lists, split_of
+from yolo_lite.tools.statements import read_darknet, read_dataset_yaml
+
+SAMPLE = 200  # images of a split by which the place of its labels is found
+NAME_FILES = {"classes.txt", "labels.txt", "class_names.txt", "_darknet.labels", "obj.names", "notes.json"}
+READERS: dict[str, type[FileReader]] = {"yolo": YoloReader, "voc": VocReader}
+
+
+class Layout(NamedTuple):
+    """What was recognised; paths are below the tree's root, with ``/``, or absolute where a YAML leads out of it."""
+
+    format: str
+    stated: Statement  # the splits, and who says so
+    labels: dict[str, str]  # by split: what the key ``labels`` has to name, "" where the reader needs none
+    example: str  # a file of labels
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what else a user should know
+
+
+def recognise(tree: Tree, file: str | None = None, format: str | None = None, names: Sequence[str] = ()) -> Layout:
+    """How the set in a folder is laid out.
+
+    Args:
+        file: the dataset YAML to go by.
+        format: yolo, voc or coco, where several fit.
+        names: of the classes, where no file has them.
+
+    Raises:
+        DataError: nothing fits, or several things fit equally; both are named.
+    """
+    stated = read_dataset_yaml(tree, file) or read_darknet(tree)
+    divided = _with_splits(stated, tree)
+    wanted = format or divided.keys.get("format")
+    places = {} if format else _stated_places(tree, divided)
+    found = {kind: _by_files(tree, divided, kind, places) for kind in READERS if wanted in (None, kind)}
+    fits = {kind: layout for kind, layout in found.items() if layout}
+    if stated and not wanted and "yolo" in fits:  # a YAML or a .data file means the label files of YOLO
+        fits, wanted = {"yolo": fits["yolo"]}, "yolo"
+    if wanted in (None, "coco"):
+        exports = read_coco_exports(tree, set(places.values()))
+        fits |= {"coco": _by_exports(tree, exports, divided, places)} if exports else {}
+    if len(fits) > 1:
+        both = " and ".join(f"{kind} ({layout.example})" for kind, layout in fits.items())
+        raise DataError(f"{tree.root}: labels of two formats fit, {both}: choose one with --format")
+    if not fits:
+        raise DataError(_nothing_fits(tree, wanted))
+    (layout,) = fits.values()
+    layout = _labelled_splits(layout)
+    return layout._replace(names=tuple(names) or layout.names or _class_names(tree, layout))
+
+
+def _with_splits(stated: Statement | None, tree: Tree) -> Statement:
+    """The splits by the file that states them, else by list files, else by folders."""
+    if stated and "train" in stated.splits:
+        return stated
+    other = by_lists(tree) or by_folder(tree.images)
+    if stated is None:
+        return other
+    how = f"{stated.how}, {other.how}" if other.how else stated.how
+    splits = {**other.splits, **stated.splits}
+    return stated._replace(how=how, splits=splits, sources=other.sources, notes=(*stated.notes, *other.notes))
+
+
+def _stated_places(tree: Tree, stated: Statement) -> dict[str, str]:
+    """By split, what the key ``labels`` of a dataset YAML names."""
+    labels = stated.keys.get("labels")
+    texts = labels if isinstance(labels, dict) else dict.fromkeys(stated.splits, labels) if labels else {}
+    places = {}
+    for split, text in texts.items():
+        if split in stated.splits:
+            places[split] = str(text) if (tree.root / str(text)).exists() else tree.find(str(text))
+            if not places[split]:
+                raise DataError(f"{stated.how}: labels: nothing is at {tree.root / str(text)}")
+    return places
+
+
+def _by_files(tree: Tree, stated: Statement, kind: str, places: dict[str, str]) -> Layout | None:
+    """A layout with a label file for each image, where there are such files of this kind."""
+    labels: dict[str, str] = {}
+    files: list[Path] = []
+    for split, images in stated.splits.items():
+        sample = images[:: max(len(images) // SAMPLE, 1)]
+        place, found = _place_of_labels(tree, kind, split, sample, places.get(split))
+        if found:
+            labels[split] = place
+            files += found
+    if not files or not any(map(IS_OF_KIND[kind], files[:: max(len(files) // 20, 1)])):
+        return None
+    return Layout(kind, stated, labels, os.path.relpath(files[0], tree.root))
+
+
+def _place_of_labels(
+    tree: Tree, kind: str, split: str, images: Sequence[str], given: str | None
+) -> tuple[str, list[Path]]:
+    """The folder that the reader finds the label files of images with ("" for none), and these files."""
+
+    def found_with(place: str) -> list[Path]:
+        reader = READERS[kind](tree.root, tree.root / place if place else None, ())
+        return sorted({file for image in images if (file := reader.file_of(tree.root / image)).is_file()})
+
+    if given is not None:
+        return given, [] if (tree.root / given).is_file() else found_with(given)
+    if found := found_with(""):
+        return "", found
+    stems = {os.path.splitext(image)[0].rpartition("/")[2] for image in images}
+    folders = {os.path.dirname(file) for file in tree.ending(READERS[kind].suffix) if Path(file).stem in stems}
+    around = {str(place) for folder in folders for place in PurePosixPath(folder).parents if str(place) != "."}
+    fitting = [place for place in sorted({*folders, *around} - {""}) if split_of(f"{place}/") in (None, split)]
+    ranked = sorted(((found_with(place), place) for place in fitting), key=lambda one: -len(one[0]))
+    if not ranked or not ranked[0][0]:
+        return "", []
+    (found, best), *others = ranked
+    for other, place in others:
+        if len(other) == len(found) and other != found:
+            raise DataError(f"{tree.root}: labels of {split} may be in {best} or in {place}: keep one of them")
+    return best, found
+
+
+def _is_yolo(file: Path) -> bool:
+    """Whether the rows of a text file are numbers, five or more."""
+    try:
+        rows = [row.split() for row in file.read_text(encoding="utf-8-sig").splitlines() if row.strip()]
+        return all(len([float(word) for word in row]) >= 5 for row in rows)
+    except ValueError:
+        return False
+
+
+def _is_voc(file: Path) -> bool:
+    try:
+        return ElementTree.parse(file).getroot().tag == "annotation"
+    except (ElementTree.ParseError, ValueError, LookupError):
+        return False
+
+
+IS_OF_KIND = {"yolo": _is_yolo, "voc": _is_voc}
+
+
+def _by_exports(tree: Tree, exports: Sequence[CocoExport], divided: Statement, places: dict[str, str]) -> Layout:
+    """A layout with annotation files for all images, which tell the splits if they are several."""
+    names = tuple(dict.fromkeys(name for export in exports for name in export.names))
+    notes = tuple(f"{export.file}: {note}" for export in exports for note in export.notes)
+    listed = {image for export in exports for image in export.images}
+    if unlisted := set(tree.images) - listed:
+        notes += (f"left out: {len(unlisted)} images in no annotation file, the first: {min(unlisted)}",)
+    if places:
+        return Layout("coco", divided, places, exports[0].file, divided.names or names, notes)
+    if len(exports) == 1 and exports[0].split is None:
+        splits = {split: [one for one in images if one in listed] for split, images in divided.splits.items()}
+        stated = divided._replace(splits={split: images for split, images in splits.items() if images})
+        labels = dict.fromkeys(stated.splits, exports[0].file)
+    else:
+        stated = Statement("annotation files", {str(export.split): export.images for export in exports})
+        labels = {str(export.split): export.file for export in exports}
+    return Layout("coco", stated, labels, exports[0].file, divided.names or names, notes)
+
+
+def _labelled_splits(layout: Layout) -> Layout:
+    """The layout without splits of which no image has labels; what is the only one is for training.
+
+    Raises:
+        DataError: there are several splits, but no train.
+    """
+    splits, notes = dict(layout.stated.splits), list(layout.notes)
+    for split in [split for split in splits if split not in layout.labels]:
+        notes.append(f"left out: {split}, none of its {len(splits.pop(split))} images has labels")
+    labels, sources = layout.labels, layout.stated.sources
+    if list(splits) != ["train"] and len(splits) == 1:
+        ((only, images),) = splits.items()
+        notes.append(f"{only} is the only split with labels: taken for all images")
+        splits, labels, sources = {"train": images}, {"train": labels[only]}, {"train": sources.get(only, [])}
+    if "train" not in splits:
+        raise DataError(f"expected labelled images for train, found those of {', '.join(splits)} ({layout.example})")
+    order = [split for split in ("train", "val", "test") if split in splits]
+    stated = layout.stated._replace(splits={split: splits[split] for split in order}, sources=sources)
+    return layout._replace(stated=stated, labels={split: labels[split] for split in order}, notes=tuple(notes))
+
+
+def _class_names(tree: Tree, layout: Layout) -> tuple[str, ...]:
+    """The names of the classes; raises DataError where YOLO's labels come without, or with two lists of names."""
+    if layout.format == "voc":
+        return layout.stated.names or tuple(sorted({name for file in _label_files(tree, layout) for name in _voc_names(file)}))
+    lists = {file: _names_in(tree, file) for file in tree.files if _is_name_file(file)}
+    lists = {file: names for file, names in lists.items() if names}
+    if layout.stated.names:
+        lists[layout.stated.how] = layout.stated.names
+    if not lists:
+        used = sorted({row.split()[0] for file in _label_files(tree, layout) for row in tree.lines(str(file))}, key=_number)
+        asked = "expected a data.yaml, classes.txt, obj.names or notes.json with the names of the classes"
+        raise DataError(f"{tree.root}: {asked}, found labels with {', '.join(used[:20])}: give --names a,b,c")
+    best = max(lists, key=lambda file: len(lists[file]))
+    for file, names in lists.items():
+        if names != lists[best][: len(names)]:  # labelImg adds classes at the end
+            text = f"{file} ({', '.join(names[:5])}) and {best} ({', '.join(lists[best][:5])}) name the classes differently"
+            raise DataError(f"{tree.root}: {text}: give --names a,b,c")
+    return lists[best]
+
+
+def _number(text: str) -> tuple[bool, float, str]:
+    return (False, float(text), "") if text.replace(".", "", 1).isdecimal() else (True, 0.0, text)
+
+
+def _label_files(tree: Tree, layout: Layout) -> Iterable[Path]:
+    for split, images in layout.stated.splits.items():
+        place = layout.labels[split]
+        reader = READERS[layout.format](tree.root, tree.root / place if place else None, ())
+        yield from (file for image in images if (file := reader.file_of(tree.root / image)).is_file())
+
+
+def _voc_names(file: Path) -> Iterable[str]:
+    try:
+        return [(one.findtext("name") or "").strip() for one in ElementTree.parse(file).iter("object")]
+    except (ElementTree.ParseError, ValueError, LookupError):  # it is named where it is read
+        return []
+
+
+def _is_name_file(file: str) -> bool:
+    name = PurePosixPath(file).name.lower()
+    return name in NAME_FILES or name.endswith(".names")
+
+
+def _names_in(tree: Tree, file: str) -> tuple[str, ...]:
+    if not file.endswith(".json"):
+        return tree.lines(file)
+    try:
+        rows = json.loads((tree.root / file).read_bytes())["categories"]
+        return tuple(str(row["name"]) for row in sorted(rows, key=lambda row: row["id"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{tree.root / file}: expected Label Studio's list categories with id and name") from error
+
+
+def _nothing_fits(tree: Tree, wanted: str | None) -> str:
+    kinds = Counter(os.path.splitext(file)[1].lower() or "no suffix" for file in tree.files)
+    found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+    what = {"yolo": "YOLO .txt", "voc": "Pascal VOC .xml", "coco": "a COCO .json"}
+    expected = what.get(wanted, wanted) if wanted else "YOLO .txt, Pascal VOC .xml or a COCO .json"
+    return f"{tree.root}: expected images with labels ({expected}), found {found}"

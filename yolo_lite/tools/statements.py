@@ -1,0 +1,121 @@
+"""What a file of an exported set says about it: a dataset YAML of any program, or darknet's .data."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from yolo_lite.config.data import DatasetConfig
+from yolo_lite.config.errors import ConfigError, DataError
+from yolo_lite.config.yaml_file import read_yaml
+from yolo_lite.data.index import list_files
+from yolo_lite.tools.export_tree import SPLIT_WORDS, Statement, Tree
+
+# Keys of a dataset YAML that hold in ours too; those that say where things are do not.
+PASSED_ON = {"labels_are", "kpt_shape", "labels", "format"} | set(DatasetConfig.model_fields) - {
+    *("path", "train", "val", "test", "names", "nc", "download", "generate")
+}
+
+
+def read_dataset_yaml(tree: Tree, file: str | None) -> Statement | None:
+    """What the dataset YAML says; without ``file`` that of the folder, which may have none.
+
+    Raises:
+        DataError: the folder has several, or what the given one names for train is not there.
+    """
+    contents = {file: read_yaml(file).data} if file else dict(_yamls(tree))
+    if len(contents) > 1:
+        first, second, *_ = contents
+        raise DataError(f"{tree.root}: {first} and {second} describe a dataset: give one of them instead of the folder")
+    for name, data in contents.items():
+        return _stated(tree, name, data, is_given=file is not None)
+    return None
+
+
+def _yamls(tree: Tree) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for file in tree.ending(".yaml", ".yml"):
+        try:
+            data = read_yaml(tree.root / file).data
+        except ConfigError:
+            if Path(file).stem == "data":
+                raise
+            continue  # of another program
+        if isinstance(data.get("names"), (list, dict)) or all(isinstance(data.get(key), str) for key in ("train", "val")):
+            found.append((file, data))
+    return found
+
+
+def _stated(tree: Tree, file: str, data: dict[str, Any], is_given: bool) -> Statement:
+    splits, sources, notes = {}, {}, []
+    for key, value in data.items():
+        split, texts = SPLIT_WORDS.get(str(key).lower()), [value] if isinstance(value, str) else value
+        if not split or not isinstance(texts, list) or not texts:
+            continue
+        found = [_images_of(tree, str(text), str(data.get("path") or ""), is_given) for text in texts]
+        images = [image for own, _ in found for image in own]
+        if images:
+            splits[split], sources[split] = list(dict.fromkeys(images)), [source for _, source in found if source]
+        elif is_given and split == "train":
+            raise DataError(f"{file}: {key}: no image found at {tree.root / texts[0]}, nor below {tree.root}")
+        else:
+            notes.append(f"{file}: {key}: nothing is at {', '.join(map(str, texts))}")
+    names = data.get("names") or ()
+    names = [names[key] for key in sorted(names)] if isinstance(names, dict) else names
+    keys = {key: value for key, value in data.items() if key in PASSED_ON}
+    return Statement(os.path.basename(file), splits, sources, tuple(map(str, names)), keys, tuple(notes))
+
+
+def _images_of(tree: Tree, text: str, path: str, is_given: bool) -> tuple[list[str], str | None]:
+    """Images of a source, and how a dataset YAML may name it.
+
+    The paths of an export hold on another machine, so they are looked for in the folder, but those of a YAML that was
+    given first where they point.
+    """
+    inside = "/".join(part for part in re.split(r"[/\\]+", text) if part not in ("", ".", ".."))
+    for source in dict.fromkeys((text, inside) if is_given else (inside,)):
+        try:
+            files = list_files(tree.root, source or ".", tree.root)
+        except DataError:
+            continue
+        if images := [_below(tree, file) for file in files if file.is_file()]:
+            return images, source or "."
+    place = tree.find(f"{path}/{text}")
+    if place is None or place == "." or place in tree.image_set:
+        return ([place] if place in tree.image_set else []), None
+    return (tree.listed(place)[0] if place in tree.files else tree.below(place)), place
+
+
+def _below(tree: Tree, file: Path) -> str:
+    below = os.path.relpath(file, tree.root).replace(os.sep, "/")
+    return os.path.abspath(file) if below.startswith("../") else below
+
+
+def read_darknet(tree: Tree) -> Statement | None:
+    """What a .data file says, with rows ``train = data/train.txt``, as darknet and CVAT write it.
+
+    Raises:
+        DataError: the folder has several.
+    """
+    found = {}
+    for file in tree.ending(".data"):
+        text = (tree.root / file).read_bytes().decode("utf-8", errors="replace")
+        rows = dict(map(str.strip, row.split("=", 1)) for row in text.splitlines() if "=" in row)
+        if "names" in rows or "train" in rows:
+            found[file] = rows
+    if len(found) > 1:
+        raise DataError(f"{tree.root}: expected one .data file, found {' and '.join(found)}")
+    for file, rows in found.items():
+        splits, sources, notes = {}, {}, []
+        for key, value in rows.items():
+            place = tree.find(value)
+            if (split := SPLIT_WORDS.get(key)) and place and place in tree.files:
+                splits[split], unknown = tree.listed(place)
+                sources[split] = [place]
+                notes += [f"{place}: {len(unknown)} rows name no image, the first: {unknown[0]}"] if unknown else []
+        splits = {split: images for split, images in splits.items() if images}
+        names = tree.find(rows.get("names", ""))
+        return Statement(file, splits, sources, tree.lines(names) if names in tree.files else (), notes=tuple(notes))
+    return None
