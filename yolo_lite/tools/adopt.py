@@ -50,7 +50,9 @@ def adopt(source: Path, output: Path, choices: Choices) -> Path:
     if not packed:
         tree = _open(source)
         if output.resolve().is_relative_to(tree.root):
-            raise ConfigError(f"-o {output}: expected a file outside the dataset, which is never written into: {tree.root}")
+            raise ConfigError(
+                f"-o {output}: expected a file outside the dataset, which is never written into: {tree.root}"
+            )
         layout, why = _divided(tree, _recognise(tree, source, choices), choices)
         return _write(tree, layout, why, source, output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +100,9 @@ def _divided(tree: Tree, layout: Layout, choices: Choices) -> tuple[Layout, str]
     """The layout with a val split, and with a test split if one is wanted, and why they were made so."""
     stated = layout.stated
     wanted = {"val": choices.val, "test": choices.test}
-    shares = {split: share for split, share in wanted.items() if split not in stated.splits and (share or split == "val")}
+    shares = {
+        split: share for split, share in wanted.items() if split not in stated.splits and (share or split == "val")
+    }
     if not shares:
         return layout, ""
     if not all(share > 0 for share in shares.values()) or sum(shares.values()) >= 1:

@@ -61,7 +61,9 @@ def _read(tree: Tree, file: str, content: dict[str, Any]) -> CocoExport:
     listed = [str(row.get("file_name")) for row in content["images"] if isinstance(row, dict)]
     images = _images(tree, file, split, listed)
     missing = [name for name in listed if name not in images]
-    notes = [f"{len(missing)} of {len(listed)} images it lists are not here, the first: {missing[0]}"] if missing else []
+    notes = (
+        [f"{len(missing)} of {len(listed)} images it lists are not here, the first: {missing[0]}"] if missing else []
+    )
     return CocoExport(file, split, sorted(set(images.values()), key=lambda one: one.split("/")), _names(content), notes)
 
 

@@ -134,7 +134,9 @@ def by_folder(images: Iterable[str]) -> Statement:
         return Statement("", {"train": others})
     if len(splits) == 1 and not others and "train" not in splits:
         ((only, found),) = splits.items()
-        return Statement("folders", {"train": found}, notes=(f"{only} is the only split there is: taken for all images",))
+        return Statement(
+            "folders", {"train": found}, notes=(f"{only} is the only split there is: taken for all images",)
+        )
     if others and "train" in splits:
         notes.append(f"left out: {len(others)} images in no folder of a split, the first: {others[0]}")
     elif others:
@@ -161,7 +163,9 @@ def by_lists(tree: Tree) -> Statement | None:
         splits["train"] = [image for image in tree.images if image not in listed]
     unlisted = set(tree.images).difference(*splits.values())
     notes += [f"left out: {len(unlisted)} images in no list, the first: {min(unlisted)}"] if unlisted else []
-    return Statement(how, {split: list(dict.fromkeys(images)) for split, images in splits.items()}, sources, notes=tuple(notes))
+    return Statement(
+        how, {split: list(dict.fromkeys(images)) for split, images in splits.items()}, sources, notes=tuple(notes)
+    )
 
 
 def _list_files(tree: Tree) -> list[tuple[str, str]]:

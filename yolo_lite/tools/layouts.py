@@ -195,13 +195,17 @@ def _labelled_splits(layout: Layout) -> Layout:
 def _class_names(tree: Tree, layout: Layout) -> tuple[str, ...]:
     """The names of the classes; raises DataError where YOLO's labels come without, or with two lists of names."""
     if layout.format == "voc":
-        return layout.stated.names or tuple(sorted({name for file in _label_files(tree, layout) for name in _voc_names(file)}))
+        return layout.stated.names or tuple(
+            sorted({name for file in _label_files(tree, layout) for name in _voc_names(file)})
+        )
     lists = {file: _names_in(tree, file) for file in tree.files if _is_name_file(file)}
     lists = {file: names for file, names in lists.items() if names}
     if layout.stated.names:
         lists[layout.stated.how] = layout.stated.names
     if not lists:
-        used = sorted({row.split()[0] for file in _label_files(tree, layout) for row in tree.lines(str(file))}, key=_number)
+        used = sorted(
+            {row.split()[0] for file in _label_files(tree, layout) for row in tree.lines(str(file))}, key=_number
+        )
         asked = "expected a data.yaml, classes.txt, obj.names or notes.json with the names of the classes"
         raise DataError(f"{tree.root}: {asked}, found labels with {', '.join(used[:20])}: give --names a,b,c")
     best = max(lists, key=lambda file: len(lists[file]))

@@ -43,7 +43,9 @@ def _yamls(tree: Tree) -> list[tuple[str, dict[str, Any]]]:
             if Path(file).stem == "data":
                 raise
             continue  # of another program
-        if isinstance(data.get("names"), (list, dict)) or all(isinstance(data.get(key), str) for key in ("train", "val")):
+        if isinstance(data.get("names"), (list, dict)) or all(
+            isinstance(data.get(key), str) for key in ("train", "val")
+        ):
             found.append((file, data))
     return found
 
