@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from exports import BUILDS, COLOURS, NAMES, Build, drawn, zipped
+from conftest import rows_of
+from exports import BUILDS, COLOURS, NAMES, Build, cvat_yolo, drawn, label_studio_coco, zipped
 
 from yolo_lite import adopt
+from yolo_lite.cli.main import main
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex, index_split
@@ -55,8 +59,6 @@ def check(file: Path, stated: tuple[str, ...]) -> None:
     assert len(paths) == len(set(paths)) == len(IMAGES)
     if {"train", "val"} <= set(stated):
         assert len(splits["train"]) == 8
-    listed = {f"{file.stem}.{split}.txt" for split in ("train", "val", "test")}
-    assert {path.name for path in file.parent.iterdir()} - {file.stem} <= {file.name, *listed}
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
@@ -72,3 +74,71 @@ def test_every_layout_is_recognised_and_left_as_it_was(build: Build, form: str, 
     assert adopt(source=source, output=file) == file
     assert tree_hash(source if source.is_dir() else tmp_path / "export") == before
     check(file, BUILDS[build])
+    listed = {f"{file.stem}.{split}.txt" for split in ("train", "val", "test")}
+    assert {path.name for path in file.parent.iterdir()} - {file.stem} <= {file.name, *listed}
+
+
+# ------------------------------------------------------------------------------------------------------- on the fly
+
+
+def flags(project: Path) -> list[str]:
+    small = [
+        "--cfg",
+        "yolo_n",
+        "--imgsz",
+        "64",
+        "--batch-size",
+        "4",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+        "--no-figures",
+    ]
+    return [*small, "--project", str(project)]
+
+
+def test_train_takes_an_export_and_goes_on_with_it(tmp_path: Path) -> None:
+    cvat_yolo(tmp_path / "export", IMAGES)
+    source = zipped(tmp_path / "export", tmp_path / "e.zip")
+    shutil.rmtree(tmp_path / "export")
+    assert main(["train", "--data", str(source), "--epochs", "1", *flags(tmp_path / "runs")]) == 0
+    folder = tmp_path / "runs/exp"
+    check(folder / "data.yaml", ("train",))
+    source.unlink()
+    assert main(["train", "--resume", str(folder), "--epochs", "2", "--device", "cpu", "--workers", "0"]) == 0
+    assert len(rows_of(folder)) == 2
+    assert (
+        main(
+            [
+                "val",
+                "--weights",
+                str(folder / "weights/best.pt"),
+                "--data",
+                str(folder / "data"),
+                "--workers",
+                "0",
+                "--project",
+                str(tmp_path / "val"),
+            ]
+        )
+        == 0
+    )
+
+
+def test_a_run_whose_data_are_not_understood_leaves_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    IMAGES[0].save(tmp_path / "export/a.png")
+    assert main(["train", "--data", str(tmp_path / "export"), *flags(tmp_path / "runs")]) == 2
+    assert "expected images with labels" in capsys.readouterr().err
+    assert not (tmp_path / "runs/exp").exists()
+
+
+def test_check_reads_an_export_and_prints_its_report_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label_studio_coco(tmp_path / "export", IMAGES)
+    source, before = zipped(tmp_path / "export", tmp_path / "e.zip"), tree_hash(tmp_path / "export")
+    for data in (source, tmp_path / "export"):
+        status = main(["check", "--data", str(data), "--json", "--project", str(tmp_path / "check")])
+        assert status == 0 and json.loads(capsys.readouterr().out)["severities"].get("error", 0) == 0
+    assert tree_hash(tmp_path / "export") == before

@@ -94,7 +94,9 @@ StrPath = Annotated[str | os.PathLike[str], PlainValidator(_path)]
 Texts = Annotated[Sequence[str], PlainValidator(_texts)]
 
 # Options of several commands.
-Data = Annotated[StrPath, Field(description="dataset YAML, or the name of one that yolo_lite brings; shapes is drawn")]
+Data = Annotated[
+    StrPath, Field(description="dataset YAML, an export (see adopt), or the name of a YAML that yolo_lite brings")
+]
 TrainedData = Annotated[StrPath | None, Field(description="dataset YAML (default: the one it was trained with)")]
 Model = Annotated[StrPath, Field(description="model YAML, or the name of one that yolo_lite brings")]
 Hyperparameters = Annotated[StrPath, Field(description="hyperparameter YAML")]

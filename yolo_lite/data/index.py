@@ -147,7 +147,8 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
     root = dataset_root(config, data_file)
     sources = (f"images/{split}",) if config.generate and split != "test" else getattr(config, split)
     if not sources:
-        raise ConfigError(f"{data_file}: the split {split!r} is not given{nearest(split, config.splits)}")
+        hint = f"; yolo-lite adopt {data_file} -o mine.yaml makes one" if split == "val" and config.train else ""
+        raise ConfigError(f"{data_file}: the split {split!r} is not given{hint or nearest(split, config.splits)}")
     if config.download and not root.exists():
         raise DataError(f"{data_file}: no such folder: {root}; yolo-lite download {data_file} fetches the set")
     images = [path for source in sources for path in list_files(root, source, data_file)]

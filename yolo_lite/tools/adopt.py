@@ -16,9 +16,8 @@ from yolo_lite.data.index import list_files
 from yolo_lite.tools.export_tree import Tree
 from yolo_lite.tools.layouts import Layout, recognise
 from yolo_lite.tools.split import divide, read_fingerprints
-from yolo_lite.tools.unpack import unpack
+from yolo_lite.tools.unpack import ARCHIVES, is_archive, unpack
 
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 SPLITS = ("train", "val", "test")
 
 
@@ -30,10 +29,6 @@ class Choices(NamedTuple):
     val: float = 0.2  # share of the images of train, where there is no val
     test: float = 0.0
     seed: int = 0
-
-
-def is_archive(path: str | os.PathLike[str]) -> bool:
-    return os.fspath(path).lower().endswith(ARCHIVES) and os.path.isfile(path)
 
 
 def adopt(source: Path, output: Path, choices: Choices) -> Path:
@@ -131,14 +126,15 @@ def _write(tree: Tree, layout: Layout, why: str, source: Path, output: Path) -> 
             file.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
             named = _name(file, tree.root, is_beside)
         content[split] = named
-        print(f"  {split + ':':<6} {len(images)} images, {named if isinstance(named, str) else ' '.join(named)}")
+        shown = [os.path.basename(named) if named.startswith("..") else named] if isinstance(named, str) else named
+        print(f"  {split + ':':<6} {len(images)} images, {' '.join(shown)}")
     if places := {split: place for split, place in layout.labels.items() if place}:
         is_same = len({*layout.labels.values()}) == 1
         content["labels"] = next(iter(places.values())) if is_same else places
     content |= {"format": layout.format, "names": dict(enumerate(layout.names))}
     content |= {key: value for key, value in stated.keys.items() if key not in ("labels", "format")}
     shown = ", ".join(layout.names[:10]) + (", ..." if len(layout.names) > 10 else "")
-    print(f"  {len(layout.names)} classes: {shown}")
+    print(f"  classes: {len(layout.names)}, {shown}")
     for note in filter(None, (why, *stated.notes, *layout.notes)):
         print(f"  {note}")
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -151,7 +147,7 @@ def _name(path: Path, folder: Path, is_relative: bool) -> str:
 
 
 def _source(tree: Tree, images: Sequence[str], stated: Sequence[str]) -> str | list[str] | None:
-    """How a dataset YAML can name these images: as the set itself does, or by a folder; None where only a list will do."""
+    """How a dataset YAML can name these images: as the set does, or by a folder; None where only a list will do."""
     wanted = sorted(images)
     folder = os.path.commonpath([os.path.dirname(image) for image in images]) or "."
     for sources in filter(None, (list(stated), [folder])):

@@ -68,7 +68,7 @@ def _read(tree: Tree, file: str, content: dict[str, Any]) -> CocoExport:
 
 
 def _images(tree: Tree, file: str, split: str | None, listed: Sequence[str]) -> dict[str, str]:
-    """The image of each name; of several, the one in the folder of the file's split, else below the file's own folder."""
+    """The image of each name; of several, the one in a folder of the file's split, else the one beside the file."""
     fitting = defaultdict(list)
     wanted = {name.replace("\\", "/").lstrip("./"): name for name in listed}
     for image in tree.images:

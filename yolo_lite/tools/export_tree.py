@@ -80,7 +80,8 @@ class Tree:
         Raises:
             DataError: a stem is that of several images.
         """
-        images, unknown = [], []
+        images: list[str] = []
+        unknown: list[str] = []
         for row in self.lines(file):
             row = row.strip('"')
             found = self.find(row)

@@ -83,11 +83,11 @@ def _stated_places(tree: Tree, stated: Statement) -> dict[str, str]:
     labels = stated.keys.get("labels")
     texts = labels if isinstance(labels, dict) else dict.fromkeys(stated.splits, labels) if labels else {}
     places = {}
-    for split, text in texts.items():
-        if split in stated.splits:
-            places[split] = str(text) if (tree.root / str(text)).exists() else tree.find(str(text))
-            if not places[split]:
-                raise DataError(f"{stated.how}: labels: nothing is at {tree.root / str(text)}")
+    for split, text in ((split, str(text)) for split, text in texts.items() if split in stated.splits):
+        place = text if (tree.root / text).exists() else tree.find(text)
+        if place is None:
+            raise DataError(f"{stated.how}: labels: nothing is at {tree.root / text}")
+        places[split] = place
     return places
 
 
@@ -207,12 +207,14 @@ def _class_names(tree: Tree, layout: Layout) -> tuple[str, ...]:
             {row.split()[0] for file in _label_files(tree, layout) for row in tree.lines(str(file))}, key=_number
         )
         asked = "expected a data.yaml, classes.txt, obj.names or notes.json with the names of the classes"
-        raise DataError(f"{tree.root}: {asked}, found labels with {', '.join(used[:20])}: give --names a,b,c")
+        raise DataError(
+            f"{tree.root}: {asked}, found labels with {', '.join(sorted(used, key=_number)[:20])}: give --names a,b,c"
+        )
     best = max(lists, key=lambda file: len(lists[file]))
     for file, names in lists.items():
         if names != lists[best][: len(names)]:  # labelImg adds classes at the end
-            text = f"{file} ({', '.join(names[:5])}) and {best} ({', '.join(lists[best][:5])}) name the classes differently"
-            raise DataError(f"{tree.root}: {text}: give --names a,b,c")
+            both = f"{file} ({', '.join(names[:5])}) and {best} ({', '.join(lists[best][:5])})"
+            raise DataError(f"{tree.root}: {both} name the classes differently: give --names a,b,c")
     return lists[best]
 
 

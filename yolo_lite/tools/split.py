@@ -70,10 +70,12 @@ def divide(
         return Division(_blocks(order, shares), f"{count} images are {why}")
     if num_groups < parts:
         raise DataError(f"{num_groups} groups of images that belong together cannot be divided into {parts} splits")
-    joined = f"{count - num_named} joined by names of clips or copies, {num_named - num_groups} as near-duplicates"
-    return Division(
-        _whole_groups(group, shares, seed), f"{count} images are {num_groups} groups, none on both sides: {joined}"
+    joined = {"clips or copies by their names": count - num_named, "near-duplicates": num_named - num_groups}
+    told = (
+        ", ".join(f"{number} joined as {what}" for what, number in joined.items() if number) or "no two of them alike"
     )
+    reason = f"{count} images are {num_groups} groups ({told}), each on one side"
+    return Division(_whole_groups(group, shares, seed), reason)
 
 
 def clip_of(name: str, classes: Collection[str], several_folders: bool) -> str | None:

@@ -104,7 +104,8 @@ def read_darknet(tree: Tree) -> Statement | None:
     found = {}
     for file in tree.ending(".data"):
         text = (tree.root / file).read_bytes().decode("utf-8", errors="replace")
-        rows = dict(map(str.strip, row.split("=", 1)) for row in text.splitlines() if "=" in row)
+        cells = (row.partition("=") for row in text.splitlines())
+        rows = {key.strip(): value.strip() for key, equals, value in cells if equals}
         if "names" in rows or "train" in rows:
             found[file] = rows
     if len(found) > 1:
