@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import yaml
+from conftest import boxes_only
+
+from yolo_lite.data.index import DatasetIndex, coco_dict
+from yolo_lite.data.writers import WRITERS
 
 NAMES = ("cat", "dog", "traffic light")
 COLOURS = ((250, 20, 20), (20, 250, 20), (20, 20, 250))  # RGB of a class
@@ -18,47 +23,69 @@ WORDS = ("ape", "bee", "crow", "deer", "eel", "fox", "goat", "hen", "ibis", "jay
 WIDTH, HEIGHT = 96, 72
 
 
-class Drawn(NamedTuple):
+class Image(NamedTuple):
     """One image and its objects."""
 
-    name: str  # without an ending
-    pixels: np.ndarray  # RGB
-    objects: list[tuple[int, tuple[int, int, int, int]]]  # class and box xyxy
+    name: str  # without its ending
+    names: tuple[str, ...]  # of classes
+    content: bytes  # of the file
+    suffix: str
+    size: tuple[int, int]  # height and width in pixels
+    objects: list[tuple[int, tuple[float, ...]]]  # class and box xyxy
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}{self.suffix}"
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        assert cv2.imwrite(str(path), self.pixels[..., ::-1])
+        path.with_name(f"{path.name}{self.suffix}").write_bytes(self.content)
+
+    def index(self) -> DatasetIndex:
+        """As the writers of ``convert`` take it."""
+        xyxy = np.array([box for _, box in self.objects], dtype=np.float64).reshape(-1, 4)
+        label = np.array([label for label, _ in self.objects], dtype=np.int64)
+        first, ids = np.array([0, len(label)]), np.arange(len(self.names))
+        size, path = np.array([self.size]), np.array([self.file.encode()])
+        return DatasetIndex(
+            self.names,
+            path,
+            size,
+            first,
+            label,
+            image_id=np.zeros(1, int),
+            category_id=ids,
+            problems=(),
+            **boxes_only(xyxy),
+        )
+
+    def written(self, kind: str, path: Path) -> None:
+        """The label file in a format, with the name that ``path`` has, but the format's ending."""
+        with tempfile.TemporaryDirectory() as folder:
+            below = Path(folder, WRITERS[kind](self.index(), [Path(f"{path.name}.jpg")], Path(folder), "train", False))
+            (file,) = (one for one in below.iterdir())
+            write(path.with_name(file.name), file.read_text())
 
     def yolo(self, path: Path) -> None:
-        rows = ""
-        for label, (x1, y1, x2, y2) in self.objects:
-            values = (x1 + x2) / 2 / WIDTH, (y1 + y2) / 2 / HEIGHT, (x2 - x1) / WIDTH, (y2 - y1) / HEIGHT
-            rows += f"{label} {' '.join(f'{value:.6f}' for value in values)}\n"
-        write(path, rows)
+        self.written("yolo", path)
 
-    def voc(self, path: Path, filename: str) -> None:
-        text = f"<annotation><filename>{filename}</filename>"
-        text += f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>"
-        for label, (x1, y1, x2, y2) in self.objects:
-            box = f"<xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
-            text += f"<object><name>{NAMES[label]}</name><bndbox>{box}</bndbox></object>"
-        write(path, text + "</annotation>")
+    def voc(self, path: Path) -> None:
+        self.written("voc", path)
 
 
-def drawn(names: tuple[str, ...] = WORDS, seed: int = 0) -> list[Drawn]:
-    """Images of noise, each with an object of some of the classes, at most one of each."""
+def drawn(names: tuple[str, ...] = WORDS, seed: int = 0) -> list[Image]:
+    """Images of coloured patches, each with a painted rectangle of every class."""
     rng, images = np.random.default_rng(seed), []
     for name in names:
-        pixels = cv2.resize(
-            rng.integers(60, 180, (6, 8, 3), dtype=np.uint8), (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST
-        )
-        objects = []
+        patches = rng.integers(60, 180, (6, 8, 3), dtype=np.uint8)
+        pixels, objects = cv2.resize(patches, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST), []
         for label in range(3):
             x1, y1 = int(rng.integers(32 * label, 32 * label + 10)), int(rng.integers(0, 40))
             x2, y2 = x1 + int(rng.integers(8, 20)), y1 + int(rng.integers(8, 30))
             pixels[y1:y2, x1:x2] = COLOURS[label]
             objects.append((label, (x1, y1, x2, y2)))
-        images.append(Drawn(name, pixels, objects))
+        content = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+        images.append(Image(name, NAMES, content, ".png", (HEIGHT, WIDTH), objects))
     return images
 
 
@@ -68,27 +95,22 @@ def write(path: Path, text: str) -> None:
 
 
 def coco(
-    path: Path, images: list[Drawn], file_name: Callable[[str], str], first_id: int = 1, unused: bool = False
+    path: Path, images: list[Image], file_name: Callable[[Image], str], first_id: int = 1, unused: bool = False
 ) -> None:
-    parent = [{"id": 0, "name": "pets", "supercategory": "none"}] if unused else []
-    rows: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": parent}
-    rows["categories"] += [
-        {"id": first_id + i, "name": name, "supercategory": "pets" if unused else ""} for i, name in enumerate(NAMES)
-    ]
+    rows: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": []}
+    rows["categories"] += [{"id": 0, "name": "pets", "supercategory": "none"}] if unused else []
+    parent = "pets" if unused else ""
     for number, one in enumerate(images):
-        rows["images"].append({"id": number, "file_name": file_name(one.name), "width": WIDTH, "height": HEIGHT})
-        for label, (x1, y1, x2, y2) in one.objects:
-            box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
-            rows["annotations"].append(
-                {"id": len(rows["annotations"]) + 1, "image_id": number, "category_id": first_id + label, **box}
-            )
+        content = coco_dict(
+            one.index(), [number], [first_id + label for label in range(len(one.names))], [file_name(one)]
+        )
+        rows["images"] += content["images"]
+        rows["annotations"] += [row | {"id": len(rows["annotations"]) + row["id"]} for row in content["annotations"]]
+    rows["categories"] += [row | {"supercategory": parent} for row in content["categories"]]
     write(path, json.dumps({"info": {}, "licenses": [], **rows}))
 
 
-Splits = dict[str, list[Drawn]]
-
-
-def parts(images: list[Drawn], *names: str) -> Iterator[tuple[str, list[Drawn]]]:
+def parts(images: list[Image], *names: str) -> Iterator[tuple[str, list[Image]]]:
     """The images in splits of these names: the first has two thirds."""
     if len(names) == 1:
         yield names[0], images
@@ -100,181 +122,184 @@ def parts(images: list[Drawn], *names: str) -> Iterator[tuple[str, list[Drawn]]]
         yield name, rest[number :: len(names) - 1]
 
 
-def roboflow(name: str) -> str:
-    return f"{name}_png.rf.{name.encode().hex():0<32}"
+def roboflow(one: Image) -> str:
+    return f"{one.name}_{one.suffix[1:]}.rf.{one.name.encode().hex():0<32}"
 
 
-def roboflow_yolo(root: Path, images: list[Drawn]) -> None:
+def roboflow_yolo(root: Path, images: list[Image]) -> None:
     for split, own in parts(images, "train", "valid", "test"):
         for one in own:
-            one.save(root / split / "images" / f"{roboflow(one.name)}.png")
-            one.yolo(root / split / "labels" / f"{roboflow(one.name)}.txt")
+            one.save(root / split / "images" / roboflow(one))
+            one.yolo(root / split / "labels" / roboflow(one))
     content = {
         "train": "../train/images",
         "val": "../valid/images",
         "test": "../test/images",
-        "nc": 3,
-        "names": list(NAMES),
+        "nc": len(images[0].names),
+        "names": list(images[0].names),
     }
     write(root / "data.yaml", yaml.safe_dump(content | {"roboflow": {"workspace": "w", "version": 1}}))
     write(root / "README.roboflow.txt", "pets - v1\n")
 
 
-def roboflow_darknet(root: Path, images: list[Drawn]) -> None:
+def roboflow_darknet(root: Path, images: list[Image]) -> None:
     for split, own in parts(images, "train", "valid"):
         for one in own:
-            one.save(root / split / f"{roboflow(one.name)}.png")
-            one.yolo(root / split / f"{roboflow(one.name)}.txt")
-        write(root / split / "_darknet.labels", "\n".join(NAMES))
+            one.save(root / split / roboflow(one))
+            one.yolo(root / split / roboflow(one))
+        write(root / split / "_darknet.labels", "\n".join(images[0].names))
 
 
-def roboflow_coco(root: Path, images: list[Drawn]) -> None:
+def roboflow_coco(root: Path, images: list[Image]) -> None:
     for split, own in parts(images, "train", "valid", "test"):
         for one in own:
-            one.save(root / split / f"{roboflow(one.name)}.png")
-        coco(root / split / "_annotations.coco.json", own, lambda name: f"{roboflow(name)}.png", unused=True)
+            one.save(root / split / roboflow(one))
+        coco(root / split / "_annotations.coco.json", own, lambda one: f"{roboflow(one)}{one.suffix}", unused=True)
 
 
-def roboflow_voc(root: Path, images: list[Drawn]) -> None:
+def roboflow_voc(root: Path, images: list[Image]) -> None:
     for split, own in parts(images, "train", "valid"):
         for one in own:
-            one.save(root / split / f"{roboflow(one.name)}.png")
-            one.voc(root / split / f"{roboflow(one.name)}.xml", f"{roboflow(one.name)}.png")
+            one.save(root / split / roboflow(one))
+            one.voc(root / split / roboflow(one))
 
 
-def cvat_yolo(root: Path, images: list[Drawn], *subsets: str) -> None:
-    rows = "classes = 3\n"
+def cvat_yolo(root: Path, images: list[Image], *subsets: str) -> None:
+    rows = "classes = 99\n"
     for subset, own in parts(images, *(subsets or ("train",))):
         for one in own:
-            one.save(root / f"obj_{subset}_data/{one.name}.png")
-            one.yolo(root / f"obj_{subset}_data/{one.name}.txt")
-        write(root / f"{subset}.txt", "".join(f"data/obj_{subset}_data/{one.name}.png\n" for one in own))
+            one.save(root / f"obj_{subset}_data/{one.name}")
+            one.yolo(root / f"obj_{subset}_data/{one.name}")
+        write(root / f"{subset}.txt", "".join(f"data/obj_{subset}_data/{one.file}\n" for one in own))
         rows += f"{subset} = data/{subset}.txt\n"
     write(root / "obj.data", rows + "names = data/obj.names\nbackup = backup/\n")
-    write(root / "obj.names", "".join(f"{name}\n" for name in NAMES))
+    write(root / "obj.names", "".join(f"{name}\n" for name in images[0].names))
 
 
-def cvat_yolo_subsets(root: Path, images: list[Drawn]) -> None:
+def cvat_yolo_subsets(root: Path, images: list[Image]) -> None:
     cvat_yolo(root, images, "train", "valid")
 
 
-def cvat_ultralytics(root: Path, images: list[Drawn], *subsets: str) -> None:
-    content: dict[str, Any] = {"path": "./", "names": dict(enumerate(NAMES))}
+def cvat_ultralytics(root: Path, images: list[Image], *subsets: str) -> None:
+    content: dict[str, Any] = {"path": "./", "names": dict(enumerate(images[0].names))}
     for subset, own in parts(images, *(subsets or ("Train", "Validation"))):
         for one in own:
-            one.save(root / f"images/{subset}/{one.name}.png")
-            one.yolo(root / f"labels/{subset}/{one.name}.txt")
-        write(root / f"{subset}.txt", "".join(f"data/images/{subset}/{one.name}.png\n" for one in own))
+            one.save(root / f"images/{subset}/{one.name}")
+            one.yolo(root / f"labels/{subset}/{one.name}")
+        write(root / f"{subset}.txt", "".join(f"data/images/{subset}/{one.file}\n" for one in own))
         content[subset] = f"{subset}.txt"
     write(root / "data.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
-def cvat_ultralytics_alone(root: Path, images: list[Drawn]) -> None:
+def cvat_ultralytics_alone(root: Path, images: list[Image]) -> None:
     cvat_ultralytics(root, images, "train")
 
 
-def cvat_coco(root: Path, images: list[Drawn]) -> None:
+def cvat_coco(root: Path, images: list[Image]) -> None:
     for one in images:
-        one.save(root / f"images/default/{one.name}.png")
-    coco(root / "annotations/instances_default.json", images, lambda name: f"{name}.png")
+        one.save(root / f"images/default/{one.name}")
+    coco(root / "annotations/instances_default.json", images, lambda one: one.file)
 
 
-def cvat_coco_subsets(root: Path, images: list[Drawn]) -> None:
+def cvat_coco_subsets(root: Path, images: list[Image]) -> None:
     for split, own in parts(images, "train", "val"):
         for number, one in enumerate(own):  # both have frames of the same names
-            one.save(root / f"images/{split}/frame_{number:06}.png")
+            one.save(root / f"images/{split}/frame_{number:06}")
         renamed = [one._replace(name=f"frame_{number:06}") for number, one in enumerate(own)]
-        coco(root / f"annotations/instances_{split}.json", renamed, lambda name: f"{name}.png")
+        coco(root / f"annotations/instances_{split}.json", renamed, lambda one: one.file)
 
 
-def cvat_voc(root: Path, images: list[Drawn], *subsets: str) -> None:
+def cvat_voc(root: Path, images: list[Image], *subsets: str) -> None:
     for subset, own in parts(images, *(subsets or ("default",))):
         for one in own:
-            one.save(root / f"JPEGImages/{one.name}.png")
-            one.voc(root / f"Annotations/{one.name}.xml", f"{one.name}.png")
+            one.save(root / f"JPEGImages/{one.name}")
+            one.voc(root / f"Annotations/{one.name}")
         write(root / f"ImageSets/Main/{subset}.txt", "".join(f"{one.name}\n" for one in own))
-    write(root / "labelmap.txt", "# label:color_rgb:parts:actions\n" + "".join(f"{name}:1,2,3::\n" for name in NAMES))
+    write(
+        root / "labelmap.txt",
+        "# label:color_rgb:parts:actions\n" + "".join(f"{name}:1,2,3::\n" for name in images[0].names),
+    )
 
 
-def cvat_voc_subsets(root: Path, images: list[Drawn]) -> None:
+def cvat_voc_subsets(root: Path, images: list[Image]) -> None:
     cvat_voc(root, images, "Train", "Validation")
 
 
-def label_studio_yolo(root: Path, images: list[Drawn]) -> None:
+def label_studio_yolo(root: Path, images: list[Image]) -> None:
     for number, one in enumerate(images):
-        one.save(root / f"images/{number:08x}-{one.name}.png")
-        one.yolo(root / f"labels/{number:08x}-{one.name}.txt")
-    write(root / "classes.txt", "\n".join(NAMES) + "\n")
-    categories = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
+        one.save(root / f"images/{number:08x}-{one.name}")
+        one.yolo(root / f"labels/{number:08x}-{one.name}")
+    write(root / "classes.txt", "\n".join(images[0].names) + "\n")
+    categories = [{"id": number, "name": name} for number, name in enumerate(images[0].names)]
     write(root / "notes.json", json.dumps({"categories": categories, "info": {"contributor": "Label Studio"}}))
 
 
-def label_studio_coco(root: Path, images: list[Drawn]) -> None:
+def label_studio_coco(root: Path, images: list[Image]) -> None:
     for one in images:
-        one.save(root / f"images/0a1b2c3d-{one.name}.png")
-    coco(root / "result.json", images, lambda name: f"images/0a1b2c3d-{name}.png", first_id=0)
+        one.save(root / f"images/0a1b2c3d-{one.name}")
+    coco(root / "result.json", images, lambda one: f"images/0a1b2c3d-{one.file}", first_id=0)
 
 
-def labelimg_yolo(root: Path, images: list[Drawn]) -> None:
+def labelimg_yolo(root: Path, images: list[Image]) -> None:
     for one in images:
-        one.save(root / f"{one.name}.png")
-        one.yolo(root / f"{one.name}.txt")
-    write(root / "classes.txt", "".join(f"{name}\n" for name in NAMES))
+        one.save(root / one.name)
+        one.yolo(root / one.name)
+    write(root / "classes.txt", "".join(f"{name}\n" for name in images[0].names))
 
 
-def labelimg_voc(root: Path, images: list[Drawn]) -> None:
+def labelimg_voc(root: Path, images: list[Image]) -> None:
     for one in images:
-        one.save(root / f"{one.name}.png")
-        one.voc(root / f"{one.name}.xml", f"{one.name}.png")
+        one.save(root / one.name)
+        one.voc(root / one.name)
 
 
-def darknet(root: Path, images: list[Drawn]) -> None:
+def darknet(root: Path, images: list[Image]) -> None:
     for split, own in parts(images, "train", "test"):
         for one in own:
-            one.save(root / f"data/obj/{one.name}.png")
-            one.yolo(root / f"data/obj/{one.name}.txt")
-        write(root / f"data/{split}.txt", "".join(f"/home/me/darknet/data/obj/{one.name}.png\n" for one in own))
-    write(root / "data/pets.names", "\n".join(NAMES))
+            one.save(root / f"data/obj/{one.name}")
+            one.yolo(root / f"data/obj/{one.name}")
+        write(root / f"data/{split}.txt", "".join(f"/home/me/darknet/data/obj/{one.file}\n" for one in own))
+    write(root / "data/pets.names", "\n".join(images[0].names))
     write(
         root / "cfg/pets.data", "classes= 3\ntrain  = data/train.txt\nvalid  = data/test.txt\nnames = data/pets.names\n"
     )
 
 
-def images_in_train(root: Path, images: list[Drawn]) -> None:
+def images_in_train(root: Path, images: list[Image]) -> None:
     for split, own in parts(images, "train", "test"):
         for one in own:
-            one.save(root / f"{split}/images/{one.name}.png")
-            one.yolo(root / f"{split}/labels/{one.name}.txt")
-    write(root / "classes.txt", "\n".join(NAMES))
+            one.save(root / f"{split}/images/{one.name}")
+            one.yolo(root / f"{split}/labels/{one.name}")
+    write(root / "classes.txt", "\n".join(images[0].names))
 
 
-def images_and_annotations(root: Path, images: list[Drawn]) -> None:
+def images_and_annotations(root: Path, images: list[Image]) -> None:
     for one in images:
-        one.save(root / f"images/{one.name}.png")
-        one.voc(root / f"annotations/{one.name}.xml", f"{one.name}.png")
+        one.save(root / f"images/{one.name}")
+        one.voc(root / f"annotations/{one.name}")
 
 
-def images_and_labels(root: Path, images: list[Drawn]) -> None:
+def images_and_labels(root: Path, images: list[Image]) -> None:
     for split, own in parts(images, "train", "val"):
         for one in own:
-            one.save(root / f"images/{split}/{one.name}.png")
-            one.yolo(root / f"labels/{split}/{one.name}.txt")
-    write(root / "labels/classes.txt", "\n".join(NAMES))
+            one.save(root / f"images/{split}/{one.name}")
+            one.yolo(root / f"labels/{split}/{one.name}")
+    write(root / "labels/classes.txt", "\n".join(images[0].names))
 
 
-def other_folder_names(root: Path, images: list[Drawn]) -> None:
+def other_folder_names(root: Path, images: list[Image]) -> None:
     for split, own in parts(images, "Training", "Testing"):
         for one in own:
-            one.save(root / f"{split}/Photos/{one.name}.png")
-            one.voc(root / f"{split}/Pascal VOC/{one.name}.xml", f"{one.name}.png")
+            one.save(root / f"{split}/Photos/{one.name}")
+            one.voc(root / f"{split}/Pascal VOC/{one.name}")
 
 
-def voc_tree(root: Path, images: list[Drawn]) -> None:
+def voc_tree(root: Path, images: list[Image]) -> None:
     base = root / "VOCdevkit/VOC2007"
     splits = dict(parts(images, "train", "val", "test"))
     for one in images:
-        one.save(base / f"JPEGImages/{one.name}.png")
-        one.voc(base / f"Annotations/{one.name}.xml", f"{one.name}.png")
+        one.save(base / f"JPEGImages/{one.name}")
+        one.voc(base / f"Annotations/{one.name}")
     for split, own in {**splits, "trainval": splits["train"] + splits["val"]}.items():
         rows = "".join(f"{one.name}\n" for one in own)
         write(base / f"ImageSets/Main/{split}.txt", rows)
@@ -282,23 +307,23 @@ def voc_tree(root: Path, images: list[Drawn]) -> None:
         write(base / f"ImageSets/Main/cat_{split}.txt", rows.replace("\n", "  1\n"))
 
 
-def coco_tree(root: Path, images: list[Drawn]) -> None:
+def coco_tree(root: Path, images: list[Image]) -> None:
     for split, own in parts(images, "train", "val"):
         for one in own:
-            one.save(root / f"{split}2017/{one.name}.png")
-        coco(root / f"annotations/instances_{split}2017.json", own, lambda name: f"{name}.png", first_id=17)
+            one.save(root / f"{split}2017/{one.name}")
+        coco(root / f"annotations/instances_{split}2017.json", own, lambda one: one.file, first_id=17)
         captions = {"images": [], "annotations": [{"id": 1, "image_id": 0, "caption": "a cat"}], "categories": []}
         write(root / f"annotations/captions_{split}2017.json", json.dumps(captions))
 
 
-def one_json(root: Path, images: list[Drawn]) -> None:
+def one_json(root: Path, images: list[Image]) -> None:
     for split, own in parts(images, "train", "val"):
         for one in own:
-            one.save(root / f"{split}/{one.name}.png")
-    coco(root / "annotations.json", images, lambda name: f"{name}.png")
+            one.save(root / f"{split}/{one.name}")
+    coco(root / "annotations.json", images, lambda one: one.file)
 
 
-Build = Callable[[Path, list[Drawn]], None]
+Build = Callable[[Path, list[Image]], None]
 BUILDS: dict[Build, tuple[str, ...]] = {  # the splits that an export states; the others are made
     roboflow_yolo: ("train", "val", "test"),
     roboflow_darknet: ("train", "val"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -9,14 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import rows_of
-from exports import BUILDS, COLOURS, NAMES, Build, cvat_yolo, drawn, label_studio_coco, zipped
+import torch
+from conftest import SHARED, rows_of
+from exports import BUILDS, COLOURS, NAMES, Build, Image, cvat_yolo, drawn, label_studio_coco, write, zipped
 
 from yolo_lite import adopt
 from yolo_lite.cli.main import main
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_dataset_config
+from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.loader import training_loader
+from yolo_lite.data.store import ImageStore
+from yolo_lite.structures import Batch
 
 IMAGES = drawn()
 
@@ -76,6 +83,47 @@ def test_every_layout_is_recognised_and_left_as_it_was(build: Build, form: str, 
     check(file, BUILDS[build])
     listed = {f"{file.stem}.{split}.txt" for split in ("train", "val", "test")}
     assert {path.name for path in file.parent.iterdir()} - {file.stem} <= {file.name, *listed}
+
+
+# ------------------------------------------------------------------------------------------------------- real sets
+
+
+@functools.cache
+def real_images(name: str) -> tuple[list[Image], dict[bytes, str]]:
+    """Some images of a shared set, and their paths there by content."""
+    file = SHARED / "data" / name / "data.yaml"
+    index = index_split(load_dataset_config(file), file, "train")
+    paths = [Path(index.path(i)) for i in range(9)]
+    images = []
+    for i, path in enumerate(paths):
+        objects = [(int(label), tuple(box)) for label, box in zip(*index.objects(i), strict=True)]
+        size = (int(index.size[i, 0]), int(index.size[i, 1]))
+        images.append(Image(path.stem, index.names, path.read_bytes(), path.suffix, size, objects))
+    return images, {path.read_bytes(): str(path) for path in paths}
+
+
+def first_batches(index: DatasetIndex) -> list[Batch]:
+    training = TrainingSet(index, ImageStore(index, 64, "off", False), 64, Hyp(), seed=0, mosaic_epochs=1)
+    return list(training_loader(training, 4, 0, range(1), False))
+
+
+@pytest.mark.skipif(not (SHARED / "data/bccd").is_dir(), reason="needs ../shared/data")
+@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("name", ["bccd", "raccoon", "coco128"])
+def test_a_real_set_gives_the_same_batches_in_every_layout(name: str, build: Build, tmp_path: Path) -> None:
+    images, originals = real_images(name)
+    build(tmp_path / "export", images)
+    file = adopt(source=tmp_path / "export", output=tmp_path / "mine.yaml", names=images[0].names)
+    for split, index in splits_of(file).items():
+        paths = [originals[Path(index.path(i)).read_bytes()] for i in range(len(index))]
+        write(tmp_path / "original.txt", "".join(f"{path}\n" for path in paths))
+        config = load_dataset_config(SHARED / "data" / name / "data.yaml")
+        config = config.model_copy(update={"train": (str(tmp_path / "original.txt"),)})
+        original = index_split(config, SHARED / "data" / name / "data.yaml", "train")
+        for field in ("size", "first", "label", "xyxy", "area", "crowd"):
+            np.testing.assert_array_equal(getattr(index, field), getattr(original, field), err_msg=f"{split} {field}")
+        for one, two in zip(first_batches(index), first_batches(original), strict=True):
+            assert torch.equal(one.images, two.images) and all(map(torch.equal, one.objects[:3], two.objects[:3]))
 
 
 # ------------------------------------------------------------------------------------------------------- on the fly

@@ -113,33 +113,39 @@ def _divided(tree: Tree, layout: Layout, choices: Choices) -> tuple[Layout, str]
 
 
 def _write(tree: Tree, layout: Layout, why: str, source: Path, output: Path) -> Path:
-    """Write lists and YAML; what is inside the YAML's folder is named by relative paths, so that it can be moved."""
+    """Write lists and YAML, and say what is in them."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    content = _content(tree, layout, output)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    output.write_text(f"# yolo-lite adopt {str(source)!r}\n{text}", encoding="utf-8")
+    stated, names = layout.stated, layout.names
+    print(f"{source}: {layout.format.upper()} labels, as in {layout.example}; splits: {stated.how or 'none'}")
+    for split, images in stated.splits.items():
+        sources = [content[split]] if isinstance(content[split], str) else content[split]
+        shown = (os.path.basename(one) if one.startswith("../") else one for one in sources)
+        print(f"  {split + ':':<6} {len(images)} images, {' '.join(shown)}")
+    print(f"  classes: {len(names)}, {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}")
+    for note in filter(None, (why, *stated.notes, *layout.notes)):
+        print(f"  {note}")
+    return output
+
+
+def _content(tree: Tree, layout: Layout, output: Path) -> dict[str, Any]:
+    """The dataset YAML; lists that it needs are written. Below its own folder paths are relative: it can be moved."""
     stated, is_beside = layout.stated, tree.root.is_relative_to(output.parent)
     content: dict[str, Any] = {"path": _name(tree.root, output.parent, is_beside)}
-    print(f"{source}: {layout.format.upper()} labels, as in {layout.example}; splits: {stated.how or 'none'}")
-    output.parent.mkdir(parents=True, exist_ok=True)
     for split, images in stated.splits.items():
-        named = _source(tree, images, stated.sources.get(split, ()))
-        if named is None:
+        content[split] = _source(tree, images, stated.sources.get(split, ()))
+        if content[split] is None:
             file = _list_file(output, split)
             rows = (_name(tree.root / image, output.parent, is_beside) for image in images)
             file.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-            named = _name(file, tree.root, is_beside)
-        content[split] = named
-        shown = [os.path.basename(named) if named.startswith("..") else named] if isinstance(named, str) else named
-        print(f"  {split + ':':<6} {len(images)} images, {' '.join(shown)}")
+            content[split] = _name(file, tree.root, is_beside)
     if places := {split: place for split, place in layout.labels.items() if place}:
-        is_same = len({*layout.labels.values()}) == 1
+        is_same = len(set(layout.labels.values())) == 1
         content["labels"] = next(iter(places.values())) if is_same else places
-    content |= {"format": layout.format, "names": dict(enumerate(layout.names))}
-    content |= {key: value for key, value in stated.keys.items() if key not in ("labels", "format")}
-    shown = ", ".join(layout.names[:10]) + (", ..." if len(layout.names) > 10 else "")
-    print(f"  classes: {len(layout.names)}, {shown}")
-    for note in filter(None, (why, *stated.notes, *layout.notes)):
-        print(f"  {note}")
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    output.write_text(f"# yolo-lite adopt {str(source)!r}\n{text}", encoding="utf-8")
-    return output
+    keys = {key: value for key, value in stated.keys.items() if key not in ("labels", "format")}
+    return {**content, "format": layout.format, "names": dict(enumerate(layout.names)), **keys}
 
 
 def _name(path: Path, folder: Path, is_relative: bool) -> str:
