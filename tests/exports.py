@@ -21,6 +21,7 @@ NAMES = ("cat", "dog", "traffic light")
 COLOURS = ((250, 20, 20), (20, 250, 20), (20, 20, 250))  # RGB of a class
 WORDS = ("ape", "bee", "crow", "deer", "eel", "fox", "goat", "hen", "ibis", "jay", "koi", "lynx")
 WIDTH, HEIGHT = 96, 72
+WRITTEN: dict[tuple[str, bytes], tuple[str, str]] = {}  # label files by format and image: ending and text
 
 
 class Image(NamedTuple):
@@ -61,10 +62,14 @@ class Image(NamedTuple):
 
     def written(self, kind: str, path: Path) -> None:
         """The label file in a format, with the name that ``path`` has, but the format's ending."""
-        with tempfile.TemporaryDirectory() as folder:
-            below = Path(folder, WRITERS[kind](self.index(), [Path(f"{path.name}.jpg")], Path(folder), "train", False))
-            (file,) = (one for one in below.iterdir())
-            write(path.with_name(file.name), file.read_text())
+        key = (kind, self.content)
+        if key not in WRITTEN:
+            with tempfile.TemporaryDirectory() as folder:
+                below = WRITERS[kind](self.index(), [Path("a.jpg")], Path(folder), "train", False)
+                (file,) = Path(folder, below).iterdir()
+                WRITTEN[key] = (file.suffix, file.read_text())
+        suffix, text = WRITTEN[key]
+        write(path.with_name(f"{path.name}{suffix}"), text)
 
     def yolo(self, path: Path) -> None:
         self.written("yolo", path)
