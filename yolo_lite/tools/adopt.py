@@ -44,10 +44,9 @@ def adopt(source: Path, output: Path, choices: Choices) -> Path:
     _check(source, output, [output, *([place] if packed else []), *(_list_file(output, split) for split in SPLITS)])
     if not packed:
         tree = _open(source)
-        if output.resolve().is_relative_to(tree.root):
-            raise ConfigError(
-                f"-o {output}: expected a file outside the dataset, which is never written into: {tree.root}"
-            )
+        root = source.resolve() if source.is_dir() else tree.root
+        if tree.images and output.resolve().is_relative_to(root):
+            raise ConfigError(f"-o {output}: expected a file outside the dataset, which is never written into: {root}")
         layout, why = _divided(tree, _recognise(tree, source, choices), choices)
         return _write(tree, layout, why, source, output)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -135,7 +135,8 @@ def _grey(path: str, channels: int) -> np.ndarray:
             if image is not None and (min(image.shape) > 2 * SIDE or flag == cv2.IMREAD_GRAYSCALE):
                 return image.astype(np.float32)
     try:
-        return read_image(path, channels).mean(axis=2, dtype=np.float32)
+        pixels = read_image(path, channels).astype(np.float32)
+        return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if channels == 3 else pixels.mean(axis=2)
     except DataError:  # it is named where the set is read
         return np.zeros((1, 1), dtype=np.float32)
 
@@ -146,21 +147,23 @@ def near_duplicates(fingerprints: np.ndarray) -> np.ndarray:
     Of 16 bands of a hash one is the same where at most 15 bits differ: in each of the orders that begin with one band,
     every hash is compared with the next ones alone, so that time grows with n log n.
     """
+    images = np.flatnonzero(fingerprints.any(axis=1))
+    fingerprints = fingerprints[images]
     packed = np.packbits(fingerprints, axis=1).reshape(-1, SIDE, SIDE // 8)  # [n, 16 bands, 2 bytes]
-    pairs = []
-    for band in range(SIDE):
+    pairs = [np.empty((0, 2), dtype=np.int64)]
+    for band in range(SIDE if len(images) else 0):
         rolled = np.ascontiguousarray(np.roll(packed, -band, axis=1)).reshape(len(packed), -1)
         order = np.argsort(rolled.view(f"V{rolled.shape[1]}").ravel(), kind="stable")
         for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
             pair = np.stack((order[:-step], order[step:]), axis=1)
             pair = pair[(packed[pair[:, 0], band] == packed[pair[:, 1], band]).all(axis=1)]
             pairs.append(pair[_alike(fingerprints[pair[:, 0]], fingerprints[pair[:, 1]])])
-    return np.concatenate([np.empty((0, 2), dtype=np.int64), *pairs])
+    return images[np.concatenate(pairs)]
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     different, either = (one ^ other).sum(axis=1), (one | other).sum(axis=1)
-    return (different <= MOST_BITS) & (different <= MOST_SHARE * either) & (either > 0)
+    return (different <= MOST_BITS) & (different <= MOST_SHARE * either)
 
 
 def _components(count: int, pairs: np.ndarray) -> np.ndarray:
