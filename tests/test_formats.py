@@ -253,7 +253,8 @@ def test_coco_says_crowd_area_outlines_and_ids(tmp_path: Path) -> None:
         ({"category_id": 17, "bbox": [5, 2, -3, 4]}, "width and height above 0"),
         ({"category_id": 17, "bbox": [70, 2, 30, 4]}, "inside the 80 x 60 image"),
         ({"category_id": 17, "bbox": [float("nan"), 2, 30, 4]}, "finite"),
-        ({"category_id": 17, "bbox": [1, 2, 3, 4], "segmentation": [[1, 2, 3]]}, "polygons"),
+        ({"category_id": 17, "bbox": [10**400, 2, 3, 4]}, "expected bbox"),
+        ({"category_id": 17, "bbox": [10**30, 2, 3, 4]}, "inside the 80 x 60 image"),
     ],
 )
 def test_a_bad_coco_annotation_is_left_out_and_named(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
@@ -270,8 +271,14 @@ def test_a_bad_coco_annotation_is_left_out_and_named(tmp_path: Path, row: dict[s
         ("{", "not a JSON file"),
         ("[]", "expected a list 'images'"),
         ('{"images": [{"id": 1}], "annotations": [], "categories": []}', r"images\[0\]: expected id, file_name"),
-        ('{"images": [], "annotations": [{}], "categories": []}', r"annotations\[0\]: expected image_id"),
-        ('{"images": [], "annotations": [], "categories": [{"id": "a", "name": "b"}]}', r"categories\[0\]"),
+        ('{"images": [], "annotations": [3], "categories": []}', r"annotations\[0\]: expected .*found 3"),
+        ('{"images": [], "annotations": [], "categories": [{"id": null, "name": "b"}]}', r"categories\[0\]"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": ""}]}', r"categories\[0\]"),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}, {"id": "1", "file_name": "b"}], "annotations": [], '
+            '"categories": []}',
+            r"2 of 1",
+        ),
     ],
 )
 def test_a_json_file_of_another_form_is_an_error(tmp_path: Path, text: str, reason: str) -> None:
@@ -290,7 +297,7 @@ def test_pictures_that_do_not_fit_their_labels_are_left_out_and_named(tmp_path: 
     write_voc(tmp_path / "annotations/a.xml", ("dog", [10, 20, 30, 50], 0))
     write_voc(tmp_path / "annotations/b.xml", ("dog", [10, 20, 30, 50], 0), ("dgo", [1, 2, 3, 4], 0))
     index = index_of(tmp_path)
-    assert len(index) == 1 and "is of an image of 80 x 60" in index.problems[0]
+    assert len(index) == 1 and "a.xml has it as 80 x 60" in index.problems[0]
     assert "found 'dgo' (nearest: 'dog')" in index.problems[1]
 
 
@@ -353,7 +360,7 @@ def test_two_pictures_of_one_name_cannot_share_a_label_file(tmp_path: Path) -> N
     (tmp_path / "set/labels").mkdir()
     (tmp_path / "set/labels/a.txt").write_text("0 .5 .5 .5 .5\n")
     config = DatasetConfig(path="set", train="images", names=NAMES)
-    with pytest.raises(DataError, match="same label file"):
+    with pytest.raises(DataError, match="label file of two images"):
         convert(config, str(tmp_path / "data.yaml"), "voc", tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 

@@ -124,10 +124,11 @@ def test_labels_are_found_whatever_the_image_is_called(tmp_path, name):
 
 
 def test_the_last_images_folder_becomes_labels():
-    file_of = YoloReader(Path("/d"), None, ("cat",)).file_of
-    assert file_of(Path("/d/images/set/images/x/a.b.jpg")) == Path("/d/images/set/labels/x/a.b.txt")
-    assert file_of(Path("/d/images_old/a.jpg")) == Path("/d/images_old/a.txt")  # a whole folder's name only
-    assert file_of(Path("/d/train/images.jpg")) == Path("/d/train/images.txt")
+    images = ["/d/images/set/images/x/a.b.jpg", "/d/images_old/a.jpg", "/d/train/images.jpg"]
+    files, there = YoloReader(Path("/d"), None, ("cat",)).label_files(images)
+    # A whole folder's name only; the file's own name is none.
+    assert files == ["/d/images/set/labels/x/a.b.txt", "/d/images_old/a.txt", "/d/train/images.txt"]
+    assert not there.any()
 
 
 def test_a_label_beside_the_image_is_found_with_and_without_an_images_folder(tmp_path):
@@ -138,9 +139,12 @@ def test_a_label_beside_the_image_is_found_with_and_without_an_images_folder(tmp
     assert len(index.label) == 2 and index.num_backgrounds == 0
 
 
-def test_the_mapped_label_wins_over_one_beside_the_image(root):
-    make_label(root / "images/a.txt", "0 0.5 0.5 0.1 0.1\n")
+def test_two_label_files_of_an_image_must_say_the_same(root):
+    make_label(root / "images/a.txt")
     assert index_of(root, "images/a.png").label.tolist() == [1]
+    make_label(root / "images/a.txt", "0 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(DataError, match=r"two label files that differ: .*labels/a\.txt and .*images/a\.txt"):
+        index_of(root, "images/a.png")
 
 
 @pytest.mark.parametrize("place", ["boxes/train/a.txt", "boxes/a.txt"])

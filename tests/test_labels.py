@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from yolo_lite.data.index import read_labels
 from yolo_lite.data.readers.yolo import YoloReader
 
 HEIGHT, WIDTH = 200, 100
@@ -11,7 +12,8 @@ HEIGHT, WIDTH = 200, 100
 def read(tmp_path, text: str | bytes):
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    labels = YoloReader(tmp_path, None, ("a", "b", "c")).read(tmp_path / "a.png", (HEIGHT, WIDTH))
+    reader = YoloReader(tmp_path, None, ("a", "b", "c"))
+    labels = read_labels(reader, str(tmp_path / "a.png"), str(path), (HEIGHT, WIDTH))
     labels = labels._replace(xyxy=labels.xyxy / (WIDTH, HEIGHT, WIDTH, HEIGHT), problems=labels.problems[0])
     assert labels.label.dtype == np.int64 and labels.xyxy.dtype == np.float64
     assert labels.xyxy.shape == (len(labels.label), 4)

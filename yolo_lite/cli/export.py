@@ -6,10 +6,10 @@ from pathlib import Path
 
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.config.find import find_yaml
-from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.options import DEFAULT_DATA, ExportOptions
 from yolo_lite.config.run import RunConfig
 from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.names import load_dataset
 from yolo_lite.deploy.export import export, load_exportable
 from yolo_lite.deploy.formats import EXPORT_FORMATS
 
@@ -34,7 +34,7 @@ def _index(options: ExportOptions, trained: RunConfig) -> DatasetIndex:
     channels = {"channels": data.channels}
     if options.data:
         data_file = str(find_yaml(options.data, "data"))
-        data = load_dataset_config(data_file)
+        data = load_dataset(data_file, names=trained.data.names)
     try:
         if not data_file:
             raise ConfigError(f"{options.weights}: imported weights, which know no dataset")
@@ -44,7 +44,7 @@ def _index(options: ExportOptions, trained: RunConfig) -> DatasetIndex:
             raise
         print(f"{error}; compared on drawn images, --data names others")
         drawn = find_yaml(DEFAULT_DATA, "data")
-        return index_split(load_dataset_config(drawn).model_copy(update=channels), drawn, "val")
+        return index_split(load_dataset(drawn).model_copy(update=channels), drawn, "val")
 
 
 def _output(options: ExportOptions) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
@@ -61,7 +62,13 @@ class SuggestedFlags(Section):
     batch_size: Count | None = None
 
 
+def _to_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _names_to_tuple(names: Any) -> Any:
+    if names == ():  # the default
+        return names
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
             raise ValueError(f"expected the keys 0..{len(names) - 1}, found {list(names)[:10]}")
@@ -69,9 +76,19 @@ def _names_to_tuple(names: Any) -> Any:
     if not isinstance(names, (list, tuple)) or not names:
         raise ValueError(f"expected a list of class names or a mapping 0..n-1 to names, found {names!r}")
     names = tuple(str(name) if is_int(name) else name for name in names)
+    names = tuple(unicodedata.normalize("NFC", name) if isinstance(name, str) else name for name in names)
+    if unprintable := [name for name in names if isinstance(name, str) and not _is_encodable(name)]:
+        raise ValueError(f"expected names that UTF-8 can write, found {unprintable[0]!r}")
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):
         raise ValueError(f"expected each name once, found more of {', '.join(twice)}")
     return names
+
+
+def _is_encodable(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return False
 
 
 def _sources_to_list(value: Any) -> Any:
@@ -100,7 +117,12 @@ class DatasetConfig(Section):
     # Folder of label files where the images -> labels rule does not fit, or COCO's file; of all splits or of each.
     labels: Annotated[str | dict[str, str] | None, BeforeValidator(_labels_by_split)] = None
     format: Annotated[str, chosen_from("FORMATS")] | None = None  # else it is found out
-    names: Annotated[tuple[str, ...], BeforeValidator(_names_to_tuple)]
+    # What rows of more than 5 columns are in YOLO's label files; else it is found out from all rows of a split.
+    labels_are: Literal["box", "polygon", "obb", "pose"] | None = None
+    # Keypoints of a pose row and numbers of each: rows are then "pose", of which the box is used.
+    kpt_shape: Annotated[tuple[Count, Annotated[int, Field(ge=2, le=3)]], BeforeValidator(_to_tuple)] | None = None
+    # Left out where the label files have them (COCO, VOC): ``data.index.load_dataset`` fills it in.
+    names: Annotated[tuple[str, ...], BeforeValidator(_names_to_tuple)] = ()
     nc: Count | None = None
     channels: Count = 3  # of the images: 1 is grey, 3 is RGB, others as the files have them
     classes: Listed[str] | None = None  # only these, by name
@@ -113,7 +135,7 @@ class DatasetConfig(Section):
     @classmethod
     def _counts_the_names(cls, nc: int | None, info: ValidationInfo) -> int | None:
         names = info.data.get("names")
-        if nc is not None and names is not None and nc != len(names):
+        if nc is not None and names and nc != len(names):
             raise ValueError(f"expected {len(names)}, the number of names, found {nc}; the key may be left out")
         return nc
 
@@ -121,11 +143,16 @@ class DatasetConfig(Section):
     @classmethod
     def _are_among_the_names(cls, classes: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
         names = info.data.get("names", ())
-        if classes is not None and (unknown := [name for name in classes if name not in names]):
+        if classes is not None and names and (unknown := [name for name in classes if name not in names]):
             raise ValueError(f"expected names of classes, found {unknown[0]!r}{nearest(unknown[0], names)}")
         if classes is not None and not 0 < len(classes) == len(set(classes)):
             raise ValueError("expected one name or more, each once")
         return classes
+
+    @property
+    def row_kind(self) -> str | None:
+        """What rows of more than 5 columns are, where it is stated."""
+        return self.labels_are or ("pose" if self.kpt_shape else None)
 
     @property
     def class_names(self) -> tuple[str, ...]:

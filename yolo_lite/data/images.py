@@ -32,7 +32,7 @@ _NPY = b"\x93NUMPY"
 HAS_TIFFFILE = importlib.util.find_spec("tifffile") is not None
 _FLOAT_SLACK = 0.5  # floats this far outside 0..1 are cut; further out they are of another scale, and refused
 
-_TURNED = (5, 6, 7, 8)  # the orientations that swap height and width
+TURNED = (5, 6, 7, 8)  # the orientations that swap height and width
 _JPEG_END = b"\xff\xd9"
 # What a whole file ends with. Pillow itself finds a WebP that is cut off.
 _END = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "PNG": b"IEND\xaeB`\x82", "WEBP": b""}
@@ -72,7 +72,7 @@ def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
             return height, width
         if channels in _FLAGS and start[:4] not in _TIFF:
             with Image.open(file) as image:
-                kind, (width, height), is_turned = image.format or "", image.size, orientation(image) in _TURNED
+                kind, (width, height), is_turned = image.format or "", image.size, orientation(image) in TURNED
             # The orientation of a JPEG is honoured by every version of OpenCV, that of other formats by some.
             end = _END.get(kind)
             if end is not None and (not is_turned or end == _JPEG_END):
@@ -90,6 +90,15 @@ def orientation(image: Image.Image) -> int:
         exif.load(image.info.get("exif", b""))
         return int(exif.get(ExifTags.Base.Orientation, 1))
     except (SyntaxError, TypeError, ValueError, struct.error):  # damaged EXIF beside a sound image
+        return 1
+
+
+def exif_orientation(path: str | Path) -> int:
+    """The EXIF orientation of an image file; 1 where Pillow cannot read it."""
+    try:
+        with Image.open(path) as image:
+            return orientation(image)
+    except _DAMAGED:
         return 1
 
 

@@ -7,25 +7,35 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.data import index_cache
+from yolo_lite.data.doubts import doubts, has_labels
 from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
-from yolo_lite.data.labels import OF_OBJECTS, SYSTEM_ERROR, LabelReader, Labels, Problem, check_annotations
+from yolo_lite.data.labels import (
+    OF_OBJECTS,
+    SYSTEM_ERROR,
+    Annotation,
+    LabelReader,
+    Labels,
+    Problem,
+    SplitFiles,
+    check_annotations,
+)
 from yolo_lite.data.outlines import Outlines, offsets_of
 from yolo_lite.data.readers import FORMATS
 from yolo_lite.data.shapes import ensure_shapes
+from yolo_lite.data.turned import fitted
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
-
-ASKED = 100  # first images whose label files are looked for to find out their format
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,8 @@ class DatasetIndex:
     category_id: np.ndarray  # [C] int64: those of a COCO file, or class indices
     problems: tuple[str, ...]  # what was left out and why, a line each
     channels: int = 3  # of the images
+    left_out: tuple[tuple[str, int], ...] = ()  # rows of label files that are no object here, by reason
+    remarks: tuple[str, ...] = ()  # about the labels as a whole, a line each
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -70,12 +82,20 @@ class DatasetIndex:
     def num_backgrounds(self) -> int:
         return len(self) - len(np.unique(self.owner[~self.crowd]))
 
+    @property
+    def account(self) -> str:
+        """Rows of the label files: those that became objects, and those left out for each reason."""
+        crowds, out = int(self.crowd.sum()), sum(count for _, count in self.left_out)
+        used = f"{self.num_objects} objects" + (f" + {crowds} crowds or difficult" if crowds else "")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out)
+        left_out = f" + {out} left out ({reasons})" if out else ""
+        return f"{len(self.label) + out} rows in the label files = {used}{left_out}"
+
     def describe(self) -> str:
-        """Counts of images and objects, and the first problems, for the start of a run."""
+        """Counts of images, objects and rows, and the first problems, for the start of a run."""
         counts = f"{len(self)} images, {self.num_backgrounds} of them without objects, {self.num_objects} objects"
-        crowds = f", {int(self.crowd.sum())} crowds or difficult" if self.crowd.any() else ""
-        left_out = f"; {len(self.problems)} things left out, the first:" if self.problems else ""
-        return "\n  ".join((counts + crowds + left_out, *self.problems[:3]))
+        first = f"; {len(self.problems)} things left out, the first:" if self.problems else ""
+        return "\n  ".join((counts, self.account + first, *self.problems[:3], *self.remarks))
 
     def objects(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Labels ``[m]`` and boxes ``[m, 4]`` (xyxy in pixels of the image) of one image, crowds apart."""
@@ -117,29 +137,35 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_o
 
     Raises:
         ConfigError: the dataset YAML does not name the split.
-        DataError: a source or the labels are not there or of another kind, or no image is usable.
+        DataError: a source or the labels are not there or of another kind, what belongs to an image is not unique, rows
+            could be two things, or no image is usable.
     """
     files = split_files(config, data_file, split)
-    rules = (config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, with_outlines)
-    read = partial(_read, files.reader, config.channels, with_outlines)
-    kept = index_cache.read_changed(files.images, files.reader, read, split, *rules)
-    index = index_of(files.images, kept.labels, kept.image_id, kept.category_id, config)
+    reader = files.reader
+    rules = (config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, reader.kpt_shape, with_outlines)
+    read = partial(read_image_labels, reader, config.channels, with_outlines)
+    kept = index_cache.read_changed(files, read, split, *rules)
+    if not config.row_kind and (reading := decided(reader, kept.labels, data_file, split)) != reader.reading:
+        reader.reading = reading
+        kept = index_cache.read_changed(files, read, split, *rules)
+    index = index_of(files.images, kept.labels, kept.image_id, kept.category_id, config, kept.remarks)
+    index = replace(index, remarks=(*index.remarks, *(problem.text for problem in doubts(index, files))))
     if index.num_objects:
         return index
     what, tried = "no usable image; tried", [files.root / source for source in files.sources]
     if len(index):
         what = f"{len(index)} images but not one label; looked for"
-        tried = list(dict.fromkeys(files.reader.file_of(image) for image in files.images[:3]))
-    raise DataError("\n  ".join((f"{data_file}: {split}: {what}", *map(str, tried), *index.problems[:3])))
+        tried = list(dict.fromkeys(map(Path, files.labels[:3])))
+    found = (*map(str, tried), *index.problems[:3], *index.remarks)
+    raise DataError("\n  ".join((f"{data_file}: {split}: {what}", *found)))
 
 
-class SplitFiles(NamedTuple):
-    """Where a split is read from."""
-
-    root: Path
-    sources: tuple[str, ...]  # folders, list files or patterns
-    images: list[Path]
-    reader: LabelReader
+def decided(reader: LabelReader, labels: Labels, data_file: str | Path, split: str) -> str:
+    """How the rows of a split are to be read, after all have been seen; raises DataError where that is not clear."""
+    try:
+        return reader.decide(labels.hints)
+    except DataError as error:
+        raise DataError(f"{data_file}: {split}: {error}") from error
 
 
 def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> SplitFiles:
@@ -151,7 +177,7 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
         raise ConfigError(f"{data_file}: the split {split!r} is not given{hint or nearest(split, config.splits)}")
     if config.download and not root.exists():
         raise DataError(f"{data_file}: no such folder: {root}; yolo-lite download {data_file} fetches the set")
-    images = [path for source in sources for path in list_files(root, source, data_file)]
+    images = _images_of(root, sources, data_file)
     labels = config.labels_of(split)
     place = root / Path(labels).expanduser() if labels else None
     if place and not place.exists():
@@ -162,18 +188,32 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
     if place and place.is_dir() == (name == "coco"):
         expected = "an annotation file" if name == "coco" else "a folder"
         raise DataError(f"{data_file}: labels: expected {expected} for the format {name}, found {place}")
-    return SplitFiles(root, sources, images, FORMATS[name](root, place, config.names))
+    reader = FORMATS[name](root, place, config.names)
+    if reader.numbers_classes:
+        reader.reading, reader.kpt_shape = config.row_kind or "", config.kpt_shape
+    others = [
+        image
+        for other in config.splits
+        if place and other != split and config.labels_of(other) == labels
+        for image in _images_of(root, getattr(config, other), data_file)
+    ]
+    files, there = reader.label_files([*images, *others])
+    return SplitFiles(root, sources, images, reader, files[: len(images)], there[: len(images)], others)
 
 
-def _detect_format(root: Path, place: Path | None, images: Sequence[Path]) -> str:
+def _images_of(root: Path, sources: Sequence[str], data_file: str | Path) -> list[str]:
+    return [os.fspath(path) for source in sources for path in list_files(root, source, data_file)]
+
+
+def _detect_format(root: Path, place: Path | None, images: Sequence[str]) -> str:
     """COCO if the labels are one file, VOC if they are XML files and none is YOLO's, else YOLO."""
     if place and place.is_file():
         return "coco"
     if place:
         has_yolo, has_voc = (any(place.rglob(pattern)) for pattern in ("*.txt", "*.xml"))
     else:
-        readers = (FORMATS[name](root, None, ()) for name in ("yolo", "voc"))
-        has_yolo, has_voc = (any(reader.file_of(image).exists() for image in images[:ASKED]) for reader in readers)
+        has_yolo = has_labels(images, FORMATS["yolo"](root, None, ()))
+        has_voc = not has_yolo and has_labels(images, FORMATS["voc"](root, None, ()))
     return "voc" if has_voc and not has_yolo else "yolo"
 
 
@@ -208,11 +248,23 @@ def _listed_path(row: str, list_folder: Path, root: Path) -> Path:
 
 
 def index_of(
-    images: Sequence[Path], labels: Labels, image_id: np.ndarray, category_id: np.ndarray, config: DatasetConfig
+    images: Sequence[str],
+    labels: Labels,
+    image_id: np.ndarray,
+    category_id: np.ndarray,
+    config: DatasetConfig,
+    remarks: Sequence[Problem] = (),
 ) -> DatasetIndex:
     """The index of images whose labels have been read; the ids are those of usable images and of all classes."""
     fields = labels.select(labels.usable)._asdict()
-    fields["problems"] = tuple(problem.text for own in labels.problems for problem in own)
+    problems = [problem for own in labels.problems for problem in own]
+    rows = Counter[str]()
+    for problem in (*problems, *remarks):
+        rows[problem.kind] += problem.rows
+    fields["problems"] = tuple(problem.text for problem in problems)
+    fields["left_out"] = tuple((kind, count) for kind, count in rows.most_common() if count)
+    fields["remarks"] = tuple(remark.text for remark in remarks)
+    del fields["rows"], fields["hints"]
     paths = np.array([os.fsencode(images[i]) for i in labels.usable], dtype=np.bytes_)
     fields |= {"image_id": image_id, "category_id": category_id, "channels": config.channels}
     index = DatasetIndex(config.names, paths, **fields)
@@ -224,23 +276,51 @@ def index_of(
     return replace(index, names=config.class_names, label=label, category_id=category_id)
 
 
-def _read(reader: LabelReader, channels: int, with_outlines: bool, image: Path) -> Labels:
+def read_image_labels(reader: LabelReader, channels: int, with_outlines: bool, image: str, file: str) -> Labels:
+    """The labels of one image, whose size its header says; without objects and with a problem where it is left out."""
     try:
-        labels = reader.read(image, image_size(image, channels))
-    except DataError as error:
+        labels = read_labels(reader, image, file, image_size(image, channels))
+    except (DataError, OSError) as error:
         # An error number means that the system failed, not the file: a network folder may be back next time.
-        is_passing = getattr(error.__cause__, "errno", None) is not None
-        kind = SYSTEM_ERROR if is_passing else "unreadable image"
-        labels = check_annotations([Problem(kind, str(error))], (0, 0))
+        cause = error.__cause__ if isinstance(error, DataError) else error
+        kind = "unreadable image" if getattr(cause, "errno", None) is None else SYSTEM_ERROR
+        text = str(error) if isinstance(error, DataError) else f"{file}: cannot be read: {error.strerror}"
+        labels = left_out(kind, text, num_rows(reader, image, file))
     return labels if with_outlines else labels._replace(outlines=None)
+
+
+def left_out(kind: str, text: str, rows: int) -> Labels:
+    """The labels of an image that is left out with so many rows."""
+    return check_annotations([Problem(kind, text, rows)], (0, 0))
+
+
+def read_labels(reader: LabelReader, image: str, file: str, size: tuple[int, int]) -> Labels:
+    """The labels of one image of (height, width) pixels in its label file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    found = list(reader.annotations(image, file, size))
+    return check_annotations(fitted(found, size, image, reader.reading), size, reader.drop_repeats)
+
+
+def num_rows(reader: LabelReader, image: str, file: str) -> int:
+    """The rows that a label file has for an image which is left out; 0 if it cannot be read either."""
+    try:
+        found = list(reader.annotations(image, file, (1, 1)))
+    except OSError:
+        return 0
+    return sum(one.rows if isinstance(one, Problem) else isinstance(one, Annotation) for one in found)
 
 
 def only_classes(index: DatasetIndex, wanted: Sequence[str]) -> DatasetIndex:
     """The same images with only the objects of these classes, numbered in this order."""
     new = np.array([wanted.index(name) if name in wanted else -1 for name in index.names])
     kept = np.flatnonzero(new[index.label] >= 0)
+    others = len(index.label) - len(kept)
     return replace(
         index,
+        left_out=(*index.left_out, *([("of a class that is not chosen", others)] if others else [])),
         names=tuple(wanted),
         first=offsets_of(np.bincount(index.owner[kept], minlength=len(index))),
         outlines=index.outlines and index.outlines.select(kept),

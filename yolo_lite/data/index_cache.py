@@ -24,15 +24,16 @@ import numpy as np
 import PIL
 from tqdm.contrib.concurrent import thread_map
 
-from yolo_lite.data.labels import SYSTEM_ERROR, LabelReader, Labels, Problem
+from yolo_lite.data.labels import SYSTEM_ERROR, Labels, Problem, SplitFiles
 from yolo_lite.data.outlines import Outlines
 from yolo_lite.data.shapes import cache_folder
 
 # Raise it with every change of what the readers, ``images`` or ``labels`` make of the same files.
-FORMAT = 3
+FORMAT = 4
 # A file may change twice within one tick of its file system's clock (2 s for FAT), and the second change not show.
 SETTLED_AFTER = 2_000_000_000  # ns
-STAMPED_TOGETHER = 500  # images a thread looks at in a row; threads help with folders on a network
+STAMPED_TOGETHER = 500  # images that are looked at in a row
+SLOW_STAMP = 100_000  # ns for an image and its label file, from which on threads help: a folder on a network
 DIGEST_SIZE = hashlib.sha256().digest_size
 
 
@@ -43,53 +44,58 @@ class CachedSplit(NamedTuple):
     image_id: np.ndarray
     category_id: np.ndarray
     labels: Labels
+    remarks: list[Problem]  # about the labels as a whole
 
 
-def read_changed(
-    images: list[Path], reader: LabelReader, read: Callable[[Path], Labels], split: str, *rules: object
-) -> CachedSplit:
+def read_changed(files: SplitFiles, read: Callable[[str, str], Labels], split: str, *rules: object) -> CachedSplit:
     """The images as the cache file has them; those that have changed since go through ``read`` and are kept too.
 
     ``rules`` is everything that decides how the files are read: the cache file's name depends on it.
     """
-    rules = (FORMAT, type(reader).__name__, PIL.__version__, cv2.__version__, *rules)
+    images, reader = files.images, files.reader
+    rules = (FORMAT, type(reader).__name__, reader.reading, PIL.__version__, cv2.__version__, *rules)
     path = cache_folder() / f"index-{hashlib.sha256(json.dumps(rules, default=str).encode()).hexdigest()[:16]}"
-    keys, kept = _keys_of(images, reader), load(path)
+    keys, kept = _keys_of(images, files.labels), load(path)
     known = kept.key.tolist() if kept else []
     if kept and known == keys:
         return kept
     row_of = {key: row for row, key in enumerate(known)}
     rows = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
-    new = np.flatnonzero(rows < 0)
+    new = np.flatnonzero(rows < 0).tolist()
     rows[new] = np.arange(len(new)) + len(known)
-    reader.load()
-    found = thread_map(read, [images[i] for i in new], desc=f"reading {split}", leave=False, delay=1)
+    reader.load([*images, *files.others])
+    pairs = [images[i] for i in new], [files.labels[i] for i in new]
+    found = thread_map(read, *pairs, total=len(new), desc=f"reading {split}", leave=False, delay=1)
     labels = Labels.concat([*([kept.labels] if kept else []), *found]).select(rows)
     has_failed = [any(problem.kind == SYSTEM_ERROR for problem in own) for own in labels.problems]
     key = np.where(has_failed, b"", np.array(keys, dtype=np.bytes_))  # an empty key is never asked for
-    kept = CachedSplit(key, *reader.ids([images[i] for i in labels.usable]), labels)
+    ids, remarks = reader.ids([images[i] for i in labels.usable]), reader.remarks(images, labels.hints)
+    kept = CachedSplit(key, *ids, labels, remarks)
     save(path, kept)
     return kept
 
 
-def _keys_of(images: Sequence[Path], reader: LabelReader) -> list[bytes]:
+def _keys_of(images: Sequence[str], files: Sequence[str]) -> list[bytes]:
     """A key for each image, of the paths and stamps of it and its label file: the same key means the same content.
 
     Where a later change might not show in the stamps, the key holds the time as well, and so never comes again.
     """
     now = time.time_ns()
+    shared = {file: stamp_of(file) for file in files[:1]}  # one file may hold the labels of all
 
     def look(start: int) -> list[bytes]:
-        keys = []
-        for image in images[start : start + STAMPED_TOGETHER]:
-            paths = str(image), str(reader.file_of(image))
-            stamp = stamp_of(paths[0]) + stamp_of(paths[1])
-            words = (*paths, *stamp) if max(stamp) < now - SETTLED_AFTER else (*paths, *stamp, now)
-            keys.append(os.fsencode("\0".join(map(str, words))))
+        keys, end = [], start + STAMPED_TOGETHER
+        for image, file in zip(images[start:end], files[start:end], strict=True):
+            stamp = stamp_of(image) + (shared.get(file) or stamp_of(file))
+            text = f"{image}\0{file}\0{stamp}"
+            keys.append(os.fsencode(text if max(stamp) < now - SETTLED_AFTER else f"{text}{now}"))
         return keys
 
+    first, rest = look(0), range(STAMPED_TOGETHER, len(images), STAMPED_TOGETHER)
+    if time.time_ns() - now < SLOW_STAMP * len(first):
+        return [*first, *(key for start in rest for key in look(start))]
     with ThreadPoolExecutor() as pool:
-        return [key for keys in pool.map(look, range(0, len(images), STAMPED_TOGETHER)) for key in keys]
+        return [*first, *(key for keys in pool.map(look, rest) for key in keys)]
 
 
 def stamp_of(path: str) -> tuple[int, int, int]:
@@ -112,17 +118,17 @@ def load(path: Path) -> CachedSplit | None:
         return None
     found = dict(np.load(io.BytesIO(content[DIGEST_SIZE:])))
     outlines = Outlines(*map(found.pop, Outlines._fields)) if "corner" in found else None
-    problems = [[Problem(*one) for one in own] for own in json.loads(found.pop("problems").tobytes())]
+    *problems, remarks = [[Problem(*one) for one in own] for own in json.loads(found.pop("problems").tobytes())]
     own = {name: found.pop(name) for name in ("key", "image_id", "category_id")}
-    return CachedSplit(**own, labels=Labels(**found, outlines=outlines, problems=problems))
+    return CachedSplit(**own, labels=Labels(**found, outlines=outlines, problems=problems), remarks=remarks)
 
 
 def save(path: Path, kept: CachedSplit) -> None:
     """Write a cache file, which gets its name when it is complete; where that fails, say so once and go on."""
     outlines = kept.labels.outlines
     arrays = kept._asdict() | kept.labels._asdict() | (outlines._asdict() if outlines else {})
-    del arrays["labels"], arrays["outlines"]
-    arrays["problems"] = np.frombuffer(json.dumps(kept.labels.problems).encode(), np.uint8)
+    del arrays["labels"], arrays["outlines"], arrays["remarks"]
+    arrays["problems"] = np.frombuffer(json.dumps([*kept.labels.problems, kept.remarks]).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     try:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from yolo_lite.config.errors import DataError
 from yolo_lite.data.outlines import Outlines, Ring, concat_offsets, gather_rows, offsets_of
+from yolo_lite.data.pairing import pair_files
 
 # Annotation tools round: coordinates less than this part of a side outside the image are clipped, others are errors.
 TOLERANCE = 0.01
@@ -19,6 +20,11 @@ TOLERANCE = 0.01
 STEPS_PER_PIXEL = 100
 SYSTEM_ERROR = "system error"  # a kind of problem that may be gone at the next reading
 OF_OBJECTS = ("label", "xyxy", "area", "crowd")  # arrays with a row for each object
+# Problems of a whole image, which is then left out with every row that its labels have.
+OF_IMAGES = ("unreadable image", "labels of another image", "unlisted image", SYSTEM_ERROR)
+# What rows and images may say about how all of their split are to be read; counted in Labels.hints.
+MAJORITY = 9  # hints of one kind decide if there are this many times those of the other
+HINTS = ("wide", "pose", "polygon", "oriented", "swapped", "turned", "stored")
 
 
 class Annotation(NamedTuple):
@@ -33,10 +39,25 @@ class Annotation(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Why a row or a file was left out."""
+    """Why rows or a file were left out."""
 
     kind: str  # a key of doctor.SEVERITY, or SYSTEM_ERROR
     text: str  # where it is, what was expected and what was found
+    rows: int = 1  # rows of label files that are left out by it
+
+
+class Hint(NamedTuple):
+    """Something a row or an image says about how all of its split are to be read; no row of its own."""
+
+    kind: str  # one of HINTS
+
+
+class Stated(NamedTuple):
+    """The size of the image as its labels state it, in whatever type; null, 0 and words mean that it is unknown."""
+
+    height: Any
+    width: Any
+    where: str  # the file
 
 
 class Labels(NamedTuple):
@@ -49,6 +70,8 @@ class Labels(NamedTuple):
     area: np.ndarray
     crowd: np.ndarray
     outlines: Outlines | None
+    rows: np.ndarray  # [n] int64, rows in the label files: objects and rows left out
+    hints: np.ndarray  # [n, len(HINTS)] int64
     problems: list[list[Problem]]  # [n] what was left out of each image, and why
 
     @property
@@ -60,7 +83,7 @@ class Labels(NamedTuple):
         """The labels of some images, in this order; ``images`` [m] int64."""
         rows, first = gather_rows(self.first, images)
         return Labels(
-            size=self.size[images],
+            **{name: getattr(self, name)[images] for name in ("size", "rows", "hints")},
             first=first,
             outlines=self.outlines and self.outlines.select(rows),
             problems=[self.problems[image] for image in images],
@@ -72,7 +95,7 @@ class Labels(NamedTuple):
         """The images of all parts, one part behind the other; with outlines where every part has them."""
         parts = [check_annotations([], (0, 0)).select(np.arange(0)), *parts]  # gives the types of no part at all
         return Labels(
-            size=np.concatenate([part.size for part in parts]),
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ("size", "rows", "hints")},
             first=concat_offsets([part.first for part in parts]),
             outlines=Outlines.concat([part.outlines for part in parts]),
             problems=[own for part in parts for own in part.problems],
@@ -81,14 +104,17 @@ class Labels(NamedTuple):
 
 
 def check_annotations(
-    found: Iterable[Annotation | Problem], size: tuple[int, int], drop_repeats: bool = True
+    found: Iterable[Annotation | Problem | Hint], size: tuple[int, int], drop_repeats: bool = True
 ) -> Labels:
     """Sort the annotations of one image of (height, width) pixels into usable objects and problems."""
     usable: list[Annotation] = []
     problems: list[Problem] = []
+    hints: Counter[str] = Counter()
     seen = set()
     for one in found:
-        if isinstance(one, Problem):
+        if isinstance(one, Hint):
+            hints[one.kind] += 1
+        elif isinstance(one, Problem):
             problems.append(one)
         elif isinstance(box := _inside(one, size), Problem):
             problems.append(box)
@@ -97,6 +123,8 @@ def check_annotations(
         else:
             seen.add((one.label, box))
             usable.append(one._replace(xyxy=box))
+    if any(problem.kind in OF_IMAGES for problem in problems):
+        size, usable = (0, 0), []
     xyxy = np.array([one.xyxy for one in usable], dtype=np.float64).reshape(-1, 4)
     stated = np.array([one.area for one in usable], dtype=np.float64)  # NaN where it is None
     return Labels(
@@ -107,6 +135,8 @@ def check_annotations(
         area=np.where(np.isnan(stated), (xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1), stated),
         crowd=np.array([one.crowd for one in usable], dtype=bool),
         outlines=Outlines.pack([one.rings for one in usable]),
+        rows=np.array([len(usable) + sum(problem.rows for problem in problems)], dtype=np.int64),
+        hints=np.array([[hints[kind] for kind in HINTS]], dtype=np.int64),
         problems=[problems],
     )
 
@@ -128,7 +158,7 @@ def _inside(one: Annotation, size: tuple[int, int]) -> tuple[float, ...] | Probl
 
 
 class LabelReader:
-    """How the labels of a split are read; one subclass a format, with ``file_of`` and ``annotations`` of its own.
+    """How the labels of a split are read; one subclass a format, with ``annotations`` and often ``label_files``.
 
     ``root`` is the dataset's folder, ``place`` the folder or file that its key ``labels`` names, if it does, ``names``
     those of the classes.
@@ -136,36 +166,74 @@ class LabelReader:
 
     path: Path | None = None  # the one file of all images, in a format that has one
     drop_repeats = True  # whether an object counts once that is stated several times
+    numbers_classes = False  # whether labels have the numbers of classes instead of their names
+    reading = ""  # how the rows of the split are to be understood, where they do not say it one by one
+    kpt_shape: tuple[int, int] | None = None  # keypoints of a pose row and numbers of each, where the YAML says it
 
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:
         self.root, self.place, self.names = root, place, names
 
-    def load(self) -> None:
-        """Read what all images share, once, before the first ``read`` or ``ids``; a DataError where that fails."""
+    def label_files(self, images: Sequence[str]) -> tuple[list[str], np.ndarray]:
+        """The file that holds the labels of each of n images, or would, and whether it is there ``[n]`` bool.
 
-    def file_of(self, image: Path) -> Path:
-        """The file that holds the labels of an image, or would; it need not exist. Nothing has to be loaded for it."""
-        raise NotImplementedError
-
-    def annotations(self, image: Path, size: tuple[int, int]) -> Iterable[Annotation | Problem]:
-        """What each row says of an image of (height, width) pixels; called by several threads at once.
+        Nothing has to be loaded for it.
 
         Raises:
-            DataError: the labels cannot be read, or do not belong to this image, which is then left out.
+            DataError: two images have one file, or an image two.
         """
         raise NotImplementedError
 
-    def read(self, image: Path, size: tuple[int, int]) -> Labels:
-        """The labels of one image of (height, width) pixels; raises what ``annotations`` does."""
-        return check_annotations(self.annotations(image, size), size, self.drop_repeats)
+    def load(self, images: Sequence[str]) -> None:
+        """Read what all images of the split share, once, before the first ``annotations``, ``ids`` or ``remarks``.
 
-    def ids(self, images: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+        Raises:
+            DataError: it cannot be read, or what belongs to an image is not unique.
+        """
+
+    def annotations(
+        self, image: str, file: str, size: tuple[int, int]
+    ) -> Iterable[Annotation | Problem | Hint | Stated]:
+        """What each row of an image's label file says, the image of (height, width) pixels; called by several threads.
+
+        Raises:
+            OSError: the file cannot be read; the image is left out.
+        """
+        raise NotImplementedError
+
+    def ids(self, images: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of n images ``[n]`` and of the C classes ``[C]``, int64, for results in COCO's form."""
         return np.arange(len(images)), np.arange(len(self.names))
 
-    def unlisted(self, images: Collection[Path]) -> dict[str, list[str]]:
-        """What the one file of all images holds beyond these images: names, by a word for what they are."""
-        return {}
+    def decide(self, hints: np.ndarray) -> str:
+        """The ``reading`` that the hints of all images ``[n, len(HINTS)]`` speak for.
+
+        Raises:
+            DataError: they could be two things; the message has the choice to make.
+        """
+        swapped, turned, stored = hints[:, -3:].sum(axis=0).tolist()  # see ``turned.fitted``
+        if turned > MAJORITY * stored or not swapped:
+            return ""
+        return "stored" if stored > MAJORITY * turned else "unknown"
+
+    def remarks(self, images: Collection[str], hints: np.ndarray) -> list[Problem]:
+        """What is worth a line about the labels as a whole; rows that belong to none of the images among it."""
+        return []
+
+    def class_names(self, images: Sequence[str]) -> list[str]:
+        """The names of the classes, in a format whose files have them; used where the YAML has no ``names``."""
+        return []
+
+
+class SplitFiles(NamedTuple):
+    """Where a split of n images is read from."""
+
+    root: Path
+    sources: tuple[str, ...]  # folders, list files or patterns
+    images: list[str]
+    reader: LabelReader
+    labels: list[str]  # the label file of each image, or where it would be
+    has_labels: np.ndarray  # [n] bool, whether it is there
+    others: list[str]  # images of other splits that share the folder or file of labels
 
 
 class FileReader(LabelReader):
@@ -174,34 +242,40 @@ class FileReader(LabelReader):
     suffix: str
     twins: Mapping[str, str]  # folders of images, and those of their labels
 
-    def parse(self, content: bytes, path: Path, size: tuple[int, int]) -> Iterable[Annotation | Problem]:
-        """What each row of a label file says; a DataError where the file is of an image of another size."""
+    def parse(self, content: bytes, path: str, size: tuple[int, int]) -> Iterable[Annotation | Problem | Hint | Stated]:
+        """What each row of a label file says."""
         raise NotImplementedError
 
-    def annotations(self, image: Path, size: tuple[int, int]) -> Iterable[Annotation | Problem]:
-        path = self.file_of(image)
+    def annotations(
+        self, image: str, file: str, size: tuple[int, int]
+    ) -> Iterable[Annotation | Problem | Hint | Stated]:
         try:
-            return self.parse(path.read_bytes(), path, size) if path.exists() else ()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+            content = Path(file).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        return self.parse(content, file, size)
 
-    def file_of(self, image: Path) -> Path:
-        """Where the label file of an image is expected.
+    def label_files(self, images: Sequence[str]) -> tuple[list[str], np.ndarray]:
+        """Where the label file of each image is expected.
 
-        It is in the folder ``place``, if given, under the image's path below the root (without a leading ``images``) or
-        its bare name. Otherwise the path's last folder that has a twin becomes that, as ``images`` becomes ``labels``;
-        failing that, it is beside the image.
+        It is in the folder ``place``, if given, under the image's path below the root (without a leading ``images``);
+        or under its bare name, if no image has one there. Otherwise the path's last folder that has a twin becomes
+        that, as ``images`` becomes ``labels``; failing that, it is beside the image.
         """
-        # Strings take a sixth of the time of Path, and this is called for every image at every start.
-        beside = os.path.splitext(image)[0] + self.suffix
-        if self.place:
-            below = Path(os.path.relpath(beside, self.root))
-            below = below.relative_to(below.parts[0]) if below.parts[0] in self.twins else below
-            mirrored = self.place / below
-            return mirrored if mirrored.is_file() else self.place / below.name
-        parts = beside.split(os.sep)
-        for number in reversed(range(len(parts) - 1)):
-            if parts[number] in self.twins:
-                mapped = os.sep.join((*parts[:number], self.twins[parts[number]], *parts[number + 1 :]))
-                return Path(mapped if os.path.isfile(mapped) or not os.path.isfile(beside) else beside)
-        return Path(beside)
+        return pair_files(images, self.suffix, self._in_place(images) if self.place else self._by_twins)
+
+    def _by_twins(self, folder: str) -> list[str]:
+        parts = folder.split(os.sep)
+        number = max((number for number, part in enumerate(parts) if part in self.twins), default=None)
+        if number is None:
+            return [folder]
+        return [os.sep.join((*parts[:number], self.twins[parts[number]], *parts[number + 1 :])), folder]
+
+    def _in_place(self, images: Sequence[str]) -> Callable[[str], list[str]]:
+        def mirrored(folder: str) -> list[str]:
+            below = os.path.relpath(folder, self.root).split(os.sep)
+            below = below[1:] if below[0] in self.twins or below == ["."] else below
+            return [os.path.join(str(self.place), *below)] if ".." not in below else []
+
+        _, there = pair_files(images, self.suffix, mirrored)
+        return mirrored if there.any() else lambda folder: [str(self.place)]

@@ -10,11 +10,12 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.hyp import Hyp
-from yolo_lite.config.load import load_dataset_config, load_hyp, load_model_config, validate
+from yolo_lite.config.load import load_hyp, load_model_config, validate
 from yolo_lite.config.model import AnyModelConfig, ModelConfig
 from yolo_lite.config.options import Options, TrainOptions
 from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
+from yolo_lite.data.names import load_dataset
 from yolo_lite.engine.seams import SEAMS
 
 DEFAULT_HYP = {"yolo": "cfg/hyp.yaml", "faster_rcnn": "cfg/hyp_faster_rcnn.yaml"}  # by family
@@ -39,7 +40,7 @@ def run_config(options: TrainOptions) -> RunConfig:
 
     model = attempt(load_model_config, options.cfg)
     hyp_file = str(options.hyp or DEFAULT_HYP[model.family if model else "yolo"])
-    hyp, data = attempt(load_hyp, hyp_file), attempt(load_dataset_config, options.data)
+    hyp, data = attempt(load_hyp, hyp_file), attempt(load_dataset, options.data)
     if not (model and hyp and data):
         raise ConfigError("\n".join(problems))
     _check_fit(options, hyp_file, model, hyp, data)

@@ -13,10 +13,10 @@ import numpy as np
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.config.find import find_yaml
-from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.options import ValOptions
 from yolo_lite.data.index import index_split, only_classes
 from yolo_lite.data.letterbox import Canvas, canvas_size
+from yolo_lite.data.names import load_dataset
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_detections
@@ -108,7 +108,7 @@ def _dataset(subject: Subject, options: ValOptions) -> tuple[DatasetConfig, str]
             raise ConfigError(f"{options.weights}: imported and exported weights know no dataset, expected --data")
         return subject.data, subject.data_file
     data_file, known = str(find_yaml(options.data, "data")), subject.data
-    data = load_dataset_config(data_file, seams=SEAMS)
+    data = load_dataset(data_file, seams=SEAMS, names=known.names)
     names = (list(known.class_names), list(data.class_names))
     for kind, (expected, found) in {"names": names, "channels": (known.channels, data.channels)}.items():
         if found != expected:

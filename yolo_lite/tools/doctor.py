@@ -19,9 +19,18 @@ from tqdm import tqdm
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
-from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, orientation, read_image
-from yolo_lite.data.index import DatasetIndex, SplitFiles, dataset_root, index_of, split_files
-from yolo_lite.data.labels import LabelReader, Labels
+from yolo_lite.data.doubts import doubts
+from yolo_lite.data.images import IMAGE_SUFFIXES, orientation, read_image
+from yolo_lite.data.index import (
+    DatasetIndex,
+    dataset_root,
+    decided,
+    index_of,
+    left_out,
+    read_image_labels,
+    split_files,
+)
+from yolo_lite.data.labels import SYSTEM_ERROR, LabelReader, Labels, Problem, SplitFiles
 from yolo_lite.data.readers import FORMATS
 from yolo_lite.tools.anchors import training_sizes
 from yolo_lite.tools.convert import write_dataset
@@ -30,10 +39,14 @@ from yolo_lite.tools.convert import write_dataset
 # honest. Warnings may be intended. Notes are about images that other programs may read differently.
 SEVERITY = {
     **dict.fromkeys(("missing split", "no usable image", "no objects", "missing image", "unreadable image"), "error"),
-    **dict.fromkeys(("leak", "unreadable labels", "labels of another image", "wrong columns"), "error"),
+    **dict.fromkeys(("leak", "unreadable labels", "labels of another image", "unlisted image"), "error"),
+    **dict.fromkeys(("labels of another format", "classes in another order", "annotations of no image"), "error"),
+    **dict.fromkeys(("wrong columns",), "error"),
     **dict.fromkeys(("not a number", "not finite", "unknown class", "outside the image", "without area"), "error"),
+    **dict.fromkeys(("images without label file", "crowds", "image listed twice"), "warning"),
     **dict.fromkeys(("class without objects", "duplicate image", "missing labels", "orphaned labels"), "warning"),
-    **dict.fromkeys(("repeated object", "too small", "too narrow"), "warning"),
+    **dict.fromkeys(("annotations of other images", "repeated object", "too small", "too narrow"), "warning"),
+    **dict.fromkeys(("how rows are read",), "note"),
     **dict.fromkeys(("wrong extension", "rotated by EXIF", "16-bit", "palette", "grey", "alpha", "CMYK"), "note"),
 }
 # Keys are Pillow's names of file formats and of pixel modes.
@@ -61,8 +74,12 @@ class Examined(NamedTuple):
     path: Path
     digest: bytes  # of its content; empty if it is not readable
     labels: Path  # the file in which its labels are expected
-    read: Labels | None  # the objects that training would use
+    read: Labels  # what training would use of it
     findings: list[Finding]
+
+    @property
+    def is_usable(self) -> bool:
+        return len(self.read.usable) > 0
 
 
 class Diagnosis(NamedTuple):
@@ -84,7 +101,7 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
         DataError: a source, or what the key ``labels`` names, is not there or of another kind.
     """
     files = {split: split_files(config, data_file, split) for split in config.splits}
-    examined = {split: _examine_all(one, split, config.channels) for split, one in files.items()}
+    examined = {split: _examine_split(one, split, config, data_file) for split, one in files.items()}
     readers = {split: one.reader for split, one in files.items()}
     splits = {split: _index_of(examined[split], readers[split], config, outlines=False) for split in files}
     missing = [split for split in ("train", "val") if split not in files]
@@ -93,6 +110,11 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
         *(finding for rows in examined.values() for one in rows for finding in one.findings),
         *_duplicates(examined),
         *_orphans(files, examined),
+        *(
+            Finding(problem.kind, split, data_file, f"{split}: {problem.text}")
+            for split in files
+            for problem in (*_remarks(files, examined, split), *doubts(splits[split], files[split]))
+        ),
         *(finding for split in files for finding in _of_split(split, splits[split], data_file, longest)),
     ]
     findings.sort(key=lambda one: list(SEVERITY).index(one.kind))
@@ -109,9 +131,9 @@ def write_cleaned(diagnosis: Diagnosis, folder: Path) -> Path:
     to = next(name for name, kind in FORMATS.items() if kind is type(reader))
     root = dataset_root(config, diagnosis.data_file)
     examined, splits = diagnosis.examined.items(), dict[str, DatasetIndex]()
-    held_out = {one.digest for split, rows in examined for one in rows if split != "train" and one.read}
+    held_out = {one.digest for split, rows in examined for one in rows if split != "train" and one.is_usable}
     for split, rows in examined:  # every image once, and none of val and test in train
-        usable = [one for one in rows if one.read and not (split == "train" and one.digest in held_out)]
+        usable = [one for one in rows if one.is_usable and not (split == "train" and one.digest in held_out)]
         once = {one.digest: one for one in reversed(usable)}  # the first of each content
         splits[split] = _index_of(list(reversed(once.values())), diagnosis.readers[split], config, outlines=True)
         if not splits[split].num_objects:
@@ -120,43 +142,66 @@ def write_cleaned(diagnosis: Diagnosis, folder: Path) -> Path:
 
 
 def _index_of(examined: Sequence[Examined], reader: LabelReader, config: DatasetConfig, outlines: bool) -> DatasetIndex:
-    usable = [(one.path, one.read) for one in examined if one.read]
-    paths, labels = [path for path, _ in usable], Labels.concat([read for _, read in usable])
+    paths, labels = [str(one.path) for one in examined], Labels.concat([one.read for one in examined])
     labels = labels if outlines else labels._replace(outlines=None)
-    return index_of(paths, labels, *reader.ids(paths), config)
+    ids = reader.ids([paths[i] for i in labels.usable])
+    return index_of(paths, labels, *ids, config, reader.remarks(paths, labels.hints))
+
+
+def _examine_split(files: SplitFiles, split: str, config: DatasetConfig, data_file: str) -> list[Examined]:
+    """Read a split; once more where only all of its rows have told what they are."""
+    reader = files.reader
+    examined = _examine_all(files, split, config.channels)
+    if config.row_kind:
+        return examined
+    reading = decided(reader, Labels.concat([one.read for one in examined]), data_file, split)
+    if reading == reader.reading:
+        return examined
+    reader.reading = reading
+    return _examine_all(files, split, config.channels)
 
 
 def _examine_all(files: SplitFiles, split: str, channels: int) -> list[Examined]:
-    files.reader.load()
+    files.reader.load([*files.images, *files.others])
+    examine = partial(_examine, files.reader, split, channels)
     # OpenCV and hashlib release the GIL; each thread holds one image at a time.
     with ThreadPoolExecutor() as pool:
-        jobs = pool.map(partial(_examine, files.reader, split, channels), files.images)
+        jobs = pool.map(examine, map(Path, files.images), map(Path, files.labels), files.has_labels.tolist())
         return list(tqdm(jobs, desc=f"reading {split}", total=len(files.images), leave=False, delay=1))
 
 
-def _examine(reader: LabelReader, split: str, channels: int, image: Path) -> Examined:
-    """Read one image and its labels as training does."""
-    labels, path = reader.file_of(image), str(image)
-    try:
-        size = image_size(image, channels)
-        pixels = read_image(image, channels).shape[:2]
-        if pixels != size:
-            raise DataError(f"{image}: the header says {size} (height, width), the pixels are {pixels}")
-    except DataError as error:
-        kind = "unreadable image" if os.path.lexists(image) else "missing image"
-        return Examined(image, b"", labels, None, [Finding(kind, split, path, str(error))])
-    digest = hashlib.blake2b(image.read_bytes(), digest_size=16).digest()
-    findings = [Finding(kind, split, path, f"{image}: {text}") for kind, text in _peculiarities(image)]
-    try:
-        found = reader.read(image, size)
-    except DataError as error:
-        kind = "unreadable labels" if isinstance(error.__cause__, OSError) else "labels of another image"
-        findings.append(Finding(kind, split, path, str(error)))
-        return Examined(image, digest, labels, None, findings)
-    findings += [Finding(problem.kind, split, str(labels), problem.text) for own in found.problems for problem in own]
-    if not labels.exists():
+def _examine(reader: LabelReader, split: str, channels: int, image: Path, labels: Path, has_labels: bool) -> Examined:
+    """Read one image and its labels as training does, and all of its pixels."""
+    path, digest, findings = str(image), b"", list[Finding]()
+    read = read_image_labels(reader, channels, True, path, str(labels))
+    if len(read.usable):
+        read = _with_pixels(read, image, channels)
+    if os.path.exists(image):
+        digest = hashlib.blake2b(image.read_bytes(), digest_size=16).digest()
+        findings += [Finding(kind, split, path, f"{image}: {text}") for kind, text in _peculiarities(image)]
+    for problem in read.problems[0]:
+        kind = problem.kind
+        if kind == SYSTEM_ERROR:
+            kind = "unreadable labels" if problem.text.startswith(str(labels)) else "unreadable image"
+        if kind == "unreadable image" and not os.path.lexists(image):
+            kind = "missing image"
+        findings.append(Finding(kind, split, str(labels) if len(read.usable) else path, problem.text))
+    if not has_labels:
         findings.append(Finding("missing labels", split, path, f"{image}: background, for there is no {labels}"))
-    return Examined(image, digest, labels, found, findings)
+    return Examined(image, digest, labels, read, findings)
+
+
+def _with_pixels(read: Labels, image: Path, channels: int) -> Labels:
+    """The labels, if all pixels of the image can be read and are as many as its header says."""
+    size = tuple(read.size[0].tolist())
+    try:
+        pixels = read_image(image, channels).shape[:2]
+    except DataError as error:
+        return left_out("unreadable image", str(error), int(read.rows[0]))
+    if pixels != size:
+        text = f"{image}: the header says {size} (height, width), the pixels are {pixels}"
+        return left_out("unreadable image", text, int(read.rows[0]))
+    return read
 
 
 def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
@@ -192,13 +237,7 @@ def _duplicates(examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]
 
 def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:
     """Find labels that belong to no image."""
-    shared = {one.reader.path: one.reader for one in files.values() if one.reader.path}
-    for path, reader in shared.items():
-        images = {one.path for rows in examined.values() for one in rows if one.labels == path}
-        for what, names in reader.unlisted(images).items():
-            if names:
-                text = f"{path}: {len(names)} {what}, the first: {names[0]}"
-                yield Finding("orphaned labels", "", str(path), text)
+    shared = {one.reader.path for one in files.values()}
     image_folders: dict[Path, set[Path]] = defaultdict(set)  # by folder of labels
     known = {one.labels for rows in examined.values() for one in rows}
     passed = known | {one.root / source for one in files.values() for source in one.sources}
@@ -214,6 +253,16 @@ def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Ex
             if path.stem not in stems:
                 text = f"{path}: no image of this name in {', '.join(map(str, sorted(beside)))}"
                 yield Finding("orphaned labels", "", str(path), text)
+
+
+def _remarks(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Examined]], split: str) -> list[Problem]:
+    """What the reader remarks about the labels of a split; a file of several splits is asked about all their images."""
+    reader = files[split].reader
+    sharing = [other for other in files if reader.path and files[other].reader.path == reader.path] or [split]
+    if sharing[0] != split:  # said with the first of them
+        return []
+    rows = [one for other in sharing for one in examined[other]]
+    return reader.remarks([str(one.path) for one in rows], Labels.concat([one.read for one in rows]).hints)
 
 
 def _of_split(split: str, index: DatasetIndex, data_file: str, longest: int) -> Iterator[Finding]:

@@ -72,6 +72,8 @@ def _describe(index: DatasetIndex, longest: int, anchors: np.ndarray | None, anc
         "backgrounds": index.num_backgrounds,
         "objects": index.num_objects,
         "crowds": int(index.crowd.sum()),
+        "rows": len(index.label) + sum(count for _, count in index.left_out),
+        "left_out": dict(index.left_out),
         "side": _quantiles(sizes.prod(axis=1) ** 0.5),
         "aspect_ratio": _quantiles(sizes[:, 0] / sizes[:, 1]),
         "anchor_recall": _share(fits, label >= 0),
@@ -92,7 +94,7 @@ def _quantiles(values: np.ndarray) -> dict[str, float] | None:
 def report_text(report: dict[str, Any], examples: int | None = EXAMPLES) -> str:
     """The report for people; ``examples`` of each kind, or all."""
     splits = report["splits"]
-    parts = [f"{report['data']} at {report['imgsz']} px", _split_table(splits), _class_table(splits)]
+    parts = [f"{report['data']} at {report['imgsz']} px", _split_table(splits), _account(splits), _class_table(splits)]
     reach = f"objects whose sides are within {report['anchor_t']:g} times those of an anchor of {report['cfg']}"
     parts.append(f"side and width / height: 5 %, median, 95 %; anchors: {reach}, which can be learnt")
     for kind, count in report["kinds"].items():
@@ -112,6 +114,17 @@ def _split_table(splits: dict[str, Any]) -> str:
         spans = (_span(one["side"]), _span(one["aspect_ratio"]), _percent(one["anchor_recall"]))
         rows.append([split, *(f"{one[column]:,}" for column in columns), *spans])
     return aligned_table(rows)
+
+
+def _account(splits: dict[str, Any]) -> str:
+    """Where every row of the label files went."""
+    lines = []
+    for split, one in splits.items():
+        lines.append(f"{split}: {one['rows']:,} rows in the label files")
+        used = {"objects": one["objects"], "crowds or difficult": one["crowds"]}
+        left_out = {f"left out: {reason}": count for reason, count in one["left_out"].items()}
+        lines += [f"  {count:>10,} {what}" for what, count in {**used, **left_out}.items() if count]
+    return "\n".join(lines)
 
 
 def _class_table(splits: dict[str, Any]) -> str:

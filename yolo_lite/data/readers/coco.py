@@ -1,10 +1,18 @@
-"""COCO annotations: one JSON file for each split, boxes ``x y width height`` in pixels, classes by name."""
+"""COCO annotations: one JSON file for each split, boxes ``x y width height`` in pixels, classes by name.
+
+Files of many programs are read for what they mean: ids as text or floats, paths of another machine in ``file_name``, an
+image that is listed twice, sizes that are not known, outlines in another form.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections import Counter
+import math
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +20,12 @@ from typing import Any
 import numpy as np
 
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.labels import Annotation, LabelReader, Problem
+from yolo_lite.data.labels import Annotation, LabelReader, Problem, Stated
+from yolo_lite.data.outlines import Ring
 
-KEYS: dict[str, dict[str, Any]] = {  # what a row of each part must have
-    "images": {"id": (int, str), "file_name": str},
-    "annotations": {"image_id": (int, str)},
-    "categories": {"id": int, "name": (int, str)},
-}
+KEYS = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}  # what each row must have
+FOREIGN = re.compile(r"/|[A-Za-z]:|\.\./|\w+://")  # how paths of another machine begin
+Row = dict[str, Any]
 
 
 class CocoReader(LabelReader):
@@ -32,74 +39,189 @@ class CocoReader(LabelReader):
             raise DataError("format: coco needs the key labels: expected the annotation file, or one for each split")
         self.path: Path = place
 
-    def load(self) -> None:
+    def load(self, images: Sequence[str]) -> None:
         """Read the file; for some hundred megabytes that takes many seconds."""
         content = _load(self.path)
         labels = {name: label for label, name in enumerate(self.names)}
-        self.categories = {row["id"]: str(row["name"]) for row in content["categories"]}
-        self.labels = {number: labels[name] for number, name in self.categories.items() if name in labels}
-        self.images = {str(row["file_name"]): row for row in content["images"]}
-        self.rows: dict[Any, list[dict[str, Any]]] = {row["id"]: [] for row in content["images"]}
-        self.strays: list[dict[str, Any]] = []  # annotations of images that the file does not list
+        self.categories = {plain_id(row["id"]): _text(row["name"]) for row in content["categories"]}
+        self.rows: dict[Any, list[Row]] = {plain_id(row["id"]): [] for row in content["images"]}
+        self.strays: list[Row] = []  # annotations of images that the file does not list
         for row in content["annotations"]:
-            self.rows.get(row["image_id"], self.strays).append(row)
+            self.rows.get(plain_id(row.get("image_id")), self.strays).append(row)
+        used = {plain_id(row.get("category_id")) for row in content["annotations"]}
+        # A category without annotations may have the name of one that has some: an exporter's parent of all classes.
+        known = sorted(self.categories.items(), key=lambda item: item[0] in used)
+        self.labels = {number: labels[name] for number, name in known if name in labels}
+        self.records = paired(content["images"], images, self.path)
 
-    def file_of(self, image: Path) -> Path:
-        return self.path
+    def label_files(self, images: Sequence[str]) -> tuple[list[str], np.ndarray]:
+        return [str(self.path)] * len(images), np.ones(len(images), dtype=bool)
 
-    def record(self, image: Path) -> dict[str, Any] | None:
-        """The file's row of an image, whose name there is an end of the image's path; the longest that fits."""
-        parts = image.parts
-        ends = ("/".join(parts[first:]) for first in range(len(parts)))
-        return next((self.images[end] for end in ends if end in self.images), None)
+    def class_names(self, images: Sequence[str]) -> list[str]:
+        """The file's categories in its order, each name once, without a parent that no annotation has."""
+        content = _load(self.path)
+        used = {plain_id(row.get("category_id")) for row in content["annotations"]}
+        parents = {row.get("supercategory") for row in content["categories"] if row["name"] != row.get("supercategory")}
+        first = {row["name"]: row for row in reversed(content["categories"])}  # a parent comes before its classes
+        rows = [
+            row
+            for row in content["categories"]
+            if plain_id(row["id"]) in used or row["name"] not in parents or row is not first[row["name"]]
+        ]
+        return list(dict.fromkeys(_text(row["name"]) for row in rows))
 
-    def ids(self, images: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    def ids(self, images: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The file's ids; a class that it does not have gets a new one, and images are numbered where ids are words."""
-        image_ids = [(self.record(image) or {}).get("id") for image in images]
-        if not all(isinstance(number, int) for number in image_ids):
+        image_ids = [plain_id(self.records[image][0]["id"]) if image in self.records else None for image in images]
+        if not all(map(_is_small, image_ids)) or len(set(image_ids)) < len(image_ids):
             image_ids = list(range(len(images)))
-        known = {label: number for number, label in self.labels.items()}
-        unused = itertools.count(max([0, *self.categories]) + 1)
+        known = {label: number for number, label in self.labels.items() if _is_small(number)}
+        unused = itertools.count(max([0, *filter(_is_small, self.categories)]) + 1)
         category_ids = [known[label] if label in known else next(unused) for label in range(len(self.names))]
         return np.array(image_ids, dtype=np.int64), np.array(category_ids, dtype=np.int64)
 
-    def annotations(self, image: Path, size: tuple[int, int]) -> Iterable[Annotation | Problem]:
-        record = self.record(image)
-        if record is None:
-            raise DataError(f"{image}: not among the images of {self.path}")
-        stated = (record.get("height", size[0]), record.get("width", size[1]))
-        if stated != size:
-            found = f"{self.path} has it as {stated[1]!r} x {stated[0]!r}"
-            raise DataError(f"{image}: {size[1]} x {size[0]} pixels, but {found}")
-        return map(self._object, self.rows[record["id"]])
+    def annotations(self, image: str, file: str, size: tuple[int, int]) -> Iterable[Annotation | Problem | Stated]:
+        records = self.records.get(image)
+        if records is None:
+            yield Problem("unlisted image", f"{image}: not among the images of {self.path}", rows=0)
+            return
+        yield Stated(records[0].get("height"), records[0].get("width"), str(self.path))
+        seen = set()
+        for row in itertools.chain.from_iterable(self.rows[plain_id(record["id"])] for record in records):
+            one = self._object(row)
+            if len(records) > 1 and isinstance(one, Annotation) and (one.label, one.xyxy) in seen:
+                one = Problem("repeated object", f"{one.where}: repeats one of the same image under another id")
+            elif isinstance(one, Annotation):
+                seen.add((one.label, one.xyxy))
+            yield one
 
-    def unlisted(self, images: Collection[Path]) -> dict[str, list[str]]:
-        """Images that are none of these, and annotations of images that the file does not list."""
-        used = {record["id"] for image in images if (record := self.record(image))}
-        unused = [name for name, record in self.images.items() if record["id"] not in used]
-        strays = [str(row.get("id")) for row in self.strays]
-        return {"images that no split has": unused, "annotations of images it does not list": strays}
+    def remarks(self, images: Collection[str], hints: np.ndarray) -> list[Problem]:
+        """Images listed twice, names that two classes have, and annotations of other images than these."""
+        lists = [self.records[image] for image in images if image in self.records]
+        problems = []
+        if twice := [records[0]["file_name"] for records in lists if len(records) > 1]:
+            text = f"{self.path}: {len(twice)} images listed twice, the first: {twice[0]}; their annotations are joined"
+            problems.append(Problem("image listed twice", text, rows=0))
+        used = {plain_id(record["id"]) for records in lists for record in records}
+        others = [number for number in self.rows if number not in used]
+        count = sum(len(self.rows[number]) for number in others)
+        if others:
+            text = f"{self.path}: {len(others)} other images, with {count} annotations, the first of id {others[0]!r}"
+            problems.append(Problem("annotations of other images", text, rows=count))
+        if self.strays:
+            first = self.strays[0]
+            text = f"{len(self.strays)} annotations of images that it does not list"
+            text = f"{self.path}: {text}, the first: {first.get('id')!r} of image_id {first.get('image_id')!r}"
+            problems.append(Problem("annotations of no image", text, rows=len(self.strays)))
+        return problems
 
-    def _object(self, row: dict[str, Any]) -> Annotation | Problem:
-        where, number = f"{self.path}: annotation {row.get('id')}", row.get("category_id")
-        if not isinstance(number, int) or number not in self.labels:
-            name = self.categories.get(number, number) if isinstance(number, int) else number
-            found = f"found {name!r}{nearest(str(name), self.names)}"
+    def _object(self, row: Row) -> Annotation | Problem:
+        where, number = f"{self.path}: annotation {row.get('id')}", plain_id(row.get("category_id"))
+        if number not in self.labels:
+            found = f"found {(name := self.categories.get(number, number))!r}{nearest(str(name), self.names)}"
             return Problem("unknown class", f"{where}: expected a class of the dataset YAML, {found}")
         try:
             x, y, width, height = (float(value) for value in row["bbox"])
-            polygons = row.get("segmentation")
-            polygons = polygons if isinstance(polygons, list) else []  # run-length masks have none
-            rings = [np.array(points, dtype=np.float32).reshape(-1, 2) for points in polygons]
-            area = None if row.get("area") is None else float(row["area"])
-        except (KeyError, TypeError, ValueError):
-            expected = "expected bbox: [x, y, width, height], polygons and area as numbers"
+        except (KeyError, TypeError, ValueError, OverflowError):
+            expected = f"expected bbox: [x, y, width, height] as numbers, found {row.get('bbox')!r:.80}"
             return Problem("not a number", f"{where}: {expected}")
-        box, outlines = (x, y, x + width, y + height), tuple(ring for ring in rings if len(ring) >= 3)
-        return Annotation(where, self.labels[number], box, outlines, area, bool(row.get("iscrowd")))
+        box, is_crowd = (x, y, x + width, y + height), _is_true(row.get("iscrowd"))
+        return Annotation(where, self.labels[number], box, _rings(row.get("segmentation")), _area(row), is_crowd)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def plain_id(value: Any) -> Any:
+    """An id as it is meant: the number for ``1``, ``1.0`` and ``"1"``, other text as it stands."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"\s*-?\d{1,18}\s*", value, re.ASCII) else value
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        return int(value)
+    return value if isinstance(value, int) else None
+
+
+def _is_small(number: Any) -> bool:
+    return isinstance(number, int) and abs(number) < 2**63
+
+
+def _is_true(value: Any) -> bool:
+    return str(value).strip().lower() not in ("", "0", "0.0", "false", "none", "null", "no")
+
+
+def _area(row: Row) -> float | None:
+    """The area in square pixels; None, that of the box, where it is missing or cannot be one."""
+    try:
+        area = float(row.get("area"))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return area if 0 < area < math.inf else None
+
+
+def _rings(polygons: Any) -> tuple[Ring, ...]:
+    """The outlines of an object: a list of polygons, or one polygon alone; none of anything else (run-length masks)."""
+    if not isinstance(polygons, list) or not polygons:
+        return ()
+    try:
+        rings = [np.array(points, dtype=np.float32).reshape(-1, 2) for points in _as_lists(polygons)]
+    except (TypeError, ValueError, OverflowError):
+        return ()
+    return tuple(ring for ring in rings if len(ring) >= 3 and np.isfinite(ring).all())
+
+
+def _as_lists(polygons: list[Any]) -> list[Any]:
+    is_flat = not isinstance(polygons[0], (list, dict))
+    is_points = not is_flat and all(isinstance(one, list) and len(one) == 2 for one in polygons)
+    return [polygons] if is_flat or is_points else polygons
+
+
+def paired(records: Sequence[Row], images: Sequence[str], path: Path) -> dict[str, list[Row]]:
+    """The records of each image that has some: their ``file_name`` is the longest end of its path that any has.
+
+    Several records of one name are of one image, if there is but one that they could mean. A name that could mean two
+    images means the one that has it as its whole path below the folder that all share.
+
+    Raises:
+        DataError: a name could mean two images.
+    """
+    by_name: dict[str, list[Row]] = defaultdict(list)
+    for record, name in zip(records, _names(records), strict=True):
+        by_name[name].append(record)
+    claims: dict[str, list[str]] = defaultdict(list)
+    for image in dict.fromkeys(images):
+        parts = _posix(os.path.abspath(image)).split("/")
+        ends = ("/".join(parts[first:]) for first in range(len(parts)))
+        claims[next((end for end in ends if end in by_name), "")].append(image)
+    claims.pop("", None)
+    shared = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images]) if images else ""
+    for name, claimants in claims.items():
+        own = by_name[name]
+        exact = [image for image in claimants if _posix(os.path.relpath(image, shared)) == name]
+        if len(claimants) > 1 and (len(own) > 1 or not exact):
+            ids = ", ".join(repr(record["id"]) for record in own)
+            found = f"images: {name!r} (id {ids}) could be {claimants[0]} or {claimants[1]}"
+            raise DataError(f"labels: {path}: {found}: expected a file_name with the folders that tell them apart")
+        if len({(record.get("height"), record.get("width")) for record in own}) > 1:
+            raise DataError(f"labels: {path}: images: {name!r} is listed {len(own)} times, with sizes that differ")
+        claimants[:] = exact if len(claimants) > 1 else claimants
+    return {image: by_name[name] for name, claimants in claims.items() for image in claimants}
+
+
+def _names(records: Sequence[Row]) -> list[str]:
+    """The ``file_name`` of each record with slashes; paths of another machine begin where they begin to differ."""
+    names = [_posix(record["file_name"]) for record in records]
+    folders = {name.rpartition("/")[0] for name in names if FOREIGN.match(name)}
+    same_kind = len({folder.startswith("/") for folder in folders}) == 1
+    common = f"{os.path.commonpath(folders).rstrip('/')}/" if same_kind else ""
+    return [name[len(common) :] if FOREIGN.match(name) else name for name in names]
+
+
+def _posix(path: str) -> str:
+    return unicodedata.normalize("NFC", re.sub(r"^(\./)+", "", path.replace("\\", "/")))
+
+
+def _text(name: Any) -> str:
+    return unicodedata.normalize("NFC", str(name).strip())
+
+
+def _load(path: Path) -> dict[str, list[Row]]:
     """The content of the annotation file, whose rows have the parts they must have."""
     where = f"labels: {path}"
     try:
@@ -113,9 +235,16 @@ def _load(path: Path) -> dict[str, Any]:
         if not isinstance(rows, list):
             raise DataError(f"{where}: expected a list {part!r} as in COCO's annotation files")
         for number, row in enumerate(rows):
-            if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in needed.items()):
+            if not isinstance(row, dict) or not all(_is_given(key, row.get(key)) for key in needed):
                 raise DataError(f"{where}: {part}[{number}]: expected {', '.join(needed)}, found {row!r:.80}")
-        for number, count in Counter(row["id"] for row in rows if "id" in needed).most_common(1):
+        ids = Counter(plain_id(row["id"]) for row in rows if "id" in needed)
+        for number, count in ids.most_common(1):
             if count > 1:
                 raise DataError(f"{where}: {part}: expected every id once, found {count} of {number!r}")
     return content
+
+
+def _is_given(key: str, value: Any) -> bool:
+    if key == "id":
+        return plain_id(value) is not None
+    return (isinstance(value, str) and value.strip() != "") or (key == "name" and isinstance(value, (int, float)))

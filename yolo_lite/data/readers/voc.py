@@ -6,14 +6,18 @@ which count pixels from 1, so begin one pixel late.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.labels import Annotation, FileReader, Problem
+from tqdm.contrib.concurrent import thread_map
+
+from yolo_lite.config.errors import nearest
+from yolo_lite.data.labels import Annotation, FileReader, Problem, Stated
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
+UNREADABLE = (ElementTree.ParseError, ValueError, LookupError)  # LookupError: an encoding
 
 
 class VocReader(FileReader):
@@ -21,21 +25,24 @@ class VocReader(FileReader):
 
     suffix, twins = ".xml", {"images": "annotations", "JPEGImages": "Annotations"}
 
-    def parse(self, content: bytes, path: Path, size: tuple[int, int]) -> Iterator[Annotation | Problem]:
+    def parse(self, content: bytes, path: str, size: tuple[int, int]) -> Iterator[Annotation | Problem | Stated]:
         try:
             tree = ElementTree.fromstring(content)
-        except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding
-            yield Problem("unreadable labels", f"{path}: not a readable XML file: {error}")
+        except UNREADABLE as error:
+            yield Problem("unreadable labels", f"{path}: not a readable XML file: {error}", rows=0)
             return
-        stated = tuple(tree.findtext(f"size/{side}", "").strip().lstrip("0") for side in ("height", "width"))
-        if all(text.isdecimal() for text in stated) and stated != tuple(map(str, size)):  # "" stands for 0, unknown
-            height, width = (text[:12] for text in stated)
-            raise DataError(f"image of {size[1]} x {size[0]} pixels, but {path} is of an image of {width} x {height}")
+        yield Stated(tree.findtext("size/height"), tree.findtext("size/width"), path)
         for number, thing in enumerate(tree.iter("object"), 1):
             yield self._object(thing, f"{path}: object {number}")
 
+    def class_names(self, images: Sequence[str]) -> list[str]:
+        files, there = self.label_files(images)
+        labelled = [file for file, is_there in zip(files, there, strict=True) if is_there]
+        found = thread_map(_names_in, labelled, desc="reading class names", leave=False, delay=1)
+        return sorted(set[str]().union(*found))
+
     def _object(self, thing: ElementTree.Element, where: str) -> Annotation | Problem:
-        name = thing.findtext("name", "").strip()
+        name = _name_of(thing)
         if name not in self.names:
             found = f"found {name!r}{nearest(name, self.names)}"
             return Problem("unknown class", f"{where}: expected a class of the dataset YAML, {found}")
@@ -45,5 +52,17 @@ class VocReader(FileReader):
         except ValueError:
             expected = f"expected a bndbox with numbers {', '.join(EDGES)}"
             return Problem("not a number", f"{where}: {expected}, found {texts}")
-        is_difficult = thing.findtext("difficult", "0").strip() == "1"
+        is_difficult = thing.findtext("difficult", "0").strip().lower() in ("1", "true")
         return Annotation(where, self.names.index(name), box, crowd=is_difficult)
+
+
+def _name_of(thing: ElementTree.Element) -> str:
+    return unicodedata.normalize("NFC", thing.findtext("name", "").strip())
+
+
+def _names_in(file: str) -> set[str]:
+    """The names of the classes of an XML file's objects; none where it cannot be read, which its reading reports."""
+    try:
+        return {_name_of(thing) for thing in ElementTree.fromstring(Path(file).read_bytes()).iter("object")} - {""}
+    except (*UNREADABLE, OSError):
+        return set()

@@ -1,0 +1,80 @@
+"""What speaks against a split, though every file of it can be read: images and objects that teach nothing, and why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_lite.data.labels import FileReader, LabelReader, Problem, SplitFiles
+from yolo_lite.data.pairing import Folder, names_beside
+
+if TYPE_CHECKING:
+    from yolo_lite.data.index import DatasetIndex
+
+ASKED = 100  # images whose label files are looked for first
+LARGE_SHARE = 0.25  # of images or objects that teach nothing
+OTHER_SUFFIXES = {".txt": "YOLO", ".xml": "Pascal VOC", ".json": "labelme"}  # of label files, one an image
+
+
+def doubts(index: DatasetIndex, files: SplitFiles) -> Iterator[Problem]:
+    """A line for each thing that a user should look at before training."""
+    crowds, objects = int(index.crowd.sum()), len(index.crowd)
+    if crowds > LARGE_SHARE * objects:
+        text = f"{crowds} of {objects} objects teach nothing: they are crowds (iscrowd 1) or difficult, not learnt and"
+        text += " not counted; CVAT writes masks that were drawn with a brush so: export them as polygons or boxes"
+        yield Problem("crowds", text, rows=0)
+    if isinstance(files.reader, FileReader):
+        yield from _unlabelled(files, files.reader)
+    if files.reader.numbers_classes:
+        yield from _other_order(files)
+
+
+def _unlabelled(files: SplitFiles, reader: FileReader) -> Iterator[Problem]:
+    """Images without a label file: many of them, or some that have one of another format."""
+    missing = np.flatnonzero(~files.has_labels)
+    others = _other_formats([files.images[i] for i in missing], reader)
+    for suffix, found in others.items():
+        image, label = found[0]
+        text = (
+            f"{len(found)} images have a {suffix} file ({OTHER_SUFFIXES[suffix]}) but no {reader.suffix} file and count"
+        )
+        yield Problem("labels of another format", f"{text} as background, the first: {image} with {label}", rows=0)
+    if len(missing) > LARGE_SHARE * len(files.images) and not others:
+        first = missing[0]
+        text = f"{len(missing)} of {len(files.images)} images have no label file and count as background, the first:"
+        text = f"{text} {files.images[first]}, for there is no {files.labels[first]}"
+        yield Problem("images without label file", text, rows=0)
+
+
+def _other_formats(images: Sequence[str], reader: FileReader) -> dict[str, list[tuple[str, str]]]:
+    """The images that have a label file of another format, beside them or in its folder, and that file, by suffix."""
+    places, found = dict[str, list[Folder]](), dict[str, list[tuple[str, str]]]()
+    for image in images:
+        folder, name = os.path.split(image)
+        if folder not in places:
+            twins = (folder.replace(f"{os.sep}images", f"{os.sep}{twin}") for twin in ("labels", "annotations"))
+            places[folder] = [Folder(place) for place in dict.fromkeys((folder, *twins))]
+        for suffix in OTHER_SUFFIXES.keys() - {reader.suffix}:
+            label = os.path.splitext(name)[0] + suffix
+            if path := next((path for place in places[folder] if (path := place.find(label))), None):
+                found.setdefault(suffix, []).append((image, path))
+    return found
+
+
+def _other_order(files: SplitFiles) -> Iterator[Problem]:
+    """Whether a ``classes.txt`` or the like beside the labels numbers the classes in another way than ``names``."""
+    own = files.reader.names
+    for path, names in names_beside({os.path.dirname(label) for label in files.labels}, files.root):
+        moved = [name for name in names if name in own and names.index(name) != own.index(name)]
+        if moved:
+            found = f"{moved[0]!r} is {names.index(moved[0])} there and {own.index(moved[0])} in the dataset YAML"
+            text = f"{path}: the classes are in another order than names: {found}; the labels are read by the YAML's"
+            yield Problem("classes in another order", text, rows=0)
+
+
+def has_labels(images: Sequence[str], reader: LabelReader) -> bool:
+    """Whether any image has a label file of the reader's format; the first ones tell it nearly always."""
+    return any(reader.label_files(some)[1].any() for some in (images[:ASKED], images[ASKED:]) if some)
