@@ -12,8 +12,7 @@ import yaml
 
 from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.yaml_file import read_yaml
-from yolo_lite.data.index import list_files
-from yolo_lite.tools.export_tree import Tree
+from yolo_lite.tools.export_tree import Tree, read_sources
 from yolo_lite.tools.layouts import Layout, recognise
 from yolo_lite.tools.split import divide, read_fingerprints
 from yolo_lite.tools.unpack import ARCHIVES, is_archive, unpack
@@ -118,7 +117,7 @@ def _write(tree: Tree, layout: Layout, why: str, source: Path, output: Path) -> 
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     output.write_text(f"# yolo-lite adopt {str(source)!r}\n{text}", encoding="utf-8")
     stated, names = layout.stated, layout.names
-    print(f"{source}: {layout.format.upper()} labels, as in {layout.example}; splits: {stated.how or 'none'}")
+    print(f"{source}: {layout.format.upper()} labels, as in {layout.files[0]}; splits: {stated.how or 'none'}")
     for split, images in stated.splits.items():
         sources = [content[split]] if isinstance(content[split], str) else content[split]
         shown = (os.path.basename(one) if one.startswith("../") else one for one in sources)
@@ -157,7 +156,7 @@ def _source(tree: Tree, images: Sequence[str], stated: Sequence[str]) -> str | l
     folder = os.path.commonpath([os.path.dirname(image) for image in images]) or "."
     for sources in filter(None, (list(stated), [folder])):
         try:
-            found = [path for source in sources for path in list_files(tree.root, source, tree.root)]
+            found = read_sources(tree.root, sources)
         except DataError:
             continue
         below = [os.path.relpath(path, tree.root).replace(os.sep, "/") for path in found]

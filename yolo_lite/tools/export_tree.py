@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.images import IMAGE_SUFFIXES
+from yolo_lite.data.index import list_files
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -98,6 +99,11 @@ class Tree:
         if len(fitting) > 1:
             raise DataError(f"{self.root / file}: {row!r} may be {fitting[0]} or {fitting[1]}")
         return fitting[0] if fitting else None
+
+
+def read_sources(root: Path, sources: Iterable[str]) -> list[Path]:
+    """The images that sources of a dataset YAML name; raises DataError as its reading does."""
+    return [path for source in sources for path in list_files(root, source, root)]
 
 
 def _walk(root: Path) -> Iterable[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from xml.etree import ElementTree
+
+import numpy as np
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.labels import FileReader
@@ -29,7 +31,7 @@ class Layout(NamedTuple):
     format: str
     stated: Statement  # the splits, and who says so
     labels: dict[str, str]  # by split: what the key ``labels`` has to name, "" where the reader needs none
-    example: str  # a file of labels
+    files: list[str]  # of labels
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what else a user should know
 
@@ -57,13 +59,14 @@ def recognise(tree: Tree, file: str | None = None, format: str | None = None, na
         exports = read_coco_exports(tree, set(places.values()))
         fits |= {"coco": _by_exports(tree, exports, divided, places)} if exports else {}
     if len(fits) > 1:
-        both = " and ".join(f"{kind} ({layout.example})" for kind, layout in fits.items())
+        both = " and ".join(f"{kind} ({layout.files[0]})" for kind, layout in fits.items())
         raise DataError(f"{tree.root}: labels of two formats fit, {both}: choose one with --format")
     if not fits:
         raise DataError(_nothing_fits(tree, wanted))
     (layout,) = fits.values()
     layout = _labelled_splits(layout)
-    return layout._replace(names=tuple(names) or layout.names or _class_names(tree, layout))
+    known = names or (_names_of_yolo(tree, layout) if layout.format == "yolo" else layout.names)
+    return layout._replace(names=tuple(known))
 
 
 def _with_splits(stated: Statement | None, tree: Tree) -> Statement:
@@ -93,44 +96,61 @@ def _stated_places(tree: Tree, stated: Statement) -> dict[str, str]:
 
 def _by_files(tree: Tree, stated: Statement, kind: str, places: dict[str, str]) -> Layout | None:
     """A layout with a label file for each image, where there are such files of this kind."""
-    labels: dict[str, str] = {}
-    files: list[Path] = []
+    labels, splits, files, names = dict[str, str](), dict[str, list[str]](), list[str](), set[str]()
     for split, images in stated.splits.items():
-        sample = images[:: max(len(images) // SAMPLE, 1)]
-        place, found = _place_of_labels(tree, kind, split, sample, places.get(split))
-        if found:
+        place = places.get(split)
+        if place is None:
+            place = _place_of_labels(tree, kind, split, images[:: max(len(images) // SAMPLE, 1)])
+        if (tree.root / place).is_file():
+            return None
+        reader = _reader(tree, kind, place)
+        found, there = reader.label_files([str(tree.root / image) for image in images])
+        splits[split] = [image for image, is_mask in zip(images, _masks(images, there), strict=True) if not is_mask]
+        if there.any():
             labels[split] = place
-            files += found
-    if not files or not any(map(IS_OF_KIND[kind], files[:: max(len(files) // 20, 1)])):
+            files += [os.path.relpath(found[i], tree.root) for i in np.flatnonzero(there)]
+            names |= set(reader.class_names([str(tree.root / image) for image in images]))
+    if not any(IS_OF_KIND[kind](tree.root / file) for file in files[:: max(len(files) // 20, 1)]):
         return None
-    return Layout(kind, stated, labels, os.path.relpath(files[0], tree.root))
+    num_masks = sum(map(len, stated.splits.values())) - sum(map(len, splits.values()))
+    notes = (f"left out: {num_masks} images without labels that have the names of labelled ones",) if num_masks else ()
+    stated = stated._replace(splits=splits)
+    return Layout(kind, stated, labels, files, stated.names or tuple(sorted(names)), notes)
 
 
-def _place_of_labels(
-    tree: Tree, kind: str, split: str, images: Sequence[str], given: str | None
-) -> tuple[str, list[Path]]:
-    """The folder that the reader finds the label files of images with ("" for none), and these files."""
+def _reader(tree: Tree, kind: str, place: str) -> FileReader:
+    return READERS[kind](tree.root, tree.root / place if place else None, ())
 
-    def found_with(place: str) -> list[Path]:
-        reader = READERS[kind](tree.root, tree.root / place if place else None, ())
-        return sorted({file for image in images if (file := reader.file_of(tree.root / image)).is_file()})
 
-    if given is not None:
-        return given, [] if (tree.root / given).is_file() else found_with(given)
-    if found := found_with(""):
-        return "", found
-    stems = {os.path.splitext(image)[0].rpartition("/")[2] for image in images}
-    folders = {os.path.dirname(file) for file in tree.ending(READERS[kind].suffix) if Path(file).stem in stems}
+def _masks(images: Sequence[str], has_labels: np.ndarray) -> list[bool]:
+    """Which images without labels have the name of a labelled one in another folder, as masks have."""
+    stems = [PurePosixPath(image).stem for image in images]
+    labelled = {stem for stem, is_labelled in zip(stems, has_labels, strict=True) if is_labelled}
+    return [stem in labelled and not is_labelled for stem, is_labelled in zip(stems, has_labels, strict=True)]
+
+
+def _place_of_labels(tree: Tree, kind: str, split: str, images: Sequence[str]) -> str:
+    """The folder in which the reader finds the label files of images; "" where it finds them itself, or none."""
+    paths = [str(tree.root / image) for image in images]
+    if _reader(tree, kind, "").label_files(paths)[1].any():
+        return ""
+    stems = {PurePosixPath(image).stem for image in images}
+    folders = {os.path.dirname(file) for file in tree.ending(READERS[kind].suffix) if PurePosixPath(file).stem in stems}
     around = {str(place) for folder in folders for place in PurePosixPath(folder).parents if str(place) != "."}
-    fitting = [place for place in sorted({*folders, *around} - {""}) if split_of(f"{place}/") in (None, split)]
-    ranked = sorted(((found_with(place), place) for place in fitting), key=lambda one: -len(one[0]))
-    if not ranked or not ranked[0][0]:
-        return "", []
-    (found, best), *others = ranked
-    for other, place in others:
-        if len(other) == len(found) and other != found:
+    best, best_files = "", set[str]()
+    for place in sorted({*folders, *around} - {""}):
+        if split_of(f"{place}/") not in (None, split):
+            continue
+        try:
+            files, there = _reader(tree, kind, place).label_files(paths)
+        except DataError:  # two images would have one file
+            continue
+        found = {files[i] for i in np.flatnonzero(there)}
+        if len(found) == len(best_files) and found != best_files:
             raise DataError(f"{tree.root}: labels of {split} may be in {best} or in {place}: keep one of them")
-    return best, found
+        if len(found) > len(best_files):
+            best, best_files = place, found
+    return best
 
 
 def _is_yolo(file: Path) -> bool:
@@ -155,12 +175,13 @@ IS_OF_KIND = {"yolo": _is_yolo, "voc": _is_voc}
 def _by_exports(tree: Tree, exports: Sequence[CocoExport], divided: Statement, places: dict[str, str]) -> Layout:
     """A layout with annotation files for all images, which tell the splits if they are several."""
     names = tuple(dict.fromkeys(name for export in exports for name in export.names))
-    notes = tuple(f"{export.file}: {note}" for export in exports for note in export.notes)
+    notes = tuple(f"{export.file}: {export.note}" for export in exports if export.note)
+    files = [export.file for export in exports]
     listed = {image for export in exports for image in export.images}
     if unlisted := set(tree.images) - listed:
         notes += (f"left out: {len(unlisted)} images in no annotation file, the first: {min(unlisted)}",)
     if places:
-        return Layout("coco", divided, places, exports[0].file, divided.names or names, notes)
+        return Layout("coco", divided, places, files, divided.names or names, notes)
     if len(exports) == 1 and exports[0].split is None:
         splits = {split: [one for one in images if one in listed] for split, images in divided.splits.items()}
         stated = divided._replace(splits={split: images for split, images in splits.items() if images})
@@ -168,7 +189,7 @@ def _by_exports(tree: Tree, exports: Sequence[CocoExport], divided: Statement, p
     else:
         stated = Statement("annotation files", {str(export.split): export.images for export in exports})
         labels = {str(export.split): export.file for export in exports}
-    return Layout("coco", stated, labels, exports[0].file, divided.names or names, notes)
+    return Layout("coco", stated, labels, files, divided.names or names, notes)
 
 
 def _labelled_splits(layout: Layout) -> Layout:
@@ -186,54 +207,29 @@ def _labelled_splits(layout: Layout) -> Layout:
         notes.append(f"{only} is the only split with labels: taken for all images")
         splits, labels, sources = {"train": images}, {"train": labels[only]}, {"train": sources.get(only, [])}
     if "train" not in splits:
-        raise DataError(f"expected labelled images for train, found those of {', '.join(splits)} ({layout.example})")
+        raise DataError(f"expected labelled images for train, found those of {', '.join(splits)} ({layout.files[0]})")
     order = [split for split in ("train", "val", "test") if split in splits]
     stated = layout.stated._replace(splits={split: splits[split] for split in order}, sources=sources)
     return layout._replace(stated=stated, labels={split: labels[split] for split in order}, notes=tuple(notes))
 
 
-def _class_names(tree: Tree, layout: Layout) -> tuple[str, ...]:
-    """The names of the classes; raises DataError where YOLO's labels come without, or with two lists of names."""
-    if layout.format == "voc":
-        return layout.stated.names or tuple(
-            sorted({name for file in _label_files(tree, layout) for name in _voc_names(file)})
-        )
+def _names_of_yolo(tree: Tree, layout: Layout) -> tuple[str, ...]:
+    """The names of numbered classes; raises DataError where no file has them, or two have others."""
     lists = {file: _names_in(tree, file) for file in tree.files if _is_name_file(file)}
     lists = {file: names for file, names in lists.items() if names}
     if layout.stated.names:
         lists[layout.stated.how] = layout.stated.names
     if not lists:
-        used = sorted(
-            {row.split()[0] for file in _label_files(tree, layout) for row in tree.lines(str(file))}, key=_number
-        )
+        used = {row.split()[0] for file in layout.files for row in tree.lines(file)}
         asked = "expected a data.yaml, classes.txt, obj.names or notes.json with the names of the classes"
-        raise DataError(
-            f"{tree.root}: {asked}, found labels with {', '.join(sorted(used, key=_number)[:20])}: give --names a,b,c"
-        )
+        found = ", ".join(sorted(used, key=lambda text: text.zfill(9))[:20])
+        raise DataError(f"{tree.root}: {asked}, found labels with {found}: give --names a,b,c")
     best = max(lists, key=lambda file: len(lists[file]))
     for file, names in lists.items():
         if names != lists[best][: len(names)]:  # labelImg adds classes at the end
             both = f"{file} ({', '.join(names[:5])}) and {best} ({', '.join(lists[best][:5])})"
             raise DataError(f"{tree.root}: {both} name the classes differently: give --names a,b,c")
     return lists[best]
-
-
-def _number(text: str) -> tuple[bool, float, str]:
-    return (False, float(text), "") if text.replace(".", "", 1).isdecimal() else (True, 0.0, text)
-
-
-def _label_files(tree: Tree, layout: Layout) -> Iterable[Path]:
-    for split, images in layout.stated.splits.items():
-        place = layout.labels[split]
-        reader = READERS[layout.format](tree.root, tree.root / place if place else None, ())
-        yield from (file for image in images if (file := reader.file_of(tree.root / image)).is_file())
-
-
-def _voc_names(file: Path) -> Iterable[str]:
-    try:
-        return [(one.findtext("name") or "").strip() for one in ElementTree.parse(file).iter("object")]
-    except (ElementTree.ParseError, ValueError, LookupError):  # it is named where it is read
-        return []
 
 
 def _is_name_file(file: str) -> bool:

@@ -10,8 +10,7 @@ from typing import Any
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.yaml_file import read_yaml
-from yolo_lite.data.index import list_files
-from yolo_lite.tools.export_tree import SPLIT_WORDS, Statement, Tree
+from yolo_lite.tools.export_tree import SPLIT_WORDS, Statement, Tree, read_sources
 
 # Keys of a dataset YAML that hold in ours too; those that say where things are do not.
 PASSED_ON = {"labels_are", "kpt_shape", "labels", "format"} | set(DatasetConfig.model_fields) - {
@@ -65,7 +64,10 @@ def _stated(tree: Tree, file: str, data: dict[str, Any], is_given: bool) -> Stat
         else:
             notes.append(f"{file}: {key}: nothing is at {', '.join(map(str, texts))}")
     names = data.get("names") or ()
-    names = [names[key] for key in sorted(names)] if isinstance(names, dict) else names
+    if isinstance(names, dict):
+        if not all(str(key).isdecimal() for key in names):
+            raise DataError(f"{file}: names: expected the keys 0, 1, ..., found {list(names)[:10]}")
+        names = [names[key] for key in sorted(names, key=int)]
     keys = {key: value for key, value in data.items() if key in PASSED_ON}
     return Statement(os.path.basename(file), splits, sources, tuple(map(str, names)), keys, tuple(notes))
 
@@ -79,7 +81,7 @@ def _images_of(tree: Tree, text: str, path: str, is_given: bool) -> tuple[list[s
     inside = "/".join(part for part in re.split(r"[/\\]+", text) if part not in ("", ".", ".."))
     for source in dict.fromkeys((text, inside) if is_given else (inside,)):
         try:
-            files = list_files(tree.root, source or ".", tree.root)
+            files = read_sources(tree.root, [source or "."])
         except DataError:
             continue
         if images := [_below(tree, file) for file in files if file.is_file()]:
@@ -114,7 +116,7 @@ def read_darknet(tree: Tree) -> Statement | None:
         splits, sources, notes = {}, {}, []
         for key, value in rows.items():
             place = tree.find(value)
-            if (split := SPLIT_WORDS.get(key)) and place and place in tree.files:
+            if (split := SPLIT_WORDS.get(key.lower())) and place and place in tree.files:
                 splits[split], unknown = tree.listed(place)
                 sources[split] = [place]
                 notes += [f"{place}: {len(unknown)} rows name no image, the first: {unknown[0]}"] if unknown else []
