@@ -182,8 +182,8 @@ def test_an_image_that_may_be_two_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ({}, "no image among 0 files"),
-        ({"a.txt": "0 .5 .5 .1 .1"}, "no image among 1 files"),
+        ({}, "found no image"),
+        ({"a.txt": "0 .5 .5 .1 .1"}, "found no image"),
         ({"a.png": None}, "found 1 .png"),
         ({"a.png": None, "a.txt": "a photo of a cat"}, "1 .txt"),
         ({"a.png": None, "a.json": '{"shapes": []}'}, "1 .json"),

@@ -36,9 +36,7 @@ def find_yaml(given: str | os.PathLike[str], kind: Kind) -> Path:
     own = own_yamls(kind)
     found = next((file for file in mine if os.path.isfile(file)), own.get(name) if is_name else None)
     if not found and kind == "data" and os.path.isdir(path):
-        raise ConfigError(
-            f"{path}: expected a dataset YAML, found a folder; yolo-lite adopt {path} -o mine.yaml makes one"
-        )
+        raise ConfigError(f"{path}: expected a dataset YAML; yolo-lite adopt {path} -o mine.yaml makes one of a folder")
     if found or os.path.exists(path):  # what is no file is refused where it is read
         return found or path
     looked = f"looked in {path.resolve().parent}"

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError
-from yolo_lite.config.yaml_file import read_yaml
+from yolo_lite.config.load import validate
+from yolo_lite.config.yaml_file import Document, read_yaml
 from yolo_lite.tools.export_tree import Tree, read_sources
 from yolo_lite.tools.layouts import Layout, recognise
 from yolo_lite.tools.split import divide, read_fingerprints
@@ -40,7 +42,11 @@ def adopt(source: Path, output: Path, choices: Choices) -> Path:
     """
     output, packed = output.absolute(), is_archive(source)
     place = output.with_suffix("")
-    _check(source, output, [output, *([place] if packed else []), *(_list_file(output, split) for split in SPLITS)])
+    _check(
+        source,
+        output,
+        [output, *([place] if packed else []), *(output.with_name(f"{output.stem}.{split}.txt") for split in SPLITS)],
+    )
     if not packed:
         tree = _open(source)
         root = source.resolve() if source.is_dir() else tree.root
@@ -71,10 +77,6 @@ def _check(source: Path, output: Path, written: Sequence[Path]) -> None:
     for path in written:
         if os.path.lexists(path):
             raise ConfigError(f"{path}: exists, and is not overwritten: choose another name")
-
-
-def _list_file(output: Path, split: str) -> Path:
-    return output.with_name(f"{output.stem}.{split}.txt")
 
 
 def _open(source: Path) -> Tree:
@@ -112,8 +114,11 @@ def _divided(tree: Tree, layout: Layout, choices: Choices) -> tuple[Layout, str]
 
 def _write(tree: Tree, layout: Layout, why: str, source: Path, output: Path) -> Path:
     """Write lists and YAML, and say what is in them."""
+    content, lists = _content(tree, layout, output)
+    validate(DatasetConfig, Document(f"{source}", content, {}))
     output.parent.mkdir(parents=True, exist_ok=True)
-    content = _content(tree, layout, output)
+    for file, rows in lists.items():
+        file.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     output.write_text(f"# yolo-lite adopt {str(source)!r}\n{text}", encoding="utf-8")
     stated, names = layout.stated, layout.names
@@ -128,22 +133,25 @@ def _write(tree: Tree, layout: Layout, why: str, source: Path, output: Path) -> 
     return output
 
 
-def _content(tree: Tree, layout: Layout, output: Path) -> dict[str, Any]:
-    """The dataset YAML; lists that it needs are written. Below its own folder paths are relative: it can be moved."""
+def _content(tree: Tree, layout: Layout, output: Path) -> tuple[dict[str, Any], dict[Path, list[str]]]:
+    """The dataset YAML, and the rows of the list files that it needs.
+
+    Paths of what lies below the YAML's own folder are relative, so that both can be moved together.
+    """
     stated, is_beside = layout.stated, tree.root.is_relative_to(output.parent)
     content: dict[str, Any] = {"path": _name(tree.root, output.parent, is_beside)}
+    lists: dict[Path, list[str]] = {}
     for split, images in stated.splits.items():
         content[split] = _source(tree, images, stated.sources.get(split, ()))
         if content[split] is None:
-            file = _list_file(output, split)
-            rows = (_name(tree.root / image, output.parent, is_beside) for image in images)
-            file.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+            file = output.with_name(f"{output.stem}.{split}.txt")
+            lists[file] = [_name(tree.root / image, output.parent, is_beside) for image in images]
             content[split] = _name(file, tree.root, is_beside)
     if places := {split: place for split, place in layout.labels.items() if place}:
         is_same = len(set(layout.labels.values())) == 1
         content["labels"] = next(iter(places.values())) if is_same else places
     keys = {key: value for key, value in stated.keys.items() if key not in ("labels", "format")}
-    return {**content, "format": layout.format, "names": dict(enumerate(layout.names)), **keys}
+    return {**content, "format": layout.format, "names": dict(enumerate(layout.names)), **keys}, lists
 
 
 def _name(path: Path, folder: Path, is_relative: bool) -> str:

@@ -25,6 +25,9 @@ _FOLDER = re.compile(rf"(?:(?:obj|{_THINGS})[-_ ])?({_WORDS})(?:[-_ ]?(?:{_THING
 _FILE = re.compile(rf"(?:\w+[-_ .])?({_WORDS})(?:[-_ ]?(?:{_THINGS}))?(?:[-_ ]?\d{{4}})?", re.IGNORECASE)
 
 
+USED = IMAGE_SUFFIXES | {".txt", ".xml", ".json", ".yaml", ".yml", ".data", ".names", ".labels"}
+
+
 class Statement(NamedTuple):
     """What a file of a set, or its folders, say about it."""
 
@@ -41,14 +44,15 @@ class Tree:
 
     def __init__(self, root: Path, descend: bool = True) -> None:
         """Read a folder, with ``descend`` the one inside it that holds all there is; DataError without an image."""
-        files = [file for file in _walk(root) if not file.lower().endswith(".md") and "readme" not in file.lower()]
-        inner = os.path.commonpath([os.path.dirname(file) for file in files]) if files and descend else ""
-        self.root = root / inner
-        below = [os.path.relpath(file, inner).replace(os.sep, "/") for file in files] if inner else files
+        files = [file for file in _walk(root) if "readme" not in file.lower()]
+        folders = [os.path.dirname(file) for file in files if _suffix(file) in USED]
+        inner = os.path.commonpath(folders) if folders and descend else ""
+        self.root, start = root / inner, f"{inner}/" if inner else ""
+        below = [file[len(start) :] for file in files if file.startswith(start)]
         self.files = sorted(below, key=lambda file: file.split("/"))
-        self.images = [file for file in self.files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
+        self.images = [file for file in self.files if _suffix(file) in IMAGE_SUFFIXES]
         if not self.images and descend:
-            raise DataError(f"{root}: expected a dataset, found no image among {len(self.files)} files")
+            raise DataError(f"{root}: expected a dataset, found no image; some exporters leave them out unless asked")
         self.image_set = set(self.images)
         self.places = {*self.files, *(str(folder) for file in self.files for folder in PurePosixPath(file).parents)}
         self._by_stem: dict[str, list[str]] = defaultdict(list)
@@ -58,11 +62,15 @@ class Tree:
     def ending(self, *suffixes: str) -> list[str]:
         return [file for file in self.files if file.lower().endswith(suffixes)]
 
-    def find(self, path: str) -> str | None:
-        """The file or folder that a path means which was written on another machine: its longest end that is here."""
+    def find(self, path: str, near: str = "") -> str | None:
+        """The file or folder that a path means which was written on another machine: its longest end that is here.
+
+        It is looked for beside the file ``near`` that has it, then around that, at last below the root.
+        """
         parts = [part for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..")]
-        ends = ("/".join(parts[first:]) for first in range(len(parts)))
-        return next((end for end in ends if end in self.places), "." if not parts else None)
+        around = [f"{folder}/" for folder in PurePosixPath(near).parents if str(folder) != "."] + [""]
+        places = (f"{folder}{'/'.join(parts[first:])}" for first in range(len(parts)) for folder in around)
+        return next((place for place in places if place in self.places), None)
 
     def below(self, folder: str) -> list[str]:
         return self.images if folder == "." else [image for image in self.images if image.startswith(f"{folder}/")]
@@ -85,7 +93,7 @@ class Tree:
         unknown: list[str] = []
         for row in self.lines(file):
             row = row.strip('"')
-            found = self.find(row)
+            found = self.find(row, file)
             found = found if found in self.image_set else self._by_id(row, file)
             (images if found else unknown).append(found or row)
         return list(dict.fromkeys(images)), unknown
@@ -106,6 +114,10 @@ def read_sources(root: Path, sources: Iterable[str]) -> list[Path]:
     return [path for source in sources for path in list_files(root, source, root)]
 
 
+def _suffix(file: str) -> str:
+    return os.path.splitext(file)[1].lower()
+
+
 def _walk(root: Path) -> Iterable[str]:
     seen = set()
     for folder, folders, files in os.walk(root, followlinks=True):
@@ -114,7 +126,7 @@ def _walk(root: Path) -> Iterable[str]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         below = os.path.relpath(folder, root).replace(os.sep, "/")
         yield from (name if below == "." else f"{below}/{name}" for name in files if not name.startswith("."))
 
@@ -136,19 +148,12 @@ def by_folder(images: Iterable[str]) -> Statement:
     splits: dict[str, list[str]] = defaultdict(list)
     for image in images:
         splits[split_of(image) or ""].append(image)
-    others, notes = splits.pop("", []), []
-    if not splits:
-        return Statement("", {"train": others})
-    if len(splits) == 1 and not others and "train" not in splits:
-        ((only, found),) = splits.items()
-        return Statement(
-            "folders", {"train": found}, notes=(f"{only} is the only split there is: taken for all images",)
-        )
-    if others and "train" in splits:
-        notes.append(f"left out: {len(others)} images in no folder of a split, the first: {others[0]}")
-    elif others:
+    others = splits.pop("", [])
+    if "train" not in splits:
         splits["train"] = others
-    return Statement("folders", dict(splits), notes=tuple(notes))
+    return Statement(
+        "folders" if len(splits) > 1 or not others else "", {one: own for one, own in splits.items() if own}
+    )
 
 
 def by_lists(tree: Tree) -> Statement | None:
@@ -168,11 +173,8 @@ def by_lists(tree: Tree) -> Statement | None:
     if "train" not in splits:
         listed = {image for images in splits.values() for image in images}
         splits["train"] = [image for image in tree.images if image not in listed]
-    unlisted = set(tree.images).difference(*splits.values())
-    notes += [f"left out: {len(unlisted)} images in no list, the first: {min(unlisted)}"] if unlisted else []
-    return Statement(
-        how, {split: list(dict.fromkeys(images)) for split, images in splits.items()}, sources, notes=tuple(notes)
-    )
+    once = {split: list(dict.fromkeys(images)) for split, images in splits.items() if images}
+    return Statement(how, once, sources, notes=tuple(notes))
 
 
 def _list_files(tree: Tree) -> list[tuple[str, str]]:

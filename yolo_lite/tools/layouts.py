@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections import Counter
@@ -54,7 +55,10 @@ def recognise(tree: Tree, file: str | None = None, format: str | None = None, na
     found = {kind: _by_files(tree, divided, kind, places) for kind in READERS if wanted in (None, kind)}
     fits = {kind: layout for kind, layout in found.items() if layout}
     if stated and not wanted and "yolo" in fits:  # a YAML or a .data file means the label files of YOLO
-        fits, wanted = {"yolo": fits["yolo"]}, "yolo"
+        unused = [
+            f"not used: {kind} ({fits[kind].files[0]}), as --format {kind} would" for kind in fits if kind != "yolo"
+        ]
+        fits, wanted = {"yolo": fits["yolo"]._replace(notes=(*fits["yolo"].notes, *unused))}, "yolo"
     if wanted in (None, "coco"):
         exports = read_coco_exports(tree, set(places.values()))
         fits |= {"coco": _by_exports(tree, exports, divided, places)} if exports else {}
@@ -63,8 +67,8 @@ def recognise(tree: Tree, file: str | None = None, format: str | None = None, na
         raise DataError(f"{tree.root}: labels of two formats fit, {both}: choose one with --format")
     if not fits:
         raise DataError(_nothing_fits(tree, wanted))
-    (layout,) = fits.values()
-    layout = _labelled_splits(layout)
+    ((kind, layout),) = fits.items()
+    layout = _labelled_splits(_with_doubts(tree, layout, layout.stated.splits if kind == "coco" else divided.splits))
     known = names or (_names_of_yolo(tree, layout) if layout.format == "yolo" else layout.names)
     return layout._replace(names=tuple(known))
 
@@ -178,8 +182,6 @@ def _by_exports(tree: Tree, exports: Sequence[CocoExport], divided: Statement, p
     notes = tuple(f"{export.file}: {export.note}" for export in exports if export.note)
     files = [export.file for export in exports]
     listed = {image for export in exports for image in export.images}
-    if unlisted := set(tree.images) - listed:
-        notes += (f"left out: {len(unlisted)} images in no annotation file, the first: {min(unlisted)}",)
     if places:
         return Layout("coco", divided, places, files, divided.names or names, notes)
     if len(exports) == 1 and exports[0].split is None:
@@ -190,6 +192,17 @@ def _by_exports(tree: Tree, exports: Sequence[CocoExport], divided: Statement, p
         stated = Statement("annotation files", {str(export.split): export.images for export in exports})
         labels = {str(export.split): export.file for export in exports}
     return Layout("coco", stated, labels, files, divided.names or names, notes)
+
+
+def _with_doubts(tree: Tree, layout: Layout, splits: dict[str, list[str]]) -> Layout:
+    """The layout with notes on images in none of the splits, and in two."""
+    notes, unlisted = list(layout.notes), set(tree.images).difference(*splits.values())
+    if unlisted:
+        notes.append(f"left out: {len(unlisted)} images in no split, the first: {min(unlisted)}")
+    for one, other in itertools.combinations(splits, 2):
+        if shared := {*splits[one]} & {*splits[other]}:
+            notes.append(f"{len(shared)} images are in {one} and in {other}, the first: {min(shared)}")
+    return layout._replace(notes=tuple(notes))
 
 
 def _labelled_splits(layout: Layout) -> Layout:
@@ -252,4 +265,4 @@ def _nothing_fits(tree: Tree, wanted: str | None) -> str:
     found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
     what = {"yolo": "YOLO .txt", "voc": "Pascal VOC .xml", "coco": "a COCO .json"}
     expected = what.get(wanted, wanted) if wanted else "YOLO .txt, Pascal VOC .xml or a COCO .json"
-    return f"{tree.root}: expected images with labels ({expected}), found {found}"
+    return f"{tree.root}: expected images with labels ({expected}), found {found}; export it as one of these"

@@ -55,7 +55,8 @@ def _stated(tree: Tree, file: str, data: dict[str, Any], is_given: bool) -> Stat
         split, texts = SPLIT_WORDS.get(str(key).lower()), [value] if isinstance(value, str) else value
         if not split or not isinstance(texts, list) or not texts:
             continue
-        found = [_images_of(tree, str(text), str(data.get("path") or ""), is_given) for text in texts]
+        near, path = "" if is_given else file, str(data.get("path") or "")
+        found = [_images_of(tree, str(text), path, near) for text in texts]
         images = [image for own, _ in found for image in own]
         if images:
             splits[split], sources[split] = list(dict.fromkeys(images)), [source for _, source in found if source]
@@ -72,23 +73,24 @@ def _stated(tree: Tree, file: str, data: dict[str, Any], is_given: bool) -> Stat
     return Statement(os.path.basename(file), splits, sources, tuple(map(str, names)), keys, tuple(notes))
 
 
-def _images_of(tree: Tree, text: str, path: str, is_given: bool) -> tuple[list[str], str | None]:
-    """Images of a source, and how a dataset YAML may name it.
+def _images_of(tree: Tree, text: str, path: str, near: str) -> tuple[list[str], str | None]:
+    """Images of a source of the dataset YAML ``near``, and how another one may name it.
 
-    The paths of an export hold on another machine, so they are looked for in the folder, but those of a YAML that was
-    given first where they point.
+    The paths of an export hold on another machine: they are looked for in its folder. Those of a YAML that was given,
+    where ``near`` is empty, are looked for where they point, first.
     """
-    inside = "/".join(part for part in re.split(r"[/\\]+", text) if part not in ("", ".", ".."))
-    for source in dict.fromkeys((text, inside) if is_given else (inside,)):
+    inside = "/".join(part for part in re.split(r"[/\\]+", text) if part not in ("", ".", "..")) or "."
+    beside = os.path.join(os.path.dirname(near), inside)
+    for source in dict.fromkeys((beside, inside) if near else (text, inside)):
         try:
-            files = read_sources(tree.root, [source or "."])
+            files = read_sources(tree.root, [source])
         except DataError:
             continue
         if images := [_below(tree, file) for file in files if file.is_file()]:
-            return images, source or "."
-    place = tree.find(f"{path}/{text}")
-    if place is None or place == "." or place in tree.image_set:
-        return ([place] if place in tree.image_set else []), None
+            return images, source
+    place = tree.find(f"{path}/{text}", near)
+    if place is None:
+        return [], None
     return (tree.listed(place)[0] if place in tree.files else tree.below(place)), place
 
 
@@ -115,12 +117,12 @@ def read_darknet(tree: Tree) -> Statement | None:
     for file, rows in found.items():
         splits, sources, notes = {}, {}, []
         for key, value in rows.items():
-            place = tree.find(value)
+            place = tree.find(value, file)
             if (split := SPLIT_WORDS.get(key.lower())) and place and place in tree.files:
                 splits[split], unknown = tree.listed(place)
                 sources[split] = [place]
                 notes += [f"{place}: {len(unknown)} rows name no image, the first: {unknown[0]}"] if unknown else []
         splits = {split: images for split, images in splits.items() if images}
-        names = tree.find(rows.get("names", ""))
-        return Statement(file, splits, sources, tree.lines(names) if names in tree.files else (), notes=tuple(notes))
+        names = tree.find(rows.get("names", ""), file)
+        return Statement(file, splits, sources, tree.lines(names) if names else (), notes=tuple(notes))
     return None
