@@ -21,7 +21,7 @@ from yolo_lite.data.images import read_image
 SIDE = 16  # rows of a difference hash, and bits of a row
 STEP = 0.1  # a bit tells whether brightness rises by more than this, in standard deviations of the image
 MOST_BITS, MOST_SHARE = SIDE - 1, 0.25  # near-duplicates: that many bits differ, and that share of those that are set
-NEIGHBOURS = 32  # hashes that each one is compared with in each of 16 orders
+NEIGHBOURS = 16  # hashes that each one is compared with in each of 16 orders
 
 ROBOFLOW_COPY = re.compile(r"\.rf\.\w{8,}$")  # what Roboflow appends to each copy that it makes of an image
 FORMER_SUFFIX = re.compile(r"_(jpe?g|png|bmp|webp|tiff?)$", re.IGNORECASE)  # as Roboflow writes it
