@@ -14,7 +14,7 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.load import validate
 from yolo_lite.config.yaml_file import Document, read_yaml
-from yolo_lite.tools.export_tree import Tree, read_sources
+from yolo_lite.tools.export_tree import Tree, open_folder, read_sources
 from yolo_lite.tools.layouts import Layout, recognise
 from yolo_lite.tools.split import divide, read_fingerprints
 from yolo_lite.tools.unpack import ARCHIVES, is_archive, unpack
@@ -42,26 +42,17 @@ def adopt(source: Path, output: Path, choices: Choices) -> Path:
     """
     output, packed = output.absolute(), is_archive(source)
     place = output.with_suffix("")
-    _check(
-        source,
-        output,
-        [output, *([place] if packed else []), *(output.with_name(f"{output.stem}.{split}.txt") for split in SPLITS)],
-    )
+    lists = [_list_file(output, split) for split in SPLITS]
+    _check(source, output, [output, *lists, *([place] if packed else [])])
     if not packed:
-        tree = _open(source)
-        root = source.resolve() if source.is_dir() else tree.root
-        if tree.images and output.resolve().is_relative_to(root):
-            raise ConfigError(f"-o {output}: expected a file outside the dataset, which is never written into: {root}")
-        layout, why = _divided(tree, _recognise(tree, source, choices), choices)
-        return _write(tree, layout, why, source, output)
+        return _write(*_understood(source, output, choices), source, output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=output.parent) as temporary:
-        unpacked = Path(temporary) / place.name  # gets its place when it is understood
+        unpacked = Path(temporary).resolve() / place.name  # gets its place when it is understood
         unpacked.mkdir()
         unpack(source, unpacked, {})
         try:
-            tree = _open(unpacked)
-            layout, why = _divided(tree, _recognise(tree, unpacked, choices), choices)
+            tree, layout, why = _understood(unpacked, output, choices)
         except DataError as error:
             raise DataError(str(error).replace(str(unpacked), str(source))) from error
         os.replace(unpacked, place)
@@ -79,16 +70,23 @@ def _check(source: Path, output: Path, written: Sequence[Path]) -> None:
             raise ConfigError(f"{path}: exists, and is not overwritten: choose another name")
 
 
-def _open(source: Path) -> Tree:
+def _list_file(output: Path, split: str) -> Path:
+    return output.with_name(f"{output.stem}.{split}.txt")
+
+
+def _understood(source: Path, output: Path, choices: Choices) -> tuple[Tree, Layout, str]:
+    """The files of a folder or of a dataset YAML's, what they are, and how a split of them was made."""
+    source = source.resolve()
     if source.is_dir():
-        return Tree(source.resolve())
-    beside = source.resolve().parent
-    root = (beside / Path(str(read_yaml(source).data.get("path") or ".")).expanduser()).resolve()
-    return Tree(root if root.is_dir() else beside, descend=False)
-
-
-def _recognise(tree: Tree, source: Path, choices: Choices) -> Layout:
-    return recognise(tree, None if source.is_dir() else str(source), choices.format, choices.names)
+        tree, file = open_folder(source), None
+    else:
+        root = source.parent / Path(str(read_yaml(source).data.get("path") or ".")).expanduser()
+        tree, file = Tree(root.resolve() if root.is_dir() else source.parent), str(source)
+    layout = recognise(tree, file, choices.format, choices.names)
+    has_images = not all(os.path.isabs(image) for images in layout.stated.splits.values() for image in images)
+    if has_images and output.resolve().is_relative_to(tree.root if file else source):
+        raise ConfigError(f"-o {output}: expected a file outside the dataset, which is never written into: {source}")
+    return (tree, *_divided(tree, layout, choices))
 
 
 def _divided(tree: Tree, layout: Layout, choices: Choices) -> tuple[Layout, str]:
@@ -144,7 +142,7 @@ def _content(tree: Tree, layout: Layout, output: Path) -> tuple[dict[str, Any], 
     for split, images in stated.splits.items():
         content[split] = _source(tree, images, stated.sources.get(split, ()))
         if content[split] is None:
-            file = output.with_name(f"{output.stem}.{split}.txt")
+            file = _list_file(output, split)
             lists[file] = [_name(tree.root / image, output.parent, is_beside) for image in images]
             content[split] = _name(file, tree.root, is_beside)
     if places := {split: place for split, place in layout.labels.items() if place}:

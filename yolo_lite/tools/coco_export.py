@@ -25,8 +25,8 @@ class CocoExport(NamedTuple):
     note: str
 
 
-def read_coco_exports(tree: Tree, given: Collection[str] = ()) -> list[CocoExport]:
-    """The annotation files of a set, the given ones or all; ``instances_*.json`` alone where there are such.
+def read_coco_exports(tree: Tree) -> list[CocoExport]:
+    """The annotation files of a set; ``instances_*.json`` alone where there are such.
 
     Raises:
         DataError: several files may be of one split, or an image that one lists may be several.
@@ -34,13 +34,12 @@ def read_coco_exports(tree: Tree, given: Collection[str] = ()) -> list[CocoExpor
     stems = {PurePosixPath(image).stem for image in tree.images}
     files = [file for file in tree.ending(".json") if PurePosixPath(file).stem not in stems]  # labelme has one an image
     files = [file for file in files if PurePosixPath(file).name.startswith("instances")] or files
-    files = [file for file in tree.files if file in given] or files
     exports = [export for file in files if (export := _read(tree, file))]
     found = [export for export in exports if export.images]
     if exports and not found:
         raise DataError(f"{tree.root / exports[0].file}: {exports[0].note}")
     for one, other in itertools.combinations(found, 2):
-        if not given and (one.split is None or one.split == other.split or other.split is None):
+        if one.split is None or one.split == other.split or other.split is None:
             text = "expected one annotation file, or one for each split by its name or folder"
             raise DataError(f"{tree.root}: {text}, found {one.file} and {other.file}")
     return found

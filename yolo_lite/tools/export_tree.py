@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -42,22 +43,31 @@ class Statement(NamedTuple):
 class Tree:
     """The files below a folder, without what operating systems leave there; paths are relative, with ``/``."""
 
-    def __init__(self, root: Path, descend: bool = True) -> None:
-        """Read a folder, with ``descend`` the one inside it that holds all there is; DataError without an image."""
-        files = [file for file in _walk(root) if "readme" not in file.lower()]
-        folders = [os.path.dirname(file) for file in files if _suffix(file) in USED]
-        inner = os.path.commonpath(folders) if folders and descend else ""
-        self.root, start = root / inner, f"{inner}/" if inner else ""
-        below = [file[len(start) :] for file in files if file.startswith(start)]
-        self.files = sorted(below, key=lambda file: file.split("/"))
-        self.images = [file for file in self.files if _suffix(file) in IMAGE_SUFFIXES]
-        if not self.images and descend:
-            raise DataError(f"{root}: expected a dataset, found no image; some exporters leave them out unless asked")
-        self.image_set = set(self.images)
-        self.places = {*self.files, *(str(folder) for file in self.files for folder in PurePosixPath(file).parents)}
-        self._by_stem: dict[str, list[str]] = defaultdict(list)
+    def __init__(self, root: Path, files: Sequence[str] | None = None) -> None:
+        self.root = root
+        if files is not None:
+            self.files = files
+
+    @cached_property
+    def files(self) -> Sequence[str]:
+        return sorted(_walk(self.root), key=lambda file: file.split("/"))
+
+    @cached_property
+    def images(self) -> list[str]:
+        return [file for file in self.files if _suffix(file) in IMAGE_SUFFIXES]
+
+    @cached_property
+    def places(self) -> set[str]:
+        """All files and folders."""
+        return {*self.files, *(str(folder) for file in self.files for folder in PurePosixPath(file).parents)}
+
+    @cached_property
+    def by_stem(self) -> dict[str, list[str]]:
+        """The images of each name without its ending."""
+        images: dict[str, list[str]] = defaultdict(list)
         for image in self.images:
-            self._by_stem[os.path.splitext(image)[0].rpartition("/")[2]].append(image)
+            images[os.path.splitext(image)[0].rpartition("/")[2]].append(image)
+        return images
 
     def ending(self, *suffixes: str) -> list[str]:
         return [file for file in self.files if file.lower().endswith(suffixes)]
@@ -76,10 +86,10 @@ class Tree:
         return self.images if folder == "." else [image for image in self.images if image.startswith(f"{folder}/")]
 
     def lines(self, file: str) -> tuple[str, ...]:
-        """The rows of a text file that are not empty; none where it is no text."""
+        """The rows of a text file that are not empty; none where it is none."""
         try:
             rows = (self.root / file).read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError:
+        except (OSError, UnicodeDecodeError):  # a folder
             return ()
         return tuple(filter(None, map(str.strip, rows)))
 
@@ -94,12 +104,12 @@ class Tree:
         for row in self.lines(file):
             row = row.strip('"')
             found = self.find(row, file)
-            found = found if found in self.image_set else self._by_id(row, file)
+            found = found if found and _suffix(found) in IMAGE_SUFFIXES else self._by_id(row, file)
             (images if found else unknown).append(found or row)
         return list(dict.fromkeys(images)), unknown
 
     def _by_id(self, row: str, file: str) -> str | None:
-        alike = self._by_stem.get(row.rpartition("/")[2], [])
+        alike = self.by_stem.get(row.rpartition("/")[2], [])
         fitting = [one for one in alike if f"/{os.path.splitext(one)[0]}".endswith(f"/{row}")]
         # VOC2007 and VOC2012 may lie side by side: a list means the images of its own tree.
         tree = file.partition("ImageSets/")[0] if "ImageSets/" in file else ""
@@ -107,6 +117,17 @@ class Tree:
         if len(fitting) > 1:
             raise DataError(f"{self.root / file}: {row!r} may be {fitting[0]} or {fitting[1]}")
         return fitting[0] if fitting else None
+
+
+def open_folder(root: Path) -> Tree:
+    """The folder that holds all there is in a folder; raises DataError where there is no image."""
+    tree = Tree(root)
+    if not tree.images:
+        raise DataError(f"{root}: expected a dataset, found no image; some exporters leave them out unless asked")
+    used = [os.path.dirname(file) for file in tree.files if _suffix(file) in USED and "readme" not in file.lower()]
+    inner = os.path.commonpath(used)
+    start = f"{inner}/" if inner else ""
+    return Tree(root / inner, [file[len(start) :] for file in tree.files if file.startswith(start)])
 
 
 def read_sources(root: Path, sources: Iterable[str]) -> list[Path]:
@@ -156,28 +177,27 @@ def by_folder(images: Iterable[str]) -> Statement:
     )
 
 
-def by_lists(tree: Tree) -> Statement | None:
-    """The splits that list files tell: ``ImageSets/Main/train.txt``, or ``train.txt`` with paths of images."""
+def by_lists(tree: Tree, lists: Iterable[tuple[str, str]], how: str = "") -> Statement | None:
+    """The splits of list files: ``train`` by ``ImageSets/Main/train.txt``, or by a file with paths of images."""
     splits: dict[str, list[str]] = defaultdict(list)
     sources: dict[str, list[str]] = defaultdict(list)
     notes = []
-    for split, file in _list_files(tree):
+    for split, file in lists:
         images, unknown = tree.listed(file)
         if images:
-            splits[split] += images
+            splits[split] = list(dict.fromkeys((*splits[split], *images)))
             sources[split].append(file)
             notes += [f"{file}: {len(unknown)} rows name no image, the first: {unknown[0]}"] if unknown else []
     if not splits:
         return None
-    how = ", ".join(file for files in sources.values() for file in files)
     if "train" not in splits:
         listed = {image for images in splits.values() for image in images}
         splits["train"] = [image for image in tree.images if image not in listed]
-    once = {split: list(dict.fromkeys(images)) for split, images in splits.items() if images}
-    return Statement(how, once, sources, notes=tuple(notes))
+    how = how or ", ".join(file for files in sources.values() for file in files)
+    return Statement(how, {split: own for split, own in splits.items() if own}, sources, notes=tuple(notes))
 
 
-def _list_files(tree: Tree) -> list[tuple[str, str]]:
+def list_files_in(tree: Tree) -> list[tuple[str, str]]:
     """List files and their splits. Of VOC's, those of Main; trainval where there is no train."""
     found = []
     for file in tree.ending(".txt"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -15,14 +16,16 @@ import numpy as np
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.labels import FileReader
+from yolo_lite.data.readers.coco import CocoReader
 from yolo_lite.data.readers.voc import VocReader
 from yolo_lite.data.readers.yolo import YoloReader
-from yolo_lite.tools.coco_export import CocoExport, read_coco_exports
-from yolo_lite.tools.export_tree import Statement, Tree, by_folder, by_lists, split_of
+from yolo_lite.tools.coco_export import read_coco_exports
+from yolo_lite.tools.export_tree import Statement, Tree, by_folder, by_lists, list_files_in, split_of
 from yolo_lite.tools.statements import read_darknet, read_dataset_yaml
 
 SAMPLE = 200  # images of a split by which the place of its labels is found
 NAME_FILES = {"classes.txt", "labels.txt", "class_names.txt", "_darknet.labels", "obj.names", "notes.json"}
+MASKS = re.compile(r"(mask|trimap|segmentation)[^/]*/", re.IGNORECASE)
 READERS: dict[str, type[FileReader]] = {"yolo": YoloReader, "voc": VocReader}
 
 
@@ -59,17 +62,18 @@ def recognise(tree: Tree, file: str | None = None, format: str | None = None, na
             f"not used: {kind} ({fits[kind].files[0]}), as --format {kind} would" for kind in fits if kind != "yolo"
         ]
         fits, wanted = {"yolo": fits["yolo"]._replace(notes=(*fits["yolo"].notes, *unused))}, "yolo"
-    if wanted in (None, "coco"):
-        exports = read_coco_exports(tree, set(places.values()))
-        fits |= {"coco": _by_exports(tree, exports, divided, places)} if exports else {}
+    if wanted in (None, "coco") and (own := _by_places(tree, divided, places) or _by_exports(tree, divided)):
+        fits["coco"] = own
     if len(fits) > 1:
         both = " and ".join(f"{kind} ({layout.files[0]})" for kind, layout in fits.items())
         raise DataError(f"{tree.root}: labels of two formats fit, {both}: choose one with --format")
     if not fits:
         raise DataError(_nothing_fits(tree, wanted))
     ((kind, layout),) = fits.items()
-    layout = _labelled_splits(_with_doubts(tree, layout, layout.stated.splits if kind == "coco" else divided.splits))
-    known = names or (_names_of_yolo(tree, layout) if layout.format == "yolo" else layout.names)
+    if not file:
+        layout = _with_doubts(tree, layout, layout.stated.splits if kind == "coco" else divided.splits)
+    layout = _labelled_splits(tree, layout)
+    known = names or (layout.names if kind != "yolo" or (file and layout.names) else _names_of_yolo(tree, layout))
     return layout._replace(names=tuple(known))
 
 
@@ -77,7 +81,7 @@ def _with_splits(stated: Statement | None, tree: Tree) -> Statement:
     """The splits by the file that states them, else by list files, else by folders."""
     if stated and "train" in stated.splits:
         return stated
-    other = by_lists(tree) or by_folder(tree.images)
+    other = by_lists(tree, list_files_in(tree)) or by_folder(tree.images)
     if stated is None:
         return other
     how = f"{stated.how}, {other.how}" if other.how else stated.how
@@ -117,7 +121,7 @@ def _by_files(tree: Tree, stated: Statement, kind: str, places: dict[str, str]) 
     if not any(IS_OF_KIND[kind](tree.root / file) for file in files[:: max(len(files) // 20, 1)]):
         return None
     num_masks = sum(map(len, stated.splits.values())) - sum(map(len, splits.values()))
-    notes = (f"left out: {num_masks} images without labels that have the names of labelled ones",) if num_masks else ()
+    notes = (f"left out: {num_masks} masks, which have the names of images",) if num_masks else ()
     stated = stated._replace(splits=splits)
     return Layout(kind, stated, labels, files, stated.names or tuple(sorted(names)), notes)
 
@@ -127,10 +131,11 @@ def _reader(tree: Tree, kind: str, place: str) -> FileReader:
 
 
 def _masks(images: Sequence[str], has_labels: np.ndarray) -> list[bool]:
-    """Which images without labels have the name of a labelled one in another folder, as masks have."""
+    """Which images are in a folder of masks, without labels, and have the name of an image with labels."""
     stems = [PurePosixPath(image).stem for image in images]
-    labelled = {stem for stem, is_labelled in zip(stems, has_labels, strict=True) if is_labelled}
-    return [stem in labelled and not is_labelled for stem, is_labelled in zip(stems, has_labels, strict=True)]
+    labelled = {stems[i] for i in np.flatnonzero(has_labels)}
+    may_be = [stem in labelled and MASKS.search(image) is not None for stem, image in zip(stems, images, strict=True)]
+    return (np.array(may_be, dtype=bool) & ~has_labels).tolist()
 
 
 def _place_of_labels(tree: Tree, kind: str, split: str, images: Sequence[str]) -> str:
@@ -176,15 +181,24 @@ def _is_voc(file: Path) -> bool:
 IS_OF_KIND = {"yolo": _is_yolo, "voc": _is_voc}
 
 
-def _by_exports(tree: Tree, exports: Sequence[CocoExport], divided: Statement, places: dict[str, str]) -> Layout:
+def _by_places(tree: Tree, stated: Statement, places: dict[str, str]) -> Layout | None:
+    """A layout with the annotation files that a dataset YAML names."""
+    files = [place for place in dict.fromkeys(places.values()) if (tree.root / place).is_file()]
+    found = [CocoReader(tree.root, tree.root / file, ()).class_names(()) for file in files if not stated.names]
+    names = stated.names or tuple(dict.fromkeys(itertools.chain.from_iterable(found)))
+    return Layout("coco", stated, places, files, names) if files else None
+
+
+def _by_exports(tree: Tree, divided: Statement) -> Layout | None:
     """A layout with annotation files for all images, which tell the splits if they are several."""
+    exports = read_coco_exports(tree)
+    if not exports:
+        return None
     names = tuple(dict.fromkeys(name for export in exports for name in export.names))
     notes = tuple(f"{export.file}: {export.note}" for export in exports if export.note)
     files = [export.file for export in exports]
-    listed = {image for export in exports for image in export.images}
-    if places:
-        return Layout("coco", divided, places, files, divided.names or names, notes)
     if len(exports) == 1 and exports[0].split is None:
+        listed = set(exports[0].images)
         splits = {split: [one for one in images if one in listed] for split, images in divided.splits.items()}
         stated = divided._replace(splits={split: images for split, images in splits.items() if images})
         labels = dict.fromkeys(stated.splits, exports[0].file)
@@ -205,7 +219,7 @@ def _with_doubts(tree: Tree, layout: Layout, splits: dict[str, list[str]]) -> La
     return layout._replace(notes=tuple(notes))
 
 
-def _labelled_splits(layout: Layout) -> Layout:
+def _labelled_splits(tree: Tree, layout: Layout) -> Layout:
     """The layout without splits of which no image has labels; what is the only one is for training.
 
     Raises:
@@ -220,7 +234,8 @@ def _labelled_splits(layout: Layout) -> Layout:
         notes.append(f"{only} is the only split with labels: taken for all images")
         splits, labels, sources = {"train": images}, {"train": labels[only]}, {"train": sources.get(only, [])}
     if "train" not in splits:
-        raise DataError(f"expected labelled images for train, found those of {', '.join(splits)} ({layout.files[0]})")
+        found = f"found those of {', '.join(splits)}, with {layout.files[0]}"
+        raise DataError(f"{tree.root}: expected labelled images for train, {found}")
     order = [split for split in ("train", "val", "test") if split in splits]
     stated = layout.stated._replace(splits={split: splits[split] for split in order}, sources=sources)
     return layout._replace(stated=stated, labels={split: labels[split] for split in order}, notes=tuple(notes))

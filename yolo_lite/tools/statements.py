@@ -10,7 +10,7 @@ from typing import Any
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.yaml_file import read_yaml
-from yolo_lite.tools.export_tree import SPLIT_WORDS, Statement, Tree, read_sources
+from yolo_lite.tools.export_tree import SPLIT_WORDS, Statement, Tree, by_lists, read_sources
 
 # Keys of a dataset YAML that hold in ours too; those that say where things are do not.
 PASSED_ON = {"labels_are", "kpt_shape", "labels", "format"} | set(DatasetConfig.model_fields) - {
@@ -115,14 +115,8 @@ def read_darknet(tree: Tree) -> Statement | None:
     if len(found) > 1:
         raise DataError(f"{tree.root}: expected one .data file, found {' and '.join(found)}")
     for file, rows in found.items():
-        splits, sources, notes = {}, {}, []
-        for key, value in rows.items():
-            place = tree.find(value, file)
-            if (split := SPLIT_WORDS.get(key.lower())) and place and place in tree.files:
-                splits[split], unknown = tree.listed(place)
-                sources[split] = [place]
-                notes += [f"{place}: {len(unknown)} rows name no image, the first: {unknown[0]}"] if unknown else []
-        splits = {split: images for split, images in splits.items() if images}
+        places = {SPLIT_WORDS[key.lower()]: tree.find(rows[key], file) for key in rows if key.lower() in SPLIT_WORDS}
+        stated = by_lists(tree, [(split, place) for split, place in places.items() if place], file)
         names = tree.find(rows.get("names", ""), file)
-        return Statement(file, splits, sources, tree.lines(names) if names else (), notes=tuple(notes))
+        return (stated or Statement(file, {}))._replace(names=tree.lines(names) if names else ())
     return None
