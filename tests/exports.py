@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -328,6 +329,61 @@ def one_json(root: Path, images: list[Image]) -> None:
     coco(root / "annotations.json", images, lambda one: one.file)
 
 
+def windows_coco(root: Path, images: list[Image]) -> None:
+    for one in images:
+        one.save(root / f"images/{one.name}")
+    coco(root / "result.json", images, lambda one: f"images\\{one.file}")
+
+
+def yamls_beside_others(root: Path, images: list[Image]) -> None:
+    cvat_ultralytics(root / "pets", images)
+    write(root / "LICENSE.txt", "MIT")
+    write(root / "docs/a.json", "{}")
+    shutil.copy(root / "pets/data.yaml", root / "pets/copy.yaml")
+
+
+def darknet_beside_others(root: Path, images: list[Image]) -> None:
+    for split, own in parts(images, "train", "test"):
+        for one in own:
+            one.save(root / f"pets/JPEGImages/{one.name}")
+            one.yolo(root / f"pets/labels/{one.name}")
+        write(root / f"pets/{split}.txt", "".join(f"C:\\pets\\JPEGImages\\{one.file}\r\n" for one in own))
+    write(root / "pets/pets.names", "\ufeff" + "\r\n".join(images[0].names))
+    write(root / "pets/pets.data", "train=x/train.txt\nvalid=x/test.txt\nnames=x/pets.names\n")
+    write(root / "LICENSE.txt", "MIT")
+
+
+def masks_beside_images(root: Path, images: list[Image]) -> None:
+    for one in images:
+        one.save(root / f"images/{one.name}")
+        one.save(root / f"annotations/trimaps/{one.name}")
+        one.voc(root / f"annotations/xmls/{one.name}")
+    write(root / "annotations/list.txt", "".join(f"{one.name} 1 1 1\n" for one in images))
+
+
+def lists_beside_images(root: Path, images: list[Image]) -> None:
+    for split, own in parts(images, "train", "valid"):
+        for one in own:
+            one.save(root / f"all/img/{one.name}")
+            one.yolo(root / f"all/txt/{one.name}")
+        write(root / f"{split}.txt", "".join(f"./all/img/{one.file}\n" for one in own))
+    write(root / "classes.txt", "\n".join(images[0].names))
+
+
+def clips_in_folders(root: Path, images: list[Image]) -> None:
+    for number, one in enumerate(images):
+        one.save(root / f"frames/clip{number // 4}/{number % 4:06}")
+        one.voc(root / f"xml/clip{number // 4}/{number % 4:06}")
+
+
+def images_of_each_clip(root: Path, images: list[Image]) -> None:
+    for split, own in parts(images, "train", "val"):
+        for number, one in enumerate(own):
+            one.save(root / f"{split}/clip{number // 3}/images/{number % 3}")
+            one.yolo(root / f"{split}/clip{number // 3}/labels/{number % 3}")
+    write(root / "data.yaml", yaml.safe_dump({"nc": len(images[0].names), "names": list(images[0].names)}))
+
+
 Build = Callable[[Path, list[Image]], None]
 BUILDS: dict[Build, tuple[str, ...]] = {  # the splits that an export states; the others are made
     roboflow_yolo: ("train", "val", "test"),
@@ -354,6 +410,13 @@ BUILDS: dict[Build, tuple[str, ...]] = {  # the splits that an export states; th
     voc_tree: ("train", "val", "test"),
     coco_tree: ("train", "val"),
     one_json: ("train", "val"),
+    windows_coco: ("train",),
+    yamls_beside_others: ("train", "val"),
+    darknet_beside_others: ("train", "val"),
+    masks_beside_images: ("train",),
+    lists_beside_images: ("train", "val"),
+    clips_in_folders: ("train",),
+    images_of_each_clip: ("train", "val"),
 }
 
 

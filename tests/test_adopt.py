@@ -24,6 +24,7 @@ from exports import (
     cvat_ultralytics_alone,
     cvat_yolo,
     drawn,
+    images_and_labels,
     label_studio_coco,
     label_studio_yolo,
     labelimg_voc,
@@ -44,6 +45,7 @@ from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import training_loader
 from yolo_lite.data.store import ImageStore
 from yolo_lite.structures import Batch
+from yolo_lite.tools.convert import convert
 
 IMAGES = drawn()
 
@@ -84,6 +86,7 @@ def check(file: Path, stated: tuple[str, ...]) -> None:
         check_pixels(index)
     paths = [index.path(i) for index in splits.values() for i in range(len(index))]
     assert len(paths) == len(set(paths)) == len(IMAGES)
+    assert "mask" not in "".join(paths) and "trimap" not in "".join(paths)
     if {"train", "val"} <= set(stated):
         assert len(splits["train"]) == 8
 
@@ -247,8 +250,29 @@ def test_a_yaml_that_leads_out_of_its_folder_is_followed(tmp_path: Path) -> None
     labelimg_yolo(tmp_path / "images_of_mine", IMAGES)
     write(tmp_path / "configs/data.yaml", f"train: ../images_of_mine\nnames: {list(NAMES)}\n")
     check(adopt(source=tmp_path / "configs/data.yaml", output=tmp_path / "mine.yaml"), ("train",))
+    for one in IMAGES[:3]:
+        one.save(tmp_path / "configs/more" / one.name)
+        one.yolo(tmp_path / "configs/more" / one.name)
+    write(tmp_path / "configs/both.yaml", f"train: [../images_of_mine, more]\nnames: {list(NAMES)}\n")
+    splits = splits_of(adopt(source=tmp_path / "configs/both.yaml", output=tmp_path / "both.yaml"))
+    assert sum(map(len, splits.values())) == len(IMAGES) + 3
     write(tmp_path / "configs/data.yaml", f"train: ../nowhere\nnames: {list(NAMES)}\n")
     assert "nowhere" in refused(tmp_path / "configs/data.yaml")
+
+
+@pytest.mark.parametrize("kind", ["yolo", "voc", "coco"])
+def test_our_own_yamls_are_read_as_they_stand(kind: str, tmp_path: Path) -> None:
+    images_and_labels(tmp_path / "set", IMAGES)
+    file = adopt(source=tmp_path / "set", output=tmp_path / "set.yaml")
+    converted = convert(load_dataset_config(file), str(file), kind, tmp_path / kind)
+    check(adopt(source=converted, output=tmp_path / "mine.yaml"), ("train", "val"))
+
+
+def test_images_that_two_splits_share_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label_studio_yolo(tmp_path / "set", IMAGES)
+    write(tmp_path / "set/data.yaml", f"train: images\nval: images\nnames: {list(NAMES)}\n")
+    adopt(source=tmp_path / "set", output=tmp_path / "mine.yaml")
+    assert "12 images are in train and in val" in capsys.readouterr().out
 
 
 def test_a_split_that_is_not_there_or_has_no_labels_is_left_out_and_named(
@@ -361,6 +385,13 @@ def test_a_run_whose_data_are_not_understood_leaves_no_folder(
     assert main(["train", "--data", str(tmp_path / "export"), *flags(tmp_path / "runs")]) == 2
     assert "expected images with labels" in capsys.readouterr().err
     assert not (tmp_path / "runs/exp").exists()
+
+
+def test_a_command_that_needs_a_yaml_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labelimg_yolo(tmp_path / "export", IMAGES)
+    for source in (tmp_path / "export", zipped(tmp_path / "export", tmp_path / "e.zip")):
+        assert main(["convert", "--data", str(source), "--to", "voc", "--out", str(tmp_path / "voc")]) == 2
+        assert f"yolo-lite adopt {source} -o mine.yaml" in capsys.readouterr().err
 
 
 def test_check_reads_an_export_and_prints_its_report_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

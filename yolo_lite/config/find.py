@@ -35,10 +35,11 @@ def find_yaml(given: str | os.PathLike[str], kind: Kind) -> Path:
     mine = [path, Path(f"{name}.yaml"), Path(folder, f"{name}.yaml")] if is_name else [path]
     own = own_yamls(kind)
     found = next((file for file in mine if os.path.isfile(file)), own.get(name) if is_name else None)
-    if not found and kind == "data" and os.path.isdir(path):
-        raise ConfigError(f"{path}: expected a dataset YAML; yolo-lite adopt {path} -o mine.yaml makes one of a folder")
-    if found or os.path.exists(path):  # what is no file is refused where it is read
-        return found or path
+    meant = found or path
+    if kind == "data" and (os.path.isdir(meant) or meant.suffix.lower() in (".zip", ".tar", ".gz", ".tgz")):
+        raise ConfigError(f"{path}: expected a dataset YAML; yolo-lite adopt {path} -o mine.yaml makes one")
+    if os.path.exists(meant):  # what is no file is refused where it is read
+        return meant
     looked = f"looked in {path.resolve().parent}"
     advice = nearest(name, own)
     advice = advice if "nearest" in advice else ""

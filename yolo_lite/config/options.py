@@ -97,7 +97,7 @@ Texts = Annotated[Sequence[str], PlainValidator(_texts)]
 Data = Annotated[
     StrPath, Field(description="dataset YAML, an export (see adopt), or the name of a YAML that yolo_lite brings")
 ]
-TrainedData = Annotated[StrPath | None, Field(description="dataset YAML (default: the one it was trained with)")]
+TrainedData = Annotated[StrPath | None, Field(description="dataset YAML or export (default: what it was trained with)")]
 Model = Annotated[StrPath, Field(description="model YAML, or the name of one that yolo_lite brings")]
 Hyperparameters = Annotated[StrPath, Field(description="hyperparameter YAML")]
 Overrides = Annotated[

@@ -136,18 +136,21 @@ def _content(tree: Tree, layout: Layout, output: Path) -> tuple[dict[str, Any], 
 
     Paths of what lies below the YAML's own folder are relative, so that both can be moved together.
     """
-    stated, is_beside = layout.stated, tree.root.is_relative_to(output.parent)
-    content: dict[str, Any] = {"path": _name(tree.root, output.parent, is_beside)}
+    stated, root, is_beside = layout.stated, tree.root / layout.base, tree.root.is_relative_to(output.parent)
+    content: dict[str, Any] = {"path": _name(root, output.parent, is_beside)}
     lists: dict[Path, list[str]] = {}
     for split, images in stated.splits.items():
-        content[split] = _source(tree, images, stated.sources.get(split, ()))
-        if content[split] is None:
+        sources = _sources(tree, images, stated.sources.get(split, ()))
+        named = [_name(tree.root / source, root, not os.path.isabs(source)) for source in sources]
+        if not named:
             file = _list_file(output, split)
             lists[file] = [_name(tree.root / image, output.parent, is_beside) for image in images]
-            content[split] = _name(file, tree.root, is_beside)
-    if places := {split: place for split, place in layout.labels.items() if place}:
+            named = [_name(file, root, is_beside)]
+        content[split] = named[0] if len(named) == 1 else named
+    labels = {split: _name(tree.root / place, root, True) for split, place in layout.labels.items() if place}
+    if labels:
         is_same = len(set(layout.labels.values())) == 1
-        content["labels"] = next(iter(places.values())) if is_same else places
+        content["labels"] = next(iter(labels.values())) if is_same else labels
     keys = {key: value for key, value in stated.keys.items() if key not in ("labels", "format")}
     return {**content, "format": layout.format, "names": dict(enumerate(layout.names)), **keys}, lists
 
@@ -156,11 +159,11 @@ def _name(path: Path, folder: Path, is_relative: bool) -> str:
     return Path(os.path.relpath(path, folder)).as_posix() if is_relative else str(path)
 
 
-def _source(tree: Tree, images: Sequence[str], stated: Sequence[str]) -> str | list[str] | None:
-    """How a dataset YAML can name these images: as the set does, or by a folder; None where only a list will do."""
-    wanted = sorted(images)
-    folder = os.path.commonpath([os.path.dirname(image) for image in images]) or "."
-    for sources in filter(None, (list(stated), [folder])):
+def _sources(tree: Tree, images: Sequence[str], stated: Sequence[str]) -> Sequence[str]:
+    """What names these images: what the set itself does, or a folder; nothing where only a list will do."""
+    wanted, folders = sorted(images), {os.path.dirname(image) for image in images}
+    common = "" if len(set(map(os.path.isabs, folders))) == 2 else os.path.commonpath(folders) or "."
+    for sources in (stated, [common]):
         try:
             found = read_sources(tree.root, sources)
         except DataError:
@@ -168,5 +171,5 @@ def _source(tree: Tree, images: Sequence[str], stated: Sequence[str]) -> str | l
         below = [os.path.relpath(path, tree.root).replace(os.sep, "/") for path in found]
         outside = [os.path.abspath(path) for path in found]
         if wanted in (sorted(below), sorted(outside)):
-            return sources[0] if len(sources) == 1 else sources
-    return None
+            return sources
+    return ()

@@ -38,6 +38,7 @@ class Layout(NamedTuple):
     files: list[str]  # of labels
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what else a user should know
+    base: str = "."  # the folder that the key ``path`` has to name, so that those of images and labels have one form
 
 
 def recognise(tree: Tree, file: str | None = None, format: str | None = None, names: Sequence[str] = ()) -> Layout:
@@ -55,7 +56,12 @@ def recognise(tree: Tree, file: str | None = None, format: str | None = None, na
     divided = _with_splits(stated, tree)
     wanted = format or divided.keys.get("format")
     places = {} if format else _stated_places(tree, divided)
-    found = {kind: _by_files(tree, divided, kind, places) for kind in READERS if wanted in (None, kind)}
+    kinds = [kind for kind in READERS if wanted in (None, kind)]
+    images = [image for own in divided.splits.values() for image in own if not os.path.isabs(image)]
+    inner = os.path.commonpath(list(map(os.path.dirname, images))) if images else ""
+    found = {
+        kind: _by_files(tree, divided, kind, places) or _by_files(tree, divided, kind, places, inner) for kind in kinds
+    }
     fits = {kind: layout for kind, layout in found.items() if layout}
     if stated and not wanted and "yolo" in fits:  # a YAML or a .data file means the label files of YOLO
         unused = [
@@ -102,16 +108,16 @@ def _stated_places(tree: Tree, stated: Statement) -> dict[str, str]:
     return places
 
 
-def _by_files(tree: Tree, stated: Statement, kind: str, places: dict[str, str]) -> Layout | None:
+def _by_files(tree: Tree, stated: Statement, kind: str, places: dict[str, str], base: str = ".") -> Layout | None:
     """A layout with a label file for each image, where there are such files of this kind."""
     labels, splits, files, names = dict[str, str](), dict[str, list[str]](), list[str](), set[str]()
     for split, images in stated.splits.items():
         place = places.get(split)
         if place is None:
-            place = _place_of_labels(tree, kind, split, images[:: max(len(images) // SAMPLE, 1)])
+            place = _place_of_labels(tree, kind, base, split, images[:: max(len(images) // SAMPLE, 1)])
         if (tree.root / place).is_file():
             return None
-        reader = _reader(tree, kind, place)
+        reader = _reader(tree, kind, base, place)
         found, there = reader.label_files([str(tree.root / image) for image in images])
         splits[split] = [image for image, is_mask in zip(images, _masks(images, there), strict=True) if not is_mask]
         if there.any():
@@ -123,11 +129,11 @@ def _by_files(tree: Tree, stated: Statement, kind: str, places: dict[str, str]) 
     num_masks = sum(map(len, stated.splits.values())) - sum(map(len, splits.values()))
     notes = (f"left out: {num_masks} masks, which have the names of images",) if num_masks else ()
     stated = stated._replace(splits=splits)
-    return Layout(kind, stated, labels, files, stated.names or tuple(sorted(names)), notes)
+    return Layout(kind, stated, labels, files, stated.names or tuple(sorted(names)), notes, base)
 
 
-def _reader(tree: Tree, kind: str, place: str) -> FileReader:
-    return READERS[kind](tree.root, tree.root / place if place else None, ())
+def _reader(tree: Tree, kind: str, base: str, place: str) -> FileReader:
+    return READERS[kind](tree.root / base, tree.root / place if place else None, ())
 
 
 def _masks(images: Sequence[str], has_labels: np.ndarray) -> list[bool]:
@@ -138,10 +144,10 @@ def _masks(images: Sequence[str], has_labels: np.ndarray) -> list[bool]:
     return (np.array(may_be, dtype=bool) & ~has_labels).tolist()
 
 
-def _place_of_labels(tree: Tree, kind: str, split: str, images: Sequence[str]) -> str:
+def _place_of_labels(tree: Tree, kind: str, base: str, split: str, images: Sequence[str]) -> str:
     """The folder in which the reader finds the label files of images; "" where it finds them itself, or none."""
     paths = [str(tree.root / image) for image in images]
-    if _reader(tree, kind, "").label_files(paths)[1].any():
+    if _reader(tree, kind, base, "").label_files(paths)[1].any():
         return ""
     stems = {PurePosixPath(image).stem for image in images}
     folders = {os.path.dirname(file) for file in tree.ending(READERS[kind].suffix) if PurePosixPath(file).stem in stems}
@@ -151,7 +157,7 @@ def _place_of_labels(tree: Tree, kind: str, split: str, images: Sequence[str]) -
         if split_of(f"{place}/") not in (None, split):
             continue
         try:
-            files, there = _reader(tree, kind, place).label_files(paths)
+            files, there = _reader(tree, kind, base, place).label_files(paths)
         except DataError:  # two images would have one file
             continue
         found = {files[i] for i in np.flatnonzero(there)}

@@ -22,15 +22,18 @@ def read_dataset_yaml(tree: Tree, file: str | None) -> Statement | None:
     """What the dataset YAML says; without ``file`` that of the folder, which may have none.
 
     Raises:
-        DataError: the folder has several, or what the given one names for train is not there.
+        DataError: the folder has several that differ, or what the given one names for train is not there.
     """
     contents = {file: read_yaml(file).data} if file else dict(_yamls(tree))
-    if len(contents) > 1:
-        first, second, *_ = contents
-        raise DataError(f"{tree.root}: {first} and {second} describe a dataset: give one of them instead of the folder")
-    for name, data in contents.items():
-        return _stated(tree, name, data, is_given=file is not None)
-    return None
+    found = {name: _stated(tree, name, data, is_given=file is not None) for name, data in contents.items()}
+    if not found:
+        return None
+    (first, stated), *others = found.items()
+    for other, one in others:
+        if (one.splits, one.names, one.keys) != (stated.splits, stated.names, stated.keys):
+            text = f"{first} and {other} describe different datasets: give one of them instead of the folder"
+            raise DataError(f"{tree.root}: {text}")
+    return stated
 
 
 def _yamls(tree: Tree) -> list[tuple[str, dict[str, Any]]]:
