@@ -29,6 +29,7 @@ BESIDE = (
     "config/find.py",
     "engine/resolve.py",
     "config/old.py",  # advice for old keys
+    "config/foreign.py",  # files of other programs
     "data/shapes.py",  # draws the embedded set
     "data/writers.py",  # of convert
     "data/index_cache.py",  # what is kept between runs, and decoded images between epochs
@@ -43,6 +44,7 @@ BESIDE = (
     "engine/sheets.py",
     "engine/confusion.py",
     "engine/run_folder.py",
+    "engine/same_data.py",  # --resume RUN --data NEW
     "engine/stop.py",  # Ctrl-C
 )
 

@@ -16,11 +16,12 @@ from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.load import load_dataset_config, load_model_config
 from yolo_lite.config.model import Anchors, ModelConfig
+from yolo_lite.data.doubts import training_sizes
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.loss.assigners import build_targets
 from yolo_lite.ops.grid import make_grid
 from yolo_lite.structures import Objects
-from yolo_lite.tools.anchors import best_ratios, fit_anchors, model_anchors, training_sizes
+from yolo_lite.tools.anchors import best_ratios, fit_anchors, model_anchors
 
 FILES = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
 

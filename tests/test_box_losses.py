@@ -354,6 +354,20 @@ def test_predicted_boxes_that_have_all_but_vanished_have_finite_losses_and_gradi
     assert_finite_within_bounds(case, *boxes_at_offsets(list(itertools.product(sides, sides)), [(4.0, 2.0)]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("axis", [0, 1], ids=["width", "height"])
+@pytest.mark.parametrize("side", [0.0, -2.0])
+@pytest.mark.parametrize("name", BOX_LOSSES)
+def test_a_side_of_zero_within_the_target_is_told_to_grow(name, side, axis, dtype):
+    """A line, in the middle of the target or beside it, short or long, and what lies on the other side of zero."""
+    target = torch.tensor([[50.0, 40, 20, 10]] * 3, dtype=dtype)
+    predicted = torch.tensor([[50.0, 40, 8, 8], [53, 41, 6, 6], [48, 39, 1, 1]], dtype=dtype)
+    predicted[:, 2 + axis] = side
+    loss, gradient = loss_and_gradient(Case(name, {}, (0, 0, 0), INFINITE), predicted, target)
+    assert loss.isfinite().all() and gradient.isfinite().all() and gradient.abs().max() < 1e4
+    assert (gradient[:, 2 + axis] < 0).all()
+
+
 @every_loss
 def test_a_box_without_area_matches_nothing_not_even_itself(case):
     box = torch.tensor([[3.0, 4, 0, 0], [3, 4, 0, 5], [3, 4, 5, 0]])

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -352,6 +353,54 @@ def test_the_scripts_hand_on_the_exit_status(script: str, here: Path):
     command = [sys.executable, str(REPOSITORY / script), "--epochs", "x"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": ""})
     assert done.returncode == 2 and done.stderr.startswith(f"usage: {script}") and done.stdout == ""
+
+
+def into_a_closed_pipe(words: list[str], here: Path, *closed: str, **environment: str) -> tuple[int, str]:
+    """Exit status of a command whose ``closed`` streams nobody reads, and what it writes to the other one."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
+    del environment["TQDM_DISABLE"]  # progress is written too
+    streams: dict[str, Any] = {name: writing if name in closed else subprocess.PIPE for name in ("stdout", "stderr")}
+    code = "from yolo_lite.cli.main import entry; entry()"
+    try:
+        done = subprocess.run([sys.executable, "-c", code, *words], env=environment, cwd=here, check=False, **streams)
+    finally:
+        os.close(writing)
+    return done.returncode, ((done.stdout or b"") + (done.stderr or b"")).decode()
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_text_into_a_closed_pipe_ends_as_that_of_other_tools(buffered: str, here: Path):
+    ended_by_pipe = (128 + signal.SIGPIPE, "")
+    assert into_a_closed_pipe(["--version"], here, "stdout", PYTHONUNBUFFERED=buffered) == ended_by_pipe
+    for words in (["trian"], ["check", "--data", "nowhere.yaml"]):  # errors
+        assert into_a_closed_pipe(words, here, "stdout", "stderr", PYTHONUNBUFFERED=buffered) == ended_by_pipe
+    for words, stream, otherwise in ((["val", "--help"], "stdout", 0), (["train", "--cgf", "x"], "stderr", 2)):
+        status, said = into_a_closed_pipe(words, here, stream, PYTHONUNBUFFERED=buffered)
+        assert said == "" and status in (otherwise, 128 + signal.SIGPIPE)  # argparse passes over what it cannot write
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("closed", [("stdout",), ("stderr",), ("stdout", "stderr")])
+@pytest.mark.parametrize("command", ["losses", "train"])
+def test_a_command_that_works_ends_quietly_when_nobody_reads_it(
+    command: str, closed: tuple[str, ...], place: Path, here: Path
+):
+    words = [command, *(train_words(place, "--epochs", "2") if command == "train" else [])]
+    status, said = into_a_closed_pipe(words, here, *closed)
+    assert "Traceback" not in said and "Exception ignored" not in said
+    is_read = command == "losses" and closed == ("stderr",)  # to which it has nothing to say
+    assert status == (0 if is_read else 128 + signal.SIGPIPE)
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    def broken(options: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "of a worker")
+
+    monkeypatch.setattr("yolo_lite.cli.losses.run", broken)
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        main(["losses"])
 
 
 def test_the_command_line_opens_without_loading_torch():

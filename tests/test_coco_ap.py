@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import gzip
 import io
 import json
@@ -16,7 +17,14 @@ from pycocotools.coco import COCO as ReferenceCOCO
 from pycocotools.cocoeval import COCOeval as ReferenceCOCOeval
 
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.engine.coco_ap import ClassScores, DetectionTable, ground_truth, score_by_size, score_detections
+from yolo_lite.engine.coco_ap import (
+    ClassScores,
+    DetectionTable,
+    detection_limits,
+    ground_truth,
+    score_by_size,
+    score_detections,
+)
 
 COCO128 = Path(__file__).parents[2] / "shared/reference/coco128_detections.json.gz"
 NUM_CLASSES = 5
@@ -73,6 +81,21 @@ def random_case(seed: int, num_images: int = 12) -> tuple[DatasetIndex, Detectio
     return make_index(objects, NUM_CLASSES), make_table(*rows)
 
 
+def crowded_case(num_objects: int = 150) -> tuple[DatasetIndex, DetectionTable]:
+    """One image with as many objects, near each of them three detections, and one image with a single object."""
+    random = np.random.default_rng(1)
+    corner = random.uniform(0, 900, (num_objects, 2))
+    boxes = np.concatenate((corner, corner + random.uniform(5, 40, (num_objects, 2))), axis=1)
+    labels = random.integers(0, 2, num_objects)
+    rows = [
+        (0, int(label), random.random(), box + random.normal(0, 1.5, 4))
+        for label, box in zip(labels, boxes, strict=True)
+        for _ in range(3)
+    ]
+    objects = [list(zip(labels.tolist(), boxes.tolist(), strict=True)), [(0, boxes[0].tolist())]]
+    return make_index(objects, 2, size=1000), make_table(*rows, (1, 0, 0.9, boxes[0]))
+
+
 def pycocotools_inputs(truth: COCO, table: DetectionTable) -> tuple[ReferenceCOCO, ReferenceCOCO]:
     """Objects and detections as pycocotools wants them."""
     reference = ReferenceCOCO()
@@ -84,14 +107,18 @@ def pycocotools_inputs(truth: COCO, table: DetectionTable) -> tuple[ReferenceCOC
         return reference, reference.loadRes(rows)
 
 
-def pycocotools_figures(truth: COCO, table: DetectionTable) -> tuple[list[float], np.ndarray]:
-    """AP, AP50 and AP75 as pycocotools prints them, and its precision ``[T, R, C]`` (all areas, 100 detections)."""
+def pycocotools_figures(truth: COCO, table: DetectionTable, limit: int = 100) -> tuple[list[float], np.ndarray]:
+    """AP, AP50 and AP75 as pycocotools prints them, and its precision ``[T, R, C]`` (all areas)."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = ReferenceCOCOeval(*pycocotools_inputs(truth, table), "bbox")
+        evaluation.params.maxDets = [1, 10, limit]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return evaluation.stats[:3].tolist(), evaluation.eval["precision"][:, :, :, 0, 2]
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]
+    if limit == 100:  # of another number it prints no AP
+        return evaluation.stats[:3].tolist(), precision
+    return [one[one > -1].mean() for one in (precision, precision[0], precision[5])], precision
 
 
 def slow_iou(a: list[float], b: list[float]) -> float:
@@ -120,7 +147,7 @@ def slow_best_f1(index: DatasetIndex, table: DetectionTable) -> tuple[list[tuple
     is_true = slow_true_positives(index, table)
     classes = sorted(set(index.label.tolist()))
     best = (-1.0, [], 0.0)
-    for confidence in np.linspace(0.001, 1, 1000):
+    for confidence in (row / 1000 for row in range(1, 1001)):
         pairs = []
         for label in classes:
             rows = np.flatnonzero((table.label == label) & (table.score >= confidence))
@@ -179,7 +206,56 @@ def test_only_the_best_hundred_detections_of_an_image_and_class_count():
         )
         scores = score_detections(truth, table)
         assert scores.overall[:3] == pytest.approx(pycocotools_figures(truth, table)[0], abs=1e-9)
-        assert (scores.overall.map50 > 0) == (scores.overall.recall > 0) == bool(found)
+        assert (scores.overall.map50 > 0) == bool(found)
+        assert scores.overall.recall == 1  # the curves know all
+
+
+def test_two_hundred_exact_detections_of_two_hundred_objects_are_all_right():
+    """AP counts COCO's hundred of them, precision and recall all: as the confusion matrix does."""
+    boxes = [
+        [10.0 * column, 10.0 * row, 10.0 * column + 8, 10.0 * row + 8] for column in range(20) for row in range(10)
+    ]
+    index = make_index([[(0, box) for box in boxes]], 1, size=200)
+    table = make_table(*[(0, 0, 0.9 - place / 1000, box) for place, box in enumerate(boxes)])
+    scores = score_detections(ground_truth(index), table)
+    assert scores.overall[3:] == (1, 1)
+    assert (scores.curves.hits[0, :600] == 200).all() and scores.curves.f1[0].max() == 1
+
+
+@pytest.mark.parametrize("limit", [100, 130, 400])
+def test_as_many_detections_count_as_pycocotools_is_asked_for(limit):
+    index, table = crowded_case()
+    truth = ground_truth(index)
+    scores = score_detections(truth, table, limit)
+    expected, _ = pycocotools_figures(truth, table, limit)
+    assert scores.overall[:3] == pytest.approx(expected, abs=1e-9) and 0.1 < expected[0] < 0.9
+    assert (scores.overall[:3] > score_detections(truth, table).overall[:3]) == (limit > 100)
+    assert scores.overall[3:] == score_detections(truth, table).overall[3:]
+
+
+@pytest.mark.parametrize(
+    ("most", "max_det", "coco_rules", "expected"),
+    [
+        (0, None, False, (300, 100)),
+        (50, None, False, (300, 100)),  # a hundred are twice as many: what validation has always been
+        (51, None, False, (300, 300)),
+        (150, None, False, (300, 300)),
+        (151, None, False, (302, 302)),
+        (256, None, False, (512, 512)),
+        (256, None, True, (512, 100)),
+        (256, 1000, False, (1000, 1000)),
+        (256, 60, False, (60, 100)),
+        (50, 1000, False, (1000, 100)),
+    ],
+)
+def test_limits_of_detections_by_hand(most, max_det, coco_rules, expected):
+    """Of the most crowded image; crowd regions are no objects."""
+    box = [1.0, 1, 9, 9]
+    index = make_index([[(0, box)] * most, [(0, box)] * (most + 200), [], [(1, box)] * min(most, 1)], 2)
+    index = dataclasses.replace(index, crowd=np.repeat([False, True, False], (most, most + 200, min(most, 1))))
+    limits = detection_limits(index, max_det, coco_rules)
+    assert limits == expected and bool(limits.remark) == (expected[1] > 100)
+    assert str(limits.per_class) in limits.remark or not limits.remark
 
 
 def test_equal_scores_equal_pycocotools():
@@ -220,6 +296,18 @@ def test_precision_and_recall_stand_at_the_best_f1():
     # From confidence .301 to .7: 3 of 4 right, 3 of 4 found. Lower, 4 more misses come in; higher, a hit is lost.
     assert (scores.overall.precision, scores.overall.recall) == (0.75, 0.75)
     assert scores.confidence == pytest.approx(0.301)
+
+
+@pytest.mark.parametrize("thousandths", [7, 35, 282, 700, 1000])
+def test_a_detection_of_exactly_the_confidence_that_is_printed_counts(thousandths):
+    """The figures hold for detections at or above the number as metrics.json has it."""
+    hit, miss = [0, 0, 10, 10], [50, 50, 60, 60]
+    score = float(f"{thousandths / 1000:.3f}")
+    table = make_table((0, 0, score, hit), (0, 0, score - 1e-9, miss), (0, 0, score - 0.0005, miss))
+    scores = score_detections(ground_truth(make_index([[(0, hit)]], 1)), table)
+    printed = json.loads(json.dumps(scores.confidence))
+    assert printed == score and scores.overall[3:] == (1, 1)
+    assert ((table.score >= printed).sum(), scores.curves.above[0, thousandths - 1]) == (1, 1)
 
 
 def test_a_second_detection_of_an_object_is_false():

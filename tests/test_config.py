@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import REPOSITORY
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, nearest
+from yolo_lite.config.foreign import DATASET_KEYS, HYP_KEYS, ConfigWarning
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import (
     load_dataset_config,
@@ -214,10 +219,98 @@ def test_an_unknown_key_names_the_nearest_or_else_all(hyp):
     assert all(name in message for name in Hyp.model_fields)
 
 
-@pytest.mark.parametrize("key", ADVICE)
+@pytest.mark.parametrize("key", FLAT_KEYS)
 def test_a_retired_key_gets_advice(hyp, key: str):
     assert problems(hyp, f"lr0: 0.1\n{key}: 3") == [f"hyp.yaml:2: unknown key {key!r}: {ADVICE[key]}"]
     assert key not in Hyp.model_fields
+
+
+# The keys of YOLOv5's hyp files with the values of each: first those that were set by hand, then two that were evolved.
+SCRATCH = {
+    **{"lr0": 0.01, "lrf": 0.01, "momentum": 0.937, "weight_decay": 0.0005, "warmup_epochs": 3.0},
+    **{
+        "warmup_momentum": 0.8,
+        "warmup_bias_lr": 0.1,
+        "box": 0.05,
+        "cls": 0.5,
+        "cls_pw": 1.0,
+        "obj": 1.0,
+        "obj_pw": 1.0,
+    },
+    **{"iou_t": 0.2, "anchor_t": 4.0, "fl_gamma": 0.0, "hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4, "degrees": 0.0},
+    **{"translate": 0.1, "scale": 0.5, "shear": 0.0, "perspective": 0.0, "flipud": 0.0, "fliplr": 0.5, "mosaic": 1.0},
+    **{"mixup": 0.0, "copy_paste": 0.0},
+}
+MEDIUM = {"lrf": 0.1, "cls": 0.3, "obj": 0.7, "scale": 0.9, "mixup": 0.1}
+NONE = {"hsv_h": 0, "hsv_s": 0, "hsv_v": 0, "translate": 0, "scale": 0, "fliplr": 0, "mosaic": 0}
+EVOLVED = {"lr0": 0.00334, "lrf": 0.15135, "momentum": 0.74832, "box": 0.02, "cls": 0.21638, "obj": 0.51728}
+YOLOV5_FILES = {
+    "low": SCRATCH,
+    "med": SCRATCH | MEDIUM,
+    "high": SCRATCH | MEDIUM | {"copy_paste": 0.1},
+    "no-augmentation": SCRATCH | NONE,
+    "VOC": SCRATCH | EVOLVED | {"warmup_bias_lr": 0.18657, "anchors": 3.412, "anchor_t": 3.3744, "scale": 0.75544},
+    "Objects365": SCRATCH | {"lr0": 0.00258, "momentum": 0.779, "warmup_bias_lr": 0.0711, "anchors": 3.2},
+}
+
+
+@pytest.mark.parametrize("idle_keys_are_gone", [False, True])
+@pytest.mark.parametrize("name", YOLOV5_FILES)
+def test_a_hyp_file_of_yolov5_means_what_it_means_there(hyp, name: str, idle_keys_are_gone: bool):
+    given = dict(YOLOV5_FILES[name])
+    idle = [] if idle_keys_are_gone else sorted({"iou_t", "anchors"} & given.keys(), reverse=True)
+    if idle_keys_are_gone:
+        given = {key: value for key, value in given.items() if key not in HYP_KEYS}
+    with pytest.warns(ConfigWarning) as said:
+        read = hyp(yaml.safe_dump(given, sort_keys=False))
+    assert read == Hyp(optimizer="SGD", **{key: value for key, value in given.items() if key not in HYP_KEYS})
+    texts = [str(warning.message).partition("hyp.yaml: ")[2] for warning in said]
+    assert texts.pop().startswith("figures of YOLOv5 and no key 'optimizer': trains with SGD")
+    assert len(texts) == bool(idle) and all(f"{key!r} (" in texts[0] for key in idle)
+    assert "anchors" not in idle or "yolo-lite anchors" in texts[0]
+
+
+@pytest.mark.filterwarnings("ignore::yolo_lite.config.foreign.ConfigWarning")
+@pytest.mark.parametrize("name", YOLOV5_FILES)
+def test_an_optimizer_that_is_stated_wins_over_the_figures_of_yolov5(hyp, name: str):
+    text = yaml.safe_dump(YOLOV5_FILES[name])
+    assert hyp(text, "optimizer=AdamW").optimizer == hyp(f"{text}optimizer: AdamW").optimizer == "AdamW"
+
+
+@pytest.mark.parametrize(
+    ("text", "optimizer"),
+    [
+        ("lr0: 0.02\nmomentum: 0.9\nwarmup_bias_lr: 0.1", "SGD"),  # changed by a user, the biases' warm-up is left
+        ("lr0: 0.01\nmomentum: 0.937", "SGD"),
+        ("lr0: 0.001\niou_t: 0.2", "SGD"),
+        ("{}", "AdamW"),
+        ("lr0: 0.01", "AdamW"),  # of this, and of all below, nothing comes from there
+        ("momentum: 0.937", "AdamW"),
+        ("lr0: 0.001\nmomentum: 0.937\nwarmup_bias_lr: 0.0", "AdamW"),
+        ("warmup_bias_lr: 0.1", "AdamW"),
+        ("lr0: 0.0015\nmomentum: 0.9\nwarmup_bias_lr: 0.0\nbox_loss: siou", "AdamW"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::yolo_lite.config.foreign.ConfigWarning")
+def test_what_counts_as_figures_of_yolov5(hyp, text: str, optimizer: str):
+    assert hyp(text).optimizer == optimizer
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "cfg").glob("hyp*.yaml")), ids=lambda file: file.name)
+def test_every_hyp_yaml_of_the_repository_states_its_optimizer(file: Path):
+    assert read_yaml(file).data["optimizer"] == load_hyp(file).optimizer == "AdamW"
+
+
+def test_a_stored_configuration_keeps_its_optimizer_whatever_its_figures(tmp_path: Path):
+    plain = RunConfig(
+        train=RunSection(),
+        hyp=Hyp(lr0=0.01, momentum=0.937, warmup_bias_lr=0.1),
+        model=ModelConfig(**yaml.safe_load(MODEL)),
+        data=DatasetConfig(train=("x",), names=("a",)),
+        data_file="",
+    ).plain()
+    del plain["hyp"]["optimizer"]
+    assert load_run_config(plain, "last.pt").hyp.optimizer == "AdamW"
 
 
 def test_the_keys_of_yolov5_are_keys_here_or_retired():
@@ -472,6 +565,17 @@ def test_unusable_names_are_refused(dataset, names: str, words: str):
     assert words in problems(dataset, f"train: x\nnames: {names}")[0]
 
 
+def test_the_value_of_white_is_stated_once(dataset):
+    for words, white in (("", 65535), ("bits: 12", 4095), ("bits: 8", 255), ("max_value: 1000", 1000)):
+        assert dataset(f"train: x\nnames: [a]\n{words}").white == white
+    for words, message in (
+        ("max_value: 4095\nbits: 12", "data.yaml:3: max_value: expected bits or max_value, found both, 12 and 4095"),
+        ("bits: 17", "data.yaml:3: bits: expected 16 or less, found 17"),
+        ("max_value: 0", "data.yaml:3: max_value: expected 1 or more, found 0"),
+    ):
+        assert problems(dataset, f"train: x\nnames: [a]\n{words}") == [message]
+
+
 def test_nc_must_agree_with_names_and_may_be_left_out(dataset):
     assert dataset("train: x\nnames: [a, b]\nnc: 2").names == dataset("train: x\nnames: [a, b]").names
     (message,) = problems(dataset, "train: x\nnames: [a, b]\nnc: 3")
@@ -504,6 +608,65 @@ def test_errors_in_a_nested_part_name_the_whole_key_and_the_nearest(dataset):
         "data.yaml:4: the key 'generate.val' is missing",
         "data.yaml:4: the key 'generate.image_size' is missing",
     ]
+
+
+EXPORTED = {
+    "roboflow": "roboflow: {workspace: w, project: p, version: 3, license: CC BY 4.0, url: 'https://example.org/p'}",
+    "pose": "kpt_shape: [17, 3]\nflip_idx: [0, 2, 1]\nkpt_names: {0: [nose]}",
+    "about": "author: me\nlicense: MIT\ndescription: cats\nversion: 1.0\ndate: 2024-01-02",
+    "download": "download: bash get.sh",
+    "empty": "path:\ntest:\nchannels: # as many as there are",
+}
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_keys_that_exporters_write_change_nothing_and_are_not_spoken_of(dataset, kind: str, recwarn):
+    plain = "train: x\nnames: [a]\n"
+    assert dataset(plain + EXPORTED[kind]) == dataset(plain) and not recwarn.list
+
+
+@given(
+    st.dictionaries(
+        st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1), st.none() | st.integers() | st.lists(st.text("abc"))
+    )
+)
+def test_no_unknown_key_of_a_dataset_yaml_changes_or_stops_anything(tmp_path_factory, others: dict[str, Any]):
+    known = {"train": "x", "names": ["a", "b"]}
+    unknown = {key: value for key, value in others.items() if key not in DatasetConfig.model_fields}
+    place = tmp_path_factory.mktemp("keys") / "data.yaml"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        config = load_dataset_config(written(place, yaml.safe_dump({**unknown, **known})), (), SEAMS)
+    assert config == DatasetConfig(train=("x",), names=("a", "b"))
+    told = "".join(str(warning.message) for warning in said)
+    assert len(said) == bool(unknown.keys() - DATASET_KEYS)
+    assert all(repr(key) in told for key in unknown.keys() - DATASET_KEYS)
+
+
+def test_unknown_keys_of_a_dataset_yaml_are_named_with_line_and_nearest_key(dataset):
+    with pytest.warns(ConfigWarning) as said:
+        dataset("train: x\nlables: y\nnames: [a]\nroboflow: 1\n7: z\n")
+    (told,) = (re.sub(r"^\S*/", "", str(warning.message)) for warning in said)
+    assert told == "data.yaml: keys without effect: 'lables' (nearest: 'labels') in line 2, 7 in line 5"
+
+
+@pytest.mark.parametrize("key", ["nmes", "name", "Names", "class_names"])
+def test_misspelt_names_stop_and_a_title_does_not_pass_for_them(dataset, key: str):
+    expected = [f"data.yaml:2: the key 'names' is missing (nearest: '{key}')"]
+    assert problems(dataset, f"train: x\n{key}: [a, b]") == expected
+    assert problems(dataset, f"train: x\n{key}: {{0: a}}") == expected
+    with pytest.warns(ConfigWarning):
+        assert dataset(f"train: x\nnames: [a]\n{key}: my set").names == ("a",)
+
+
+def test_sections_of_a_dataset_yaml_and_overrides_stay_strict(dataset):
+    assert problems(dataset, "train: x\nnames: [a]", "data.trian=y") == [
+        "--set data.trian=y: unknown key 'trian' (nearest: 'train')"
+    ]
+    assert any(
+        "unknown key 'download.0.sha'" in line
+        for line in problems(dataset, "train: x\nnames: [a]\ndownload: [{sha: 1}]")
+    )
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "data").glob("*.yaml")), ids=lambda path: path.name)

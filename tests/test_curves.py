@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from faster_coco_eval import COCO
 from pycocotools.cocoeval import COCOeval as ReferenceCOCOeval
-from test_coco_ap import make_index, make_table, pycocotools_inputs, random_case, slow_iou
+from test_coco_ap import crowded_case, make_index, make_table, pycocotools_inputs, random_case, slow_iou
 
 from yolo_lite.data.index import DatasetIndex, only_classes
 from yolo_lite.engine.coco_ap import (
@@ -46,10 +46,11 @@ def magnified(index: DatasetIndex, table: DetectionTable, ratio: float) -> tuple
 # -------------------------------------------------------------------------------------------------- AP by size
 
 
-def pycocotools_by_size(truth: COCO, table: DetectionTable) -> list[float]:
-    """AP small, medium, large, AR 1, 10, 100, small, medium, large as pycocotools prints them."""
+def pycocotools_by_size(truth: COCO, table: DetectionTable, limit: int = 100) -> list[float]:
+    """AP small, medium, large, AR 1, 10, 100 (``limit``), small, medium, large as pycocotools prints them."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = ReferenceCOCOeval(*pycocotools_inputs(truth, table), "bbox")
+        evaluation.params.maxDets = [1, 10, limit]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -62,7 +63,22 @@ def test_ap_and_recall_by_size_equal_pycocotools(seed: int) -> None:
     truth = ground_truth(with_crowds(index, 0, 5))
     expected = pycocotools_by_size(truth, table)
     assert min(expected) >= 0 and 0.1 < np.mean(expected) < 0.9
-    assert score_by_size(truth, table) == pytest.approx(expected, abs=1e-9)
+    scores = score_by_size(truth, table)
+    assert scores[:-1] == pytest.approx(expected, abs=1e-9) and scores.ar == scores.ar_100
+
+
+@pytest.mark.parametrize("limit", [100, 130, 400])
+def test_of_crowded_images_as_many_detections_count_as_pycocotools_is_asked_for(limit: int) -> None:
+    """150 objects of two classes, three detections for each; AR@100 stays what its name says."""
+    index, table = magnified(*crowded_case(), ratio=4)
+    truth = ground_truth(index)
+    expected = pycocotools_by_size(truth, table, limit)
+    scores = score_by_size(truth, table, limit)
+    assert (scores.ap_small, scores.ap_medium, scores.ap_large) == pytest.approx(expected[:3], abs=1e-9)
+    assert (scores.ar_1, scores.ar_10, scores.ar) == pytest.approx(expected[3:6], abs=1e-9)
+    assert (scores.ar_small, scores.ar_medium, scores.ar_large) == pytest.approx(expected[6:], abs=1e-9)
+    assert scores.ar_100 == pytest.approx(pycocotools_by_size(truth, table)[5], abs=1e-9)
+    assert scores.ar_100 < scores.ar or limit == 100
 
 
 def test_a_size_without_objects_has_no_ap() -> None:

@@ -98,6 +98,7 @@ def test_each_peculiarity_of_a_picture_is_noted_once(root: Path):
     save(train / "alpha.png", noise(15, 4))
     save(train / "print.jpg", Image.fromarray(noise(16)).convert("CMYK"))
     save(train / "really.jpg", Image.fromarray(noise(17)), format="PNG")
+    save(train / "stereo.mpo", Image.fromarray(noise(18)))  # nothing odd
     assert kinds_of(root) == {
         ("rotated by EXIF", "turned.jpg"),
         ("16-bit", "deep.png"),
@@ -128,6 +129,19 @@ def test_a_copy_across_train_is_a_leak_and_any_other_a_duplicate(root: Path):
 def test_a_picture_of_two_splits_is_a_leak_and_one_that_is_listed_twice_a_duplicate(root: Path):
     (root / "set/train.txt").write_text("images/train/a.png\nimages/val/c.png\nimages/train/a.png\n")
     assert kinds_of(root, "data.train=train.txt") == {("leak", "c.png"), ("duplicate image", "a.png")}
+
+
+def test_what_looks_like_an_image_and_is_not_read_is_a_warning(root: Path):
+    (root / "set/images/train/a.svg").write_text("<svg/>")
+    (root / "set/images/train/more").symlink_to(root / "set/images/train")
+    assert kinds_of(root) == {("unread image", "a.svg"), ("duplicate image", "more")}
+    assert {one.severity for one in findings_of(root)} == {"warning"}
+
+
+def test_16_bits_of_a_small_range_are_a_warning(root: Path):
+    save(root / "set/images/train/a.png", noise(3).astype(np.uint16) * 4)
+    assert ("range of 16 bits", "data.yaml") in kinds_of(root)
+    assert kinds_of(root, "data.bits=10") == {("16-bit", "a.png")}
 
 
 def test_labels_are_orphaned_where_no_picture_lies_that_they_could_be_of(root: Path):

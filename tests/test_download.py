@@ -26,7 +26,8 @@ from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.load import load_dataset_config
-from yolo_lite.data.index import dataset_root, index_split
+from yolo_lite.data.index import index_split
+from yolo_lite.data.split import dataset_root
 from yolo_lite.tools import download
 from yolo_lite.tools.unpack import MOST_EXPANSION, unpack
 

@@ -8,6 +8,7 @@ import functools
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,21 @@ from pycocotools.cocoeval import COCOeval
 from yolo_lite.cli.main import val_main
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_dataset_config
+from yolo_lite.config.options import ValOptions
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_trained
-from yolo_lite.engine.coco_ap import DetectionTable, ground_truth
+from yolo_lite.engine.coco_ap import DetectionTable, detection_limits, ground_truth
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, prepare_split
+from yolo_lite.engine.processes import ALONE
+from yolo_lite.engine.train import _validate
+from yolo_lite.engine.validate import Subject, prepare_validation
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
-from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.ops.nms import DetectOptions, survivors
 from yolo_lite.structures import Batch, Detections, Losses, Matches, Objects
 
 CPU = choose_compute("cpu", "fp32", channels_last=True)
@@ -125,6 +130,59 @@ def test_a_class_that_is_never_found_costs_its_share_of_the_mean(val_index: Data
     present = len(np.unique(val_index.label))
     assert result.scores.overall.map50 == pytest.approx((present - 1) / present)
     assert result.scores.by_class[0].map50 == 0 and result.scores.by_class[1].map50 == 1
+
+
+# ------------------------------------------------------------------------------------------------- crowded images
+
+CROWDED = SHARED / "cases/case-16-more-than-100/data/data.yaml"
+
+
+class Perfect(Oracle):
+    """Finds the labels twice, as a network does, with scores of all heights; NMS has its say."""
+
+    def detections(self, raw: Batch, size: tuple[int, int], options: DetectOptions) -> list[Detections]:
+        return [self._suppressed(found, options) for found in super().detections(raw, size, options)]
+
+    def _suppressed(self, found: Detections, options: DetectOptions) -> Detections:
+        score = torch.linspace(0.9, 0.1, 2 * len(found.box))
+        return survivors(Detections(found.box.repeat(2, 1), score, found.label.repeat(2)), options)
+
+
+def crowded_split(**choice: Any) -> tuple[DatasetIndex, Split, Perfect]:
+    index = index_split(load_dataset_config(CROWDED), CROWDED, "val")
+    store = ImageStore(index, 640, "off", shared=False)
+    model, canvas = Perfect(), functools.partial(canvas_size, stride=32)
+    split = prepare_split(store, canvas, 8, 0, CPU, limits=detection_limits(index, **choice) if choice else None)
+    model.watch(split)
+    return index, split, model
+
+
+@pytest.mark.skipif(not CROWDED.is_file(), reason=f"the crowded set is not there: {CROWDED}")
+def test_a_perfect_detector_of_a_crowded_image_scores_one_in_training() -> None:
+    """256 objects of one class; by COCO's hundred it would score .396."""
+    _, split, model = crowded_split()
+    assert split.limits == (512, 512)
+    state = SimpleNamespace(average=SimpleNamespace(module=model), criterion=Ones(Hyp()))
+    setup = SimpleNamespace(processes=ALONE, compute=CPU)
+    result = _validate(SimpleNamespace(setup=setup, state=state, val=split), SimpleNamespace(check=lambda: None))
+    assert result.scores.overall == pytest.approx((1, 1, 1, 1, 1)) and result.fitness == pytest.approx(1)
+    report = result.report()
+    assert [report[name] for name in ("max_det", "ap_max_det", "ar")] == pytest.approx([512, 512, 1])
+    assert report["ar_100"] == pytest.approx(100 / 256, abs=1e-3)
+
+
+@pytest.mark.skipif(not CROWDED.is_file(), reason=f"the crowded set is not there: {CROWDED}")
+@pytest.mark.parametrize(("rules", "expected"), [({}, 1), ({"coco_rules": True}, 0.396), ({"max_det": 256}, 1)])
+def test_a_perfect_detector_of_a_crowded_image_scores_one_in_val(
+    rules: dict[str, Any], expected: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, model = crowded_split()
+    config, canvas = load_dataset_config(CROWDED), functools.partial(canvas_size, stride=32)
+    subject = Subject(model, None, CPU, config, str(CROWDED), 640, canvas, 8)
+    result = prepare_validation(ValOptions(weights="best.pt", workers=0, **rules), subject)()
+    assert result.scores.overall.map50_95 == pytest.approx(expected, abs=1e-3)
+    assert result.scores.overall[3:] == pytest.approx((1, 1))  # precision and recall count all by any rule
+    assert ("crowded images: up to" in capsys.readouterr().out) == (expected == 1)
 
 
 def test_table_and_report_count_what_the_split_holds(val_index: DatasetIndex) -> None:

@@ -20,9 +20,10 @@ from yolo_lite import evaluate, load
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.load import load_dataset_config
+from yolo_lite.config.options import ValOptions
 from yolo_lite.deploy import export as export_module
-from yolo_lite.deploy.exported import Exported, load_exported
-from yolo_lite.deploy.formats import EXPORT_FORMATS
+from yolo_lite.deploy.exported import Exported, exported_subject, load_exported
+from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts
 from yolo_lite.deploy.graph import Decoded, detections_of
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
 from yolo_lite.engine.tasks import task_of
@@ -383,6 +384,18 @@ def test_a_file_that_is_damaged_or_not_ours_is_refused(kind, tmp_path):
         load_exported(path)
     with pytest.raises(ConfigError, match="exported models run on the CPU here"):
         load_exported(path, device="cuda:0")
+
+
+def test_a_file_tells_what_white_is_and_older_ones_have_65535(tmp_path, monkeypatch):
+    facts = Facts(("a",), 3, 32, 32, 64, 1, (), "fp32", False, white=4095)
+    (tmp_path / "a.pt2").touch()
+    for strings, white in ((facts.strings(), 4095), ({**facts.strings()}, 65535)):
+        if white == 65535:
+            del strings["white"]
+        form = EXPORT_FORMATS["torch_export"]._replace(load=lambda _, strings=strings: (strings, tuple))
+        monkeypatch.setitem(EXPORT_FORMATS, "torch_export", form)
+        assert load_exported(tmp_path / "a.pt2")[0].facts.white == load(tmp_path / "a.pt2").white == white
+        assert exported_subject(ValOptions(weights=tmp_path / "a.pt2")).data.white == white
 
 
 def test_a_file_without_our_metadata_is_refused(tmp_path):

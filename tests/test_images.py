@@ -14,9 +14,11 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data import images
-from yolo_lite.data.images import IMAGE_SUFFIXES, image_size, read_image
+from yolo_lite.data.images import image_size, largest_value, read_image
+from yolo_lite.data.suffixes import image_suffixes
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
+SUFFIXES = {**FORMATS, "AVIF": ".avif"}
 ORIENTATION = 0x0112
 
 
@@ -91,13 +93,117 @@ def test_cmyk_is_converted(tmp_path):
     assert np.abs(read_image(path) - expected).max() < 12
 
 
+# Suffixes that hold what Pillow writes, lossless or nearly so.
+OTHER_FORMATS = {
+    ".jfif": "JPEG", ".jpe": "JPEG", ".mpo": "MPO", ".gif": "GIF", ".avif": "AVIF", ".jp2": "JPEG2000", ".ppm": "PPM",
+    ".pnm": "PPM", ".dib": "DIB", ".tga": "TGA", ".pcx": "PCX", ".sgi": "SGI", ".ico": "ICO", ".apng": "PNG",
+    ".dds": "DDS", ".qoi": "QOI", ".j2k": "JPEG2000",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", OTHER_FORMATS)
+def test_everything_that_pillow_or_opencv_decodes_is_an_image(tmp_path, suffix):
+    kind, path = OTHER_FORMATS[suffix], tmp_path / f"picture{suffix}"
+    assert suffix in image_suffixes() or kind in ("AVIF", "QOI")  # which old versions do not have
+    if suffix not in image_suffixes():
+        pytest.skip("the installed Pillow has no such format")
+    options = {"sizes": [(60, 40)]} if kind == "ICO" else {"quality": 95} if kind in ("JPEG", "MPO", "AVIF") else {}
+    quarters().save(path, kind, **options)
+    image = read_image(path)
+    assert image.shape == (40, 60, 3) and image_size(path) == (40, 60) and read_image(path, 1).shape == (40, 60, 1)
+    assert np.abs(image - np.asarray(quarters()).astype(int)).mean() < (12 if options else 2)
+
+
+@pytest.mark.parametrize("suffix", [".sr", ".hdr", ".pam", ".pgm", ".pbm", ".pfm"])
+def test_formats_of_opencv_are_read_whoever_knows_them(tmp_path, suffix):
+    pixels = np.where(np.asarray(quarters().convert("L")) > 50, 255, 0)  # .pbm has but these
+    if suffix in (".hdr", ".pfm"):
+        pixels = (np.dstack([pixels] * 3) / 255).astype(np.float32)
+    path = written(tmp_path / f"picture{suffix}", pixels if pixels.ndim == 3 else pixels.astype(np.uint8))
+    assert suffix in image_suffixes() and image_size(path) == (40, 60)
+    assert set(np.unique(read_image(path) ^ read_image(path)[0, 0])) == {0, 255}
+
+
+def test_what_holds_no_photograph_is_no_image():
+    assert not image_suffixes() & {".pdf", ".eps", ".ps", ".mpg", ".h5", ".txt", ".xml", ".json", ".grib", ".wmf", ""}
+
+
+@pytest.mark.parametrize("kind", ["GIF", "MPO", "WEBP", "PNG", "TIFF", "AVIF"])
+def test_the_first_image_of_several_is_read(tmp_path, kind):
+    path, rest = tmp_path / "several", [Image.new("RGB", (60, 40), (0, 0, 250))] * 2
+    Image.new("RGB", (60, 40), (250, 0, 0)).save(path, kind, save_all=True, append_images=rest)
+    assert image_size(path) == (40, 60) and np.abs(read_image(path)[20, 30].astype(int) - (250, 0, 0)).max() <= 8
+
+
+def test_pillow_decodes_what_opencv_cannot(tmp_path, monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
+    for suffix in (".png", ".tif", ".bmp"):
+        quarters().save(tmp_path / f"picture{suffix}")
+        np.testing.assert_array_equal(read_image(tmp_path / f"picture{suffix}"), np.asarray(quarters()))
+    quarters().save(tmp_path / "turned.jpg", exif=exif_of(6), quality=100)
+    assert read_image(tmp_path / "turned.jpg").shape == image_size(tmp_path / "turned.jpg") + (3,) == (60, 40, 3)
+
+
+# ---------------------------------------------------------------------------------------------------------- alpha
+
+SHEER = (200, 120, 40, 64)  # a colour, three quarters transparent
+
+
+def tiff_of(pixels: np.ndarray, photometric: int, extra: int | None = None) -> bytes:
+    """A TIFF with the meaning of its last sample: 1 multiplied alpha, 2 other alpha, 0 something else."""
+    (height, width, samples), content = pixels.shape, pixels.tobytes()
+    depths = struct.pack(f"<{samples}H", *[8 * pixels.itemsize] * samples)
+    tags = [(256, width), (257, height), (259, 1), (262, photometric), (273, 300), (277, samples), (278, height)]
+    tags += [(279, len(content))] + ([] if extra is None else [(338, extra)])
+    entries = [struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags]
+    entries.insert(2, struct.pack("<HHII", 258, 3, samples, 280))
+    directory = struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + b"".join(entries) + bytes(4)
+    return directory.ljust(280, b"\0") + depths.ljust(20, b"\0") + content
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".gif", ".avif", ".jp2", ".tga"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_alpha_is_dropped_everywhere_alike(tmp_path, suffix, mode):
+    source = Image.new("RGBA", (60, 40), SHEER)
+    source.paste((*SHEER[:3], 0), (0, 0, 20, 20))
+    if mode == "P":
+        source = Image.new("P", (60, 40), 1)
+        source.putpalette([0, 0, 0, *SHEER[:3]])
+    source = source if source.mode == mode else source.convert(mode)
+    options = {"quality": 100} if suffix in (".avif", ".webp") else {}
+    options |= {"exact": True, "lossless": True} if suffix == ".webp" else {}
+    try:
+        source.save(tmp_path / f"sheer{suffix}", **options, **({"transparency": 1} if mode == "P" else {}))
+    except OSError:
+        pytest.skip("no such file")
+    expected = np.array(SHEER[:3] if mode != "LA" else [source.getpixel((50, 30))[0]] * 3)
+    image = read_image(tmp_path / f"sheer{suffix}")
+    assert image.shape == (40, 60, 3) and np.abs(image[30:] - expected).max() <= 2
+    assert np.abs(image[:15, :15] - expected).max() <= 2  # where nothing of it would be seen
+    grey = read_image(tmp_path / f"sheer{suffix}", 1)[30, 30, 0]
+    assert abs(int(grey) - expected @ (0.299, 0.587, 0.114)) <= 2
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_a_tiff_are_not_multiplied_by_its_alpha(tmp_path, dtype, channels):
+    factor, path = (257 if dtype == np.uint16 else 1), tmp_path / "sheer.tif"
+    pixels = np.tile(np.array(SHEER, dtype) * dtype(factor), (8, 9, 1))
+    multiplied = pixels * np.array([SHEER[3] / 255] * 3 + [1])
+    for stored, extra in ((pixels, 2), (multiplied.astype(dtype), 1)):
+        path.write_bytes(tiff_of(stored, 2, extra))
+        assert np.abs(read_image(path, channels)[..., :3].astype(int) - SHEER[:3]).max() <= 3
+    path.write_bytes(tiff_of(pixels, 2, 0))  # a fourth band
+    np.testing.assert_array_equal(read_image(path, channels), pixels[..., :channels] // factor)
+
+
 # ------------------------------------------------------------------------------------------------------- rotation
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_exif_orientation_is_applied_to_size_and_pixels(tmp_path, kind, orientation):
-    path = tmp_path / f"turned{FORMATS[kind]}"
+    path = tmp_path / f"turned{SUFFIXES[kind]}"
     quarters().save(path, kind, exif=exif_of(orientation))
     expected = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB")).astype(int)
     image = read_image(path)
@@ -222,7 +328,7 @@ def test_what_opencv_refuses_to_decode_is_a_data_error(tmp_path, monkeypatch):
 def test_any_file_name_will_do(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(encoded({".jp": "JPEG", ".pn": "PNG", ".ti": "TIFF"}[Path(name).suffix.lower()[:3]]))
-    assert path.suffix.lower() in IMAGE_SUFFIXES
+    assert path.suffix.lower() in image_suffixes()
     assert image_size(path) == image_size(str(path)) == read_image(path).shape[:2] == (40, 60)
 
 
@@ -253,6 +359,36 @@ def written(path: Path, pixels: np.ndarray) -> Path:
         plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if path.suffix == ".tiff" else []  # older OpenCVs lose some of floats
         assert cv2.imwrite(str(path), pixels[..., ::-1] if pixels.ndim == 3 else pixels, plain)
     return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".npy"])
+@pytest.mark.parametrize("white", [255, 1023, 4095, 3000])
+def test_16_bits_are_scaled_by_a_stated_white(tmp_path, suffix, white):
+    values = np.array([[0, 1, white // 2, white - 1, white, white + 1, 65535]], dtype=np.uint16)
+    image = read_image(written(tmp_path / f"deep{suffix}", values), 1, white)[..., 0]
+    assert np.abs(image - values.clip(max=white) * (255 / white)).max() <= 0.5
+    shallow = written(tmp_path / f"shallow{suffix}", noise())
+    np.testing.assert_array_equal(read_image(shallow, 3, white), read_image(shallow))
+
+
+def test_a_format_that_states_its_range_is_scaled_by_that(tmp_path):
+    path = tmp_path / "deep.pgm"
+    path.write_bytes(b"P5 3 1 1023\n" + np.array([0, 512, 1023], ">u2").tobytes())
+    for white in (65535, 4095):
+        assert read_image(path, 1, white)[0, :, 0].tolist() == [0, 128, 255]
+    path.write_bytes(b"P6 1 1 1023\n" + np.array([0, 512, 1023], ">u2").tobytes())
+    assert read_image(path, white=4095).tolist() == [[[0, 128, 255]]]
+
+
+def test_the_largest_value_of_16_bits_is_found_and_of_nothing_else(tmp_path):
+    deep = np.dstack([noise().astype(np.uint16) * 16, np.full((40, 60), 65535, np.uint16)])  # alpha does not count
+    for name, pixels in (("a.png", deep), ("a.tiff", deep[..., :3]), ("a.npy", deep[..., :3])):
+        pixels[0, 0, :3] = 4095
+        assert largest_value(written(tmp_path / name, pixels[..., ::-1])) == 4095
+    for name in ("b.png", "b.tiff", "b.npy", "b.jpg"):
+        assert largest_value(written(tmp_path / name, noise())) is None
+    (tmp_path / "c.tif").write_bytes(b"II*\0damaged")
+    assert largest_value(tmp_path / "c.tif") is largest_value(tmp_path / "none.png") is None
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".npy"])

@@ -111,6 +111,32 @@ def test_path_and_sources_may_lie_elsewhere(root, tmp_path):
     assert len(index_split(config, "/nowhere/data.yaml", "train")) == 3
 
 
+def test_a_run_says_what_it_does_not_read(root):
+    (root / "images/d.svg").write_text("<svg/>")
+    make_label(root / "labels/c.txt")
+    index = index_of(root, ["images", "images/a.png"])
+    assert len(index) == 3 and index.describe().splitlines()[1:] == [
+        "  3 rows in the label files = 3 objects",
+        f"  1 files look like images and are not read (1 .svg): {root}/images/d.svg",
+        f"  1 paths lead to what is read already, once: {root}/images/a.png",
+    ]
+    with pytest.raises(DataError, match=r"no usable image(?s:.*)1 files look like images and are not read \(1 .svg\)"):
+        index_of(root, "images/d.*")
+
+
+def test_an_export_of_roboflow_is_read_as_it_is_and_its_missing_test_split_harms_nothing(tmp_path):
+    for split in ("train", "valid"):
+        make_image(tmp_path / f"{split}/images/a.png")
+        make_label(tmp_path / f"{split}/labels/a.txt")
+    splits = {"train": "../train/images", "val": "../valid/images", "test": "../test/images"}
+    config = DatasetConfig(**splits, names=("cat", "dog"))
+    index = index_split(config, tmp_path / "data.yaml", "val")
+    assert names_of(index) == ["a.png"] and index.num_objects == 1
+    assert index.remarks == (f"there is no {tmp_path}/../valid/images: {tmp_path}/valid/images is used",)
+    with pytest.raises(DataError, match=r"found nothing at .*test/images"):
+        index_split(config, tmp_path / "data.yaml", "test")
+
+
 @pytest.mark.parametrize("name", ["two words.png", "größe_猫.png", "a#1.png", "v1.2.final.png"])
 def test_labels_are_found_whatever_the_image_is_called(tmp_path, name):
     image = make_image(tmp_path / "images/x.png")
@@ -118,6 +144,37 @@ def test_labels_are_found_whatever_the_image_is_called(tmp_path, name):
     make_label((tmp_path / "labels" / name).with_suffix(".txt"))
     index = index_of(tmp_path, "images")
     assert names_of(index) == [name] and len(index.label) == 1
+
+
+# ----------------------------------------------------------------------------------------------- range of 16 bits
+
+
+@pytest.mark.parametrize(
+    ("keys", "found", "words"),
+    [
+        ({}, 1000, "16-bit images have values up to 1000 of 65535 and become nearly black; write bits: 10 in the YAML"),
+        ({}, 4095, "16-bit images have values up to 4095 of 65535 and become nearly black; write bits: 12 in the YAML"),
+        ({}, 40000, ""),
+        ({"bits": 12}, 4000, ""),
+        ({"max_value": 5000}, 1000, ""),
+        (
+            {"bits": 10},
+            4000,
+            "16-bit images have values up to 4000, what is above 1023 becomes white: see the keys bits and max_value",
+        ),
+        ({}, None, ""),
+    ],
+)
+def test_a_set_of_16_bits_is_scaled_by_a_stated_key_and_warned_of_without_it(root, keys, found, words):
+    dtype = np.uint8 if found is None else np.uint16
+    assert cv2.imwrite(str(root / "images/b.png"), np.full((20, 40), found or 200, dtype))
+    make_label(root / "labels/c.txt")
+    index = index_of(root, "images", **keys)
+    assert index.remarks == ((words,) if words else ())
+    white = keys.get("max_value", 2 ** keys.get("bits", 16) - 1)
+    value = 200 if found is None else min(round(found * 255 / white), 255)
+    for cache in ("off", "ram", "disk"):
+        assert ImageStore(index, 40, cache, shared=False)[1].max() == value
 
 
 # ------------------------------------------------------------------------------------------- where the labels are

@@ -7,6 +7,7 @@ import io
 import json
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, tiny_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
@@ -23,10 +26,11 @@ from yolo_lite import load
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import ConfigError, DataError, UserError
 from yolo_lite.config.load import load_dataset_config
-from yolo_lite.config.options import ValOptions
-from yolo_lite.data.index import dataset_root
+from yolo_lite.config.options import PredictOptions, ValOptions
 from yolo_lite.data.letterbox import canvas_size
+from yolo_lite.data.split import dataset_root
 from yolo_lite.deploy import sources
+from yolo_lite.deploy.prediction import Outputs, Prediction
 from yolo_lite.deploy.predictor import BATCHES_WAITING, Predictor
 from yolo_lite.deploy.sources import Frame, count_frames, find_media, is_live, read_frames
 from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint
@@ -249,6 +253,16 @@ def test_what_is_no_picture_is_refused(picture: Any, message: str):
         COLOURS.predict(picture)
 
 
+def test_16_bits_are_scaled_as_in_training(confident: Path, tmp_path: Path):
+    content = load_checkpoint(confident)
+    content["config"]["data"]["bits"] = 12
+    predictor = load(weights_of(tmp_path, content), "cpu")
+    write(tmp_path / "deep.png", np.array([[0, 2048, 4095, 65535]], np.uint16))
+    [found] = predictor.stream(str(tmp_path / "deep.png"))
+    assert found.frame.image[0, :, 0].tolist() == predictor.predict(tmp_path / "deep.png").frame.image[0, :, 0].tolist()
+    assert found.frame.image[0].tolist() == [[value] * 3 for value in (0, 128, 255, 255)]
+
+
 def test_a_pil_image_that_is_cut_off_is_refused(tmp_path: Path):
     path = write(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=np.uint8))
     content = path.read_bytes()
@@ -430,6 +444,83 @@ def test_every_picture_keeps_a_place_of_its_own(pictures: Path, colours: Path):
     assert label == "0" and list(map(float, numbers)) == pytest.approx([20 / 60, 0.5, 20 / 60, 0.5, 0.9], abs=0.02)
     crop = np.asarray(Image.open(run / "crops/red/a/x_0.jpg"))
     assert abs(crop.shape[0] - 20) <= 2 and abs(crop.shape[1] - 20) <= 2 and crop[5:15, 5:15, 0].min() > 200
+
+
+def test_images_that_differ_in_their_ending_alone_lose_nothing(colours: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("a.jpg", "a.png", "a.png.jpg", "sub/a.jpg", "b.jpg"):
+        write(colours / "set" / name, painted(40, 60, (0, 10, 10, 30, 30)))
+    assert predict("--source", "set", "--save-txt", "--save-json") == 0
+    labels = Path("runs/predict/exp/labels")
+    found = sorted(path.relative_to(labels).as_posix() for path in labels.rglob("*.txt"))
+    assert found == ["a.jpg.txt", "a.png.jpg.txt", "a.png.txt", "b.txt", "sub/a.txt"]
+    said = [line for line in capsys.readouterr().err.splitlines() if "keep the ending" in line]
+    names = "a.jpg, a.png, a.png.jpg"
+    assert said == [f"3 inputs have a name that others have too; their results keep the ending in theirs: {names}"]
+
+
+def test_two_folders_of_one_name_lose_nothing(colours: Path):
+    for name in ("x/set/a.png", "y/set/a.png"):
+        write(colours / name, painted(40, 60, (0, 10, 10, 30, 30)))
+    assert predict("--source", "x/set", "y/set", "--save-txt", "--no-save") == 0
+    labels = Path("runs/predict/exp/labels")
+    assert [path.relative_to(labels).as_posix() for path in sorted(labels.rglob("*.txt"))] == [
+        "x/set/a.txt",
+        "y/set/a.txt",
+    ]
+
+
+FILES = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(["a", "b", "a.png", "live0", "crops", "red", "000000"]), min_size=1, max_size=3),
+        st.sampled_from(["", ".jpg", ".png", ".png.jpg", ".JPG", ".gif", ".gif.jpg", ".mp4", ".avi", ".mp4.avi"]),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(FILES)
+def test_no_output_is_that_of_two_inputs(files: list[tuple[list[str], str]]):
+    with tempfile.TemporaryDirectory() as top:
+        paths: set[str] = set()
+        for parts, suffix in files:
+            path = Path(top, "set", *parts[:-1], parts[-1] + suffix)
+            if not any(other.is_file() for other in path.parents) and not path.is_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(b"\xff\xd8\xff")
+                paths.add(str(path))
+        media = find_media([*sorted(paths), "0", "1"])
+        assert {one.address for one in media} == {*paths, "0", "1"}
+        assert {*find_media([*sorted(paths, reverse=True), "0", "1"])} >= {*media[: len(paths)]}  # in any order
+        folder, number = Path(top, "run"), 0
+        folder.mkdir()
+        outputs = [
+            Outputs(folder, PredictOptions(weights="w", source=("s",), save_txt=True, save_crop=True, no_save=no))
+            for no in (False, True)
+        ]
+        box, one = np.array([[0.0, 0.0, 4.0, 4.0]]), np.array([0])
+        for each in media:
+            for count in (None,) if each.kind == "image" else (0, 1):
+                frame = Frame(painted(4, 4), each.address, each.stem, each.drawn, count)
+                outputs[count is not None].add(Prediction(frame, box, one + 0.5, one, NAMES))
+                number += 3 if count is None else 2
+        assert sum(path.is_file() for path in folder.rglob("*")) == number
+
+
+def test_an_image_is_one_whatever_its_suffix(colours: Path, capsys: pytest.CaptureFixture[str]):
+    image = Image.fromarray(painted(64, 64, (0, 10, 10, 50, 50)))
+    for name, kind in (("a.jfif", "JPEG"), ("b.GIF", "GIF"), ("c.avif", "AVIF"), ("d", "PNG"), ("e.2024", "JPEG")):
+        image.save(colours / name, kind)
+        assert predict("--source", name, "--exist-ok", "--save-txt") == 0
+        assert capsys.readouterr().out.startswith(f"{name}: 1 red")
+    run = colours / "runs/predict/exp"
+    assert sorted(path.name for path in run.iterdir()) == ["a.jfif", "b.jpg", "c.jpg", "d.jpg", "e.jpg", "labels"]
+    assert sorted(path.name for path in (run / "labels").iterdir()) == [f"{name}.txt" for name in "abcde"]
+    (colours / "f.svg").touch()
+    assert predict("--source", ".") == 0
+    counts = "1 without suffix, 1 .2024, 1 .svg"
+    said = f"--source .: 3 files look like images and are not read ({counts}): ./d, ./e.2024, ./f.svg"
+    assert said in capsys.readouterr().err
 
 
 def test_classes_are_chosen_by_name_and_runs_are_numbered(colours: Path, capsys: pytest.CaptureFixture[str]):

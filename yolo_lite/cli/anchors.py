@@ -5,9 +5,10 @@ from __future__ import annotations
 from yolo_lite.cli.adopted import on_adopted_data
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.options import AnchorsOptions
+from yolo_lite.data.doubts import training_sizes
 from yolo_lite.data.index import index_split
 from yolo_lite.engine.resolve import shared_config
-from yolo_lite.tools.anchors import fit_anchors, measure_fit, model_anchors, training_sizes
+from yolo_lite.tools.anchors import fit_anchors, measure_fit, model_anchors
 
 
 @on_adopted_data

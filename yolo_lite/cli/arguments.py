@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from pydantic.fields import FieldInfo
 
+from yolo_lite.cli.foreign import as_ours
+from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import validate
 from yolo_lite.config.options import Flag, Options
 from yolo_lite.config.yaml_file import Document
@@ -24,7 +26,13 @@ def read_options(section: type[SomeOptions], words: Sequence[str], program: str)
         SystemExit: a word is no flag, or a value is of another kind; argparse has said so.
         ConfigError: a value is out of range; all problems at once.
     """
-    given = vars(make_parser(section, program).parse_args(words))
+    parser, own = make_parser(section, program), {"--help"}
+    for name, field in section.model_fields.items():
+        own.update(_names(name, field))
+    try:
+        given = vars(parser.parse_args(as_ours(words, own, program)))
+    except ConfigError as error:
+        parser.error(str(error))
     names = {name: _names(name, field)[-1] for name, field in section.model_fields.items()}
     return validate(section, Document(program, given, {}, names))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from yolo_lite.cli.adopted import on_adopted_data
 from yolo_lite.config.options import CheckOptions
-from yolo_lite.data.index import dataset_root
+from yolo_lite.data.split import dataset_root
 from yolo_lite.engine.resolve import shared_config
 from yolo_lite.engine.run_folder import make_run_folder
 from yolo_lite.tools.anchors import model_anchors

@@ -10,7 +10,7 @@ from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.options import DownloadOptions
-from yolo_lite.data.index import dataset_root
+from yolo_lite.data.split import dataset_root
 from yolo_lite.tools.download import download_set
 
 HINT = "; the same command goes on"  # where it was interrupted

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import io
+import os
+import select
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import yolo_lite
 from yolo_lite.cli.arguments import SomeOptions, read_options
-from yolo_lite.config.errors import StoppedError, UserError
+from yolo_lite.config.errors import StoppedError, UserError, nearest
+from yolo_lite.config.foreign import ConfigWarning
 from yolo_lite.config.options import COMMANDS
 
 T = TypeVar("T")
@@ -24,7 +30,32 @@ SCRIPTS = {"train": "train.py", "val": "val.py"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first word names; its exit status comes back."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _main(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            for stream in (sys.stdout, sys.stderr):  # what is left, the interpreter would find it at its exit
+                print(end="", file=stream, flush=True)
+    except BrokenPipeError:
+        if not (closed := [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]):
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in closed:
+            os.dup2(nowhere, stream.fileno())  # what a buffer still holds goes there
+        return 128 + signal.SIGPIPE  # as of tools that the signal ends: scripts with pipefail know this status
+
+
+def _has_no_reader(stream: Any) -> bool:
+    """Whether a stream leads into a pipe whose other end is closed, as that of ``| head`` is."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # without poll on Windows, or a stream that is no file
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _main(words: Sequence[str]) -> int:
     gc.set_threshold(100_000, 50, 100)  # imports make a million objects: to look for garbage among them takes .4 s
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -33,7 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not words or words[0] not in COMMANDS:
         print(_usage(), file=sys.stderr)
-        return 0 if words[:1] in (["-h"], ["--help"]) else 2
+        if words[:1] in (["-h"], ["--help"]):
+            return 0
+        if words:
+            advice = " (it is called predict)" if words[0] == "detect" else nearest(words[0], COMMANDS)
+            print(f"error: unknown command {words[0]!r}{advice}", file=sys.stderr)
+        return 2
     return _run(words[0], words[1:])
 
 
@@ -70,7 +106,8 @@ def _run(name: str, words: Sequence[str]) -> int:
         options = read_options(COMMANDS[name], words, SCRIPTS.get(name, f"yolo-lite {name}"))
         command = importlib.import_module(f"yolo_lite.cli.{MODULES.get(name, name)}")  # with torch, where it needs it
         hint = getattr(command, "HINT", "")
-        status = with_plugins(command.run, options)
+        with _warnings_in_one_line():
+            status = with_plugins(command.run, options)
     except UserError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
@@ -86,6 +123,24 @@ def _run(name: str, words: Sequence[str]) -> int:
         print(f"interrupted{hint}", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Say each of our warnings once; of several processes the first one does."""
+    others, is_first, said = warnings.showwarning, os.environ.get("RANK", "0") == "0", set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if not issubclass(category, ConfigWarning):
+            others(message, category, *place)
+        elif is_first and str(message) not in said:
+            said.add(str(message))
+            print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ConfigWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def entry() -> None:

@@ -29,7 +29,7 @@ def run(options: PredictOptions) -> None:
         DataError: there is nothing to detect on, or none of it can be read. Where some of it can, the rest is named
             and passed over, and that is no error.
     """
-    media = find_media(options.source)
+    media = find_media(options.source, lambda line: tqdm.write(line, file=sys.stderr))
     model = predictor.load(str(options.weights), str(options.device), options.imgsz)
     classes = options.classes or None
     choice = model.options(options.conf, options.iou, options.max_det, classes, options.agnostic_nms)
@@ -42,7 +42,7 @@ def run(options: PredictOptions) -> None:
         tqdm.write(f"passed over: {problem}", file=sys.stderr)
 
     with memory_errors_explained(batch_size, model.size):
-        stream = model.run(read_frames(media, skip, model.channels), choice, batch_size)
+        stream = model.run(read_frames(media, skip, model.channels, model.white), choice, batch_size)
         first = next(stream, None)
         if first is None:
             raise DataError(f"--source {' '.join(options.source)}: not one of {count['skipped']} inputs can be read")

@@ -21,7 +21,7 @@ def run(options: ShowOptions) -> None:
     """Write ``batch_1.png``, ... into a run folder."""
     config, count = shared_config(options), options.batches
     hyp, size = config.hyp, config.train.imgsz
-    index = index_split(config.data, config.data_file, "train", with_outlines=hyp.copy_paste > 0)
+    index = index_split(config.data, config.data_file, "train", with_outlines=hyp.needs_outlines)
     print(f"train: {index.describe()}")
     store = ImageStore(index, size, "off", shared=False)
     dataset = TrainingSet(index, store, size, hyp, options.seed, mosaic_epochs=count)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from yolo_lite.engine.train import Result
 
 HINT = "; go on with --resume"  # where it was interrupted
-FREE = ("resume", "project", "device", "workers", "plugin", "epochs", "save_period")  # may be given beside --resume
+# What may be given beside --resume.
+FREE = ("resume", "data", "project", "device", "workers", "plugin", "epochs", "save_period")
 
 
 def run(options: TrainOptions) -> Result:
@@ -75,6 +76,7 @@ def _resumed(options: TrainOptions) -> tuple[Resume | None, RunConfig | None]:
     """The run to go on with and its configuration, or neither."""
     from yolo_lite.engine.checkpoint import check_resumable, config_of, load_checkpoint
     from yolo_lite.engine.run_folder import latest_checkpoint
+    from yolo_lite.engine.same_data import check_names, with_data_at
     from yolo_lite.engine.state import Resume, is_finished
 
     if not options.resume:
@@ -83,7 +85,12 @@ def _resumed(options: TrainOptions) -> tuple[Resume | None, RunConfig | None]:
     path = path / "weights" / "last.pt" if path.is_dir() else path
     content = load_checkpoint(path)
     check_resumable(content, path)
-    config = _with_changes(config_of(content, path), content["epoch"], options)
+    config, data_moved = config_of(content, path), "data" in options.model_fields_set
+    if data_moved:
+        config = with_data_at(config, str(options.data), content)
+    else:
+        check_names(config.data_file, config, content)
+    config = _with_changes(config, content["epoch"], options)
     done, epochs = content["epoch"], config.train.epochs
     if is_finished(done, content["best_epoch"], config):
         if done < epochs:
@@ -91,7 +98,7 @@ def _resumed(options: TrainOptions) -> tuple[Resume | None, RunConfig | None]:
             raise ConfigError(f"--resume {path}: {ended}; a new run can start from it with --weights {path}")
         finished = f"this run is finished, {done} of {epochs} epochs"
         raise ConfigError(f"--resume {path}: {finished}; --epochs N with a larger N goes on")
-    return Resume(path.resolve().parent.parent, content), config
+    return Resume(path.resolve().parent.parent, content, data_moved), config
 
 
 def _with_changes(config: RunConfig, done: int, options: TrainOptions) -> RunConfig:

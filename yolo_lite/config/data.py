@@ -125,6 +125,9 @@ class DatasetConfig(Section):
     names: Annotated[tuple[str, ...], BeforeValidator(_names_to_tuple)] = ()
     nc: Count | None = None
     channels: Count = 3  # of the images: 1 is grey, 3 is RGB, others as the files have them
+    # What a white pixel has in 16-bit images, as its number of bits or itself; else 65535.
+    bits: Annotated[int, Field(ge=8, le=16)] | None = None
+    max_value: Annotated[int, Field(ge=1, le=65535)] | None = None
     classes: Listed[str] | None = None  # only these, by name
     single_cls: bool = False  # all objects are of one class
     download: Annotated[Listed[Archive], BeforeValidator(_own_archives)] = ()
@@ -148,6 +151,18 @@ class DatasetConfig(Section):
         if classes is not None and not 0 < len(classes) == len(set(classes)):
             raise ValueError("expected one name or more, each once")
         return classes
+
+    @field_validator("max_value")
+    @classmethod
+    def _is_stated_once(cls, max_value: int | None, info: ValidationInfo) -> int | None:
+        if max_value is not None and info.data.get("bits") is not None:
+            raise ValueError(f"expected bits or max_value, found both, {info.data['bits']} and {max_value}")
+        return max_value
+
+    @property
+    def white(self) -> int:
+        """The value of a white pixel in 16-bit images."""
+        return self.max_value or 2 ** (self.bits or 16) - 1
 
     @property
     def row_kind(self) -> str | None:

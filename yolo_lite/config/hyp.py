@@ -98,6 +98,15 @@ class AugmentSection(Section):
     balance: Fraction = 0.0  # images with classes that fewer than this share show are drawn more often; 0 is off
     multi_scale: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0.5: each step at 0.5 to 1.5 times --imgsz
 
+    @property
+    def turns(self) -> bool:
+        """Whether upright boxes do not stay upright: an object's box then comes from its outline."""
+        return bool(self.degrees or self.shear or self.perspective)
+
+    @property
+    def needs_outlines(self) -> bool:
+        return self.turns or self.copy_paste > 0
+
 
 class RuntimeSection(Section):
     """How a run is computed."""

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.find import find_yaml, folder_of_dataset
+from yolo_lite.config.foreign import hyp_as_meant, known_dataset_keys
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.model import MODEL_SECTIONS, AnyModelConfig
 from yolo_lite.config.old import ADVICE
@@ -29,7 +30,7 @@ PREFIXES = ("model.", "data.")  # of keys that ``--set`` overrides in these file
 
 def load_hyp(path: str | os.PathLike[str], overrides: Sequence[str] = (), seams: Seams | None = None) -> Hyp:
     """Read hyp.yaml by its path or name, with ``--set key=value`` over it; without ``seams`` no name is checked."""
-    return validate(Hyp, override(read_yaml(find_yaml(path, "hyp")), overrides, ""), seams)
+    return validate(Hyp, override(hyp_as_meant(read_yaml(find_yaml(path, "hyp")), overrides), overrides, ""), seams)
 
 
 def load_model_config(
@@ -49,7 +50,7 @@ def load_dataset_config(
 ) -> DatasetConfig:
     """Read a dataset YAML, as ``load_hyp``; ``--set data.key=value`` overrides."""
     file = find_yaml(path, "data")
-    config = validate(DatasetConfig, override(read_yaml(file), overrides, "data."), seams)
+    config = validate(DatasetConfig, override(known_dataset_keys(read_yaml(file)), overrides, "data."), seams)
     if not (config.generate or config.train or config.val or config.test):
         raise ConfigError(f"{path}: expected at least one of train, val, test")
     if config.generate or (folder := folder_of_dataset(file)) == file.resolve().parent:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from yolo_lite.config.foreign import HYP_KEYS
+
 # As they were then, whatever the functions are called by now.
 BOX = {
     **{"smooth_l1": ("beta",), "iou_log": ("floor",), "focal_eiou": ("gamma",), "siou": ("theta",)},
@@ -21,11 +23,7 @@ FLAT_KEYS = {
     for word in words
 }
 # What to do about keys that hyp.yaml has no more, and about those of YOLOv5 that it never had.
-ADVICE = {
-    "iou_t": "it has no effect in YOLOv5 either: remove the line",
-    "anchors": "anchors belong to the model YAML: remove the line",
-    **FLAT_KEYS,
-}
+ADVICE = {**HYP_KEYS, **FLAT_KEYS}
 
 
 def upgraded(plain: Mapping[str, Any]) -> dict[str, Any]:

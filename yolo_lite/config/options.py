@@ -183,7 +183,10 @@ class ValOptions(Options):
     workers: Workers = Field(default_factory=default_workers)
     conf: Confidence = 0.001
     iou: Overlap = 0.6
-    max_det: MaxDetections = 300
+    max_det: Count | None = option(
+        None, "most detections of an image (default: 300, or twice the objects of the most crowded image)"
+    )
+    coco_rules: bool = option(False, "AP counts 100 detections of an image and class, however crowded the images are")
     classes: Classes = ()
     save_json: bool = option(False, "predictions.json and ground_truth.json in COCO's format, boxes in pixels")
     save_txt: SaveTxt = False
@@ -249,7 +252,9 @@ class ExportOptions(Options):
     nms: bool = option(False, "NMS in the file: boxes, scores, labels, counts come out")
     conf: Confidence = option(0.25, "of --nms: lowest confidence")
     iou: Overlap = option(0.45, "of --nms: IoU above which a box is dropped")
-    max_det: MaxDetections = option(300, "of --nms: most detections in an image")
+    max_det: Count | None = option(
+        None, "of --nms: most detections of an image (default: 300, or twice the objects of the most crowded of --data)"
+    )
     data: StrPath | None = option(None, "dataset YAML, images to check and calibrate with (default: as trained)")
     split: Split = option("train", "of --data")
     calibration_images: Annotated[Count, Flag(metavar="N")] = option(128, "for --int8")

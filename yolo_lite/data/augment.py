@@ -69,7 +69,7 @@ def warp(sample: Sample, matrix: np.ndarray, size: int, channels: int = 3) -> Sa
         image = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     image = warp_pixels(image, matrix, (size, size))
     image = cv2.cvtColor(image, cv2.COLOR_RGBA2RGB) if channels == 3 else image
-    return Sample(image, sample.instances.warped(matrix).clipped((0, 0), (size, size)))
+    return Sample(image, sample.instances.warped_onto(matrix, (size, size)))
 
 
 def warp_pixels(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:

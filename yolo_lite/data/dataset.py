@@ -57,6 +57,8 @@ class TrainingSet:
     def __post_init__(self) -> None:
         index, hyp = self.index, self.hyp
         self.weights = repeat_factors(index, hyp.balance) if hyp.balance else None  # [n] how often each is drawn
+        # A turned object needs its outline: the box around its turned box is too large.
+        self.loads_outlines = self.with_outlines or hyp.turns
         self.summed_weights = None if self.weights is None else self.weights.cumsum() / self.weights.sum()
         if hyp.copy_paste and not (index.outlines and len(index.outlines.corner)):
             raise ConfigError("copy_paste: expected labels with polygons, found boxes alone")
@@ -73,6 +75,7 @@ class TrainingSet:
             sample = augment.mixup(sample, self._warped(other, epoch, random), random["mixup"])
         sample = effects.apply_effects(sample, self.hyp, random)
         instances = sample.instances.select(augment.worth_learning(sample.instances))
+        instances = instances if self.with_outlines else replace(instances, outlines=None)
         size = tuple(self.index.size[position].tolist())
         # The image of a training sample has been warped: it has no letterbox to undo.
         return DatasetItem(sample.image, instances, position, size, Letterbox(1.0, 1.0, 0, 0))
@@ -105,11 +108,11 @@ class TrainingSet:
     def _pasted(self, position: int, epoch: int, random: NamedGenerators) -> Sample:
         """One image, with objects of another pasted in with the chance ``copy_paste``."""
         if not self._mixes("copy_paste", epoch, random):
-            return self._load(position, self.with_outlines)
+            return self._load(position, self.loads_outlines)
         [other] = self._partners(1, random["copy_paste"])
         host, donor = self._load(position, with_outlines=True), self._load(other, with_outlines=True)
         image, instances = augment.copy_paste(host, donor, random["copy_paste"])
-        return Sample(image, instances if self.with_outlines else replace(instances, outlines=None))
+        return Sample(image, instances if self.loads_outlines else replace(instances, outlines=None))
 
     def _load(self, position: int, with_outlines: bool) -> Sample:
         """One image and its objects, in pixels of the resized image."""

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_lite.data.labels import FileReader, LabelReader, Problem, SplitFiles
+from yolo_lite.data.augment import MIN_SIDE
+from yolo_lite.data.images import ANY_RANGE, largest_value
+from yolo_lite.data.labels import FileReader, Problem
+from yolo_lite.data.letterbox import fitted_size
 from yolo_lite.data.pairing import Folder, names_beside
 
 if TYPE_CHECKING:
     from yolo_lite.data.index import DatasetIndex
+    from yolo_lite.data.split import SplitFiles
 
-ASKED = 100  # images whose label files are looked for first
+SAMPLED = 16  # images that are looked at for the range of their pixels
 LARGE_SHARE = 0.25  # of images or objects that teach nothing
 OTHER_SUFFIXES = {".txt": "YOLO", ".xml": "Pascal VOC", ".json": "labelme"}  # of label files, one an image
 
@@ -30,6 +34,25 @@ def doubts(index: DatasetIndex, files: SplitFiles) -> Iterator[Problem]:
         yield from _unlabelled(files, files.reader)
     if files.reader.numbers_classes:
         yield from _other_order(files)
+    yield from _pixel_range(files.images, index.white)
+
+
+def training_sizes(index: DatasetIndex, longest: int) -> np.ndarray:
+    """The sizes ``[T, 2]`` of all objects but crowds in images whose longest side is scaled to ``longest``."""
+    sizes, which = np.unique(index.size, axis=0, return_inverse=True)
+    fitted = np.array([fitted_size(height, width, longest) for height, width in sizes.tolist()]).reshape(-1, 2)
+    scale = (fitted / sizes)[which.reshape(-1)][index.owner, ::-1]
+    return ((index.xyxy[:, 2:] - index.xyxy[:, :2]) * scale)[~index.crowd]
+
+
+def too_small(index: DatasetIndex, longest: int) -> str:
+    """A line where many objects are too small to be learnt at ``longest`` pixels; empty where they are not."""
+    shortest = training_sizes(index, longest).min(axis=1)
+    small = int((shortest <= MIN_SIDE).sum())
+    if small <= LARGE_SHARE * len(shortest):
+        return ""
+    text = f"{small} of {len(shortest)} objects teach nothing: they are {MIN_SIDE:g} pixels or less wide or high"
+    return f"{text} at {longest} px; a larger --imgsz, or images that are cut into tiles, would keep them"
 
 
 def _unlabelled(files: SplitFiles, reader: FileReader) -> Iterator[Problem]:
@@ -75,6 +98,16 @@ def _other_order(files: SplitFiles) -> Iterator[Problem]:
             yield Problem("classes in another order", text, rows=0)
 
 
-def has_labels(images: Sequence[str], reader: LabelReader) -> bool:
-    """Whether any image has a label file of the reader's format; the first ones tell it nearly always."""
-    return any(reader.label_files(some)[1].any() for some in (images[:ASKED], images[ASKED:]) if some)
+def _pixel_range(images: Sequence[str], white: int) -> Iterator[Problem]:
+    """Whether 16-bit images hold much less, or more, than the value that white is taken for."""
+    deep = [image for image in images if os.path.splitext(image)[1].lower() in (".png", ".tif", ".tiff", ".npy")]
+    sample = deep[:: -(-len(deep) // SAMPLED) or 1]
+    found = max((value for value in map(largest_value, sample) if value is not None), default=None)
+    if found is None or (found <= white and (white < ANY_RANGE or found > ANY_RANGE // 4)):
+        return
+    text = f"16-bit images have values up to {found}"
+    if found > white:
+        text = f"{text}, what is above {white} becomes white: see the keys bits and max_value"
+    else:
+        text = f"{text} of {ANY_RANGE} and become nearly black; write bits: {max(found.bit_length(), 8)} in the YAML"
+    yield Problem("range of 16 bits", text, rows=0)

@@ -5,7 +5,6 @@ Lists of Python objects would be copied page by page into every worker process.
 
 from __future__ import annotations
 
-import glob
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -17,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from yolo_lite.config.data import DatasetConfig
-from yolo_lite.config.errors import ConfigError, DataError, nearest
+from yolo_lite.config.errors import DataError
 from yolo_lite.data import index_cache
-from yolo_lite.data.doubts import doubts, has_labels
-from yolo_lite.data.images import HAS_TIFFFILE, IMAGE_SUFFIXES, image_size
+from yolo_lite.data.doubts import doubts
+from yolo_lite.data.images import ANY_RANGE, HAS_TIFFFILE, image_size
 from yolo_lite.data.labels import (
     OF_OBJECTS,
     SYSTEM_ERROR,
@@ -28,12 +27,10 @@ from yolo_lite.data.labels import (
     LabelReader,
     Labels,
     Problem,
-    SplitFiles,
     check_annotations,
 )
 from yolo_lite.data.outlines import Outlines, offsets_of
-from yolo_lite.data.readers import FORMATS
-from yolo_lite.data.shapes import ensure_shapes
+from yolo_lite.data.split import split_files
 from yolo_lite.data.turned import fitted
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
 
@@ -55,8 +52,9 @@ class DatasetIndex:
     category_id: np.ndarray  # [C] int64: those of a COCO file, or class indices
     problems: tuple[str, ...]  # what was left out and why, a line each
     channels: int = 3  # of the images
+    white: int = ANY_RANGE  # value of a white pixel where they have 16 bits
     left_out: tuple[tuple[str, int], ...] = ()  # rows of label files that are no object here, by reason
-    remarks: tuple[str, ...] = ()  # about the labels as a whole, a line each
+    remarks: tuple[str, ...] = ()  # about the files and the labels as a whole, a line each
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -125,13 +123,6 @@ def coco_dict(
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def dataset_root(config: DatasetConfig, data_file: str | Path) -> Path:
-    """The folder of the dataset; a generated one is drawn first if it is not there yet."""
-    if config.generate:
-        return ensure_shapes(config.generate)
-    return (Path(data_file).resolve().parent / Path(config.path).expanduser()).resolve()
-
-
 def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_outlines: bool = False) -> DatasetIndex:
     """Read sizes and labels of the split ``train``, ``val`` or ``test``.
 
@@ -149,7 +140,8 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_o
         reader.reading = reading
         kept = index_cache.read_changed(files, read, split, *rules)
     index = index_of(files.images, kept.labels, kept.image_id, kept.category_id, config, kept.remarks)
-    index = replace(index, remarks=(*index.remarks, *(problem.text for problem in doubts(index, files))))
+    lines = (problem.text for problem in doubts(index, files))
+    index = replace(index, remarks=(*files.listing.remarks(), *index.remarks, *lines))
     if index.num_objects:
         return index
     what, tried = "no usable image; tried", [files.root / source for source in files.sources]
@@ -166,85 +158,6 @@ def decided(reader: LabelReader, labels: Labels, data_file: str | Path, split: s
         return reader.decide(labels.hints)
     except DataError as error:
         raise DataError(f"{data_file}: {split}: {error}") from error
-
-
-def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> SplitFiles:
-    """The image files that the sources of a split list, and the reader of their labels; raises as index_split does."""
-    root = dataset_root(config, data_file)
-    sources = (f"images/{split}",) if config.generate and split != "test" else getattr(config, split)
-    if not sources:
-        hint = f"; yolo-lite adopt {data_file} -o mine.yaml makes one" if split == "val" and config.train else ""
-        raise ConfigError(f"{data_file}: the split {split!r} is not given{hint or nearest(split, config.splits)}")
-    if config.download and not root.exists():
-        raise DataError(f"{data_file}: no such folder: {root}; yolo-lite download {data_file} fetches the set")
-    images = _images_of(root, sources, data_file)
-    labels = config.labels_of(split)
-    place = root / Path(labels).expanduser() if labels else None
-    if place and not place.exists():
-        raise DataError(f"{data_file}: labels: no such folder or file: {place}")
-    name = config.format or _detect_format(root, place, images)
-    if name not in FORMATS:
-        raise DataError(f"{data_file}: format: unknown name {name!r}{nearest(name, FORMATS)}")
-    if place and place.is_dir() == (name == "coco"):
-        expected = "an annotation file" if name == "coco" else "a folder"
-        raise DataError(f"{data_file}: labels: expected {expected} for the format {name}, found {place}")
-    reader = FORMATS[name](root, place, config.names)
-    if reader.numbers_classes:
-        reader.reading, reader.kpt_shape = config.row_kind or "", config.kpt_shape
-    others = [
-        image
-        for other in config.splits
-        if place and other != split and config.labels_of(other) == labels
-        for image in _images_of(root, getattr(config, other), data_file)
-    ]
-    files, there = reader.label_files([*images, *others])
-    return SplitFiles(root, sources, images, reader, files[: len(images)], there[: len(images)], others)
-
-
-def _images_of(root: Path, sources: Sequence[str], data_file: str | Path) -> list[str]:
-    return [os.fspath(path) for source in sources for path in list_files(root, source, data_file)]
-
-
-def _detect_format(root: Path, place: Path | None, images: Sequence[str]) -> str:
-    """COCO if the labels are one file, VOC if they are XML files and none is YOLO's, else YOLO."""
-    if place and place.is_file():
-        return "coco"
-    if place:
-        has_yolo, has_voc = (any(place.rglob(pattern)) for pattern in ("*.txt", "*.xml"))
-    else:
-        has_yolo = has_labels(images, FORMATS["yolo"](root, None, ()))
-        has_voc = not has_yolo and has_labels(images, FORMATS["voc"](root, None, ()))
-    return "voc" if has_voc and not has_yolo else "yolo"
-
-
-def list_files(root: Path, source: str, where: str | Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Files of a folder, a list file or a pattern below ``root``, in a fixed order; errors begin with ``where``."""
-    place = root / Path(source).expanduser()
-    if place.is_dir():
-        files = (os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names)
-        usable = (file for file in files if os.path.splitext(file)[1].lower() in suffixes)
-        return [Path(file) for file in sorted(usable, key=lambda file: file.split(os.sep))]
-    if place.is_file():
-        if place.suffix.lower() in suffixes:
-            return [place]
-        try:
-            rows = place.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{where}: expected a list of images in {place}: {error}") from error
-        return [_listed_path(row.strip(), place.parent, root) for row in rows if row.strip()]
-    pattern = str(Path(source).expanduser())  # not joined to the root: its name may hold a [ that is meant literally
-    found = sorted(root / path for path in glob.glob(pattern, root_dir=root, recursive=True))
-    if not found:
-        raise DataError(f"{where}: expected a folder, a list file or a glob pattern, found nothing at {place}")
-    return [path for path in found if path.suffix.lower() in suffixes]
-
-
-def _listed_path(row: str, list_folder: Path, root: Path) -> Path:
-    """The path of a list file's row: relative to the list file or to the dataset's root, or an id of Pascal VOC's."""
-    beside = list_folder / row
-    if Path(row).suffix.lower() not in IMAGE_SUFFIXES and list_folder.parts[-2:] == ("ImageSets", "Main"):
-        return list_folder.parents[1] / "JPEGImages" / f"{row}.jpg"
-    return beside if beside.exists() or not (root / row).exists() else root / row
 
 
 def index_of(
@@ -266,7 +179,7 @@ def index_of(
     fields["remarks"] = tuple(remark.text for remark in remarks)
     del fields["rows"], fields["hints"]
     paths = np.array([os.fsencode(images[i]) for i in labels.usable], dtype=np.bytes_)
-    fields |= {"image_id": image_id, "category_id": category_id, "channels": config.channels}
+    fields |= {"image_id": image_id, "category_id": category_id, "channels": config.channels, "white": config.white}
     index = DatasetIndex(config.names, paths, **fields)
     if config.classes:
         index = only_classes(index, config.classes)

@@ -24,9 +24,10 @@ import numpy as np
 import PIL
 from tqdm.contrib.concurrent import thread_map
 
-from yolo_lite.data.labels import SYSTEM_ERROR, Labels, Problem, SplitFiles
+from yolo_lite.data.labels import SYSTEM_ERROR, Labels, Problem
 from yolo_lite.data.outlines import Outlines
 from yolo_lite.data.shapes import cache_folder
+from yolo_lite.data.split import SplitFiles
 
 # Raise it with every change of what the readers, ``images`` or ``labels`` make of the same files.
 FORMAT = 4

@@ -224,18 +224,6 @@ class LabelReader:
         return []
 
 
-class SplitFiles(NamedTuple):
-    """Where a split of n images is read from."""
-
-    root: Path
-    sources: tuple[str, ...]  # folders, list files or patterns
-    images: list[str]
-    reader: LabelReader
-    labels: list[str]  # the label file of each image, or where it would be
-    has_labels: np.ndarray  # [n] bool, whether it is there
-    others: list[str]  # images of other splits that share the folder or file of labels
-
-
 class FileReader(LabelReader):
     """A format with a label file for each image; an image without one is background."""
 
@@ -251,7 +239,7 @@ class FileReader(LabelReader):
     ) -> Iterable[Annotation | Problem | Hint | Stated]:
         try:
             content = Path(file).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no path at all
             return ()
         return self.parse(content, file, size)
 

@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 
 from yolo_lite.config.data import DatasetConfig
-from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.load import load_dataset_config, validate
 from yolo_lite.config.seams import Seams
 from yolo_lite.config.yaml_file import Document
-from yolo_lite.data.index import split_files
+from yolo_lite.data.split import split_files
 
 
 def load_dataset(
@@ -29,9 +29,13 @@ def load_dataset(
     config = load_dataset_config(path, overrides, seams)
     if config.names:
         return config
-    found = list(names) or _names_in_labels(config, str(find_yaml(path, "data")))
+    missing = f"{os.fspath(path)}: the key 'names' is missing"
+    try:
+        found = list(names) or _names_in_labels(config, str(find_yaml(path, "data")))
+    except DataError as error:
+        raise DataError(f"{missing}, and they cannot be read from the label files: {error}") from error
     if not found:
-        raise ConfigError(f"{os.fspath(path)}: the key 'names' is missing")
+        raise ConfigError(missing)
     content = {**config.model_dump(exclude_unset=True), "names": found}
     return validate(DatasetConfig, Document(os.fspath(path), content, {}), seams)
 

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 
 Ring = np.ndarray  # [q, 2] float, the corners of a polygon
+Point = tuple[float, float]  # x, y
+IDENTITY = np.eye(3)
 
 
 class Outlines(NamedTuple):
@@ -33,9 +35,11 @@ class Outlines(NamedTuple):
     def concat(parts: Sequence[Outlines | None]) -> Outlines | None:
         """The objects of all parts, one part behind the other; None where a part is None."""
         known = [part for part in parts if part]
-        if len(known) < len(parts):
-            return None
-        corner, first_corner, first_ring = zip(*known, strict=True)
+        return Outlines.join(known) if len(known) == len(parts) else None
+
+    @staticmethod
+    def join(parts: Sequence[Outlines]) -> Outlines:
+        corner, first_corner, first_ring = zip(*parts, strict=True)
         return Outlines(np.concatenate(corner), concat_offsets(first_corner), concat_offsets(first_ring))
 
     def of(self, row: int | np.integer) -> list[Ring]:
@@ -49,34 +53,84 @@ class Outlines(NamedTuple):
         corners, first_corner = gather_rows(self.first_corner, rings)
         return Outlines(self.corner[corners], first_corner, first_ring)
 
-    def clipped(self, low: tuple[float, float], high: tuple[float, float]) -> Outlines:
-        """The parts within the rectangle from ``low`` to ``high`` (Sutherland, Hodgman, 1974).
+    def only(self, rows: np.ndarray) -> Outlines:
+        """The same objects, those outside of a choice ``[T]`` bool without rings."""
+        first_ring = offsets_of(np.diff(self.first_ring) * rows)
+        return self.select(np.flatnonzero(rows))._replace(first_ring=first_ring)
 
-        Parts of one ring stay joined along the border of the rectangle; a ring outside it is left without corners.
+    def clipped(self, low: Point, high: Point, matrix: np.ndarray = IDENTITY) -> Outlines:
+        """The parts that lie within the rectangle from ``low`` to ``high`` after a matrix (Sutherland, Hodgman, 1974).
+
+        They are those of the outlines before it: the sides of the rectangle are carried back, not the corners forth,
+        so that what perspective puts behind the viewer needs no care. Parts of one ring stay joined along the border
+        of the rectangle; a ring outside it is left without corners.
         """
-        return self._cut(0, low[0], 1)._cut(0, high[0], -1)._cut(1, low[1], 1)._cut(1, high[1], -1)
+        sides = (
+            sign * (matrix[axis] - limit[axis] * matrix[2]) for axis in (0, 1) for sign, limit in ((1, low), (-1, high))
+        )
+        parts = self
+        for side in sides:  # [3], positive for what is kept
+            parts = parts._cut(parts.corner @ side[:2] + side[2])
+        return parts
 
-    def _cut(self, axis: int, limit: float, sign: int) -> Outlines:
-        """What lies at or above ``limit`` on an axis; at or below it with ``sign`` -1."""
-        corner, first = self.corner, self.first_corner
-        depth = sign * (corner[:, axis] - limit)  # [Q]
+    def _cut(self, depth: np.ndarray) -> Outlines:
+        """The parts where ``depth`` ``[Q]``, linear between corners, is not negative."""
         is_inside = depth >= 0
         if is_inside.all():
             return self
-        following = np.arange(1, len(corner) + 1)  # the next corner of the same ring
+        corner, following = self.corner, self._following
+        is_crossed = is_inside != is_inside[following]  # by the edge to the next corner
+        begin = np.flatnonzero(is_crossed)
+        end = following[begin]
+        part = depth[begin] / (depth[begin] - depth[end])
+        place = offsets_of(is_inside.astype(np.int64) + is_crossed)  # where what is left of each corner begins
+        cut = np.empty((place[-1], 2))
+        cut[place[:-1][is_inside]] = corner[is_inside]
+        cut[place[1:][is_crossed] - 1] = corner[begin] + part[:, None] * (corner[end] - corner[begin])
+        return self._replace(corner=cut, first_corner=place[self.first_corner])
+
+    @property
+    def _following(self) -> np.ndarray:
+        """The next corner ``[Q]`` of the same ring, the first one's after the last."""
+        first, following = self.first_corner, np.arange(1, len(self.corner) + 1)
         has_corners = first[1:] > first[:-1]
         following[first[1:][has_corners] - 1] = first[:-1][has_corners]
-        is_crossed = is_inside != is_inside[following]  # by the edge to the next corner
-        part = depth / np.where(is_crossed, depth - depth[following], 1)
-        crossing = corner + part[:, None] * (corner[following] - corner)
-        kept = np.stack((is_inside, is_crossed), axis=1)  # [Q, 2]
-        first_corner = np.concatenate(([0], kept.sum(axis=1).cumsum()))[first]
-        return self._replace(corner=np.stack((corner, crossing), axis=1)[kept], first_corner=first_corner)
+        return following
+
+    @property
+    def area(self) -> np.ndarray:
+        """Area ``[T]`` of each object: that of its rings by the formula of Gauss, added up."""
+        x, y = (self.corner - self.corner[:1]).T
+        following = self._following
+        doubled = sums_of(x * y[following] - x[following] * y, self.first_corner)  # of each ring, with a sign
+        return sums_of(np.abs(doubled), self.first_ring) / 2
+
+    @property
+    def xyxy(self) -> np.ndarray:
+        """The box ``[T, 4]`` around each object, zeros where it has no corner."""
+        ends, xyxy = self.first_corner[self.first_ring], np.zeros((len(self.first_ring) - 1, 4))
+        seen = ends[1:] > ends[:-1]
+        if seen.any():
+            first = ends[:-1][seen]
+            corners = (function.reduceat(self.corner, first) for function in (np.minimum, np.maximum))
+            xyxy[seen] = np.concatenate(tuple(corners), axis=1)
+        return xyxy
+
+
+def of_boxes(xyxy: np.ndarray) -> Outlines:
+    """The outlines of boxes ``[T, 4]``: one ring of four corners each."""
+    first = np.arange(len(xyxy) + 1)
+    return Outlines(xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2), 4 * first, first)
 
 
 def offsets_of(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     """Where things of these lengths begin, and the end of the last: ``[n]`` to ``[n + 1]``."""
     return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+
+
+def sums_of(values: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The sum of the values of each thing, 0 where it has none."""
+    return np.bincount(np.repeat(np.arange(len(first) - 1), np.diff(first)), values, len(first) - 1)
 
 
 def concat_offsets(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -21,8 +21,9 @@ class Folder:
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            names = os.listdir(path or ".")
-        except OSError:  # no such folder, or a file
+            with os.scandir(path or ".") as entries:
+                names = [entry.name for entry in entries if not entry.is_symlink() or os.path.exists(entry.path)]
+        except (OSError, ValueError):  # no such folder, or a file
             names = []
         # Names may be there in another normal form of Unicode, as macOS and archives write them.
         self._names = {unicodedata.normalize("NFC", name): name for name in names} | dict(

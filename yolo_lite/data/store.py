@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.images import read_image
@@ -25,7 +26,7 @@ from yolo_lite.data.outlines import offsets_of
 from yolo_lite.data.shapes import cache_folder
 
 # Raise it with every change of the pixels that ``images`` and ``letterbox`` make of the same file.
-FORMAT = 1
+FORMAT = 2
 # Only forked processes see the memory of their parent. (Forking on macOS is not safe with its system libraries.)
 CAN_FORK = sys.platform == "linux"
 LARGEST_SHARE = 0.25  # of the free memory, that ``cache: auto`` may take for one set
@@ -71,7 +72,7 @@ class ImageStore:
         self.memory: mmap.mmap | None = None
         if cache == "disk":
             # A name of its own for these images, this size and this way of decoding.
-            rules = f"{FORMAT} {longest} {index.channels} {cv2.__version__}".encode()
+            rules = f"{FORMAT} {longest} {index.channels} {index.white} {cv2.__version__} {PIL.__version__}".encode()
             name = hashlib.sha256(b"".join((rules, index.paths.tobytes(), index.size.tobytes()))).hexdigest()[:16]
             self.file = cache_folder() / f"images-{name}"
             stamps = [zlib.crc32(repr(stamp_of(index.path(position))).encode()) for position in range(len(index))]
@@ -128,7 +129,7 @@ class ImageStore:
 
     def _read(self, position: int) -> np.ndarray:
         path, expected = self.index.path(position), tuple(self.index.size[position].tolist())
-        image = read_image(path, self.index.channels)
+        image = read_image(path, self.index.channels, self.index.white)
         if image.shape[:2] != expected:
             raise DataError(f"{path}: the header says {expected} (height, width), the pixels are {image.shape[:2]}")
         return resize(image, *self.size[position].tolist())

@@ -24,6 +24,7 @@ from yolo_lite.deploy.exported import Exported, load_exported
 from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, as_tuple, extra
 from yolo_lite.deploy.graph import INPUT, Decoded, Suppressed, detections_of
 from yolo_lite.engine.checkpoint import Trained, load_trained
+from yolo_lite.engine.coco_ap import detection_limits
 from yolo_lite.engine.evaluate import rounded_up
 from yolo_lite.ops.nms import DetectOptions
 
@@ -75,7 +76,8 @@ def export(trained: Trained, options: ExportOptions, path: Path, index: DatasetI
         UserError: it does not agree, or what the format needs is not installed.
     """
     facts, form = _facts(trained, options), EXPORT_FORMATS[options.format]
-    choice = DetectOptions(options.conf, options.iou, options.max_det) if options.nms else SURE
+    max_det = detection_limits(index, options.max_det).per_image
+    choice = DetectOptions(options.conf, options.iou, max_det) if options.nms else SURE
 
     def network(dtype: torch.dtype = torch.float32) -> nn.Module:
         decoded = Decoded(trained.model.for_inference(), dtype)
@@ -107,6 +109,7 @@ def _facts(trained: Trained, options: ExportOptions) -> Facts:
     return Facts(
         names=config.data.class_names,
         channels=config.data.channels,
+        white=config.data.white,
         stride=model.stride,
         smallest=model.stride * EXPORT_FORMATS[options.format].fewest_strides,
         imgsz=rounded_up(options.imgsz or config.train.imgsz, model.stride),

@@ -79,8 +79,9 @@ def load_exported(path: str | os.PathLike[str], device: str = "", imgsz: int | N
     except UNREADABLE as error:
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"{path}: damaged, or not an exported model: {reason}") from None
+    known = [name for name in Facts._fields if name in strings or name not in Facts._field_defaults]
     try:
-        facts = TypeAdapter(Facts).validate_python({name: json.loads(strings[name]) for name in Facts._fields})
+        facts = TypeAdapter(Facts).validate_python({name: json.loads(strings[name]) for name in known})
     except (KeyError, ValueError):
         expected = ", ".join(Facts._fields)
         raise CheckpointError(f"{path}: not exported by yolo_lite: expected metadata {expected}") from None
@@ -99,7 +100,7 @@ def exported_subject(options: ValOptions) -> Subject:
         model,
         criterion=None,
         compute=compute,
-        data=DatasetConfig(names=facts.names, channels=facts.channels),
+        data=DatasetConfig(names=facts.names, channels=facts.channels, max_value=facts.white),
         data_file="",
         size=facts.imgsz,
         canvas=facts.canvas,

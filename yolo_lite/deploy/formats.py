@@ -41,6 +41,7 @@ class Facts(NamedTuple):
     task: str = "detect"
     yolo_lite: str = ""  # the version that wrote it
     source: str = ""  # where imported weights come from, and their licence
+    white: int = 65535  # value of a white pixel in 16-bit images
 
     def strings(self) -> dict[str, str]:
         return {name: json.dumps(value, ensure_ascii=False) for name, value in self._asdict().items()}

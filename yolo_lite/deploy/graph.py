@@ -68,9 +68,9 @@ class Suppressed(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         options = self.options
         # Rows of zeros behind the slots: even a small image has enough of them for both topk.
-        predictions = functional.pad(self.decoded(images), (0, 0, 0, options.max_candidates))
+        predictions = functional.pad(self.decoded(images), (0, 0, 0, options.num_candidates))
         scores = predictions[..., 4:5] * predictions[..., 5:]
-        score, candidate = scores.flatten(1).topk(options.max_candidates)  # [B, K]
+        score, candidate = scores.flatten(1).topk(options.num_candidates)  # [B, K]
         slot, label = candidate // self.num_classes, candidate % self.num_classes
         box = cxcywh_to_xyxy(predictions[..., :4].gather(1, slot[..., None].expand(-1, -1, 4)))
         good = score * (score > options.confidence)

@@ -117,7 +117,7 @@ class Outputs:
     def _draw(self, prediction: Prediction) -> None:
         frame = prediction.frame
         if frame.number is None:
-            write_image(self._file(frame.stem.with_name(Path(frame.file).name)), prediction.plot())
+            write_image(self._file(frame.drawn), prediction.plot())
             return
         if frame.stem != self._video_stem:
             self._video.release()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from yolo_lite.config.errors import ConfigError, nearest
+from yolo_lite.data.images import ANY_RANGE
 from yolo_lite.data.letterbox import Canvas, Letterbox, canvas_size, fitted_size, on_canvas, resize, to_original
 from yolo_lite.deploy.exported import is_exported, load_exported
 from yolo_lite.deploy.prediction import Prediction
@@ -47,6 +48,7 @@ class Predictor:
     canvas: Canvas
     detect: Detect
     channels: int = 3  # of the images
+    white: int = ANY_RANGE  # value of a white pixel in files of 16 bits
 
     def predict(self, images: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
         """Detect on an image; for a list of them, or a tensor ``[B, 3, H, W]``, a list comes back.
@@ -61,13 +63,15 @@ class Predictor:
             UserError: an image cannot be read or is of another type or shape; an option is out of range.
         """
         several = isinstance(images, (list, tuple)) or (isinstance(images, Tensor) and images.ndim == 4)
-        frames = (as_frame(image, self.channels) for image in (images if several else [images]))
+        frames = (as_frame(image, self.channels, self.white) for image in (images if several else [images]))
         found = list(self.run(frames, self.options(**choice), batch_size))
         return found if several else found[0]
 
     def stream(self, *sources: str, skip: Skip = None, batch_size: int = 8, **choice: Any) -> Iterator[Prediction]:
         """Detect on what ``--source`` takes, with little in memory; ``skip`` gets the errors of unreadable inputs."""
-        return self.run(read_frames(find_media(sources), skip, self.channels), self.options(**choice), batch_size)
+        return self.run(
+            read_frames(find_media(sources), skip, self.channels, self.white), self.options(**choice), batch_size
+        )
 
     def options(
         self,
@@ -77,17 +81,21 @@ class Predictor:
         classes: Sequence[str] | None = None,
         agnostic_nms: bool = False,
     ) -> DetectOptions:
-        """How detections are chosen, as by the flags of ``yolo-lite predict``; ``classes`` are names, None is all."""
+        """How detections are chosen, as by the flags of ``yolo-lite predict``; ``classes`` are names or numbers."""
         for name, value in (("conf", conf), ("iou", iou)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name}: expected 0..1, found {value}")
         if max_det < 1:
             raise ConfigError(f"max_det: expected 1 or more, found {max_det}")
-        for name in classes or ():
-            if name not in self.names:
-                raise ConfigError(f"classes: unknown name {name!r}{nearest(name, self.names)}")
-        labels = None if classes is None else tuple(map(self.names.index, classes))
+        labels = None if classes is None else tuple(map(self._label, classes))
         return DetectOptions(conf, iou, max_det, classes=labels, agnostic=agnostic_nms)
+
+    def _label(self, word: str) -> int:
+        if word in self.names:
+            return self.names.index(word)
+        if word.isdecimal() and int(word) < len(self.names):
+            return int(word)
+        raise ConfigError(f"classes: unknown name {word!r}{nearest(word, self.names)}")
 
     def run(self, frames: Iterable[Frame], options: DetectOptions, batch_size: int) -> Iterator[Prediction]:
         """Detect on frames in batches of one shape; predictions come in the order of the frames."""
@@ -136,13 +144,13 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
     if is_exported(weights):
         exported, compute = load_exported(weights, device, imgsz)
         facts, detect = exported.facts, functools.partial(_detect, exported, compute)
-        return Predictor(facts.names, facts.imgsz, facts.canvas, detect, facts.channels)
+        return Predictor(facts.names, facts.imgsz, facts.canvas, detect, facts.channels, facts.white)
     _, model, config, _ = load_trained(weights)
     compute = choose_compute(device, config.hyp.precision, config.hyp.channels_last)
     size = rounded_up(imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
     detect = functools.partial(_detect, move_model(model, compute).for_inference(), compute)
-    return Predictor(config.data.class_names, size, canvas, detect, config.data.channels)
+    return Predictor(config.data.class_names, size, canvas, detect, config.data.channels, config.data.white)
 
 
 @torch.inference_mode()

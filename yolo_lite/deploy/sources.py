@@ -17,10 +17,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.images import IMAGE_SUFFIXES, as_channels, image_size, read_image
-from yolo_lite.data.index import list_files
-from yolo_lite.engine.run_folder import unique_stems
+from yolo_lite.data.files import each_once, list_sources
+from yolo_lite.data.images import ANY_RANGE, as_channels, image_size, read_image
+from yolo_lite.data.suffixes import image_suffixes
+from yolo_lite.engine.run_folder import comparable, unique_stems
 
+DRAWN_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")  # else .jpg is written
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 STREAM_SCHEMES = ("rtsp", "rtmp", "udp", "http", "https")
 READ_AHEAD = 4  # images that are read while the network is at work on others
@@ -34,6 +36,7 @@ class Media(NamedTuple):
     address: str  # a file, the number of a camera, or the URL of a stream
     kind: Literal["image", "video", "live"]
     stem: Path  # relative, no other's: where its results go
+    drawn: Path = Path()  # likewise, of an image with what was found in it
 
 
 class Frame(NamedTuple):
@@ -42,30 +45,67 @@ class Frame(NamedTuple):
     image: np.ndarray  # uint8 [H, W, channels], mostly RGB
     file: str = ""  # what it was read from
     stem: Path = Path()
+    drawn: Path = Path()
     number: int | None = None  # in its video, from 0
     fps: float = 0.0  # of its video
 
 
-def find_media(sources: Sequence[str]) -> list[Media]:
+def find_media(sources: Sequence[str], remark: Callable[[str], None] = lambda _: None) -> list[Media]:
     """What folders, list files, glob patterns, files, camera numbers and URLs name, each once, in their order.
+
+    ``remark`` gets a line for each thing that is passed over or named differently than a user may expect.
 
     Raises:
         DataError: a source names nothing; whether files can be read is seen later.
     """
-    files: dict[str, Path] = {}  # by absolute path, as first written
-    media, live = list[Media](), list[Media]()
+    live, paths = list[str](), list[str]()
     for source in sources:
         if is_live(source):
-            live.append(Media(source, "live", Path(f"live{len(live)}")))
+            live.append(source)
             continue
-        found = list_files(Path(), source, f"--source {source}", IMAGE_SUFFIXES | VIDEO_SUFFIXES)
-        if not found:
+        listing = list_sources(Path(), [source], f"--source {source}", image_suffixes() | VIDEO_SUFFIXES)
+        for line in listing.remarks():
+            remark(f"--source {source}: {line}")
+        if not listing.images:
             raise DataError(f"--source {source}: no image or video in it")
-        for file in found:
-            files.setdefault(os.path.abspath(file), file)
-    for file, stem in zip(files.values(), unique_stems(list(files)), strict=True):
-        media.append(Media(str(file), "video" if file.suffix.lower() in VIDEO_SUFFIXES else "image", stem))
-    return media + live
+        paths += listing.images
+    files = [Path(path) for path in each_once(paths)[0]]
+    return [*_media_of(files, remark), *_live_media(live, files)]
+
+
+def _media_of(files: Sequence[Path], remark: Callable[[str], None]) -> list[Media]:
+    is_video = [file.suffix.lower() in VIDEO_SUFFIXES for file in files]
+    videos = [position for position, video in enumerate(is_video) if video]
+    stems = unique_stems(list(map(os.path.abspath, files)), videos)
+    whole = [str(stem) for stem, file in zip(stems, files, strict=True) if file.suffix and stem.name == file.name]
+    if whole:
+        clash = f"{len(whole)} inputs have a name that others have too; their results keep the ending in theirs"
+        remark(f"{clash}: {', '.join(whole[:3])}{', ...' if len(whole) > 3 else ''}")
+    kinds: list[Literal["image", "video"]] = ["video" if video else "image" for video in is_video]
+    rows = zip(map(str, files), kinds, stems, _drawn_names(files, stems), strict=True)
+    return [Media(*row) for row in rows]
+
+
+def _drawn_names(files: Sequence[Path], stems: Sequence[Path]) -> list[Path]:
+    """A name of its own for each annotated image: the image's, or one that ends in .jpg where that is not written."""
+    own = [stem.with_name(file.name) for file, stem in zip(files, stems, strict=True)]
+    drawn = {name: name for name in own if name.suffix.lower() in DRAWN_SUFFIXES}
+    taken = set(map(comparable, drawn))
+    for name, stem in sorted(zip(own, stems, strict=True)):
+        if name not in drawn:
+            numbered = (f"{name}.{number}" for number in itertools.count(2))
+            names = (Path(f"{start}.jpg") for start in itertools.chain((stem, name), numbered))
+            drawn[name] = next(one for one in names if comparable(one) not in taken)
+            taken.add(comparable(drawn[name]))
+    has_crops = any(comparable(Path(name.parts[0])) == "crops" for name in drawn.values())  # which are written there
+    return [Path("images", drawn[name]) if has_crops else drawn[name] for name in own]
+
+
+def _live_media(sources: Sequence[str], files: Sequence[Path]) -> Iterator[Media]:
+    """Cameras and streams, with names that no part of a file's path has."""
+    parts = {comparable(Path(part)) for file in files for part in (*file.absolute().parts, file.stem)}
+    names = (name for number in itertools.count() if (name := f"live{number}") not in parts)
+    return (Media(source, "live", Path(name)) for source, name in zip(sources, names, strict=False))
 
 
 def is_live(source: str) -> bool:
@@ -84,7 +124,9 @@ def count_frames(media: Sequence[Media]) -> int | None:
     return len(media) - len(videos) + sum(max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) for video in videos)
 
 
-def read_frames(media: Sequence[Media], skip: Skip = None, channels: int = 3) -> Iterator[Frame]:
+def read_frames(
+    media: Sequence[Media], skip: Skip = None, channels: int = 3, white: int = ANY_RANGE
+) -> Iterator[Frame]:
     """All frames in their order, few of them in memory.
 
     Raises:
@@ -93,7 +135,9 @@ def read_frames(media: Sequence[Media], skip: Skip = None, channels: int = 3) ->
     left, ahead = iter(media), deque[Future[Iterable[Frame]]]()
     with ThreadPoolExecutor(READERS) as pool:
         while True:
-            ahead.extend(pool.submit(_frames, one, channels) for one in itertools.islice(left, READ_AHEAD - len(ahead)))
+            ahead.extend(
+                pool.submit(_frames, one, channels, white) for one in itertools.islice(left, READ_AHEAD - len(ahead))
+            )
             if not ahead:
                 return
             try:
@@ -104,10 +148,10 @@ def read_frames(media: Sequence[Media], skip: Skip = None, channels: int = 3) ->
                 skip(problem)
 
 
-def _frames(media: Media, channels: int) -> Iterable[Frame]:
+def _frames(media: Media, channels: int, white: int) -> Iterable[Frame]:
     """The frame of an image, read at once; those of anything else, read when they are asked for."""
     if media.kind == "image":
-        return [as_frame(media.address, channels)._replace(stem=media.stem)]
+        return [as_frame(media.address, channels, white)._replace(stem=media.stem, drawn=media.drawn)]
     return _video(media, channels)
 
 
@@ -123,7 +167,7 @@ def _video(media: Media, channels: int) -> Iterator[Frame]:
     try:
         while (read := capture.read())[0]:
             image = as_channels(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), channels, media.address)
-            yield Frame(image, media.address, media.stem, number, fps)
+            yield Frame(image, media.address, media.stem, number=number, fps=fps)
             number += 1
         expected = 0 if media.kind == "live" else capture.get(cv2.CAP_PROP_FRAME_COUNT)
     finally:
@@ -134,7 +178,7 @@ def _video(media: Media, channels: int) -> Iterator[Frame]:
         raise DataError(f"{media.address}: damaged, {number} of {expected:.0f} frames could be read")
 
 
-def as_frame(image: Any, channels: int = 3) -> Frame:
+def as_frame(image: Any, channels: int = 3, white: int = ANY_RANGE) -> Frame:
     """One image: a path, a numpy array, a PIL image or a tensor, as ``Predictor.predict`` takes them.
 
     Files and PIL images are turned as their EXIF data says; floats of a tensor are rounded to 255 steps. The frame has
@@ -143,7 +187,7 @@ def as_frame(image: Any, channels: int = 3) -> Frame:
     if isinstance(image, (str, os.PathLike)):
         file = os.fspath(image)
         image_size(file, channels)  # finds what is cut off, which OpenCV would fill with grey
-        return Frame(read_image(file, channels), file)
+        return Frame(read_image(file, channels, white), file)
     if isinstance(image, Image.Image):
         pixels = _from_pil(image)
     elif isinstance(image, Tensor):

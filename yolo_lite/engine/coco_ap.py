@@ -6,6 +6,7 @@ D detections of a split, C classes, boxes in pixels of the original images.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ from yolo_lite.data.index import DatasetIndex, coco_dict
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
 from yolo_lite.report.evaluation import Curves, mean_of_known
 
-CONFIDENCES = np.linspace(0.001, 1, 1000)
+CONFIDENCES = np.arange(1, 1001) / 1000  # the floats that print as .001, .002, ..: linspace gives .7000000000000001
+COCO_LIMIT = 100  # detections of an image and class that COCO's AP counts
 UNMATCHED, IN_CROWD = -1, -2  # what else than an object a detection may be matched to
 
 
@@ -38,6 +40,36 @@ class ClassScores(NamedTuple):
     recall: float
 
 
+class Limits(NamedTuple):
+    """How many detections of a split count, the best first."""
+
+    per_image: int = 300  # that NMS leaves
+    per_class: int = COCO_LIMIT  # of them, of an image and class, that AP counts
+
+    @property
+    def remark(self) -> str:
+        """What is said where AP is not COCO's, else nothing."""
+        if self.per_class == COCO_LIMIT:
+            return ""
+        return (
+            f"crowded images: up to {self.per_image} detections of an image are kept, and AP counts them all "
+            f"(COCO's AP: {COCO_LIMIT} of an image and class; val.py --coco-rules)"
+        )
+
+
+def detection_limits(index: DatasetIndex, max_det: int | None = None, coco_rules: bool = False) -> Limits:
+    """The limits that a split needs, for a perfect detector must score 1.
+
+    ``max_det`` detections of an image are kept: if none is chosen 300, or twice the objects of the most crowded image
+    where these are more. AP counts COCO's 100 of an image and class where no image holds more than 50 objects, and by
+    ``coco_rules``; else all that are kept.
+    """
+    most = int(np.bincount(index.owner[~index.crowd], minlength=1).max())
+    per_image = max_det or max(Limits().per_image, 2 * most)
+    is_crowded = 2 * most > COCO_LIMIT and not coco_rules
+    return Limits(per_image, max(COCO_LIMIT, per_image) if is_crowded else COCO_LIMIT)
+
+
 class Scores(NamedTuple):
     """Scores of a split: the means over the classes that have objects, then class by class."""
 
@@ -50,7 +82,8 @@ class Scores(NamedTuple):
 class SizeScores(NamedTuple):
     """COCO's AP and recall by the size of objects, recall by the number of detections; NaN without such objects.
 
-    Small is below 32 x 32 pixels of the image file, large from 96 x 96; ``area`` of the ground truth counts.
+    Small is below 32 x 32 pixels of the image file, large from 96 x 96; ``area`` of the ground truth counts. What has
+    no number in its name is of as many detections as AP counts.
     """
 
     ap_small: float
@@ -62,6 +95,7 @@ class SizeScores(NamedTuple):
     ar_small: float
     ar_medium: float
     ar_large: float
+    ar: float
 
 
 def ground_truth(index: DatasetIndex) -> COCO:
@@ -69,13 +103,14 @@ def ground_truth(index: DatasetIndex) -> COCO:
     return COCO(coco_dict(index, range(len(index)), range(len(index.names))))
 
 
-def score_detections(truth: COCO, table: DetectionTable) -> Scores:
-    """COCO's AP (101 recall points, 100 detections an image and class, all areas) of a table against a split.
+def score_detections(truth: COCO, table: DetectionTable, limit: int = COCO_LIMIT) -> Scores:
+    """COCO's AP (101 recall points, all areas) of a table against a split.
 
-    ``image`` and ``label`` of the table are the ids of ``truth``.
+    ``image`` and ``label`` of the table are the ids of ``truth``; ``limit`` detections of an image and class count
+    (``maxDets`` of pycocotools), but for precision, recall and the curves, which count all.
     """
     results = _load_results(truth, table)
-    evaluation = _run_coco(truth, results)
+    evaluation = _run_coco(truth, results, [limit])
     # precision [T, R, C, areas, max detections], -1 where a class has no objects
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
@@ -86,24 +121,26 @@ def score_detections(truth: COCO, table: DetectionTable) -> Scores:
     return Scores(ClassScores(*mean_of_known(rows, 0).tolist()), by_class, confidence, curves)
 
 
-def score_by_size(truth: COCO, table: DetectionTable) -> SizeScores:
+def score_by_size(truth: COCO, table: DetectionTable, limit: int = COCO_LIMIT) -> SizeScores:
     """What COCO adds to AP; it costs as much again, several times over: not for every epoch."""
-    evaluation = _run_coco(truth, _load_results(truth, table), by_size=True)
+    evaluation = _run_coco(truth, _load_results(truth, table), sorted({1, 10, 100, limit}), by_size=True)
     evaluation.summarize()
-    return SizeScores(*np.where(evaluation.stats < 0, np.nan, evaluation.stats)[3:12].tolist())
+    stats = np.where(evaluation.stats < 0, np.nan, evaluation.stats).tolist()
+    return SizeScores(*(stats[place] for place in (*range(3, 9), -3, -2, -1, -4)))
 
 
 def match(truth: COCO, detections: DetectionTable | COCO, any_class: bool = False) -> np.ndarray:
     """Which object each detection ``[D]`` finds by COCO's greedy rule at IoU 0.5, as its row in the ground truth.
 
     From the best score down, each detection of an image takes the free object that it overlaps most. One that finds
-    none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``. Only the best
-    100 of an image and class are matched, those that AP knows; with ``any_class`` all are, with objects of any class.
+    none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``. All are matched,
+    however many AP counts; with ``any_class`` with objects of any class.
     """
     results = _load_results(truth, detections) if isinstance(detections, DetectionTable) else detections
     found = np.full(len(results.anns), UNMATCHED)
     # At several thresholds a pair of the library's "matched" may stem from any of them: it is asked about one alone.
-    pairs = _run_coco(truth, results, iou=0.5, any_class=any_class).eval["matched"]
+    everything = [max(len(results.anns), 1)]
+    pairs = _run_coco(truth, results, everything, iou=0.5, any_class=any_class).eval["matched"]
     annotations = truth.dataset["annotations"]
     rows = {one["id"]: IN_CROWD if one["iscrowd"] else row for row, one in enumerate(annotations)}
     for detection, thing in (pair.split("_") for pair in pairs):
@@ -118,17 +155,22 @@ def _load_results(truth: COCO, table: DetectionTable) -> COCO:
 
 
 def _run_coco(
-    truth: COCO, results: COCO, iou: float | None = None, by_size: bool = False, any_class: bool = False
+    truth: COCO,
+    results: COCO,
+    max_detections: Sequence[int],
+    iou: float | None = None,
+    by_size: bool = False,
+    any_class: bool = False,
 ) -> Any:
     """COCO's evaluation, at its ten IoU thresholds or at one, of all objects together or also of each size."""
     evaluation = COCOeval_faster(truth, results, "bbox", print_function=lambda *_: None)
     parameters = evaluation.params
+    parameters.maxDets = list(max_detections)
+    parameters.useCats = int(not any_class)
     if not by_size:
-        parameters.areaRng, parameters.areaRngLbl, parameters.maxDets = [[0, 1e10]], ["all"], [100]
+        parameters.areaRng, parameters.areaRngLbl = [[0, 1e10]], ["all"]
     if iou is not None:
         parameters.iouThrs = np.array([iou])
-    if any_class:
-        parameters.useCats, parameters.maxDets = 0, [max(len(results.anns), 1)]
     evaluation.evaluate()
     evaluation.accumulate()
     return evaluation

@@ -19,7 +19,15 @@ from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import Canvas, Letterbox, padded_size, to_original
 from yolo_lite.data.loader import evaluation_loader
 from yolo_lite.data.store import ImageStore
-from yolo_lite.engine.coco_ap import DetectionTable, Scores, ground_truth, score_by_size, score_detections
+from yolo_lite.engine.coco_ap import (
+    DetectionTable,
+    Limits,
+    Scores,
+    detection_limits,
+    ground_truth,
+    score_by_size,
+    score_detections,
+)
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.tasks import Inference
 from yolo_lite.loss.criteria import Criterion
@@ -34,6 +42,7 @@ class Split(NamedTuple):
     dataset: DatasetIndex
     loader: DataLoader[Batch]
     truth: COCO
+    limits: Limits = Limits()
 
 
 class Evaluation(NamedTuple):
@@ -80,7 +89,9 @@ class Evaluation(NamedTuple):
         milliseconds = {stage: 1000 * value / len(index) for stage, value in self.seconds.items()}
         return {
             **_known(self.scores.overall._asdict()),
-            **_known(score_by_size(self.split.truth, self.detections)._asdict()),
+            **_known(score_by_size(self.split.truth, self.detections, self.split.limits.per_class)._asdict()),
+            "max_det": self.split.limits.per_image,
+            "ap_max_det": self.split.limits.per_class,
             "confidence": self.scores.confidence,
             "per_class": {
                 name: {"objects": count, **_known(scores._asdict())}
@@ -108,12 +119,18 @@ def rounded_up(size: int, stride: int) -> int:
 
 
 def prepare_split(
-    store: ImageStore, canvas: Canvas, batch_size: int, workers: int, compute: Compute, processes: Processes = ALONE
+    store: ImageStore,
+    canvas: Canvas,
+    batch_size: int,
+    workers: int,
+    compute: Compute,
+    processes: Processes = ALONE,
+    limits: Limits | None = None,
 ) -> Split:
     """Loader and ground truth of a split; of many processes each loads whole batches, in turn."""
     part, pin_memory = slice(processes.rank, None, processes.size), compute.device.type == "cuda"
     loader = evaluation_loader(EvaluationSet(store.index, store, canvas), batch_size, workers, pin_memory, part)
-    return Split(store.index, loader, ground_truth(store.index))
+    return Split(store.index, loader, ground_truth(store.index), limits or detection_limits(store.index))
 
 
 class _Found(NamedTuple):
@@ -163,7 +180,7 @@ def evaluate(
     every = [found for one_round in rounds for found in one_round if found is not None]
     columns = zip(*(table for found in every for table in found.tables), strict=True)
     table = DetectionTable(*map(np.concatenate, columns))
-    scores = processes.from_first(lambda: score_detections(split.truth, table))
+    scores = processes.from_first(lambda: score_detections(split.truth, table, split.limits.per_class))
     watch.lap("ap")
     means = sum((found.losses for found in every), torch.zeros(())) / len(split.dataset)
     by_name = {} if criterion is None else dict(zip(criterion.names, means.tolist(), strict=True))

@@ -14,7 +14,8 @@ from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.data.dataset import TrainingSet
-from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.doubts import too_small
+from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import CAN_FORK, ImageStore
@@ -25,6 +26,7 @@ from yolo_lite.engine.optimizer import Plan, accumulated_batches
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import Record
 from yolo_lite.engine.run_folder import make_run_folder, mark_launchers
+from yolo_lite.engine.same_data import read_splits
 from yolo_lite.engine.state import Resume, State, initial_state
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.structures import Batch, Compute
@@ -51,11 +53,14 @@ class TrainingRun(NamedTuple):
     batches: Iterator[Batch]  # of all epochs
     val: Split
     record: Record | None  # kept by the first process
+    data: dict[str, Any]  # what the dataset is, see engine/same_data.py
 
     def save(self, name: str, content: dict[str, Any]) -> None:
         """Write a checkpoint; the first process does it for all."""
         if self.record is not None:
-            save_checkpoint(self.folder / "weights" / name, {"config": self.config.plain(), **content})
+            save_checkpoint(
+                self.folder / "weights" / name, {"config": self.config.plain(), "data": self.data, **content}
+            )
 
 
 def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> TrainingRun:
@@ -71,9 +76,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
         raise ConfigError(f"{options.cfg}: {error}") from None
     size = rounded_up(options.imgsz, model.stride)
     print(f"{options.cfg}: {model.describe(size)}")
-    train_index = index_split(config.data, config.data_file, "train", with_outlines=hyp.copy_paste > 0)
-    val_index = index_split(config.data, config.data_file, "val")
-
+    train_index, val_index, data_record = read_splits(config, resume)
     if hyp.sync_bn:
         model = _synchronised(model, len(train_index), options.batch_size, compute, processes)
     criterion = task.criterion(config.model, hyp, train_index.counts).to(compute.device)
@@ -90,13 +93,17 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     print(f"val:   {store.describe()}")
     canvas = functools.partial(canvas_size, stride=model.stride)
     val = prepare_split(store, canvas, options.batch_size, options.workers, compute, processes)
+    if val.limits.remark:
+        print(f"val:   {val.limits.remark}")
 
     folder = processes.from_first(lambda: _run_folder(options, resume, [train_index, val_index], processes))
+    if processes.is_first and (line := too_small(train_index, size)):
+        print(f"train: {line}")
     record = Record(folder, config, state.epoch) if processes.is_first else None
     if record and state.step == 0 and options.figures:
         record.graph(model)
         batches = record.batches(batches, model, criterion)
-    return TrainingRun(config, folder, state, setup, train_index, batches, val, record)
+    return TrainingRun(config, folder, state, setup, train_index, batches, val, record, data_record)
 
 
 def _synchronised(model: Any, num_images: int, batch_size: int, compute: Compute, processes: Processes) -> Any:

@@ -28,7 +28,8 @@ def run_config(options: TrainOptions) -> RunConfig:
     Raises:
         ConfigError: an option or a file that it names is unusable, all problems at once; or the files do not fit.
     """
-    overrides = tuple(options.set)
+    chosen = (f"optimizer={options.optimizer}",) if options.optimizer else ()
+    overrides = (*options.set, *chosen)
     problems: list[str] = []
 
     def attempt(load: Callable[..., T], file: Any) -> T | None:
@@ -44,8 +45,6 @@ def run_config(options: TrainOptions) -> RunConfig:
     if not (model and hyp and data):
         raise ConfigError("\n".join(problems))
     _check_fit(options, hyp_file, model, hyp, data)
-    if options.optimizer:
-        hyp = hyp.model_copy(update={"optimizer": options.optimizer})
     channels = {"ch": data.channels} if isinstance(model, ModelConfig) else {}
     model = model.model_copy(update={"nc": len(data.class_names), **channels})
     # What is given comes before what the dataset suggests, and that before the defaults.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from yolo_lite.config.errors import ConfigError
@@ -26,12 +27,36 @@ def make_run_folder(project: str | os.PathLike[str], name: str, exist_ok: bool) 
         folder = Path(project) / f"{name}{number}"
 
 
-def unique_stems(files: Sequence[str]) -> list[Path]:
-    """Paths below the folder that all files share, without their ending unless another one has the same then."""
+def unique_stems(files: Sequence[str], folders: Collection[int] = ()) -> list[Path]:
+    """A path of its own for the results of each file, below the folder that all files share.
+
+    It lacks the file's ending unless another one would be the same then; upper and lower case are the same. It depends
+    on the set of files alone, not on their order.
+
+    Args:
+        files: paths, each once.
+        folders: positions of files whose results lie in a folder of that name: no other file's lie there.
+    """
     root = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
     names = [Path(os.path.relpath(file, root)) for file in files]
-    shared = Counter(name.with_suffix("") for name in names)
-    return [name if shared[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
+    stems = [name.with_suffix("") for name in names]
+    whole: set[int] = set()  # positions of those that keep their ending
+    while True:
+        count = Counter(map(comparable, stems))
+        parents = {comparable(parent) for stem in stems for parent in stem.parents} if folders else set()
+        clashing = {position for position, stem in enumerate(stems) if count[comparable(stem)] > 1}
+        clashing |= {position for position in folders if comparable(stems[position]) in parents}
+        if clashing <= whole:
+            return stems
+        whole |= clashing  # a.png for the one may be what is left of another's a.png.jpg
+        stems = [
+            name if position in whole else stem for position, (name, stem) in enumerate(zip(names, stems, strict=True))
+        ]
+
+
+def comparable(path: Path) -> str:
+    """Equal for paths that some file systems do not tell apart."""
+    return unicodedata.normalize("NFC", str(path)).casefold()
 
 
 TORCHRUN_FILE = "torchrun.txt"  # in a run folder: the torchruns that started its processes, a line each

@@ -83,7 +83,7 @@ def prediction_sheet(index: DatasetIndex, errors: Errors, positions: np.ndarray,
     )
     pairs = []
     for position in positions.tolist():
-        image, pair = as_rgb(read_image(index.path(position), index.channels)), []
+        image, pair = as_rgb(read_image(index.path(position), index.channels, index.white)), []
         for title, table, wrong, score in sides:
             own = table.image == position
             shown = own & wrong if only_errors else own

@@ -100,6 +100,7 @@ class Resume(NamedTuple):
 
     folder: Path
     checkpoint: dict[str, Any]  # content of its last.pt
+    data_moved: bool = False  # another place was given for its dataset
 
 
 def is_finished(epoch: int, best_epoch: int, config: RunConfig) -> bool:

@@ -269,7 +269,8 @@ def _validate(run: TrainingRun, stop: StopRequest) -> Evaluation:
     """
     setup, processes = run.setup, run.setup.processes
     averaged, check = run.state.average.module, stop.check if processes.size == 1 else None
-    evaluation = evaluate(averaged, run.val, run.state.criterion, setup.compute, DetectOptions(), processes, check)
+    options = DetectOptions(max_detections=run.val.limits.per_image)
+    evaluation = evaluate(averaged, run.val, run.state.criterion, setup.compute, options, processes, check)
     if not np.isfinite(list(evaluation.losses.values())).all():
         told = ", ".join(f"{name} {value}" for name, value in evaluation.losses.items())
         raise DivergedError(f"epoch {run.state.epoch + 1}: the validation loss is not finite ({told}): lower lr0")

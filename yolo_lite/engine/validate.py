@@ -19,7 +19,7 @@ from yolo_lite.data.letterbox import Canvas, canvas_size
 from yolo_lite.data.names import load_dataset
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_trained
-from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_detections
+from yolo_lite.engine.coco_ap import DetectionTable, detection_limits, ground_truth, score_detections
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute, libraries_left_uncollected, move_model
 from yolo_lite.engine.evaluate import Evaluation, evaluate, prepare_split, rounded_up
@@ -57,9 +57,12 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> C
         raise ConfigError(f"--classes: expected each name once, found {' '.join(options.classes)}")
     store = ImageStore(index, subject.size, "off", options.workers > 0)
     batch_size = options.batch_size or subject.batch_size
-    split = prepare_split(store, subject.canvas, batch_size, options.workers, subject.compute)
-    choice = DetectOptions(options.conf, options.iou, options.max_det)
+    limits = detection_limits(index, options.max_det, options.coco_rules)
+    split = prepare_split(store, subject.canvas, batch_size, options.workers, subject.compute, limits=limits)
+    choice = DetectOptions(options.conf, options.iou, limits.per_image)
     print(f"{subject.compute}, {subject.size} px")
+    if limits.remark:
+        print(limits.remark)
 
     @libraries_left_uncollected()
     def validation() -> Evaluation:
@@ -75,7 +78,8 @@ def of_classes(evaluation: Evaluation, names: Sequence[str]) -> Evaluation:
     new_label = np.array([names.index(name) if name in names else -1 for name in split.dataset.names])[table.label]
     table = DetectionTable(*(column[new_label >= 0] for column in table._replace(label=new_label)))
     split = split._replace(dataset=index, truth=ground_truth(index))
-    return evaluation._replace(split=split, scores=score_detections(split.truth, table), detections=table)
+    scores = score_detections(split.truth, table, split.limits.per_class)
+    return evaluation._replace(split=split, scores=scores, detections=table)
 
 
 def write_results(folder: Path, evaluation: Evaluation, report: dict[str, Any], options: ValOptions) -> None:

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from yolo_lite.config.types import NotNegative, Positive
 from yolo_lite.ops.boxes import aligned_iou, aligned_overlap, aligned_union
-from yolo_lite.ops.safe import safe_power, safe_ratio
+from yolo_lite.ops.safe import floored, safe_power, safe_ratio
 
 BoxLossFunction = Callable[..., Tensor]
 AboveOne = Annotated[float, Field(gt=1)]
 Form = Literal["iou", "giou", "diou", "ciou"]
 
-# Pixels; below it the gradient of a predicted box's aspect, 1 / (w^2 + h^2), would overflow.
+# Pixels; where both sides are below it the gradient of a predicted box's aspect, 1 / (w^2 + h^2), would overflow.
 SMALLEST_SIDE = 1e-6
 # Focal-EIoU weighs pairs by a power of their IoU: one this small still counts, or disjoint boxes would learn nothing.
 FOCAL_EIOU_FLOOR = 0.01
@@ -50,7 +50,7 @@ class Pair(NamedTuple):
 def _pair(predicted: Tensor, target: Tensor) -> Pair:
     # Negative sides count as 0: else the centres might be farther apart than the box around both is long.
     exact = (_exact(box) for box in (predicted, target))
-    predicted, target = (torch.cat((box[:, :2], box[:, 2:].clamp(min=0)), dim=1) for box in exact)
+    predicted, target = (torch.cat((box[:, :2], floored(box[:, 2:], 0)), dim=1) for box in exact)
     overlap, enclosing = aligned_overlap(predicted, target)
     intersection, union = aligned_union(predicted, target, overlap)
     offset = predicted[:, :2] - target[:, :2]
@@ -96,8 +96,13 @@ def iou(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def iou_log(predicted: Tensor, target: Tensor, *, floor: Annotated[float, Field(gt=0, lt=1)] = 1e-3) -> Tensor:
-    """-ln max(IoU, floor), at most -ln floor and constant there (Yu et al., arXiv:1608.01471, UnitBox)."""
-    return -_pair(predicted, target).iou.clamp(min=floor).log()
+    """-ln max(IoU, floor), at most -ln floor and constant there (Yu et al., arXiv:1608.01471, UnitBox).
+
+    A predicted side of 0 has the gradient of the floor, or it would stay 0.
+    """
+    pair = _pair(predicted, target)
+    is_empty = (pair.predicted[:, 2:] <= 0).any(dim=1)
+    return -torch.where(is_empty, floored(pair.iou, floor), pair.iou.clamp(min=floor)).log()
 
 
 def giou(predicted: Tensor, target: Tensor) -> Tensor:
@@ -238,8 +243,10 @@ def _centre_distance(pair: Pair) -> Tensor:
 
 
 def _aspect(pair: Pair) -> Tensor:
-    """alpha v ``[P]`` of CIoU. ``atan2`` keeps the gradient finite where a predicted side is 0."""
-    width, height = (side.clamp(min=SMALLEST_SIDE) for side in pair.predicted[:, 2:].unbind(dim=1))
+    """alpha v ``[P]`` of CIoU. ``atan2`` keeps the gradient finite where one predicted side is 0."""
+    size = pair.predicted[:, 2:]
+    has_vanished = (size < SMALLEST_SIDE).all(dim=1)
+    width, height = (side.masked_fill(has_vanished, SMALLEST_SIDE) for side in size.unbind(dim=1))
     angle = torch.atan2(*pair.target[:, 2:].unbind(dim=1)) - torch.atan2(width, height)
     v = (4 / math.pi**2) * angle.square()
     with torch.no_grad():

@@ -36,7 +36,8 @@ def aligned_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     size_a, size_b = a[:, 2:], b[:, 2:]
     mean_size = (size_a + size_b) / 2
     contained = distance <= (size_a - size_b).abs() / 2  # along this axis
-    overlap = torch.where(contained, torch.minimum(size_a, size_b), mean_size - distance).clamp(min=0)
+    overlap = torch.where(contained, torch.minimum(size_a, size_b), mean_size - distance)
+    overlap = torch.where(overlap < 0, 0, overlap)  # not clamp, which has no gradient at 0: a side of 0 may grow
     enclosing = torch.where(contained, torch.maximum(size_a, size_b), mean_size + distance)
     return overlap, enclosing
 

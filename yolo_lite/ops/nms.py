@@ -21,9 +21,14 @@ class DetectOptions(NamedTuple):
     confidence: float = 0.001  # scores must lie above it
     iou: float = 0.6  # a box that overlaps a better one of its class by more is dropped
     max_detections: int = 300  # for one image
-    max_candidates: int = 3000  # best scores of one image that enter NMS
+    max_candidates: int | None = None  # best scores of one image that enter NMS; None: ``num_candidates``
     classes: tuple[int, ...] | None = None  # labels that are looked for; None: all
     agnostic: bool = False  # a box is dropped for a better one of any class
+
+    @property
+    def num_candidates(self) -> int:
+        """Ten for each detection, but 3000 at least, unless ``max_candidates`` says it."""
+        return max(3000, 10 * self.max_detections) if self.max_candidates is None else self.max_candidates
 
 
 def select_detections(
@@ -40,7 +45,7 @@ def select_detections(
     candidate = (score > options.confidence).flatten().nonzero().squeeze(1)
     # A stable sort: equal scores keep the order of the slots, on every device.
     best, order = score.flatten()[candidate].sort(descending=True, stable=True)
-    best, candidate = best[: options.max_candidates], candidate[order[: options.max_candidates]]
+    best, candidate = best[: options.num_candidates], candidate[order[: options.num_candidates]]
     row, label = candidate // score.shape[1], candidate % score.shape[1]
     return survivors(Detections(boxes_of(row, label), best, label), options)
 
@@ -57,7 +62,7 @@ def survivors(candidates: Detections, options: DetectOptions) -> Detections:
     """
     if options.classes is not None:
         candidates = candidates.select(_is_wanted(candidates.label, options.classes))
-    candidates = candidates.select(slice(options.max_candidates))
+    candidates = candidates.select(slice(options.num_candidates))
     box, score, label = candidates[:3]
     group = torch.zeros_like(label) if options.agnostic else label
     chosen = class_nms(box[:QUICK_CANDIDATES], score[:QUICK_CANDIDATES], group[:QUICK_CANDIDATES], options.iou)

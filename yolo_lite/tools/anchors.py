@@ -10,8 +10,6 @@ from scipy.cluster.vq import kmeans2
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.model import AnyModelConfig, ModelConfig
-from yolo_lite.data.index import DatasetIndex
-from yolo_lite.data.letterbox import fitted_size
 from yolo_lite.model.detector import Detector
 
 TRIALS = 10  # k-means runs from different starts; the best is kept
@@ -30,13 +28,6 @@ def measure_fit(size: np.ndarray, anchors: np.ndarray, anchor_t: float) -> tuple
     """Return the share of the objects ``[T, 2]`` that can be learnt, and their mean ratio to the nearest anchor."""
     ratios = best_ratios(size, anchors.reshape(-1, 2))
     return float((ratios < anchor_t).mean()), float(ratios.mean())
-
-
-def training_sizes(index: DatasetIndex, longest: int) -> np.ndarray:
-    """Compute the sizes ``[T, 2]`` of all objects but crowds in images whose longest side is scaled to ``longest``."""
-    fitted = np.array([fitted_size(int(height), int(width), longest) for height, width in index.size]).reshape(-1, 2)
-    scale = (fitted / index.size)[index.owner, ::-1]
-    return ((index.xyxy[:, 2:] - index.xyxy[:, :2]) * scale)[~index.crowd]
 
 
 def best_ratios(size: np.ndarray, anchors: np.ndarray) -> np.ndarray:

@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.index import DatasetIndex, dataset_root, index_split
+from yolo_lite.data.images import ANY_RANGE
+from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.readers.voc import VocReader
+from yolo_lite.data.split import dataset_root
 from yolo_lite.data.writers import WRITERS
 
 
@@ -75,6 +77,8 @@ def write_dataset(
             labels = WRITERS[to](index, [_without_images(name) for name in names], place, split, polygons)
             content["labels"][split] = labels if copy_images else str(folder / labels)
             content["names"] = dict(enumerate(index.names))
+            content |= {"channels": index.channels} if index.channels != 3 else {}
+            content |= {"max_value": index.white} if index.white != ANY_RANGE else {}
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (place / "data.yaml").write_text(text, encoding="utf-8")
         os.replace(place, folder)

@@ -19,20 +19,14 @@ from tqdm import tqdm
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
-from yolo_lite.data.doubts import doubts
-from yolo_lite.data.images import IMAGE_SUFFIXES, orientation, read_image
-from yolo_lite.data.index import (
-    DatasetIndex,
-    dataset_root,
-    decided,
-    index_of,
-    left_out,
-    read_image_labels,
-    split_files,
-)
-from yolo_lite.data.labels import SYSTEM_ERROR, LabelReader, Labels, Problem, SplitFiles
+from yolo_lite.data.doubts import doubts, training_sizes
+from yolo_lite.data.files import Listing
+from yolo_lite.data.images import orientation, read_image
+from yolo_lite.data.index import DatasetIndex, decided, index_of, left_out, read_image_labels
+from yolo_lite.data.labels import SYSTEM_ERROR, LabelReader, Labels, Problem
 from yolo_lite.data.readers import FORMATS
-from yolo_lite.tools.anchors import training_sizes
+from yolo_lite.data.split import SplitFiles, dataset_root, split_files
+from yolo_lite.data.suffixes import KNOWN_IMAGES, SAME_FORMAT, image_suffixes
 from yolo_lite.tools.convert import write_dataset
 
 # Every kind of finding, the worst first. Errors harm training: images or objects are lost, or validation is no longer
@@ -45,12 +39,12 @@ SEVERITY = {
     **dict.fromkeys(("not a number", "not finite", "unknown class", "outside the image", "without area"), "error"),
     **dict.fromkeys(("images without label file", "crowds", "image listed twice"), "warning"),
     **dict.fromkeys(("class without objects", "duplicate image", "missing labels", "orphaned labels"), "warning"),
+    **dict.fromkeys(("unread image", "range of 16 bits"), "warning"),
     **dict.fromkeys(("annotations of other images", "repeated object", "too small", "too narrow"), "warning"),
-    **dict.fromkeys(("how rows are read",), "note"),
+    **dict.fromkeys(("how rows are read", "found elsewhere"), "note"),
     **dict.fromkeys(("wrong extension", "rotated by EXIF", "16-bit", "palette", "grey", "alpha", "CMYK"), "note"),
 }
-# Keys are Pillow's names of file formats and of pixel modes.
-SAME_EXTENSION = {"MPO": "JPEG", "DIB": "BMP"}
+# Keys are Pillow's names of pixel modes.
 MODES = {"P": "palette", "PA": "palette", "1": "grey", "L": "grey", "LA": "grey", "RGBA": "alpha", "CMYK": "CMYK"}
 NO_LABELS = {"classes.txt", "data.txt", "readme.txt", "notes.txt"}  # text files that are often found beside labels
 
@@ -108,6 +102,7 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
     findings = [
         *(_split_finding("missing split", split, data_file, "is not given") for split in missing),
         *(finding for rows in examined.values() for one in rows for finding in one.findings),
+        *(finding for split, one in files.items() for finding in _of_listing(split, one.listing)),
         *_duplicates(examined),
         *_orphans(files, examined),
         *(
@@ -176,7 +171,7 @@ def _examine(reader: LabelReader, split: str, channels: int, image: Path, labels
     read = read_image_labels(reader, channels, True, path, str(labels))
     if len(read.usable):
         read = _with_pixels(read, image, channels)
-    if os.path.exists(image):
+    if not any(problem.kind in ("unreadable image", SYSTEM_ERROR) for problem in read.problems[0]):
         digest = hashlib.blake2b(image.read_bytes(), digest_size=16).digest()
         findings += [Finding(kind, split, path, f"{image}: {text}") for kind, text in _peculiarities(image)]
     for problem in read.problems[0]:
@@ -213,7 +208,8 @@ def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
             layout = str(image.tile[0][3]) if image.tile else ""
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):  # formats that only OpenCV knows
         return
-    if Image.registered_extensions().get(path.suffix.lower()) != SAME_EXTENSION.get(kind, kind):
+    stated = Image.registered_extensions().get(path.suffix.lower(), "")
+    if SAME_FORMAT.get(stated, stated) != SAME_FORMAT.get(kind, kind):
         yield "wrong extension", f"a {kind} file"
     if turned != 1:
         yield "rotated by EXIF", f"orientation {turned}; labels are of the turned image"
@@ -221,6 +217,16 @@ def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
         yield "16-bit", "read as 8 bits"
     if mode in MODES:
         yield MODES[mode], f"mode {mode}, read as RGB"
+
+
+def _of_listing(split: str, listing: Listing) -> Iterator[Finding]:
+    for note in listing.notes:
+        yield Finding("found elsewhere", split, "", f"{split}: {note}")
+    for path in listing.unread:
+        text = f"{path}: looks like an image, but is of a kind that is not read here"
+        yield Finding("unread image", split, path, text)
+    for path in listing.repeated:
+        yield Finding("duplicate image", split, path, f"{path}: named before in {split}, used once")
 
 
 def _duplicates(examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:
@@ -247,7 +253,7 @@ def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Ex
     suffixes = {path.suffix for path in known}
     for folder, beside in image_folders.items():
         around = [path for place in beside for path in place.glob("*")]
-        stems = {path.stem for path in around if path.suffix.lower() in IMAGE_SUFFIXES}
+        stems = {path.stem for path in around if path.suffix.lower() in image_suffixes() | KNOWN_IMAGES}
         labels = {path for path in folder.glob("*") if path.suffix in suffixes and path.name.lower() not in NO_LABELS}
         for path in sorted(labels - passed):
             if path.stem not in stems:

@@ -118,7 +118,8 @@ class CocoReader(LabelReader):
     def _object(self, row: Row) -> Annotation | Problem:
         where, number = f"{self.path}: annotation {row.get('id')}", plain_id(row.get("category_id"))
         if number not in self.labels:
-            found = f"found {(name := self.categories.get(number, number))!r}{nearest(str(name), self.names)}"
+            name = self.categories.get(number, row.get("category_id"))
+            found = f"found {name!r}{nearest(str(name), self.names)}"
             return Problem("unknown class", f"{where}: expected a class of the dataset YAML, {found}")
         try:
             x, y, width, height = (float(value) for value in row["bbox"])
@@ -198,7 +199,7 @@ def paired(records: Sequence[Row], images: Sequence[str], path: Path) -> dict[st
             ids = ", ".join(repr(record["id"]) for record in own)
             found = f"images: {name!r} (id {ids}) could be {claimants[0]} or {claimants[1]}"
             raise DataError(f"labels: {path}: {found}: expected a file_name with the folders that tell them apart")
-        if len({(record.get("height"), record.get("width")) for record in own}) > 1:
+        if any(len({record.get(side) for record in own} - {None}) > 1 for side in ("height", "width")):
             raise DataError(f"labels: {path}: images: {name!r} is listed {len(own)} times, with sizes that differ")
         claimants[:] = exact if len(claimants) > 1 else claimants
     return {image: by_name[name] for name, claimants in claims.items() for image in claimants}

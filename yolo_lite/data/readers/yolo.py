@@ -103,10 +103,11 @@ def _box(values: list[float], size: tuple[int, int]) -> tuple[float, ...]:
 
 
 def _hints(values: np.ndarray) -> Iterator[str]:
-    """What the numbers of a wide row behind its class look like."""
-    yield "wide"
+    """What the numbers of a wide row behind its class look like; nothing if they can be neither."""
     is_pose = any(_is_pose(values, each) for each in _keypoint_sizes(len(values) + 1))
     is_polygon = len(values) % 2 == 0 and _is_polygon(values.reshape(-1, 2))
+    if is_pose or is_polygon:
+        yield "wide"
     if is_oriented := len(values) == 8 and _is_parallelogram(values.reshape(-1, 2)):
         yield "oriented"
     if is_oriented or is_pose != is_polygon:

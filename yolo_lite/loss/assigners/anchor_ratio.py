@@ -15,14 +15,15 @@ from yolo_lite.structures import Matches, Objects
 
 
 def build_targets(objects: Objects, grid: Grid, anchor_t: float = 4.0) -> Matches:
-    """Match objects to slots by the rule of YOLOv5.
+    """Match objects to slots by the rule of YOLOv5, but that a slot gets one object at most.
 
     An object matches an anchor when neither its width nor its height differs from the anchor's by a factor of
     ``anchor_t`` or more. It then takes the cell that holds its centre and the nearest neighbour cell in x and in y
-    that lies in the image; exactly in the middle of a cell there is no nearest neighbour. Where several objects
-    claim one slot, the one with the larger IoU with the slot's anchor box, put at the centre of its cell, gets it,
-    and of equals the one that comes first in ``objects``. So every slot learns at most one object, once (YOLOv5's
-    own rule may give a slot several).
+    that lies in the image; exactly in the middle of a cell there is no nearest neighbour.
+
+    In YOLOv5 a slot that several objects claim learns box and class of each, and the objectness of one of them. Here
+    the object with the larger IoU with the slot's anchor box, put at the centre of its cell, gets the slot, and of
+    equals the one that comes first in ``objects``.
 
     Args:
         objects: boxes cxcywh in pixels of the network input; M may be 0.

@@ -1,0 +1,98 @@
+"""Where a dataset and its sources are that do not lie where its YAML says, as after a move or an export."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.data.files import is_folder, path_names
+
+
+class Places(NamedTuple):
+    """Where a dataset and its sources are, which may be elsewhere than its YAML says."""
+
+    stated: Path
+    root: Path
+    moved: dict[str, str]  # sources that are not there as written -> where they are
+    unclear: dict[str, str]  # sources that could be in several places -> what is wrong
+
+    def of(self, source: str) -> str:
+        """Where a source is. Raises DataError where that is unclear."""
+        if source in self.unclear:
+            raise DataError(self.unclear[source])
+        return self.moved.get(source, source)
+
+    def notes(self, sources: Iterable[str]) -> list[str]:
+        """A line for what has moved of the root and these sources."""
+        moved = {str(self.stated): str(self.root)} if self.root != self.stated else {}
+        moved |= {str(self.root / source): self.moved[source] for source in sources if source in self.moved}
+        return [f"there is no {stated}: {place} is used" for stated, place in moved.items()]
+
+
+def find_places(stated: Path, folder: Path, sources: Sequence[str], where: str | Path) -> Places:
+    """Look for a root and sources that are not there: an end of their path may lie below ``folder``, the YAML's.
+
+    The folder itself may also be the root, and a whole relative path lie in a subfolder.
+
+    Raises:
+        DataError: the root could be in two places.
+    """
+    root = stated
+    if not stated.exists():
+        ends = (folder / end for end in (*_ends(str(stated)), Path()))
+        found = _different(str(place) for place in ends if any(_is_there(place, source) for source in sources))
+        if len(found) > 1:
+            raise DataError(f"{where}: path: no such folder: {stated}{_choice(found)}")
+        root = Path(*found) if found else stated
+    places = Places(stated, root, {}, {})
+    taken = {os.path.realpath(root / source): source for source in sources if _is_there(root, source)}
+    for source in dict.fromkeys(sources):
+        found = [] if _is_there(root, source) else _different(_readings(folder, source))
+        other = taken.setdefault(os.path.realpath(found[0]), source) if found else source
+        if len(found) == 1 and other == source:
+            places.moved[source] = found[0]
+        elif found:
+            reason = _choice(found) if len(found) > 1 else f"; {found[0]} is what {other} means already"
+            places.unclear[source] = f"{where}: found nothing at {root / source}{reason}"
+    return places
+
+
+def _ends(path: str) -> list[Path]:
+    """The ends of a path of another place; none begins with a wildcard that was not the path's beginning."""
+    names = path_names(path)
+    return [Path(*names[at:]) for at in range(len(names)) if not at or not _is_magic(names[at])]
+
+
+def _readings(folder: Path, source: str) -> list[str]:
+    """What a source may mean that is not there as written."""
+    found = [(folder, end) for end in _ends(source)]
+    if found and not os.path.isabs(source) and folder.is_dir():
+        found += [(Path(entry), found[0][1]) for entry in os.scandir(folder) if is_folder(entry)]
+    found = [(base, end) for base, end in found if _is_there(base, str(end))]
+    return [
+        str(base / end) if (base / end).exists() else os.path.join(glob.escape(str(base)), end) for base, end in found
+    ]
+
+
+def _different(places: Iterable[str]) -> list[str]:
+    return sorted({os.path.realpath(place): place for place in places}.values())
+
+
+def _choice(places: Sequence[str]) -> str:
+    return f"; it could be {' or '.join(places[:2])}: write which"
+
+
+def _is_there(root: Path, source: str) -> bool:
+    """Whether a source exists; of a pattern the folders before the first wildcard."""
+    path = Path(source).expanduser()
+    fixed = itertools.takewhile(lambda part: not _is_magic(part), path.parts)
+    return os.path.exists(root / path) or (_is_magic(source) and os.path.exists(root.joinpath(*fixed)))
+
+
+def _is_magic(part: str) -> bool:
+    return glob.escape(part) != part

@@ -1,0 +1,111 @@
+"""Where a split is read from: its image files, the label file of each, and the reader of their format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from yolo_lite.config.data import DatasetConfig
+from yolo_lite.config.errors import ConfigError, DataError, nearest
+from yolo_lite.data.files import Listing, list_sources
+from yolo_lite.data.labels import LabelReader
+from yolo_lite.data.places import Places, find_places
+from yolo_lite.data.readers import FORMATS
+from yolo_lite.data.shapes import ensure_shapes
+
+ASKED = 100  # images whose label files are looked for first to find out their format
+
+
+class SplitFiles(NamedTuple):
+    """Where a split of n images is read from."""
+
+    root: Path
+    sources: tuple[str, ...]  # folders, list files or patterns
+    listing: Listing  # of the images, with what else was found there
+    reader: LabelReader
+    labels: list[str]  # the label file of each image, or where it would be
+    has_labels: np.ndarray  # [n] bool, whether it is there
+    others: list[str]  # images of other splits that share the folder or file of labels
+
+    @property
+    def images(self) -> list[str]:
+        return self.listing.images
+
+
+def dataset_root(config: DatasetConfig, data_file: str | Path) -> Path:
+    """The folder of the dataset, see ``find_places``; a generated one is drawn first if it is not there yet."""
+    return _places(config, data_file).root
+
+
+def _places(config: DatasetConfig, data_file: str | Path) -> Places:
+    folder = Path(data_file).resolve().parent
+    root = ensure_shapes(config.generate) if config.generate else (folder / Path(config.path).expanduser()).resolve()
+    if config.generate or (config.download and not root.exists()):  # not yet there: no other set is meant
+        return Places(root, root, {}, {})
+    labels = (config.labels_of(split) for split in ("train", "val", "test"))
+    return find_places(root, folder, [*config.train, *config.val, *config.test, *filter(None, labels)], data_file)
+
+
+def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> SplitFiles:
+    """The image files that the sources of a split list, and the reader of their labels; raises as index_split does."""
+    places, labels = _places(config, data_file), config.labels_of(split)
+    root, sources = places.root, _sources(config, split)
+    if not sources:
+        hint = f"; yolo-lite adopt {data_file} -o mine.yaml makes one" if split == "val" and config.train else ""
+        raise ConfigError(f"{data_file}: the split {split!r} is not given{hint or nearest(split, config.splits)}")
+    if config.download and not root.exists():
+        raise DataError(f"{data_file}: no such folder: {root}; yolo-lite download {data_file} fetches the set")
+    notes = places.notes((*sources, *([labels] if labels else [])))
+    sources = tuple(map(places.of, sources))
+    listing = list_sources(root, sources, data_file)
+    listing = listing._replace(notes=notes + listing.notes)
+    place = root / Path(places.of(labels)).expanduser() if labels else None
+    reader = _reader(config, data_file, root, place, listing.images)
+    sharing = [other for other in config.splits if place and other != split and config.labels_of(other) == labels]
+    shared = tuple(places.of(source) for other in sharing for source in _sources(config, other))
+    others = list_sources(root, shared, data_file).images if shared else []
+    files, there = reader.label_files([*listing.images, *others])
+    count = len(listing.images)
+    return SplitFiles(root, sources, listing, reader, files[:count], there[:count], others)
+
+
+def _sources(config: DatasetConfig, split: str) -> tuple[str, ...]:
+    return (f"images/{split}",) if config.generate and split != "test" else getattr(config, split)
+
+
+def _reader(
+    config: DatasetConfig, data_file: str | Path, root: Path, place: Path | None, images: Sequence[str]
+) -> LabelReader:
+    """The reader of the format that the YAML names or the files speak for."""
+    if place and not place.exists():
+        raise DataError(f"{data_file}: labels: no such folder or file: {place}")
+    name = config.format or _detect_format(root, place, images)
+    if name not in FORMATS:
+        raise DataError(f"{data_file}: format: unknown name {name!r}{nearest(name, FORMATS)}")
+    if place and place.is_dir() == (name == "coco"):
+        expected = "an annotation file" if name == "coco" else "a folder"
+        raise DataError(f"{data_file}: labels: expected {expected} for the format {name}, found {place}")
+    reader = FORMATS[name](root, place, config.names)
+    if reader.numbers_classes:
+        reader.reading, reader.kpt_shape = config.row_kind or "", config.kpt_shape
+    return reader
+
+
+def _detect_format(root: Path, place: Path | None, images: Sequence[str]) -> str:
+    """COCO if the labels are one file, VOC if they are XML files and none is YOLO's, else YOLO."""
+    if place and place.is_file():
+        return "coco"
+    if place:
+        has_yolo, has_voc = (any(place.rglob(pattern)) for pattern in ("*.txt", "*.xml"))
+    else:
+        has_yolo = _has_labels(images, FORMATS["yolo"](root, None, ()))
+        has_voc = not has_yolo and _has_labels(images, FORMATS["voc"](root, None, ()))
+    return "voc" if has_voc and not has_yolo else "yolo"
+
+
+def _has_labels(images: Sequence[str], reader: LabelReader) -> bool:
+    """Whether any image has a label file of the reader's format; the first ones tell it nearly always."""
+    return any(reader.label_files(some)[1].any() for some in (images[:ASKED], images[ASKED:]) if some)
