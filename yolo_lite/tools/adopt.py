@@ -14,9 +14,9 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.load import validate
 from yolo_lite.config.yaml_file import Document, read_yaml
+from yolo_lite.tools.divide import divide, read_fingerprints
 from yolo_lite.tools.export_tree import Tree, open_folder, read_sources
 from yolo_lite.tools.layouts import Layout, recognise
-from yolo_lite.tools.split import divide, read_fingerprints
 from yolo_lite.tools.unpack import ARCHIVES, is_archive, unpack
 
 SPLITS = ("train", "val", "test")
@@ -162,8 +162,8 @@ def _name(path: Path, folder: Path, is_relative: bool) -> str:
 def _sources(tree: Tree, images: Sequence[str], stated: Sequence[str]) -> Sequence[str]:
     """What names these images: what the set itself does, or a folder; nothing where only a list will do."""
     wanted, folders = sorted(images), {os.path.dirname(image) for image in images}
-    common = "" if len(set(map(os.path.isabs, folders))) == 2 else os.path.commonpath(folders) or "."
-    for sources in (stated, [common]):
+    common = [os.path.commonpath(folders) or "."] if len(set(map(os.path.isabs, folders))) == 1 else []
+    for sources in filter(None, (stated, common)):
         try:
             found = read_sources(tree.root, sources)
         except DataError:

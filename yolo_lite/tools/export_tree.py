@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.images import IMAGE_SUFFIXES
-from yolo_lite.data.index import list_files
+from yolo_lite.data.files import list_sources
+from yolo_lite.data.suffixes import image_suffixes
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -26,7 +26,7 @@ _FOLDER = re.compile(rf"(?:(?:obj|{_THINGS})[-_ ])?({_WORDS})(?:[-_ ]?(?:{_THING
 _FILE = re.compile(rf"(?:\w+[-_ .])?({_WORDS})(?:[-_ ]?(?:{_THINGS}))?(?:[-_ ]?\d{{4}})?", re.IGNORECASE)
 
 
-USED = IMAGE_SUFFIXES | {".txt", ".xml", ".json", ".yaml", ".yml", ".data", ".names", ".labels"}
+USED = {".txt", ".xml", ".json", ".yaml", ".yml", ".data", ".names", ".labels"}
 
 
 class Statement(NamedTuple):
@@ -54,7 +54,7 @@ class Tree:
 
     @cached_property
     def images(self) -> list[str]:
-        return [file for file in self.files if _suffix(file) in IMAGE_SUFFIXES]
+        return [file for file in self.files if _suffix(file) in image_suffixes()]
 
     @cached_property
     def places(self) -> set[str]:
@@ -104,7 +104,7 @@ class Tree:
         for row in self.lines(file):
             row = row.strip('"')
             found = self.find(row, file)
-            found = found if found and _suffix(found) in IMAGE_SUFFIXES else self._by_id(row, file)
+            found = found if found and _suffix(found) in image_suffixes() else self._by_id(row, file)
             (images if found else unknown).append(found or row)
         return list(dict.fromkeys(images)), unknown
 
@@ -124,15 +124,19 @@ def open_folder(root: Path) -> Tree:
     tree = Tree(root)
     if not tree.images:
         raise DataError(f"{root}: expected a dataset, found no image; some exporters leave them out unless asked")
-    used = [os.path.dirname(file) for file in tree.files if _suffix(file) in USED and "readme" not in file.lower()]
+    used = [
+        os.path.dirname(file)
+        for file in tree.files
+        if _suffix(file) in USED | image_suffixes() and "readme" not in file.lower()
+    ]
     inner = os.path.commonpath(used)
     start = f"{inner}/" if inner else ""
     return Tree(root / inner, [file[len(start) :] for file in tree.files if file.startswith(start)])
 
 
-def read_sources(root: Path, sources: Iterable[str]) -> list[Path]:
-    """The images that sources of a dataset YAML name; raises DataError as its reading does."""
-    return [path for source in sources for path in list_files(root, source, root)]
+def read_sources(root: Path, sources: Iterable[str]) -> list[str]:
+    """The images that are there of those that sources of a dataset YAML name; raises DataError as its reading does."""
+    return list(filter(os.path.isfile, list_sources(root, sources, root).images))
 
 
 def _suffix(file: str) -> str:

@@ -89,15 +89,15 @@ def _images_of(tree: Tree, text: str, path: str, near: str) -> tuple[list[str], 
             files = read_sources(tree.root, [source])
         except DataError:
             continue
-        if images := [_below(tree, file) for file in files if file.is_file()]:
-            return images, source
+        if files:
+            return [_below(tree, file) for file in files], source
     place = tree.find(f"{path}/{text}", near)
     if place is None:
         return [], None
     return (tree.listed(place)[0] if place in tree.files else tree.below(place)), place
 
 
-def _below(tree: Tree, file: Path) -> str:
+def _below(tree: Tree, file: str) -> str:
     below = os.path.relpath(file, tree.root).replace(os.sep, "/")
     return os.path.abspath(file) if below.startswith("../") else below
 

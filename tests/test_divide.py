@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.tools.split import MOST_BITS, NEIGHBOURS, Division, clip_of, divide, near_duplicates, read_fingerprints
+from yolo_lite.tools.divide import MOST_BITS, NEIGHBOURS, Division, clip_of, divide, near_duplicates, read_fingerprints
 
 NO_PRINT = np.zeros((1, 256), bool)
 
