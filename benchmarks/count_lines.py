@@ -35,7 +35,14 @@ BESIDE = (
     "data/files.py",  # what folders, lists and patterns name, on any machine, and by which suffix
     "data/places.py",
     "data/suffixes.py",
+    "data/decode.py",
     "data/tiff.py",
+    "data/readers/coco.py",  # formats other than YOLO's, and what their files may mean
+    "data/readers/voc.py",
+    "data/readers/row_kinds.py",
+    "data/turned.py",
+    "data/names.py",
+    "data/doubts.py",  # warnings
     "data/index_cache.py",  # what is kept between runs, and decoded images between epochs
     "data/store.py",
     "engine/processes.py",  # torchrun

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from yolo_lite.config.errors import DataError
-from yolo_lite.data.labels import HINTS, MAJORITY, Annotation, FileReader, Hint, Problem
+from yolo_lite.data.labels import Annotation, FileReader, Hint, Problem
+from yolo_lite.data.readers.row_kinds import counted, hints_of, keypoint_sizes, kind_of
 
 EXPECTED = {
     "": "5 columns, or a class and at least 3 points",
@@ -22,8 +22,6 @@ EXPECTED = {
     "obb": "5 columns, or a class and 4 points (labels_are: obb)",
     "pose": "a class, a box and keypoints of 2 or 3 numbers (labels_are: pose)",
 }
-SLACK = 0.01  # points and boxes are this far outside the image at most
-QUORUM = 0.25  # the least part of all wide rows that may decide what they are
 
 
 class YoloReader(FileReader):
@@ -53,7 +51,7 @@ class YoloReader(FileReader):
             yield Problem("not finite", f"{where}: expected finite numbers, found {row.strip()[:60]!r}")
             return
         if len(values) > 6:
-            yield from map(Hint, _hints(np.array(values[1:])))
+            yield from map(Hint, hints_of(np.array(values[1:])))
         if not self._has_columns(len(values)):
             yield Problem("wrong columns", f"{where}: expected {self._expected()}, found {len(values)} columns")
         elif values[0] != int(values[0]) or not 0 <= values[0] <= most:
@@ -69,7 +67,7 @@ class YoloReader(FileReader):
         if count == 5 or self.reading == "box":
             return count == 5
         if self.reading == "pose":
-            return count == 5 + math.prod(self.kpt_shape) if self.kpt_shape else _keypoint_sizes(count) != []
+            return count == 5 + math.prod(self.kpt_shape) if self.kpt_shape else keypoint_sizes(count) != []
         return count == 9 if self.reading == "obb" else count >= 7 and count % 2 == 1
 
     def _expected(self) -> str:
@@ -77,19 +75,11 @@ class YoloReader(FileReader):
         return f"5 or {5 + math.prod(stated)} columns (kpt_shape: {list(stated)})" if stated else EXPECTED[self.reading]
 
     def decide(self, hints: np.ndarray) -> str:
-        counts = dict(zip(HINTS, hints.sum(axis=0).tolist(), strict=True))
-        wide, pose, polygon = (counts[kind] for kind in ("wide", "pose", "polygon"))
-        for kind, own, other in (("pose", pose, polygon), ("", polygon, pose)):
-            if own > MAJORITY * other and own >= QUORUM * wide:
-                return kind
-        if not wide:
-            return ""
-        found = f"{wide} rows of more than 6 columns: {pose} look like boxes with keypoints, {polygon} like polygons"
-        raise DataError(f"{found}; say what they are: labels_are: polygon, or obb, or pose (or kpt_shape: [17, 3])")
+        return kind_of(hints)
 
     def remarks(self, images: Collection[str], hints: np.ndarray) -> list[Problem]:
-        counts = dict(zip(HINTS, hints.sum(axis=0).tolist(), strict=True))
-        wide, line = counts["wide"], ""
+        counts, line = counted(hints), ""
+        wide = counts["wide"]
         if wide and self.reading == "pose":
             line = f"{wide} boxes with keypoints (pose): the boxes are used, the keypoints ignored"
         elif wide and (self.reading == "obb" or 2 * counts["oriented"] > wide):
@@ -100,45 +90,3 @@ class YoloReader(FileReader):
 def _box(values: list[float], size: tuple[int, int]) -> tuple[float, ...]:
     (x, y, w, h), (height, width) = values, size
     return ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-
-
-def _hints(values: np.ndarray) -> Iterator[str]:
-    """What the numbers of a wide row behind its class look like; nothing if they can be neither."""
-    is_pose = any(_is_pose(values, each) for each in _keypoint_sizes(len(values) + 1))
-    is_polygon = len(values) % 2 == 0 and _is_polygon(values.reshape(-1, 2))
-    if is_pose or is_polygon:
-        yield "wide"
-    if is_oriented := len(values) == 8 and _is_parallelogram(values.reshape(-1, 2)):
-        yield "oriented"
-    if is_oriented or is_pose != is_polygon:
-        yield "polygon" if is_oriented or is_polygon else "pose"
-
-
-def _keypoint_sizes(columns: int) -> list[int]:
-    """The numbers of a keypoint, 2 or 3, with which a row may have so many columns."""
-    return [each for each in (2, 3) if columns > 6 and (columns - 5) % each == 0]
-
-
-def _is_pose(values: np.ndarray, each: int) -> bool:
-    """Whether the first four numbers are a box inside the image, and the keypoints behind it are not far from it."""
-    centre, side, points = values[:2], values[2:4], values[4:].reshape(-1, each)
-    if not (side > 0).all() or (abs(centre - 0.5) + side / 2 > 0.5 + SLACK).any():
-        return False
-    if each == 3 and not np.isin(points[:, 2], (0, 1, 2)).all():
-        return False
-    seen = points[points.any(axis=1), :2]  # a point that is not there is written as zeros
-    return bool((abs(seen - centre) <= side).all())
-
-
-def _is_polygon(points: np.ndarray) -> bool:
-    """Whether all points are in the image and the second, the size of a box otherwise, is not far from the others."""
-    if (abs(points - 0.5) > 0.5 + SLACK).any():
-        return False
-    others = np.delete(points, 1, axis=0)
-    low, high = others.min(axis=0), others.max(axis=0)
-    return bool((abs(points[1] - (low + high) / 2) <= 1.5 * (high - low).max()).all())
-
-
-def _is_parallelogram(points: np.ndarray) -> bool:
-    apart = abs(points[0] + points[2] - points[1] - points[3]).max()
-    return bool(apart <= SLACK * (points.max(axis=0) - points.min(axis=0)).max())
