@@ -43,6 +43,7 @@ BESIDE = (
     "data/turned.py",
     "data/names.py",
     "data/doubts.py",  # warnings
+    "data/pairing.py",  # which label file is which image's
     "data/index_cache.py",  # what is kept between runs, and decoded images between epochs
     "data/store.py",
     "engine/processes.py",  # torchrun
