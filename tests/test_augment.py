@@ -9,7 +9,7 @@ from yolo_lite.config.hyp import Hyp
 from yolo_lite.data import augment, effects
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.data.instances import Instances, Sample
+from yolo_lite.data.instances import Instances, Sample, shift_matrix
 from yolo_lite.data.letterbox import GREY
 from yolo_lite.data.outlines import Outlines
 from yolo_lite.data.store import ImageStore
@@ -178,6 +178,25 @@ def test_boxes_that_reach_behind_the_viewer_are_dropped():
     warped = augment.warp(both, matrix, 200)
     assert augment.worth_learning(warped.instances).tolist() == [True, False]
     np.testing.assert_allclose(warped.instances.xyxy[0], box_of(pixel_mask(warped.image, 0)), atol=1)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_is_seen_beyond_the_horizon(seed):
+    """A horizon through the image: there is grey behind it, and the boxes are those of the pixels before it."""
+    rng = np.random.default_rng(seed)
+    matrix, angle = np.eye(3), rng.uniform(0, 2 * np.pi)
+    matrix[:2] *= 0.6
+    matrix[2, :2] = 0.006 * np.cos(angle), 0.006 * np.sin(angle)
+    matrix = shift_matrix(100, 100) @ matrix @ shift_matrix(-150, -150)
+    left, top = rng.integers(10, 180, 2)
+    sample = rectangle_sample(0, 300, 300, (left, top, left + 100, top + 80))
+    warped = augment.warp(sample, matrix, 200)
+    rows, columns = np.indices((200, 200)) + 0.5
+    front = np.linalg.inv(matrix)[2] @ (columns.ravel(), rows.ravel(), np.ones(rows.size)) > 0
+    assert 0 < front.sum() < front.size
+    assert (warped.image.reshape(-1, 3)[~front] == GREY).all()
+    if augment.worth_learning(warped.instances)[0]:
+        np.testing.assert_allclose(warped.instances.xyxy[0], box_of(pixel_mask(warped.image, 0)), atol=2)
 
 
 def flipped(sample: Sample, hyp: Hyp, seed: int) -> Sample:

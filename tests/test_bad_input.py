@@ -257,7 +257,7 @@ ROWS = {
     "tabs": yaml("names:\n\t- a\n", "data.yaml:2: "),
     "a brace left open": yaml("names: {0: a\n", "data.yaml:2: "),
     "a key twice": yaml(YAML + "val: images/train\n", "duplicate key 'val', already given in line 3"),
-    "unknown key": yaml(YAML + "trian: x\n", "without effect: 'trian' (nearest: 'train') in line 5\n", FINE),
+    "unknown key": yaml(YAML + "trian: x\n", "without effect: 'trian' in line 5 (nearest: 'train')\n", FINE),
     "names misspelt": yaml(YAML.replace("names", "nmes"), "data.yaml:4: the key 'names' is missing (nearest: 'nmes')"),
     "a Python object": yaml(YAML + "nc: !!python/object/apply:os.getcwd []\n", "tag 'tag:yaml.org,2002:python/object"),
     "aliases without end": yaml(YAML + ALIASES + "nc: *a9\n", "data.yaml:"),

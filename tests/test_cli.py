@@ -146,6 +146,7 @@ def refused(command: Any, words: list[str], capsys: pytest.CaptureFixture[str]) 
         ("--resume --project nowhere", ["error: --resume: no */weights/last.pt below nowhere"]),
         ("--resume nowhere.pt", ["error: nowhere.pt: no such file"]),
         ("--weights nowhere.pt", ["error: nowhere.pt: no such file"]),
+        ("--weights yolov5s.pt", ["error: yolov5s.pt: no such file; nothing is downloaded, ", "yolo-lite import"]),
         ("--weights .", ["error: .: cannot be read: Is a directory"]),
     ],
 )

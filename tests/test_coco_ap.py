@@ -258,6 +258,29 @@ def test_limits_of_detections_by_hand(most, max_det, coco_rules, expected):
     assert str(limits.per_class) in limits.remark or not limits.remark
 
 
+@pytest.mark.parametrize("num_classes", [1, 3])
+@pytest.mark.parametrize("most", [1, 50, 51, 99, 101, 200, 257])
+def test_a_perfect_detector_scores_one_however_crowded_its_images_are(most, num_classes):
+    """Found twice over, which costs nothing while the second detections come last."""
+    objects = [
+        (row % num_classes, [8.0 * (row % 40), 8.0 * (row // 40), 8.0 * (row % 40) + 6, 8.0 * (row // 40) + 6])
+        for row in range(most)
+    ]
+    index = make_index([objects, objects[: most // 2]], num_classes, size=400)
+    limits = detection_limits(index)
+    rows = [
+        (image, label, 0.9 - place / 9999, box)
+        for image in (0, 1)
+        for place, (label, box) in enumerate(objects[: most // (image + 1)])
+    ]
+    rows = sorted(
+        [*rows, *((image, label, score / 100, box) for image, label, score, box in rows)], key=lambda row: -row[2]
+    )
+    kept = [row for image in (0, 1) for row in [row for row in rows if row[0] == image][: limits.per_image]]
+    scores = score_detections(ground_truth(index), make_table(*kept), limits.per_class)
+    assert scores.overall == pytest.approx((1, 1, 1, 1, 1))
+
+
 def test_equal_scores_equal_pycocotools():
     index, table = random_case(7)
     table = table._replace(score=np.round(table.score, 1))

@@ -210,7 +210,7 @@ def test_what_the_user_can_mend_is_no_result(tiny_data: Path, tmp_path: Path, mo
     """A missing dataset ends the comparison; the same command goes on once it is there."""
     vary = words(tiny_data, "--vary", "box_loss=ciou,siou", "--seeds", "1", "--project", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr("yolo_lite.engine.prepare.index_split", missing)
+        patch.setattr("yolo_lite.engine.same_data.index_split", missing)
         assert main(["compare", *vary]) == 2
     assert "error: no such folder" in capsys.readouterr().err and not list(tmp_path.rglob("outcome.json"))
 

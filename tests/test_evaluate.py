@@ -26,7 +26,7 @@ from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_trained
-from yolo_lite.engine.coco_ap import DetectionTable, detection_limits, ground_truth
+from yolo_lite.engine.coco_ap import DetectionTable, ground_truth
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.evaluate import Evaluation, Split, evaluate, prepare_split
@@ -148,19 +148,18 @@ class Perfect(Oracle):
         return survivors(Detections(found.box.repeat(2, 1), score, found.label.repeat(2)), options)
 
 
-def crowded_split(**choice: Any) -> tuple[DatasetIndex, Split, Perfect]:
-    index = index_split(load_dataset_config(CROWDED), CROWDED, "val")
-    store = ImageStore(index, 640, "off", shared=False)
+def crowded_split() -> tuple[Split, Perfect]:
+    store = ImageStore(index_split(load_dataset_config(CROWDED), CROWDED, "val"), 640, "off", shared=False)
     model, canvas = Perfect(), functools.partial(canvas_size, stride=32)
-    split = prepare_split(store, canvas, 8, 0, CPU, limits=detection_limits(index, **choice) if choice else None)
+    split = prepare_split(store, canvas, 8, 0, CPU)
     model.watch(split)
-    return index, split, model
+    return split, model
 
 
 @pytest.mark.skipif(not CROWDED.is_file(), reason=f"the crowded set is not there: {CROWDED}")
 def test_a_perfect_detector_of_a_crowded_image_scores_one_in_training() -> None:
     """256 objects of one class; by COCO's hundred it would score .396."""
-    _, split, model = crowded_split()
+    split, model = crowded_split()
     assert split.limits == (512, 512)
     state = SimpleNamespace(average=SimpleNamespace(module=model), criterion=Ones(Hyp()))
     setup = SimpleNamespace(processes=ALONE, compute=CPU)
@@ -176,7 +175,7 @@ def test_a_perfect_detector_of_a_crowded_image_scores_one_in_training() -> None:
 def test_a_perfect_detector_of_a_crowded_image_scores_one_in_val(
     rules: dict[str, Any], expected: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, _, model = crowded_split()
+    _, model = crowded_split()
     config, canvas = load_dataset_config(CROWDED), functools.partial(canvas_size, stride=32)
     subject = Subject(model, None, CPU, config, str(CROWDED), 640, canvas, 8)
     result = prepare_validation(ValOptions(weights="best.pt", workers=0, **rules), subject)()

@@ -195,7 +195,7 @@ def test_a_hyp_file_of_yolov5_trains_with_sgd_and_says_so_once(
     words = ["train", "--hyp", str(tmp_path / "theirs.yaml"), "--cfg", "yolo_n", "--data", "shapes"]
     assert main([*words, "--batch-size", "auto"]) == 0  # reads the files twice
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("warning: ") and "theirs.yaml: keys without effect: 'iou_t' (" in first
+    assert first.startswith("warning: ") and "theirs.yaml: keys without effect: 'iou_t' in line 4 (" in first
     assert second.startswith("warning: ") and second.endswith("trains with SGD, as there; --optimizer chooses another")
     assert main([*words, "--optimizer", "AdamW"]) == 0
     assert "SGD" not in capsys.readouterr().err

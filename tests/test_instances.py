@@ -185,6 +185,19 @@ def test_an_outline_without_an_area_counts_as_none():
     assert got.xyxy.tolist() == [[10, 10, 20, 30]] and got.share.tolist() == [0.5] and got.outlines.of(0) == []
 
 
+def test_an_outline_that_is_not_of_its_box_is_not_believed():
+    """Some files have a placeholder there, or points of another scale: the box is what is learnt."""
+    box = np.array([[20.0, 20, 60, 60]])
+    square = box[0, [[0, 1], [2, 1], [2, 3], [0, 3]]]
+    for ring, is_kept in ((square, True), (square + 5, True), (square * 0.5 + 20, False), (square / 100, False)):
+        for rings in ([ring], [ring[:2], ring]):
+            got = Outlines.pack([rings]).within(box, (100, 100)).of(0)
+            assert len(got) == (len(rings) if is_kept else 0)
+    [ring] = Outlines.pack([[square]]).within(box, (50, 100)).of(0)  # what lies outside the image is not there
+    assert ring.max(axis=0).tolist() == [50, 60]
+    assert Outlines.pack([[]]).within(box, (100, 100)).of(0) == []
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_warped_onto_by_a_slow_loop_over_points_of_the_objects(seed):
     """Each of 90,000 points goes its own way; perspective too, from seed 10 on behind the viewer."""

@@ -535,6 +535,15 @@ def test_classes_are_chosen_by_name_and_runs_are_numbered(colours: Path, capsys:
     assert "classes: unknown name 'Red' (nearest: 'red')" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("most", "is_said"), [("1", True), ("2", True), ("3", False)])
+def test_images_with_as_many_detections_as_are_allowed_are_counted(most, is_said, colours: Path, capsys):
+    write(colours / "a.png", painted(64, 64, (0, 10, 10, 30, 30), (1, 40, 40, 60, 60)))
+    write(colours / "b.png", painted(64, 64))
+    assert predict("--source", "a.png", "b.png", "--no-save", "--max-det", most) == 0
+    said = f"1 images have as many detections as --max-det {most} allows, maybe more"
+    assert (said in capsys.readouterr().out.splitlines()) == is_said
+
+
 def test_a_class_name_cannot_leave_the_folder_of_crops(colours: Path, monkeypatch: pytest.MonkeyPatch):
     model = Predictor(("../up", "..", "traffic light/red"), 64, CANVAS, detect_colours)
     monkeypatch.setattr("yolo_lite.deploy.predictor.load", lambda *_: model)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import REPOSITORY, children_of, equal_states, rows_of, tiny_config, wait_for
 
 import yolo_lite.engine.train as train_module
 from yolo_lite.cli.main import train_main
 from yolo_lite.config.errors import StoppedError
 from yolo_lite.config.hyp import Hyp
+from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.run import parse_save_period
-from yolo_lite.engine.checkpoint import config_of, load_checkpoint
+from yolo_lite.data.split import dataset_root
+from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
 from yolo_lite.engine.optimizer import Plan, rates
 from yolo_lite.engine.state import Saving
 from yolo_lite.engine.stop import stop_requests
@@ -28,6 +36,8 @@ from yolo_lite.engine.train import train
 
 # 20 pictures in batches of 4, two batches a step: 3 steps an epoch, the last one of a single batch.
 RECIPE = ("--epochs", "4", "--batch-size", "4", "--set", "nominal_batch=8", "mixup=0.3", "box_loss=wiou")
+
+NAMES_OF_SHAPES = list(load_dataset_config(REPOSITORY / "data/shapes.yaml").names)
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, act: Callable[[], None]) -> None:
@@ -171,6 +181,18 @@ def test_a_signal_while_validating_saves_the_whole_epoch(
     assert not (tmp_path / "exp/results.csv").exists()  # the figures of an epoch are those of its whole validation
     go_on(tmp_path)
     assert_same_run(tmp_path / "exp", straight)
+
+
+def test_a_signal_in_the_last_step_of_the_last_epoch_loses_nothing(tiny_data: Path, tmp_path: Path, monkeypatch):
+    words = ("--epochs", "1")  # of three batches in two steps: the last one has a single batch
+    whole = train(tiny_config(tiny_data, tmp_path / "whole", *words)).folder
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2, send(signal.SIGTERM))
+        with pytest.raises(StoppedError, match="in epoch 1 after step 2 of 2"):
+            train(tiny_config(tiny_data, tmp_path / "parts", *words))
+    go_on(tmp_path / "parts")
+    mine, theirs = (load_checkpoint(last_of(tmp_path / name))["ema"] for name in ("parts", "whole"))
+    assert equal_states(mine, theirs) and rows_of(tmp_path / "parts/exp") == rows_of(whole)
 
 
 @pytest.mark.slow
@@ -322,3 +344,151 @@ def test_what_a_resumed_run_may_not_be_given(straight: Path, words: list[str], e
 def test_after_a_resume_within_an_epoch_its_end_is_saved():
     saving = Saving(parse_save_period("1"), 10, 5)
     assert [step for step in (10, 20, 30) if saving.is_due(step, ends_epoch=True)] == [10, 20, 30]
+
+
+# ------------------------------------------------------------------------------------------------ a dataset that moved
+
+
+class Stopped(NamedTuple):
+    """A run that was stopped on its way, and its dataset."""
+
+    folder: Path
+    data: Path  # data.yaml, with images and labels beside it
+
+
+@pytest.fixture
+def stopped(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stopped:
+    """The run ``straight``, stopped in its second epoch, on files of its own."""
+    place, config = tmp_path / "before", load_dataset_config(tiny_data)
+    for kind in ("images", "labels"):
+        shutil.copytree(dataset_root(config, tiny_data) / kind, place / kind)
+    content = {"train": "images/train", "val": "images/val", "names": list(config.names)}
+    (place / "data.yaml").write_text(yaml.safe_dump(content))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4, send(signal.SIGTERM))
+        with pytest.raises(StoppedError):
+            train(tiny_config(place / "data.yaml", tmp_path / "runs", *RECIPE))
+    return Stopped(tmp_path / "runs/exp", place / "data.yaml")
+
+
+def moved(stopped: Stopped, tmp_path: Path) -> Path:
+    """Move the set, and write a YAML for it in another folder; it is returned."""
+    shutil.move(stopped.data.parent, tmp_path / "elsewhere/set")
+    file = tmp_path / "mine/new.yaml"
+    file.parent.mkdir()
+    content = {"path": "../elsewhere/set", "train": ["images/train"], "val": "images/val", "names": NAMES_OF_SHAPES}
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    capsys.readouterr()
+    assert train_main(["--resume", *map(str, words)]) == 2
+    return capsys.readouterr().err
+
+
+def test_a_run_whose_dataset_has_moved_goes_on_to_the_bit(stopped: Stopped, straight: Path, tmp_path: Path, capsys):
+    new = moved(stopped, tmp_path)
+    said = refusal(capsys, stopped.folder)
+    assert f"if the dataset has moved: --resume {stopped.folder} --data NEW.yaml" in said
+    assert train_main(["--resume", str(stopped.folder), "--data", str(new)]) == 0
+    assert "no longer what it would have been" not in capsys.readouterr().out
+    assert_same_run(stopped.folder, straight)
+    config = config_of(load_checkpoint(stopped.folder / "weights/last.pt"), "last.pt")  # from now on it is found there
+    assert (config.data_file, config.train.data) == (str(new), str(new))
+    assert train_main(["--resume", str(stopped.folder), "--epochs", "5"]) == 0
+
+
+def swap(one: Path, other: Path) -> None:
+    between = one.with_name("between")
+    one.rename(between), other.rename(one), between.rename(other)
+
+
+def first_label(place: Path) -> Path:
+    return next(file for file in sorted((place / "labels/train").iterdir()) if file.read_text().strip())
+
+
+def with_a_box_moved(place: Path) -> None:
+    (label, *outline), *others = (row.split() for row in first_label(place).read_text().splitlines())
+    rows = [[label, *(str(0.999 * float(value)) for value in outline)], *others]
+    first_label(place).write_text("\n".join(map(" ".join, rows)))
+
+
+def with_other_sizes(place: Path) -> None:
+    image = next((place / "images/train").iterdir())
+    cv2.imwrite(str(image), np.zeros((64, 48, 3), np.uint8))
+
+
+def with_another_class(place: Path) -> None:
+    label, rest = first_label(place).read_text().split(maxsplit=1)
+    first_label(place).write_text(f"{(int(label) + 1) % len(NAMES_OF_SHAPES)} {rest}")
+
+
+def in_another_order(place: Path) -> None:
+    """Two images with different objects change their names."""
+    files = sorted((place / "labels/val").iterdir())
+    first, other = next((a, b) for a, b in itertools.pairwise(files) if a.read_text()[:1] != b.read_text()[:1])
+    swap(first, other)
+    swap(*((place / "images/val" / file.name).with_suffix(".png") for file in (first, other)))
+
+
+OTHER_SETS = {
+    "fewer images": (
+        lambda place: sorted((place / "images/val").iterdir())[0].unlink(),
+        "val: expected 8 images, as when the run began, found 7",
+    ),
+    "other sizes": (with_other_sizes, "train: expected images of the same sizes and objects, in the same order"),
+    "another class": (with_another_class, r"train: expected \d+ objects \w+ \(found \d+\), \d+ objects \w+ \(found"),
+    "another order": (in_another_order, "val: expected images of the same sizes and objects, in the same order"),
+}
+
+
+def test_another_set_than_that_of_the_run_is_refused(stopped: Stopped, tmp_path: Path, capsys):
+    before = (stopped.folder / "weights/last.pt").read_bytes()
+    for name, (change, expected) in OTHER_SETS.items():
+        place = tmp_path / name.replace(" ", "_")
+        shutil.copytree(stopped.data.parent, place)
+        change(place)
+        said = refusal(capsys, stopped.folder, "--data", place / "data.yaml")
+        assert re.search(rf"error: {place}/data.yaml: {expected}", said), (name, said)
+    assert (stopped.folder / "weights/last.pt").read_bytes() == before
+
+
+def test_changed_class_names_are_refused_with_both_lists(stopped: Stopped, tmp_path: Path, capsys):
+    names = ["bird", *NAMES_OF_SHAPES[1:]]
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({"path": "before", "train": "images/train", "val": "images/val", "names": names}))
+    lists = f"names: expected those of the run, [{', '.join(NAMES_OF_SHAPES)}], found [{', '.join(names)}]\n"
+    assert refusal(capsys, stopped.folder, "--data", other) == f"error: {other}: {lists}"
+    stopped.data.write_text(yaml.safe_dump({**yaml.safe_load(stopped.data.read_text()), "names": names}))
+    assert refusal(capsys, stopped.folder) == f"error: {stopped.data}: {lists}"
+
+
+def test_what_changed_in_its_place_is_said_and_the_run_goes_on(stopped: Stopped, capsys):
+    with_a_box_moved(stopped.data.parent)
+    names = dict(enumerate(NAMES_OF_SHAPES))  # the same names in the other form are no change
+    stopped.data.write_text(yaml.safe_dump({**yaml.safe_load(stopped.data.read_text()), "names": names}))
+    assert train_main(["--resume", str(stopped.folder)]) == 0
+    told = "the boxes are not to the bit those that the run began with; the run is no longer what it would have been"
+    out = capsys.readouterr().out
+    assert f"{stopped.data}: {told}" in out, out
+
+
+def test_of_an_older_run_only_the_class_names_are_compared(stopped: Stopped, straight: Path, tmp_path: Path, capsys):
+    last, new = stopped.folder / "weights/last.pt", moved(stopped, tmp_path)
+    content = load_checkpoint(last)
+    del content["data"]
+    save_checkpoint(last, {key: value for key, value in content.items() if key not in ("format", "yolo_lite")})
+    assert train_main(["--resume", str(stopped.folder), "--data", str(new)]) == 0
+    assert "of the dataset only the class names were compared" in capsys.readouterr().out
+    assert_same_run(stopped.folder, straight)
+
+
+def test_names_that_a_flag_gave_do_not_count_as_changed(tiny_data: Path, tmp_path: Path, monkeypatch, capsys):
+    names = f"data.names=[{','.join(name.upper() for name in NAMES_OF_SHAPES)}]"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, send(signal.SIGTERM))
+        with pytest.raises(StoppedError):
+            train(tiny_config(tiny_data, tmp_path, "--epochs", "1", "--set", names))
+    go_on(tmp_path)
+    assert load_checkpoint(last_of(tmp_path))["data"]["names"] == [name.upper() for name in NAMES_OF_SHAPES]

@@ -4,12 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from yolo_lite.api import adopt as adopt
     from yolo_lite.api import evaluate as evaluate
     from yolo_lite.api import load as load
     from yolo_lite.api import train as train
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "load", "train"]
+__all__ = ["adopt", "evaluate", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""``yolo_lite.train`` and ``yolo_lite.evaluate``: the commands train.py and val.py as functions; and ``load``.
+"""The commands train, val and adopt as functions, ``yolo_lite.train``, ``evaluate`` and ``adopt``; and ``load``.
 
 Their parameters are the fields of the sections from which the flags are made, ``--batch-size 8`` as ``batch_size=8``.
 """
@@ -11,15 +11,18 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, get_type_hints
 
+from yolo_lite.cli import adopt as adopt_command
 from yolo_lite.cli import train as train_command
 from yolo_lite.cli import val as val_command
 from yolo_lite.cli.main import with_plugins
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import validate
-from yolo_lite.config.options import Options, TrainOptions, ValOptions
+from yolo_lite.config.options import AdoptOptions, Options, TrainOptions, ValOptions
 from yolo_lite.config.yaml_file import Document
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from yolo_lite.deploy.predictor import Predictor
     from yolo_lite.engine.train import Result
 
@@ -89,6 +92,19 @@ def evaluate(options: ValOptions) -> dict[str, Any]:
     """
     in_folder = bool({"project", "name"} & options.model_fields_set) or options.save_json or options.save_txt
     return val_command.run(options, in_folder)
+
+
+@with_options_of(AdoptOptions)
+def adopt(options: AdoptOptions) -> Path:
+    """Make a dataset YAML for an export as it is: ``adopt(source="export.zip", output="mine.yaml")``.
+
+    Returns:
+        The path of the dataset YAML.
+
+    Raises:
+        UserError: an option cannot be used, nothing is recognised, or several things fit equally.
+    """
+    return adopt_command.run(options)
 
 
 def load(

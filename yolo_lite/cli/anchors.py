@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from yolo_lite.cli.adopted import on_adopted_data
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.options import AnchorsOptions
 from yolo_lite.data.doubts import training_sizes
@@ -10,6 +11,7 @@ from yolo_lite.engine.resolve import shared_config
 from yolo_lite.tools.anchors import fit_anchors, measure_fit, model_anchors
 
 
+@on_adopted_data
 def run(options: AnchorsOptions) -> None:
     """Print how the model's anchors fit, and lines for its YAML with anchors that fit better."""
     config = shared_config(options)

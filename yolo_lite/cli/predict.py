@@ -47,25 +47,27 @@ def run(options: PredictOptions) -> None:
         if first is None:
             raise DataError(f"--source {' '.join(options.source)}: not one of {count['skipped']} inputs can be read")
         folder = make_run_folder(options.project, options.name, options.exist_ok) if writes else None
-        said = _said(itertools.chain([first], stream), count)
+        said = _said(itertools.chain([first], stream), count, options.max_det)
         with stop_requests() as stop, closing(Outputs(folder or Path(), options)) as files:
             for prediction in tqdm(said, desc="predicting", total=count_frames(media), leave=False, delay=1):
                 files.add(prediction)
                 stop.check()  # between two images: every file is whole
     skipped = f", {count['skipped']} inputs passed over" if count["skipped"] else ""
     milliseconds = 1000 * (time.perf_counter() - start) / count["images"]
+    if count["full"]:
+        tqdm.write(f"{count['full']} images have as many detections as --max-det {options.max_det} allows, maybe more")
     place = f"; {folder}" if folder else ""
     tqdm.write(f"{count['images']} images, {count['objects']} objects{skipped}, {milliseconds:.1f} ms an image{place}")
 
 
-def _said(stream: Iterable[Prediction], count: Counter[str]) -> Iterator[Prediction]:
+def _said(stream: Iterable[Prediction], count: Counter[str], max_det: int) -> Iterator[Prediction]:
     """The predictions, counted; behind the last one of each input a line that says what was found."""
     for file, group in itertools.groupby(stream, key=lambda prediction: prediction.frame.file):
         frames, found = 0, Counter[int]()
         for prediction in group:
             frames += 1
             found.update(prediction.label.tolist())
-            count.update(images=1, objects=len(prediction))
+            count.update(images=1, objects=len(prediction), full=len(prediction) >= max_det)
             yield prediction
         length = "" if prediction.frame.number is None else f"{frames} frames, "
         objects = ", ".join(f"{found[label]} {prediction.names[label]}" for label in sorted(found))

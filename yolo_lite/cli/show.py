@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from yolo_lite.cli.adopted import on_adopted_data
 from yolo_lite.config.options import ShowOptions
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import index_split
@@ -15,6 +16,7 @@ from yolo_lite.engine.sheets import SHOWN_IMAGES, training_sheet
 from yolo_lite.report.drawing import write_image
 
 
+@on_adopted_data
 def run(options: ShowOptions) -> None:
     """Write ``batch_1.png``, ... into a run folder."""
     config, count = shared_config(options), options.batches

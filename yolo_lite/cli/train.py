@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolo_lite.cli.adopted import ADOPTED, adopted_into_run, in_run_folder, is_export
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.load import load_run_config, validate
 from yolo_lite.config.options import TrainOptions
@@ -30,6 +31,7 @@ def run(options: TrainOptions) -> Result:
     with joined() as processes:
         if processes.launchers:
             options = processes.from_first(lambda: _restarted(options, processes.launchers))
+        options = processes.from_first(lambda: adopted_into_run(options))
         # The first process reads a checkpoint for all: others may run where its file is not.
         resume, config = processes.from_first(lambda: _resumed(options))
         if not config and options.batch_size == "auto":
@@ -55,11 +57,14 @@ def _restarted(options: TrainOptions, launchers: Sequence[str]) -> TrainOptions:
     folder = folder_of(str(options.project), launchers)
     if folder is None or options.resume or not (file := folder / "config.yaml").exists():
         return options
+    given = options
+    if is_export(options.data) and (folder / ADOPTED).exists():
+        options = in_run_folder(options, folder)
     stored = load_run_config(read_yaml(file).data, str(file), SEAMS)
     if options.batch_size == "auto":
         options = options.model_copy(update={"batch_size": stored.train.batch_size})
     if run_config(options) != stored:  # another run of the same torchrun, by a script that trains several
-        return options
+        return given
     if not (folder / "weights" / "last.pt").exists():
         return options.model_copy(update={"name": folder.name, "exist_ok": True})
     kept = options.model_fields_set & {"device", "workers", "plugin", "project"}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from yolo_lite.cli.adopted import on_adopted_data
 from yolo_lite.config.options import ValOptions
 
 
+@on_adopted_data
 def run(options: ValOptions, in_folder: bool = True) -> dict[str, Any]:
     """Validate a checkpoint and print the table; the content of metrics.json comes back.
 

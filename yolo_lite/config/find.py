@@ -11,6 +11,7 @@ from yolo_lite.config.errors import ConfigError, nearest
 Kind = Literal["model", "hyp", "data"]
 
 FOLDERS: dict[Kind, str] = {"model": "cfg", "hyp": "cfg", "data": "data"}
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz")
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel carries cfg/ and data/ inside the package; in a checkout they lie beside it.
 IS_WHEEL = (_PACKAGE / "cfg").is_dir()
@@ -35,6 +36,10 @@ def find_yaml(given: str | os.PathLike[str], kind: Kind) -> Path:
     mine = [path, Path(f"{name}.yaml"), Path(folder, f"{name}.yaml")] if is_name else [path]
     own = own_yamls(kind)
     found = next((file for file in mine if os.path.isfile(file)), own.get(name) if is_name else None)
+    if (kind == "data" and not found and os.path.isdir(path)) or (
+        path.suffix.lower() in ARCHIVES and os.path.isfile(path)
+    ):
+        raise ConfigError(f"{path}: expected a dataset YAML; yolo-lite adopt {path} -o mine.yaml makes one")
     if found or os.path.exists(path):  # what is no file is refused where it is read
         return found or path
     looked = f"looked in {path.resolve().parent}"

@@ -10,11 +10,10 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.yaml_file import Document
 
-# Keys of a dataset YAML that exporters and other trainers write: about the set, about keypoints, about an export.
+# Keys of a dataset YAML that exporters and other trainers write: about the set, and about keypoints.
 ABOUT = "author authors created date description docs homepage info licence license roboflow source url version"
-OF_POSES = "flip_idx kpt_names kpt_shape"
-OF_EXPORTS = "args batch imgsz stride task"
-DATASET_KEYS = frozenset(f"{ABOUT} {OF_POSES} {OF_EXPORTS}".split())
+OF_POSES = "flip_idx kpt_names"
+DATASET_KEYS = frozenset(f"{ABOUT} {OF_POSES}".split())
 
 # Keys of a hyp file of YOLOv5 that have no effect here, and why.
 HYP_KEYS = {
@@ -41,7 +40,7 @@ def known_dataset_keys(document: Document) -> Document:
         if "names" not in data and isinstance(data[key], (list, dict)) and resembles(key, ["names"]):
             where = f"{document.source}:{_line(document, key)}"
             raise ConfigError(f"{where}: the key 'names' is missing (nearest: {key!r})")
-    _warn(document, {key: f"{key!r}{resembles(key, fields)}" for key in unknown})
+    _warn(document, {key: resembles(key, fields) for key in unknown})
     # "test:" with nothing behind it is not given, but names of nothing are a mistake.
     kept = {key: value for key, value in data.items() if key in fields and (value is not None or key == "names")}
     return document._replace(data=kept)
@@ -50,7 +49,7 @@ def known_dataset_keys(document: Document) -> Document:
 def hyp_as_meant(document: Document, overrides: Sequence[str] = ()) -> Document:
     """A hyp file as it is meant where it was written: without YOLOv5's idle keys, and with its optimizer."""
     data = document.data
-    idle = {key: f"{key!r} ({why})" for key, why in HYP_KEYS.items() if key in data}
+    idle = {key: f" ({why})" for key, why in HYP_KEYS.items() if key in data}
     _warn(document, idle)
     kept = {key: value for key, value in data.items() if key not in idle}
     if "optimizer" not in data and not any(text.startswith("optimizer=") for text in overrides) and _is_for_sgd(data):
@@ -80,10 +79,10 @@ def resembles(word: str, choices: Iterable[str]) -> str:
     return hint if hint.startswith(" (nearest") else ""
 
 
-def _warn(document: Document, told: dict[Any, str]) -> None:
-    """One line for all keys that have no effect, each with its line in the file."""
-    if told:
-        keys = ", ".join(f"{text} in line {_line(document, key)}" for key, text in told.items())
+def _warn(document: Document, remarks: dict[Any, str]) -> None:
+    """One line for all keys that have no effect, each with its line in the file and what there is to say about it."""
+    if remarks:
+        keys = ", ".join(f"{key!r} in line {_line(document, key)}{remark}" for key, remark in remarks.items())
         warnings.warn(f"{document.source}: keys without effect: {keys}", ConfigWarning, stacklevel=4)
 
 

@@ -94,8 +94,10 @@ StrPath = Annotated[str | os.PathLike[str], PlainValidator(_path)]
 Texts = Annotated[Sequence[str], PlainValidator(_texts)]
 
 # Options of several commands.
-Data = Annotated[StrPath, Field(description="dataset YAML, or the name of one that yolo_lite brings; shapes is drawn")]
-TrainedData = Annotated[StrPath | None, Field(description="dataset YAML (default: the one it was trained with)")]
+Data = Annotated[
+    StrPath, Field(description="dataset YAML, an export (see adopt), or the name of a YAML that yolo_lite brings")
+]
+TrainedData = Annotated[StrPath | None, Field(description="dataset YAML or export (default: what it was trained with)")]
 Model = Annotated[StrPath, Field(description="model YAML, or the name of one that yolo_lite brings")]
 Hyperparameters = Annotated[StrPath, Field(description="hyperparameter YAML")]
 Overrides = Annotated[
@@ -318,6 +320,25 @@ class ConvertOptions(Options):
     plugin: Plugins = ()
 
 
+class AdoptOptions(Options):
+    """Make a dataset YAML for what Roboflow, CVAT, Label Studio, labelImg, ... export, as it is.
+
+    Nothing is written into the set. An archive is unpacked beside the YAML.
+    """
+
+    source: Annotated[
+        StrPath,
+        Flag(metavar="FOLDER_OR_ZIP", positional=True),
+        Field(description="an export: a folder or archive; or a dataset YAML without val"),
+    ]
+    output: Annotated[StrPath, Flag("-o", metavar="FILE.yaml"), Field(description="the dataset YAML to write")]
+    format: Literal["yolo", "voc", "coco"] | None = option(None, "of the labels, where several fit")
+    names: Annotated[Texts, Flag(metavar="A,B,...")] = option((), "of the classes, where the set has no file of them")
+    val: Annotated[Fraction, described("0..1")] = option(0.2, "share of the images of train, where there is no val")
+    test: Annotated[Fraction, described("0..1")] = option(0.0, "share of the images of train, where there is no test")
+    seed: Seed = option(0, "of the split")
+
+
 class DownloadOptions(Options):
     """Fetch a public set: coco128, voc, coco; verify and unpack it.
 
@@ -374,6 +395,7 @@ COMMANDS: dict[str, type[Options]] = {
     "show": ShowOptions,
     "losses": LossesOptions,
     "convert": ConvertOptions,
+    "adopt": AdoptOptions,
     "download": DownloadOptions,
     "check": CheckOptions,
     "anchors": AnchorsOptions,

@@ -81,6 +81,10 @@ def warp_pixels(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) ->
     pixel_matrix = shift_matrix(-0.5, -0.5) @ matrix @ shift_matrix(0.5, 0.5)
     if np.any(matrix[2, :2]):
         warped = cv2.warpPerspective(image, pixel_matrix, size, borderValue=(GREY,) * 4)
+        x, y, constant = np.linalg.inv(pixel_matrix)[2]
+        if constant + min(x * size[0], 0) + min(y * size[1], 0) <= 0:  # there is a horizon in the image
+            is_behind = x * np.arange(size[0]) + (y * np.arange(size[1]) + constant)[:, None] <= 0
+            warped[is_behind] = GREY  # OpenCV shows there what lies behind the viewer
     else:
         warped = cv2.warpAffine(image, pixel_matrix[:2], size, borderValue=(GREY,) * 4)
     return warped.reshape(size[1], size[0], -1)  # OpenCV drops the axis of a single channel

@@ -119,7 +119,7 @@ class TrainingSet:
         image, (height, width) = self.store[position], self.index.size[position]
         label, xyxy = self.index.objects(position)
         packed = self.index.outlines if with_outlines else None
-        outlines = packed and packed.select(self.index.rows(position))
+        outlines = packed and packed.select(self.index.rows(position)).within(xyxy, (width, height))
         instances = Instances(label, xyxy, np.ones(len(label)), outlines)
         return Sample(image, instances.warped(scale_matrix(image.shape[1] / width, image.shape[0] / height)))
 

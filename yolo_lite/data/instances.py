@@ -79,9 +79,8 @@ class Instances:
     def _cut(self, matrix: np.ndarray, low: Point, high: Point) -> Instances:
         """The parts within a rectangle after a matrix, by their outlines; by their boxes where these have no area."""
         whole, drawn = of_boxes(self.xyxy), np.zeros(len(self), dtype=bool)
-        if self.outlines and self._has_rings:
+        if self.outlines and self._has_rings and (both := Outlines.concat((self.outlines, whole))):
             drawn = self.outlines.area > 0
-            both = Outlines.join((self.outlines, whole))
             whole = both.select(np.arange(len(self)) + np.where(drawn, 0, len(self)))
         part = whole.clipped(low, high, matrix)
         share = self.share * np.minimum(part.area / np.maximum(whole.area, 1e-9), 1)  # no area, no share

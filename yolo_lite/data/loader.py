@@ -45,7 +45,8 @@ class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
     weights: np.ndarray | None = None  # [n] how often each image is drawn; without them each is drawn once
 
     def __len__(self) -> int:
-        return len(self.epochs) * num_batches(self.num_images, self.batch_size) - self.first_batch
+        count = num_batches(self.num_images, self.batch_size)
+        return len(self.epochs) * count - min(self.first_batch, count)  # the last step of an epoch may have had fewer
 
     def __iter__(self) -> Iterator[Sequence[tuple[int, int]]]:
         first = self.first_batch

@@ -35,11 +35,9 @@ class Outlines(NamedTuple):
     def concat(parts: Sequence[Outlines | None]) -> Outlines | None:
         """The objects of all parts, one part behind the other; None where a part is None."""
         known = [part for part in parts if part]
-        return Outlines.join(known) if len(known) == len(parts) else None
-
-    @staticmethod
-    def join(parts: Sequence[Outlines]) -> Outlines:
-        corner, first_corner, first_ring = zip(*parts, strict=True)
+        if len(known) < len(parts):
+            return None
+        corner, first_corner, first_ring = zip(*known, strict=True)
         return Outlines(np.concatenate(corner), concat_offsets(first_corner), concat_offsets(first_ring))
 
     def of(self, row: int | np.integer) -> list[Ring]:
@@ -72,6 +70,15 @@ class Outlines(NamedTuple):
         for side in sides:  # [3], positive for what is kept
             parts = parts._cut(parts.corner @ side[:2] + side[2])
         return parts
+
+    def within(self, xyxy: np.ndarray, size: Point) -> Outlines:
+        """The parts within an image; none where an outline is not of its label's box ``[T, 4]`` (IoU below 0.5)."""
+        parts = self.clipped((0, 0), size)
+        drawn = parts.xyxy
+        overlap = np.minimum(drawn[:, 2:], xyxy[:, 2:]) - np.maximum(drawn[:, :2], xyxy[:, :2])
+        own, stated = ((box[:, 2:] - box[:, :2]).prod(axis=1) for box in (drawn, xyxy))
+        is_trusted = 3 * overlap.clip(min=0).prod(axis=1) >= own + stated
+        return parts if is_trusted.all() else parts.only(is_trusted)
 
     def _cut(self, depth: np.ndarray) -> Outlines:
         """The parts where ``depth`` ``[Q]``, linear between corners, is not negative."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,6 +127,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        if re.match(r"yolov\d", Path(path).name):
+            reason += "; nothing is downloaded, and weights of YOLOv5 come in by yolo-lite import"
         raise CheckpointError(f"{path}: {reason}") from error
     except UNREADABLE:
         pass

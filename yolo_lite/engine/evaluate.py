@@ -119,18 +119,12 @@ def rounded_up(size: int, stride: int) -> int:
 
 
 def prepare_split(
-    store: ImageStore,
-    canvas: Canvas,
-    batch_size: int,
-    workers: int,
-    compute: Compute,
-    processes: Processes = ALONE,
-    limits: Limits | None = None,
+    store: ImageStore, canvas: Canvas, batch_size: int, workers: int, compute: Compute, processes: Processes = ALONE
 ) -> Split:
     """Loader and ground truth of a split; of many processes each loads whole batches, in turn."""
     part, pin_memory = slice(processes.rank, None, processes.size), compute.device.type == "cuda"
     loader = evaluation_loader(EvaluationSet(store.index, store, canvas), batch_size, workers, pin_memory, part)
-    return Split(store.index, loader, ground_truth(store.index), limits or detection_limits(store.index))
+    return Split(store.index, loader, ground_truth(store.index), detection_limits(store.index))
 
 
 class _Found(NamedTuple):

@@ -58,7 +58,7 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> C
     store = ImageStore(index, subject.size, "off", options.workers > 0)
     batch_size = options.batch_size or subject.batch_size
     limits = detection_limits(index, options.max_det, options.coco_rules)
-    split = prepare_split(store, subject.canvas, batch_size, options.workers, subject.compute, limits=limits)
+    split = prepare_split(store, subject.canvas, batch_size, options.workers, subject.compute)._replace(limits=limits)
     choice = DetectOptions(options.conf, options.iou, limits.per_image)
     print(f"{subject.compute}, {subject.size} px")
     if limits.remark:

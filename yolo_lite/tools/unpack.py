@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import shutil
 import stat
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from yolo_lite.config.errors import DataError
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 MOST_EXPANSION = 100  # an archive that unpacks to more than this many times its own size is a bomb
 UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError)
 
@@ -30,6 +32,10 @@ class Member(NamedTuple):
     kind: str  # "file", "folder", or a description of anything else
     size: int  # bytes as stated; reading stops there
     open: Callable[[], IO[bytes] | None]
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    return os.fspath(path).lower().endswith(ARCHIVES) and os.path.isfile(path)
 
 
 def unpack(archive: Path, folder: Path, seen: dict[str, str]) -> None:
@@ -56,12 +62,12 @@ def unpack(archive: Path, folder: Path, seen: dict[str, str]) -> None:
 
 
 def _members(archive: Path) -> Iterator[Member]:
-    if archive.suffix == ".zip":
+    if archive.suffix.lower() == ".zip":
         with zipfile.ZipFile(archive) as zipped:
             for info in zipped.infolist():
                 yield Member(info.filename, _zip_kind(info), info.file_size, partial(zipped.open, info))
         return
-    with tarfile.open(archive, "r:" if archive.suffix == ".tar" else "r:gz") as tar:
+    with tarfile.open(archive, "r:" if archive.suffix.lower() == ".tar" else "r:gz") as tar:
         for member in tar:
             yield Member(member.name, _tar_kind(member), member.size, partial(tar.extractfile, member))
 

@@ -1,0 +1,68 @@
+"""``--data`` with a folder or an archive, which is adopted on the fly."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from yolo_lite.config.errors import UserError
+from yolo_lite.config.find import own_yamls
+from yolo_lite.config.options import TrainOptions
+
+T = TypeVar("T")
+ADOPTED = "data.yaml"  # in a run folder
+
+
+def is_export(data: str | os.PathLike[str]) -> bool:
+    """Whether ``--data`` is a folder or an archive; a bare word that also names a dataset YAML is that."""
+    from yolo_lite.tools.unpack import is_archive
+
+    given = os.fspath(data)
+    if os.path.isdir(given):
+        return os.sep in given or "/" in given or given not in own_yamls("data")
+    return is_archive(given)
+
+
+def adopted_into_run(options: TrainOptions) -> TrainOptions:
+    """Adopts the data into the run folder, where the run finds it when it goes on."""
+    from yolo_lite.engine.run_folder import make_run_folder
+    from yolo_lite.tools.adopt import Choices, adopt
+
+    if options.resume or not is_export(options.data):
+        return options
+    folder = make_run_folder(options.project, options.name, options.exist_ok)
+    try:
+        adopt(Path(options.data), folder / ADOPTED, Choices())
+    except UserError:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    return in_run_folder(options, folder)
+
+
+def in_run_folder(options: TrainOptions, folder: Path) -> TrainOptions:
+    """The options of a run whose data were adopted into its folder."""
+    return options.model_copy(update={"data": str(folder / ADOPTED), "name": folder.name, "exist_ok": True})
+
+
+def on_adopted_data(run: Callable[..., T]) -> Callable[..., T]:
+    """Lets a command read an export, through a dataset YAML in a temporary folder."""
+
+    @functools.wraps(run)
+    def run_on_yaml(options: Any, *more: Any) -> T:
+        from yolo_lite.tools.adopt import Choices, adopt
+
+        if not options.data or not is_export(options.data):
+            return run(options, *more)
+        with tempfile.TemporaryDirectory() as folder:
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is for what the command itself says
+                file = adopt(Path(options.data), Path(folder, ADOPTED), Choices())
+            return run(options.model_copy(update={"data": str(file)}), *more)
+
+    return run_on_yaml

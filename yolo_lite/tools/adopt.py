@@ -1,0 +1,175 @@
+"""Write the dataset YAML of an exported set, which is not changed: ``yolo-lite adopt``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from yolo_lite.config.data import DatasetConfig
+from yolo_lite.config.errors import ConfigError, DataError
+from yolo_lite.config.load import validate
+from yolo_lite.config.yaml_file import Document, read_yaml
+from yolo_lite.tools.divide import divide, read_fingerprints
+from yolo_lite.tools.export_tree import Tree, open_folder, read_sources
+from yolo_lite.tools.layouts import Layout, recognise
+from yolo_lite.tools.unpack import ARCHIVES, is_archive, unpack
+
+SPLITS = ("train", "val", "test")
+
+
+class Choices(NamedTuple):
+    """What a user may choose where a set does not say it."""
+
+    format: str | None = None
+    names: Sequence[str] = ()
+    val: float = 0.2  # share of the images of train, where there is no val
+    test: float = 0.0
+    seed: int = 0
+
+
+def adopt(source: Path, output: Path, choices: Choices) -> Path:
+    """Recognise a folder, an archive or a dataset YAML, say how, and write a YAML that train.py reads.
+
+    Beside it lie the lists of splits that no folder holds, and what an archive holds, in a folder of its name.
+
+    Raises:
+        UserError: nothing is recognised, or several things are, or there is something where it would write.
+    """
+    output, packed = output.absolute(), is_archive(source)
+    place = output.with_suffix("")
+    lists = [_list_file(output, split) for split in SPLITS]
+    _check(source, output, [output, *lists, *([place] if packed else [])])
+    if not packed:
+        return _write(*_understood(source, output, choices), source, output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=output.parent) as temporary:
+        unpacked = Path(temporary).resolve() / place.name  # gets its place when it is understood
+        unpacked.mkdir()
+        unpack(source, unpacked, {})
+        try:
+            tree, layout, why = _understood(unpacked, output, choices)
+        except DataError as error:
+            raise DataError(str(error).replace(str(unpacked), str(source))) from error
+        os.replace(unpacked, place)
+    tree.root = place / tree.root.relative_to(unpacked)
+    return _write(tree, layout, why, source, output)
+
+
+def _check(source: Path, output: Path, written: Sequence[Path]) -> None:
+    if output.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"-o {output}: expected the name of a .yaml file")
+    if not source.is_dir() and not is_archive(source) and source.suffix not in (".yaml", ".yml"):
+        raise DataError(f"{source}: expected a folder, an archive ({' '.join(ARCHIVES)}) or a dataset YAML")
+    for path in written:
+        if os.path.lexists(path):
+            raise ConfigError(f"{path}: exists, and is not overwritten: choose another name")
+
+
+def _list_file(output: Path, split: str) -> Path:
+    return output.with_name(f"{output.stem}.{split}.txt")
+
+
+def _understood(source: Path, output: Path, choices: Choices) -> tuple[Tree, Layout, str]:
+    """The files of a folder or of a dataset YAML's, what they are, and how a split of them was made."""
+    source = source.resolve()
+    if source.is_dir():
+        tree, file = open_folder(source), None
+    else:
+        root = source.parent / Path(str(read_yaml(source).data.get("path") or ".")).expanduser()
+        tree, file = Tree(root.resolve() if root.is_dir() else source.parent), str(source)
+    layout = recognise(tree, file, choices.format, choices.names)
+    has_images = not all(os.path.isabs(image) for images in layout.stated.splits.values() for image in images)
+    if has_images and output.resolve().is_relative_to(tree.root if file else source):
+        raise ConfigError(f"-o {output}: expected a file outside the dataset, which is never written into: {source}")
+    return (tree, *_divided(tree, layout, choices))
+
+
+def _divided(tree: Tree, layout: Layout, choices: Choices) -> tuple[Layout, str]:
+    """The layout with a val split, and with a test split if one is wanted, and why they were made so."""
+    stated = layout.stated
+    wanted = {"val": choices.val, "test": choices.test}
+    shares = {
+        split: share for split, share in wanted.items() if split not in stated.splits and (share or split == "val")
+    }
+    if not shares:
+        return layout, ""
+    if not all(share > 0 for share in shares.values()) or sum(shares.values()) >= 1:
+        text = " and ".join(f"--{split} {share:g}" for split, share in shares.items())
+        raise ConfigError(f"{text}: expected shares of the images above 0, below 1 together")
+    images, paths = stated.splits["train"], [str(tree.root / image) for image in stated.splits["train"]]
+    fingerprints = read_fingerprints(paths, int(stated.keys.get("channels", 3)))
+    parts, reason = divide(images, fingerprints, shares, choices.seed, layout.names)
+    splits = {**stated.splits, **{split: [images[i] for i in own] for split, own in parts.items()}}
+    labels = {**dict.fromkeys(parts, layout.labels["train"]), **layout.labels}
+    made = layout._replace(stated=stated._replace(splits={split: splits[split] for split in SPLITS if split in splits}))
+    return made._replace(labels=labels), f"made of train with seed {choices.seed}: {', '.join(shares)}; {reason}"
+
+
+def _write(tree: Tree, layout: Layout, why: str, source: Path, output: Path) -> Path:
+    """Write lists and YAML, and say what is in them."""
+    content, lists = _content(tree, layout, output)
+    validate(DatasetConfig, Document(f"{source}", content, {}))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for file, rows in lists.items():
+        file.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    output.write_text(f"# yolo-lite adopt {str(source)!r}\n{text}", encoding="utf-8")
+    stated, names = layout.stated, layout.names
+    print(f"{source}: {layout.format.upper()} labels, as in {layout.files[0]}; splits: {stated.how or 'none'}")
+    for split, images in stated.splits.items():
+        sources = [content[split]] if isinstance(content[split], str) else content[split]
+        shown = (os.path.basename(one) if one.startswith("../") else one for one in sources)
+        print(f"  {split + ':':<6} {len(images)} images, {' '.join(shown)}")
+    print(f"  classes: {len(names)}, {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}")
+    for note in filter(None, (why, *stated.notes, *layout.notes)):
+        print(f"  {note}")
+    return output
+
+
+def _content(tree: Tree, layout: Layout, output: Path) -> tuple[dict[str, Any], dict[Path, list[str]]]:
+    """The dataset YAML, and the rows of the list files that it needs.
+
+    Paths of what lies below the YAML's own folder are relative, so that both can be moved together.
+    """
+    stated, root, is_beside = layout.stated, tree.root / layout.base, tree.root.is_relative_to(output.parent)
+    content: dict[str, Any] = {"path": _name(root, output.parent, is_beside)}
+    lists: dict[Path, list[str]] = {}
+    for split, images in stated.splits.items():
+        sources = _sources(tree, images, stated.sources.get(split, ()))
+        named = [_name(tree.root / source, root, not os.path.isabs(source)) for source in sources]
+        if not named:
+            file = _list_file(output, split)
+            lists[file] = [_name(tree.root / image, output.parent, is_beside) for image in images]
+            named = [_name(file, root, is_beside)]
+        content[split] = named[0] if len(named) == 1 else named
+    labels = {split: _name(tree.root / place, root, True) for split, place in layout.labels.items() if place}
+    if labels:
+        is_same = len(set(layout.labels.values())) == 1
+        content["labels"] = next(iter(labels.values())) if is_same else labels
+    keys = {key: value for key, value in stated.keys.items() if key not in ("labels", "format")}
+    return {**content, "format": layout.format, "names": dict(enumerate(layout.names)), **keys}, lists
+
+
+def _name(path: Path, folder: Path, is_relative: bool) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix() if is_relative else str(path)
+
+
+def _sources(tree: Tree, images: Sequence[str], stated: Sequence[str]) -> Sequence[str]:
+    """What names these images: what the set itself does, or a folder; nothing where only a list will do."""
+    wanted, folders = sorted(images), {os.path.dirname(image) for image in images}
+    common = [os.path.commonpath(folders) or "."] if len(set(map(os.path.isabs, folders))) == 1 else []
+    for sources in filter(None, (stated, common)):
+        try:
+            found = read_sources(tree.root, sources)
+        except DataError:
+            continue
+        below = [os.path.relpath(path, tree.root).replace(os.sep, "/") for path in found]
+        outside = [os.path.abspath(path) for path in found]
+        if wanted in (sorted(below), sorted(outside)):
+            return sources
+    return ()

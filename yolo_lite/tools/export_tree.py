@@ -1,0 +1,213 @@
+"""The files of an exported dataset, and what their names and lists say about its splits."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.data.files import list_sources
+from yolo_lite.data.suffixes import image_suffixes
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_WORDS = "|".join(sorted(SPLIT_WORDS, key=len, reverse=True))
+_THINGS = "images?|imgs?|labels?|annotations?|data|dataset|set|split"
+# As folders are called: train, Validation, train2017, obj_valid_data, test_images, images_train.
+_FOLDER = re.compile(rf"(?:(?:obj|{_THINGS})[-_ ])?({_WORDS})(?:[-_ ]?(?:{_THINGS}))?(?:[-_ ]?\d{{4}})?", re.IGNORECASE)
+_FILE = re.compile(rf"(?:\w+[-_ .])?({_WORDS})(?:[-_ ]?(?:{_THINGS}))?(?:[-_ ]?\d{{4}})?", re.IGNORECASE)
+
+
+USED = {".txt", ".xml", ".json", ".yaml", ".yml", ".data", ".names", ".labels"}
+
+
+class Statement(NamedTuple):
+    """What a file of a set, or its folders, say about it."""
+
+    how: str  # for people
+    splits: dict[str, list[str]]  # images
+    sources: Mapping[str, list[str]] = {}  # what a dataset YAML may name for a split as it stands
+    names: tuple[str, ...] = ()  # of classes
+    keys: Mapping[str, Any] = {}  # of a dataset YAML
+    notes: tuple[str, ...] = ()
+
+
+class Tree:
+    """The files below a folder, without what operating systems leave there; paths are relative, with ``/``."""
+
+    def __init__(self, root: Path, files: Sequence[str] | None = None) -> None:
+        self.root = root
+        if files is not None:
+            self.files = files
+
+    @cached_property
+    def files(self) -> Sequence[str]:
+        return sorted(_walk(self.root), key=lambda file: file.split("/"))
+
+    @cached_property
+    def images(self) -> list[str]:
+        return [file for file in self.files if _suffix(file) in image_suffixes()]
+
+    @cached_property
+    def places(self) -> set[str]:
+        """All files and folders."""
+        return {*self.files, *(str(folder) for file in self.files for folder in PurePosixPath(file).parents)}
+
+    @cached_property
+    def by_stem(self) -> dict[str, list[str]]:
+        """The images of each name without its ending."""
+        images: dict[str, list[str]] = defaultdict(list)
+        for image in self.images:
+            images[os.path.splitext(image)[0].rpartition("/")[2]].append(image)
+        return images
+
+    def ending(self, *suffixes: str) -> list[str]:
+        return [file for file in self.files if file.lower().endswith(suffixes)]
+
+    def find(self, path: str, near: str = "") -> str | None:
+        """The file or folder that a path means which was written on another machine: its longest end that is here.
+
+        It is looked for beside the file ``near`` that has it, then around that, at last below the root.
+        """
+        parts = [part for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..")]
+        around = [f"{folder}/" for folder in PurePosixPath(near).parents if str(folder) != "."] + [""]
+        places = (f"{folder}{'/'.join(parts[first:])}" for first in range(len(parts)) for folder in around)
+        return next((place for place in places if place in self.places), None)
+
+    def below(self, folder: str) -> list[str]:
+        return self.images if folder == "." else [image for image in self.images if image.startswith(f"{folder}/")]
+
+    def lines(self, file: str) -> tuple[str, ...]:
+        """The rows of a text file that are not empty; none where it is none."""
+        try:
+            rows = (self.root / file).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError):  # a folder
+            return ()
+        return tuple(filter(None, map(str.strip, rows)))
+
+    def listed(self, file: str) -> tuple[list[str], list[str]]:
+        """The images that the rows of a list file name, by path or as Pascal VOC does by stem; and rows of no image.
+
+        Raises:
+            DataError: a stem is that of several images.
+        """
+        images: list[str] = []
+        unknown: list[str] = []
+        for row in self.lines(file):
+            row = row.strip('"')
+            found = self.find(row, file)
+            found = found if found and _suffix(found) in image_suffixes() else self._by_id(row, file)
+            (images if found else unknown).append(found or row)
+        return list(dict.fromkeys(images)), unknown
+
+    def _by_id(self, row: str, file: str) -> str | None:
+        alike = self.by_stem.get(row.rpartition("/")[2], [])
+        fitting = [one for one in alike if f"/{os.path.splitext(one)[0]}".endswith(f"/{row}")]
+        # VOC2007 and VOC2012 may lie side by side: a list means the images of its own tree.
+        tree = file.partition("ImageSets/")[0] if "ImageSets/" in file else ""
+        fitting = [one for one in fitting if one.startswith(tree)] or fitting
+        if len(fitting) > 1:
+            raise DataError(f"{self.root / file}: {row!r} may be {fitting[0]} or {fitting[1]}")
+        return fitting[0] if fitting else None
+
+
+def open_folder(root: Path) -> Tree:
+    """The folder that holds all there is in a folder; raises DataError where there is no image."""
+    tree = Tree(root)
+    if not tree.images:
+        raise DataError(f"{root}: expected a dataset, found no image; some exporters leave them out unless asked")
+    used = [
+        os.path.dirname(file)
+        for file in tree.files
+        if _suffix(file) in USED | image_suffixes() and "readme" not in file.lower()
+    ]
+    inner = os.path.commonpath(used)
+    start = f"{inner}/" if inner else ""
+    return Tree(root / inner, [file[len(start) :] for file in tree.files if file.startswith(start)])
+
+
+def read_sources(root: Path, sources: Iterable[str]) -> list[str]:
+    """The images that are there of those that sources of a dataset YAML name; raises DataError as its reading does."""
+    return list(filter(os.path.isfile, list_sources(root, sources, root).images))
+
+
+def _suffix(file: str) -> str:
+    return os.path.splitext(file)[1].lower()
+
+
+def _walk(root: Path) -> Iterable[str]:
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        below = os.path.relpath(folder, root).replace(os.sep, "/")
+        yield from (name if below == "." else f"{below}/{name}" for name in files if not name.startswith("."))
+
+
+def split_word(stem: str) -> str | None:
+    """The split that a file's name without its ending tells: ``instances_val2017`` is val."""
+    match = _FILE.fullmatch(stem)
+    return SPLIT_WORDS[match[1].lower()] if match else None
+
+
+def split_of(file: str) -> str | None:
+    """The split that the folders of a file tell, the outermost first."""
+    matches = map(_FOLDER.fullmatch, PurePosixPath(file).parts[:-1])
+    return next((SPLIT_WORDS[match[1].lower()] for match in matches if match), None)
+
+
+def by_folder(images: Iterable[str]) -> Statement:
+    """The splits that the images' folders tell; without any, all images are train."""
+    splits: dict[str, list[str]] = defaultdict(list)
+    for image in images:
+        splits[split_of(image) or ""].append(image)
+    others = splits.pop("", [])
+    if "train" not in splits:
+        splits["train"] = others
+    return Statement(
+        "folders" if len(splits) > 1 or not others else "", {one: own for one, own in splits.items() if own}
+    )
+
+
+def by_lists(tree: Tree, lists: Iterable[tuple[str, str]], how: str = "") -> Statement | None:
+    """The splits of list files: ``train`` by ``ImageSets/Main/train.txt``, or by a file with paths of images."""
+    splits: dict[str, list[str]] = defaultdict(list)
+    sources: dict[str, list[str]] = defaultdict(list)
+    notes = []
+    for split, file in lists:
+        images, unknown = tree.listed(file)
+        if images:
+            splits[split] = list(dict.fromkeys((*splits[split], *images)))
+            sources[split].append(file)
+            notes += [f"{file}: {len(unknown)} rows name no image, the first: {unknown[0]}"] if unknown else []
+    if not splits:
+        return None
+    if "train" not in splits:
+        listed = {image for images in splits.values() for image in images}
+        splits["train"] = [image for image in tree.images if image not in listed]
+    how = how or ", ".join(file for files in sources.values() for file in files)
+    return Statement(how, {split: own for split, own in splits.items() if own}, sources, notes=tuple(notes))
+
+
+def list_files_in(tree: Tree) -> list[tuple[str, str]]:
+    """List files and their splits. Of VOC's, those of Main; trainval where there is no train."""
+    found = []
+    for file in tree.ending(".txt"):
+        path = PurePosixPath(file)
+        split = SPLIT_WORDS.get(path.stem.lower(), "train" if path.stem == "trainval" else "")
+        if split and ("ImageSets" not in path.parts or path.parent.name in ("Main", "ImageSets")):
+            found.append((split, file))
+    has_train = any(split == "train" and not file.endswith("trainval.txt") for split, file in found)
+    return [(split, file) for split, file in found if not (has_train and file.endswith("trainval.txt"))]

@@ -1,0 +1,289 @@
+"""Recognise how a folder holds a dataset: its images, splits, labels and class names, as exporters lay them out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+
+from yolo_lite.config.errors import DataError
+from yolo_lite.data.labels import FileReader
+from yolo_lite.data.readers.coco import CocoReader
+from yolo_lite.data.readers.voc import VocReader
+from yolo_lite.data.readers.yolo import YoloReader
+from yolo_lite.tools.coco_export import read_coco_exports
+from yolo_lite.tools.export_tree import Statement, Tree, by_folder, by_lists, list_files_in, split_of
+from yolo_lite.tools.statements import read_darknet, read_dataset_yaml
+
+SAMPLE = 200  # images of a split by which the place of its labels is found
+NAME_FILES = {"classes.txt", "labels.txt", "class_names.txt", "_darknet.labels", "obj.names", "notes.json"}
+MASKS = re.compile(r"(mask|trimap|segmentation)[^/]*/", re.IGNORECASE)
+READERS: dict[str, type[FileReader]] = {"yolo": YoloReader, "voc": VocReader}
+
+
+class Layout(NamedTuple):
+    """What was recognised; paths are below the tree's root, with ``/``, or absolute where a YAML leads out of it."""
+
+    format: str
+    stated: Statement  # the splits, and who says so
+    labels: dict[str, str]  # by split: what the key ``labels`` has to name, "" where the reader needs none
+    files: list[str]  # of labels
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what else a user should know
+    base: str = "."  # the folder that the key ``path`` has to name, so that those of images and labels have one form
+
+
+def recognise(tree: Tree, file: str | None = None, format: str | None = None, names: Sequence[str] = ()) -> Layout:
+    """How the set in a folder is laid out.
+
+    Args:
+        file: the dataset YAML to go by.
+        format: yolo, voc or coco, where several fit.
+        names: of the classes, where no file has them.
+
+    Raises:
+        DataError: nothing fits, or several things fit equally; both are named.
+    """
+    stated = read_dataset_yaml(tree, file) or read_darknet(tree)
+    divided = _with_splits(stated, tree)
+    wanted = format or divided.keys.get("format")
+    places = {} if format else _stated_places(tree, divided)
+    kinds = [kind for kind in READERS if wanted in (None, kind)]
+    images = [image for own in divided.splits.values() for image in own if not os.path.isabs(image)]
+    inner = os.path.commonpath(list(map(os.path.dirname, images))) if images else ""
+    found = {
+        kind: _by_files(tree, divided, kind, places) or _by_files(tree, divided, kind, places, inner) for kind in kinds
+    }
+    fits = {kind: layout for kind, layout in found.items() if layout}
+    if stated and not wanted and "yolo" in fits:  # a YAML or a .data file means the label files of YOLO
+        unused = [
+            f"not used: {kind} ({fits[kind].files[0]}), as --format {kind} would" for kind in fits if kind != "yolo"
+        ]
+        fits, wanted = {"yolo": fits["yolo"]._replace(notes=(*fits["yolo"].notes, *unused))}, "yolo"
+    if wanted in (None, "coco") and (own := _by_places(tree, divided, places) or _by_exports(tree, divided)):
+        fits["coco"] = own
+    if len(fits) > 1:
+        both = " and ".join(f"{kind} ({layout.files[0]})" for kind, layout in fits.items())
+        raise DataError(f"{tree.root}: labels of two formats fit, {both}: choose one with --format")
+    if not fits:
+        raise DataError(_nothing_fits(tree, wanted))
+    ((kind, layout),) = fits.items()
+    if not file:
+        layout = _with_doubts(tree, layout, layout.stated.splits if kind == "coco" else divided.splits)
+    layout = _labelled_splits(tree, layout)
+    known = names or (layout.names if kind != "yolo" or (file and layout.names) else _names_of_yolo(tree, layout))
+    return layout._replace(names=tuple(known))
+
+
+def _with_splits(stated: Statement | None, tree: Tree) -> Statement:
+    """The splits by the file that states them, else by list files, else by folders."""
+    if stated and "train" in stated.splits:
+        return stated
+    other = by_lists(tree, list_files_in(tree)) or by_folder(tree.images)
+    if stated is None:
+        return other
+    how = f"{stated.how}, {other.how}" if other.how else stated.how
+    splits = {**other.splits, **stated.splits}
+    return stated._replace(how=how, splits=splits, sources=other.sources, notes=(*stated.notes, *other.notes))
+
+
+def _stated_places(tree: Tree, stated: Statement) -> dict[str, str]:
+    """By split, what the key ``labels`` of a dataset YAML names."""
+    labels = stated.keys.get("labels")
+    texts = labels if isinstance(labels, dict) else dict.fromkeys(stated.splits, labels) if labels else {}
+    places = {}
+    for split, text in ((split, str(text)) for split, text in texts.items() if split in stated.splits):
+        place = text if (tree.root / text).exists() else tree.find(text)
+        if place is None:
+            raise DataError(f"{stated.how}: labels: nothing is at {tree.root / text}")
+        places[split] = place
+    return places
+
+
+def _by_files(tree: Tree, stated: Statement, kind: str, places: dict[str, str], base: str = ".") -> Layout | None:
+    """A layout with a label file for each image, where there are such files of this kind."""
+    labels, splits, files, names = dict[str, str](), dict[str, list[str]](), list[str](), set[str]()
+    for split, images in stated.splits.items():
+        place = places.get(split)
+        if place is None:
+            place = _place_of_labels(tree, kind, base, split, images[:: max(len(images) // SAMPLE, 1)])
+        if (tree.root / place).is_file():
+            return None
+        reader = _reader(tree, kind, base, place)
+        found, there = reader.label_files([str(tree.root / image) for image in images])
+        splits[split] = [image for image, is_mask in zip(images, _masks(images, there), strict=True) if not is_mask]
+        if there.any():
+            labels[split] = place
+            files += [os.path.relpath(found[i], tree.root) for i in np.flatnonzero(there)]
+            names |= set(reader.class_names([str(tree.root / image) for image in images]))
+    if not any(IS_OF_KIND[kind](tree.root / file) for file in files[:: max(len(files) // 20, 1)]):
+        return None
+    num_masks = sum(map(len, stated.splits.values())) - sum(map(len, splits.values()))
+    notes = (f"left out: {num_masks} masks, which have the names of images",) if num_masks else ()
+    stated = stated._replace(splits=splits)
+    return Layout(kind, stated, labels, files, stated.names or tuple(sorted(names)), notes, base)
+
+
+def _reader(tree: Tree, kind: str, base: str, place: str) -> FileReader:
+    return READERS[kind](tree.root / base, tree.root / place if place else None, ())
+
+
+def _masks(images: Sequence[str], has_labels: np.ndarray) -> list[bool]:
+    """Which images are in a folder of masks, without labels, and have the name of an image with labels."""
+    stems = [PurePosixPath(image).stem for image in images]
+    labelled = {stems[i] for i in np.flatnonzero(has_labels)}
+    may_be = [stem in labelled and MASKS.search(image) is not None for stem, image in zip(stems, images, strict=True)]
+    return (np.array(may_be, dtype=bool) & ~has_labels).tolist()
+
+
+def _place_of_labels(tree: Tree, kind: str, base: str, split: str, images: Sequence[str]) -> str:
+    """The folder in which the reader finds the label files of images; "" where it finds them itself, or none."""
+    paths = [str(tree.root / image) for image in images]
+    if _reader(tree, kind, base, "").label_files(paths)[1].any():
+        return ""
+    stems = {PurePosixPath(image).stem for image in images}
+    folders = {os.path.dirname(file) for file in tree.ending(READERS[kind].suffix) if PurePosixPath(file).stem in stems}
+    around = {str(place) for folder in folders for place in PurePosixPath(folder).parents if str(place) != "."}
+    best, best_files = "", set[str]()
+    for place in sorted({*folders, *around} - {""}):
+        if split_of(f"{place}/") not in (None, split):
+            continue
+        try:
+            files, there = _reader(tree, kind, base, place).label_files(paths)
+        except DataError:  # two images would have one file
+            continue
+        found = {files[i] for i in np.flatnonzero(there)}
+        if len(found) == len(best_files) and found != best_files:
+            raise DataError(f"{tree.root}: labels of {split} may be in {best} or in {place}: keep one of them")
+        if len(found) > len(best_files):
+            best, best_files = place, found
+    return best
+
+
+def _is_yolo(file: Path) -> bool:
+    """Whether the rows of a text file are numbers, five or more."""
+    try:
+        rows = [row.split() for row in file.read_text(encoding="utf-8-sig").splitlines() if row.strip()]
+        return all(len([float(word) for word in row]) >= 5 for row in rows)
+    except ValueError:
+        return False
+
+
+def _is_voc(file: Path) -> bool:
+    try:
+        return ElementTree.parse(file).getroot().tag == "annotation"
+    except (ElementTree.ParseError, ValueError, LookupError):
+        return False
+
+
+IS_OF_KIND = {"yolo": _is_yolo, "voc": _is_voc}
+
+
+def _by_places(tree: Tree, stated: Statement, places: dict[str, str]) -> Layout | None:
+    """A layout with the annotation files that a dataset YAML names."""
+    files = [place for place in dict.fromkeys(places.values()) if (tree.root / place).is_file()]
+    found = [CocoReader(tree.root, tree.root / file, ()).class_names(()) for file in files if not stated.names]
+    names = stated.names or tuple(dict.fromkeys(itertools.chain.from_iterable(found)))
+    return Layout("coco", stated, places, files, names) if files else None
+
+
+def _by_exports(tree: Tree, divided: Statement) -> Layout | None:
+    """A layout with annotation files for all images, which tell the splits if they are several."""
+    exports = read_coco_exports(tree)
+    if not exports:
+        return None
+    names = tuple(dict.fromkeys(name for export in exports for name in export.names))
+    notes = tuple(f"{export.file}: {export.note}" for export in exports if export.note)
+    files = [export.file for export in exports]
+    if len(exports) == 1 and exports[0].split is None:
+        listed = set(exports[0].images)
+        splits = {split: [one for one in images if one in listed] for split, images in divided.splits.items()}
+        stated = divided._replace(splits={split: images for split, images in splits.items() if images})
+        labels = dict.fromkeys(stated.splits, exports[0].file)
+    else:
+        stated = Statement("annotation files", {str(export.split): export.images for export in exports})
+        labels = {str(export.split): export.file for export in exports}
+    return Layout("coco", stated, labels, files, divided.names or names, notes)
+
+
+def _with_doubts(tree: Tree, layout: Layout, splits: dict[str, list[str]]) -> Layout:
+    """The layout with notes on images in none of the splits, and in two."""
+    notes, unlisted = list(layout.notes), set(tree.images).difference(*splits.values())
+    if unlisted:
+        notes.append(f"left out: {len(unlisted)} images in no split, the first: {min(unlisted)}")
+    for one, other in itertools.combinations(splits, 2):
+        if shared := {*splits[one]} & {*splits[other]}:
+            notes.append(f"{len(shared)} images are in {one} and in {other}, the first: {min(shared)}")
+    return layout._replace(notes=tuple(notes))
+
+
+def _labelled_splits(tree: Tree, layout: Layout) -> Layout:
+    """The layout without splits of which no image has labels; what is the only one is for training.
+
+    Raises:
+        DataError: there are several splits, but no train.
+    """
+    splits, notes = dict(layout.stated.splits), list(layout.notes)
+    for split in [split for split in splits if split not in layout.labels]:
+        notes.append(f"left out: {split}, none of its {len(splits.pop(split))} images has labels")
+    labels, sources = layout.labels, layout.stated.sources
+    if list(splits) != ["train"] and len(splits) == 1:
+        ((only, images),) = splits.items()
+        notes.append(f"{only} is the only split with labels: taken for all images")
+        splits, labels, sources = {"train": images}, {"train": labels[only]}, {"train": sources.get(only, [])}
+    if "train" not in splits:
+        found = f"found those of {', '.join(splits)}, with {layout.files[0]}"
+        raise DataError(f"{tree.root}: expected labelled images for train, {found}")
+    order = [split for split in ("train", "val", "test") if split in splits]
+    stated = layout.stated._replace(splits={split: splits[split] for split in order}, sources=sources)
+    return layout._replace(stated=stated, labels={split: labels[split] for split in order}, notes=tuple(notes))
+
+
+def _names_of_yolo(tree: Tree, layout: Layout) -> tuple[str, ...]:
+    """The names of numbered classes; raises DataError where no file has them, or two have others."""
+    lists = {file: _names_in(tree, file) for file in tree.files if _is_name_file(file)}
+    lists = {file: names for file, names in lists.items() if names}
+    if layout.stated.names:
+        lists[layout.stated.how] = layout.stated.names
+    if not lists:
+        used = {row.split()[0] for file in layout.files for row in tree.lines(file)}
+        asked = "expected a data.yaml, classes.txt, obj.names or notes.json with the names of the classes"
+        found = ", ".join(sorted(used, key=lambda text: text.zfill(9))[:20])
+        raise DataError(f"{tree.root}: {asked}, found labels with {found}: give --names a,b,c")
+    best = max(lists, key=lambda file: len(lists[file]))
+    for file, names in lists.items():
+        if names != lists[best][: len(names)]:  # labelImg adds classes at the end
+            both = f"{file} ({', '.join(names[:5])}) and {best} ({', '.join(lists[best][:5])})"
+            raise DataError(f"{tree.root}: {both} name the classes differently: give --names a,b,c")
+    return lists[best]
+
+
+def _is_name_file(file: str) -> bool:
+    name = PurePosixPath(file).name.lower()
+    return name in NAME_FILES or name.endswith(".names")
+
+
+def _names_in(tree: Tree, file: str) -> tuple[str, ...]:
+    if not file.endswith(".json"):
+        return tree.lines(file)
+    try:
+        rows = json.loads((tree.root / file).read_bytes())["categories"]
+        return tuple(str(row["name"]) for row in sorted(rows, key=lambda row: row["id"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{tree.root / file}: expected Label Studio's list categories with id and name") from error
+
+
+def _nothing_fits(tree: Tree, wanted: str | None) -> str:
+    kinds = Counter(os.path.splitext(file)[1].lower() or "no suffix" for file in tree.files)
+    found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+    what = {"yolo": "YOLO .txt", "voc": "Pascal VOC .xml", "coco": "a COCO .json"}
+    expected = what.get(wanted, wanted) if wanted else "YOLO .txt, Pascal VOC .xml or a COCO .json"
+    return f"{tree.root}: expected images with labels ({expected}), found {found}; export it as one of these"
