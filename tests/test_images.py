@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 from PIL import Image, ImageOps, PngImagePlugin
 
 from yolo_lite.config.errors import DataError
@@ -38,6 +41,14 @@ def encoded(kind: str, pixels: np.ndarray | None = None, **options) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(noise() if pixels is None else pixels).save(stream, kind, **options)
     return stream.getvalue()
+
+
+def save(image: Image.Image, path: Path, kind: str | None = None, **options) -> None:
+    """Write an image, where the installed Pillow can."""
+    Image.init()
+    if (kind or Image.registered_extensions().get(path.suffix)) not in Image.SAVE:
+        pytest.skip(f"the installed Pillow does not write {kind or path.suffix}")
+    image.save(path, kind, **options)
 
 
 def exif_of(orientation: int) -> Image.Exif:
@@ -104,11 +115,9 @@ OTHER_FORMATS = {
 @pytest.mark.parametrize("suffix", OTHER_FORMATS)
 def test_everything_that_pillow_or_opencv_decodes_is_an_image(tmp_path, suffix):
     kind, path = OTHER_FORMATS[suffix], tmp_path / f"picture{suffix}"
-    assert suffix in image_suffixes() or kind in ("AVIF", "QOI")  # which old versions do not have
-    if suffix not in image_suffixes():
-        pytest.skip("the installed Pillow has no such format")
+    assert suffix in image_suffixes() or kind == "AVIF"  # which old versions do not have
     options = {"sizes": [(60, 40)]} if kind == "ICO" else {"quality": 95} if kind in ("JPEG", "MPO", "AVIF") else {}
-    quarters().save(path, kind, **options)
+    save(quarters(), path, kind, **options)
     image = read_image(path)
     assert image.shape == (40, 60, 3) and image_size(path) == (40, 60) and read_image(path, 1).shape == (40, 60, 1)
     assert np.abs(image - np.asarray(quarters()).astype(int)).mean() < (12 if options else 2)
@@ -124,6 +133,23 @@ def test_formats_of_opencv_are_read_whoever_knows_them(tmp_path, suffix):
     assert set(np.unique(read_image(path) ^ read_image(path)[0, 0])) == {0, 255}
 
 
+HEIF = """
+from PIL import Image, PngImagePlugin
+def register_heif_opener():
+    Image.register_open("HEIF", PngImagePlugin.PngImageFile)
+    Image.register_extension("HEIF", ".heic")
+"""
+
+
+def test_an_installed_plugin_of_pillow_is_used(tmp_path):
+    """In a process of its own, for Pillow forgets no plugin."""
+    (tmp_path / "pillow_heif.py").write_text(HEIF)
+    code = "from yolo_lite.data.suffixes import image_suffixes; print('.heic' in image_suffixes())"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+
+
 def test_what_holds_no_photograph_is_no_image():
     assert not image_suffixes() & {".pdf", ".eps", ".ps", ".mpg", ".h5", ".txt", ".xml", ".json", ".grib", ".wmf", ""}
 
@@ -131,7 +157,9 @@ def test_what_holds_no_photograph_is_no_image():
 @pytest.mark.parametrize("kind", ["GIF", "MPO", "WEBP", "PNG", "TIFF", "AVIF"])
 def test_the_first_image_of_several_is_read(tmp_path, kind):
     path, rest = tmp_path / "several", [Image.new("RGB", (60, 40), (0, 0, 250))] * 2
-    Image.new("RGB", (60, 40), (250, 0, 0)).save(path, kind, save_all=True, append_images=rest)
+    save(Image.new("RGB", (60, 40), (250, 0, 0)), path, kind, save_all=True, append_images=rest)
+    if kind == "MPO" and Image.open(path).format != "MPO":
+        pytest.skip("the installed Pillow writes it malformed")
     assert image_size(path) == (40, 60) and np.abs(read_image(path)[20, 30].astype(int) - (250, 0, 0)).max() <= 8
 
 
@@ -173,7 +201,7 @@ def test_alpha_is_dropped_everywhere_alike(tmp_path, suffix, mode):
     options = {"quality": 100} if suffix in (".avif", ".webp") else {}
     options |= {"exact": True, "lossless": True} if suffix == ".webp" else {}
     try:
-        source.save(tmp_path / f"sheer{suffix}", **options, **({"transparency": 1} if mode == "P" else {}))
+        save(source, tmp_path / f"sheer{suffix}", **options, **({"transparency": 1} if mode == "P" else {}))
     except OSError:
         pytest.skip("no such file")
     expected = np.array(SHEER[:3] if mode != "LA" else [source.getpixel((50, 30))[0]] * 3)
@@ -204,7 +232,7 @@ def test_colours_of_a_tiff_are_not_multiplied_by_its_alpha(tmp_path, dtype, chan
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_exif_orientation_is_applied_to_size_and_pixels(tmp_path, kind, orientation):
     path = tmp_path / f"turned{SUFFIXES[kind]}"
-    quarters().save(path, kind, exif=exif_of(orientation))
+    save(quarters(), path, kind, exif=exif_of(orientation))
     expected = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB")).astype(int)
     image = read_image(path)
     assert image_size(path) == image.shape[:2]
@@ -386,6 +414,7 @@ def test_a_format_that_states_its_range_is_scaled_by_that(tmp_path):
     assert read_image(path, white=4095).tolist() == [[[0, 128, 255]]]
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_the_largest_value_of_16_bits_is_found_and_of_nothing_else(tmp_path):
     deep = np.dstack([noise().astype(np.uint16) * 16, np.full((40, 60), 65535, np.uint16)])  # alpha does not count
     for name, pixels in (("a.png", deep), ("a.tiff", deep[..., :3]), ("a.npy", deep[..., :3])):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,8 @@ SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}  # in Pillow's names: files of the o
 # What Pillow opens and is no photograph: drawings, films, tables, brushes.
 _NO_PHOTOGRAPHS = frozenset({"EPS", "FLI", "GBR", "IPTC", "MPEG", "XBM", "XPM"})
 # OpenCV tells which of its formats it can write: these are the ones that it can read.
-_OF_OPENCV = "bmp dib jpg jpeg jpe jp2 png webp avif pbm pgm ppm pnm pam pfm sr ras tif tiff exr hdr pic gif"
+_OF_OPENCV = ".jp2 .webp .avif .gif .pbm .pgm .ppm .pnm .pam .pfm .sr .ras .hdr .pic"  # besides what Pillow has anyway
+_EXR = "OPENCV_IO_ENABLE_OPENEXR"  # the variable of the environment without which OpenCV refuses .exr
 # Suffixes of images that need a library which may be missing, and the one to install where Pillow has a plugin.
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
 PLUGINS |= dict.fromkeys((".avif", ".avifs"), "pillow-avif-plugin")
@@ -38,8 +40,15 @@ def image_suffixes() -> frozenset[str]:
     stub = ImageFile.StubImageFile  # opens files that another program would have to decode
     kinds = {kind for kind, opens in openers.items() if not (isinstance(opens, type) and issubclass(opens, stub))}
     of_pillow = (name for name, kind in Image.registered_extensions().items() if SAME_FORMAT.get(kind, kind) in kinds)
-    of_opencv = (f".{name}" for name in _OF_OPENCV.split() if cv2.haveImageWriter(f".{name}"))
-    return frozenset((".npy", *of_pillow, *of_opencv))
+    of_opencv = [*_OF_OPENCV.split(), *([".exr"] if os.environ.get(_EXR) else [])]
+    return frozenset((".npy", *of_pillow, *filter(_is_of_opencv, of_opencv)))
+
+
+def _is_of_opencv(suffix: str) -> bool:
+    try:
+        return cv2.haveImageWriter(suffix)
+    except cv2.error:  # what older versions answer
+        return False
 
 
 @cache
