@@ -12,7 +12,7 @@ from torch import Tensor
 
 from yolo_lite.structures import Detections
 
-QUICK_CANDIDATES = 1000  # tried before all candidates of an image
+QUICK_CANDIDATES = 1000  # or three for each detection: tried before all candidates of an image
 
 
 class DetectOptions(NamedTuple):
@@ -65,8 +65,9 @@ def survivors(candidates: Detections, options: DetectOptions) -> Detections:
     candidates = candidates.select(slice(options.num_candidates))
     box, score, label = candidates[:3]
     group = torch.zeros_like(label) if options.agnostic else label
-    chosen = class_nms(box[:QUICK_CANDIDATES], score[:QUICK_CANDIDATES], group[:QUICK_CANDIDATES], options.iou)
-    if len(chosen) < options.max_detections and len(score) > QUICK_CANDIDATES:
+    quick = max(QUICK_CANDIDATES, 3 * options.max_detections)
+    chosen = class_nms(box[:quick], score[:quick], group[:quick], options.iou)
+    if len(chosen) < options.max_detections and len(score) > quick:
         chosen = class_nms(box, score, group, options.iou)
     return candidates.select(chosen[: options.max_detections])
 
