@@ -35,15 +35,19 @@ from exports import (
 )
 
 from yolo_lite import adopt
+from yolo_lite.cli.arguments import read_options
 from yolo_lite.cli.main import main
+from yolo_lite.cli.train import _restarted
 from yolo_lite.config.errors import UserError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_dataset_config
+from yolo_lite.config.options import TrainOptions
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.loader import training_loader
 from yolo_lite.data.store import ImageStore
+from yolo_lite.engine.run_folder import mark_launchers
 from yolo_lite.structures import Batch
 from yolo_lite.tools.convert import convert
 
@@ -357,6 +361,13 @@ def test_train_takes_an_export_and_goes_on_with_it(tmp_path: Path) -> None:
     assert main(["train", "--data", str(source), "--epochs", "1", *flags(tmp_path / "runs")]) == 0
     folder = tmp_path / "runs/exp"
     check(folder / "data.yaml", ("train",))
+    # What torchrun starts anew goes on in that folder; another run of the same torchrun does not.
+    mark_launchers(folder, ["a"])
+    options = read_options(
+        TrainOptions, ["--data", str(source), "--epochs", "1", *flags(tmp_path / "runs")], "train.py"
+    )
+    assert _restarted(options, ["a"]).resume == str(folder)
+    assert (other := options.model_copy(update={"seed": 1})) == _restarted(other, ["a"])
     source.unlink()
     assert main(["train", "--resume", str(folder), "--epochs", "2", "--device", "cpu", "--workers", "0"]) == 0
     assert len(rows_of(folder)) == 2

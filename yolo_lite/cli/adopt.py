@@ -9,10 +9,8 @@ from yolo_lite.config.options import AdoptOptions
 
 def run(options: AdoptOptions) -> Path:
     """Write the dataset YAML, say what was assumed and how to train; its path comes back."""
-    from yolo_lite.tools.adopt import Choices, adopt
+    from yolo_lite.tools.adopt import adopt
 
-    names = [name.strip() for text in options.names for name in text.split(",") if name.strip()]
-    choices = Choices(options.format, names, options.val, options.test, options.seed)
-    file = adopt(Path(options.source), Path(options.output), choices)
+    file = adopt(options)
     print(f"yolo-lite train --data {options.output}")
     return file

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from yolo_lite.config.errors import UserError
 from yolo_lite.config.find import own_yamls
-from yolo_lite.config.options import TrainOptions
+from yolo_lite.config.options import AdoptOptions, TrainOptions
 
 T = TypeVar("T")
 ADOPTED = "data.yaml"  # in a run folder
@@ -32,13 +32,13 @@ def is_export(data: str | os.PathLike[str]) -> bool:
 def adopted_into_run(options: TrainOptions) -> TrainOptions:
     """Adopts the data into the run folder, where the run finds it when it goes on."""
     from yolo_lite.engine.run_folder import make_run_folder
-    from yolo_lite.tools.adopt import Choices, adopt
+    from yolo_lite.tools.adopt import adopt
 
     if options.resume or not is_export(options.data):
         return options
     folder = make_run_folder(options.project, options.name, options.exist_ok)
     try:
-        adopt(Path(options.data), folder / ADOPTED, Choices())
+        adopt(AdoptOptions(source=options.data, output=folder / ADOPTED))
     except UserError:
         if not any(folder.iterdir()):
             folder.rmdir()
@@ -56,13 +56,13 @@ def on_adopted_data(run: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(run)
     def run_on_yaml(options: Any, *more: Any) -> T:
-        from yolo_lite.tools.adopt import Choices, adopt
+        from yolo_lite.tools.adopt import adopt
 
         if not options.data or not is_export(options.data):
             return run(options, *more)
         with tempfile.TemporaryDirectory() as folder:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for what the command itself says
-                file = adopt(Path(options.data), Path(folder, ADOPTED), Choices())
+                file = adopt(AdoptOptions(source=options.data, output=Path(folder, ADOPTED)))
             return run(options.model_copy(update={"data": str(file)}), *more)
 
     return run_on_yaml

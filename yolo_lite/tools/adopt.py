@@ -6,13 +6,14 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.load import validate
+from yolo_lite.config.options import AdoptOptions
 from yolo_lite.config.yaml_file import Document, read_yaml
 from yolo_lite.tools.divide import divide, read_fingerprints
 from yolo_lite.tools.export_tree import Tree, open_folder, read_sources
@@ -22,17 +23,7 @@ from yolo_lite.tools.unpack import ARCHIVES, is_archive, unpack
 SPLITS = ("train", "val", "test")
 
 
-class Choices(NamedTuple):
-    """What a user may choose where a set does not say it."""
-
-    format: str | None = None
-    names: Sequence[str] = ()
-    val: float = 0.2  # share of the images of train, where there is no val
-    test: float = 0.0
-    seed: int = 0
-
-
-def adopt(source: Path, output: Path, choices: Choices) -> Path:
+def adopt(options: AdoptOptions) -> Path:
     """Recognise a folder, an archive or a dataset YAML, say how, and write a YAML that train.py reads.
 
     Beside it lie the lists of splits that no folder holds, and what an archive holds, in a folder of its name.
@@ -40,19 +31,19 @@ def adopt(source: Path, output: Path, choices: Choices) -> Path:
     Raises:
         UserError: nothing is recognised, or several things are, or there is something where it would write.
     """
-    output, packed = output.absolute(), is_archive(source)
-    place = output.with_suffix("")
+    source, output = Path(options.source), Path(options.output).absolute()
+    place, packed = output.with_suffix(""), is_archive(source)
     lists = [_list_file(output, split) for split in SPLITS]
     _check(source, output, [output, *lists, *([place] if packed else [])])
     if not packed:
-        return _write(*_understood(source, output, choices), source, output)
+        return _write(*_understood(source, output, options), source, output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=output.parent) as temporary:
         unpacked = Path(temporary).resolve() / place.name  # gets its place when it is understood
         unpacked.mkdir()
         unpack(source, unpacked, {})
         try:
-            tree, layout, why = _understood(unpacked, output, choices)
+            tree, layout, why = _understood(unpacked, output, options)
         except DataError as error:
             raise DataError(str(error).replace(str(unpacked), str(source))) from error
         os.replace(unpacked, place)
@@ -74,7 +65,7 @@ def _list_file(output: Path, split: str) -> Path:
     return output.with_name(f"{output.stem}.{split}.txt")
 
 
-def _understood(source: Path, output: Path, choices: Choices) -> tuple[Tree, Layout, str]:
+def _understood(source: Path, output: Path, options: AdoptOptions) -> tuple[Tree, Layout, str]:
     """The files of a folder or of a dataset YAML's, what they are, and how a split of them was made."""
     source = source.resolve()
     if source.is_dir():
@@ -82,17 +73,18 @@ def _understood(source: Path, output: Path, choices: Choices) -> tuple[Tree, Lay
     else:
         root = source.parent / Path(str(read_yaml(source).data.get("path") or ".")).expanduser()
         tree, file = Tree(root.resolve() if root.is_dir() else source.parent), str(source)
-    layout = recognise(tree, file, choices.format, choices.names)
+    names = [name.strip() for text in options.names for name in text.split(",") if name.strip()]
+    layout = recognise(tree, file, options.format, names)
     has_images = not all(os.path.isabs(image) for images in layout.stated.splits.values() for image in images)
     if has_images and output.resolve().is_relative_to(tree.root if file else source):
         raise ConfigError(f"-o {output}: expected a file outside the dataset, which is never written into: {source}")
-    return (tree, *_divided(tree, layout, choices))
+    return (tree, *_divided(tree, layout, options))
 
 
-def _divided(tree: Tree, layout: Layout, choices: Choices) -> tuple[Layout, str]:
+def _divided(tree: Tree, layout: Layout, options: AdoptOptions) -> tuple[Layout, str]:
     """The layout with a val split, and with a test split if one is wanted, and why they were made so."""
     stated = layout.stated
-    wanted = {"val": choices.val, "test": choices.test}
+    wanted = {"val": options.val, "test": options.test}
     shares = {
         split: share for split, share in wanted.items() if split not in stated.splits and (share or split == "val")
     }
@@ -103,11 +95,11 @@ def _divided(tree: Tree, layout: Layout, choices: Choices) -> tuple[Layout, str]
         raise ConfigError(f"{text}: expected shares of the images above 0, below 1 together")
     images, paths = stated.splits["train"], [str(tree.root / image) for image in stated.splits["train"]]
     fingerprints = read_fingerprints(paths, int(stated.keys.get("channels", 3)))
-    parts, reason = divide(images, fingerprints, shares, choices.seed, layout.names)
+    parts, reason = divide(images, fingerprints, shares, options.seed, layout.names)
     splits = {**stated.splits, **{split: [images[i] for i in own] for split, own in parts.items()}}
     labels = {**dict.fromkeys(parts, layout.labels["train"]), **layout.labels}
     made = layout._replace(stated=stated._replace(splits={split: splits[split] for split in SPLITS if split in splits}))
-    return made._replace(labels=labels), f"made of train with seed {choices.seed}: {', '.join(shares)}; {reason}"
+    return made._replace(labels=labels), f"made of train with seed {options.seed}: {', '.join(shares)}; {reason}"
 
 
 def _write(tree: Tree, layout: Layout, why: str, source: Path, output: Path) -> Path:
@@ -160,10 +152,11 @@ def _name(path: Path, folder: Path, is_relative: bool) -> str:
 
 
 def _sources(tree: Tree, images: Sequence[str], stated: Sequence[str]) -> Sequence[str]:
-    """What names these images: what the set itself does, or a folder; nothing where only a list will do."""
+    """What names these images: a folder, or what the set itself names; nothing where only a list will do."""
     wanted, folders = sorted(images), {os.path.dirname(image) for image in images}
     common = [os.path.commonpath(folders) or "."] if len(set(map(os.path.isabs, folders))) == 1 else []
-    for sources in filter(None, (stated, common)):
+    is_list = any(source.endswith(".txt") for source in stated)
+    for sources in filter(None, (common, stated) if is_list else (stated, common)):
         try:
             found = read_sources(tree.root, sources)
         except DataError:

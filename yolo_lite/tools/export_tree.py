@@ -97,19 +97,18 @@ class Tree:
         """The images that the rows of a list file name, by path or as Pascal VOC does by stem; and rows of no image.
 
         Raises:
-            DataError: a stem is that of several images.
+            DataError: it is no list, or a stem is that of several images.
         """
         images: list[str] = []
         unknown: list[str] = []
-        for row in self.lines(file):
-            row = row.strip('"')
-            found = self.find(row, file)
-            found = found if found and _suffix(found) in image_suffixes() else self._by_id(row, file)
+        for path in list_sources(self.root, [file], self.root).images:
+            row = os.path.relpath(path, self.root / os.path.dirname(file))
+            found = os.path.relpath(path, self.root) if os.path.isfile(path) else self._by_id(row, file)
             (images if found else unknown).append(found or row)
-        return list(dict.fromkeys(images)), unknown
+        return [image.replace(os.sep, "/") for image in images], unknown
 
     def _by_id(self, row: str, file: str) -> str | None:
-        alike = self.by_stem.get(row.rpartition("/")[2], [])
+        alike = self.by_stem.get(os.path.basename(row), [])
         fitting = [one for one in alike if f"/{os.path.splitext(one)[0]}".endswith(f"/{row}")]
         # VOC2007 and VOC2012 may lie side by side: a list means the images of its own tree.
         tree = file.partition("ImageSets/")[0] if "ImageSets/" in file else ""
