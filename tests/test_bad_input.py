@@ -218,7 +218,7 @@ ROWS = {
     "a list": annotations("[]", "expected a list 'images'", REFUSED),
     "no images": annotations('{"annotations": []}', "expected a list 'images'", REFUSED),
     "images are no list": annotations(coco(images={}), "expected a list 'images'", REFUSED),
-    "an image is a number": annotations(coco(images=[1]), "images[0]: expected id, file_name", REFUSED),
+    "an image is a number": annotations(coco(images=[1]), "images[0]: expected id", REFUSED),
     "an image without id": annotations(coco(images=[{"file_name": "a.png"}]), "images[0]: expected id", REFUSED),
     "two images of one id": annotations(coco(images=named("ab", id=1)), "every id once", REFUSED),
     "two names of one category": annotations(
@@ -295,7 +295,7 @@ ROWS = {
     "no object to train with": Row(REFUSED, "not one label", {"labels/val/c.txt": ""}, command="train"),
     # flags
     "no such YAML": flags("--data nowhere.yaml", "nowhere.yaml: no such file"),
-    "folder for a YAML": flags("--data {here}", "cannot be read"),
+    "folder without a set": flags("--data {here}/full", "expected a dataset, found no image"),
     "no such model": flags("--cfg nowhere.yaml", "nowhere.yaml: no such file"),
     "no such hyperparameters": flags("--hyp nowhere.yaml", "nowhere.yaml: no such file"),
     "too small a side": flags("--imgsz 7", "--imgsz: expected 32 or more, found 7"),
