@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -228,8 +228,11 @@ class LabelReader:
             return ""
         return "stored" if stored > MAJORITY * turned else "unknown"
 
-    def remarks(self, images: Collection[str], hints: np.ndarray) -> list[Problem]:
-        """What is worth a line about the labels as a whole; rows that belong to none of the images among it."""
+    def remarks(self, images: Sequence[str], hints: np.ndarray) -> list[Problem]:
+        """What is worth a line about the labels as a whole; rows that belong to none of the images among it.
+
+        ``hints`` are those of the first images: behind them stand images of other splits that share the labels.
+        """
         return []
 
     def class_names(self, images: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ class CocoReader(LabelReader):
                 seen.add((one.label, one.xyxy))
             yield one
 
-    def remarks(self, images: Collection[str], hints: np.ndarray) -> list[Problem]:
+    def remarks(self, images: Sequence[str], hints: np.ndarray) -> list[Problem]:
         """Images listed twice, names that two classes have, and annotations of other images than these."""
         lists = [self.records[image] for image in images if image in self.records]
         problems = []

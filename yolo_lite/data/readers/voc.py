@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -27,11 +27,11 @@ UNREADABLE = (ElementTree.ParseError, ValueError, LookupError)  # LookupError: a
 class VocReader(FileReader):
     """One XML file for each image; objects marked ``difficult`` are treated like crowds."""
 
-    stems: Collection[str] = ()  # of all images
+    stems: frozenset[str] = frozenset()  # of all images
     suffix, twins = ".xml", {"images": "annotations", "jpegimages": "annotations"}
 
     def load(self, images: Sequence[str]) -> None:
-        self.stems = {_stem(image) for image in images}
+        self.stems = frozenset(map(_stem, images))
 
     def parse(self, content: bytes, path: str, size: tuple[int, int]) -> Iterator[Annotation | Problem | Hint | Stated]:
         try:
@@ -45,12 +45,12 @@ class VocReader(FileReader):
         for number, thing in enumerate(tree.iter("object"), 1):
             yield self._object(thing, f"{path}: object {number}")
 
-    def remarks(self, images: Collection[str], hints: np.ndarray) -> list[Problem]:
+    def remarks(self, images: Sequence[str], hints: np.ndarray) -> list[Problem]:
         misnamed = np.flatnonzero(hints[:, HINTS.index("misnamed")])
         if not len(misnamed):
             return []
         text = f"{len(misnamed)} XML files state the filename of another image, the first: that of"
-        return [Problem("filename of another image", f"{text} {list(images)[misnamed[0]]}", rows=0)]
+        return [Problem("filename of another image", f"{text} {images[misnamed[0]]}", rows=0)]
 
     def class_names(self, images: Sequence[str]) -> list[str]:
         files, there = self.label_files(images)

@@ -8,7 +8,7 @@ YAML (``labels_are``, ``kpt_shape``) or told from all rows of a split together.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class YoloReader(FileReader):
     def decide(self, hints: np.ndarray) -> str:
         return kind_of(hints)
 
-    def remarks(self, images: Collection[str], hints: np.ndarray) -> list[Problem]:
+    def remarks(self, images: Sequence[str], hints: np.ndarray) -> list[Problem]:
         counts, line = counted(hints), ""
         wide = counts["wide"]
         if wide and self.reading == "pose":
