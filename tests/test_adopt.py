@@ -50,6 +50,7 @@ from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.run_folder import mark_launchers
 from yolo_lite.structures import Batch
 from yolo_lite.tools.convert import convert
+from yolo_lite.tools.export_tree import split_of, split_word
 
 IMAGES = drawn()
 
@@ -231,6 +232,25 @@ def test_nothing_is_overwritten_or_written_into_the_set(tmp_path: Path) -> None:
         adopt(source=tmp_path / "nowhere", output=tmp_path / "mine.yaml")
 
 
+@pytest.mark.parametrize(
+    ("name", "of_file", "of_folder"),
+    [
+        ("train", "train", "train"),
+        ("Validation", "val", "val"),
+        ("obj_valid_data", "val", "val"),
+        ("val2017", "val", "val"),
+        ("images-test", "test", "test"),
+        ("instances_val2017", "val", None),
+        ("train_annotations.coco", "train", "train"),
+        ("my_test_track", "test", None),
+        ("train_or_test", None, None),
+        ("trains", None, None),
+    ],
+)
+def test_what_names_say_of_splits(name: str, of_file: str | None, of_folder: str | None) -> None:
+    assert (split_word(name), split_of(f"images/{name}/a.jpg")) == (of_file, of_folder)
+
+
 # ------------------------------------------------------------------------------------------------------- dataset YAMLs
 
 
@@ -396,6 +416,9 @@ def test_a_run_whose_data_are_not_understood_leaves_no_folder(
     assert main(["train", "--data", str(tmp_path / "export"), *flags(tmp_path / "runs")]) == 2
     assert "expected images with labels" in capsys.readouterr().err
     assert not (tmp_path / "runs/exp").exists()
+    before = tree_hash(tmp_path / "export")
+    assert main(["train", "--data", str(tmp_path / "export"), *flags(tmp_path / "export/runs")]) == 2
+    assert "--project elsewhere" in capsys.readouterr().err and tree_hash(tmp_path / "export") == before
 
 
 def test_a_command_that_needs_a_yaml_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

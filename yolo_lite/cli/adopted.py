@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from yolo_lite.config.errors import UserError
+from yolo_lite.config.errors import ConfigError, UserError
 from yolo_lite.config.find import own_yamls
 from yolo_lite.config.options import AdoptOptions, TrainOptions
 
@@ -36,6 +36,8 @@ def adopted_into_run(options: TrainOptions) -> TrainOptions:
 
     if options.resume or not is_export(options.data):
         return options
+    if Path(options.project).resolve().is_relative_to(Path(options.data).resolve()):
+        raise ConfigError(f"--data {options.data}: the run would be written into it: expected a --project elsewhere")
     folder = make_run_folder(options.project, options.name, options.exist_ok)
     try:
         adopt(AdoptOptions(source=options.data, output=folder / ADOPTED))
