@@ -121,6 +121,25 @@ def test_an_unpacked_archive_can_be_moved_with_its_yaml(tmp_path: Path) -> None:
     check(tmp_path / "there/mine.yaml", ("train",))
 
 
+def test_shares_and_seed_of_a_split_are_those_that_are_given(tmp_path: Path) -> None:
+    labelimg_voc(tmp_path / "set", IMAGES)
+    lists = []
+    for number, seed in enumerate((1, 1, 2)):
+        place = tmp_path / str(number) / "mine.yaml"
+        words = ["--val", "0.25", "--test", "0.5", "--seed", str(seed)]
+        assert (
+            main(["adopt", str(tmp_path / "set"), "-o", str(place), "--names", "dog, cat", "traffic light", *words])
+            == 0
+        )
+        assert {split: len(index) for split, index in splits_of(place).items()} == {"train": 3, "val": 3, "test": 6}
+        assert load_dataset_config(place).names == ("dog", "cat", "traffic light")
+        lists.append([place.with_name(f"mine.{split}.txt").read_text() for split in ("train", "val", "test")])
+    assert lists[0] == lists[1] != lists[2]
+    for shares in ({"val": 0.0}, {"val": 0.5, "test": 0.5}, {"val": 1.0}):
+        with pytest.raises(UserError, match=r"--val .*: expected shares"):
+            adopt(source=tmp_path / "set", output=tmp_path / "no.yaml", **shares)
+
+
 # ------------------------------------------------------------------------------------------------------- never a guess
 
 

@@ -14,6 +14,7 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.data.files import list_sources
 from yolo_lite.data.suffixes import image_suffixes
 
+SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
