@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ from exports import (
     write,
     zipped,
 )
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from yolo_lite import adopt
 from yolo_lite.cli.arguments import read_options
@@ -51,6 +55,7 @@ from yolo_lite.engine.run_folder import mark_launchers
 from yolo_lite.structures import Batch
 from yolo_lite.tools.convert import convert
 from yolo_lite.tools.export_tree import split_of, split_word
+from yolo_lite.tools.layouts import READERS
 
 IMAGES = drawn()
 
@@ -111,6 +116,51 @@ def test_every_layout_is_recognised_and_left_as_it_was(build: Build, tmp_path: P
         assert {path.name for path in file.parent.iterdir()} - {file.stem} <= {file.name, *listed}
         assert (file.parent / file.stem).exists() == source.is_file()
     assert [tree_hash(source) for source in sources] == before
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    outer=st.sampled_from(["", "pets", "a b/train_set_v2", "labels", "images"]),
+    image_folder=st.sampled_from(["images", "Images", "img", "JPEGImages", "фото", "a.b"]),
+    label_folder=st.sampled_from(["labels", "Labels", "annotations", "Annotations", "xmls", "разметка"]),
+    splits=st.sampled_from([("",), ("train", "val"), ("Train", "Validation"), ("train2017", "val2017")]),
+    is_split_first=st.booleans(),
+    clips=st.sampled_from([("",), ("c1", "c2")]),
+    kind=st.sampled_from(["yolo", "voc", "coco"]),
+)
+def test_labels_are_found_whatever_the_folders_are_called(
+    outer: str,
+    image_folder: str,
+    label_folder: str,
+    splits: tuple[str, ...],
+    is_split_first: bool,
+    clips: tuple[str, ...],
+    kind: str,
+) -> None:
+    # What a dataset YAML cannot state: label folders of any name inside those of splits, with folders inside.
+    is_twin = kind == "coco" or READERS[kind].twins.get(image_folder) == label_folder
+    assume(is_twin or not (is_split_first and splits[0] and clips[0]))
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "set", outer)
+        left = list(IMAGES)
+        for split in splits:
+            placed = []
+            for clip, name in itertools.product(clips, ("000", "001", "002")):
+                image = left.pop()
+                parts = (split, image_folder) if is_split_first else (image_folder, split)
+                image.save(root.joinpath(*parts, clip, name))
+                placed.append(image._replace(name=Path(clip, name).as_posix()))
+                if kind != "coco":
+                    parts = (split, label_folder) if is_split_first else (label_folder, split)
+                    image.written(kind, root.joinpath(*parts, clip, name))
+            if kind == "coco":
+                coco(root / label_folder / f"instances_{split or 'default'}.json", placed, lambda one: one.file)
+        file = adopt(source=Path(folder, "set"), output=Path(folder, "mine.yaml"), names=NAMES)
+        found = splits_of(file)
+        assert set(found) == {"train", "val"}
+        assert sum(map(len, found.values())) == len(IMAGES) - len(left)
+        for index in found.values():
+            check_pixels(index)
 
 
 def test_an_unpacked_archive_can_be_moved_with_its_yaml(tmp_path: Path) -> None:

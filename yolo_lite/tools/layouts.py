@@ -154,7 +154,7 @@ def _place_of_labels(tree: Tree, kind: str, base: str, split: str, images: Seque
     around = {str(place) for folder in folders for place in PurePosixPath(folder).parents if str(place) != "."}
     best, best_files = "", set[str]()
     for place in sorted({*folders, *around} - {""}):
-        if split_of(f"{place}/") not in (None, split):
+        if split_of(f"{place}/a") not in (None, split):
             continue
         try:
             files, there = _reader(tree, kind, base, place).label_files(paths)
