@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ from exports import (
     write,
     zipped,
 )
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from yolo_lite import adopt
 from yolo_lite.cli.arguments import read_options
@@ -50,6 +54,8 @@ from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.run_folder import mark_launchers
 from yolo_lite.structures import Batch
 from yolo_lite.tools.convert import convert
+from yolo_lite.tools.export_tree import split_of, split_word
+from yolo_lite.tools.layouts import READERS
 
 IMAGES = drawn()
 
@@ -112,12 +118,76 @@ def test_every_layout_is_recognised_and_left_as_it_was(build: Build, tmp_path: P
     assert [tree_hash(source) for source in sources] == before
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    outer=st.sampled_from(["", "pets", "a b/train_set_v2", "labels", "images"]),
+    image_folder=st.sampled_from(["images", "Images", "img", "JPEGImages", "фото", "a.b"]),
+    label_folder=st.sampled_from(["labels", "Labels", "annotations", "Annotations", "xmls", "разметка"]),
+    splits=st.sampled_from([("",), ("train", "val"), ("Train", "Validation"), ("train2017", "val2017")]),
+    is_split_first=st.booleans(),
+    clips=st.sampled_from([("",), ("c1", "c2")]),
+    kind=st.sampled_from(["yolo", "voc", "coco"]),
+)
+def test_labels_are_found_whatever_the_folders_are_called(
+    outer: str,
+    image_folder: str,
+    label_folder: str,
+    splits: tuple[str, ...],
+    is_split_first: bool,
+    clips: tuple[str, ...],
+    kind: str,
+) -> None:
+    # What a dataset YAML cannot state: label folders of any name inside those of splits, with folders inside.
+    is_twin = kind == "coco" or READERS[kind].twins.get(image_folder) == label_folder
+    assume(is_twin or not (is_split_first and splits[0] and clips[0]))
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "set", outer)
+        left = list(IMAGES)
+        for split in splits:
+            placed = []
+            for clip, name in itertools.product(clips, ("000", "001", "002")):
+                image = left.pop()
+                parts = (split, image_folder) if is_split_first else (image_folder, split)
+                image.save(root.joinpath(*parts, clip, name))
+                placed.append(image._replace(name=Path(clip, name).as_posix()))
+                if kind != "coco":
+                    parts = (split, label_folder) if is_split_first else (label_folder, split)
+                    image.written(kind, root.joinpath(*parts, clip, name))
+            if kind == "coco":
+                coco(root / label_folder / f"instances_{split or 'default'}.json", placed, lambda one: one.file)
+        file = adopt(source=Path(folder, "set"), output=Path(folder, "mine.yaml"), names=NAMES)
+        found = splits_of(file)
+        assert set(found) == {"train", "val"}
+        assert sum(map(len, found.values())) == len(IMAGES) - len(left)
+        for index in found.values():
+            check_pixels(index)
+
+
 def test_an_unpacked_archive_can_be_moved_with_its_yaml(tmp_path: Path) -> None:
     labelimg_yolo(tmp_path / "export", IMAGES)
     adopt(source=zipped(tmp_path / "export", tmp_path / "e.zip"), output=tmp_path / "here/mine.yaml")
     shutil.rmtree(tmp_path / "export")
     shutil.move(tmp_path / "here", tmp_path / "there")
     check(tmp_path / "there/mine.yaml", ("train",))
+
+
+def test_shares_and_seed_of_a_split_are_those_that_are_given(tmp_path: Path) -> None:
+    labelimg_voc(tmp_path / "set", IMAGES)
+    lists = []
+    for number, seed in enumerate((1, 1, 2)):
+        place = tmp_path / str(number) / "mine.yaml"
+        words = ["--val", "0.25", "--test", "0.5", "--seed", str(seed)]
+        assert (
+            main(["adopt", str(tmp_path / "set"), "-o", str(place), "--names", "dog, cat", "traffic light", *words])
+            == 0
+        )
+        assert {split: len(index) for split, index in splits_of(place).items()} == {"train": 3, "val": 3, "test": 6}
+        assert load_dataset_config(place).names == ("dog", "cat", "traffic light")
+        lists.append([place.with_name(f"mine.{split}.txt").read_text() for split in ("train", "val", "test")])
+    assert lists[0] == lists[1] != lists[2]
+    for shares in ({"val": 0.0}, {"val": 0.5, "test": 0.5}, {"val": 1.0}):
+        with pytest.raises(UserError, match=r"--val .*: expected shares"):
+            adopt(source=tmp_path / "set", output=tmp_path / "no.yaml", **shares)
 
 
 # ------------------------------------------------------------------------------------------------------- never a guess
@@ -227,8 +297,27 @@ def test_nothing_is_overwritten_or_written_into_the_set(tmp_path: Path) -> None:
             adopt(source=source, output=output)
     with pytest.raises(UserError, match=r"\.yaml"):
         adopt(source=source, output=tmp_path / "mine.txt")
-    with pytest.raises(UserError, match="expected a folder, an archive"):
+    with pytest.raises(UserError, match="no such file or folder"):
         adopt(source=tmp_path / "nowhere", output=tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "of_file", "of_folder"),
+    [
+        ("train", "train", "train"),
+        ("Validation", "val", "val"),
+        ("obj_valid_data", "val", "val"),
+        ("val2017", "val", "val"),
+        ("images-test", "test", "test"),
+        ("instances_val2017", "val", None),
+        ("train_annotations.coco", "train", "train"),
+        ("my_test_track", "test", None),
+        ("train_or_test", None, None),
+        ("trains", None, None),
+    ],
+)
+def test_what_names_say_of_splits(name: str, of_file: str | None, of_folder: str | None) -> None:
+    assert (split_word(name), split_of(f"images/{name}/a.jpg")) == (of_file, of_folder)
 
 
 # ------------------------------------------------------------------------------------------------------- dataset YAMLs
@@ -396,6 +485,9 @@ def test_a_run_whose_data_are_not_understood_leaves_no_folder(
     assert main(["train", "--data", str(tmp_path / "export"), *flags(tmp_path / "runs")]) == 2
     assert "expected images with labels" in capsys.readouterr().err
     assert not (tmp_path / "runs/exp").exists()
+    before = tree_hash(tmp_path / "export")
+    assert main(["train", "--data", str(tmp_path / "export"), *flags(tmp_path / "export/runs")]) == 2
+    assert "--project elsewhere" in capsys.readouterr().err and tree_hash(tmp_path / "export") == before
 
 
 def test_a_command_that_needs_a_yaml_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

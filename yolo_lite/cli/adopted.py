@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from yolo_lite.config.errors import UserError
+from yolo_lite.config.errors import ConfigError, UserError
 from yolo_lite.config.find import own_yamls
 from yolo_lite.config.options import AdoptOptions, CheckOptions, TrainOptions
 
@@ -37,13 +37,17 @@ def adopted_into_run(options: RunOptions) -> RunOptions:
 
     if getattr(options, "resume", None) or not is_export(options.data):
         return options
+    if Path(options.project).resolve().is_relative_to(Path(options.data).resolve()):
+        raise ConfigError(f"--data {options.data}: the run would be written into it: expected a --project elsewhere")
+    was_there = os.path.lexists(options.project)
     folder = make_run_folder(options.project, options.name, options.exist_ok)
     try:
         with contextlib.redirect_stdout(sys.stderr if getattr(options, "as_json", False) else sys.stdout):
             adopt(AdoptOptions(source=options.data, output=folder / ADOPTED))
     except UserError:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        for place in (folder,) if was_there else (folder, folder.parent):
+            if not any(place.iterdir()):
+                place.rmdir()
         raise
     return in_run_folder(options, folder)
 

@@ -16,11 +16,9 @@ from yolo_lite.config.load import validate
 from yolo_lite.config.options import AdoptOptions
 from yolo_lite.config.yaml_file import Document, read_yaml
 from yolo_lite.tools.divide import divide, read_fingerprints
-from yolo_lite.tools.export_tree import Tree, open_folder, read_sources
+from yolo_lite.tools.export_tree import SPLITS, Tree, open_folder, read_sources
 from yolo_lite.tools.layouts import Layout, recognise
 from yolo_lite.tools.unpack import ARCHIVES, is_archive, unpack
-
-SPLITS = ("train", "val", "test")
 
 
 def adopt(options: AdoptOptions) -> Path:

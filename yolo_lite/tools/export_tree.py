@@ -14,19 +14,15 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.data.files import list_sources
 from yolo_lite.data.suffixes import image_suffixes
 
+SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_WORDS = "|".join(sorted(SPLIT_WORDS, key=len, reverse=True))
-_THINGS = "images?|imgs?|labels?|annotations?|data|dataset|set|split"
-# As folders are called: train, Validation, train2017, obj_valid_data, test_images, images_train.
-_FOLDER = re.compile(rf"(?:(?:obj|{_THINGS})[-_ ])?({_WORDS})(?:[-_ ]?(?:{_THINGS}))?(?:[-_ ]?\d{{4}})?", re.IGNORECASE)
-_FILE = re.compile(rf"(?:\w+[-_ .])?({_WORDS})(?:[-_ ]?(?:{_THINGS}))?(?:[-_ ]?\d{{4}})?", re.IGNORECASE)
-
-
-USED = {".txt", ".xml", ".json", ".yaml", ".yml", ".data", ".names", ".labels"}
+# What else the name of a split's folder may say: obj_train_data, test_images, coco-val2017.
+BESIDE = re.compile("images?|imgs?|labels?|annotations?|data|dataset|set|split|part|obj|voc|coco|yolo|zip")
+USED = {".txt", ".xml", ".json", ".yaml", ".yml", ".data", ".names", ".labels"}  # endings of what is read, but images
 
 
 class Statement(NamedTuple):
@@ -155,16 +151,18 @@ def _walk(root: Path) -> Iterable[str]:
         yield from (name if below == "." else f"{below}/{name}" for name in files if not name.startswith("."))
 
 
-def split_word(stem: str) -> str | None:
-    """The split that a file's name without its ending tells: ``instances_val2017`` is val."""
-    match = _FILE.fullmatch(stem)
-    return SPLIT_WORDS[match[1].lower()] if match else None
+def split_word(name: str, is_folder: bool = False) -> str | None:
+    """The split that a name tells, ``instances_val2017`` val; that of a folder only if it says little else."""
+    words = re.findall("[a-z]+", name.lower())
+    splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+    is_plain = all(word in SPLIT_WORDS or BESIDE.fullmatch(word) for word in words)
+    return splits.pop() if len(splits) == 1 and (is_plain or not is_folder) else None
 
 
 def split_of(file: str) -> str | None:
     """The split that the folders of a file tell, the outermost first."""
-    matches = map(_FOLDER.fullmatch, PurePosixPath(file).parts[:-1])
-    return next((SPLIT_WORDS[match[1].lower()] for match in matches if match), None)
+    folders = PurePosixPath(file).parts[:-1]
+    return next((split for folder in folders if (split := split_word(folder, is_folder=True))), None)
 
 
 def by_folder(images: Iterable[str]) -> Statement:
@@ -203,10 +201,9 @@ def by_lists(tree: Tree, lists: Iterable[tuple[str, str]], how: str = "") -> Sta
 def list_files_in(tree: Tree) -> list[tuple[str, str]]:
     """List files and their splits. Of VOC's, those of Main; trainval where there is no train."""
     found = []
-    for file in tree.ending(".txt"):
-        path = PurePosixPath(file)
-        split = SPLIT_WORDS.get(path.stem.lower(), "train" if path.stem == "trainval" else "")
-        if split and ("ImageSets" not in path.parts or path.parent.name in ("Main", "ImageSets")):
-            found.append((split, file))
+    for path in map(PurePosixPath, tree.ending(".txt")):
+        is_main = "ImageSets" not in path.parts or path.parent.name in ("Main", "ImageSets")
+        if is_main and (split := SPLIT_WORDS.get(path.stem.lower())):
+            found.append((split, str(path)))
     has_train = any(split == "train" and not file.endswith("trainval.txt") for split, file in found)
     return [(split, file) for split, file in found if not (has_train and file.endswith("trainval.txt"))]

@@ -20,7 +20,7 @@ from yolo_lite.data.readers.coco import CocoReader
 from yolo_lite.data.readers.voc import VocReader
 from yolo_lite.data.readers.yolo import YoloReader
 from yolo_lite.tools.coco_export import read_coco_exports
-from yolo_lite.tools.export_tree import Statement, Tree, by_folder, by_lists, list_files_in, split_of
+from yolo_lite.tools.export_tree import SPLITS, Statement, Tree, by_folder, by_lists, list_files_in, split_of
 from yolo_lite.tools.statements import read_darknet, read_dataset_yaml
 
 SAMPLE = 200  # images of a split by which the place of its labels is found
@@ -72,7 +72,7 @@ def recognise(tree: Tree, file: str | None = None, format: str | None = None, na
         fits["coco"] = own
     if len(fits) > 1:
         both = " and ".join(f"{kind} ({layout.files[0]})" for kind, layout in fits.items())
-        raise DataError(f"{tree.root}: labels of two formats fit, {both}: choose one with yolo-lite adopt --format")
+        raise DataError(f"{tree.root}: labels of two formats fit, {both}: choose with yolo-lite adopt --format")
     if not fits:
         raise DataError(_nothing_fits(tree, wanted))
     ((kind, layout),) = fits.items()
@@ -111,7 +111,7 @@ def _stated_places(tree: Tree, stated: Statement) -> dict[str, str]:
 def _by_files(tree: Tree, stated: Statement, kind: str, places: dict[str, str], base: str = ".") -> Layout | None:
     """A layout with a label file for each image, where there are such files of this kind."""
     labels, splits, files, names = dict[str, str](), dict[str, list[str]](), list[str](), set[str]()
-    for split, images in stated.splits.items():
+    for split, images in sorted(stated.splits.items(), key=lambda item: SPLITS.index(item[0])):
         place = places.get(split)
         if place is None:
             place = _place_of_labels(tree, kind, base, split, images[:: max(len(images) // SAMPLE, 1)])
@@ -154,7 +154,7 @@ def _place_of_labels(tree: Tree, kind: str, base: str, split: str, images: Seque
     around = {str(place) for folder in folders for place in PurePosixPath(folder).parents if str(place) != "."}
     best, best_files = "", set[str]()
     for place in sorted({*folders, *around} - {""}):
-        if split_of(f"{place}/") not in (None, split):
+        if split_of(f"{place}/a") not in (None, split):
             continue
         try:
             files, there = _reader(tree, kind, base, place).label_files(paths)
@@ -197,7 +197,7 @@ def _by_places(tree: Tree, stated: Statement, places: dict[str, str]) -> Layout 
 
 def _by_exports(tree: Tree, divided: Statement) -> Layout | None:
     """A layout with annotation files for all images, which tell the splits if they are several."""
-    exports = read_coco_exports(tree)
+    exports = sorted(read_coco_exports(tree), key=lambda export: SPLITS.index(export.split or "train"))
     if not exports:
         return None
     names = tuple(dict.fromkeys(name for export in exports for name in export.names))
@@ -242,7 +242,7 @@ def _labelled_splits(tree: Tree, layout: Layout) -> Layout:
     if "train" not in splits:
         found = f"found those of {', '.join(splits)}, with {layout.files[0]}"
         raise DataError(f"{tree.root}: expected labelled images for train, {found}")
-    order = [split for split in ("train", "val", "test") if split in splits]
+    order = [split for split in SPLITS if split in splits]
     stated = layout.stated._replace(splits={split: splits[split] for split in order}, sources=sources)
     return layout._replace(stated=stated, labels={split: labels[split] for split in order}, notes=tuple(notes))
 
@@ -257,12 +257,12 @@ def _names_of_yolo(tree: Tree, layout: Layout) -> tuple[str, ...]:
         used = {row.split()[0] for file in layout.files for row in tree.lines(file)}
         asked = "expected a data.yaml, classes.txt, obj.names or notes.json with the names of the classes"
         found = ", ".join(sorted(used, key=lambda text: text.zfill(9))[:20])
-        raise DataError(f"{tree.root}: {asked}, found labels with {found}: give yolo-lite adopt --names a,b,c")
+        raise DataError(f"{tree.root}: {asked}, found labels with {found}: yolo-lite adopt --names a,b,c")
     best = max(lists, key=lambda file: len(lists[file]))
     for file, names in lists.items():
         if names != lists[best][: len(names)]:  # labelImg adds classes at the end
             both = f"{file} ({', '.join(names[:5])}) and {best} ({', '.join(lists[best][:5])})"
-            raise DataError(f"{tree.root}: {both} name the classes differently: give yolo-lite adopt --names a,b,c")
+            raise DataError(f"{tree.root}: {both} name the classes differently: yolo-lite adopt --names a,b,c")
     return lists[best]
 
 
