@@ -118,7 +118,7 @@ def test_every_layout_is_recognised_and_left_as_it_was(build: Build, tmp_path: P
     assert [tree_hash(source) for source in sources] == before
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     outer=st.sampled_from(["", "pets", "a b/train_set_v2", "labels", "images"]),
     image_folder=st.sampled_from(["images", "Images", "img", "JPEGImages", "фото", "a.b"]),
