@@ -37,7 +37,7 @@ BESIDE = (
     "data/suffixes.py",
     "data/decode.py",
     "data/tiff.py",
-    "data/readers/coco.py",  # formats other than YOLO's, and what their files may mean
+    "data/readers/coco*.py",  # formats other than YOLO's, and what their files may mean
     "data/readers/voc.py",
     "data/readers/row_kinds.py",
     "data/turned.py",

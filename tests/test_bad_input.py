@@ -218,7 +218,7 @@ ROWS = {
     "a list": annotations("[]", "expected a list 'images'", REFUSED),
     "no images": annotations('{"annotations": []}', "expected a list 'images'", REFUSED),
     "images are no list": annotations(coco(images={}), "expected a list 'images'", REFUSED),
-    "an image is a number": annotations(coco(images=[1]), "images[0]: expected id, file_name", REFUSED),
+    "an image is a number": annotations(coco(images=[1]), "images[0]: expected id", REFUSED),
     "an image without id": annotations(coco(images=[{"file_name": "a.png"}]), "images[0]: expected id", REFUSED),
     "two images of one id": annotations(coco(images=named("ab", id=1)), "every id once", REFUSED),
     "two names of one category": annotations(
@@ -298,9 +298,9 @@ ROWS = {
     "folder for a YAML": Row(
         REFUSED, "-o mine.yaml makes one", words="--data {here} --vary lr0=0.1,0.2", command="compare"
     ),
-    "folder without images": flags("--data {here}/set/labels", "found no image"),
     "folder without class names": flags("--data {here}/set/images", "yolo-lite adopt --names a,b,c"),
     "damaged archive": Row(REFUSED, "x.zip: damaged", {"x.zip": b"PK"}, words="--data {here}/set/x.zip"),
+    "folder without a set": flags("--data {here}/full", "expected a dataset, found no image"),
     "no such model": flags("--cfg nowhere.yaml", "nowhere.yaml: no such file"),
     "no such hyperparameters": flags("--hyp nowhere.yaml", "nowhere.yaml: no such file"),
     "too small a side": flags("--imgsz 7", "--imgsz: expected 32 or more, found 7"),

@@ -49,7 +49,9 @@ def assert_painted(index: DatasetIndex, objects: int) -> None:
         painted = {name: (abs(image - colour).max(axis=2) < 60) for name, colour in COLOURS.items()}
         for label, (x1, y1, x2, y2) in zip(labels, boxes.round().astype(int), strict=True):
             is_own = painted[index.names[label]]
-            assert is_own[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].mean() > 0.85  # lossy formats
+            inside = slice(y1 + 2, y2 - 2), slice(x1 + 2, x2 - 2)
+            assert sum(painted.values())[inside].mean() > 0.85  # formats are lossy, and a later rectangle may cover it
+            assert is_own[inside].mean() > 0.6
             around = np.pad(is_own, 3)[y1 : y2 + 6, x1 : x2 + 6].copy()
             around[1:-1, 1:-1] = False  # the border two pixels outside the box
             assert around.mean() < 0.1  # a neighbour may touch

@@ -83,7 +83,7 @@ def voc_text(boxes: list[Box], size: tuple[int, int] = (HEIGHT, WIDTH), names: l
         + "</bndbox></object>"
         for name, box in zip(names or ["dog"] * len(boxes), boxes, strict=True)
     )
-    return f"<a><size><width>{size[1]}</width><height>{size[0]}</height></size>{rows}</a>"
+    return f"<annotation><size><width>{size[1]}</width><height>{size[0]}</height></size>{rows}</annotation>"
 
 
 def yolo_row(box: Box, label: Any = 1) -> str:
@@ -492,3 +492,166 @@ def test_an_exported_file_with_a_parent_of_the_name_of_a_class_needs_no_names() 
         assert config.names == stated.names
         index = index_split(config, root / "data.yaml", "train")
         assert not index.left_out and index.num_objects == 5892
+
+
+EXTRAS = {  # what other programs write behind a box
+    "confidence and track": lambda rng: [rng.uniform(0.3, 1), rng.integers(2)],
+    "track and confidence": lambda rng: [rng.integers(2), rng.uniform(0.3, 1)],
+    "probabilities of classes": lambda rng: rng.dirichlet([1] * 4).tolist(),
+}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_numbers_behind_a_box_are_no_points(extra: str) -> None:
+    rng = np.random.default_rng(0)
+    with folder() as root:
+        (root / "labels").mkdir()
+        for number in range(4):
+            boxes = [(number, 2, 20 + number, 30), (10, 3 + number, 44, 40)]
+            paint(root / f"images/{number}.png", boxes)
+            rows = [" ".join(map(str, (yolo_row(box), *EXTRAS[extra](rng)))) for box in boxes]
+            (root / f"labels/{number}.txt").write_text("\n".join(rows))
+        with pytest.raises(DataError, match=r"8 begin with a box; say what they are: labels_are"):
+            read(root)
+
+
+def test_keypoints_may_have_a_confidence_and_rows_of_another_number_are_asked_about() -> None:
+    rng = np.random.default_rng(0)
+    with folder() as root:
+        (root / "labels").mkdir()
+        boxes = [(x, y, x + 20, y + 25) for x in (0, 20, 40) for y in (0, 20)]
+        paint(root / "images/a.png", boxes)
+        points = [np.c_[rng.uniform(box[:2], box[2:], (5, 2)) / (WIDTH, HEIGHT), rng.uniform(size=5)] for box in boxes]
+        rows = [f"{yolo_row(box)} {' '.join(map(str, own.ravel()))}" for box, own in zip(boxes, points, strict=True)]
+        (root / "labels/a.txt").write_text("\n".join(rows))
+        assert boxes_of(read(root)) == {"a.png": boxes}
+        (root / "labels/a.txt").write_text("\n".join((*rows, rows[0] + " 0.1 0.1 1")))
+        with pytest.raises(DataError, match="say what they are"):
+            read(root)
+        [reason] = read(root, kpt_shape=(5, 3)).left_out
+        assert reason == ("wrong columns", 1)
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [("images/a.png", "Labels/a.txt"), ("Images/A.PNG", "labels/a.TXT"), ("IMAGES/x/a.png", "LABELS/X/A.txt")],
+)
+def test_the_case_of_names_does_not_matter(image: str, label: str) -> None:
+    """Windows and macOS write any case for one file."""
+    with folder() as root:
+        paint(root / image, [(1, 2, 20, 30)])
+        (root / label).parent.mkdir(parents=True)
+        (root / label).write_text(yolo_row((1, 2, 20, 30)))
+        assert len(read(root, train=image.partition("/")[0]).label) == 1
+
+
+def test_a_text_beside_an_image_that_has_no_rows_is_no_label_file() -> None:
+    with folder() as root:
+        write_set(root, "yolo", [Drawn("a.png", [(1, 2, 20, 30)])])
+        (root / "images/a.txt").write_text("a photo of a dog")
+        assert boxes_of(read(root)) == {"a.png": [(1, 2, 20, 30)]}
+        (root / "images/a.txt").write_text(yolo_row((1, 2, 20, 30)) + "\r\n")
+        assert boxes_of(read(root)) == {"a.png": [(1, 2, 20, 30)]}
+
+
+def test_what_systems_leave_behind_is_no_image() -> None:
+    with folder() as root:
+        write_set(root, "yolo", [Drawn("a.png", [(1, 2, 20, 30)])])
+        for name in (
+            ".ipynb_checkpoints/a-checkpoint.png",
+            "__MACOSX/a.png",
+            "@eaDir/a.png",
+            "._a.png",
+            ".thumbs/a.png",
+        ):
+            paint(root / "images" / name, [])
+        index = read(root)
+        assert len(index) == 1 and not index.remarks and not index.problems
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/data/set/images/{}", "C:\\set\\images\\{}", "https://host/a%20set/{}?x=1", "..\\..\\up\\{}", "//server/share/{}"]
+    + ["./{}", "images/../images/{}", "{} "],
+)
+def test_paths_of_another_machine_are_understood(name: str) -> None:
+    drawn = [
+        Drawn(f"{letter}.png", [(k, 2, 20 + k, 30)], name.format(f"{letter}.png")) for k, letter in enumerate("ab")
+    ]
+    with folder() as root:
+        keys = write_set(root, "coco", drawn)
+        assert boxes_of(read(root, **keys)) == {one.name: one.boxes for one in drawn}
+
+
+def test_a_folder_of_another_machine_tells_images_apart_and_a_bare_name_is_said() -> None:
+    drawn = [Drawn(f"clip{k}/a.png", [(k, 2, 20 + k, 30)], f"/data/clips/clip{k}/a.png") for k in (1, 2)]
+    with folder() as root:
+        keys = write_set(root, "coco", drawn[:1])
+        paint(root / "images" / drawn[1].name, drawn[1].boxes)
+        index = read(root, **keys)
+        assert boxes_of(index) == {drawn[0].name: drawn[0].boxes} and not index.remarks
+        assert "clip2/a.png: not among the images" in index.problems[0]
+        shutil.rmtree(root / "images/clip1")
+        [line] = read(root, **keys).remarks
+        assert "1 images are paired by their bare names" in line and "clip1/a.png' with" in line
+
+
+def test_the_outline_tells_a_box_that_is_not_given() -> None:
+    with folder() as root:
+        paint(root / "images/a.png", [])
+        ring = [[1, 2, 20, 2, 20, 30, 1, 30]]
+        rows = [{"image_id": 1, "category_id": 7, "segmentation": ring, **box} for box in ({}, {"bbox": []})]
+        rows.append({"image_id": 1, "category_id": 7, "segmentation": ring, "bbox": [0, 0, 0, 0]})
+        content = {"images": [{"id": 1, "file_name": "a.png"}] * 2, "annotations": rows}
+        content |= {"categories": [{"id": 7, "name": "dog"}] * 2}  # rows that are there twice are the same rows
+        (root / "labels.json").write_text(json.dumps(content))
+        index = read(root, labels="labels.json")
+        assert boxes_of(index) == {"a.png": [(1, 2, 20, 30)]} and dict(index.left_out) == {"repeated object": 2}
+
+
+def test_an_xml_file_that_names_another_image_is_said_and_one_of_no_image_is_not() -> None:
+    with folder() as root:
+        for name, stated in (("a", "b.jpg"), ("b", "b.png"), ("c", "gone.png")):
+            paint(root / f"images/{name}.png", [(1, 2, 20, 30)])
+            text = voc_text([(1, 2, 20, 30)]).replace("<size>", f"<filename>{stated}</filename><size>")
+            (root / f"images/{name}.xml").write_text(text)
+        [line] = read(root).remarks
+        assert (
+            line.startswith("1 XML files state the filename of another image, the first: that of") and "a.png" in line
+        )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("<annotation>", '<annotation xmlns="http://host/voc">'),
+        lambda text: text.replace("object>", "Object>").replace("bndbox>", "BndBox>"),
+        lambda text: "\n" + '<?xml version="1.0"?>' + text.replace("<size>", "<filename>a & b.jpg</filename><size>"),
+        lambda text: (
+            '<?xml version="1.0" encoding="gbk"?>' + text.replace("<size>", "<folder>\u56fe</folder><size>")
+        ).encode("gbk"),
+    ],
+)
+def test_an_xml_file_is_read_as_programs_write_it(change: Any) -> None:
+    with folder() as root:
+        paint(root / "images/a.png", [(1, 2, 20, 30)])
+        text = change(voc_text([(1, 2, 20, 30)]))
+        (root / "images/a.xml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        assert boxes_of(read(root)) == {"a.png": [(1, 2, 20, 30)]}
+        (root / "images/a.xml").write_text("<html><object/></html>")
+        with pytest.raises(DataError, match="expected <annotation>, found <html>"):
+            read(root)
+
+
+def test_fractions_where_pixels_are_expected_are_named() -> None:
+    with folder() as root:
+        paint(root / "images/a.png", [])
+        rows = [{"image_id": 1, "category_id": 7, "bbox": [0.1, 0.2, 0.3, 0.4]}]
+        content = {
+            "images": [{"id": 1, "file_name": "a.png"}],
+            "annotations": rows,
+            "categories": [{"id": 7, "name": "dog"}],
+        }
+        (root / "labels.json").write_text(json.dumps(content))
+        [line] = read(root, labels="labels.json").remarks
+        assert line == "1 of 1 boxes lie within one pixel: expected pixels, found fractions of the image"

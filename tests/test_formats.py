@@ -270,7 +270,8 @@ def test_a_bad_coco_annotation_is_left_out_and_named(tmp_path: Path, row: dict[s
     [
         ("{", "not a JSON file"),
         ("[]", "expected a list 'images'"),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', r"images\[0\]: expected id, file_name"),
+        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "a.png: not among the images"),
+        ('{"images": [{"file_name": "a.png"}], "annotations": [], "categories": []}', r"images\[0\]: expected id"),
         ('{"images": [], "annotations": [3], "categories": []}', r"annotations\[0\]: expected .*found 3"),
         ('{"images": [], "annotations": [], "categories": [{"id": null, "name": "b"}]}', r"categories\[0\]"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": ""}]}', r"categories\[0\]"),

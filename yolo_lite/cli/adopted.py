@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 from yolo_lite.config.errors import ConfigError, UserError
 from yolo_lite.config.find import own_yamls
-from yolo_lite.config.options import AdoptOptions, TrainOptions
+from yolo_lite.config.options import AdoptOptions, CheckOptions, TrainOptions
 
 T = TypeVar("T")
+RunOptions = TypeVar("RunOptions", TrainOptions, CheckOptions)
 ADOPTED = "data.yaml"  # in a run folder
 
 
@@ -29,18 +30,19 @@ def is_export(data: str | os.PathLike[str]) -> bool:
     return is_archive(given)
 
 
-def adopted_into_run(options: TrainOptions) -> TrainOptions:
-    """Adopts the data into the run folder, where the run finds it when it goes on."""
+def adopted_into_run(options: RunOptions) -> RunOptions:
+    """Adopts the data into the run folder, where the run finds it when it goes on, and a user what a report names."""
     from yolo_lite.engine.run_folder import make_run_folder
     from yolo_lite.tools.adopt import adopt
 
-    if options.resume or not is_export(options.data):
+    if getattr(options, "resume", None) or not is_export(options.data):
         return options
     if Path(options.project).resolve().is_relative_to(Path(options.data).resolve()):
         raise ConfigError(f"--data {options.data}: the run would be written into it: expected a --project elsewhere")
     folder = make_run_folder(options.project, options.name, options.exist_ok)
     try:
-        adopt(AdoptOptions(source=options.data, output=folder / ADOPTED))
+        with contextlib.redirect_stdout(sys.stderr if getattr(options, "as_json", False) else sys.stdout):
+            adopt(AdoptOptions(source=options.data, output=folder / ADOPTED))
     except UserError:
         if not any(folder.iterdir()):
             folder.rmdir()
@@ -48,7 +50,7 @@ def adopted_into_run(options: TrainOptions) -> TrainOptions:
     return in_run_folder(options, folder)
 
 
-def in_run_folder(options: TrainOptions, folder: Path) -> TrainOptions:
+def in_run_folder(options: RunOptions, folder: Path) -> RunOptions:
     """The options of a run whose data were adopted into its folder."""
     return options.model_copy(update={"data": str(folder / ADOPTED), "name": folder.name, "exist_ok": True})
 
@@ -65,6 +67,9 @@ def on_adopted_data(run: Callable[..., T]) -> Callable[..., T]:
         with tempfile.TemporaryDirectory() as folder:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for what the command itself says
                 file = adopt(AdoptOptions(source=options.data, output=Path(folder, ADOPTED)))
-            return run(options.model_copy(update={"data": str(file)}), *more)
+            try:
+                return run(options.model_copy(update={"data": str(file)}), *more)
+            except UserError as error:
+                raise type(error)(str(error).replace(str(file), str(options.data))) from error
 
     return run_on_yaml

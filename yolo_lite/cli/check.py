@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from yolo_lite.cli.adopted import on_adopted_data
+from yolo_lite.cli.adopted import adopted_into_run
 from yolo_lite.config.options import CheckOptions
 from yolo_lite.data.split import dataset_root
 from yolo_lite.engine.resolve import shared_config
@@ -17,9 +17,9 @@ from yolo_lite.tools.doctor import diagnose, write_cleaned
 from yolo_lite.tools.doctor_report import make_report, report_text, write_report
 
 
-@on_adopted_data
 def run(options: CheckOptions) -> int:
     """Print the report and write it into a run folder; returns 1 where training would be harmed."""
+    options = adopted_into_run(options)
     config = shared_config(options)
     if options.fix_into:
         check_folder(Path(options.fix_into), dataset_root(config.data, config.data_file))

@@ -31,6 +31,10 @@ def doubts(index: DatasetIndex, files: SplitFiles) -> Iterator[Problem]:
         text = f"{crowds} of {objects} objects teach nothing: they are crowds (iscrowd 1) or difficult, not learnt and"
         text += " not counted; CVAT writes masks that were drawn with a brush so: export them as polygons or boxes"
         yield Problem("crowds", text, rows=0)
+    fractions = int((index.xyxy <= 1).all(axis=1).sum())
+    if fractions > LARGE_SHARE * objects and not files.reader.numbers_classes:
+        text = f"{fractions} of {objects} boxes lie within one pixel: expected pixels, found fractions of the image"
+        yield Problem("fractions for pixels", text, rows=0)
     if isinstance(files.reader, FileReader):
         yield from _unlabelled(files, files.reader)
     if files.reader.numbers_classes:

@@ -112,7 +112,7 @@ def _lost_link(path: str) -> str:
     return target if os.path.isdir(target) and not target.endswith(os.sep) else ""
 
 
-def _walk(top: str) -> tuple[list[str], list[str]]:
+def _walk(top: str, with_hidden: bool = False) -> tuple[list[str], list[str]]:
     """All files below a folder, and links to what is read already; with the files, folders that cannot be opened."""
     files, repeated, read = list[str](), list[str](), set[str]()
     folders, links, origin = [top], list[str](), os.path.realpath(top)
@@ -127,6 +127,8 @@ def _walk(top: str) -> tuple[list[str], list[str]]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
+                    if not with_hidden and _is_hidden(entry.name):
+                        continue
                     if not is_folder(entry):
                         files.append(entry.path)
                     elif entry.is_symlink():
@@ -136,6 +138,11 @@ def _walk(top: str) -> tuple[list[str], list[str]]:
         except OSError:
             files.append(os.path.join(folder, ""))
     return sorted(files, key=_parts), repeated
+
+
+def _is_hidden(name: str) -> bool:
+    """What systems and editors leave beside a user's files: thumbnails, trash, older copies."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir", "Thumbs.db", "$RECYCLE.BIN")
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -156,7 +163,9 @@ def _matches(root: Path, pattern: str) -> tuple[list[str], list[str]]:
         return each_once(sorted((str(root / path) for path in glob.glob(pattern, root_dir=root)), key=_parts))
     at = parts.index("**")  # glob itself would run into loops of links
     tops = glob.glob(str(Path(*parts[:at])), root_dir=root) if at else ["."]
-    walked = [(top, *_walk(top)) for top in sorted(str(root / top) for top in tops) if os.path.isdir(top)]
+    walked = [
+        (top, *_walk(top, with_hidden=True)) for top in sorted(str(root / top) for top in tops) if os.path.isdir(top)
+    ]
     below = ((file, file[len(top) :].strip(os.sep)) for top, files, _ in walked for file in files)
     fitting = (file for file, name in below if _fits(_parts(name), parts[at:]))
     found, again = each_once(sorted(fitting, key=_parts))

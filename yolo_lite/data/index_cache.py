@@ -70,7 +70,10 @@ def read_changed(files: SplitFiles, read: Callable[[str, str], Labels], split: s
     labels = Labels.concat([*([kept.labels] if kept else []), *found]).select(rows)
     has_failed = [any(problem.kind == SYSTEM_ERROR for problem in own) for own in labels.problems]
     key = np.where(has_failed, b"", np.array(keys, dtype=np.bytes_))  # an empty key is never asked for
-    ids, remarks = reader.ids([images[i] for i in labels.usable]), reader.remarks(images, labels.hints)
+    ids, remarks = (
+        reader.ids([images[i] for i in labels.usable]),
+        reader.remarks([*images, *files.others], labels.hints),
+    )
     kept = CachedSplit(key, *ids, labels, remarks)
     save(path, kept)
     return kept

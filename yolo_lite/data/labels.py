@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,19 @@ OF_OBJECTS = ("label", "xyxy", "area", "crowd")  # arrays with a row for each ob
 OF_IMAGES = ("unreadable image", "labels of another image", "unlisted image", SYSTEM_ERROR)
 # What rows and images may say about how all of their split are to be read; counted in Labels.hints.
 MAJORITY = 9  # hints of one kind decide if there are this many times those of the other
-HINTS = ("wide", "pose", "polygon", "oriented", "swapped", "turned", "stored")
+HINTS = (
+    "wide",
+    "columns",
+    "squares",
+    "boxed",
+    "pose",
+    "polygon",
+    "oriented",
+    "misnamed",
+    "swapped",
+    "turned",
+    "stored",
+)
 
 
 class Annotation(NamedTuple):
@@ -50,6 +62,7 @@ class Hint(NamedTuple):
     """Something a row or an image says about how all of its split are to be read; no row of its own."""
 
     kind: str  # one of HINTS
+    times: int = 1
 
 
 class Stated(NamedTuple):
@@ -113,7 +126,7 @@ def check_annotations(
     seen = set()
     for one in found:
         if isinstance(one, Hint):
-            hints[one.kind] += 1
+            hints[one.kind] += one.times
         elif isinstance(one, Problem):
             problems.append(one)
         elif isinstance(box := _inside(one, size), Problem):
@@ -215,8 +228,11 @@ class LabelReader:
             return ""
         return "stored" if stored > MAJORITY * turned else "unknown"
 
-    def remarks(self, images: Collection[str], hints: np.ndarray) -> list[Problem]:
-        """What is worth a line about the labels as a whole; rows that belong to none of the images among it."""
+    def remarks(self, images: Sequence[str], hints: np.ndarray) -> list[Problem]:
+        """What is worth a line about the labels as a whole; rows that belong to none of the images among it.
+
+        ``hints`` are those of the first images: behind them stand images of other splits that share the labels.
+        """
         return []
 
     def class_names(self, images: Sequence[str]) -> list[str]:
@@ -228,7 +244,7 @@ class FileReader(LabelReader):
     """A format with a label file for each image; an image without one is background."""
 
     suffix: str
-    twins: Mapping[str, str]  # folders of images, and those of their labels
+    twins: Mapping[str, str]  # folders of images, and those of their labels, in lower case; any case is found
 
     def parse(self, content: bytes, path: str, size: tuple[int, int]) -> Iterable[Annotation | Problem | Hint | Stated]:
         """What each row of a label file says."""
@@ -254,15 +270,15 @@ class FileReader(LabelReader):
 
     def _by_twins(self, folder: str) -> list[str]:
         parts = folder.split(os.sep)
-        number = max((number for number, part in enumerate(parts) if part in self.twins), default=None)
+        number = max((number for number, part in enumerate(parts) if part.lower() in self.twins), default=None)
         if number is None:
             return [folder]
-        return [os.sep.join((*parts[:number], self.twins[parts[number]], *parts[number + 1 :])), folder]
+        return [os.sep.join((*parts[:number], self.twins[parts[number].lower()], *parts[number + 1 :])), folder]
 
     def _in_place(self, images: Sequence[str]) -> Callable[[str], list[str]]:
         def mirrored(folder: str) -> list[str]:
             below = os.path.relpath(folder, self.root).split(os.sep)
-            below = below[1:] if below[0] in self.twins or below == ["."] else below
+            below = below[1:] if below[0].lower() in self.twins or below == ["."] else below
             return [os.path.join(str(self.place), *below)] if ".." not in below else []
 
         _, there = pair_files(images, self.suffix, mirrored)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -19,23 +22,42 @@ class Folder:
     """The names of the files in a folder, listed once instead of asking the disk for every file."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path = as_there(path)
         try:
-            with os.scandir(path or ".") as entries:
+            with os.scandir(self.path or ".") as entries:
                 names = [entry.name for entry in entries if not entry.is_symlink() or os.path.exists(entry.path)]
         except (OSError, ValueError):  # no such folder, or a file
             names = []
-        # Names may be there in another normal form of Unicode, as macOS and archives write them.
-        self._names = {unicodedata.normalize("NFC", name): name for name in names} | dict(
-            zip(names, names, strict=True)
-        )
+        self._names = set(names)
+
+    @cached_property
+    def _alike(self) -> dict[str, str]:
+        """The names by their folded forms; "" for what several have."""
+        folded = Counter(map(fold, self._names))
+        return {fold(name): name if folded[fold(name)] == 1 else "" for name in self._names}
 
     def find(self, name: str) -> str | None:
-        """The path of the file of this name, None if there is none."""
-        found = self._names.get(name) or (
-            None if name.isascii() else self._names.get(unicodedata.normalize("NFC", name))
-        )
+        """The path of the file of this name, in whatever letters; None if there is none, or several."""
+        found = name if name in self._names else self._alike.get(fold(name))
         return f"{self.path}{os.sep}{found}" if found else None
+
+
+def fold(name: str) -> str:
+    """A name as file systems that know neither case nor normal forms of Unicode (macOS, Windows) see it."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def as_there(path: str) -> str:
+    """A folder as it is called on the disk, where only its case or its normal form is another."""
+    folder, name = os.path.split(path)
+    if os.path.isdir(path) or not name or folder == path:
+        return path
+    folder = as_there(folder)
+    try:
+        alike = [found for found in os.listdir(folder or ".") if fold(found) == fold(name)]
+    except (OSError, ValueError):
+        alike = []
+    return os.path.join(folder, alike[0]) if len(alike) == 1 else path
 
 
 def pair_files(
@@ -59,12 +81,18 @@ def pair_files(
             places[folder] = [Folder(place) for place in folders_of(folder) or [folder]]
         label = os.path.splitext(name)[0] + suffix
         found = [path for place in places[folder] if (path := place.find(label))]
-        if len(found) > 1 and not filecmp.cmp(found[0], found[1], shallow=False):
+        if len(found) > 1 and not _agree(found[0], found[1]):
             raise DataError(f"{image}: two label files that differ: {found[0]} and {found[1]}; remove one of them")
         there[position] = bool(found)
         files.append(found[0] if found else os.path.join(places[folder][0].path, label))
     _check_unique(images, files, there)
     return files, there
+
+
+def _agree(first: str, second: str) -> bool:
+    """Whether two label files have the same words, or the second one is text of another kind, such as a caption."""
+    words, others = (Path(file).read_bytes().split() for file in (first, second))
+    return words == others or (second.endswith(".txt") and re.fullmatch(rb"[\d.eE+-]+", b"".join(others)) is None)
 
 
 def _check_unique(images: Sequence[str], files: Sequence[str], there: np.ndarray) -> None:

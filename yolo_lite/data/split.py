@@ -65,11 +65,19 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
     place = root / Path(places.of(labels)).expanduser() if labels else None
     reader = _reader(config, data_file, root, place, listing.images)
     sharing = [other for other in config.splits if place and other != split and config.labels_of(other) == labels]
-    shared = tuple(places.of(source) for other in sharing for source in _sources(config, other))
-    others = list_sources(root, shared, data_file).images if shared else []
+    others = [image for other in sharing for image in _images_of_other(config, places, data_file, other)]
     files, there = reader.label_files([*listing.images, *others])
     count = len(listing.images)
     return SplitFiles(root, sources, listing, reader, files[:count], there[:count], others)
+
+
+def _images_of_other(config: DatasetConfig, places: Places, data_file: str | Path, split: str) -> list[str]:
+    """The images of a split; none where it cannot be read, for it is not this one that is asked for."""
+    try:
+        sources = tuple(map(places.of, _sources(config, split)))
+        return list_sources(places.root, sources, data_file).images
+    except DataError:
+        return []
 
 
 def _sources(config: DatasetConfig, split: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 from yolo_lite.data.images import exif_orientation
 from yolo_lite.data.labels import TOLERANCE, Annotation, Hint, Problem, Stated
 
+ROUNDED = 2  # pixels that a stated side may be off by rounding
 # From pixels of the stored image, ``width`` x ``height``, to those of the turned one, by EXIF orientation.
 TURNS: dict[int, Callable[[np.ndarray, np.ndarray, int, int], tuple[np.ndarray, np.ndarray]]] = {
     5: lambda x, y, width, height: (y, x),
@@ -36,8 +37,8 @@ def fitted(
     """
     rows = [one for one in found if not isinstance(one, Stated)]
     stated = next((one for one in found if isinstance(one, Stated)), None)
-    claimed = size if stated is None else (_pixels(stated.height), _pixels(stated.width))
-    if stated is None or None in claimed or claimed == size:
+    claimed = size if stated is None else (pixels_stated(stated.height) or 0, pixels_stated(stated.width) or 0)
+    if stated is None or 0 in claimed or max(abs(claimed[0] - size[0]), abs(claimed[1] - size[1])) <= ROUNDED:
         yield from rows
         return
     where = f"{image}: {size[1]} x {size[0]} pixels, but {stated.where} has it as {claimed[1]} x {claimed[0]}"
@@ -57,7 +58,7 @@ def fitted(
     )
 
 
-def _pixels(stated: Any) -> int | None:
+def pixels_stated(stated: Any) -> int | None:
     """A side in pixels as a file states it; None where it is 0, null or no number: unknown."""
     try:
         return int(float(stated)) or None

@@ -52,6 +52,8 @@ def adopt(options: AdoptOptions) -> Path:
 def _check(source: Path, output: Path, written: Sequence[Path]) -> None:
     if output.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"-o {output}: expected the name of a .yaml file")
+    if not os.path.lexists(source):
+        raise DataError(f"{source}: no such file or folder")
     if not source.is_dir() and not is_archive(source) and source.suffix not in (".yaml", ".yml"):
         raise DataError(f"{source}: expected a folder, an archive ({' '.join(ARCHIVES)}) or a dataset YAML")
     for path in written:

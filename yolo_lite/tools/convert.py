@@ -58,6 +58,8 @@ def write_dataset(
     """Write splits of a dataset below ``root`` into a folder that ``check_folder`` has seen, as ``convert``."""
     folder, all_names = folder.resolve(), _names_below(splits, root)
     content: dict[str, Any] = {"path": "." if copy_images else str(root), "format": to, "labels": {}}
+    if to == "yolo":
+        content["labels_are"] = "polygon" if polygons else "box"  # what every row of more columns is
     if copy_images:
         _check_space(splits, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +104,7 @@ def _names_below(splits: Mapping[str, DatasetIndex], root: Path) -> dict[str, li
 
 def _without_images(name: Path) -> Path:
     """Drop the leading folder ``images``, as label files do."""
-    return name.relative_to(name.parts[0]) if name.parts[0] in VocReader.twins and len(name.parts) > 1 else name
+    return name.relative_to(name.parts[0]) if name.parts[0].lower() in VocReader.twins and len(name.parts) > 1 else name
 
 
 def _check_space(splits: Mapping[str, DatasetIndex], folder: Path) -> None:

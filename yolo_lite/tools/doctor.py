@@ -35,10 +35,22 @@ from yolo_lite.tools.convert import write_dataset
 SEVERITY = {
     **dict.fromkeys(("missing split", "no usable image", "no objects", "missing image", "unreadable image"), "error"),
     **dict.fromkeys(("leak", "unreadable labels", "labels of another image", "unlisted image"), "error"),
-    **dict.fromkeys(("labels of another format", "classes in another order", "annotations of no image"), "error"),
+    **dict.fromkeys(
+        ("labels of another format", "classes in another order", "annotations of no image", "fractions for pixels"),
+        "error",
+    ),
     **dict.fromkeys(("wrong columns",), "error"),
     **dict.fromkeys(("not a number", "not finite", "unknown class", "outside the image", "without area"), "error"),
-    **dict.fromkeys(("images without label file", "crowds", "image listed twice"), "warning"),
+    **dict.fromkeys(
+        (
+            "images without label file",
+            "crowds",
+            "image listed twice",
+            "paired by name alone",
+            "filename of another image",
+        ),
+        "warning",
+    ),
     **dict.fromkeys(("class without objects", "duplicate image", "missing labels", "orphaned labels"), "warning"),
     **dict.fromkeys(("unread image", "range of 16 bits"), "warning"),
     **dict.fromkeys(("annotations of other images", "repeated object", "too small", "too narrow"), "warning"),

@@ -104,6 +104,7 @@ def report_text(report: dict[str, Any], examples: int | None = EXAMPLES) -> str:
         lines = [f"  {one['text']}" for one in found[:examples]]
         parts.append("\n".join([f"{found[0]['severity']}: {kind}: {count}", *lines, *more]))
     counts = report["severities"]
+    parts.append(_conclusion(report))
     parts.append(", ".join(f"{counts.get(name, 0)} {name}s" for name in ("error", "warning", "note")))
     return "\n\n".join(parts)
 
@@ -115,6 +116,19 @@ def _split_table(splits: dict[str, Any]) -> str:
         spans = (_span(one["side"]), _span(one["aspect_ratio"]), _percent(one["anchor_recall"]))
         rows.append([split, *(f"{one[column]:,}" for column in columns), *spans])
     return aligned_table(rows)
+
+
+def _conclusion(report: dict[str, Any]) -> str:
+    """How much of the set teaches something, and what to look at first."""
+    parts = []
+    for split, one in report["splits"].items():
+        used, rows, recall = one["objects"], max(one["rows"], 1), one["anchor_recall"]
+        labelled = one["images"] - one["backgrounds"]
+        text = f"{split}: {labelled:,} of {one['listed']:,} images have objects, {used / rows:.1%} of the rows are used"
+        parts.append(text if recall is None or recall > 0.9 else f"{text}, {1 - recall:.0%} of which no anchor fits")
+    worst = next((one for one in report["findings"] if one["severity"] != "note"), None)
+    first = f"look first at: {worst['kind']}" if worst else "nothing speaks against training with it"
+    return f"conclusion: {'; '.join(parts)}; {first}"
 
 
 def _account(splits: dict[str, Any]) -> str:

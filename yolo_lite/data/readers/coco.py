@@ -9,11 +9,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,9 @@ import numpy as np
 from yolo_lite.config.errors import DataError, nearest
 from yolo_lite.data.labels import Annotation, LabelReader, Problem, Stated
 from yolo_lite.data.outlines import Ring
+from yolo_lite.data.readers.coco_pairing import Row, paired
 
-KEYS = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}  # what each row must have
-FOREIGN = re.compile(r"/|[A-Za-z]:|\.\./|\w+://")  # how paths of another machine begin
-Row = dict[str, Any]
+KEYS = {"images": ("id",), "annotations": (), "categories": ("id", "name")}  # what each row must have
 
 
 class CocoReader(LabelReader):
@@ -52,7 +50,8 @@ class CocoReader(LabelReader):
         # A category without annotations may have the name of one that has some: an exporter's parent of all classes.
         known = sorted(self.categories.items(), key=lambda item: item[0] in used)
         self.labels = {number: labels[name] for number, name in known if name in labels}
-        self.records = paired(content["images"], images, self.path)
+        named = [row for row in content["images"] if isinstance(row.get("file_name"), str) and row["file_name"].strip()]
+        self.records, self.by_bare_name = paired(named, images, self.path)
 
     def label_files(self, images: Sequence[str]) -> tuple[list[str], np.ndarray]:
         return [str(self.path)] * len(images), np.ones(len(images), dtype=bool)
@@ -87,7 +86,8 @@ class CocoReader(LabelReader):
             return
         yield Stated(records[0].get("height"), records[0].get("width"), str(self.path))
         seen = set()
-        for row in itertools.chain.from_iterable(self.rows[plain_id(record["id"])] for record in records):
+        numbers = dict.fromkeys(plain_id(record["id"]) for record in records)
+        for row in itertools.chain.from_iterable(self.rows[number] for number in numbers):
             one = self._object(row)
             if len(records) > 1 and isinstance(one, Annotation) and (one.label, one.xyxy) in seen:
                 one = Problem("repeated object", f"{one.where}: repeats one of the same image under another id")
@@ -95,13 +95,18 @@ class CocoReader(LabelReader):
                 seen.add((one.label, one.xyxy))
             yield one
 
-    def remarks(self, images: Collection[str], hints: np.ndarray) -> list[Problem]:
+    def remarks(self, images: Sequence[str], hints: np.ndarray) -> list[Problem]:
         """Images listed twice, names that two classes have, and annotations of other images than these."""
         lists = [self.records[image] for image in images if image in self.records]
         problems = []
         if twice := [records[0]["file_name"] for records in lists if len(records) > 1]:
             text = f"{self.path}: {len(twice)} images listed twice, the first: {twice[0]}; their annotations are joined"
             problems.append(Problem("image listed twice", text, rows=0))
+        if self.by_bare_name:
+            image = self.by_bare_name[0]
+            text = f"{len(self.by_bare_name)} images are paired by their bare names with paths of another machine"
+            text = f"{self.path}: {text}, the first: {self.records[image][0]['file_name']!r} with {image}"
+            problems.append(Problem("paired by name alone", text, rows=0))
         used = {plain_id(record["id"]) for records in lists for record in records}
         others = [number for number in self.rows if number not in used]
         count = sum(len(self.rows[number]) for number in others)
@@ -121,19 +126,26 @@ class CocoReader(LabelReader):
             name = self.categories.get(number, row.get("category_id"))
             found = f"found {name!r}{nearest(str(name), self.names)}"
             return Problem("unknown class", f"{where}: expected a class of the dataset YAML, {found}")
+        rings, is_crowd = _rings(row.get("segmentation")), _is_true(row.get("iscrowd"))
         try:
             x, y, width, height = (float(value) for value in row["bbox"])
+            box = (x, y, x + width, y + height)
         except (KeyError, TypeError, ValueError, OverflowError):
-            expected = f"expected bbox: [x, y, width, height] as numbers, found {row.get('bbox')!r:.80}"
-            return Problem("not a number", f"{where}: {expected}")
-        box, is_crowd = (x, y, x + width, y + height), _is_true(row.get("iscrowd"))
-        return Annotation(where, self.labels[number], box, _rings(row.get("segmentation")), _area(row), is_crowd)
+            box = (0.0, 0.0, 0.0, 0.0)
+            if row.get("bbox") or not rings:
+                expected = f"expected bbox: [x, y, width, height] as numbers, found {row.get('bbox')!r:.80}"
+                return Problem("not a number", f"{where}: {expected}")
+        if not any(box) and rings:  # labelme's and VIA's: the outline has it
+            corners = np.concatenate(rings).astype(np.float64)
+            box = (*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
+        return Annotation(where, self.labels[number], box, rings, _area(row), is_crowd)
 
 
 def plain_id(value: Any) -> Any:
     """An id as it is meant: the number for ``1``, ``1.0`` and ``"1"``, other text as it stands."""
     if isinstance(value, str):
-        return int(value) if re.fullmatch(r"\s*-?\d{1,18}\s*", value, re.ASCII) else value
+        number = re.fullmatch(r"\s*(-?\d{1,18})(\.0*)?\s*", value, re.ASCII)
+        return int(number[1]) if number else value
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         return int(value)
     return value if isinstance(value, int) else None
@@ -144,7 +156,7 @@ def _is_small(number: Any) -> bool:
 
 
 def _is_true(value: Any) -> bool:
-    return str(value).strip().lower() not in ("", "0", "0.0", "false", "none", "null", "no")
+    return str(value).strip().lower() not in ("", "0", "0.0", "false", "none", "null", "no", "nan")
 
 
 def _area(row: Row) -> float | None:
@@ -173,51 +185,6 @@ def _as_lists(polygons: list[Any]) -> list[Any]:
     return [polygons] if is_flat or is_points else polygons
 
 
-def paired(records: Sequence[Row], images: Sequence[str], path: Path) -> dict[str, list[Row]]:
-    """The records of each image that has some: their ``file_name`` is the longest end of its path that any has.
-
-    Several records of one name are of one image, if there is but one that they could mean. A name that could mean two
-    images means the one that has it as its whole path below the folder that all share.
-
-    Raises:
-        DataError: a name could mean two images.
-    """
-    by_name: dict[str, list[Row]] = defaultdict(list)
-    for record, name in zip(records, _names(records), strict=True):
-        by_name[name].append(record)
-    claims: dict[str, list[str]] = defaultdict(list)
-    for image in dict.fromkeys(images):
-        parts = _posix(os.path.abspath(image)).split("/")
-        ends = ("/".join(parts[first:]) for first in range(len(parts)))
-        claims[next((end for end in ends if end in by_name), "")].append(image)
-    claims.pop("", None)
-    shared = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images]) if images else ""
-    for name, claimants in claims.items():
-        own = by_name[name]
-        exact = [image for image in claimants if _posix(os.path.relpath(image, shared)) == name]
-        if len(claimants) > 1 and (len(own) > 1 or not exact):
-            ids = ", ".join(repr(record["id"]) for record in own)
-            found = f"images: {name!r} (id {ids}) could be {claimants[0]} or {claimants[1]}"
-            raise DataError(f"labels: {path}: {found}: expected a file_name with the folders that tell them apart")
-        if any(len({record.get(side) for record in own} - {None}) > 1 for side in ("height", "width")):
-            raise DataError(f"labels: {path}: images: {name!r} is listed {len(own)} times, with sizes that differ")
-        claimants[:] = exact if len(claimants) > 1 else claimants
-    return {image: by_name[name] for name, claimants in claims.items() for image in claimants}
-
-
-def _names(records: Sequence[Row]) -> list[str]:
-    """The ``file_name`` of each record with slashes; paths of another machine begin where they begin to differ."""
-    names = [_posix(record["file_name"]) for record in records]
-    folders = {name.rpartition("/")[0] for name in names if FOREIGN.match(name)}
-    same_kind = len({folder.startswith("/") for folder in folders}) == 1
-    common = f"{os.path.commonpath(folders).rstrip('/')}/" if same_kind else ""
-    return [name[len(common) :] if FOREIGN.match(name) else name for name in names]
-
-
-def _posix(path: str) -> str:
-    return unicodedata.normalize("NFC", re.sub(r"^(\./)+", "", path.replace("\\", "/")))
-
-
 def _text(name: Any) -> str:
     return unicodedata.normalize("NFC", str(name).strip())
 
@@ -238,8 +205,8 @@ def _load(path: Path) -> dict[str, list[Row]]:
         for number, row in enumerate(rows):
             if not isinstance(row, dict) or not all(_is_given(key, row.get(key)) for key in needed):
                 raise DataError(f"{where}: {part}[{number}]: expected {', '.join(needed)}, found {row!r:.80}")
-        ids = Counter(plain_id(row["id"]) for row in rows if "id" in needed)
-        for number, count in ids.most_common(1):
+        same = {(plain_id(row["id"]), str(row.get("name", row.get("file_name")))) for row in rows if "id" in needed}
+        for number, count in Counter(number for number, _ in same).most_common(1):
             if count > 1:
                 raise DataError(f"{where}: {part}: expected every id once, found {count} of {number!r}")
     return content

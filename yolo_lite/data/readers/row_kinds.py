@@ -10,38 +10,49 @@ from collections.abc import Iterator
 import numpy as np
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.labels import HINTS, MAJORITY
+from yolo_lite.data.labels import HINTS, MAJORITY, Hint
 
 SLACK = 0.01  # points and boxes are this far outside the image at most
 QUORUM = 0.25  # the least part of all wide rows that may decide what they are
 
 
-def hints_of(values: np.ndarray) -> Iterator[str]:
+def hints_of(values: np.ndarray) -> Iterator[Hint]:
     """What the numbers of a wide row behind its class look like; nothing if they can be neither."""
-    is_pose = any(_is_pose(values, each) for each in keypoint_sizes(len(values) + 1))
-    is_polygon = len(values) % 2 == 0 and _is_polygon(values.reshape(-1, 2))
-    if is_pose or is_polygon:
-        yield "wide"
-    if is_oriented := len(values) == 8 and _is_parallelogram(values.reshape(-1, 2)):
-        yield "oriented"
+    columns = len(values) + 1
+    is_pose = any(_is_pose(values, each) for each in keypoint_sizes(columns))
+    is_polygon = columns % 2 == 1 and _is_polygon(values.reshape(-1, 2))
+    is_oriented = columns == 9 and _is_parallelogram(values.reshape(-1, 2))
+    if not (is_pose or is_polygon):
+        return
+    yield from (Hint("wide"), Hint("columns", columns), Hint("squares", columns**2))
+    if _is_boxed(values):
+        yield Hint("boxed")
+    if is_oriented:
+        yield Hint("oriented")
     if is_oriented or is_pose != is_polygon:
-        yield "polygon" if is_oriented or is_polygon else "pose"
+        yield Hint("polygon" if is_oriented or is_polygon else "pose")
 
 
 def kind_of(hints: np.ndarray) -> str:
     """What the hints of all images ``[n, len(HINTS)]`` speak for: "pose", or "" for polygons and boxes.
 
+    Rows of keypoints have the same number of columns. Where rows that pass for polygons all have one number, and all
+    begin with a box inside the image, they may as well be boxes with a confidence and something else behind them.
+
     Raises:
-        DataError: it could be both.
+        DataError: they could be two things.
     """
     counts = counted(hints)
     wide, pose, polygon = (counts[kind] for kind in ("wide", "pose", "polygon"))
-    for kind, own, other in (("pose", pose, polygon), ("", polygon, pose)):
-        if own > MAJORITY * other and own >= QUORUM * wide:
-            return kind
-    if not wide:
+    is_uniform = wide * counts["squares"] == counts["columns"] ** 2
+    if pose > MAJORITY * polygon and pose >= QUORUM * wide and is_uniform:
+        return "pose"
+    is_short = counts["columns"] <= 9 * wide  # a longer row that begins with a box by chance is but one of a few
+    are_boxed = is_uniform and counts["boxed"] == wide > counts["oriented"] and (is_short or wide > 2)
+    if not wide or (polygon > MAJORITY * pose and polygon >= QUORUM * wide and not are_boxed):
         return ""
     found = f"{wide} rows of more than 6 columns: {pose} look like boxes with keypoints, {polygon} like polygons"
+    found += f", {counts['boxed']} begin with a box"
     raise DataError(f"{found}; say what they are: labels_are: polygon, or obb, or pose (or kpt_shape: [17, 3])")
 
 
@@ -55,12 +66,19 @@ def keypoint_sizes(columns: int) -> list[int]:
     return [each for each in (2, 3) if columns > 6 and (columns - 5) % each == 0]
 
 
+def _is_boxed(values: np.ndarray) -> bool:
+    """Whether the first four numbers are a box inside the image."""
+    centre, side = values[:2], values[2:4]
+    return bool((side > 0).all() and (abs(centre - 0.5) + side / 2 <= 0.5 + SLACK).all())
+
+
 def _is_pose(values: np.ndarray, each: int) -> bool:
-    """Whether the first four numbers are a box inside the image, and the keypoints behind it are not far from it."""
+    """Whether a row begins with a box, and the keypoints behind it are not far from it."""
     centre, side, points = values[:2], values[2:4], values[4:].reshape(-1, each)
-    if not (side > 0).all() or (abs(centre - 0.5) + side / 2 > 0.5 + SLACK).any():
+    if not _is_boxed(values):
         return False
-    if each == 3 and not np.isin(points[:, 2], (0, 1, 2)).all():
+    # The third number is 0, 1 or 2 for how well a point is seen, or a confidence.
+    if each == 3 and not ((points[:, 2] == 2) | (abs(points[:, 2] - 0.5) <= 0.5)).all():
         return False
     seen = points[points.any(axis=1), :2]  # a point that is not there is written as zeros
     return bool((abs(seen - centre) <= side).all())

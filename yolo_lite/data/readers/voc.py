@@ -6,15 +6,19 @@ which count pixels from 1, so begin one pixel late.)
 
 from __future__ import annotations
 
+import os
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
 from yolo_lite.config.errors import nearest
-from yolo_lite.data.labels import Annotation, FileReader, Problem, Stated
+from yolo_lite.data.labels import HINTS, Annotation, FileReader, Hint, Problem, Stated
+from yolo_lite.data.pairing import fold
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 UNREADABLE = (ElementTree.ParseError, ValueError, LookupError)  # LookupError: an encoding
@@ -23,17 +27,30 @@ UNREADABLE = (ElementTree.ParseError, ValueError, LookupError)  # LookupError: a
 class VocReader(FileReader):
     """One XML file for each image; objects marked ``difficult`` are treated like crowds."""
 
-    suffix, twins = ".xml", {"images": "annotations", "JPEGImages": "Annotations"}
+    stems: frozenset[str] = frozenset()  # of all images
+    suffix, twins = ".xml", {"images": "annotations", "jpegimages": "annotations"}
 
-    def parse(self, content: bytes, path: str, size: tuple[int, int]) -> Iterator[Annotation | Problem | Stated]:
+    def load(self, images: Sequence[str]) -> None:
+        self.stems = frozenset(map(_stem, images))
+
+    def parse(self, content: bytes, path: str, size: tuple[int, int]) -> Iterator[Annotation | Problem | Hint | Stated]:
         try:
-            tree = ElementTree.fromstring(content)
+            tree = _parsed(content)
         except UNREADABLE as error:
             yield Problem("unreadable labels", f"{path}: not a readable XML file: {error}", rows=0)
             return
         yield Stated(tree.findtext("size/height"), tree.findtext("size/width"), path)
+        if (stem := _stem(tree.findtext("filename", ""))) != _stem(path) and stem in self.stems:
+            yield Hint("misnamed")
         for number, thing in enumerate(tree.iter("object"), 1):
             yield self._object(thing, f"{path}: object {number}")
+
+    def remarks(self, images: Sequence[str], hints: np.ndarray) -> list[Problem]:
+        misnamed = np.flatnonzero(hints[:, HINTS.index("misnamed")])
+        if not len(misnamed):
+            return []
+        text = f"{len(misnamed)} XML files state the filename of another image, the first: that of"
+        return [Problem("filename of another image", f"{text} {images[misnamed[0]]}", rows=0)]
 
     def class_names(self, images: Sequence[str]) -> list[str]:
         files, there = self.label_files(images)
@@ -56,6 +73,30 @@ class VocReader(FileReader):
         return Annotation(where, self.names.index(name), box, crowd=is_difficult)
 
 
+def _parsed(content: bytes) -> ElementTree.Element:
+    """The tree of an annotation, its tags in lower case and without namespaces.
+
+    Raises:
+        ValueError: it is the XML of another program; or an error of UNREADABLE.
+    """
+    try:
+        tree = ElementTree.fromstring(content.strip())
+    except (ElementTree.ParseError, ValueError):  # an & that is not written &amp;, or a Chinese encoding
+        declared = re.match(rb"\s*<\?xml[^>]*?encoding=[\"']([\w.-]+)", content)
+        text = content.decode(declared[1].decode() if declared else "utf-8", errors="strict")
+        text = re.sub(r"^\s*<\?xml.*?\?>", "", text, flags=re.DOTALL)
+        tree = ElementTree.fromstring(re.sub(r"&(?!#?\w+;)", "&amp;", text))
+    for element in tree.iter():
+        element.tag = element.tag.rpartition("}")[2].lower()
+    if tree.tag != "annotation":
+        raise ValueError(f"expected <annotation>, found <{tree.tag}>")
+    return tree
+
+
+def _stem(path: str) -> str:
+    return fold(os.path.splitext(re.split(r"[/\\]", path.strip())[-1])[0])
+
+
 def _name_of(thing: ElementTree.Element) -> str:
     return unicodedata.normalize("NFC", thing.findtext("name", "").strip())
 
@@ -63,6 +104,6 @@ def _name_of(thing: ElementTree.Element) -> str:
 def _names_in(file: str) -> set[str]:
     """The names of the classes of an XML file's objects; none where it cannot be read, which its reading reports."""
     try:
-        return {_name_of(thing) for thing in ElementTree.fromstring(Path(file).read_bytes()).iter("object")} - {""}
+        return {_name_of(thing) for thing in _parsed(Path(file).read_bytes()).iter("object")} - {""}
     except (*UNREADABLE, OSError):
         return set()

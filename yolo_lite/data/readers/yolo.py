@@ -8,7 +8,7 @@ YAML (``labels_are``, ``kpt_shape``) or told from all rows of a split together.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -27,7 +27,7 @@ EXPECTED = {
 class YoloReader(FileReader):
     """One text file for each image."""
 
-    suffix, twins = ".txt", {"images": "labels", "Images": "Labels"}
+    suffix, twins = ".txt", {"images": "labels"}
     numbers_classes = True
 
     def parse(self, content: bytes, path: str, size: tuple[int, int]) -> Iterator[Annotation | Problem | Hint]:
@@ -51,7 +51,7 @@ class YoloReader(FileReader):
             yield Problem("not finite", f"{where}: expected finite numbers, found {row.strip()[:60]!r}")
             return
         if len(values) > 6:
-            yield from map(Hint, hints_of(np.array(values[1:])))
+            yield from hints_of(np.array(values[1:]))
         if not self._has_columns(len(values)):
             yield Problem("wrong columns", f"{where}: expected {self._expected()}, found {len(values)} columns")
         elif values[0] != int(values[0]) or not 0 <= values[0] <= most:
@@ -77,7 +77,7 @@ class YoloReader(FileReader):
     def decide(self, hints: np.ndarray) -> str:
         return kind_of(hints)
 
-    def remarks(self, images: Collection[str], hints: np.ndarray) -> list[Problem]:
+    def remarks(self, images: Sequence[str], hints: np.ndarray) -> list[Problem]:
         counts, line = counted(hints), ""
         wide = counts["wide"]
         if wide and self.reading == "pose":
