@@ -297,8 +297,9 @@ def test_nothing_is_overwritten_or_written_into_the_set(tmp_path: Path) -> None:
             adopt(source=source, output=output)
     with pytest.raises(UserError, match=r"\.yaml"):
         adopt(source=source, output=tmp_path / "mine.txt")
-    with pytest.raises(UserError, match="expected a folder, an archive"):
-        adopt(source=tmp_path / "nowhere", output=tmp_path / "mine.yaml")
+    for source, message in ((tmp_path / "nowhere", "no such"), (Path(__file__), "expected a folder, an archive")):
+        with pytest.raises(UserError, match=message):
+            adopt(source=source, output=tmp_path / "mine.yaml")
 
 
 @pytest.mark.parametrize(
