@@ -485,7 +485,7 @@ def test_a_run_whose_data_are_not_understood_leaves_no_folder(
     IMAGES[0].save(tmp_path / "export/a.png")
     assert main(["train", "--data", str(tmp_path / "export"), *flags(tmp_path / "runs")]) == 2
     assert "expected images with labels" in capsys.readouterr().err
-    assert not (tmp_path / "runs/exp").exists()
+    assert not (tmp_path / "runs").exists()
     before = tree_hash(tmp_path / "export")
     assert main(["train", "--data", str(tmp_path / "export"), *flags(tmp_path / "export/runs")]) == 2
     assert "--project elsewhere" in capsys.readouterr().err and tree_hash(tmp_path / "export") == before

@@ -45,7 +45,7 @@ def adopted_into_run(options: RunOptions) -> RunOptions:
             adopt(AdoptOptions(source=options.data, output=folder / ADOPTED))
     except UserError:
         if not any(folder.iterdir()):
-            folder.rmdir()
+            os.removedirs(folder)  # and those around it that were made for it
         raise
     return in_run_folder(options, folder)
 
