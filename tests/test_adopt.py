@@ -118,7 +118,7 @@ def test_every_layout_is_recognised_and_left_as_it_was(build: Build, tmp_path: P
     assert [tree_hash(source) for source in sources] == before
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     outer=st.sampled_from(["", "pets", "a b/train_set_v2", "labels", "images"]),
     image_folder=st.sampled_from(["images", "Images", "img", "JPEGImages", "фото", "a.b"]),
@@ -297,8 +297,9 @@ def test_nothing_is_overwritten_or_written_into_the_set(tmp_path: Path) -> None:
             adopt(source=source, output=output)
     with pytest.raises(UserError, match=r"\.yaml"):
         adopt(source=source, output=tmp_path / "mine.txt")
-    with pytest.raises(UserError, match="no such file or folder"):
-        adopt(source=tmp_path / "nowhere", output=tmp_path / "mine.yaml")
+    for source, message in ((tmp_path / "nowhere", "no such"), (Path(__file__), "expected a folder, an archive")):
+        with pytest.raises(UserError, match=message):
+            adopt(source=source, output=tmp_path / "mine.yaml")
 
 
 @pytest.mark.parametrize(
@@ -484,7 +485,7 @@ def test_a_run_whose_data_are_not_understood_leaves_no_folder(
     IMAGES[0].save(tmp_path / "export/a.png")
     assert main(["train", "--data", str(tmp_path / "export"), *flags(tmp_path / "runs")]) == 2
     assert "expected images with labels" in capsys.readouterr().err
-    assert not (tmp_path / "runs/exp").exists()
+    assert not (tmp_path / "runs").exists()
     before = tree_hash(tmp_path / "export")
     assert main(["train", "--data", str(tmp_path / "export"), *flags(tmp_path / "export/runs")]) == 2
     assert "--project elsewhere" in capsys.readouterr().err and tree_hash(tmp_path / "export") == before

@@ -298,9 +298,9 @@ ROWS = {
     "folder for a YAML": Row(
         REFUSED, "-o mine.yaml makes one", words="--data {here} --vary lr0=0.1,0.2", command="compare"
     ),
-    "folder without images": flags("--data {here}/set/labels", "found no image"),
     "folder without class names": flags("--data {here}/set/images", "yolo-lite adopt --names a,b,c"),
     "damaged archive": Row(REFUSED, "x.zip: damaged", {"x.zip": b"PK"}, words="--data {here}/set/x.zip"),
+    "folder without a set": flags("--data {here}/full", "expected a dataset, found no image"),
     "no such model": flags("--cfg nowhere.yaml", "nowhere.yaml: no such file"),
     "no such hyperparameters": flags("--hyp nowhere.yaml", "nowhere.yaml: no such file"),
     "too small a side": flags("--imgsz 7", "--imgsz: expected 32 or more, found 7"),

@@ -56,23 +56,10 @@ def recognise(tree: Tree, file: str | None = None, format: str | None = None, na
     divided = _with_splits(stated, tree)
     wanted = format or divided.keys.get("format")
     places = {} if format else _stated_places(tree, divided)
-    kinds = [kind for kind in READERS if wanted in (None, kind)]
-    images = [image for own in divided.splits.values() for image in own if not os.path.isabs(image)]
-    inner = os.path.commonpath(list(map(os.path.dirname, images))) if images else ""
-    found = {
-        kind: _by_files(tree, divided, kind, places) or _by_files(tree, divided, kind, places, inner) for kind in kinds
-    }
-    fits = {kind: layout for kind, layout in found.items() if layout}
-    if stated and not wanted and "yolo" in fits:  # a YAML or a .data file means the label files of YOLO
-        unused = [
-            f"not used: {kind} ({fits[kind].files[0]}), as --format {kind} would" for kind in fits if kind != "yolo"
-        ]
-        fits, wanted = {"yolo": fits["yolo"]._replace(notes=(*fits["yolo"].notes, *unused))}, "yolo"
-    if wanted in (None, "coco") and (own := _by_places(tree, divided, places) or _by_exports(tree, divided)):
-        fits["coco"] = own
+    fits = _fitting(tree, divided, places, wanted, is_stated=stated is not None)
     if len(fits) > 1:
         both = " and ".join(f"{kind} ({layout.files[0]})" for kind, layout in fits.items())
-        raise DataError(f"{tree.root}: labels of two formats fit, {both}: choose with yolo-lite adopt --format")
+        raise DataError(f"{tree.root}: labels of two formats fit, {both}: choose one with yolo-lite adopt --format")
     if not fits:
         raise DataError(_nothing_fits(tree, wanted))
     ((kind, layout),) = fits.items()
@@ -81,6 +68,21 @@ def recognise(tree: Tree, file: str | None = None, format: str | None = None, na
     layout = _labelled_splits(tree, layout)
     known = names or (layout.names if kind != "yolo" or (file and layout.names) else _names_of_yolo(tree, layout))
     return layout._replace(names=tuple(known))
+
+
+def _fitting(
+    tree: Tree, divided: Statement, places: dict[str, str], wanted: str | None, is_stated: bool
+) -> dict[str, Layout]:
+    """The layouts that fit, by format; a YAML or a .data file that states none means the label files of YOLO."""
+    kinds = [kind for kind in READERS if wanted in (None, kind)]
+    found = {kind: _by_files(tree, divided, kind, places) for kind in kinds}
+    fits = {kind: layout for kind, layout in found.items() if layout}
+    if is_stated and not wanted and (yolo := fits.pop("yolo", None)):
+        unused = (f"not used: {kind} ({other.files[0]}), as --format {kind} would" for kind, other in fits.items())
+        return {"yolo": yolo._replace(notes=(*yolo.notes, *unused))}
+    if wanted in (None, "coco") and (coco := _by_places(tree, divided, places) or _by_exports(tree, divided)):
+        fits["coco"] = coco
+    return fits
 
 
 def _with_splits(stated: Statement | None, tree: Tree) -> Statement:
@@ -108,8 +110,15 @@ def _stated_places(tree: Tree, stated: Statement) -> dict[str, str]:
     return places
 
 
-def _by_files(tree: Tree, stated: Statement, kind: str, places: dict[str, str], base: str = ".") -> Layout | None:
+def _by_files(tree: Tree, stated: Statement, kind: str, places: dict[str, str]) -> Layout | None:
     """A layout with a label file for each image, where there are such files of this kind."""
+    folders = [os.path.dirname(image) for own in stated.splits.values() for image in own if not os.path.isabs(image)]
+    bases = dict.fromkeys((".", os.path.commonpath(folders) if folders else "."))
+    return next(filter(None, (_below_base(tree, stated, kind, places, base) for base in bases)), None)
+
+
+def _below_base(tree: Tree, stated: Statement, kind: str, places: dict[str, str], base: str) -> Layout | None:
+    """As ``_by_files``, with the folder at which the paths of images begin that those of labels mirror."""
     labels, splits, files, names = dict[str, str](), dict[str, list[str]](), list[str](), set[str]()
     for split, images in sorted(stated.splits.items(), key=lambda item: SPLITS.index(item[0])):
         place = places.get(split)
@@ -257,12 +266,12 @@ def _names_of_yolo(tree: Tree, layout: Layout) -> tuple[str, ...]:
         used = {row.split()[0] for file in layout.files for row in tree.lines(file)}
         asked = "expected a data.yaml, classes.txt, obj.names or notes.json with the names of the classes"
         found = ", ".join(sorted(used, key=lambda text: text.zfill(9))[:20])
-        raise DataError(f"{tree.root}: {asked}, found labels with {found}: yolo-lite adopt --names a,b,c")
+        raise DataError(f"{tree.root}: {asked}, found labels with {found}: give yolo-lite adopt --names a,b,c")
     best = max(lists, key=lambda file: len(lists[file]))
     for file, names in lists.items():
         if names != lists[best][: len(names)]:  # labelImg adds classes at the end
             both = f"{file} ({', '.join(names[:5])}) and {best} ({', '.join(lists[best][:5])})"
-            raise DataError(f"{tree.root}: {both} name the classes differently: yolo-lite adopt --names a,b,c")
+            raise DataError(f"{tree.root}: {both} name the classes differently: give yolo-lite adopt --names a,b,c")
     return lists[best]
 
 
@@ -286,4 +295,6 @@ def _nothing_fits(tree: Tree, wanted: str | None) -> str:
     found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
     what = {"yolo": "YOLO .txt", "voc": "Pascal VOC .xml", "coco": "a COCO .json"}
     expected = what.get(wanted, wanted) if wanted else "YOLO .txt, Pascal VOC .xml or a COCO .json"
-    return f"{tree.root}: expected images with labels ({expected}), found {found}; export it as one of these"
+    unread = [file for file in tree.ending(".txt", ".xml") if PurePosixPath(file).stem in tree.by_stem]
+    hint = f"; {unread[0]} is of another kind, or in a folder that mirrors none of images" if unread else ""
+    return f"{tree.root}: expected images with labels ({expected}), found {found}{hint}; export it as one of these"
