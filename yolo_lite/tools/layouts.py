@@ -206,11 +206,14 @@ def _by_places(tree: Tree, stated: Statement, places: dict[str, str]) -> Layout 
 
 def _by_exports(tree: Tree, divided: Statement) -> Layout | None:
     """A layout with annotation files for all images, which tell the splits if they are several."""
-    exports = sorted(read_coco_exports(tree), key=lambda export: SPLITS.index(export.split or "train"))
+    found = sorted(read_coco_exports(tree), key=lambda export: SPLITS.index(export.split or "train"))
+    exports = [export for export in found if export.images]
     if not exports:
         return None
     names = tuple(dict.fromkeys(name for export in exports for name in export.names))
-    notes = tuple(f"{export.file}: {export.note}" for export in exports if export.note)
+    notes = tuple(
+        f"{'' if export.images else 'left out: '}{export.file}: {export.note}" for export in found if export.note
+    )
     files = [export.file for export in exports]
     if len(exports) == 1 and exports[0].split is None:
         listed = set(exports[0].images)
