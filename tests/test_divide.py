@@ -103,7 +103,9 @@ def test_a_name_that_all_images_share_is_a_clip_if_it_says_so_or_neighbours_are_
     order = [f"{word}_{frame}.jpg" for frame in range(40)]
     division = divide(order, prints, {"val": 0.25}, 0)
     assert (division.splits["val"].tolist() == list(range(30, 40))) == is_clip
-    assert ("frames of one clip" if is_clip else "40 groups (no two of them alike)") in division.reason
+    assert (
+        "40 images look like frames of one clip" if is_clip else "40 groups (no two of them alike)"
+    ) in division.reason
 
 
 @pytest.mark.skipif(not (SHARED / "data/bccd").is_dir(), reason="needs ../shared/data")

@@ -73,10 +73,8 @@ def divide(
     num_named, num_groups = int(by_name.max()) + 1, int(group.max()) + 1
     if num_groups == 1:
         what = "frames of one clip" if num_named == 1 else "near-duplicates of each other"
-        why = (
-            f"{count} images are all {what}: {' and '.join(('train', *shares))} are consecutive blocks of them by name"
-        )
-        return Division(_blocks(order, shares), why)
+        why = f"{' and '.join(('train', *shares))} are blocks of them in the order of names"
+        return Division(_blocks(order, shares), f"{count} images look like {what}: {why}")
     if num_groups < parts:
         raise DataError(f"{num_groups} groups of images that belong together cannot be divided into {parts} splits")
     joined = {"clips or copies by their names": count - num_named, "near-duplicates": num_named - num_groups}
@@ -95,10 +93,14 @@ def divide(
 
 def _flows(fingerprints: np.ndarray) -> bool:
     """Whether images in the order of their names follow each other as frames do; also if nothing is known of them."""
-    one, other = fingerprints[:-1], fingerprints[1:]
+    return bool(np.median(differences(fingerprints[:-1], fingerprints[1:])) < FLOW)
+
+
+def differences(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How many bits of fingerprints ``[n, 256]`` differ, in shares ``[n]`` of those that do by chance."""
     ones, others = one.mean(axis=1), other.mean(axis=1)
     by_chance = ones * (1 - others) + others * (1 - ones)
-    return bool(np.median((one ^ other).mean(axis=1) / np.maximum(by_chance, 1e-9)) < FLOW)
+    return (one ^ other).mean(axis=1) / np.maximum(by_chance, 1e-9)
 
 
 def clip_of(name: str, classes: Collection[str], several_folders: bool) -> str | None:
