@@ -31,7 +31,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the processes are the parallelism
 
 
 # Whole commands and figures: no test of these files is quick, so that -m quick need not import them.
-COMMANDS = ("test_cli.py", "test_doctor.py", "test_curves.py", "test_import_weights.py")
+COMMANDS = ("test_adopt.py", "test_cli.py", "test_doctor.py", "test_curves.py", "test_import_weights.py")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

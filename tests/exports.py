@@ -97,7 +97,7 @@ def drawn(names: tuple[str, ...] = WORDS, seed: int = 0) -> list[Image]:
 
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def coco(
@@ -370,6 +370,14 @@ def lists_beside_images(root: Path, images: list[Image]) -> None:
     write(root / "classes.txt", "\n".join(images[0].names))
 
 
+def names_in_lists(root: Path, images: list[Image]) -> None:
+    for split, own in parts(images, "train", "val"):
+        for one in own:
+            one.save(root / f"JPEGImages/{one.name}")
+            one.voc(root / f"Annotations/{one.name}")
+        write(root / f"splits/{split}.txt", "".join(f"{one.file}\n" for one in own))
+
+
 def clips_in_folders(root: Path, images: list[Image]) -> None:
     for number, one in enumerate(images):
         one.save(root / f"frames/clip{number // 4}/{number % 4:06}")
@@ -415,6 +423,7 @@ BUILDS: dict[Build, tuple[str, ...]] = {  # the splits that an export states; th
     darknet_beside_others: ("train", "val"),
     masks_beside_images: ("train",),
     lists_beside_images: ("train", "val"),
+    names_in_lists: ("train", "val"),
     clips_in_folders: ("train",),
     images_of_each_clip: ("train", "val"),
 }

@@ -267,6 +267,10 @@ def test_an_image_that_may_be_two_is_refused(tmp_path: Path) -> None:
         ({"a.png": None, "a.xml": "<annotations/>"}, "1 .xml"),
         ({"a.png": None, "data.yaml": "names: [a\n"}, "data.yaml"),
         (
+            {"a.png": None, "a.txt": "0 .5 .5 .1 .1", "classes.txt": "\udce9"},
+            "classes.txt: expected a text file in UTF-8",
+        ),
+        (
             {"a.png": None, "x.json": '{"images": [{"file_name": "b.png"}], "annotations": [], "categories": []}'},
             "b.png",
         ),

@@ -86,6 +86,13 @@ def test_val_and_test_are_made_together(count: int, val: float, test: float, is_
     assert abs(sides.count("val") - val * count) <= 1.5 and abs(sides.count("test") - test * count) <= 1.5
 
 
+def test_a_share_that_whole_groups_do_not_meet_is_said() -> None:
+    names = [*(f"walk_{frame}.jpg" for frame in range(40)), "house.jpg"]
+    division = divide(names, blank(41), {"val": 0.2}, 0)
+    assert division.splits["val"].tolist() == [40] and "one group has 40 images" in division.reason
+    assert "not met" not in divide([f"{i}.jpg" for i in range(10)], blank(10), {"val": 0.2}, 0).reason
+
+
 def test_too_few_images_or_groups_are_refused() -> None:
     with pytest.raises(DataError, match="at least 2 images"):
         divide(["a.jpg"], blank(1), {"val": 0.2}, 0)

@@ -75,7 +75,10 @@ def divide(
         ", ".join(f"{number} joined as {what}" for what, number in joined.items() if number) or "no two of them alike"
     )
     reason = f"{count} images are {num_groups} groups ({told}), each on one side"
-    return Division(_whole_groups(group, shares, seed), reason)
+    splits = _whole_groups(group, shares, seed)
+    if any(2 * abs(len(splits[split]) - share * count) > share * count for split, share in shares.items()):
+        reason += f"; the shares are not met, for one group has {np.bincount(group).max()} images"
+    return Division(splits, reason)
 
 
 def clip_of(name: str, classes: Collection[str], several_folders: bool) -> str | None:

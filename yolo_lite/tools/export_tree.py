@@ -82,18 +82,18 @@ class Tree:
         return self.images if folder == "." else [image for image in self.images if image.startswith(f"{folder}/")]
 
     def lines(self, file: str) -> tuple[str, ...]:
-        """The rows of a text file that are not empty; none where it is none."""
+        """The rows of a text file that are not empty; raises DataError where it is none."""
         try:
             rows = (self.root / file).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError):  # a folder
-            return ()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{self.root / file}: expected a text file in UTF-8: {error}") from error
         return tuple(filter(None, map(str.strip, rows)))
 
     def listed(self, file: str) -> tuple[list[str], list[str]]:
-        """The images that the rows of a list file name, by path or as Pascal VOC does by stem; and rows of no image.
+        """The images that the rows of a list file name, by path, name, or as Pascal VOC does by stem; and other rows.
 
         Raises:
-            DataError: it is no list, or a stem is that of several images.
+            DataError: it is no list, or a row may be several images.
         """
         images: list[str] = []
         unknown: list[str] = []
@@ -104,8 +104,10 @@ class Tree:
         return [image.replace(os.sep, "/") for image in images], unknown
 
     def _by_id(self, row: str, file: str) -> str | None:
-        alike = self.by_stem.get(os.path.basename(row), [])
-        fitting = [one for one in alike if f"/{os.path.splitext(one)[0]}".endswith(f"/{row}")]
+        name = os.path.basename(row)
+        alike = {*self.by_stem.get(name, ()), *self.by_stem.get(os.path.splitext(name)[0], ())}
+        ends = {one: (f"/{one}", f"/{os.path.splitext(one)[0]}") for one in sorted(alike)}
+        fitting = [one for one, both in ends.items() if any(end.endswith(f"/{row}") for end in both)]
         # VOC2007 and VOC2012 may lie side by side: a list means the images of its own tree.
         tree = file.partition("ImageSets/")[0] if "ImageSets/" in file else ""
         fitting = [one for one in fitting if one.startswith(tree)] or fitting

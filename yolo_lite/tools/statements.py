@@ -13,9 +13,7 @@ from yolo_lite.config.yaml_file import read_yaml
 from yolo_lite.tools.export_tree import SPLIT_WORDS, Statement, Tree, by_lists, read_sources
 
 # Keys of a dataset YAML that hold in ours too; those that say where things are do not.
-PASSED_ON = {"labels_are", "kpt_shape", "labels", "format"} | set(DatasetConfig.model_fields) - {
-    *("path", "train", "val", "test", "names", "nc", "download", "generate")
-}
+PASSED_ON = set(DatasetConfig.model_fields) - {"path", "train", "val", "test", "names", "nc", "download", "generate"}
 
 
 def read_dataset_yaml(tree: Tree, file: str | None) -> Statement | None:
