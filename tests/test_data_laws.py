@@ -738,3 +738,78 @@ def test_a_yaml_may_call_the_split_valid_and_number_classes_by_text() -> None:
         (root / "data.yaml").write_text("train: images\nvalid: images\nnames: {'0': cat, '1': ' dog '}\n")
         config = load_dataset(root / "data.yaml")
         assert config.names == ("cat", "dog") and len(index_split(config, root / "data.yaml", "val")) == 1
+
+
+@pytest.mark.parametrize("beside", ["classes.txt", "readme.txt", "a.txt"])
+def test_text_beside_xml_files_does_not_make_them_yolos(beside: str) -> None:
+    with folder() as root:
+        keys = write_set(root, "voc", [Drawn(f"{letter}.png", [(1, 2, 20, 30)]) for letter in "ab"])
+        (root / "labels" / beside).write_text("a photo of a dog")
+        assert len(read(root, **keys).label) == 2
+
+
+@pytest.mark.parametrize("labels", [{}, {"labels": "labels"}])
+def test_images_of_two_splits_that_claim_one_label_file_are_named(labels: dict[str, str]) -> None:
+    """Such as pairs of colour and thermal images."""
+    with folder() as root:
+        write_set(root, "yolo", [Drawn("a.png", [(1, 2, 20, 30)])])
+        paint(root / "images/a.jpg", [])
+        config = DatasetConfig(train="images/*.png", val="images/*.jpg", names=NAMES, **labels)
+        for split in ("train", "val"):
+            with pytest.raises(DataError, match=r"label file of two images, .*a\.(jpg|png) and .*a\.(jpg|png)"):
+                index_split(config, root / "data.yaml", split)
+
+
+def test_copies_that_ultralytics_keeps_are_no_images() -> None:
+    with folder() as root:
+        write_set(root, "yolo", [Drawn("a.png", [(1, 2, 20, 30)])])
+        np.save(root / "images/a.npy", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+        index = read(root)
+        assert len(index) == 1 and index.remarks[0].startswith("1 .npy files are copies of the images beside them")
+
+
+def test_an_id_of_two_images_is_refused() -> None:
+    with folder() as root:
+        for name in ("a.jpg", "a.png"):
+            paint(root / "JPEGImages" / name, [])
+        (root / "ImageSets/Main").mkdir(parents=True)
+        (root / "ImageSets/Main/train.txt").write_text("a\n")
+        with pytest.raises(DataError, match=r"the id 'a' could mean .*a\.jpg or .*a\.png"):
+            read(root, train="ImageSets/Main/train.txt")
+
+
+def test_the_source_of_an_export_that_lies_beside_another_is_asked_about() -> None:
+    with folder() as root:
+        for place in ("train", "mine/train"):
+            paint(root / place / "images/a.png", [(1, 2, 20, 30)])
+            (root / place / "labels").mkdir()
+            (root / place / "labels/a.txt").write_text(yolo_row((1, 2, 20, 30)))
+        config = DatasetConfig(train="../train/images", names=NAMES)
+        with pytest.raises(DataError, match=r"\.\./train/images; it could be .*mine/train/images or .*train/images"):
+            index_split(config, root / "mine/data.yaml", "train")
+
+
+def test_a_narrow_band_of_16_bits_is_said() -> None:
+    with folder() as root:
+        write_set(root, "yolo", [Drawn("a.png", [(1, 2, 20, 30)])])
+        thermal = np.linspace(21000, 23500, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
+        cv2.imwrite(str(root / "images/a.png"), thermal)
+        [line] = read(root).remarks
+        assert "values in a narrow band (21000 to 23500)" in line
+
+
+@pytest.mark.parametrize("form", ["voc", "coco"])
+def test_a_box_with_a_rotation_becomes_the_upright_box_around_it(form: str) -> None:
+    """CVAT states the box before it is turned about its centre."""
+    with folder() as root:
+        paint(root / "images/a.png", [])
+        if form == "coco":
+            row = {"image_id": 1, "category_id": 7, "bbox": [20, 20, 20, 10], "attributes": {"rotation": 90.0}}
+            content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [row]}
+            (root / "labels.json").write_text(json.dumps(content | {"categories": [{"id": 7, "name": "dog"}]}))
+        else:
+            turned = "<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes></object>"
+            (root / "images/a.xml").write_text(voc_text([(20, 20, 40, 30)]).replace("</object>", turned))
+        assert boxes_of(read(root, **({"labels": "labels.json"} if form == "coco" else {}))) == {
+            "a.png": [(25, 15, 35, 35)]
+        }
