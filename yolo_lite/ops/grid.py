@@ -71,7 +71,7 @@ def make_grid(anchors: Tensor, strides: Sequence[int], height: int, width: int) 
     """The slots for a network input of ``height`` x ``width`` pixels, multiples of the largest stride.
 
     Args:
-        anchors: ``[L, A, 2]`` in pixels; the grid lies on its device. A head without anchors gives ``square_cells``.
+        anchors: ``[L, A, 2]`` in pixels; the grid lies on its device. A head without anchors gives its cells.
         strides: L strides in pixels.
     """
     num_anchors, device, first_slot = anchors.shape[1], anchors.device, 0
@@ -89,11 +89,6 @@ def make_grid(anchors: Tensor, strides: Sequence[int], height: int, width: int) 
         first_slot += num_slots
     table = torch.tensor(levels, device=device)
     return Grid(tuple(levels), table, anchors.float(), *(torch.cat(rows) for rows in (level, corner, stride, anchor)))
-
-
-def square_cells(strides: Sequence[int], device: torch.device) -> Tensor:
-    """What ``make_grid`` takes for anchors where a head has none, ``[L, 1, 2]``: the cells themselves."""
-    return torch.tensor([[[stride, stride]] for stride in strides], dtype=torch.float32, device=device)
 
 
 def decode_anchors(raw: Tensor, slots: Slots) -> Tensor:
