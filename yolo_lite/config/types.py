@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from annotated_types import Predicate
+from pydantic import Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 T = TypeVar("T")
 
@@ -31,13 +32,8 @@ def described(expected: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-def _equally_long(levels: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-    if len({len(level) for level in levels}) != 1:
-        raise ValueError("expected lists of one length")
-    return levels
-
-
-Levels = Annotated[Several[Several[Positive]], AfterValidator(_equally_long)]
+# A list for each level, all of one length.
+Levels = Annotated[Several[Several[Positive]], Predicate(lambda levels: len({len(level) for level in levels}) == 1)]
 
 
 def is_int(value: Any) -> bool:
