@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, TypeVar
 
 from annotated_types import Predicate
 from pydantic import Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 T = TypeVar("T")
+AnyPath = str | os.PathLike[str]
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

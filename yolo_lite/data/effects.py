@@ -102,8 +102,8 @@ def erasing(image: np.ndarray, instances: Instances, rng: np.random.Generator) -
 
 
 # The built-in ones in the order in which they happen, and the keys of hyp.yaml that each is given.
-AUGMENTATIONS: dict[str, Callable[..., Any]] = {"hsv": hsv, "flipud": flipud, "fliplr": fliplr, "grayscale": grayscale}
-AUGMENTATIONS |= {"blur": blur, "jpeg": jpeg, "erasing": erasing}
+_OWN = (hsv, flipud, fliplr, grayscale, blur, jpeg, erasing)
+AUGMENTATIONS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _OWN}
 BUILT_IN = {name: inspect.getfullargspec(function).kwonlyargs for name, function in AUGMENTATIONS.items()}
 
 

@@ -91,7 +91,7 @@ class Instances:
 class Sample(NamedTuple):
     """An image and its objects on their way through augmentation."""
 
-    image: np.ndarray  # uint8 [H, W, channels]; an RGB mosaic that is not warped yet has a fourth
+    image: np.ndarray  # uint8 [H, W, channels]
     instances: Instances
 
 
