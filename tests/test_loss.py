@@ -308,7 +308,10 @@ def test_objectness_target_is_the_detached_iou_under_every_box_loss(name):
     raw = torch.zeros(1, grid.num_slots, 8)
     only_obj = Hyp(box=0.0, cls=0.0, box_loss=name)
     for image, slot, target, _ in zip(*(values.tolist() for values in matches), strict=True):
-        box = [*(grid.corner[slot] + grid.stride[slot] / 2).tolist(), *grid.anchor[slot].tolist()]  # of raw zeros
+        box = [
+            *(grid.slots.corner[slot] + grid.slots.stride[slot] / 2).tolist(),
+            *grid.slots.anchor[slot].tolist(),
+        ]  # of raw zeros
         iou = slow_ciou(box, targets.box[target].tolist())[1]
         raw[image, slot, 4] = math.log(iou / (1 - iou)) if 0 < iou < 1 else -50.0
     _, gradient = losses_and_gradient(raw, targets, grid, only_obj, matches)
@@ -384,7 +387,7 @@ def test_a_level_without_positives_adds_nothing_to_box_and_class():
 def test_arguments_are_left_as_they_were():
     raw, targets, grid = random_case(2, 3)
     matches = build_targets(targets, grid, 4.0)
-    arguments = (raw, *targets[:3], *matches, *grid[1:])
+    arguments = (raw, *targets[:3], *matches, *grid[1:-1], *grid.slots)
     before = [values.clone() for values in arguments]
     loss_of_batch(raw, targets, matches, grid, Hyp())
     assert all(torch.equal(one, other) for one, other in zip(before, arguments, strict=True))

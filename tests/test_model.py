@@ -161,7 +161,7 @@ def test_a_bias_of_one_anchor_moves_the_slots_that_the_grid_gives_that_anchor():
         before = model(images).slots
         model.layers[-1].heads[1].bias.view(2, 8)[1, 4] += 1.0  # objectness of the second anchor of the coarse level
         moved = (model(images).slots - before)[0]
-    expected = (grid.level == 1) & (grid.anchor == torch.tensor([40.0, 20.0])).all(dim=-1)
+    expected = (grid.level == 1) & (grid.slots.anchor == torch.tensor([40.0, 20.0])).all(dim=-1)
     assert torch.equal(moved[:, 4] != 0, expected) and expected.sum() == 2 * 3
     assert not moved[:, [0, 1, 2, 3, 5, 6, 7]].any()
 
@@ -175,7 +175,9 @@ def test_a_slot_lies_where_its_receptive_field_lies():
         images[0, :, 6, 9] += 1.0
         moved = (model(images).slots - before)[0].ne(0).any(dim=-1)
     grid = model.grid(8, 12)
-    inside = ((grid.corner <= torch.tensor([9, 6])) & (torch.tensor([9, 6]) < grid.corner + grid.stride)).all(dim=-1)
+    inside = (
+        (grid.slots.corner <= torch.tensor([9, 6])) & (torch.tensor([9, 6]) < grid.slots.corner + grid.slots.stride)
+    ).all(dim=-1)
     assert torch.equal(moved, inside) and moved.sum() == 4
 
 

@@ -204,7 +204,7 @@ def _slot_weight(grid: Grid, is_mean: bool) -> Tensor:
     weights = []
     for balance, level in zip(objectness_balance(len(grid.levels)), grid.levels, strict=True):
         num_slots = level.height * level.width * grid.anchors.shape[1]
-        weights.append(grid.corner.new_full((num_slots,), balance / max(num_slots, 1) if is_mean else balance))
+        weights.append(grid.slots.corner.new_full((num_slots,), balance / max(num_slots, 1) if is_mean else balance))
     return torch.cat(weights)
 
 

@@ -33,21 +33,14 @@ class Detector(nn.Module):
         self.layers = nn.ModuleList(layer.module for layer in layers)
         self.sources = [layer.sources for layer in layers]
         self.kept = {source for sources in self.sources for source in sources}
+        self.strides = self.head.strides  # pixels a cell of each level, ascending
+        self.stride = max(self.strides)
 
     @property
     def head(self) -> Head:
         head = self.layers[-1]
         assert isinstance(head, Head)
         return head
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Pixels a cell of each level, ascending."""
-        return self.head.strides
-
-    @property
-    def stride(self) -> int:
-        return max(self.strides)
 
     def forward(self, images: Tensor) -> Raw:
         """Outputs for images ``[B, ch, H, W]`` in 0..1, H and W multiples of ``stride``."""

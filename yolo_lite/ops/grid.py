@@ -23,39 +23,12 @@ class Level(NamedTuple):
     first_slot: int
 
 
-class Grid(NamedTuple):
-    """Where every slot lies in the network input."""
-
-    levels: tuple[Level, ...]
-    level_table: Tensor  # [L, 4] int64, the rows of levels
-    anchors: Tensor  # [L, A, 2] width and height in pixels; without anchors one square cell a level
-    level: Tensor  # [N] int64, index of the slot's level
-    corner: Tensor  # [N, 2] float32, left and top of the slot's cell in pixels
-    stride: Tensor  # [N, 1] float32, pixels
-    anchor: Tensor  # [N, 2] float32, width and height in pixels
-
-    @property
-    def num_slots(self) -> int:
-        return self.corner.shape[0]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the network input in pixels."""
-        stride, rows, columns, _ = self.levels[0]
-        return stride * rows, stride * columns
-
-    @property
-    def slots(self) -> Slots:
-        """All slots."""
-        return Slots(self.corner, self.stride, self.anchor)
-
-
 class Slots(NamedTuple):
-    """Where some slots lie; the rows fit those of a head's output."""
+    """Where some slots lie in the network input, in pixels; the rows fit those of a head's output."""
 
-    corner: Tensor  # [..., 2]
-    stride: Tensor  # [..., 1]
-    anchor: Tensor  # [..., 2]
+    corner: Tensor  # [..., 2] float32, left and top of the slot's cell
+    stride: Tensor  # [..., 1] float32
+    anchor: Tensor  # [..., 2] float32, width and height
 
     def select(self, slot: Tensor | slice) -> Slots:
         """Some of the slots, by their index on the slot axis."""
@@ -65,6 +38,26 @@ class Slots(NamedTuple):
     def centre(self) -> Tensor:
         """Middle of each slot's cell in pixels, ``[..., 2]``."""
         return self.corner + self.stride / 2
+
+
+class Grid(NamedTuple):
+    """Where every slot lies in the network input."""
+
+    levels: tuple[Level, ...]
+    level_table: Tensor  # [L, 4] int64, the rows of levels
+    anchors: Tensor  # [L, A, 2] width and height in pixels; without anchors one square cell a level
+    level: Tensor  # [N] int64, index of the slot's level
+    slots: Slots  # all N
+
+    @property
+    def num_slots(self) -> int:
+        return len(self.level)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the network input in pixels."""
+        stride, rows, columns, _ = self.levels[0]
+        return stride * rows, stride * columns
 
 
 def make_grid(anchors: Tensor, strides: Sequence[int], height: int, width: int) -> Grid:
@@ -87,8 +80,8 @@ def make_grid(anchors: Tensor, strides: Sequence[int], height: int, width: int) 
         stride.append(torch.full((num_slots, 1), float(pixels), device=device))
         anchor.append(anchors[index].float().repeat(rows * columns, 1))
         first_slot += num_slots
-    table = torch.tensor(levels, device=device)
-    return Grid(tuple(levels), table, anchors.float(), *(torch.cat(rows) for rows in (level, corner, stride, anchor)))
+    slots = Slots(torch.cat(corner), torch.cat(stride), torch.cat(anchor))
+    return Grid(tuple(levels), torch.tensor(levels, device=device), anchors.float(), torch.cat(level), slots)
 
 
 def decode_anchors(raw: Tensor, slots: Slots) -> Tensor:
