@@ -238,8 +238,8 @@ def test_background_only_hand_worked():
 
 def test_gains_and_balance_hand_worked():
     hyp = Hyp(box=0.05, obj=1.0, cls=0.5)
-    assert loss_gains(hyp, 3, 80, 640, 640) == pytest.approx((0.05, 1.0, 0.5))
-    assert loss_gains(hyp, 4, 20, 320, 640) == pytest.approx((0.0375, 0.375, 0.09375))
+    assert loss_gains(hyp, 3, 80, (640, 640)) == pytest.approx((0.05, 1.0, 0.5))
+    assert loss_gains(hyp, 4, 20, (320, 640)) == pytest.approx((0.0375, 0.375, 0.09375))
     assert objectness_balance(3) == (4.0, 1.0, 0.4)
     assert objectness_balance(4) == (4.0, 1.0, 0.25, 0.06)
     assert objectness_balance(5) == (4.0, 1.0, 0.25, 0.06, 0.02)
@@ -308,10 +308,8 @@ def test_objectness_target_is_the_detached_iou_under_every_box_loss(name):
     raw = torch.zeros(1, grid.num_slots, 8)
     only_obj = Hyp(box=0.0, cls=0.0, box_loss=name)
     for image, slot, target, _ in zip(*(values.tolist() for values in matches), strict=True):
-        box = [
-            *(grid.slots.corner[slot] + grid.slots.stride[slot] / 2).tolist(),
-            *grid.slots.anchor[slot].tolist(),
-        ]  # of raw zeros
+        corner, stride, anchor = grid.slots.select(slot)
+        box = [*(corner + stride / 2).tolist(), *anchor.tolist()]  # of raw zeros
         iou = slow_ciou(box, targets.box[target].tolist())[1]
         raw[image, slot, 4] = math.log(iou / (1 - iou)) if 0 < iou < 1 else -50.0
     _, gradient = losses_and_gradient(raw, targets, grid, only_obj, matches)

@@ -175,9 +175,8 @@ def test_a_slot_lies_where_its_receptive_field_lies():
         images[0, :, 6, 9] += 1.0
         moved = (model(images).slots - before)[0].ne(0).any(dim=-1)
     grid = model.grid(8, 12)
-    inside = (
-        (grid.slots.corner <= torch.tensor([9, 6])) & (torch.tensor([9, 6]) < grid.slots.corner + grid.slots.stride)
-    ).all(dim=-1)
+    low, high = grid.slots.corner, grid.slots.corner + grid.slots.stride
+    inside = ((low <= torch.tensor([9, 6])) & (torch.tensor([9, 6]) < high)).all(dim=-1)
     assert torch.equal(moved, inside) and moved.sum() == 4
 
 

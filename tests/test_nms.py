@@ -60,9 +60,7 @@ def slow_detections(raw: torch.Tensor, grid: Grid, options: DetectOptions) -> li
     found = []
     for slot, row in enumerate(raw.tolist()):
         x, y, w, h, obj, *classes = (1 / (1 + math.exp(-t)) for t in row)
-        (left, top), (stride,), anchor = (
-            v[slot].tolist() for v in (grid.slots.corner, grid.slots.stride, grid.slots.anchor)
-        )
+        (left, top), (stride,), anchor = (column[slot].tolist() for column in grid.slots)
         centre = left + (2 * x - 0.5) * stride, top + (2 * y - 0.5) * stride
         half = 2 * w * w * anchor[0], 2 * h * h * anchor[1]
         box = [centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]]

@@ -153,10 +153,7 @@ def siou(predicted: Tensor, target: Tensor, *, theta: AboveOne = 4.0) -> Tensor:
 
 
 def alpha_iou(predicted: Tensor, target: Tensor, *, alpha: Positive = 3.0, form: Form = "ciou") -> Tensor:
-    """1 - IoU^alpha, further terms of ``form`` to the power alpha too (He et al., arXiv:2110.13675).
-
-    ``form``: iou, giou, diou, or ciou.
-    """
+    """1 - IoU^alpha, further terms of ``form`` to the power alpha too (He et al., arXiv:2110.13675)."""
     pair = _pair(predicted, target)
     return 1 - safe_power(pair.iou, alpha) + sum(safe_power(term, alpha) for term in _penalties(pair, form))
 
@@ -203,7 +200,7 @@ def mpdiou(predicted: Tensor, target: Tensor, *, image_size: tuple[int, int] = (
 def inner_iou(predicted: Tensor, target: Tensor, *, ratio: Positive = 0.7, form: Form = "ciou") -> Tensor:
     """Loss of ``form`` with the IoU of both boxes scaled by ``ratio`` instead of IoU (Zhang et al., arXiv:2311.02877).
 
-    ``form``: iou, giou, diou, or ciou. Below 1 well placed boxes get larger gradients, above 1 badly placed ones.
+    Below 1 well placed boxes get larger gradients, above 1 badly placed ones.
     """
     pair = _pair(predicted, target)
     scaled = (torch.cat((box[:, :2], box[:, 2:] * ratio), dim=1) for box in (pair.predicted, pair.target))

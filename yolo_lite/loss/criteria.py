@@ -10,6 +10,7 @@ over batches and processes beside them, and the gradient is divided once, before
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,17 +45,15 @@ class Criterion(nn.Module):
     def __init__(self, section: LossSection) -> None:
         super().__init__()
         self.section = section
-        self.assigner = ASSIGNERS[section.assigner.name]
-        known = inspect.signature(self.assigner).parameters
+        assigner = ASSIGNERS[section.assigner.name]
+        known = inspect.signature(assigner).parameters
         self.needs_predictions = "predictions" in known
-        self.assigner_parameters = dict(section.assigner.parameters)
-        if "anchor_t" in known:
-            self.assigner_parameters["anchor_t"] = section.anchor_t
+        given = {"anchor_t": section.anchor_t} if "anchor_t" in known else {}
+        self.assigner = functools.partial(assigner, **section.assigner.parameters, **given)
 
     def assign(self, objects: Objects, grid: Grid, predictions: Predictions | None = None) -> Matches:
         """Which slot learns which object; no pairs where the model assigns by itself."""
-        given: dict[str, Any] = {"predictions": predictions} if self.needs_predictions else {}
-        return self.assigner(objects, grid, **self.assigner_parameters, **given)
+        return self.assigner(objects, grid, **({"predictions": predictions} if self.needs_predictions else {}))
 
     def predictions(self, raw: Raw, grid: Grid) -> Predictions:
         """What the network predicts for every slot, for an assigner that goes by it."""
@@ -103,12 +102,10 @@ class Criterion(nn.Module):
             loss.finish_step()
 
 
-def loss_gains(
-    section: LossSection, num_levels: int, num_classes: int, height: int, width: int
-) -> tuple[float, float, float]:
+def loss_gains(section: LossSection, num_levels: int, num_classes: int, size: tuple[int, int]) -> tuple[float, ...]:
     """Gains of box, obj and cls: hyp.yaml gives those for 3 levels, 80 classes and 640 x 640 pixels, and all scale."""
     scale = 3 / num_levels
-    obj = section.obj * scale * (height * width) / 640**2
+    obj = section.obj * scale * (size[0] * size[1]) / 640**2
     return section.box * scale, obj, section.cls * scale * num_classes / 80
 
 
@@ -167,13 +164,9 @@ def compute_loss(
     Args:
         raw: outputs ``box`` ``[B, N, 4]``, ``obj`` ``[B, N]`` and ``cls`` ``[B, N, C]``, logits of any float type.
         matches: from ``build_targets`` on the same objects and grid.
-        totals: ``criterion.totals`` of the whole optimizer step, of which ``raw`` may be a part; None: sums.
-
-    Returns:
-        Finite float32 scalars ``box``, ``obj`` and ``cls`` that carry a gradient, also without any match.
     """
     num_classes, section = raw["cls"].shape[2], criterion.section
-    box_gain, obj_gain, cls_gain = loss_gains(section, len(grid.levels), num_classes, *grid.size)
+    box_gain, obj_gain, cls_gain = loss_gains(section, len(grid.levels), num_classes, grid.size)
     matched, slots = raw.select(matches.image, matches.slot).float(), grid.slots.select(matches.slot)
     num_images, positives = totals or (1.0, None)
     weight = matches.score if positives is None else matches.score / positives[grid.level[matches.slot]]  # [P]

@@ -23,11 +23,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in _KIND
 
 
 def activation_maker(text: str) -> Activation:
-    """``"nn.LeakyReLU(0.1)"`` to a function that makes that module.
-
-    Raises:
-        ValueError: the text is no ``Name`` or ``Name(number)`` of ``ACTIVATIONS``.
-    """
+    """``"nn.LeakyReLU(0.1)"`` to a function that makes that module; ValueError where ``ACTIVATIONS`` has none such."""
     name, arguments = parse_activation(text, ACTIVATIONS)
     in_place = {"inplace": True} if name in {"SiLU", "ReLU", "LeakyReLU", "Hardswish", "Mish"} else {}
     return lambda: ACTIVATIONS[name](*arguments, **in_place)

@@ -28,11 +28,7 @@ class Layer(NamedTuple):
 
 
 def build_layers(config: ModelConfig) -> list[Layer]:
-    """Build the rows, from the image to the head.
-
-    Raises:
-        ConfigError: a row points nowhere or its arguments do not fit; the message holds the row.
-    """
+    """Build the rows, from the image to the head; ConfigError, with the row, where it does not fit."""
     layers: list[Layer] = []
     activation = activation_maker(config.activation)
     maps = {-1: torch.zeros(1, config.ch, SIZE, SIZE)}  # of a dry run; in a meta context without any values

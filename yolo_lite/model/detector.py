@@ -23,7 +23,7 @@ class Detector(nn.Module):
     """A network from images to the named outputs of its head; its ``layers`` are the rows of the model YAML.
 
     Raises:
-        ConfigError: a row of the model YAML does not fit; the message holds the row.
+        ConfigError: a row points nowhere or its arguments do not fit; the message holds the row.
     """
 
     def __init__(self, config: ModelConfig) -> None:

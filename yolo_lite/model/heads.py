@@ -55,13 +55,7 @@ class Head(nn.Module):
     def __init__(
         self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig, *arguments: Any
     ) -> None:
-        """Build the head.
-
-        Args:
-            in_channels: channels of each level's feature map.
-            strides: pixels a cell of each level.
-            config: the whole model YAML; ``nc`` and ``anchors`` are keys of it.
-            arguments: what the row gives.
+        """Build the head from the channels and pixels a cell of each level's map, and the ``arguments`` of its row.
 
         Raises:
             ValueError: the arguments do not fit; the message says what was expected.
@@ -186,10 +180,7 @@ def checked_anchors(config: ModelConfig, strides: Sequence[int]) -> Tensor:
     """Anchor widths and heights in pixels, ``[L, A, 2]``.
 
     A count instead of sizes gives squares from 2 strides upwards, spread over two octaves: 2, 3.2, 5 strides for 3.
-
-    Raises:
-        ValueError: there are none, or not one list for each level.
-        ConfigError: they do not come small to large.
+    ValueError where there are none, or not one list for each level, ConfigError where they are not small to large.
     """
     sizes = config.anchors
     if sizes is None:

@@ -61,11 +61,9 @@ class Grid(NamedTuple):
 
 
 def make_grid(anchors: Tensor, strides: Sequence[int], height: int, width: int) -> Grid:
-    """The slots for a network input of ``height`` x ``width`` pixels, multiples of the largest stride.
+    """The slots for a network input of ``height`` x ``width`` pixels, multiples of the largest of the L ``strides``.
 
-    Args:
-        anchors: ``[L, A, 2]`` in pixels; the grid lies on its device. A head without anchors gives its cells.
-        strides: L strides in pixels.
+    ``anchors`` are ``[L, A, 2]`` in pixels, those of a head without anchors its cells; the grid lies on their device.
     """
     num_anchors, device, first_slot = anchors.shape[1], anchors.device, 0
     levels, level, corner, stride, anchor = [], [], [], [], []
@@ -87,12 +85,8 @@ def make_grid(anchors: Tensor, strides: Sequence[int], height: int, width: int) 
 def decode_anchors(raw: Tensor, slots: Slots) -> Tensor:
     """Boxes from raw outputs: centre 2 sigmoid(t) - 0.5 cells from the corner, size (2 sigmoid(t))^2 anchors.
 
-    Args:
-        raw: ``[..., 4]`` logits t.
-        slots: rows that broadcast against ``raw``.
-
-    Returns:
-        ``[..., 4]`` cxcywh in pixels; the centre reaches half a cell beyond its cell, the size up to 4 anchors.
+    ``raw`` are logits t ``[..., 4]``, against which ``slots`` broadcast; the boxes are cxcywh in pixels ``[..., 4]``.
+    A centre reaches half a cell beyond its cell, a size up to 4 anchors.
     """
     reach = 2 * raw.sigmoid()
     centre = slots.corner + (reach[..., :2] - 0.5) * slots.stride
