@@ -79,9 +79,8 @@ class Evaluation(NamedTuple):
         images = np.bincount(pairs[1], minlength=len(index.names))  # [C] that hold each class
         cells = [("all", len(index), index.num_objects, self.scores.overall)]
         cells += zip(index.names, images.tolist(), counts, self.scores.by_class, strict=True)
-        return class_table(
-            [(name, held, count, s.precision, s.recall, s.map50, s.map50_95) for name, held, count, s in cells]
-        )
+        rows = [(name, held, count, s.precision, s.recall, s.map50, s.map50_95) for name, held, count, s in cells]
+        return class_table(rows)
 
     def report(self) -> dict[str, Any]:
         """Plain data for metrics.json, with scores by size; null is what nobody knows, as AP without objects."""
