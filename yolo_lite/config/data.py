@@ -81,9 +81,8 @@ def _sources_to_list(value: Any) -> Any:
 Sources = Annotated[Listed[str], BeforeValidator(_sources_to_list), described("a path or a list of paths")]
 
 
-Labels = Annotated[
-    str | dict[Literal["train", "val", "test"], str] | None, described("a path, or one for each of train, val, test")
-]
+Split = Literal["train", "val", "test"]
+Labels = Annotated[str | dict[Split, str] | None, described("a path, or one for each of train, val, test")]
 
 
 class DatasetConfig(Section):

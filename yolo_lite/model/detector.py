@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,22 +89,13 @@ class Detector(nn.Module):
         return clone
 
     def describe(self, size: int) -> str:
-        return f"{summarise(self, size)} at {size} px"
+        layers = sum(1 for module in self.modules() if not any(True for _ in module.children()))
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        return f"{layers} layers, {parameters:,} parameters, {gflops(self, size):.1f} GFLOPs at {size} px"
 
 
-class Summary(NamedTuple):
-    """Size and cost of a model."""
-
-    layers: int  # modules that hold no other module
-    parameters: int
-    gflops: float  # of one image, a multiplication and an addition counted as two
-
-    def __str__(self) -> str:
-        return f"{self.layers} layers, {self.parameters:,} parameters, {self.gflops:.1f} GFLOPs"
-
-
-def summarise(detector: Detector, image_size: int) -> Summary:
-    """Count layers, parameters, and the operations of convolutions and linear layers at ``image_size`` pixels.
+def gflops(detector: Detector, image_size: int) -> float:
+    """Operations (10^9) of convolutions and linear layers for an image; a multiplication and an addition are two.
 
     Their number grows with the area: it is counted on a small image. (torch's counter gives the same, but imports
     torch's compiler, which takes more than a second.)
@@ -121,6 +112,4 @@ def summarise(detector: Detector, image_size: int) -> Summary:
     dry_run(detector, torch.zeros(1, detector.config.ch, side, side, device=counted[0].weight.device))
     for hook in hooks:
         hook.remove()
-    leaves = sum(1 for module in detector.modules() if not any(True for _ in module.children()))
-    parameters = sum(parameter.numel() for parameter in detector.parameters())
-    return Summary(leaves, parameters, operations * (image_size / side) ** 2 / 1e9)
+    return operations * (image_size / side) ** 2 / 1e9
