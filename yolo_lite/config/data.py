@@ -40,8 +40,7 @@ class Archive(Section):
     url: Annotated[str, Field(pattern=_ARCHIVE), described("http(s)://... of a .zip or .tar(.gz)")]
     size: Count  # bytes
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$"), described("64 digits 0-9a-f")]
-    # Folder of the set that it is unpacked into.
-    into: Annotated[str, Predicate(_stays_below), described("a folder below the set's")] = "."
+    into: Annotated[str, Predicate(_stays_below), described("a folder below the set's")] = "."  # unpacked there
 
 
 # YOLOv5 files carry an address or a script here: it is accepted, and neither fetched nor executed.

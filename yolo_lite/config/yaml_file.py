@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,14 +120,14 @@ def _reason(error: yaml.YAMLError) -> str:
     return reason.replace("character '\\t' that cannot start any token", "a tab, expected spaces")
 
 
-def _line_numbers(node: yaml.Node, path: KeyPath) -> list[tuple[KeyPath, int]]:
-    rows: list[tuple[KeyPath, int]] = [(path, node.start_mark.line + 1)]
+def _line_numbers(node: yaml.Node, path: KeyPath) -> Iterator[tuple[KeyPath, int]]:
+    yield path, node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             own = (*path, key.value)
             # Of two rows for one path a dict keeps the last: the line of the key, not that of its value.
-            rows += [*_line_numbers(value, own), (own, key.start_mark.line + 1)]
+            yield from _line_numbers(value, own)
+            yield own, key.start_mark.line + 1
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            rows += _line_numbers(value, (*path, index))
-    return rows
+            yield from _line_numbers(value, (*path, index))
