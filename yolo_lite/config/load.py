@@ -70,8 +70,7 @@ def load_run_config(plain: Mapping[str, Any], source: str, seams: Seams | None =
 
 def override(document: Document, overrides: Sequence[str], prefix: str) -> Document:
     """A document with the ``key=value`` texts that carry ``prefix`` laid over it."""
-    changes: dict[str, Any] = {}
-    flags: dict[str, str] = {}
+    changes, flags = dict[str, Any](), dict[str, str]()
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
