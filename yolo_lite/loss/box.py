@@ -291,8 +291,7 @@ class BoxLoss(nn.Module):
         self.wanted = [word for word in CONTEXT if word in known]
         self.momentum = parameters.get("momentum", known["momentum"].default if "momentum" in known else 0.0)
         self.mean = nn.Buffer(torch.ones(()))
-        self.step_sum = nn.Buffer(torch.zeros(()), persistent=False)
-        self.step_count = nn.Buffer(torch.zeros(()), persistent=False)
+        self.seen = nn.Buffer(torch.zeros(2), persistent=False)  # in a step: the sum of 1 - IoU, and the pairs
 
     def forward(self, predicted: Tensor, target: Tensor, **context: Any) -> Tensor:
         """Losses ``[P]`` of aligned boxes cxcywh ``[P, 4]``.
@@ -304,8 +303,8 @@ class BoxLoss(nn.Module):
         """
         context["mean"] = self.mean
         if self.training and "mean" in self.wanted:
-            self.step_sum.add_((1 - aligned_iou(predicted.detach().float(), target.float())).sum())
-            self.step_count.add_(len(target))
+            missing = 1 - aligned_iou(predicted.detach().float(), target.float())
+            self.seen.add_(torch.stack((missing.sum(), missing.new_full((), len(target)))))
         given = {word: context[word] for word in self.wanted if word in context}
         return self.function(predicted, target, **self.chosen, **given)
 
@@ -316,7 +315,6 @@ class BoxLoss(nn.Module):
 
     def finish_step(self) -> None:
         """Move the running mean by what the training step has seen."""
-        seen = self.step_sum / self.step_count.clamp(min=1)
-        self.mean.add_(self.momentum * (seen - self.mean) * (self.step_count > 0))
-        self.step_sum.zero_()
-        self.step_count.zero_()
+        total, count = self.seen
+        self.mean.add_(self.momentum * (total / count.clamp(min=1) - self.mean) * (count > 0))
+        self.seen.zero_()

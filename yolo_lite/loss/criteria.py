@@ -94,7 +94,7 @@ class Criterion(nn.Module):
 
     def step_sums(self) -> list[Tensor]:
         """What box losses count during a step; many processes add theirs before ``finish_step``."""
-        return [tensor for loss in self.box_losses() for tensor in (loss.step_sum, loss.step_count)]
+        return [loss.seen for loss in self.box_losses()]
 
     def finish_step(self) -> None:
         """Move the state of box losses, after each optimizer step."""
