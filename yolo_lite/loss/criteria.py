@@ -53,7 +53,8 @@ class Criterion(nn.Module):
 
     def assign(self, objects: Objects, grid: Grid, predictions: Predictions | None = None) -> Matches:
         """Which slot learns which object; no pairs where the model assigns by itself."""
-        return self.assigner(objects, grid, **({"predictions": predictions} if self.needs_predictions else {}))
+        given = {"predictions": predictions} if self.needs_predictions else {}
+        return self.assigner(objects, grid, **given)
 
     def predictions(self, raw: Raw, grid: Grid) -> Predictions:
         """What the network predicts for every slot, for an assigner that goes by it."""

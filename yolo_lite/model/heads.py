@@ -55,7 +55,7 @@ class Head(nn.Module):
     def __init__(
         self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig, *arguments: Any
     ) -> None:
-        """Build the head from the channels and pixels a cell of each level's map, and the ``arguments`` of its row.
+        """Build the head from channels and strides of the levels, the whole model YAML, and the arguments of its row.
 
         Raises:
             ValueError: the arguments do not fit; the message says what was expected.
