@@ -103,7 +103,7 @@ class TrainingSet:
             if not any(getattr(self.hyp, name) for name in ("degrees", "translate", "scale", "shear", "perspective")):
                 return sample
         matrix = augment.random_warp(sample.image.shape, self.size, self.hyp, random["warp"])
-        return augment.warp(sample, matrix, self.size)
+        return augment.warp(sample, matrix, self.size, self.index.channels)
 
     def _pasted(self, position: int, epoch: int, random: NamedGenerators) -> Sample:
         """One image, with objects of another pasted in with the chance ``copy_paste``."""
