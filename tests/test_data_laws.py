@@ -371,6 +371,7 @@ def turn(box: Box, orientation: int) -> Box:
     image = np.zeros((HEIGHT, WIDTH), np.uint8)
     image[box[1] : box[3], box[0] : box[2]] = 1
     ways = {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE}
+    ways |= {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM}
     rows, columns = np.nonzero(
         np.asarray(Image.fromarray(image).transpose(ways.get(orientation, Image.Transpose.ROTATE_90)))
     )
@@ -655,3 +656,160 @@ def test_fractions_where_pixels_are_expected_are_named() -> None:
         (root / "labels.json").write_text(json.dumps(content))
         [line] = read(root, labels="labels.json").remarks
         assert line == "1 of 1 boxes lie within one pixel: expected pixels, found fractions of the image"
+
+
+def test_an_image_that_comes_later_changes_whose_record_it_is() -> None:
+    with folder() as root:
+        keys = write_set(
+            root, "coco", [Drawn("clip1/a.png", [(1, 2, 20, 30)], "a.png"), Drawn("b.png", [(3, 4, 30, 40)])]
+        )
+        assert boxes_of(read(root, **keys))["clip1/a.png"] == [(1, 2, 20, 30)]
+        paint(root / "images/a.png", [(1, 2, 20, 30)])
+        index = read(root, **keys)
+        assert boxes_of(index) == {"a.png": [(1, 2, 20, 30)], "b.png": [(3, 4, 30, 40)]}
+        assert "clip1/a.png: not among the images" in index.problems[0]
+
+
+def test_label_files_of_no_image_are_said_where_images_have_none() -> None:
+    with folder() as root:
+        write_set(root, "yolo", [Drawn(f"{letter}.png", [(1, 2, 20, 30)]) for letter in "abcdef"])
+        (root / "labels/a.txt").rename(root / "labels/a (1).txt")
+        (root / "labels/classes.txt").write_text("cat\ndog\n")
+        [line] = read(root).remarks
+        assert line.startswith("1 .txt files beside the labels belong to no image, and 1 images have none: ")
+        assert "a (1).txt" in line and "images/a.png" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("notes.json", '{"categories": [{"id": 1, "name": "Cat"}, {"id": 0, "name": "Dog"}]}'),
+        ("obj.names", "Dog\nCat\n"),
+        ("labels.txt", "DOG\nCAT\n"),
+    ],
+)
+def test_every_exporters_list_of_names_is_compared_whatever_its_case(name: str, text: str) -> None:
+    with folder() as root:
+        write_set(root, "yolo", [Drawn("a.png", [(1, 2, 20, 30)])])
+        (root / name).write_text(text)
+        [line] = read(root).remarks
+        assert f"{name}: the classes are in another order than names: 'dog' is 0 there and 1 in" in line
+
+
+def test_a_file_that_holds_an_image_is_named_whatever_its_suffix() -> None:
+    with folder() as root:
+        write_set(root, "yolo", [Drawn("a.png", [(1, 2, 20, 30)])])
+        for name in ("b.part", "c.crdownload", "d.img"):
+            paint(root / "images/x.jpg", [])
+            (root / "images/x.jpg").rename(root / "images" / name)
+        (root / "images/e.part").write_text("no image")
+        [line] = read(root).remarks
+        assert line.startswith("look like images, but are not read: 1 .crdownload, 1 .img, 1 .part: ")
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 6])
+def test_where_boxes_are_of_stored_images_those_of_every_orientation_are(orientation: int) -> None:
+    """Those of an orientation that keeps the size too, whose own size tells nothing."""
+    with folder() as root:
+        (root / "images").mkdir()
+        box = (40, 2, 60, 20)
+        for name, way in (("a", 6), ("b", orientation)):  # a: the box fits the stored image alone
+            exif = Image.Exif()
+            exif[ExifTags.Base.Orientation] = way
+            Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(root / f"images/{name}.png", exif=exif)
+            (root / f"images/{name}.xml").write_text(voc_text([box]))
+        found = boxes_of(index := read(root))
+        assert found == {"a.png": [turn(box, 6)], "b.png": [turn(box, orientation)]}
+        assert "boxes are read as those of the stored image" in index.remarks[0]
+
+
+def test_a_few_bright_images_do_not_hide_dark_ones() -> None:
+    with folder() as root:
+        write_set(root, "yolo", [Drawn(f"{k}.png", [(1, 2, 20, 30)]) for k in range(4)])
+        for k in range(4):
+            cv2.imwrite(str(root / f"images/{k}.png"), np.full((HEIGHT, WIDTH), 4000 if k else 65000, np.uint16))
+        [line] = read(root).remarks
+        assert "3 of 4 16-bit images that were looked at have values up to 4000" in line and "bits: 12" in line
+
+
+def test_a_yaml_may_call_the_split_valid_and_number_classes_by_text() -> None:
+    with folder() as root:
+        write_set(root, "yolo", [Drawn("a.png", [(1, 2, 20, 30)])])
+        (root / "data.yaml").write_text("train: images\nvalid: images\nnames: {'0': cat, '1': ' dog '}\n")
+        config = load_dataset(root / "data.yaml")
+        assert config.names == ("cat", "dog") and len(index_split(config, root / "data.yaml", "val")) == 1
+
+
+@pytest.mark.parametrize("beside", ["classes.txt", "readme.txt", "a.txt"])
+def test_text_beside_xml_files_does_not_make_them_yolos(beside: str) -> None:
+    with folder() as root:
+        keys = write_set(root, "voc", [Drawn(f"{letter}.png", [(1, 2, 20, 30)]) for letter in "ab"])
+        (root / "labels" / beside).write_text("a photo of a dog")
+        assert len(read(root, **keys).label) == 2
+
+
+@pytest.mark.parametrize("labels", [{}, {"labels": "labels"}])
+def test_images_of_two_splits_that_claim_one_label_file_are_named(labels: dict[str, str]) -> None:
+    """Such as pairs of colour and thermal images."""
+    with folder() as root:
+        write_set(root, "yolo", [Drawn("a.png", [(1, 2, 20, 30)])])
+        paint(root / "images/a.jpg", [])
+        config = DatasetConfig(train="images/*.png", val="images/*.jpg", names=NAMES, **labels)
+        for split in ("train", "val"):
+            with pytest.raises(DataError, match=r"label file of two images, .*a\.(jpg|png) and .*a\.(jpg|png)"):
+                index_split(config, root / "data.yaml", split)
+
+
+def test_copies_that_ultralytics_keeps_are_no_images() -> None:
+    with folder() as root:
+        write_set(root, "yolo", [Drawn("a.png", [(1, 2, 20, 30)])])
+        np.save(root / "images/a.npy", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+        index = read(root)
+        assert len(index) == 1 and index.remarks[0].startswith("1 .npy files are copies of the images beside them")
+
+
+def test_an_id_of_two_images_is_refused() -> None:
+    with folder() as root:
+        for name in ("a.jpg", "a.png"):
+            paint(root / "JPEGImages" / name, [])
+        (root / "ImageSets/Main").mkdir(parents=True)
+        (root / "ImageSets/Main/train.txt").write_text("a\n")
+        with pytest.raises(DataError, match=r"the id 'a' could mean .*a\.jpg or .*a\.png"):
+            read(root, train="ImageSets/Main/train.txt")
+
+
+def test_the_source_of_an_export_that_lies_beside_another_is_asked_about() -> None:
+    with folder() as root:
+        for place in ("train", "mine/train"):
+            paint(root / place / "images/a.png", [(1, 2, 20, 30)])
+            (root / place / "labels").mkdir()
+            (root / place / "labels/a.txt").write_text(yolo_row((1, 2, 20, 30)))
+        config = DatasetConfig(train="../train/images", names=NAMES)
+        with pytest.raises(DataError, match=r"\.\./train/images; it could be .*mine/train/images or .*train/images"):
+            index_split(config, root / "mine/data.yaml", "train")
+
+
+def test_a_narrow_band_of_16_bits_is_said() -> None:
+    with folder() as root:
+        write_set(root, "yolo", [Drawn("a.png", [(1, 2, 20, 30)])])
+        thermal = np.linspace(21000, 23500, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
+        cv2.imwrite(str(root / "images/a.png"), thermal)
+        [line] = read(root).remarks
+        assert "values in a narrow band (21000 to 23500)" in line
+
+
+@pytest.mark.parametrize("form", ["voc", "coco"])
+def test_a_box_with_a_rotation_becomes_the_upright_box_around_it(form: str) -> None:
+    """CVAT states the box before it is turned about its centre."""
+    with folder() as root:
+        paint(root / "images/a.png", [])
+        if form == "coco":
+            row = {"image_id": 1, "category_id": 7, "bbox": [20, 20, 20, 10], "attributes": {"rotation": 90.0}}
+            content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [row]}
+            (root / "labels.json").write_text(json.dumps(content | {"categories": [{"id": 7, "name": "dog"}]}))
+        else:
+            turned = "<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes></object>"
+            (root / "images/a.xml").write_text(voc_text([(20, 20, 40, 30)]).replace("</object>", turned))
+        assert boxes_of(read(root, **({"labels": "labels.json"} if form == "coco" else {}))) == {
+            "a.png": [(25, 15, 35, 35)]
+        }

@@ -29,9 +29,10 @@ def test_slots_come_by_level_then_cell_row_by_row_then_anchor():
     # cells:          first row                second row               the coarse level
     left_of_cells = [0, 8, 16, 24, 0, 8, 16, 24, 0, 16]
     top_of_cells = [0, 0, 0, 0, 8, 8, 8, 8, 0, 0]
-    assert grid.corner.tolist() == [[x, y] for x, y in zip(left_of_cells, top_of_cells, strict=True) for _ in range(2)]
-    assert grid.anchor.tolist() == [[1, 2], [3, 4]] * 8 + [[5, 6], [7, 8]] * 2
-    assert grid.stride.tolist() == [[8]] * 16 + [[16]] * 4
+    corners = [[x, y] for x, y in zip(left_of_cells, top_of_cells, strict=True) for _ in range(2)]
+    assert grid.slots.corner.tolist() == corners
+    assert grid.slots.anchor.tolist() == [[1, 2], [3, 4]] * 8 + [[5, 6], [7, 8]] * 2
+    assert grid.slots.stride.tolist() == [[8]] * 16 + [[16]] * 4
     assert grid.level.tolist() == [0] * 16 + [1] * 4
 
 
@@ -45,7 +46,7 @@ def test_grid_equals_a_slow_loop(height, width):
         for anchor in ANCHORS[level].tolist()
     ]
     grid = make_grid(ANCHORS, STRIDES, height, width)
-    columns = torch.cat((grid.level[:, None], grid.corner, grid.stride, grid.anchor), dim=1)
+    columns = torch.cat((grid.level[:, None], *grid.slots), dim=1)
     assert torch.equal(columns, torch.tensor(rows))
     firsts = [level.first_slot for level in grid.levels]
     assert firsts == [[row[0] for row in rows].index(level) for level in range(3)]
@@ -58,7 +59,7 @@ def test_640_pixels_have_25200_slots():
 def test_grid_is_float32_and_int64_whatever_the_anchors_are():
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         grid = make_grid(ANCHORS.to(dtype), STRIDES, 64, 64)
-        floats = (grid.anchors, grid.corner, grid.stride, grid.anchor)
+        floats = (grid.anchors, *grid.slots)
         assert {values.dtype for values in floats} == {torch.float32} and grid.level.dtype == torch.int64
 
 
@@ -80,7 +81,7 @@ def test_decode_equals_a_slow_loop():
     expected = []
     for slot, logits in enumerate(raw.tolist()):
         x, y, w, h = (2 / (1 + math.exp(-t)) for t in logits)
-        (left, top), (stride,), anchor = (v[slot].tolist() for v in (grid.corner, grid.stride, grid.anchor))
+        (left, top), (stride,), anchor = (column[slot].tolist() for column in grid.slots)
         expected.append([left + (x - 0.5) * stride, top + (y - 0.5) * stride, w * w * anchor[0], h * h * anchor[1]])
     torch.testing.assert_close(decode_rows(raw, grid, slice(None)), torch.tensor(expected), rtol=1e-5, atol=1e-4)
 
@@ -99,7 +100,7 @@ def test_decode_stays_within_half_a_cell_and_four_anchors():
     for logit in (-1e4, -20.0, 20.0, 1e4):
         raw = torch.full((grid.num_slots, 4), logit, requires_grad=True)
         box = decode_rows(raw, grid, slice(None))
-        offset, scale = (box[:, :2] - grid.corner) / grid.stride, box[:, 2:] / grid.anchor
+        offset, scale = (box[:, :2] - grid.slots.corner) / grid.slots.stride, box[:, 2:] / grid.slots.anchor
         torch.testing.assert_close(offset, torch.full_like(offset, -0.5 if logit < 0 else 1.5), rtol=0, atol=1e-5)
         torch.testing.assert_close(scale, torch.full_like(scale, 0 if logit < 0 else 4), rtol=0, atol=1e-5)
         (gradient,) = torch.autograd.grad(box.sum(), raw)

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data import tiff
-from yolo_lite.data.images import image_size, largest_value, read_image
+from yolo_lite.data.images import image_size, read_image, value_range
 from yolo_lite.data.suffixes import image_suffixes
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
@@ -415,15 +415,15 @@ def test_a_format_that_states_its_range_is_scaled_by_that(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_the_largest_value_of_16_bits_is_found_and_of_nothing_else(tmp_path):
+def test_the_range_of_16_bits_is_found_and_of_nothing_else(tmp_path):
     deep = np.dstack([noise().astype(np.uint16) * 16, np.full((40, 60), 65535, np.uint16)])  # alpha does not count
     for name, pixels in (("a.png", deep), ("a.tiff", deep[..., :3]), ("a.npy", deep[..., :3])):
         pixels[0, 0, :3] = 4095
-        assert largest_value(written(tmp_path / name, pixels[..., ::-1])) == 4095
+        assert value_range(written(tmp_path / name, pixels[..., ::-1]))[1] == 4095
     for name in ("b.png", "b.tiff", "b.npy", "b.jpg"):
-        assert largest_value(written(tmp_path / name, noise())) is None
+        assert value_range(written(tmp_path / name, noise())) is None
     (tmp_path / "c.tif").write_bytes(b"II*\0damaged")
-    assert largest_value(tmp_path / "c.tif") is largest_value(tmp_path / "none.png") is None
+    assert value_range(tmp_path / "c.tif") is value_range(tmp_path / "none.png") is None
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".npy"])

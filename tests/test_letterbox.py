@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from yolo_lite.data.letterbox import (
     GREY,
+    Letterbox,
     canvas_size,
     fitted_size,
-    letterbox_of,
     on_canvas,
     padded_size,
     resize,
@@ -18,6 +18,11 @@ from yolo_lite.data.letterbox import (
 )
 
 side = st.integers(1, 5000)
+
+
+def letterbox_of(original: tuple[int, int], size: tuple[int, int], canvas: tuple[int, int]) -> Letterbox:
+    """Of an image that was resized to ``size`` and lies in the middle of ``canvas``; (height, width)."""
+    return on_canvas(np.zeros((*size, 1), np.uint8), original, canvas)[1]
 
 
 @given(side, side, st.integers(1, 1280), st.sampled_from([1, 8, 32, 64]))

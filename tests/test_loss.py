@@ -14,8 +14,8 @@ from yolo_lite.config.hyp import Hyp
 from yolo_lite.loss.assigners import build_targets
 from yolo_lite.loss.box import BOX_LOSSES
 from yolo_lite.loss.classification import CLS_LOSSES
-from yolo_lite.loss.criteria.anchor import AnchorCriterion, compute_loss, loss_gains, objectness_balance
-from yolo_lite.model.heads.detect import COLUMNS
+from yolo_lite.loss.criteria import AnchorCriterion, compute_loss, loss_gains, objectness_balance
+from yolo_lite.model.heads import COLUMNS
 from yolo_lite.ops.grid import Grid, make_grid
 from yolo_lite.structures import Losses, Matches, Objects, Raw
 
@@ -238,8 +238,8 @@ def test_background_only_hand_worked():
 
 def test_gains_and_balance_hand_worked():
     hyp = Hyp(box=0.05, obj=1.0, cls=0.5)
-    assert loss_gains(hyp, 3, 80, 640, 640) == pytest.approx((0.05, 1.0, 0.5))
-    assert loss_gains(hyp, 4, 20, 320, 640) == pytest.approx((0.0375, 0.375, 0.09375))
+    assert loss_gains(hyp, 3, 80, (640, 640)) == pytest.approx((0.05, 1.0, 0.5))
+    assert loss_gains(hyp, 4, 20, (320, 640)) == pytest.approx((0.0375, 0.375, 0.09375))
     assert objectness_balance(3) == (4.0, 1.0, 0.4)
     assert objectness_balance(4) == (4.0, 1.0, 0.25, 0.06)
     assert objectness_balance(5) == (4.0, 1.0, 0.25, 0.06, 0.02)
@@ -295,7 +295,7 @@ def test_order_of_matches_does_not_matter():
     matches = build_targets(targets, grid, 4.0)
     order = torch.randperm(len(matches.slot), generator=torch.Generator().manual_seed(0))
     one = losses_and_gradient(raw, targets, grid, Hyp(), matches)
-    other = losses_and_gradient(raw, targets, grid, Hyp(), matches.select(order))
+    other = losses_and_gradient(raw, targets, grid, Hyp(), Matches(*(column[order] for column in matches)))
     assert torch.equal(one[0]["obj"], other[0]["obj"]) and torch.equal(one[1][..., 4], other[1][..., 4])
     torch.testing.assert_close(one, other)
 
@@ -308,7 +308,8 @@ def test_objectness_target_is_the_detached_iou_under_every_box_loss(name):
     raw = torch.zeros(1, grid.num_slots, 8)
     only_obj = Hyp(box=0.0, cls=0.0, box_loss=name)
     for image, slot, target, _ in zip(*(values.tolist() for values in matches), strict=True):
-        box = [*(grid.corner[slot] + grid.stride[slot] / 2).tolist(), *grid.anchor[slot].tolist()]  # of raw zeros
+        corner, stride, anchor = grid.slots.select(slot)
+        box = [*(corner + stride / 2).tolist(), *anchor.tolist()]  # of raw zeros
         iou = slow_ciou(box, targets.box[target].tolist())[1]
         raw[image, slot, 4] = math.log(iou / (1 - iou)) if 0 < iou < 1 else -50.0
     _, gradient = losses_and_gradient(raw, targets, grid, only_obj, matches)
@@ -384,7 +385,7 @@ def test_a_level_without_positives_adds_nothing_to_box_and_class():
 def test_arguments_are_left_as_they_were():
     raw, targets, grid = random_case(2, 3)
     matches = build_targets(targets, grid, 4.0)
-    arguments = (raw, *targets[:3], *matches, *grid[1:])
+    arguments = (raw, *targets[:3], *matches, *grid[1:-1], *grid.slots)
     before = [values.clone() for values in arguments]
     loss_of_batch(raw, targets, matches, grid, Hyp())
     assert all(torch.equal(one, other) for one, other in zip(before, arguments, strict=True))

@@ -19,7 +19,7 @@ from yolo_lite.config.yaml_file import parse_yaml
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.model.blocks import Conv, activation_maker
 from yolo_lite.model.builder import scaled_repeats, scaled_width
-from yolo_lite.model.detector import Detector, summarise
+from yolo_lite.model.detector import Detector, gflops
 from yolo_lite.model.heads import Detect
 
 # Unfused parameters of YOLOv5 v6 by size and number of classes.
@@ -88,26 +88,25 @@ def test_parameter_counts_equal_the_reference_to_the_unit(size: str):
 
 
 @pytest.mark.parametrize(("size", "gflops"), [("n", 4.47), ("s", 16.43)])
-def test_summary_counts_what_the_reference_counts(size: str, gflops: float):
-    summary = summarise(Detector(size_config(size)), 640)
-    assert summary.parameters == PARAMETERS[size][80]
-    assert summary.gflops == pytest.approx(gflops, abs=0.01)
-    assert f"{summary.parameters:,} parameters" in str(summary)
+def test_summary_counts_what_the_reference_counts(size: str, expected: float):
+    detector = Detector(size_config(size))
+    assert gflops(detector, 640) == pytest.approx(expected, abs=0.01)
+    assert f" {PARAMETERS[size][80]:,} parameters, {expected:.1f} GFLOPs at 640 px" in detector.describe(640)
 
 
 def test_operations_are_those_of_torchs_counter(small: Detector):
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         copy.deepcopy(small).to("meta")(torch.empty(1, 3, 96, 160, device="meta"))
-    assert summarise(small, 320).gflops * 96 * 160 / 320**2 == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-9)
+    assert gflops(small, 320) * 96 * 160 / 320**2 == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-9)
 
 
 def test_operations_grow_with_the_area_of_the_picture(small: Detector):
-    assert summarise(small, 640).gflops == pytest.approx(4 * summarise(small, 320).gflops, rel=1e-9)
+    assert gflops(small, 640) == pytest.approx(4 * gflops(small, 320), rel=1e-9)
 
 
 def test_summary_leaves_the_detector_where_it_was(small: Detector):
-    summarise(small, 64)
+    gflops(small, 64)
     assert {parameter.device.type for parameter in small.parameters()} == {"cpu"} and not small.head._grids
 
 
@@ -161,7 +160,7 @@ def test_a_bias_of_one_anchor_moves_the_slots_that_the_grid_gives_that_anchor():
         before = model(images).slots
         model.layers[-1].heads[1].bias.view(2, 8)[1, 4] += 1.0  # objectness of the second anchor of the coarse level
         moved = (model(images).slots - before)[0]
-    expected = (grid.level == 1) & (grid.anchor == torch.tensor([40.0, 20.0])).all(dim=-1)
+    expected = (grid.level == 1) & (grid.slots.anchor == torch.tensor([40.0, 20.0])).all(dim=-1)
     assert torch.equal(moved[:, 4] != 0, expected) and expected.sum() == 2 * 3
     assert not moved[:, [0, 1, 2, 3, 5, 6, 7]].any()
 
@@ -175,7 +174,8 @@ def test_a_slot_lies_where_its_receptive_field_lies():
         images[0, :, 6, 9] += 1.0
         moved = (model(images).slots - before)[0].ne(0).any(dim=-1)
     grid = model.grid(8, 12)
-    inside = ((grid.corner <= torch.tensor([9, 6])) & (torch.tensor([9, 6]) < grid.corner + grid.stride)).all(dim=-1)
+    low, high = grid.slots.corner, grid.slots.corner + grid.slots.stride
+    inside = ((low <= torch.tensor([9, 6])) & (torch.tensor([9, 6]) < high)).all(dim=-1)
     assert torch.equal(moved, inside) and moved.sum() == 4
 
 

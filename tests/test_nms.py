@@ -7,8 +7,7 @@ import torch
 from torchvision.ops import batched_nms, box_iou
 
 from yolo_lite.config.model import ModelConfig
-from yolo_lite.model.heads import Detect
-from yolo_lite.model.heads.detect import COLUMNS
+from yolo_lite.model.heads import COLUMNS, Detect
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.grid import Grid, make_grid
 from yolo_lite.ops.nms import DetectOptions, class_nms, survivors
@@ -61,7 +60,7 @@ def slow_detections(raw: torch.Tensor, grid: Grid, options: DetectOptions) -> li
     found = []
     for slot, row in enumerate(raw.tolist()):
         x, y, w, h, obj, *classes = (1 / (1 + math.exp(-t)) for t in row)
-        (left, top), (stride,), anchor = (v[slot].tolist() for v in (grid.corner, grid.stride, grid.anchor))
+        (left, top), (stride,), anchor = (column[slot].tolist() for column in grid.slots)
         centre = left + (2 * x - 0.5) * stride, top + (2 * y - 0.5) * stride
         half = 2 * w * w * anchor[0], 2 * h * h * anchor[1]
         box = [centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]]
@@ -210,7 +209,7 @@ def test_equal_scores_keep_the_order_of_the_slots():
     grid = small_grid()
     raw = torch.zeros(1, grid.num_slots, 6)
     (found,) = select(raw, grid, DetectOptions(iou=1.0, max_candidates=30))
-    slots = torch.cat((grid.corner + grid.stride / 2, grid.anchor), dim=1)
+    slots = torch.cat((grid.slots.corner + grid.slots.stride / 2, grid.slots.anchor), dim=1)
     assert torch.equal(found.box, cxcywh_to_xyxy(slots)[:30])
 
 

@@ -260,8 +260,8 @@ def test_every_match_is_a_box_that_its_slot_can_decode_to_and_comes_once(rows):
     as_dict(matches)  # no (image, slot) twice
     assert torch.equal(matches.image, targets.image[matches.target])
     box = targets.box[matches.target]
-    offset = (box[:, :2] - grid.corner[matches.slot]) / grid.stride[matches.slot]
-    ratio = box[:, 2:] / grid.anchor[matches.slot]
+    offset = (box[:, :2] - grid.slots.corner[matches.slot]) / grid.slots.stride[matches.slot]
+    ratio = box[:, 2:] / grid.slots.anchor[matches.slot]
     assert ((offset >= -0.5) & (offset <= 1.5)).all()
     assert ((ratio > 0.2499) & (ratio < 4.0001)).all()
 
@@ -282,6 +282,8 @@ def test_one_target_takes_at_most_three_cells_of_a_shape(centre, width, height):
 
 def test_targets_and_grid_are_left_as_they_were():
     targets, grid = random_targets(40, 2, 64, 96, seed=4), make_grid(ANCHORS, STRIDES, 64, 96)
-    before = [values.clone() for values in (*targets[:3], *grid[1:])]
+    before = [values.clone() for values in (*targets[:3], *grid[1:-1], *grid.slots)]
     build_targets(targets, grid, 4.0)
-    assert all(torch.equal(one, other) for one, other in zip(before, (*targets[:3], *grid[1:]), strict=True))
+    assert all(
+        torch.equal(one, other) for one, other in zip(before, (*targets[:3], *grid[1:-1], *grid.slots), strict=True)
+    )

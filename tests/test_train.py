@@ -121,11 +121,11 @@ def test_assigned_anchors_are_those_of_the_loss_each_in_its_cell() -> None:
     matches = criterion.assign(batch.objects, grid)
     assert anchors.image.tolist() == matches.image.tolist() and anchors.target.tolist() == matches.target.tolist()
     size = torch.from_numpy(anchors.xyxy[:, 2:] - anchors.xyxy[:, :2])
-    assert len(size) > 10 and torch.allclose(size, grid.anchor[matches.slot], atol=1e-3)
+    assert len(size) > 10 and torch.allclose(size, grid.slots.anchor[matches.slot], atol=1e-3)
     # The cell of an anchor holds the centre of its object, or is next to the one that does.
     centre = torch.from_numpy(anchors.xyxy[:, :2] + anchors.xyxy[:, 2:]) / 2
     distance = (centre - batch.objects.box[matches.target, :2]).abs()
-    assert bool((distance <= grid.stride[matches.slot]).all())
+    assert bool((distance <= grid.slots.stride[matches.slot]).all())
 
 
 def test_checkpoints_are_plain_and_hold_the_resolved_configuration(tiny_run: Path) -> None:

@@ -112,9 +112,6 @@ class Matches(NamedTuple):
     target: Tensor  # [P] int64, row of Objects
     score: Tensor  # [P] float32, how much the pair counts; 1 where an assigner does not grade its pairs
 
-    def select(self, rows: Tensor) -> Matches:
-        return _by_column(self, lambda column: column[rows])
-
 
 class Detections(NamedTuple):
     """What was found in one image, best score first."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from pathlib import PureWindowsPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from annotated_types import Predicate
+from pydantic import BeforeValidator, Field, Strict, ValidationInfo, field_validator
 
 from yolo_lite.config.errors import nearest
 from yolo_lite.config.seams import Section, chosen_from
@@ -23,35 +25,26 @@ class Generate(Section):
     seed: Seed = 0
 
 
-def _matches(pattern: str, expected: str) -> AfterValidator:
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"expected {expected}, found {text!r}")
-        return text
-
-    return AfterValidator(check)
+def _stays_below(path: str) -> bool:
+    folder = PureWindowsPath(path)  # which knows both slashes, and drives
+    return not folder.anchor and ".." not in folder.parts
 
 
-def _relative_folder(path: str) -> str:
-    if re.match(r"/|\\|[A-Za-z]:", path) or ".." in re.split(r"[/\\]", path):
-        raise ValueError(f"expected a folder below the set's, found {path!r}")
-    return path
+_WRITABLE = re.compile(r"[^\ud800-\udfff]+")  # by UTF-8: without half a pair of surrogates
+_ARCHIVE = r"^https?://\S+/[\w.-]+\.(zip|tar|tar\.gz|tgz)$"
 
 
 class Archive(Section):
     """A file that ``yolo-lite download`` fetches and unpacks."""
 
-    url: Annotated[
-        str, _matches(r"https?://\S+/[\w.-]+\.(zip|tar|tar\.gz|tgz)", "http(s)://... of a .zip or .tar(.gz)")
-    ]
+    url: Annotated[str, Field(pattern=_ARCHIVE), described("http(s)://... of a .zip or .tar(.gz)")]
     size: Count  # bytes
-    sha256: Annotated[str, _matches("[0-9a-f]{64}", "64 digits 0-9a-f")]
-    into: Annotated[str, AfterValidator(_relative_folder)] = "."  # folder of the set that it is unpacked into
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$"), described("64 digits 0-9a-f")]
+    into: Annotated[str, Predicate(_stays_below), described("a folder below the set's")] = "."  # unpacked there
 
 
-def _own_archives(value: Any) -> Any:
-    # YOLOv5 files carry an address or a script here: it is accepted, and neither fetched nor executed.
-    return () if value is None or isinstance(value, str) else value
+# YOLOv5 files carry an address or a script here: it is accepted, and neither fetched nor executed.
+Archives = Annotated[Listed[Archive], BeforeValidator(lambda value: () if isinstance(value, str | None) else value)]
 
 
 class SuggestedFlags(Section):
@@ -60,10 +53,6 @@ class SuggestedFlags(Section):
     epochs: Count | None = None
     imgsz: Count | None = None
     batch_size: Count | None = None
-
-
-def _to_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _names_to_tuple(names: Any) -> Any:
@@ -78,18 +67,11 @@ def _names_to_tuple(names: Any) -> Any:
         raise ValueError(f"expected a list of class names or a mapping 0..n-1 to names, found {names!r}")
     names = tuple(str(name) if is_int(name) else name for name in names)
     names = tuple(unicodedata.normalize("NFC", name.strip()) if isinstance(name, str) else name for name in names)
-    if unprintable := [name for name in names if isinstance(name, str) and not _is_encodable(name)]:
+    if unprintable := [name for name in names if isinstance(name, str) and not _WRITABLE.fullmatch(name)]:
         raise ValueError(f"expected names that UTF-8 can write, found {unprintable[0]!r}")
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):
         raise ValueError(f"expected each name once, found more of {', '.join(twice)}")
     return names
-
-
-def _is_encodable(name: str) -> bool:
-    try:
-        return bool(name.encode())
-    except UnicodeEncodeError:  # half of a pair of surrogates
-        return False
 
 
 def _sources_to_list(value: Any) -> Any:
@@ -99,10 +81,8 @@ def _sources_to_list(value: Any) -> Any:
 Sources = Annotated[Listed[str], BeforeValidator(_sources_to_list), described("a path or a list of paths")]
 
 
-def _labels_by_split(labels: Any) -> Any:
-    if isinstance(labels, dict) and (unknown := set(labels) - {"train", "val", "test"}):
-        raise ValueError(f"expected a path, or one for each of train, val, test, found {sorted(map(str, unknown))[0]}")
-    return labels
+Split = Literal["train", "val", "test"]
+Labels = Annotated[str | dict[Split, str] | None, described("a path, or one for each of train, val, test")]
 
 
 class DatasetConfig(Section):
@@ -116,12 +96,12 @@ class DatasetConfig(Section):
     val: Sources = ()
     test: Sources = ()
     # Folder of label files where the images -> labels rule does not fit, or COCO's file; of all splits or of each.
-    labels: Annotated[str | dict[str, str] | None, BeforeValidator(_labels_by_split)] = None
+    labels: Labels = None
     format: Annotated[str, chosen_from("FORMATS")] | None = None  # else it is found out
     # What rows of more than 5 columns are in YOLO's label files; else it is found out from all rows of a split.
     labels_are: Literal["box", "polygon", "obb", "pose"] | None = None
     # Keypoints of a pose row and numbers of each: rows are then "pose", of which the box is used.
-    kpt_shape: Annotated[tuple[Count, Annotated[int, Field(ge=2, le=3)]], BeforeValidator(_to_tuple)] | None = None
+    kpt_shape: Annotated[tuple[Count, Annotated[int, Field(ge=2, le=3)]], Strict(False)] | None = None
     # Left out where the label files have them (COCO, VOC): ``data.index.load_dataset`` fills it in.
     names: Annotated[tuple[str, ...], BeforeValidator(_names_to_tuple)] = ()
     nc: Count | None = None
@@ -131,7 +111,7 @@ class DatasetConfig(Section):
     max_value: Annotated[int, Field(ge=1, le=65535)] | None = None
     classes: Listed[str] | None = None  # only these, by name
     single_cls: bool = False  # all objects are of one class
-    download: Annotated[Listed[Archive], BeforeValidator(_own_archives)] = ()
+    download: Archives = ()
     generate: Generate | None = None
     suggested: SuggestedFlags = SuggestedFlags()
 
@@ -184,4 +164,5 @@ class DatasetConfig(Section):
 
     def labels_of(self, split: str) -> str | None:
         """The folder or file of a split's labels, if it is given."""
-        return self.labels.get(split) if isinstance(self.labels, dict) else self.labels
+        labels: Any = self.labels
+        return labels.get(split) if isinstance(labels, dict) else labels

@@ -42,11 +42,7 @@ class StoppedError(Exception):
     def __init__(self, number: int, place: str = "") -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}{place}")
         self.number = number
-
-    @property
-    def exit_status(self) -> int:
-        """What shells report for a process that the signal ended: 130 for SIGINT, 143 for SIGTERM."""
-        return 128 + self.number
+        self.exit_status = 128 + number  # as shells report it: 130 for SIGINT, 143 for SIGTERM
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

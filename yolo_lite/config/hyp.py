@@ -1,4 +1,4 @@
-"""The keys of hyp.yaml: a flat file of four sections, of which each room reads its own."""
+"""The keys of hyp.yaml: a flat file of sections, of which each room reads its own."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ class AugmentSection(Section):
         return self.turns or self.copy_paste > 0
 
 
-class RuntimeSection(Section):
-    """How a run is computed."""
+class Hyp(AugmentSection, LossSection, OptimSection):
+    """All keys of hyp.yaml: those of the sections, and how a run is computed."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
@@ -117,7 +117,3 @@ class RuntimeSection(Section):
     compile: bool = False
     deterministic: bool = False
     sync_bn: bool = False
-
-
-class Hyp(RuntimeSection, AugmentSection, LossSection, OptimSection):
-    """All keys of hyp.yaml."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from yolo_lite.config.model import MODEL_SECTIONS, AnyModelConfig
 from yolo_lite.config.old import ADVICE
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.seams import EXPECTED, Seams, Section, expected_words
+from yolo_lite.config.types import AnyPath
 from yolo_lite.config.yaml_file import Document, KeyPath, parse_scalar, read_yaml
 
 S = TypeVar("S", bound=Section)
@@ -28,14 +28,12 @@ S = TypeVar("S", bound=Section)
 PREFIXES = ("model.", "data.")  # of keys that ``--set`` overrides in these files; those of hyp.yaml have none
 
 
-def load_hyp(path: str | os.PathLike[str], overrides: Sequence[str] = (), seams: Seams | None = None) -> Hyp:
+def load_hyp(path: AnyPath, overrides: Sequence[str] = (), seams: Seams | None = None) -> Hyp:
     """Read hyp.yaml by its path or name, with ``--set key=value`` over it; without ``seams`` no name is checked."""
     return validate(Hyp, override(hyp_as_meant(read_yaml(find_yaml(path, "hyp")), overrides), overrides, ""), seams)
 
 
-def load_model_config(
-    path: str | os.PathLike[str], overrides: Sequence[str] = (), seams: Seams | None = None
-) -> AnyModelConfig:
+def load_model_config(path: AnyPath, overrides: Sequence[str] = (), seams: Seams | None = None) -> AnyModelConfig:
     """Read a model YAML of any family, as ``load_hyp``; ``--set model.key=value`` overrides."""
     document = override(read_yaml(find_yaml(path, "model")), overrides, "model.")
     family = document.data.get("family", "yolo")
@@ -45,9 +43,7 @@ def load_model_config(
     return validate(MODEL_SECTIONS[family], document, seams)
 
 
-def load_dataset_config(
-    path: str | os.PathLike[str], overrides: Sequence[str] = (), seams: Seams | None = None
-) -> DatasetConfig:
+def load_dataset_config(path: AnyPath, overrides: Sequence[str] = (), seams: Seams | None = None) -> DatasetConfig:
     """Read a dataset YAML, as ``load_hyp``; ``--set data.key=value`` overrides."""
     file = find_yaml(path, "data")
     config = validate(DatasetConfig, override(known_dataset_keys(read_yaml(file)), overrides, "data."), seams)
@@ -74,8 +70,7 @@ def load_run_config(plain: Mapping[str, Any], source: str, seams: Seams | None =
 
 def override(document: Document, overrides: Sequence[str], prefix: str) -> Document:
     """A document with the ``key=value`` texts that carry ``prefix`` laid over it."""
-    changes: dict[str, Any] = {}
-    flags: dict[str, str] = {}
+    changes, flags = dict[str, Any](), dict[str, str]()
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:

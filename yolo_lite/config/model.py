@@ -6,15 +6,8 @@ import re
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Discriminator,
-    Tag,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-)
+from annotated_types import Predicate
+from pydantic import BeforeValidator, Discriminator, Tag, ValidationInfo, field_validator, model_serializer
 
 from yolo_lite.config.errors import nearest
 from yolo_lite.config.faster_rcnn import FasterRcnnConfig as FasterRcnnConfig
@@ -61,12 +54,6 @@ def parse_row(row: Any, info: ValidationInfo) -> Row:
     return Row(source=tuple(source), repeats=repeats, module=name, args=tuple(args))
 
 
-def _in_pairs(levels: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-    if len(levels[0]) % 2:
-        raise ValueError("expected an even count of numbers")
-    return levels
-
-
 def parse_activation(text: str, names: Collection[str]) -> tuple[str, tuple[float, ...]]:
     """``"nn.LeakyReLU(0.1)"`` to its name, one of ``names``, and its arguments; nothing is evaluated."""
     match = re.fullmatch(r"(?:nn\.)?(\w+)(?:\(([^()]*)\))?", text.replace(" ", ""))
@@ -83,7 +70,7 @@ def parse_activation(text: str, names: Collection[str]) -> tuple[str, tuple[floa
 Rows = Listed[Annotated[Row, BeforeValidator(parse_row)]]
 # A number: that many anchors a level, sized by the stride.
 Anchors = Annotated[
-    Count | Annotated[Levels, AfterValidator(_in_pairs)],
+    Count | Annotated[Levels, Predicate(lambda levels: len(levels[0]) % 2 == 0)],
     described("a number of anchors, or for each level a list [w, h, w, h, ...] of positive numbers, all of one length"),
 ]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from annotated_types import Predicate
+from pydantic import Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 T = TypeVar("T")
+AnyPath = str | os.PathLike[str]
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -31,13 +34,8 @@ def described(expected: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-def _equally_long(levels: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-    if len({len(level) for level in levels}) != 1:
-        raise ValueError("expected lists of one length")
-    return levels
-
-
-Levels = Annotated[Several[Several[Positive]], AfterValidator(_equally_long)]
+# A list for each level, all of one length.
+Levels = Annotated[Several[Several[Positive]], Predicate(lambda levels: len({len(level) for level in levels}) == 1)]
 
 
 def is_int(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +31,7 @@ class _Loader(yaml.SafeLoader):
         alias = self.peek_event() if self.check_event(yaml.AliasEvent) else None
         node = super().compose_node(parent, index)
         if alias and not isinstance(node, yaml.ScalarNode):  # a few lines of them may stand for billions of values
-            text = "an alias of a list or of keys is not supported, expected them in full"
-            raise yaml.constructor.ConstructorError(None, None, text, alias.start_mark)
+            raise _problem(alias, "an alias of a list or of keys is not supported, expected them in full")
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -51,8 +50,8 @@ class _Loader(yaml.SafeLoader):
         raise _problem(node, f"{what} is not supported, expected plain keys and values")
 
 
-def _problem(node: yaml.Node, text: str) -> yaml.constructor.ConstructorError:
-    return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+def _problem(place: Any, text: str) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, text, place.start_mark)
 
 
 _Loader.add_constructor(None, _Loader.refuse)
@@ -83,11 +82,10 @@ def parse_yaml(text: str, source: str) -> Document:
     """As ``read_yaml``, from a string; ``source`` names it in messages."""
     try:
         node, data = _parse(text)
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{source}{line}: {_reason(error)}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not YAML: {_reason(error)}") from error
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}" if mark else ": not YAML"
+        raise ConfigError(f"{source}{place}: {_reason(error)}") from error
     except RecursionError:
         raise ConfigError(f"{source}: not usable as YAML: nested too deeply") from None
     if node is None or not isinstance(data, dict):
@@ -120,14 +118,14 @@ def _reason(error: yaml.YAMLError) -> str:
     return reason.replace("character '\\t' that cannot start any token", "a tab, expected spaces")
 
 
-def _line_numbers(node: yaml.Node, path: KeyPath) -> list[tuple[KeyPath, int]]:
-    rows: list[tuple[KeyPath, int]] = [(path, node.start_mark.line + 1)]
+def _line_numbers(node: yaml.Node, path: KeyPath) -> Iterator[tuple[KeyPath, int]]:
+    yield path, node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             own = (*path, key.value)
             # Of two rows for one path a dict keeps the last: the line of the key, not that of its value.
-            rows += [*_line_numbers(value, own), (own, key.start_mark.line + 1)]
+            yield from _line_numbers(value, own)
+            yield own, key.start_mark.line + 1
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            rows += _line_numbers(value, (*path, index))
-    return rows
+            yield from _line_numbers(value, (*path, index))

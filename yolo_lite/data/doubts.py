@@ -10,7 +10,7 @@ import numpy as np
 
 from yolo_lite.data.augment import MIN_SIDE
 from yolo_lite.data.decode import ANY_RANGE
-from yolo_lite.data.images import largest_value
+from yolo_lite.data.images import value_range
 from yolo_lite.data.labels import FileReader, Problem
 from yolo_lite.data.letterbox import fitted_size
 from yolo_lite.data.pairing import Folder, fold, names_beside
@@ -112,12 +112,17 @@ def _pixel_range(images: Sequence[str], white: int) -> Iterator[Problem]:
     """Whether 16-bit images hold much less, or more, than the value that white is taken for."""
     deep = [image for image in images if os.path.splitext(image)[1].lower() in (".png", ".tif", ".tiff", ".npy")]
     sample = deep[:: -(-len(deep) // SAMPLED) or 1]
-    found = [value for value in map(largest_value, sample) if value is not None]
-    above = [value for value in found if value > white]
-    dark = [value for value in found if white == ANY_RANGE >= 4 * value]
+    found = [value for value in map(value_range, sample) if value is not None]
+    above = [high for _, high in found if high > white]
+    dark = [high for _, high in found if white == ANY_RANGE >= 4 * high]
+    grey = [(low, high) for low, high in found if 0 < 16 * (high - low) <= white]
     if above:
         text = f"16-bit images have values up to {max(above)}, what is above {white} becomes white"
         yield Problem("range of 16 bits", f"{text}: see the keys bits and max_value", rows=0)
+    elif len(grey) > LARGE_SHARE * len(found) and not dark:
+        text = f"{len(grey)} of {len(found)} 16-bit images that were looked at have values in a narrow band"
+        text = f"{text} ({grey[0][0]} to {grey[0][1]}) and become nearly one grey; stretch them before training"
+        yield Problem("range of 16 bits", text, rows=0)
     elif len(dark) > LARGE_SHARE * len(found):
         text = f"{len(dark)} of {len(found)} 16-bit images that were looked at have values up to {max(dark)}"
         text = (

@@ -102,8 +102,8 @@ def erasing(image: np.ndarray, instances: Instances, rng: np.random.Generator) -
 
 
 # The built-in ones in the order in which they happen, and the keys of hyp.yaml that each is given.
-AUGMENTATIONS: dict[str, Callable[..., Any]] = {"hsv": hsv, "flipud": flipud, "fliplr": fliplr, "grayscale": grayscale}
-AUGMENTATIONS |= {"blur": blur, "jpeg": jpeg, "erasing": erasing}
+_OWN = (hsv, flipud, fliplr, grayscale, blur, jpeg, erasing)
+AUGMENTATIONS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _OWN}
 BUILT_IN = {name: inspect.getfullargspec(function).kwonlyargs for name, function in AUGMENTATIONS.items()}
 
 
@@ -135,9 +135,8 @@ def _apply_listed(name: str, sample: Sample, rng: np.random.Generator, given: di
             raise ConfigError(f"{where}: expected (image, label, xyxy), found {type(made).__name__}")
         label, xyxy = np.asarray(made[1], np.int64).reshape(-1), np.asarray(made[2], np.float64)
         if xyxy.shape != (len(label), 4) and (xyxy.size or len(label)):
-            raise ConfigError(
-                f"{where}: expected boxes [{len(label)}, 4], one for each label, found {list(xyxy.shape)}"
-            )
+            expected = f"boxes [{len(label)}, 4], one for each label"
+            raise ConfigError(f"{where}: expected {expected}, found {list(xyxy.shape)}")
         instances = Instances(label, xyxy.reshape(-1, 4), np.ones(len(label)))
     image = np.ascontiguousarray(made[0])
     if image.dtype != np.uint8 or image.shape != sample.image.shape:

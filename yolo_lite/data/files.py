@@ -150,6 +150,12 @@ def _sorted_out(files: Iterable[str], repeated: list[str], suffixes: frozenset[s
         elif not suffix and (target := _lost_link(file)):
             unread.append(file)
             notes.append(f"{file}: a link that was copied or unpacked as a text, what lies in {target} is not read")
+    stems = {os.path.splitext(image)[0] for image in images if not image.endswith(".npy")}
+    copies = [image for image in images if image.endswith(".npy") and image[: -len(".npy")] in stems]
+    if copies:  # ultralytics keeps them so with cache=disk
+        what = ".npy files are copies of the images beside them, as other programs keep them, and are not read"
+        notes.append(f"{len(copies)} {what}: {_first(copies)}")
+        images = [image for image in images if image not in {*copies}]
     return Listing(images, unread, repeated, notes)
 
 
@@ -297,8 +303,11 @@ def _as_written(row: str, bases: Sequence[Path]) -> str | None:
     folder = bases[0]
     if folder.parent.name != "ImageSets" or os.path.splitext(row)[1].lower() in image_suffixes():
         return None
-    names = (folder.parents[1] / "JPEGImages" / f"{row}{suffix}" for suffix in (".jpg", *sorted(image_suffixes())))
-    return next((str(path) for path in names if os.path.exists(path)), None)
+    names = (folder.parents[1] / "JPEGImages" / f"{row}{suffix}" for suffix in sorted(image_suffixes()))
+    found = [str(path) for path in names if os.path.exists(path)]
+    if len(found) > 1:
+        raise DataError(f"{folder}: the id {row!r} could mean {found[0]} or {found[1]}")
+    return found[0] if found else None
 
 
 def _by_its_end(row: str, bases: Sequence[Path], known: dict[tuple[str, ...], Path]) -> str | None:

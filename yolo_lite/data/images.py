@@ -20,6 +20,7 @@ from PIL import Image
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.decode import ANY_RANGE, FLAGS, as_8_bits, check_channels, check_shape, decoded, opened, orientation
+from yolo_lite.data.suffixes import image_suffixes
 from yolo_lite.data.tiff import TIFF, tiff_pages, tiff_pixels
 
 _NPY = b"\x93NUMPY"
@@ -122,6 +123,8 @@ def read_image(path: str | Path, channels: int = 3, white: int = ANY_RANGE) -> n
             pixels = _npy_pixels(content)
         elif content.startswith(TIFF):
             pixels = tiff_pixels(content, channels, white)
+        elif content[4:10] == b"ftyphe" and not image_suffixes() & {".heic"}:
+            raise DataError("not a readable image: a HEIC file, whatever its name; pip install pillow-heif")
         else:
             pixels = decoded(content, channels, white)
         pixels = as_8_bits(pixels, white)
@@ -149,8 +152,8 @@ def _npy_pixels(content: bytes) -> np.ndarray:
     return np.ndarray(shape, dtype, content, file.tell(), order="F" if is_fortran else "C")
 
 
-def largest_value(path: str | Path) -> int | None:
-    """The largest value of a PNG, TIFF or .npy file of 16 bits; None for other images, and for what is damaged."""
+def value_range(path: str | Path) -> tuple[int, int] | None:
+    """Least and largest value of a PNG, TIFF or .npy file of 16 bits; None for others, and for what is damaged."""
     try:
         with open(path, "rb") as file:
             if not _has_16_bits(file):
@@ -158,11 +161,12 @@ def largest_value(path: str | Path) -> int | None:
             file.seek(0)
             content = file.read()
         if content.startswith(_NPY):
-            return int(_npy_pixels(content).max())
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), FLAGS[3])
+            pixels: np.ndarray | None = _npy_pixels(content)
+        else:
+            pixels = cv2.imdecode(np.frombuffer(content, np.uint8), FLAGS[3])
     except (DataError, *_DAMAGED):
         return None
-    return None if pixels is None or pixels.dtype != np.uint16 else int(pixels.max())
+    return None if pixels is None or pixels.dtype != np.uint16 else (int(pixels.min()), int(pixels.max()))
 
 
 def _has_16_bits(file: BinaryIO) -> bool:

@@ -14,8 +14,6 @@ import numpy as np
 
 from yolo_lite.data.outlines import IDENTITY, Outlines, Point, of_boxes, warp_points
 
-OF_INSTANCES = ("label", "xyxy", "share")  # arrays with a row for each object
-
 
 @dataclass(frozen=True)
 class Instances:
@@ -38,7 +36,9 @@ class Instances:
     @staticmethod
     def concat(parts: Sequence[Instances]) -> Instances:
         """The objects of all parts; they have outlines where every part has them."""
-        label, xyxy, share = (np.concatenate([getattr(part, name) for part in parts]) for name in OF_INSTANCES)
+        label, xyxy, share = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("label", "xyxy", "share")
+        )
         return Instances(label, xyxy, share, Outlines.concat([part.outlines for part in parts]))
 
     def warped(self, matrix: np.ndarray) -> Instances:
@@ -91,7 +91,7 @@ class Instances:
 class Sample(NamedTuple):
     """An image and its objects on their way through augmentation."""
 
-    image: np.ndarray  # uint8 [H, W, channels]; an RGB mosaic that is not warped yet has a fourth
+    image: np.ndarray  # uint8 [H, W, channels]
     instances: Instances
 
 

@@ -46,19 +46,13 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return resized.reshape(height, width, -1)  # OpenCV drops the axis of a single channel
 
 
-def letterbox_of(original_size: tuple[int, int], size: tuple[int, int], canvas: tuple[int, int]) -> Letterbox:
-    """The letterbox of an image that was resized to ``size`` and lies in the middle of ``canvas``; (height, width)."""
-    left, top = (canvas[1] - size[1]) // 2, (canvas[0] - size[0]) // 2
-    return Letterbox(size[1] / original_size[1], size[0] / original_size[0], left, top)
-
-
 def on_canvas(image: np.ndarray, original: tuple[int, int], canvas: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
     """Put a resized image in the middle of a grey canvas of (height, width), and say where it lies."""
     height, width, channels = image.shape
-    letterbox = letterbox_of(original, (height, width), canvas)
+    left, top = (canvas[1] - width) // 2, (canvas[0] - height) // 2
     padded = np.full((*canvas, channels), GREY, dtype=np.uint8)
-    padded[letterbox.top : letterbox.top + height, letterbox.left : letterbox.left + width] = image
-    return padded, letterbox
+    padded[top : top + height, left : left + width] = image
+    return padded, Letterbox(width / original[1], height / original[0], left, top)
 
 
 def to_canvas(xyxy: np.ndarray, letterbox: Letterbox) -> np.ndarray:

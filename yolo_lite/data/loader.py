@@ -77,18 +77,14 @@ def collate(items: list[DatasetItem]) -> Batch:
     """Join samples of the same shape; boxes become cxcywh."""
     if not items:
         return EMPTY
-    images, instances, position, original_size, letterbox = zip(*items, strict=True)
+    arrays, instances, position, original_size, letterbox = zip(*items, strict=True)
     image = torch.arange(len(items)).repeat_interleave(torch.tensor([len(own) for own in instances]))
     label = torch.from_numpy(np.concatenate([own.label for own in instances]))
     box = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([own.xyxy for own in instances]))).float()
-    return Batch(
-        # In memory they are [B, H, W, 3]: seen as [B, 3, H, W] they are channels-last without a copy.
-        torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-        Objects(image, label, box),
-        torch.tensor(position),
-        torch.tensor(original_size),
-        torch.tensor(letterbox, dtype=torch.float64),
-    )
+    # In memory they are [B, H, W, 3]: seen as [B, 3, H, W] they are channels-last without a copy.
+    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+    sizes, letterboxes = torch.tensor(original_size), torch.tensor(letterbox, dtype=torch.float64)
+    return Batch(images, Objects(image, label, box), torch.tensor(position), sizes, letterboxes)
 
 
 # A process's part of a batch with fewer images than processes. No network sees it: three channels do for any dataset.

@@ -94,7 +94,15 @@ def pair_files(
 def _agree(first: str, second: str) -> bool:
     """Whether two label files have the same words, or the second one is text of another kind, such as a caption."""
     words, others = (Path(file).read_bytes().split() for file in (first, second))
-    return words == others or (second.endswith(".txt") and re.fullmatch(rb"[\d.eE+-]+", b"".join(others)) is None)
+    return words == others or (second.endswith(".txt") and bool(others) and not has_numbers(second))
+
+
+def has_numbers(file: str) -> bool:
+    """Whether a text file holds rows of numbers, as YOLO's label files do."""
+    try:
+        return re.fullmatch(rb"(\xef\xbb\xbf)?[\s\d.eE+-]*\d[\s\d.eE+-]*", Path(file).read_bytes()) is not None
+    except OSError:
+        return False
 
 
 def check_unique(images: Sequence[str], files: Sequence[str], there: np.ndarray) -> None:

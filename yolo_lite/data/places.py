@@ -52,6 +52,12 @@ def find_places(stated: Path, folder: Path, sources: Sequence[str], where: str |
     places = Places(stated, root, {}, {})
     taken = {os.path.realpath(root / source): source for source in sources if _is_there(root, source)}
     for source in dict.fromkeys(sources):
+        # Roboflow writes ../train/images for its own train/images: beside the folder of another export both are there.
+        own = Path(*path_names(source)) if source.startswith("..") and root == folder else None
+        if own and _is_there(root, source) and _is_there(folder, str(own)):
+            both = _different([str(root / source), str(folder / own)])
+            places.unclear.update({source: f"{where}: {source}{_choice(both)}"} if len(both) > 1 else {})
+            continue
         found = [] if _is_there(root, source) else _different(_readings((root, folder), source))
         other = next((taken[place] for place in taken if found and _overlap(os.path.realpath(found[0]), place)), "")
         if len(found) == 1 and not other:

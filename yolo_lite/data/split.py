@@ -13,7 +13,7 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.data.files import Listing, list_sources
 from yolo_lite.data.labels import FileReader, LabelReader
-from yolo_lite.data.pairing import stray_files
+from yolo_lite.data.pairing import has_numbers, stray_files
 from yolo_lite.data.places import Places, find_places
 from yolo_lite.data.readers import FORMATS
 from yolo_lite.data.shapes import ensure_shapes
@@ -67,7 +67,11 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
     listing = listing._replace(notes=notes + listing.notes)
     place = root / Path(places.of(labels)).expanduser() if labels else None
     reader = _reader(config, data_file, root, place, listing.images)
-    sharing = [other for other in config.splits if place and other != split and config.labels_of(other) == labels]
+    sharing = [
+        other
+        for other in config.splits
+        if other != split and (config.labels_of(other) == labels if place else _may_meet(config, root, split, other))
+    ]
     of_other = partial(_images_of_other, config, places, data_file)
     others = [image for other in sharing for image in of_other(other)]
     files, there = reader.label_files([*listing.images, *others])
@@ -77,6 +81,14 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
         rest = [image for other in config.splits if other not in (split, *sharing) for image in of_other(other)]
         strays = stray_files([*files, *reader.label_files(rest)[0]], reader.suffix)
     return SplitFiles(root, sources, listing, reader, files[:count], there[:count], others, strays)
+
+
+def _may_meet(config: DatasetConfig, root: Path, split: str, other: str) -> bool:
+    """Whether images of two splits may lie in one folder: lists and patterns may, and folders in one another."""
+    places = [[root / source for source in _sources(config, one)] for one in (split, other)]
+    if not all(place.is_dir() for own in places for place in own):
+        return True
+    return any(a.is_relative_to(b) or b.is_relative_to(a) for a in places[0] for b in places[1])
 
 
 def _images_of_other(config: DatasetConfig, places: Places, data_file: str | Path, split: str) -> list[str]:
@@ -114,14 +126,15 @@ def _detect_format(root: Path, place: Path | None, images: Sequence[str]) -> str
     """COCO if the labels are one file, VOC if they are XML files and none is YOLO's, else YOLO."""
     if place and place.is_file():
         return "coco"
-    if place:
-        has_yolo, has_voc = (any(place.rglob(pattern)) for pattern in ("*.txt", "*.xml"))
-    else:
-        has_yolo = _has_labels(images, FORMATS["yolo"](root, None, ()))
-        has_voc = not has_yolo and _has_labels(images, FORMATS["voc"](root, None, ()))
-    return "voc" if has_voc and not has_yolo else "yolo"
+    yolo = _found_labels(images, FORMATS["yolo"](root, place, ()))
+    has_rows = any(map(has_numbers, yolo))  # captions beside images are no labels
+    return "voc" if not has_rows and _found_labels(images, FORMATS["voc"](root, place, ())) else "yolo"
 
 
-def _has_labels(images: Sequence[str], reader: LabelReader) -> bool:
-    """Whether any image has a label file of the reader's format; the first ones tell it nearly always."""
-    return any(reader.label_files(some)[1].any() for some in (images[:ASKED], images[ASKED:]) if some)
+def _found_labels(images: Sequence[str], reader: LabelReader) -> list[str]:
+    """Some label files of the reader's format that images have; the first images have some nearly always."""
+    for some in filter(None, (images[:ASKED], images[ASKED:])):
+        files, there = reader.label_files(some)
+        if there.any():
+            return [files[i] for i in np.flatnonzero(there)[:ASKED]]
+    return []

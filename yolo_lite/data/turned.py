@@ -16,8 +16,7 @@ from yolo_lite.data.labels import TOLERANCE, Annotation, Hint, Problem, Stated
 
 ROUNDED = 2  # pixels that a stated side may be off by rounding
 # From pixels of the stored image, ``width`` x ``height``, to those of the turned one, by EXIF orientation.
-Turn = Callable[..., tuple[np.ndarray, np.ndarray]]
-TURNS: dict[int, Turn] = {
+TURNS: dict[int, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     2: lambda x, y, width, height: (width - x, y),
     3: lambda x, y, width, height: (width - x, height - y),
     4: lambda x, y, width, height: (x, height - y),
@@ -42,25 +41,26 @@ def fitted(
     rows = [one for one in found if not isinstance(one, Stated)]
     stated = next((one for one in found if isinstance(one, Stated)), None)
     claimed = size if stated is None else (pixels_stated(stated.height) or 0, pixels_stated(stated.width) or 0)
-    if stated is None or 0 in claimed or max(abs(claimed[0] - size[0]), abs(claimed[1] - size[1])) <= ROUNDED:
-        turn = _turn(image, claimed, size) if reading == "stored" else None
-        yield from rows if turn is None else (_turned(one, turn, size) for one in rows)
-        return
-    where = f"{image}: {size[1]} x {size[0]} pixels, but {stated.where} has it as {claimed[1]} x {claimed[0]}"
-    turn = TURNS.get(exif_orientation(image)) if claimed == size[::-1] else None
-    if turn is not None:
+    agrees = 0 in claimed or max(abs(claimed[0] - size[0]), abs(claimed[1] - size[1])) <= ROUNDED
+    is_asked = reading == "stored" or (claimed == size[::-1] and not agrees)
+    orientation = exif_orientation(image) if is_asked else 1
+    is_swapped = not agrees and claimed == size[::-1] and orientation in TURNED
+    if is_swapped:
         yield Hint("swapped")
         yield from (Hint(kind) for one in rows if isinstance(one, Annotation) for kind in _fits(one, size))
-        if reading == "":
-            yield from rows
-            return
-        if reading == "stored":
-            yield from (_turned(one, turn, size) for one in rows)
-            return
-        where += ", as stored, before EXIF turns it: no box tells whether they are of the stored or the turned image"
-    yield Problem(
-        "labels of another image", where, sum(getattr(one, "rows", 1) for one in rows if not isinstance(one, Hint))
-    )
+    # Sides that EXIF swaps and that are stated as they are now speak for boxes of the turned image, here at least.
+    is_known = orientation in TURNED and agrees and claimed == size != size[::-1]
+    if reading == "stored" and (is_swapped or agrees) and not is_known:
+        yield from (_turned(one, orientation, size) for one in rows)
+    elif agrees or (is_swapped and reading == ""):
+        yield from rows
+    else:
+        place = stated.where if stated else ""
+        text = f"{image}: {size[1]} x {size[0]} pixels, but {place} has it as {claimed[1]} x {claimed[0]}"
+        if is_swapped:
+            text += ", as stored, before EXIF turns it: no box tells whether they are of the stored or the turned image"
+        count = sum(getattr(one, "rows", 1) for one in rows if not isinstance(one, Hint))
+        yield Problem("labels of another image", text, count)
 
 
 def pixels_stated(stated: Any) -> int | None:
@@ -78,19 +78,12 @@ def _fits(one: Annotation, size: tuple[int, int]) -> list[str]:
     return [] if turned == stored else ["turned" if turned else "stored"]
 
 
-def _turn(image: str, claimed: tuple[int, int], size: tuple[int, int]) -> Turn | None:
-    """What EXIF does to an image of a stored reading whose size does not tell: all but turned sides that are stated."""
-    orientation = exif_orientation(image)
-    is_known = orientation in TURNED and size[0] != size[1] and claimed == size
-    return None if is_known else TURNS.get(orientation)
-
-
-def _turned(one: Annotation | Problem | Hint, turn: Turn, size: tuple[int, int]) -> Annotation | Problem | Hint:
+def _turned(one: Annotation | Problem | Hint, orientation: int, size: tuple[int, int]) -> Annotation | Problem | Hint:
     """An annotation of the stored image as one of the turned image of (height, width) pixels."""
-    if not isinstance(one, Annotation):
+    if not isinstance(one, Annotation) or orientation not in TURNS:
         return one
-    width, height = size  # of the stored one
+    width, height = size if orientation in TURNED else size[::-1]  # of the stored one
     corners = np.array(one.xyxy, dtype=np.float64).reshape(2, 2)
-    corners = np.stack(turn(*corners.T, width, height), axis=1)
-    rings = tuple(np.stack(turn(*ring.T, width, height), axis=1) for ring in one.rings)
+    corners = np.stack(TURNS[orientation](*corners.T, width, height), axis=1)
+    rings = tuple(np.stack(TURNS[orientation](*ring.T, width, height), axis=1) for ring in one.rings)
     return one._replace(xyxy=(*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()), rings=rings)

@@ -5,8 +5,7 @@ D detections of a split, C classes, boxes in pixels of the original images.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, namedtuple
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,12 +48,9 @@ class Limits(NamedTuple):
     @property
     def remark(self) -> str:
         """What is said where AP is not COCO's, else nothing."""
-        if self.per_class == COCO_LIMIT:
-            return ""
-        return (
-            f"crowded images: up to {self.per_image} detections of an image are kept, and AP counts them all "
-            f"(COCO's AP: {COCO_LIMIT} of an image and class; val.py --coco-rules)"
-        )
+        told = f"crowded images: up to {self.per_image} detections of an image are kept, and AP counts them all "
+        rules = f"(COCO's AP: {COCO_LIMIT} of an image and class; val.py --coco-rules)"
+        return "" if self.per_class == COCO_LIMIT else told + rules
 
 
 def detection_limits(index: DatasetIndex, max_det: int | None = None, coco_rules: bool = False) -> Limits:
@@ -79,23 +75,11 @@ class Scores(NamedTuple):
     curves: Curves  # at IoU 0.5
 
 
-class SizeScores(NamedTuple):
-    """COCO's AP and recall by the size of objects, recall by the number of detections; NaN without such objects.
-
-    Small is below 32 x 32 pixels of the image file, large from 96 x 96; ``area`` of the ground truth counts. What has
-    no number in its name is of as many detections as AP counts.
-    """
-
-    ap_small: float
-    ap_medium: float
-    ap_large: float
-    ar_1: float
-    ar_10: float
-    ar_100: float
-    ar_small: float
-    ar_medium: float
-    ar_large: float
-    ar: float
+# COCO's AP and recall by the size of objects, recall by the number of detections; NaN without such objects. Small is
+# below 32 x 32 pixels of the image file, large from 96 x 96; ``area`` of the ground truth counts. What has no number in
+# its name is of as many detections as AP counts.
+SizeScores = namedtuple("SizeScores", "ap_small ap_medium ap_large ar_1 ar_10 ar_100 ar_small ar_medium ar_large ar")
+ALL_SIZES = {"areaRng": [[0, 1e10]], "areaRngLbl": ["all"]}  # at once, which is quicker
 
 
 def ground_truth(index: DatasetIndex) -> COCO:
@@ -110,7 +94,7 @@ def score_detections(truth: COCO, table: DetectionTable, limit: int = COCO_LIMIT
     (``maxDets`` of pycocotools), but for precision, recall and the curves, which count all.
     """
     results = _load_results(truth, table)
-    evaluation = _run_coco(truth, results, [limit])
+    evaluation = _run_coco(truth, results, maxDets=[limit], **ALL_SIZES)
     # precision [T, R, C, areas, max detections], -1 where a class has no objects
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
@@ -123,7 +107,7 @@ def score_detections(truth: COCO, table: DetectionTable, limit: int = COCO_LIMIT
 
 def score_by_size(truth: COCO, table: DetectionTable, limit: int = COCO_LIMIT) -> SizeScores:
     """What COCO adds to AP; it costs as much again, several times over: not for every epoch."""
-    evaluation = _run_coco(truth, _load_results(truth, table), sorted({1, 10, 100, limit}), by_size=True)
+    evaluation = _run_coco(truth, _load_results(truth, table), maxDets=sorted({1, 10, 100, limit}))
     evaluation.summarize()
     stats = np.where(evaluation.stats < 0, np.nan, evaluation.stats).tolist()
     return SizeScores(*(stats[place] for place in (*range(3, 9), -3, -2, -1, -4)))
@@ -139,8 +123,8 @@ def match(truth: COCO, detections: DetectionTable | COCO, any_class: bool = Fals
     results = _load_results(truth, detections) if isinstance(detections, DetectionTable) else detections
     found = np.full(len(results.anns), UNMATCHED)
     # At several thresholds a pair of the library's "matched" may stem from any of them: it is asked about one alone.
-    everything = [max(len(results.anns), 1)]
-    pairs = _run_coco(truth, results, everything, iou=0.5, any_class=any_class).eval["matched"]
+    parameters = {"iouThrs": np.array([0.5]), "maxDets": [max(len(results.anns), 1)], "useCats": int(not any_class)}
+    pairs = _run_coco(truth, results, **parameters, **ALL_SIZES).eval["matched"]
     annotations = truth.dataset["annotations"]
     rows = {one["id"]: IN_CROWD if one["iscrowd"] else row for row, one in enumerate(annotations)}
     for detection, thing in (pair.split("_") for pair in pairs):
@@ -154,23 +138,10 @@ def _load_results(truth: COCO, table: DetectionTable) -> COCO:
     return truth.loadRes(rows)
 
 
-def _run_coco(
-    truth: COCO,
-    results: COCO,
-    max_detections: Sequence[int],
-    iou: float | None = None,
-    by_size: bool = False,
-    any_class: bool = False,
-) -> Any:
-    """COCO's evaluation, at its ten IoU thresholds or at one, of all objects together or also of each size."""
+def _run_coco(truth: COCO, results: COCO, **parameters: Any) -> Any:
+    """COCO's evaluation; ``parameters`` are those of pycocotools' ``Params`` that differ from its defaults."""
     evaluation = COCOeval_faster(truth, results, "bbox", print_function=lambda *_: None)
-    parameters = evaluation.params
-    parameters.maxDets = list(max_detections)
-    parameters.useCats = int(not any_class)
-    if not by_size:
-        parameters.areaRng, parameters.areaRngLbl = [[0, 1e10]], ["all"]
-    if iou is not None:
-        parameters.iouThrs = np.array([iou])
+    vars(evaluation.params).update(parameters)
     evaluation.evaluate()
     evaluation.accumulate()
     return evaluation

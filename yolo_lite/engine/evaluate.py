@@ -79,9 +79,8 @@ class Evaluation(NamedTuple):
         images = np.bincount(pairs[1], minlength=len(index.names))  # [C] that hold each class
         cells = [("all", len(index), index.num_objects, self.scores.overall)]
         cells += zip(index.names, images.tolist(), counts, self.scores.by_class, strict=True)
-        return class_table(
-            [(name, held, count, s.precision, s.recall, s.map50, s.map50_95) for name, held, count, s in cells]
-        )
+        rows = [(name, held, count, s.precision, s.recall, s.map50, s.map50_95) for name, held, count, s in cells]
+        return class_table(rows)
 
     def report(self) -> dict[str, Any]:
         """Plain data for metrics.json, with scores by size; null is what nobody knows, as AP without objects."""
@@ -127,14 +126,6 @@ def prepare_split(
     return Split(store.index, loader, ground_truth(store.index), detection_limits(store.index))
 
 
-class _Found(NamedTuple):
-    """What one batch came to, on the CPU."""
-
-    tables: list[DetectionTable]  # one for each image
-    losses: Tensor  # by the names of the criterion, times the number of images
-    unmatched: float  # objects that no slot learns; NaN where nobody knows
-
-
 @torch.inference_mode()
 def evaluate(
     model: Inference,
@@ -151,7 +142,8 @@ def evaluate(
     number of loading processes and whatever the clock says; batches of other sizes give it to rounding, and losses are
     means of batches. Without a criterion there are no losses. ``check`` is called before each batch and may raise.
     """
-    network, watch, own = model.for_inference(), _Stopwatch(compute.device), []
+    network, watch = model.for_inference(), _Stopwatch(compute.device)
+    own: list[tuple[list[DetectionTable], Tensor, float]] = []  # of each batch, on the CPU
     if criterion is not None:
         criterion.eval()
     for loaded in tqdm(split.loader, desc="validating", leave=False, delay=1, **processes.bar):
@@ -166,24 +158,21 @@ def evaluate(
         losses, unmatched = _batch_losses(criterion, raw, batch, network.grid(*size))
         watch.lap("loss")
         found = network.detections(raw, size, options)
-        tables = [_table_row(detections, loaded, row) for row, detections in enumerate(found)]
+        own.append(([_table_row(one, loaded, row) for row, one in enumerate(found)], losses, unmatched))
         watch.lap("nms")
-        own.append(_Found(tables, losses, unmatched))
     # The batches of all processes, in the order that one process would have.
     rounds = itertools.zip_longest(*processes.gather_everywhere(own))
-    every = [found for one_round in rounds for found in one_round if found is not None]
-    columns = zip(*(table for found in every for table in found.tables), strict=True)
-    table = DetectionTable(*map(np.concatenate, columns))
+    tables, sums, counts = zip(*(batch for one_round in rounds for batch in one_round if batch), strict=True)
+    table = DetectionTable(*map(np.concatenate, zip(*itertools.chain(*tables), strict=True)))
     scores = processes.from_first(lambda: score_detections(split.truth, table, split.limits.per_class))
     watch.lap("ap")
-    means = sum((found.losses for found in every), torch.zeros(())) / len(split.dataset)
+    means = sum(sums, torch.zeros(())) / len(split.dataset)
     by_name = {} if criterion is None else dict(zip(criterion.names, means.tolist(), strict=True))
-    unmatched = sum(found.unmatched for found in every) / max(split.dataset.num_objects, 1)
-    return Evaluation(split, scores, by_name, unmatched, table, watch.seconds)
+    return Evaluation(split, scores, by_name, sum(counts) / max(split.dataset.num_objects, 1), table, watch.seconds)
 
 
 def _batch_losses(criterion: Criterion | None, raw: Any, batch: Batch, grid: Any) -> tuple[Tensor, float]:
-    """Losses of a batch times its number of images, on the CPU, and how many of its objects no slot learns."""
+    """Losses of a batch, in the order of the names, times its images, on the CPU; how many objects no slot learns."""
     if criterion is None:
         return torch.zeros(0), np.nan
     num_images = len(batch.images)

@@ -58,9 +58,8 @@ class TrainingRun(NamedTuple):
     def save(self, name: str, content: dict[str, Any]) -> None:
         """Write a checkpoint; the first process does it for all."""
         if self.record is not None:
-            save_checkpoint(
-                self.folder / "weights" / name, {"config": self.config.plain(), "data": self.data, **content}
-            )
+            origin = {"config": self.config.plain(), "data": self.data}
+            save_checkpoint(self.folder / "weights" / name, {**origin, **content})
 
 
 def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> TrainingRun:

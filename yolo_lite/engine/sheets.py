@@ -35,7 +35,7 @@ def assigned_cells(model: Any, criterion: Criterion, batch: Batch) -> Cells | No
     grid = model.grid(*batch.images.shape[2:])
     if grid is None or criterion.needs_predictions:
         return None
-    matches = criterion.assign(batch.objects.to(grid.corner.device), grid)
+    matches = criterion.assign(batch.objects.to(grid.slots.corner.device), grid)
     slots = grid.slots.select(matches.slot)
     xyxy = cxcywh_to_xyxy(torch.cat((slots.centre, slots.anchor), dim=1))
     return Cells(*(values.cpu().numpy() for values in (matches.image, matches.target, xyxy)))

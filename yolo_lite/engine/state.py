@@ -38,8 +38,7 @@ class Tally:
     def means(self) -> list[float]:
         """Mean losses, by the names of the criterion, and mean length of the gradient."""
         counted = max(self.steps - self.skipped, 1)
-        means: list[float] = (torch.cat((self.losses, self.norm[None])) / counted).tolist()
-        return means
+        return (torch.cat((self.losses, self.norm[None])) / counted).tolist()
 
 
 @dataclass

@@ -37,9 +37,7 @@ class Inference(Protocol):
 class Network(Inference, Protocol):
     """What training asks of a network, an ``nn.Module``, beside that."""
 
-    @property
-    def stride(self) -> int:
-        """Sides of the network input must be multiples of it."""
+    stride: int  # sides of the network input must be multiples of it
 
     def frozen(self, freeze: Freeze) -> list[nn.Module]:
         """The modules that the key ``freeze`` names; ConfigError where there is no such row."""

@@ -261,11 +261,9 @@ def _count(step: Step, window: Sequence[Batch], run: TrainingRun) -> None:
 
 
 def _validate(run: TrainingRun, stop: StopRequest) -> Evaluation:
-    """The averaged weights on the validation split.
+    """The averaged weights on the validation split; many processes validate to the end, for all must answer.
 
-    Raises:
-        DivergedError: weights that are no longer finite show in the losses; they must not reach last.pt.
-        StoppedError: asked to stop, between two batches. Many processes validate to the end: all must answer.
+    DivergedError where weights are no longer finite, which shows in the losses: they must not reach last.pt.
     """
     setup, processes = run.setup, run.setup.processes
     averaged, check = run.state.average.module, stop.check if processes.size == 1 else None

@@ -153,10 +153,7 @@ def siou(predicted: Tensor, target: Tensor, *, theta: AboveOne = 4.0) -> Tensor:
 
 
 def alpha_iou(predicted: Tensor, target: Tensor, *, alpha: Positive = 3.0, form: Form = "ciou") -> Tensor:
-    """1 - IoU^alpha, further terms of ``form`` to the power alpha too (He et al., arXiv:2110.13675).
-
-    ``form``: iou, giou, diou, or ciou.
-    """
+    """1 - IoU^alpha, further terms of ``form`` to the power alpha too (He et al., arXiv:2110.13675)."""
     pair = _pair(predicted, target)
     return 1 - safe_power(pair.iou, alpha) + sum(safe_power(term, alpha) for term in _penalties(pair, form))
 
@@ -203,7 +200,7 @@ def mpdiou(predicted: Tensor, target: Tensor, *, image_size: tuple[int, int] = (
 def inner_iou(predicted: Tensor, target: Tensor, *, ratio: Positive = 0.7, form: Form = "ciou") -> Tensor:
     """Loss of ``form`` with the IoU of both boxes scaled by ``ratio`` instead of IoU (Zhang et al., arXiv:2311.02877).
 
-    ``form``: iou, giou, diou, or ciou. Below 1 well placed boxes get larger gradients, above 1 badly placed ones.
+    Below 1 well placed boxes get larger gradients, above 1 badly placed ones.
     """
     pair = _pair(predicted, target)
     scaled = (torch.cat((box[:, :2], box[:, 2:] * ratio), dim=1) for box in (pair.predicted, pair.target))
@@ -294,8 +291,7 @@ class BoxLoss(nn.Module):
         self.wanted = [word for word in CONTEXT if word in known]
         self.momentum = parameters.get("momentum", known["momentum"].default if "momentum" in known else 0.0)
         self.mean = nn.Buffer(torch.ones(()))
-        self.step_sum = nn.Buffer(torch.zeros(()), persistent=False)
-        self.step_count = nn.Buffer(torch.zeros(()), persistent=False)
+        self.seen = nn.Buffer(torch.zeros(2), persistent=False)  # in a step: the sum of 1 - IoU, and the pairs
 
     def forward(self, predicted: Tensor, target: Tensor, **context: Any) -> Tensor:
         """Losses ``[P]`` of aligned boxes cxcywh ``[P, 4]``.
@@ -307,8 +303,8 @@ class BoxLoss(nn.Module):
         """
         context["mean"] = self.mean
         if self.training and "mean" in self.wanted:
-            self.step_sum.add_((1 - aligned_iou(predicted.detach().float(), target.float())).sum())
-            self.step_count.add_(len(target))
+            missing = 1 - aligned_iou(predicted.detach().float(), target.float())
+            self.seen.add_(torch.stack((missing.sum(), missing.new_full((), len(target)))))
         given = {word: context[word] for word in self.wanted if word in context}
         return self.function(predicted, target, **self.chosen, **given)
 
@@ -319,7 +315,6 @@ class BoxLoss(nn.Module):
 
     def finish_step(self) -> None:
         """Move the running mean by what the training step has seen."""
-        seen = self.step_sum / self.step_count.clamp(min=1)
-        self.mean.add_(self.momentum * (seen - self.mean) * (self.step_count > 0))
-        self.step_sum.zero_()
-        self.step_count.zero_()
+        total, count = self.seen
+        self.mean.add_(self.momentum * (total / count.clamp(min=1) - self.mean) * (count > 0))
+        self.seen.zero_()

@@ -23,11 +23,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in _KIND
 
 
 def activation_maker(text: str) -> Activation:
-    """``"nn.LeakyReLU(0.1)"`` to a function that makes that module.
-
-    Raises:
-        ValueError: the text is no ``Name`` or ``Name(number)`` of ``ACTIVATIONS``.
-    """
+    """``"nn.LeakyReLU(0.1)"`` to a function that makes that module; ValueError where ``ACTIVATIONS`` has none such."""
     name, arguments = parse_activation(text, ACTIVATIONS)
     in_place = {"inplace": True} if name in {"SiLU", "ReLU", "LeakyReLU", "Hardswish", "Mish"} else {}
     return lambda: ACTIVATIONS[name](*arguments, **in_place)
@@ -94,9 +90,8 @@ class C3(nn.Module):
         hidden = int(out_channels * expansion)
         self.deep = Conv(in_channels, hidden, activation=activation)
         self.plain = Conv(in_channels, hidden, activation=activation)
-        self.bottlenecks = nn.Sequential(
-            *(Bottleneck(hidden, hidden, shortcut, 1.0, activation) for _ in range(repeats))
-        )
+        bottlenecks = (Bottleneck(hidden, hidden, shortcut, 1.0, activation) for _ in range(repeats))
+        self.bottlenecks = nn.Sequential(*bottlenecks)
         self.merge = Conv(2 * hidden, out_channels, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -153,6 +148,5 @@ class Concat(nn.Module):
         return torch.cat(maps, dim=1)
 
 
-_OF_TORCH = (nn.Upsample, nn.MaxPool2d, nn.ZeroPad2d)
-_ALL = (Conv, Bottleneck, C3, SPP, SPPF, Concat, *_OF_TORCH)
+_ALL = (Conv, Bottleneck, C3, SPP, SPPF, Concat, nn.Upsample, nn.MaxPool2d, nn.ZeroPad2d)
 BLOCKS: dict[str, Callable[..., nn.Module]] = {block.__name__: block for block in _ALL}

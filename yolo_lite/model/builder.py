@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -30,16 +28,12 @@ class Layer(NamedTuple):
 
 
 def build_layers(config: ModelConfig) -> list[Layer]:
-    """Build the rows, from the image to the head.
-
-    Raises:
-        ConfigError: a row points nowhere or its arguments do not fit; the message holds the row.
-    """
+    """Build the rows, from the image to the head; ConfigError, with the row, where it does not fit."""
     layers: list[Layer] = []
     activation = activation_maker(config.activation)
     maps = {-1: torch.zeros(1, config.ch, SIZE, SIZE)}  # of a dry run; in a meta context without any values
     for index, row in enumerate((*config.backbone, *config.head)):
-        with _named_row(config, index):
+        try:
             sources = _sources(row, index)
             inputs = [maps[source] for source in sources]
             if row.module in HEADS:  # the last row
@@ -48,26 +42,17 @@ def build_layers(config: ModelConfig) -> list[Layer]:
                 break
             module, out_channels = _build_module(row, inputs, config, activation)
             layers.append(Layer(module, sources, out_channels))
-            found = dry_run(module, inputs if row.module == "Concat" else inputs[0])
+            maps[index] = found = dry_run(module, inputs if row.module == "Concat" else inputs[0])
             if not (isinstance(found, Tensor) and found.ndim == 4 and found.shape[1] == out_channels):
                 shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__  # of a plugin's block
                 raise ValueError(f"expected a map [B, {out_channels}, H, W] to come out, found {shape}")
-            maps[index] = found
+        except ConfigError:
+            raise
+        except (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:  # torch's too
+            number = index - len(config.backbone)
+            place = f"backbone row {index}" if number < 0 else f"head row {number}"
+            raise ConfigError(f"{place} (layer {index}) {row}: {error}") from error
     return layers
-
-
-@contextlib.contextmanager
-def _named_row(config: ModelConfig, index: int) -> Iterator[None]:
-    """Name the row, ``head row 3 (layer 13) [...]``, in what is raised where its numbers make no sense together."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:  # torch's too
-        number = index - len(config.backbone)
-        place = f"backbone row {index}" if number < 0 else f"head row {number}"
-        row = (*config.backbone, *config.head)[index]
-        raise ConfigError(f"{place} (layer {index}) {row}: {error}") from error
 
 
 def scaled_width(width: int, config: ModelConfig) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class Detector(nn.Module):
     """A network from images to the named outputs of its head; its ``layers`` are the rows of the model YAML.
 
     Raises:
-        ConfigError: a row of the model YAML does not fit; the message holds the row.
+        ConfigError: a row points nowhere or its arguments do not fit; the message holds the row.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -33,21 +33,14 @@ class Detector(nn.Module):
         self.layers = nn.ModuleList(layer.module for layer in layers)
         self.sources = [layer.sources for layer in layers]
         self.kept = {source for sources in self.sources for source in sources}
+        self.strides = self.head.strides  # pixels a cell of each level, ascending
+        self.stride = max(self.strides)
 
     @property
     def head(self) -> Head:
         head = self.layers[-1]
         assert isinstance(head, Head)
         return head
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Pixels a cell of each level, ascending."""
-        return self.head.strides
-
-    @property
-    def stride(self) -> int:
-        return max(self.strides)
 
     def forward(self, images: Tensor) -> Raw:
         """Outputs for images ``[B, ch, H, W]`` in 0..1, H and W multiples of ``stride``."""
@@ -96,22 +89,13 @@ class Detector(nn.Module):
         return clone
 
     def describe(self, size: int) -> str:
-        return f"{summarise(self, size)} at {size} px"
+        layers = sum(1 for module in self.modules() if not any(True for _ in module.children()))
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        return f"{layers} layers, {parameters:,} parameters, {gflops(self, size):.1f} GFLOPs at {size} px"
 
 
-class Summary(NamedTuple):
-    """Size and cost of a model."""
-
-    layers: int  # modules that hold no other module
-    parameters: int
-    gflops: float  # of one image, a multiplication and an addition counted as two
-
-    def __str__(self) -> str:
-        return f"{self.layers} layers, {self.parameters:,} parameters, {self.gflops:.1f} GFLOPs"
-
-
-def summarise(detector: Detector, image_size: int) -> Summary:
-    """Count layers, parameters, and the operations of convolutions and linear layers at ``image_size`` pixels.
+def gflops(detector: Detector, image_size: int) -> float:
+    """Operations (10^9) of convolutions and linear layers for an image; a multiplication and an addition are two.
 
     Their number grows with the area: it is counted on a small image. (torch's counter gives the same, but imports
     torch's compiler, which takes more than a second.)
@@ -128,6 +112,4 @@ def summarise(detector: Detector, image_size: int) -> Summary:
     dry_run(detector, torch.zeros(1, detector.config.ch, side, side, device=counted[0].weight.device))
     for hook in hooks:
         hook.remove()
-    leaves = sum(1 for module in detector.modules() if not any(True for _ in module.children()))
-    parameters = sum(parameter.numel() for parameter in detector.parameters())
-    return Summary(leaves, parameters, operations * (image_size / side) ** 2 / 1e9)
+    return operations * (image_size / side) ** 2 / 1e9

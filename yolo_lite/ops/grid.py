@@ -23,39 +23,12 @@ class Level(NamedTuple):
     first_slot: int
 
 
-class Grid(NamedTuple):
-    """Where every slot lies in the network input."""
-
-    levels: tuple[Level, ...]
-    level_table: Tensor  # [L, 4] int64, the rows of levels
-    anchors: Tensor  # [L, A, 2] width and height in pixels; without anchors one square cell a level
-    level: Tensor  # [N] int64, index of the slot's level
-    corner: Tensor  # [N, 2] float32, left and top of the slot's cell in pixels
-    stride: Tensor  # [N, 1] float32, pixels
-    anchor: Tensor  # [N, 2] float32, width and height in pixels
-
-    @property
-    def num_slots(self) -> int:
-        return self.corner.shape[0]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the network input in pixels."""
-        stride, rows, columns, _ = self.levels[0]
-        return stride * rows, stride * columns
-
-    @property
-    def slots(self) -> Slots:
-        """All slots."""
-        return Slots(self.corner, self.stride, self.anchor)
-
-
 class Slots(NamedTuple):
-    """Where some slots lie; the rows fit those of a head's output."""
+    """Where some slots lie in the network input, in pixels; the rows fit those of a head's output."""
 
-    corner: Tensor  # [..., 2]
-    stride: Tensor  # [..., 1]
-    anchor: Tensor  # [..., 2]
+    corner: Tensor  # [..., 2] float32, left and top of the slot's cell
+    stride: Tensor  # [..., 1] float32
+    anchor: Tensor  # [..., 2] float32, width and height
 
     def select(self, slot: Tensor | slice) -> Slots:
         """Some of the slots, by their index on the slot axis."""
@@ -67,12 +40,30 @@ class Slots(NamedTuple):
         return self.corner + self.stride / 2
 
 
-def make_grid(anchors: Tensor, strides: Sequence[int], height: int, width: int) -> Grid:
-    """The slots for a network input of ``height`` x ``width`` pixels, multiples of the largest stride.
+class Grid(NamedTuple):
+    """Where every slot lies in the network input."""
 
-    Args:
-        anchors: ``[L, A, 2]`` in pixels; the grid lies on its device. A head without anchors gives ``square_cells``.
-        strides: L strides in pixels.
+    levels: tuple[Level, ...]
+    level_table: Tensor  # [L, 4] int64, the rows of levels
+    anchors: Tensor  # [L, A, 2] width and height in pixels; without anchors one square cell a level
+    level: Tensor  # [N] int64, index of the slot's level
+    slots: Slots  # all N
+
+    @property
+    def num_slots(self) -> int:
+        return len(self.level)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the network input in pixels."""
+        stride, rows, columns, _ = self.levels[0]
+        return stride * rows, stride * columns
+
+
+def make_grid(anchors: Tensor, strides: Sequence[int], height: int, width: int) -> Grid:
+    """The slots for a network input of ``height`` x ``width`` pixels, multiples of the largest of the L ``strides``.
+
+    ``anchors`` are ``[L, A, 2]`` in pixels, those of a head without anchors its cells; the grid lies on their device.
     """
     num_anchors, device, first_slot = anchors.shape[1], anchors.device, 0
     levels, level, corner, stride, anchor = [], [], [], [], []
@@ -87,24 +78,15 @@ def make_grid(anchors: Tensor, strides: Sequence[int], height: int, width: int) 
         stride.append(torch.full((num_slots, 1), float(pixels), device=device))
         anchor.append(anchors[index].float().repeat(rows * columns, 1))
         first_slot += num_slots
-    table = torch.tensor(levels, device=device)
-    return Grid(tuple(levels), table, anchors.float(), *(torch.cat(rows) for rows in (level, corner, stride, anchor)))
-
-
-def square_cells(strides: Sequence[int], device: torch.device) -> Tensor:
-    """What ``make_grid`` takes for anchors where a head has none, ``[L, 1, 2]``: the cells themselves."""
-    return torch.tensor([[[stride, stride]] for stride in strides], dtype=torch.float32, device=device)
+    slots = Slots(torch.cat(corner), torch.cat(stride), torch.cat(anchor))
+    return Grid(tuple(levels), torch.tensor(levels, device=device), anchors.float(), torch.cat(level), slots)
 
 
 def decode_anchors(raw: Tensor, slots: Slots) -> Tensor:
     """Boxes from raw outputs: centre 2 sigmoid(t) - 0.5 cells from the corner, size (2 sigmoid(t))^2 anchors.
 
-    Args:
-        raw: ``[..., 4]`` logits t.
-        slots: rows that broadcast against ``raw``.
-
-    Returns:
-        ``[..., 4]`` cxcywh in pixels; the centre reaches half a cell beyond its cell, the size up to 4 anchors.
+    ``raw`` are logits t ``[..., 4]``, against which ``slots`` broadcast; the boxes are cxcywh in pixels ``[..., 4]``.
+    A centre reaches half a cell beyond its cell, a size up to 4 anchors.
     """
     reach = 2 * raw.sigmoid()
     centre = slots.corner + (reach[..., :2] - 0.5) * slots.stride

@@ -81,8 +81,7 @@ def class_nms(box: Tensor, score: Tensor, label: Tensor, iou: float) -> Tensor:
     # Every class gets a region of its own; float64 keeps the boxes exact however many classes there are.
     span = (box.max() - box.min()).double() + 1
     load_torchvision_operators()
-    kept: Tensor = torch.ops.torchvision.nms(box.double() + label[:, None] * span, score.double(), iou)
-    return kept
+    return torch.ops.torchvision.nms(box.double() + label[:, None] * span, score.double(), iou)
 
 
 def load_torchvision_operators() -> None:

@@ -108,13 +108,14 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
     Raises:
         DataError: a source, or what the key ``labels`` names, is not there or of another kind.
     """
-    files = {split: split_files(config, data_file, split) for split in config.splits}
+    files, lost = _files_of_splits(config, data_file)
     examined = {split: _examine_split(one, split, config, data_file) for split, one in files.items()}
     readers = {split: one.reader for split, one in files.items()}
     splits = {split: _index_of(examined[split], readers[split], config, outlines=False) for split in files}
     missing = [split for split in ("train", "val") if split not in files]
     findings = [
         *(_split_finding("missing split", split, data_file, "is not given") for split in missing),
+        *lost,
         *(finding for rows in examined.values() for one in rows for finding in one.findings),
         *(finding for split, one in files.items() for finding in _of_listing(split, one.listing)),
         *_duplicates(examined),
@@ -129,6 +130,19 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
     ]
     findings.sort(key=lambda one: list(SEVERITY).index(one.kind))
     return Diagnosis(config, data_file, longest, findings, examined, readers, splits)
+
+
+def _files_of_splits(config: DatasetConfig, data_file: str) -> tuple[dict[str, SplitFiles], list[Finding]]:
+    """Where the splits are read from; a test split that is not there, as exports often state one, is a finding."""
+    files, lost = dict[str, SplitFiles](), list[Finding]()
+    for split in config.splits:
+        try:
+            files[split] = split_files(config, data_file, split)
+        except DataError as error:
+            if split != "test":
+                raise
+            lost.append(Finding("missing split", split, data_file, str(error)))
+    return files, lost
 
 
 def write_cleaned(diagnosis: Diagnosis, folder: Path) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.labels import Annotation, LabelReader, Problem, Stated
+from yolo_lite.data.labels import Annotation, LabelReader, Problem, Stated, around_turned
 from yolo_lite.data.outlines import Ring
 from yolo_lite.data.readers.coco_pairing import Row, paired
 
@@ -88,7 +88,7 @@ class CocoReader(LabelReader):
         seen = set()
         numbers = dict.fromkeys(plain_id(record["id"]) for record in records)
         for row in itertools.chain.from_iterable(self.rows[number] for number in numbers):
-            one = self._object(row)
+            one = self._object(row, size)
             if len(records) > 1 and isinstance(one, Annotation) and (one.label, one.xyxy) in seen:
                 one = Problem("repeated object", f"{one.where}: repeats one of the same image under another id")
             elif isinstance(one, Annotation):
@@ -120,7 +120,7 @@ class CocoReader(LabelReader):
             problems.append(Problem("annotations of no image", text, rows=len(self.strays)))
         return problems
 
-    def _object(self, row: Row) -> Annotation | Problem:
+    def _object(self, row: Row, size: tuple[int, int]) -> Annotation | Problem:
         where, number = f"{self.path}: annotation {row.get('id')}", plain_id(row.get("category_id"))
         if number not in self.labels:
             name = self.categories.get(number, row.get("category_id"))
@@ -129,12 +129,15 @@ class CocoReader(LabelReader):
         rings, is_crowd = _rings(row.get("segmentation")), _is_true(row.get("iscrowd"))
         try:
             x, y, width, height = (float(value) for value in row["bbox"])
-            box = (x, y, x + width, y + height)
+            box: tuple[float, ...] = (x, y, x + width, y + height)
         except (KeyError, TypeError, ValueError, OverflowError):
             box = (0.0, 0.0, 0.0, 0.0)
             if row.get("bbox") or not rings:
                 expected = f"expected bbox: [x, y, width, height] as numbers, found {row.get('bbox')!r:.80}"
                 return Problem("not a number", f"{where}: {expected}")
+        attributes = row.get("attributes")
+        if isinstance(attributes, dict) and isinstance(turn := attributes.get("rotation"), (int, float)) and turn:
+            box = around_turned(box, turn, size)
         if not any(box) and rings:  # labelme's and VIA's: the outline has it
             corners = np.concatenate(rings).astype(np.float64)
             box = (*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
 from yolo_lite.config.errors import nearest
-from yolo_lite.data.labels import HINTS, Annotation, FileReader, Hint, Problem, Stated
+from yolo_lite.data.labels import HINTS, Annotation, FileReader, Hint, Problem, Stated, around_turned
 from yolo_lite.data.pairing import fold
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -43,7 +43,7 @@ class VocReader(FileReader):
         if (stem := _stem(tree.findtext("filename", ""))) != _stem(path) and stem in self.stems:
             yield Hint("misnamed")
         for number, thing in enumerate(tree.iter("object"), 1):
-            yield self._object(thing, f"{path}: object {number}")
+            yield self._object(thing, f"{path}: object {number}", size)
 
     def remarks(self, images: Sequence[str], hints: np.ndarray) -> list[Problem]:
         misnamed = np.flatnonzero(hints[:, HINTS.index("misnamed")])
@@ -59,7 +59,7 @@ class VocReader(FileReader):
         found = thread_map(_names_in, labelled, desc="reading class names", leave=False, delay=1)
         return sorted(set[str]().union(*found))
 
-    def _object(self, thing: ElementTree.Element, where: str) -> Annotation | Problem:
+    def _object(self, thing: ElementTree.Element, where: str, size: tuple[int, int]) -> Annotation | Problem:
         name = _name_of(thing)
         if name not in self.names:
             found = f"found {name!r}{nearest(name, self.names)}"
@@ -67,6 +67,9 @@ class VocReader(FileReader):
         texts = [thing.findtext(f"bndbox/{edge}", "") for edge in EDGES]
         try:
             box = tuple(float(text) for text in texts)
+            for attribute in thing.iter("attribute"):
+                if attribute.findtext("name") == "rotation" and (turn := float(attribute.findtext("value", "0"))):
+                    box = around_turned(box, turn, size)
         except ValueError:
             expected = f"expected a bndbox with numbers {', '.join(EDGES)}"
             return Problem("not a number", f"{where}: {expected}, found {texts}")
