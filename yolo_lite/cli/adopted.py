@@ -39,13 +39,15 @@ def adopted_into_run(options: RunOptions) -> RunOptions:
         return options
     if Path(options.project).resolve().is_relative_to(Path(options.data).resolve()):
         raise ConfigError(f"--data {options.data}: the run would be written into it: expected a --project elsewhere")
+    was_there = os.path.lexists(options.project)
     folder = make_run_folder(options.project, options.name, options.exist_ok)
     try:
         with contextlib.redirect_stdout(sys.stderr if getattr(options, "as_json", False) else sys.stdout):
             adopt(AdoptOptions(source=options.data, output=folder / ADOPTED))
     except UserError:
-        if not any(folder.iterdir()):
-            os.removedirs(folder)  # and those around it that were made for it
+        for place in (folder,) if was_there else (folder, folder.parent):
+            if not any(place.iterdir()):
+                place.rmdir()
         raise
     return in_run_folder(options, folder)
 
