@@ -70,7 +70,7 @@ def assert_painted(index: DatasetIndex, objects: int) -> None:
         ("16", 256, ""),
         ("17", 16, ""),
         ("19", 2, "3 images have a .xml file (Pascal VOC) but no .txt file and count as background, the first: "),
-        ("21", 8, ""),
+        ("21", 8, "EXIF turns 3 images after their sizes were stated: boxes are read as those of the turned image"),
     ],
 )
 def test_a_case_holds_the_boxes_that_are_painted(case: str, objects: int, said: str) -> None:

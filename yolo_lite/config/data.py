@@ -70,13 +70,14 @@ def _names_to_tuple(names: Any) -> Any:
     if names == ():  # the default
         return names
     if isinstance(names, dict):
+        names = {int(key) if isinstance(key, str) and key.isdecimal() else key: name for key, name in names.items()}
         if set(names) != set(range(len(names))):
             raise ValueError(f"expected the keys 0..{len(names) - 1}, found {list(names)[:10]}")
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, (list, tuple)) or not names:
         raise ValueError(f"expected a list of class names or a mapping 0..n-1 to names, found {names!r}")
     names = tuple(str(name) if is_int(name) else name for name in names)
-    names = tuple(unicodedata.normalize("NFC", name) if isinstance(name, str) else name for name in names)
+    names = tuple(unicodedata.normalize("NFC", name.strip()) if isinstance(name, str) else name for name in names)
     if unprintable := [name for name in names if isinstance(name, str) and not _is_encodable(name)]:
         raise ValueError(f"expected names that UTF-8 can write, found {unprintable[0]!r}")
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):

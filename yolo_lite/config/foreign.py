@@ -34,7 +34,9 @@ def known_dataset_keys(document: Document) -> Document:
     Raises:
         ConfigError: ``names`` is there, but misspelt.
     """
-    data, fields = document.data, DatasetConfig.model_fields
+    data, fields = dict(document.data), DatasetConfig.model_fields
+    if "val" not in data and "valid" in data:  # the name that other programs have for the split
+        data["val"] = data.pop("valid")
     unknown = [key for key in data if key not in fields and key not in DATASET_KEYS]
     for key in unknown:
         if "names" not in data and isinstance(data[key], (list, dict)) and resembles(key, ["names"]):

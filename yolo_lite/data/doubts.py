@@ -13,7 +13,7 @@ from yolo_lite.data.decode import ANY_RANGE
 from yolo_lite.data.images import largest_value
 from yolo_lite.data.labels import FileReader, Problem
 from yolo_lite.data.letterbox import fitted_size
-from yolo_lite.data.pairing import Folder, names_beside
+from yolo_lite.data.pairing import Folder, fold, names_beside
 
 if TYPE_CHECKING:
     from yolo_lite.data.index import DatasetIndex
@@ -70,6 +70,10 @@ def _unlabelled(files: SplitFiles, reader: FileReader) -> Iterator[Problem]:
             f"{len(found)} images have a {suffix} file ({OTHER_SUFFIXES[suffix]}) but no {reader.suffix} file and count"
         )
         yield Problem("labels of another format", f"{text} as background, the first: {image} with {label}", rows=0)
+    if len(missing) and files.stray_labels:
+        text = f"{len(files.stray_labels)} {reader.suffix} files beside the labels belong to no image"
+        text = f"{text}, and {len(missing)} images have none: {files.stray_labels[0]}, {files.images[missing[0]]}"
+        yield Problem("labels of no image", text, rows=0)
     if len(missing) > LARGE_SHARE * len(files.images) and not others:
         first = missing[0]
         text = f"{len(missing)} of {len(files.images)} images have no label file and count as background, the first:"
@@ -96,9 +100,10 @@ def _other_order(files: SplitFiles) -> Iterator[Problem]:
     """Whether a ``classes.txt`` or the like beside the labels numbers the classes in another way than ``names``."""
     own = files.reader.names
     for path, names in names_beside({os.path.dirname(label) for label in files.labels}, files.root):
-        moved = [name for name in names if name in own and names.index(name) != own.index(name)]
+        theirs, ours = ([fold(name) for name in one] for one in (names, own))
+        moved = [name for name in theirs if name in ours and theirs.index(name) != ours.index(name)]
         if moved:
-            found = f"{moved[0]!r} is {names.index(moved[0])} there and {own.index(moved[0])} in the dataset YAML"
+            found = f"{moved[0]!r} is {theirs.index(moved[0])} there and {ours.index(moved[0])} in the dataset YAML"
             text = f"{path}: the classes are in another order than names: {found}; the labels are read by the YAML's"
             yield Problem("classes in another order", text, rows=0)
 
@@ -107,12 +112,15 @@ def _pixel_range(images: Sequence[str], white: int) -> Iterator[Problem]:
     """Whether 16-bit images hold much less, or more, than the value that white is taken for."""
     deep = [image for image in images if os.path.splitext(image)[1].lower() in (".png", ".tif", ".tiff", ".npy")]
     sample = deep[:: -(-len(deep) // SAMPLED) or 1]
-    found = max((value for value in map(largest_value, sample) if value is not None), default=None)
-    if found is None or (found <= white and (white < ANY_RANGE or found > ANY_RANGE // 4)):
-        return
-    text = f"16-bit images have values up to {found}"
-    if found > white:
-        text = f"{text}, what is above {white} becomes white: see the keys bits and max_value"
-    else:
-        text = f"{text} of {ANY_RANGE} and become nearly black; write bits: {max(found.bit_length(), 8)} in the YAML"
-    yield Problem("range of 16 bits", text, rows=0)
+    found = [value for value in map(largest_value, sample) if value is not None]
+    above = [value for value in found if value > white]
+    dark = [value for value in found if white == ANY_RANGE >= 4 * value]
+    if above:
+        text = f"16-bit images have values up to {max(above)}, what is above {white} becomes white"
+        yield Problem("range of 16 bits", f"{text}: see the keys bits and max_value", rows=0)
+    elif len(dark) > LARGE_SHARE * len(found):
+        text = f"{len(dark)} of {len(found)} 16-bit images that were looked at have values up to {max(dark)}"
+        text = (
+            f"{text} of {ANY_RANGE} and become nearly black; write bits: {max(max(dark).bit_length(), 8)} in the YAML"
+        )
+        yield Problem("range of 16 bits", text, rows=0)

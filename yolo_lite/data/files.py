@@ -22,6 +22,55 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.data.suffixes import KNOWN_IMAGES, PLUGINS, image_suffixes, looks_like_image
 
 LONGEST_PATH = 4096  # bytes
+# Suffixes of what lies beside images: these are not opened to see whether they are some.
+NO_IMAGES = frozenset(
+    [
+        ".txt",
+        ".xml",
+        ".json",
+        ".yaml",
+        ".yml",
+        ".csv",
+        ".tsv",
+        ".md",
+        ".html",
+        ".htm",
+        ".log",
+        ".cache",
+        ".db",
+        ".zip",
+        ".tar",
+        ".gz",
+        ".tgz",
+        ".7z",
+        ".rar",
+        ".py",
+        ".ipynb",
+        ".ini",
+        ".names",
+        ".data",
+        ".cfg",
+        ".pt",
+        ".pth",
+        ".onnx",
+        ".npz",
+        ".pkl",
+        ".mp4",
+        ".avi",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".m4v",
+        ".mpg",
+        ".wav",
+        ".mp3",
+        ".pdf",
+        ".doc",
+        ".docx",
+        ".xls",
+        ".xlsx",
+    ]
+)
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 
 
@@ -93,9 +142,9 @@ def _sorted_out(files: Iterable[str], repeated: list[str], suffixes: frozenset[s
         suffix = os.path.splitext(file)[1].lower()
         if suffix in suffixes:
             images.append(file)
-        # No suffix, or one such as .jpg~; a folder or link that leads nowhere has none.
+        # No suffix, or one such as .jpg~ or .part; a folder or link that leads nowhere has none.
         elif suffix in KNOWN_IMAGES or (
-            not suffix[1:].isalpha() and (not os.path.isfile(file) or looks_like_image(file))
+            suffix not in NO_IMAGES and (not os.path.isfile(file) or looks_like_image(file))
         ):
             unread.append(file)
         elif not suffix and (target := _lost_link(file)):

@@ -116,6 +116,8 @@ def read_image(path: str | Path, channels: int = 3, white: int = ANY_RANGE) -> n
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     with _errors_name(path):
+        if not content:
+            raise DataError("not a readable image: the file is empty")
         if content.startswith(_NPY):
             pixels = _npy_pixels(content)
         elif content.startswith(TIFF):

@@ -60,7 +60,8 @@ def read_changed(files: SplitFiles, read: Callable[[str, str], Labels], split: s
     known = kept.key.tolist() if kept else []
     if kept and known == keys:
         return kept
-    row_of = {key: row for row, key in enumerate(known)}
+    # Which record of one file for all images is whose may change with every other image.
+    row_of = {} if reader.path else {key: row for row, key in enumerate(known)}
     rows = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
     new = np.flatnonzero(rows < 0).tolist()
     rows[new] = np.arange(len(new)) + len(known)

@@ -233,7 +233,11 @@ class LabelReader:
 
         ``hints`` are those of the first images: behind them stand images of other splits that share the labels.
         """
-        return []
+        swapped = int(hints[:, HINTS.index("swapped")].sum())
+        if not swapped or self.reading == "unknown":
+            return []
+        text = f"EXIF turns {swapped} images after their sizes were stated: boxes are read as those of the"
+        return [Problem("how rows are read", f"{text} {self.reading or 'turned'} image, as the boxes fit", rows=0)]
 
     def class_names(self, images: Sequence[str]) -> list[str]:
         """The names of the classes, in a format whose files have them; used where the YAML has no ``names``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import unicodedata
@@ -9,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from yolo_lite.config.errors import DataError
 
-NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
+NAME_FILES = ("classes.txt", "labels.txt", "class_names.txt", "_darknet.labels", "obj.names", "notes.json")
 ADVICE = "rename one of them, or list the images that are meant in a text file"
 
 
@@ -28,17 +30,17 @@ class Folder:
                 names = [entry.name for entry in entries if not entry.is_symlink() or os.path.exists(entry.path)]
         except (OSError, ValueError):  # no such folder, or a file
             names = []
-        self._names = set(names)
+        self.names = set(names)
 
     @cached_property
     def _alike(self) -> dict[str, str]:
         """The names by their folded forms; "" for what several have."""
-        folded = Counter(map(fold, self._names))
-        return {fold(name): name if folded[fold(name)] == 1 else "" for name in self._names}
+        folded = Counter(map(fold, self.names))
+        return {fold(name): name if folded[fold(name)] == 1 else "" for name in self.names}
 
     def find(self, name: str) -> str | None:
         """The path of the file of this name, in whatever letters; None if there is none, or several."""
-        found = name if name in self._names else self._alike.get(fold(name))
+        found = name if name in self.names else self._alike.get(fold(name))
         return f"{self.path}{os.sep}{found}" if found else None
 
 
@@ -106,13 +108,42 @@ def _check_unique(images: Sequence[str], files: Sequence[str], there: np.ndarray
             raise DataError(f"{file}: the label file of two images, {other} and {image}: {ADVICE}")
 
 
+def stray_files(labels: Sequence[str], suffix: str) -> list[str]:
+    """The files of this suffix in the folders of labels that are none of them, nor a list of names or of files."""
+    known, folders = set(labels), sorted({os.path.dirname(label) for label in labels})
+    files = (os.path.join(folder, name) for folder in folders for name in sorted(Folder(folder).names))
+    lists = {"train.txt", "val.txt", "valid.txt", "test.txt", "readme.txt", "data.txt", "notes.txt"}
+    return [
+        file
+        for file in files
+        if file.lower().endswith(suffix) and file not in known
+        if not is_name_file(name := os.path.basename(file)) and name.lower() not in lists
+    ]
+
+
 def names_beside(folders: Iterable[str], root: str | os.PathLike[str]) -> Iterator[tuple[str, list[str]]]:
-    """The files with class names that exporters put beside labels, and what they say: one name a line."""
+    """The files with class names that exporters put beside labels, and the names by their numbers."""
     places = sorted({place for folder in folders for place in (folder, os.path.dirname(folder))} | {os.fspath(root)})
-    for path in (os.path.join(place, name) for place in places for name in NAME_FILES):
-        try:
-            with open(path, encoding="utf-8-sig") as file:
-                lines = [unicodedata.normalize("NFC", line.strip()) for line in file]
-        except (OSError, UnicodeDecodeError):  # there is none
-            continue
-        yield path, [line for line in lines if line]
+    for folder in map(Folder, places):
+        for name in sorted(name for name in folder.names if is_name_file(name)):
+            if names := names_in(path := os.path.join(folder.path, name)):
+                yield path, names
+
+
+def is_name_file(name: str) -> bool:
+    return name.lower() in NAME_FILES or name.lower().endswith(".names")
+
+
+def names_in(path: str | os.PathLike[str]) -> list[str]:
+    """The class names in a file: one a line, or Label Studio's ``notes.json``; none where it is something else."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        rows = json.loads(text)["categories"] if Path(path).suffix.lower() == ".json" else text.splitlines()
+        names = [row if isinstance(row, str) else str(row["name"]) for row in sorted(rows, key=_number)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [name for text in names if (name := unicodedata.normalize("NFC", text.strip()))]
+
+
+def _number(row: Any) -> int:
+    return 0 if isinstance(row, str) else int(row["id"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ import numpy as np
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.data.files import Listing, list_sources
-from yolo_lite.data.labels import LabelReader
+from yolo_lite.data.labels import FileReader, LabelReader
+from yolo_lite.data.pairing import stray_files
 from yolo_lite.data.places import Places, find_places
 from yolo_lite.data.readers import FORMATS
 from yolo_lite.data.shapes import ensure_shapes
@@ -29,6 +31,7 @@ class SplitFiles(NamedTuple):
     labels: list[str]  # the label file of each image, or where it would be
     has_labels: np.ndarray  # [n] bool, whether it is there
     others: list[str]  # images of other splits that share the folder or file of labels
+    stray_labels: list[str]  # files beside the labels that belong to no image of any split, if images lack labels
 
     @property
     def images(self) -> list[str]:
@@ -65,10 +68,15 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
     place = root / Path(places.of(labels)).expanduser() if labels else None
     reader = _reader(config, data_file, root, place, listing.images)
     sharing = [other for other in config.splits if place and other != split and config.labels_of(other) == labels]
-    others = [image for other in sharing for image in _images_of_other(config, places, data_file, other)]
+    of_other = partial(_images_of_other, config, places, data_file)
+    others = [image for other in sharing for image in of_other(other)]
     files, there = reader.label_files([*listing.images, *others])
     count = len(listing.images)
-    return SplitFiles(root, sources, listing, reader, files[:count], there[:count], others)
+    strays: list[str] = []
+    if isinstance(reader, FileReader) and not there.all():
+        rest = [image for other in config.splits if other not in (split, *sharing) for image in of_other(other)]
+        strays = stray_files([*files, *reader.label_files(rest)[0]], reader.suffix)
+    return SplitFiles(root, sources, listing, reader, files[:count], there[:count], others, strays)
 
 
 def _images_of_other(config: DatasetConfig, places: Places, data_file: str | Path, split: str) -> list[str]:

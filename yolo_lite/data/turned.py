@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from yolo_lite.data.images import exif_orientation
+from yolo_lite.data.images import TURNED, exif_orientation
 from yolo_lite.data.labels import TOLERANCE, Annotation, Hint, Problem, Stated
 
 ROUNDED = 2  # pixels that a stated side may be off by rounding
 # From pixels of the stored image, ``width`` x ``height``, to those of the turned one, by EXIF orientation.
-TURNS: dict[int, Callable[[np.ndarray, np.ndarray, int, int], tuple[np.ndarray, np.ndarray]]] = {
+Turn = Callable[..., tuple[np.ndarray, np.ndarray]]
+TURNS: dict[int, Turn] = {
+    2: lambda x, y, width, height: (width - x, y),
+    3: lambda x, y, width, height: (width - x, height - y),
+    4: lambda x, y, width, height: (x, height - y),
     5: lambda x, y, width, height: (y, x),
     6: lambda x, y, width, height: (height - y, x),
     7: lambda x, y, width, height: (height - y, width - x),
@@ -39,7 +43,8 @@ def fitted(
     stated = next((one for one in found if isinstance(one, Stated)), None)
     claimed = size if stated is None else (pixels_stated(stated.height) or 0, pixels_stated(stated.width) or 0)
     if stated is None or 0 in claimed or max(abs(claimed[0] - size[0]), abs(claimed[1] - size[1])) <= ROUNDED:
-        yield from rows
+        turn = _turn(image, claimed, size) if reading == "stored" else None
+        yield from rows if turn is None else (_turned(one, turn, size) for one in rows)
         return
     where = f"{image}: {size[1]} x {size[0]} pixels, but {stated.where} has it as {claimed[1]} x {claimed[0]}"
     turn = TURNS.get(exif_orientation(image)) if claimed == size[::-1] else None
@@ -50,7 +55,7 @@ def fitted(
             yield from rows
             return
         if reading == "stored":
-            yield from (_turned(one, turn, size) if isinstance(one, Annotation) else one for one in rows)
+            yield from (_turned(one, turn, size) for one in rows)
             return
         where += ", as stored, before EXIF turns it: no box tells whether they are of the stored or the turned image"
     yield Problem(
@@ -73,8 +78,17 @@ def _fits(one: Annotation, size: tuple[int, int]) -> list[str]:
     return [] if turned == stored else ["turned" if turned else "stored"]
 
 
-def _turned(one: Annotation, turn: Callable[..., Any], size: tuple[int, int]) -> Annotation:
+def _turn(image: str, claimed: tuple[int, int], size: tuple[int, int]) -> Turn | None:
+    """What EXIF does to an image of a stored reading whose size does not tell: all but turned sides that are stated."""
+    orientation = exif_orientation(image)
+    is_known = orientation in TURNED and size[0] != size[1] and claimed == size
+    return None if is_known else TURNS.get(orientation)
+
+
+def _turned(one: Annotation | Problem | Hint, turn: Turn, size: tuple[int, int]) -> Annotation | Problem | Hint:
     """An annotation of the stored image as one of the turned image of (height, width) pixels."""
+    if not isinstance(one, Annotation):
+        return one
     width, height = size  # of the stored one
     corners = np.array(one.xyxy, dtype=np.float64).reshape(2, 2)
     corners = np.stack(turn(*corners.T, width, height), axis=1)

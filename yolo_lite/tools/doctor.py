@@ -48,6 +48,7 @@ SEVERITY = {
             "image listed twice",
             "paired by name alone",
             "filename of another image",
+            "labels of no image",
         ),
         "warning",
     ),
@@ -225,7 +226,7 @@ def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
     if SAME_FORMAT.get(stated, stated) != SAME_FORMAT.get(kind, kind):
         yield "wrong extension", f"a {kind} file"
     if turned != 1:
-        yield "rotated by EXIF", f"orientation {turned}; labels are of the turned image"
+        yield "rotated by EXIF", f"orientation {turned}; it is turned when it is read"
     if ";16" in layout or ";16" in mode:
         yield "16-bit", "read as 8 bits"
     if mode in MODES:

@@ -59,7 +59,7 @@ def recognise(tree: Tree, file: str | None = None, format: str | None = None, na
     fits = _fitting(tree, divided, places, wanted, is_stated=stated is not None)
     if len(fits) > 1:
         both = " and ".join(f"{kind} ({layout.files[0]})" for kind, layout in fits.items())
-        raise DataError(f"{tree.root}: labels of two formats fit, {both}: choose with yolo-lite adopt --format")
+        raise DataError(f"{tree.root}: labels of two formats fit, {both}: choose one with yolo-lite adopt --format")
     if not fits:
         raise DataError(_nothing_fits(tree, wanted))
     ((kind, layout),) = fits.items()
@@ -266,12 +266,12 @@ def _names_of_yolo(tree: Tree, layout: Layout) -> tuple[str, ...]:
         used = {row.split()[0] for file in layout.files for row in tree.lines(file)}
         asked = "expected a data.yaml, classes.txt, obj.names or notes.json with the names of the classes"
         found = ", ".join(sorted(used, key=lambda text: text.zfill(9))[:20])
-        raise DataError(f"{tree.root}: {asked}, found labels with {found}: yolo-lite adopt --names a,b,c")
+        raise DataError(f"{tree.root}: {asked}, found labels with {found}: give yolo-lite adopt --names a,b,c")
     best = max(lists, key=lambda file: len(lists[file]))
     for file, names in lists.items():
         if names != lists[best][: len(names)]:  # labelImg adds classes at the end
             both = f"{file} ({', '.join(names[:5])}) and {best} ({', '.join(lists[best][:5])})"
-            raise DataError(f"{tree.root}: {both} name the classes differently: yolo-lite adopt --names a,b,c")
+            raise DataError(f"{tree.root}: {both} name the classes differently: give yolo-lite adopt --names a,b,c")
     return lists[best]
 
 

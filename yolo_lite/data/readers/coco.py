@@ -98,7 +98,7 @@ class CocoReader(LabelReader):
     def remarks(self, images: Sequence[str], hints: np.ndarray) -> list[Problem]:
         """Images listed twice, names that two classes have, and annotations of other images than these."""
         lists = [self.records[image] for image in images if image in self.records]
-        problems = []
+        problems = super().remarks(images, hints)
         if twice := [records[0]["file_name"] for records in lists if len(records) > 1]:
             text = f"{self.path}: {len(twice)} images listed twice, the first: {twice[0]}; their annotations are joined"
             problems.append(Problem("image listed twice", text, rows=0))

@@ -48,9 +48,10 @@ class VocReader(FileReader):
     def remarks(self, images: Sequence[str], hints: np.ndarray) -> list[Problem]:
         misnamed = np.flatnonzero(hints[:, HINTS.index("misnamed")])
         if not len(misnamed):
-            return []
+            return super().remarks(images, hints)
         text = f"{len(misnamed)} XML files state the filename of another image, the first: that of"
-        return [Problem("filename of another image", f"{text} {images[misnamed[0]]}", rows=0)]
+        problem = Problem("filename of another image", f"{text} {images[misnamed[0]]}", rows=0)
+        return [*super().remarks(images, hints), problem]
 
     def class_names(self, images: Sequence[str]) -> list[str]:
         files, there = self.label_files(images)
