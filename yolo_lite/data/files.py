@@ -23,7 +23,9 @@ from yolo_lite.data.suffixes import KNOWN_IMAGES, PLUGINS, image_suffixes, looks
 
 LONGEST_PATH = 4096  # bytes
 # Suffixes of what lies beside images: these are not opened to see whether they are some.
-_TEXTS = ".txt .xml .json .yaml .yml .csv .tsv .md .html .htm .log .py .ini .names .data .cfg .pdf .doc .docx .xls .xlsx"
+_TEXTS = (
+    ".txt .xml .json .yaml .yml .csv .tsv .md .html .htm .log .py .ini .names .data .cfg .pdf .doc .docx .xls .xlsx"
+)
 _OTHERS = (
     ".cache .db .zip .tar .gz .tgz .7z .rar .pt .pth .onnx .npz .pkl .mp4 .avi .mov .mkv .webm .m4v .mpg .wav .mp3"
 )
