@@ -223,7 +223,8 @@ def cvat_voc(root: Path, images: list[Image], *subsets: str) -> None:
         write(root / f"ImageSets/Main/{subset}.txt", "".join(f"{one.name}\n" for one in own))
     write(
         root / "labelmap.txt",
-        "# label:color_rgb:parts:actions\n" + "".join(f"{name}:1,2,3::\n" for name in images[0].names),
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\n"
+        + "".join(f"{name}:1,2,3::\n" for name in images[0].names),
     )
 
 

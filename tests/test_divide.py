@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import SHARED
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,6 +92,34 @@ def test_a_share_that_whole_groups_do_not_meet_is_said() -> None:
     division = divide(names, blank(41), {"val": 0.2}, 0)
     assert division.splits["val"].tolist() == [40] and "one group has 40 images" in division.reason
     assert "not met" not in divide([f"{i}.jpg" for i in range(10)], blank(10), {"val": 0.2}, 0).reason
+
+
+@pytest.mark.parametrize(("word", "is_clip"), [("BloodImage", False), ("walk", True), ("video", True)])
+def test_a_name_that_all_images_share_is_a_clip_if_it_says_so_or_neighbours_are_alike(word: str, is_clip: bool) -> None:
+    rng = np.random.default_rng(0)
+    prints = rng.random((40, 256)) < 0.4
+    for frame in range(1, 40) if word == "walk" else ():  # a tenth of the bits is new in each
+        prints[frame] = np.where(rng.random(256) < 0.9, prints[frame - 1], prints[frame])
+    order = [f"{word}_{frame}.jpg" for frame in range(40)]
+    division = divide(order, prints, {"val": 0.25}, 0)
+    assert (division.splits["val"].tolist() == list(range(30, 40))) == is_clip
+    assert (
+        "40 images look like frames of one clip" if is_clip else "40 groups (no two of them alike)"
+    ) in division.reason
+
+
+@pytest.mark.skipif(not (SHARED / "data/bccd").is_dir(), reason="needs ../shared/data")
+def test_real_images_of_one_kind_are_no_clip_and_copies_among_them_are_found() -> None:
+    for name, joined in (("bccd", 0), ("raccoon", 5)):
+        paths = sorted((SHARED / "data" / name / "images").glob("*.jpg"))
+        prints = read_fingerprints([str(path) for path in paths])
+        reason = divide([path.name for path in paths], prints, {"val": 0.2}, 0).reason
+        assert f"{len(paths)} images are {len(paths) - joined} groups" in reason
+        digests: dict[bytes, int] = {}
+        pairs = {tuple(sorted(pair)) for pair in near_duplicates(prints).tolist()}
+        for number, path in enumerate(paths):
+            first = digests.setdefault(path.read_bytes(), number)
+            assert first == number or (first, number) in pairs
 
 
 def test_too_few_images_or_groups_are_refused() -> None:

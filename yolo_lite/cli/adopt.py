@@ -12,5 +12,6 @@ def run(options: AdoptOptions) -> Path:
     from yolo_lite.tools.adopt import adopt
 
     file = adopt(options)
+    print(f"yolo-lite check --data {options.output}")
     print(f"yolo-lite train --data {options.output}")
     return file

@@ -16,7 +16,7 @@ import numpy as np
 
 from yolo_lite.config.errors import DataError
 
-NAME_FILES = ("classes.txt", "labels.txt", "class_names.txt", "_darknet.labels", "obj.names", "notes.json")
+NAME_FILES = ("classes.txt", "labels.txt", "class_names.txt", "names.txt", "_darknet.labels", "obj.names", "notes.json")
 ADVICE = "rename one of them, or list the images that are meant in a text file"
 
 
@@ -87,7 +87,7 @@ def pair_files(
             raise DataError(f"{image}: two label files that differ: {found[0]} and {found[1]}; remove one of them")
         there[position] = bool(found)
         files.append(found[0] if found else os.path.join(places[folder][0].path, label))
-    _check_unique(images, files, there)
+    check_unique(images, files, there)
     return files, there
 
 
@@ -105,8 +105,8 @@ def has_numbers(file: str) -> bool:
         return False
 
 
-def _check_unique(images: Sequence[str], files: Sequence[str], there: np.ndarray) -> None:
-    """Whether no label file that is there belongs to two images."""
+def check_unique(images: Sequence[str], files: Sequence[str], there: np.ndarray) -> None:
+    """Raise DataError where a label file that is there belongs to two images, which may be of different splits."""
     if len(set(files)) == len(files):
         return
     owner: dict[str, str] = {}

@@ -29,6 +29,8 @@ LABEL_STUDIO_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 NUMBERED = re.compile(r"^(.*?)[-_. (]*(\d+)\)?$")  # a frame's number behind the name of its clip
 CAMERA_WORDS = {"", "img", "image", "images", "im", "dsc", "dscn", "dscf", "pic", "picture", "photo"}
 FRAME_WORDS = {"frame", "frames"}
+CLIP = re.compile("clip|video|frame|cam|seq|scene|track|mp4|avi|mov", re.IGNORECASE)
+FLOW = 0.95  # neighbours in a clip differ in less than this of the bits that chance gives: .74 to .91; others .97 to 1
 
 
 class Division(NamedTuple):
@@ -48,6 +50,7 @@ def divide(
     """Take ``shares`` of n images out of train, whole groups of images that belong together at a time.
 
     Where all of them belong together, they are cut into blocks in the order of their names, which is that of time.
+    A name that all images share is that of a clip only if it says so, or neighbours are alike.
 
     Args:
         names: of the images, below the set's folder, with ``/``.
@@ -61,13 +64,17 @@ def divide(
     count, parts = len(names), len(shares) + 1
     if count < parts:
         raise DataError(f"expected at least {parts} images to divide, found {count}")
-    by_name = _components(count, _linked_by_name(names, classes))
-    group = _components(count, np.concatenate((_linked_by_name(names, classes), near_duplicates(fingerprints))))
+    order = np.array(sorted(range(count), key=lambda image: _in_time(names[image])))
+    linked = _linked_by_name(names, classes)
+    if len(linked) == count - 1 and not any(map(CLIP.search, names)) and not _flows(fingerprints[order]):
+        linked = linked[:0]  # the name of the set, as in BloodImage_00012
+    by_name = _components(count, linked)
+    group = _components(count, np.concatenate((linked, near_duplicates(fingerprints))))
     num_named, num_groups = int(by_name.max()) + 1, int(group.max()) + 1
     if num_groups == 1:
-        order = np.array(sorted(range(count), key=lambda image: _in_time(names[image])))
-        why = "all frames of one clip, or alike: cut into blocks in the order of their names"
-        return Division(_blocks(order, shares), f"{count} images are {why}")
+        what = "frames of one clip" if num_named == 1 else "near-duplicates of each other"
+        why = f"{' and '.join(('train', *shares))} are blocks of them in the order of names"
+        return Division(_blocks(order, shares), f"{count} images look like {what}: {why}")
     if num_groups < parts:
         raise DataError(f"{num_groups} groups of images that belong together cannot be divided into {parts} splits")
     joined = {"clips or copies by their names": count - num_named, "near-duplicates": num_named - num_groups}
@@ -76,9 +83,24 @@ def divide(
     )
     reason = f"{count} images are {num_groups} groups ({told}), each on one side"
     splits = _whole_groups(group, shares, seed)
-    if any(2 * abs(len(splits[split]) - share * count) > share * count for split, share in shares.items()):
-        reason += f"; the shares are not met, for one group has {np.bincount(group).max()} images"
+    largest = int(np.bincount(group).max())
+    if largest > 1 and any(
+        2 * abs(len(splits[split]) - share * count) > share * count for split, share in shares.items()
+    ):
+        reason += f"; the shares are not met, for one group has {largest} images"
     return Division(splits, reason)
+
+
+def _flows(fingerprints: np.ndarray) -> bool:
+    """Whether images in the order of their names follow each other as frames do; also if nothing is known of them."""
+    return bool(np.median(differences(fingerprints[:-1], fingerprints[1:])) < FLOW)
+
+
+def differences(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How many bits of fingerprints ``[n, 256]`` differ, in shares ``[n]`` of those that do by chance."""
+    ones, others = one.mean(axis=1), other.mean(axis=1)
+    by_chance = ones * (1 - others) + others * (1 - ones)
+    return (one ^ other).mean(axis=1) / np.maximum(by_chance, 1e-9)
 
 
 def clip_of(name: str, classes: Collection[str], several_folders: bool) -> str | None:

@@ -22,6 +22,7 @@ SPLIT_WORDS = {
 }
 # What else the name of a split's folder may say: obj_train_data, test_images, coco-val2017.
 BESIDE = re.compile("images?|imgs?|labels?|annotations?|data|dataset|set|split|part|obj|voc|coco|yolo|zip")
+RUNS = re.compile("(^|/)runs/(train|val|test|detect|predict|track|segment|pose|obb|check|show)/")
 USED = {".txt", ".xml", ".json", ".yaml", ".yml", ".data", ".names", ".labels"}  # endings of what is read, but images
 
 
@@ -39,8 +40,8 @@ class Statement(NamedTuple):
 class Tree:
     """The files below a folder, without what operating systems leave there; paths are relative, with ``/``."""
 
-    def __init__(self, root: Path, files: Sequence[str] | None = None) -> None:
-        self.root = root
+    def __init__(self, root: Path, files: Sequence[str] | None = None, notes: Sequence[str] = ()) -> None:
+        self.root, self.notes = root, notes  # what was left out
         if files is not None:
             self.files = files
 
@@ -121,14 +122,19 @@ def open_folder(root: Path) -> Tree:
     tree = Tree(root)
     if not tree.images:
         raise DataError(f"{root}: expected a dataset, found no image; some exporters leave them out unless asked")
+    runs = {file for file in tree.files if RUNS.search(file)}
+    files = [file for file in tree.files if file not in runs]
+    notes = [f"left out: what runs wrote, {len(runs)} files, the first: {min(runs)}"] if runs else []
+    if not any(_suffix(file) in image_suffixes() for file in files):
+        files, notes = list(tree.files), []
     used = [
         os.path.dirname(file)
-        for file in tree.files
+        for file in files
         if _suffix(file) in USED | image_suffixes() and "readme" not in file.lower()
     ]
     inner = os.path.commonpath(used)
     start = f"{inner}/" if inner else ""
-    return Tree(root / inner, [file[len(start) :] for file in tree.files if file.startswith(start)])
+    return Tree(root / inner, [file[len(start) :] for file in files if file.startswith(start)], notes)
 
 
 def read_sources(root: Path, sources: Iterable[str]) -> list[str]:

@@ -16,16 +16,18 @@ import numpy as np
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.labels import FileReader
+from yolo_lite.data.pairing import check_unique, is_name_file
 from yolo_lite.data.readers.coco import CocoReader
 from yolo_lite.data.readers.voc import VocReader
 from yolo_lite.data.readers.yolo import YoloReader
 from yolo_lite.tools.coco_export import read_coco_exports
+from yolo_lite.tools.divide import differences, read_fingerprints
 from yolo_lite.tools.export_tree import SPLITS, Statement, Tree, by_folder, by_lists, list_files_in, split_of
 from yolo_lite.tools.statements import read_darknet, read_dataset_yaml
 
 SAMPLE = 200  # images of a split by which the place of its labels is found
-NAME_FILES = {"classes.txt", "labels.txt", "class_names.txt", "_darknet.labels", "obj.names", "notes.json"}
 MASKS = re.compile(r"(mask|trimap|segmentation)[^/]*/", re.IGNORECASE)
+ALIKE = 0.5  # images with drawn boxes differ in less than this of the bits that chance gives
 READERS: dict[str, type[FileReader]] = {"yolo": YoloReader, "voc": VocReader}
 
 
@@ -65,7 +67,7 @@ def recognise(tree: Tree, file: str | None = None, format: str | None = None, na
     ((kind, layout),) = fits.items()
     if not file:
         layout = _with_doubts(tree, layout, layout.stated.splits if kind == "coco" else divided.splits)
-    layout = _labelled_splits(tree, layout)
+    layout = _labelled_splits(tree, layout._replace(notes=(*tree.notes, *layout.notes)))
     known = names or (layout.names if kind != "yolo" or (file and layout.names) else _names_of_yolo(tree, layout))
     return layout._replace(names=tuple(known))
 
@@ -119,7 +121,8 @@ def _by_files(tree: Tree, stated: Statement, kind: str, places: dict[str, str]) 
 
 def _below_base(tree: Tree, stated: Statement, kind: str, places: dict[str, str], base: str) -> Layout | None:
     """As ``_by_files``, with the folder at which the paths of images begin that those of labels mirror."""
-    labels, splits, files, names = dict[str, str](), dict[str, list[str]](), list[str](), set[str]()
+    labels, splits, names, left_out = dict[str, str](), dict[str, list[str]](), set[str](), set[str]()
+    pairs = list[tuple[str, str, bool]]()  # image, its label file, and whether that is there
     for split, images in sorted(stated.splits.items(), key=lambda item: SPLITS.index(item[0])):
         place = places.get(split)
         if place is None:
@@ -128,29 +131,57 @@ def _below_base(tree: Tree, stated: Statement, kind: str, places: dict[str, str]
             return None
         reader = _reader(tree, kind, base, place)
         found, there = reader.label_files([str(tree.root / image) for image in images])
-        splits[split] = [image for image, is_mask in zip(images, _masks(images, there), strict=True) if not is_mask]
+        copies = _copies(tree, images, there)
+        splits[split] = [image for image in images if image not in copies]
+        left_out |= copies
         if there.any():
             labels[split] = place
-            files += [os.path.relpath(found[i], tree.root) for i in np.flatnonzero(there)]
-            names |= set(reader.class_names([str(tree.root / image) for image in images]))
+            rows = zip(images, found, there.tolist(), strict=True)
+            pairs += [(str(tree.root / row[0]), *row[1:]) for row in rows if row[0] not in copies]
+            names |= set(reader.class_names([str(tree.root / image) for image in splits[split]]))
+    files = [os.path.relpath(file, tree.root) for _, file, is_there in pairs if is_there]
     if not any(IS_OF_KIND[kind](tree.root / file) for file in files[:: max(len(files) // 20, 1)]):
         return None
-    num_masks = sum(map(len, stated.splits.values())) - sum(map(len, splits.values()))
-    notes = (f"left out: {num_masks} masks, which have the names of images",) if num_masks else ()
+    check_unique([pair[0] for pair in pairs], [pair[1] for pair in pairs], np.array([pair[2] for pair in pairs]))
+    notes = [f"left out: {len(left_out)} copies or masks of other images: {min(left_out)}, ..."] if left_out else []
+    if missing := [image for image, _, is_there in pairs if not is_there]:
+        text = f"{len(missing)} of {len(pairs)} images have no {READERS[kind].suffix} file and count as background"
+        notes.append(f"{text}, the first: {os.path.relpath(missing[0], tree.root)}")
     stated = stated._replace(splits=splits)
-    return Layout(kind, stated, labels, files, stated.names or tuple(sorted(names)), notes, base)
+    return Layout(kind, stated, labels, files, stated.names or _ordered(tree, names), tuple(notes), base)
+
+
+def _ordered(tree: Tree, names: set[str]) -> tuple[str, ...]:
+    """Class names in the order of CVAT's ``labelmap.txt``, with those that it has besides, else in that of letters."""
+    rows = [row for file in tree.ending("labelmap.txt") for row in tree.lines(file) if not row.startswith("#")]
+    listed = dict.fromkeys(row.partition(":")[0].strip() for row in rows if ":" in row and names)
+    return (*(name for name in listed if name != "background" or name in names), *sorted(names - set(listed)))
 
 
 def _reader(tree: Tree, kind: str, base: str, place: str) -> FileReader:
     return READERS[kind](tree.root / base, tree.root / place if place else None, ())
 
 
-def _masks(images: Sequence[str], has_labels: np.ndarray) -> list[bool]:
-    """Which images are in a folder of masks, without labels, and have the name of an image with labels."""
-    stems = [PurePosixPath(image).stem for image in images]
-    labelled = {stems[i] for i in np.flatnonzero(has_labels)}
-    may_be = [stem in labelled and MASKS.search(image) is not None for stem, image in zip(stems, images, strict=True)]
-    return (np.array(may_be, dtype=bool) & ~has_labels).tolist()
+def _copies(tree: Tree, images: Sequence[str], has_labels: np.ndarray) -> set[str]:
+    """The images in folders without labels that repeat those with labels, by name and looks: originals, drawn boxes.
+
+    Masks repeat them by name alone.
+    """
+    original = {PurePosixPath(image).stem: image for image in itertools.compress(images, has_labels)}
+    labelled, folders = set(map(os.path.dirname, original.values())), dict[str, list[str]]()
+    for image in images:
+        if (folder := os.path.dirname(image)) not in labelled:
+            folders.setdefault(folder, []).append(image)
+    return {image for folder, own in folders.items() if _is_copy(tree, folder, own, original) for image in own}
+
+
+def _is_copy(tree: Tree, folder: str, images: Sequence[str], original: dict[str, str]) -> bool:
+    pairs = [(image, original[stem]) for image in images if (stem := PurePosixPath(image).stem) in original]
+    if not pairs or MASKS.search(f"{folder}/"):
+        return bool(pairs)
+    sample = [str(tree.root / image) for pair in pairs[:: len(pairs) // 10 + 1] for image in pair]
+    prints = read_fingerprints(sample)
+    return bool(np.median(differences(prints[::2], prints[1::2])) < ALIKE)
 
 
 def _place_of_labels(tree: Tree, kind: str, base: str, split: str, images: Sequence[str]) -> str:
@@ -206,11 +237,14 @@ def _by_places(tree: Tree, stated: Statement, places: dict[str, str]) -> Layout 
 
 def _by_exports(tree: Tree, divided: Statement) -> Layout | None:
     """A layout with annotation files for all images, which tell the splits if they are several."""
-    exports = sorted(read_coco_exports(tree), key=lambda export: SPLITS.index(export.split or "train"))
+    found = sorted(read_coco_exports(tree), key=lambda export: SPLITS.index(export.split or "train"))
+    exports = [export for export in found if export.images]
     if not exports:
         return None
     names = tuple(dict.fromkeys(name for export in exports for name in export.names))
-    notes = tuple(f"{export.file}: {export.note}" for export in exports if export.note)
+    notes = tuple(
+        f"{'' if export.images else 'left out: '}{export.file}: {export.note}" for export in found if export.note
+    )
     files = [export.file for export in exports]
     if len(exports) == 1 and exports[0].split is None:
         listed = set(exports[0].images)
@@ -258,7 +292,7 @@ def _labelled_splits(tree: Tree, layout: Layout) -> Layout:
 
 def _names_of_yolo(tree: Tree, layout: Layout) -> tuple[str, ...]:
     """The names of numbered classes; raises DataError where no file has them, or two have others."""
-    lists = {file: _names_in(tree, file) for file in tree.files if _is_name_file(file)}
+    lists = {file: _names_in(tree, file) for file in tree.files if is_name_file(os.path.basename(file))}
     lists = {file: names for file, names in lists.items() if names}
     if layout.stated.names:
         lists[layout.stated.how] = layout.stated.names
@@ -273,11 +307,6 @@ def _names_of_yolo(tree: Tree, layout: Layout) -> tuple[str, ...]:
             both = f"{file} ({', '.join(names[:5])}) and {best} ({', '.join(lists[best][:5])})"
             raise DataError(f"{tree.root}: {both} name the classes differently: give yolo-lite adopt --names a,b,c")
     return lists[best]
-
-
-def _is_name_file(file: str) -> bool:
-    name = PurePosixPath(file).name.lower()
-    return name in NAME_FILES or name.endswith(".names")
 
 
 def _names_in(tree: Tree, file: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.yaml_file import read_yaml
-from yolo_lite.tools.export_tree import SPLIT_WORDS, Statement, Tree, by_lists, read_sources
+from yolo_lite.tools.export_tree import SPLIT_WORDS, SPLITS, Statement, Tree, by_lists, read_sources
 
 # Keys of a dataset YAML that hold in ours too; those that say where things are do not.
 PASSED_ON = set(DatasetConfig.model_fields) - {"path", "train", "val", "test", "names", "nc", "download", "generate"}
@@ -51,7 +52,7 @@ def _yamls(tree: Tree) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _stated(tree: Tree, file: str, data: dict[str, Any], is_given: bool) -> Statement:
-    splits, sources, notes = {}, {}, []
+    splits, sources, notes, stated = {}, {}, [], {}
     for key, value in data.items():
         split, texts = SPLIT_WORDS.get(str(key).lower()), [value] if isinstance(value, str) else value
         if not split or not isinstance(texts, list) or not texts:
@@ -59,12 +60,18 @@ def _stated(tree: Tree, file: str, data: dict[str, Any], is_given: bool) -> Stat
         near, path = "" if is_given else file, str(data.get("path") or "")
         found = [_images_of(tree, str(text), path, near) for text in texts]
         images = [image for own, _ in found for image in own]
+        stated[split] = [_inside(str(text)) for text in texts]
         if images:
             splits[split], sources[split] = list(dict.fromkeys(images)), [source for _, source in found if source]
         elif is_given and split == "train":
             raise DataError(f"{file}: {key}: no image found at {tree.root / texts[0]}, nor below {tree.root}")
         else:
             notes.append(f"{file}: {key}: nothing is at {', '.join(map(str, texts))}")
+    for one, other in itertools.combinations(SPLITS, 2):
+        # Paths of another machine, .../train/images and .../val/images, may both end in the one folder that is here.
+        if sources.get(one) == sources.get(other, ()) and stated[one] != stated[other]:
+            del splits[other], sources[other]
+            notes.append(f"{file}: {other}: nothing is at {', '.join(stated[other])}; {sources[one][0]} is of {one}")
     names = data.get("names") or ()
     if isinstance(names, dict):
         if not all(str(key).isdecimal() for key in names):
@@ -80,7 +87,7 @@ def _images_of(tree: Tree, text: str, path: str, near: str) -> tuple[list[str], 
     The paths of an export hold on another machine: they are looked for in its folder. Those of a YAML that was given,
     where ``near`` is empty, are looked for where they point, first.
     """
-    inside = "/".join(part for part in re.split(r"[/\\]+", text) if part not in ("", ".", "..")) or "."
+    inside = _inside(text)
     beside = os.path.join(os.path.dirname(near), inside)
     for source in dict.fromkeys((beside, inside) if near else (text, inside)):
         try:
@@ -93,6 +100,10 @@ def _images_of(tree: Tree, text: str, path: str, near: str) -> tuple[list[str], 
     if place is None:
         return [], None
     return (tree.listed(place)[0] if place in tree.files else tree.below(place)), place
+
+
+def _inside(text: str) -> str:
+    return "/".join(part for part in re.split(r"[/\\]+", text) if part not in ("", ".", "..")) or "."
 
 
 def _below(tree: Tree, file: str) -> str:
