@@ -15,8 +15,8 @@ import numpy as np
 import yaml
 from conftest import boxes_only
 
-from yolo_lite.data.index import DatasetIndex, coco_dict
-from yolo_lite.data.writers import WRITERS
+from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.writers import WRITERS, coco_dict
 
 NAMES = ("cat", "dog", "traffic light")
 COLOURS = ((250, 20, 20), (20, 250, 20), (20, 20, 250))  # RGB of a class

@@ -61,7 +61,7 @@ def assert_painted(index: DatasetIndex, objects: int) -> None:
     ("case", "objects", "said"),
     [
         ("01", 8, "/data/../train/images: "),
-        ("05", 8, "8 boxes with keypoints (pose): the boxes are used, the keypoints ignored"),
+        ("05", 8, "boxes with keypoints (pose): the boxes are used, the keypoints ignored"),
         ("06", 8, "4 images listed twice, the first: p0.jpg; their annotations are joined"),
         ("07", 8, ""),
         ("09", 22, ""),

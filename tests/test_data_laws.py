@@ -568,6 +568,10 @@ def test_what_systems_leave_behind_is_no_image() -> None:
             paint(root / "images" / name, [])
         index = read(root)
         assert len(index) == 1 and not index.remarks and not index.problems
+        paint(root / "images/.mine/b.png", [])
+        paint(root / "images/.c.png", [])
+        [line] = read(root).remarks
+        assert line.startswith("2 hidden images are not read: ") and ".mine/b.png" in line
 
 
 @pytest.mark.parametrize(
@@ -785,7 +789,7 @@ def test_the_source_of_an_export_that_lies_beside_another_is_asked_about() -> No
             (root / place / "labels").mkdir()
             (root / place / "labels/a.txt").write_text(yolo_row((1, 2, 20, 30)))
         config = DatasetConfig(train="../train/images", names=NAMES)
-        with pytest.raises(DataError, match=r"\.\./train/images; it could be .*mine/train/images or .*train/images"):
+        with pytest.raises(DataError, match=r"\.\./train/images; it could be .*train/images or .*mine/train/images"):
             index_split(config, root / "mine/data.yaml", "train")
 
 

@@ -17,7 +17,8 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data import tiff
-from yolo_lite.data.images import image_size, read_image, value_range
+from yolo_lite.data.doubts import value_range
+from yolo_lite.data.images import image_size, read_image
 from yolo_lite.data.suffixes import image_suffixes
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}

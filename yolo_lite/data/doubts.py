@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
+import cv2
 import numpy as np
 
+from yolo_lite.config.errors import DataError
 from yolo_lite.data.augment import MIN_SIDE
 from yolo_lite.data.decode import ANY_RANGE
-from yolo_lite.data.images import value_range
+from yolo_lite.data.images import DAMAGED, NPY, npy_header, npy_pixels
 from yolo_lite.data.labels import FileReader, Problem
 from yolo_lite.data.letterbox import fitted_size
 from yolo_lite.data.pairing import Folder, fold, names_beside
+from yolo_lite.data.tiff import TIFF, tiff_pages
 
 if TYPE_CHECKING:
     from yolo_lite.data.index import DatasetIndex
@@ -129,3 +133,30 @@ def _pixel_range(images: Sequence[str], white: int) -> Iterator[Problem]:
             f"{text} of {ANY_RANGE} and become nearly black; write bits: {max(max(dark).bit_length(), 8)} in the YAML"
         )
         yield Problem("range of 16 bits", text, rows=0)
+
+
+def value_range(path: str | Path) -> tuple[int, int] | None:
+    """Least and largest value of a PNG, TIFF or .npy file of 16 bits; None for others, and for what is damaged."""
+    try:
+        with open(path, "rb") as file:
+            if not _has_16_bits(file):
+                return None
+            file.seek(0)
+            content = file.read()
+        if content.startswith(NPY):
+            pixels: np.ndarray | None = npy_pixels(content)
+        else:
+            pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except (DataError, *DAMAGED):
+        return None
+    return None if pixels is None or pixels.dtype != np.uint16 else (int(pixels.min()), int(pixels.max()))
+
+
+def _has_16_bits(file: BinaryIO) -> bool:
+    start = file.read(25)
+    file.seek(0)
+    if start.startswith(NPY):
+        return npy_header(file)[2].newbyteorder("=") == np.uint16
+    if start.startswith(TIFF):
+        return tiff_pages(file, 1)[0].bits == 16
+    return start.startswith(b"\x89PNG") and start[-1] == 16

@@ -23,54 +23,15 @@ from yolo_lite.data.suffixes import KNOWN_IMAGES, PLUGINS, image_suffixes, looks
 
 LONGEST_PATH = 4096  # bytes
 # Suffixes of what lies beside images: these are not opened to see whether they are some.
-NO_IMAGES = frozenset(
-    [
-        ".txt",
-        ".xml",
-        ".json",
-        ".yaml",
-        ".yml",
-        ".csv",
-        ".tsv",
-        ".md",
-        ".html",
-        ".htm",
-        ".log",
-        ".cache",
-        ".db",
-        ".zip",
-        ".tar",
-        ".gz",
-        ".tgz",
-        ".7z",
-        ".rar",
-        ".py",
-        ".ipynb",
-        ".ini",
-        ".names",
-        ".data",
-        ".cfg",
-        ".pt",
-        ".pth",
-        ".onnx",
-        ".npz",
-        ".pkl",
-        ".mp4",
-        ".avi",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".m4v",
-        ".mpg",
-        ".wav",
-        ".mp3",
-        ".pdf",
-        ".doc",
-        ".docx",
-        ".xls",
-        ".xlsx",
-    ]
+_TEXTS = (
+    ".txt .xml .json .yaml .yml .csv .tsv .md .html .htm .log .py .ini .names .data .cfg .pdf .doc .docx .xls .xlsx"
 )
+_OTHERS = (
+    ".cache .db .zip .tar .gz .tgz .7z .rar .pt .pth .onnx .npz .pkl .mp4 .avi .mov .mkv .webm .m4v .mpg .wav .mp3"
+)
+NO_IMAGES = frozenset(f"{_TEXTS} {_OTHERS}".split())
+# What systems and editors leave beside a user's files: thumbnails, trash, older copies.
+LEFT = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", ".ipynb_checkpoints", ".thumbs", ".thumbnails", ".Trash"))
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 
 
@@ -116,7 +77,8 @@ def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset
     place = root / Path(source).expanduser()
     suffix = place.suffix.lower()
     if place.is_dir():
-        return _sorted_out(*_walk(str(place)), suffixes)
+        files, repeated = _walk(str(place))
+        return _without_hidden(_sorted_out(files, repeated, suffixes), str(place))
     if place.is_file():
         if suffix in suffixes or (suffix not in KNOWN_IMAGES and looks_like_image(place)):
             return Listing([str(place)], [], [], [])
@@ -167,7 +129,7 @@ def _lost_link(path: str) -> str:
     return target if os.path.isdir(target) and not target.endswith(os.sep) else ""
 
 
-def _walk(top: str, with_hidden: bool = False) -> tuple[list[str], list[str]]:
+def _walk(top: str) -> tuple[list[str], list[str]]:
     """All files below a folder, and links to what is read already; with the files, folders that cannot be opened."""
     files, repeated, read = list[str](), list[str](), set[str]()
     folders, links, origin = [top], list[str](), os.path.realpath(top)
@@ -182,8 +144,6 @@ def _walk(top: str, with_hidden: bool = False) -> tuple[list[str], list[str]]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if not with_hidden and _is_hidden(entry.name):
-                        continue
                     if not is_folder(entry):
                         files.append(entry.path)
                     elif entry.is_symlink():
@@ -195,9 +155,19 @@ def _walk(top: str, with_hidden: bool = False) -> tuple[list[str], list[str]]:
     return sorted(files, key=_parts), repeated
 
 
-def _is_hidden(name: str) -> bool:
-    """What systems and editors leave beside a user's files: thumbnails, trash, older copies."""
-    return name.startswith(".") or name in ("__MACOSX", "@eaDir", "Thumbs.db", "$RECYCLE.BIN")
+def _without_hidden(listing: Listing, top: str) -> Listing:
+    """What is not hidden below a folder; other hidden images than those that systems leave behind are counted."""
+    first = len(top.rstrip(os.sep)) + 1
+    names = [
+        [name for name in _parts(image[first:]) if name.startswith(".") or name in LEFT] for image in listing.images
+    ]
+    images = [image for image, hidden in zip(listing.images, names, strict=True) if not hidden]
+    if len(images) == len(listing.images):
+        return listing
+    pairs = zip(listing.images, names, strict=True)
+    others = [image for image, hidden in pairs if hidden and not {*hidden} & LEFT and not hidden[-1].startswith("._")]
+    notes = [f"{len(others)} hidden images are not read: {_first(others)}"] if others else []
+    return listing._replace(images=images, notes=listing.notes + notes)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -218,9 +188,7 @@ def _matches(root: Path, pattern: str) -> tuple[list[str], list[str]]:
         return each_once(sorted((str(root / path) for path in glob.glob(pattern, root_dir=root)), key=_parts))
     at = parts.index("**")  # glob itself would run into loops of links
     tops = glob.glob(str(Path(*parts[:at])), root_dir=root) if at else ["."]
-    walked = [
-        (top, *_walk(top, with_hidden=True)) for top in sorted(str(root / top) for top in tops) if os.path.isdir(top)
-    ]
+    walked = [(top, *_walk(top)) for top in sorted(str(root / top) for top in tops) if os.path.isdir(top)]
     below = ((file, file[len(top) :].strip(os.sep)) for top, files, _ in walked for file in files)
     fitting = (file for file, name in below if _fits(_parts(name), parts[at:]))
     found, again = each_once(sorted(fitting, key=_parts))

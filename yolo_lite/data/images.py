@@ -21,16 +21,16 @@ from PIL import Image
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.decode import ANY_RANGE, FLAGS, as_8_bits, check_channels, check_shape, decoded, opened, orientation
 from yolo_lite.data.suffixes import image_suffixes
-from yolo_lite.data.tiff import TIFF, tiff_pages, tiff_pixels
+from yolo_lite.data.tiff import TIFF, tiff_pixels
 
-_NPY = b"\x93NUMPY"
+NPY = b"\x93NUMPY"
 TURNED = (5, 6, 7, 8)  # the orientations that swap height and width
 _JPEG_END = b"\xff\xd9"
 # What a whole file ends with. Pillow itself finds a WebP that is cut off.
 _END = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "PNG": b"IEND\xaeB`\x82", "WEBP": b""}
 _TAIL = 64  # bytes in which the end is expected; some writers pad with zeros
 # What Pillow, OpenCV, numpy and tifffile raise for content that is damaged or no image.
-_DAMAGED = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, cv2.error)
+DAMAGED = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, cv2.error)
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def _errors_name(path: str | Path) -> Iterator[None]:
         raise DataError(f"{path}: {error}") from error.__cause__
     except FileNotFoundError:
         raise DataError(f"{path}: no such image") from None
-    except (*_DAMAGED, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable image: {error}") from error
 
 
@@ -56,10 +56,10 @@ def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
         DataError: the file is missing, no image, cut off, too large, or has another number of channels.
     """
     with _errors_name(path), open(path, "rb") as file:
-        start = file.read(len(_NPY))
+        start = file.read(len(NPY))
         file.seek(0)
-        if start == _NPY:
-            (height, width, found), _, _ = _npy_header(file)
+        if start == NPY:
+            (height, width, found), _, _ = npy_header(file)
             check_channels(found, channels)
             return height, width
         if channels in FLAGS and start[:4] not in TIFF:
@@ -81,7 +81,7 @@ def exif_orientation(path: str | Path) -> int:
     try:
         with Image.open(path) as image:
             return orientation(image)
-    except _DAMAGED:
+    except DAMAGED:
         return 1
 
 
@@ -119,8 +119,8 @@ def read_image(path: str | Path, channels: int = 3, white: int = ANY_RANGE) -> n
     with _errors_name(path):
         if not content:
             raise DataError("not a readable image: the file is empty")
-        if content.startswith(_NPY):
-            pixels = _npy_pixels(content)
+        if content.startswith(NPY):
+            pixels = npy_pixels(content)
         elif content.startswith(TIFF):
             pixels = tiff_pixels(content, channels, white)
         elif content[4:10] == b"ftyphe" and not image_suffixes() & {".heic"}:
@@ -131,7 +131,7 @@ def read_image(path: str | Path, channels: int = 3, white: int = ANY_RANGE) -> n
     return as_channels(pixels, channels, path)
 
 
-def _npy_header(file: BinaryIO) -> tuple[tuple[int, int, int], bool, np.dtype]:
+def npy_header(file: BinaryIO) -> tuple[tuple[int, int, int], bool, np.dtype]:
     """The shape ``[H, W, channels]``, whether columns come first in the file, and the type of the pixels."""
     major, _ = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
@@ -143,40 +143,13 @@ def _npy_header(file: BinaryIO) -> tuple[tuple[int, int, int], bool, np.dtype]:
     return (height, width, channels), is_fortran, dtype
 
 
-def _npy_pixels(content: bytes) -> np.ndarray:
+def npy_pixels(content: bytes) -> np.ndarray:
     file = io.BytesIO(content)
-    shape, is_fortran, dtype = _npy_header(file)
+    shape, is_fortran, dtype = npy_header(file)
     found, expected = len(content) - file.tell(), math.prod(shape) * dtype.itemsize
     if dtype.hasobject or found < expected:
         raise DataError(f"expected {expected} bytes of plain numbers behind the .npy header, found {found}")
     return np.ndarray(shape, dtype, content, file.tell(), order="F" if is_fortran else "C")
-
-
-def value_range(path: str | Path) -> tuple[int, int] | None:
-    """Least and largest value of a PNG, TIFF or .npy file of 16 bits; None for others, and for what is damaged."""
-    try:
-        with open(path, "rb") as file:
-            if not _has_16_bits(file):
-                return None
-            file.seek(0)
-            content = file.read()
-        if content.startswith(_NPY):
-            pixels: np.ndarray | None = _npy_pixels(content)
-        else:
-            pixels = cv2.imdecode(np.frombuffer(content, np.uint8), FLAGS[3])
-    except (DataError, *_DAMAGED):
-        return None
-    return None if pixels is None or pixels.dtype != np.uint16 else (int(pixels.min()), int(pixels.max()))
-
-
-def _has_16_bits(file: BinaryIO) -> bool:
-    start = file.read(25)
-    file.seek(0)
-    if start.startswith(_NPY):
-        return _npy_header(file)[2].newbyteorder("=") == np.uint16
-    if start.startswith(TIFF):
-        return tiff_pages(file, 1)[0].bits == 16
-    return start.startswith(b"\x89PNG") and start[-1] == 16
 
 
 def as_channels(pixels: np.ndarray, channels: int, path: str | Path) -> np.ndarray:

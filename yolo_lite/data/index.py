@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,6 @@ from yolo_lite.data.outlines import Outlines, offsets_of
 from yolo_lite.data.split import split_files
 from yolo_lite.data.tiff import HAS_TIFFFILE
 from yolo_lite.data.turned import fitted
-from yolo_lite.ops.box_arrays import xyxy_to_xywh
 
 
 @dataclass(frozen=True)
@@ -106,23 +104,6 @@ class DatasetIndex:
         """The rows ``[m]`` int64 of one image's objects, crowds apart."""
         first, end = self.first[index : index + 2]
         return first + np.flatnonzero(~self.crowd[first:end])
-
-
-def coco_dict(
-    index: DatasetIndex, image_id: Sequence[int], category_id: Sequence[int], names: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """A split in the form of COCO's annotation files under these ids, boxes in pixels, with file names if given."""
-    sizes = zip(image_id, index.size.tolist(), strict=True)
-    images: list[dict[str, Any]] = [{"id": own, "height": height, "width": width} for own, (height, width) in sizes]
-    for row, name in zip(images, names or (), strict=names is not None):
-        row["file_name"] = name
-    columns = (index.owner, index.label, xyxy_to_xywh(index.xyxy), index.area, index.crowd.astype(int))
-    annotations: list[dict[str, Any]] = []
-    for image, label, *values in zip(*(column.tolist() for column in columns), strict=True):
-        ids = {"id": len(annotations) + 1, "image_id": image_id[image], "category_id": category_id[label]}
-        annotations.append(ids | dict(zip(("bbox", "area", "iscrowd"), values, strict=True)))  # id 0 is "not matched"
-    categories = [{"id": own, "name": name} for own, name in zip(category_id, index.names, strict=True)]
-    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_outlines: bool = False) -> DatasetIndex:

@@ -118,8 +118,10 @@ def check_unique(images: Sequence[str], files: Sequence[str], there: np.ndarray)
 
 def stray_files(labels: Sequence[str], suffix: str) -> list[str]:
     """The files of this suffix in the folders of labels that are none of them, nor a list of names or of files."""
-    known, folders = set(labels), sorted({os.path.dirname(label) for label in labels})
-    files = (os.path.join(folder, name) for folder in folders for name in sorted(Folder(folder).names))
+    known, folders = set(labels), {os.path.dirname(label) for label in labels}
+    around = map(os.path.dirname, folders)  # a flat folder around those of the splits or clips
+    folders |= {place for place in around if fold(os.path.basename(place)) in ("labels", "annotations")}
+    files = (os.path.join(folder, name) for folder in sorted(folders) for name in sorted(Folder(folder).names))
     lists = {"train.txt", "val.txt", "valid.txt", "test.txt", "readme.txt", "data.txt", "notes.txt"}
     return [
         file

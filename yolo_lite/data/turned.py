@@ -6,6 +6,7 @@ turned image (Label Studio), others know no EXIF at all (labelImg): only boxes t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -87,3 +88,13 @@ def _turned(one: Annotation | Problem | Hint, orientation: int, size: tuple[int,
     corners = np.stack(TURNS[orientation](*corners.T, width, height), axis=1)
     rings = tuple(np.stack(TURNS[orientation](*ring.T, width, height), axis=1) for ring in one.rings)
     return one._replace(xyxy=(*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()), rings=rings)
+
+
+def around_turned(box: Sequence[float], degrees: Any, size: tuple[int, int]) -> tuple[float, ...]:
+    """The upright box xyxy around a box that is turned about its centre (CVAT's rotation), cut at the image's edges."""
+    (x1, y1, x2, y2), turn = box, math.radians(float(degrees))
+    sides = np.array([[x2 - x1, y2 - y1]]) / 2
+    half = sides @ np.abs([[math.cos(turn), math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    centre = np.array([x1 + x2, y1 + y2]) / 2
+    corners = np.concatenate((centre - half, centre + half)).clip(0, size[::-1])
+    return tuple(corners.ravel().tolist())

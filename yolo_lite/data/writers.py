@@ -7,17 +7,18 @@ folder that the key ``labels`` of a dataset YAML has to name.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import SubElement
 
 import numpy as np
 
-from yolo_lite.data.index import DatasetIndex, coco_dict
+from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.outlines import join_rings
 from yolo_lite.data.readers.voc import EDGES
-from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
+from yolo_lite.ops.box_arrays import xyxy_to_cxcywh, xyxy_to_xywh
 
 
 def write_yolo(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
@@ -69,6 +70,23 @@ def write_coco(index: DatasetIndex, names: list[Path], folder: Path, split: str,
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
     return path.relative_to(folder).as_posix()
+
+
+def coco_dict(
+    index: DatasetIndex, image_id: Sequence[int], category_id: Sequence[int], names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """A split in the form of COCO's annotation files under these ids, boxes in pixels, with file names if given."""
+    sizes = zip(image_id, index.size.tolist(), strict=True)
+    images: list[dict[str, Any]] = [{"id": own, "height": height, "width": width} for own, (height, width) in sizes]
+    for row, name in zip(images, names or (), strict=names is not None):
+        row["file_name"] = name
+    columns = (index.owner, index.label, xyxy_to_xywh(index.xyxy), index.area, index.crowd.astype(int))
+    annotations: list[dict[str, Any]] = []
+    for image, label, *values in zip(*(column.tolist() for column in columns), strict=True):
+        ids = {"id": len(annotations) + 1, "image_id": image_id[image], "category_id": category_id[label]}
+        annotations.append(ids | dict(zip(("bbox", "area", "iscrowd"), values, strict=True)))  # id 0 is "not matched"
+    categories = [{"id": own, "name": name} for own, name in zip(category_id, index.names, strict=True)]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 Writer = Callable[[DatasetIndex, list[Path], Path, str, bool], str]

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from yolo_lite.data.index import DatasetIndex, coco_dict
+from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.writers import coco_dict
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
 from yolo_lite.report.evaluation import Curves, mean_of_known
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_lite.data.index import coco_dict
+from yolo_lite.data.writers import coco_dict
 from yolo_lite.engine.run_folder import unique_stems
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh, xyxy_to_xywh
 

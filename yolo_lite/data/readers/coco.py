@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from yolo_lite.config.errors import DataError, nearest
-from yolo_lite.data.labels import Annotation, LabelReader, Problem, Stated, around_turned
+from yolo_lite.data.labels import Annotation, LabelReader, Problem, Stated
 from yolo_lite.data.outlines import Ring
 from yolo_lite.data.readers.coco_pairing import Row, paired
+from yolo_lite.data.turned import around_turned
 
 KEYS = {"images": ("id",), "annotations": (), "categories": ("id", "name")}  # what each row must have
 

@@ -36,7 +36,7 @@ def hints_of(values: np.ndarray) -> Iterator[Hint]:
 def kind_of(hints: np.ndarray) -> str:
     """What the hints of all images ``[n, len(HINTS)]`` speak for: "pose", or "" for polygons and boxes.
 
-    Rows of keypoints have the same number of columns. Where rows that pass for polygons all have one number, and all
+    Rows of keypoints have the same number of columns. Where rows that pass for polygons all have 7 or all 9, and all
     begin with a box inside the image, they may as well be boxes with a confidence and something else behind them.
 
     Raises:
@@ -47,8 +47,8 @@ def kind_of(hints: np.ndarray) -> str:
     is_uniform = wide * counts["squares"] == counts["columns"] ** 2
     if pose > MAJORITY * polygon and pose >= QUORUM * wide and is_uniform:
         return "pose"
-    is_short = counts["columns"] <= 9 * wide  # a longer row that begins with a box by chance is but one of a few
-    are_boxed = is_uniform and counts["boxed"] == wide > counts["oriented"] and (is_short or wide > 2)
+    is_short = counts["columns"] <= 9 * wide  # polygons in the middle of the image begin with a box too
+    are_boxed = is_uniform and is_short and counts["boxed"] == wide > counts["oriented"]
     if not wide or (polygon > MAJORITY * pose and polygon >= QUORUM * wide and not are_boxed):
         return ""
     found = f"{wide} rows of more than 6 columns: {pose} look like boxes with keypoints, {polygon} like polygons"

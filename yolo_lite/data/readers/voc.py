@@ -17,8 +17,9 @@ import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
 from yolo_lite.config.errors import nearest
-from yolo_lite.data.labels import HINTS, Annotation, FileReader, Hint, Problem, Stated, around_turned
+from yolo_lite.data.labels import HINTS, Annotation, FileReader, Hint, Problem, Stated
 from yolo_lite.data.pairing import fold
+from yolo_lite.data.turned import around_turned
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 UNREADABLE = (ElementTree.ParseError, ValueError, LookupError)  # LookupError: an encoding

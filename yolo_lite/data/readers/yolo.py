@@ -53,7 +53,8 @@ class YoloReader(FileReader):
         if len(values) > 6:
             yield from hints_of(np.array(values[1:]))
         if not self._has_columns(len(values)):
-            yield Problem("wrong columns", f"{where}: expected {self._expected()}, found {len(values)} columns")
+            hint = " (the last a confidence, as predict --save-txt writes it?)" if len(values) == 6 else ""
+            yield Problem("wrong columns", f"{where}: expected {self._expected()}, found {len(values)} columns{hint}")
         elif values[0] != int(values[0]) or not 0 <= values[0] <= most:
             yield Problem("unknown class", f"{where}: expected a class in 0..{most}, found {words[0]}")
         elif len(values) == 5 or self.reading == "pose":
@@ -81,7 +82,7 @@ class YoloReader(FileReader):
         counts, line = counted(hints), ""
         wide = counts["wide"]
         if wide and self.reading == "pose":
-            line = f"{wide} boxes with keypoints (pose): the boxes are used, the keypoints ignored"
+            line = "boxes with keypoints (pose): the boxes are used, the keypoints ignored"
         elif wide and (self.reading == "obb" or 2 * counts["oriented"] > wide):
             line = f"{wide} oriented boxes (obb): the upright box around each is used"
         return [Problem("how rows are read", line, rows=0)] if line else []
