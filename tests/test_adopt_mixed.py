@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from exports import NAMES, Image, coco, cvat_voc, drawn, labelimg_yolo, write
+from exports import NAMES, Image, coco, cvat_voc, drawn, labelimg_yolo, roboflow_yolo, write
 from test_adopt import check_pixels, refused, splits_of
 
 from yolo_lite import adopt
@@ -154,3 +154,35 @@ def test_capital_suffixes_are_understood(tmp_path: Path, capsys: Capture) -> Non
     for path in sorted((tmp_path / "set").iterdir()):
         path.rename(path.with_suffix(path.suffix.upper()))
     assert adopted(tmp_path / "set", capsys)[0] == 12
+
+
+def test_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
+    for one in IMAGES[:2]:
+        one.save(tmp_path / f"set/images/{one.name}")
+    for file, text in (
+        ("a.json", "labelme"),
+        ("table.csv", "table.csv is a table"),
+        ("annotations.xml", "CVAT for images"),
+    ):
+        write(tmp_path / "set" / file, "{}")
+        assert text in refused(tmp_path / "set")
+
+
+def test_a_roboflow_yaml_means_the_images_beside_it(tmp_path: Path, capsys: Capture) -> None:
+    roboflow_yolo(tmp_path / "sets/mine", IMAGES)
+    roboflow_yolo(tmp_path / "sets", drawn(seed=1))  # another set, unpacked around it
+    file = adopt(source=tmp_path / "sets/mine/data.yaml", output=tmp_path / "mine.yaml")
+    paths = [index.path(i) for index in splits_of(file).values() for i in range(len(index))]
+    assert len(paths) == 12 and all("/sets/mine/" in path for path in paths)
+
+
+def test_adopt_says_what_training_will_read(tmp_path: Path, capsys: Capture) -> None:
+    labelimg_yolo(tmp_path / "set", IMAGES)
+    said = adopted(tmp_path / "set", capsys)[1]
+    assert "train: 10 images" in said and ", 30 objects" in said and ", 6 objects" in said
+    for file in (tmp_path / "set").glob("*.txt"):
+        if file.name != "classes.txt":
+            write(file, "0 40 30 20 10\n")  # pixels
+    adopt(source=tmp_path / "set", output=tmp_path / "pixels.yaml")
+    said = capsys.readouterr().out
+    assert "error: " in said and "expected a box inside the 96 x 72 image" in said and "yolo-lite check --data" in said

@@ -43,7 +43,9 @@ def adopted_into_run(options: RunOptions) -> RunOptions:
     folder = make_run_folder(options.project, options.name, options.exist_ok)
     try:
         with contextlib.redirect_stdout(sys.stderr if getattr(options, "as_json", False) else sys.stdout):
-            adopt(AdoptOptions(source=options.data, output=folder / ADOPTED))
+            file = adopt(AdoptOptions(source=options.data, output=folder / ADOPTED))
+            if (place := file.with_suffix("")).is_dir():
+                print(f"  unpacked into {place}; to keep one copy: yolo-lite adopt {options.data} -o mine.yaml")
     except UserError:
         for place in (folder,) if was_there else (folder, folder.parent):
             if not any(place.iterdir()):

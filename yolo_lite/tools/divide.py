@@ -68,22 +68,18 @@ def divide(
     linked = _linked_by_name(names, classes)
     if len(linked) == count - 1 and not any(map(CLIP.search, names)) and not _flows(fingerprints[order]):
         linked = linked[:0]  # the name of the set, as in BloodImage_00012
-    by_name = _components(count, linked)
     group = _components(count, np.concatenate((linked, near_duplicates(fingerprints))))
-    num_named, num_groups = int(by_name.max()) + 1, int(group.max()) + 1
+    num_named, num_groups = count - len(linked), int(group.max()) + 1
     if num_groups == 1:
         what = "frames of one clip" if num_named == 1 else "near-duplicates of each other"
         why = f"{' and '.join(('train', *shares))} are blocks of them in the order of names"
         return Division(_blocks(order, shares), f"{count} images look like {what}: {why}")
     if num_groups < parts:
         raise DataError(f"{num_groups} groups of images that belong together cannot be divided into {parts} splits")
+    splits, largest = _whole_groups(group, shares, seed), int(np.bincount(group).max())
     joined = {"clips or copies by their names": count - num_named, "near-duplicates": num_named - num_groups}
-    told = (
-        ", ".join(f"{number} joined as {what}" for what, number in joined.items() if number) or "no two of them alike"
-    )
+    told = ", ".join(f"{number} joined as {what}" for what, number in joined.items() if number) or "no two of them alike"
     reason = f"{count} images are {num_groups} groups ({told}), each on one side"
-    splits = _whole_groups(group, shares, seed)
-    largest = int(np.bincount(group).max())
     if largest > 1 and any(
         2 * abs(len(splits[split]) - share * count) > share * count for split, share in shares.items()
     ):

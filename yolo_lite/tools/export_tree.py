@@ -23,7 +23,17 @@ SPLIT_WORDS = {
 # What else the name of a split's folder may say: obj_train_data, test_images, coco-val2017.
 BESIDE = re.compile("images?|imgs?|labels?|annotations?|data|dataset|set|split|part|obj|voc|coco|yolo|zip")
 RUNS = re.compile("(^|/)runs/(train|val|test|detect|predict|track|segment|pose|obb|check|show)/")
-USED = {".txt", ".xml", ".json", ".yaml", ".yml", ".data", ".names", ".labels"}  # endings of what is read, but images
+USED = {
+    ".csv",
+    ".txt",
+    ".xml",
+    ".json",
+    ".yaml",
+    ".yml",
+    ".data",
+    ".names",
+    ".labels",
+}  # endings of what is read, but images
 
 
 class Statement(NamedTuple):

@@ -58,7 +58,7 @@ def _stated(tree: Tree, file: str, data: dict[str, Any], is_given: bool) -> Stat
         if not split or not isinstance(texts, list) or not texts:
             continue
         near, path = "" if is_given else file, str(data.get("path") or "")
-        found = [_images_of(tree, str(text), path, near) for text in texts]
+        found = [_images_of(tree, str(text), path, near, "roboflow" in data) for text in texts]
         images = [image for own, _ in found for image in own]
         stated[split] = [_inside(str(text)) for text in texts]
         if images:
@@ -81,15 +81,16 @@ def _stated(tree: Tree, file: str, data: dict[str, Any], is_given: bool) -> Stat
     return Statement(os.path.basename(file), splits, sources, tuple(map(str, names)), keys, tuple(notes))
 
 
-def _images_of(tree: Tree, text: str, path: str, near: str) -> tuple[list[str], str | None]:
+def _images_of(tree: Tree, text: str, path: str, near: str, is_own: bool) -> tuple[list[str], str | None]:
     """Images of a source of the dataset YAML ``near``, and how another one may name it.
 
     The paths of an export hold on another machine: they are looked for in its folder. Those of a YAML that was given,
-    where ``near`` is empty, are looked for where they point, first.
+    where ``near`` is empty, are looked for where they point, first; Roboflow's ``../train/images``, which means its own
+    folder (``is_own``), there.
     """
     inside = _inside(text)
     beside = os.path.join(os.path.dirname(near), inside)
-    for source in dict.fromkeys((beside, inside) if near else (text, inside)):
+    for source in dict.fromkeys((beside, inside) if near else (inside, text) if is_own else (text, inside)):
         try:
             files = read_sources(tree.root, [source])
         except DataError:
