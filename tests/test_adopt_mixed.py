@@ -12,6 +12,7 @@ from exports import NAMES, Image, coco, cvat_voc, drawn, labelimg_yolo, write
 from test_adopt import check_pixels, refused, splits_of
 
 from yolo_lite import adopt
+from yolo_lite.config.errors import DataError
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.tools.doctor import diagnose
 
@@ -52,7 +53,7 @@ def test_no_image_takes_the_labels_of_another_split(kind: str, labels: str, tmp_
         assert count == 6 and "left out: val, none of its 6 images has labels" in said
 
 
-def test_check_names_a_label_file_of_two_splits(tmp_path: Path) -> None:
+def test_a_label_file_of_two_splits_is_named(tmp_path: Path) -> None:
     for one, file, split in zip(IMAGES, ("a.png", "a.bmp"), ("train", "val"), strict=False):
         write(tmp_path / f"{split}.txt", f"images/{file}\n")
         (tmp_path / "images").mkdir(exist_ok=True)
@@ -60,10 +61,9 @@ def test_check_names_a_label_file_of_two_splits(tmp_path: Path) -> None:
     IMAGES[0].yolo(tmp_path / "labels/a")
     write(tmp_path / "data.yaml", f"train: train.txt\nval: val.txt\nnames: {list(NAMES)}\n")
     config = load_dataset_config(tmp_path / "data.yaml")
-    findings = diagnose(config, str(tmp_path / "data.yaml"), 64).findings
-    (text,) = [one.text for one in findings if one.kind == "labels of another image"]
-    assert all(word in text for word in ("labels/a.txt", "a.png", "val", "a.bmp"))
-    assert "labels/a.txt" in refused(tmp_path / "data.yaml")
+    with pytest.raises(DataError, match=r"labels/a\.txt: the label file of two images, .*a\.png and .*a\.bmp"):
+        diagnose(config, str(tmp_path / "data.yaml"), 64)
+    assert "labels/a.txt: the label file of two images" in refused(tmp_path / "data.yaml")
 
 
 @pytest.mark.parametrize("is_same", [False, True], ids=["other names", "names of val"])

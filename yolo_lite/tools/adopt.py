@@ -99,7 +99,7 @@ def _divided(tree: Tree, layout: Layout, options: AdoptOptions) -> tuple[Layout,
     splits = {**stated.splits, **{split: [images[i] for i in own] for split, own in parts.items()}}
     labels = {**dict.fromkeys(parts, layout.labels["train"]), **layout.labels}
     made = layout._replace(stated=stated._replace(splits={split: splits[split] for split in SPLITS if split in splits}))
-    return made._replace(labels=labels), f"made of train with seed {options.seed}: {', '.join(shares)}; {reason}"
+    return made._replace(labels=labels), f"{', '.join(shares)}: taken from train (seed {options.seed}); {reason}"
 
 
 def _write(tree: Tree, layout: Layout, why: str, source: Path, output: Path) -> Path:

@@ -120,7 +120,6 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
         *(finding for split, one in files.items() for finding in _of_listing(split, one.listing)),
         *_duplicates(examined),
         *_orphans(files, examined),
-        *_shared_labels(files),
         *(
             Finding(problem.kind, split, data_file, f"{split}: {problem.text}")
             for split in files
@@ -268,17 +267,6 @@ def _duplicates(examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]
             what = "listed" if other.path == one.path else f"the same bytes as {other.path}"
             text = f"{one.path}: in {split}, {what} in {known}{' before' if known == split else ' too'}"
             yield Finding(kind, split, str(one.path), text)
-
-
-def _shared_labels(files: Mapping[str, SplitFiles]) -> Iterator[Finding]:
-    """Find label files that images of two splits have: one of them has another image's labels."""
-    owner: dict[str, str] = {}
-    for split, one in files.items():
-        for image, label in itertools.compress(zip(one.images, one.labels, strict=True), one.has_labels):
-            other = owner.setdefault(label, image)
-            if other != image and label != str(one.reader.path):
-                text = f"{label}: the label file of two images, {other} and, in {split}, {image}"
-                yield Finding("labels of another image", split, label, text)
 
 
 def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:
