@@ -50,7 +50,6 @@ def divide(
     """Take ``shares`` of n images out of train, whole groups of images that belong together at a time.
 
     Where all of them belong together, they are cut into blocks in the order of their names, which is that of time.
-    A name that all images share is that of a clip only if it says so, or neighbours are alike.
 
     Args:
         names: of the images, below the set's folder, with ``/``.
@@ -66,8 +65,8 @@ def divide(
         raise DataError(f"expected at least {parts} images to divide, found {count}")
     order = np.array(sorted(range(count), key=lambda image: _in_time(names[image])))
     linked = _linked_by_name(names, classes)
-    if len(linked) == count - 1 and not any(map(CLIP.search, names)) and not _flows(fingerprints[order]):
-        linked = linked[:0]  # the name of the set, as in BloodImage_00012
+    if len(linked) == count - 1 and not _is_clip(names, fingerprints[order]):
+        linked = linked[:0]
     group = _components(count, np.concatenate((linked, near_duplicates(fingerprints))))
     num_named, num_groups = count - len(linked), int(group.max()) + 1
     if num_groups == 1:
@@ -78,18 +77,22 @@ def divide(
         raise DataError(f"{num_groups} groups of images that belong together cannot be divided into {parts} splits")
     splits, largest = _whole_groups(group, shares, seed), int(np.bincount(group).max())
     joined = {"clips or copies by their names": count - num_named, "near-duplicates": num_named - num_groups}
-    told = ", ".join(f"{number} joined as {what}" for what, number in joined.items() if number) or "no two of them alike"
+    told = (
+        ", ".join(f"{number} joined as {what}" for what, number in joined.items() if number) or "no two of them alike"
+    )
     reason = f"{count} images are {num_groups} groups ({told}), each on one side"
-    if largest > 1 and any(
-        2 * abs(len(splits[split]) - share * count) > share * count for split, share in shares.items()
-    ):
+    if largest > 1 and any(2 * abs(len(splits[one]) - share * count) > share * count for one, share in shares.items()):
         reason += f"; the shares are not met, for one group has {largest} images"
     return Division(splits, reason)
 
 
-def _flows(fingerprints: np.ndarray) -> bool:
-    """Whether images in the order of their names follow each other as frames do; also if nothing is known of them."""
-    return bool(np.median(differences(fingerprints[:-1], fingerprints[1:])) < FLOW)
+def _is_clip(names: Sequence[str], fingerprints: np.ndarray) -> bool:
+    """Whether a name that all images share is that of a clip, not of the set, as in BloodImage_00012.
+
+    It says so, or neighbours in the order of names, in which the fingerprints are, are alike (or unknown).
+    """
+    is_said = any(map(CLIP.search, names))
+    return is_said or bool(np.median(differences(fingerprints[:-1], fingerprints[1:])) < FLOW)
 
 
 def differences(one: np.ndarray, other: np.ndarray) -> np.ndarray:
