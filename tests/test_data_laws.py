@@ -817,3 +817,27 @@ def test_a_box_with_a_rotation_becomes_the_upright_box_around_it(form: str) -> N
         assert boxes_of(read(root, **({"labels": "labels.json"} if form == "coco" else {}))) == {
             "a.png": [(25, 15, 35, 35)]
         }
+
+
+@pytest.mark.parametrize("stated", ["/data/set/{}", "D:\\set\\{}", "https://host/set/{}", "../../set/{}", "{}"])
+def test_one_folder_stands_for_another_in_all_pairs(stated: str) -> None:
+    """An image that lies elsewhere is none of the file's, though it has the name of several of them."""
+    places = [f"clip{k}/{letter}.png" for k in (1, 2, 3) for letter in "ab"]
+    drawn = [Drawn(place, [(k, 2, 20 + k, 30)], stated.format(place)) for k, place in enumerate(places)]
+    with folder() as root:
+        keys = write_set(root, "coco", drawn)
+        for name in ("clip4/a.png", "a.png", "day/clip1/b.png"):
+            paint(root / "images" / name, [])
+        index = read(root, **keys)
+        assert boxes_of(index) == {one.name: one.boxes for one in drawn}
+        assert len(index.problems) == 3 and all("not among the images" in problem for problem in index.problems)
+
+
+def test_any_folder_of_images_may_be_the_one_that_has_a_twin() -> None:
+    with folder() as root:
+        paint(root / "images/train/images/a.png", [(1, 2, 20, 30)])
+        for place in ("labels/train/images", "images/train/labels"):
+            (root / place).mkdir(parents=True)
+            (root / place / "a.txt").write_text(yolo_row((1, 2, 20, 30)))
+            assert len(read(root).label) == 1
+            (root / place / "a.txt").unlink()

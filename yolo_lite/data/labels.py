@@ -274,10 +274,9 @@ class FileReader(LabelReader):
 
     def _by_twins(self, folder: str) -> list[str]:
         parts = folder.split(os.sep)
-        number = max((number for number, part in enumerate(parts) if part.lower() in self.twins), default=None)
-        if number is None:
-            return [folder]
-        return [os.sep.join((*parts[:number], self.twins[parts[number].lower()], *parts[number + 1 :])), folder]
+        numbers = [number for number, part in enumerate(parts) if part.lower() in self.twins]
+        twins = (os.sep.join((*parts[:i], self.twins[parts[i].lower()], *parts[i + 1 :])) for i in reversed(numbers))
+        return [*twins, folder]
 
     def _in_place(self, images: Sequence[str]) -> Callable[[str], list[str]]:
         def mirrored(folder: str) -> list[str]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -21,6 +21,7 @@ from yolo_lite.data.turned import pixels_stated
 
 Row = dict[str, Any]
 FOREIGN = re.compile(r"/|[A-Za-z]:|\.\./|\w+://")  # how paths of another machine begin
+CLEARLY = 3  # times as many pairs as the next folder has
 URL = re.compile(r"\w+://[^/]*/(?P<path>[^?#]*)")
 
 
@@ -35,7 +36,8 @@ class Claim(NamedTuple):
 def paired(records: Sequence[Row], images: Sequence[str], path: Path) -> tuple[dict[str, list[Row]], list[str]]:
     """The records of each image that has some, and images that were found by their bare names alone.
 
-    Several records of one name are of one image, if there is but one that they could mean.
+    Where one folder of the file's stands for one of the images' in nearly all pairs, it does so in all: what lies
+    elsewhere is another image. Several records of one name are of one image, if there is but one that they could mean.
 
     Raises:
         DataError: a name could mean two images, or an image two names.
@@ -43,18 +45,21 @@ def paired(records: Sequence[Row], images: Sequence[str], path: Path) -> tuple[d
     by_name: dict[str, list[Row]] = defaultdict(list)
     for record in records:
         by_name[_plain(str(record["file_name"]))].append(record)
-    names = _names_by_end(by_name)
-    folded = _names_by_end(by_name, fold)
+    names, folded = _names_by_end(by_name), _names_by_end(by_name, fold)
+    whole = {image: os.path.abspath(image).replace(os.sep, "/") for image in images}
+    found = {image: _found(text, names) or _found(fold(text), folded) for image, text in whole.items()}
+    expected = _by_root({whole[image]: one for image, one in found.items()}, by_name)
+    shared = os.path.commonpath([os.path.dirname(text) for text in whole.values()]) if images else ""
     claims: dict[str, list[Claim]] = defaultdict(list)
-    shared = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images]) if images else ""
-    for image in dict.fromkeys(images):
-        whole = os.path.abspath(image).replace(os.sep, "/")
-        name, length = _claimed(whole, names, path, image)
-        if name is None:
-            name, length = _claimed(fold(whole), folded, path, image)
-        if name is not None:
-            is_exact = fold(os.path.relpath(image, shared).replace(os.sep, "/")) == fold(name)
-            claims[name].append(Claim(length, image, is_exact))
+    for image, one in found.items():
+        if expected is not None:
+            one = expected.get(fold(whole[image]))
+        if one is None:
+            continue
+        if len(one.names) > 1:
+            raise DataError(f"labels: {path}: images: {one.names[0]!r} and {one.names[1]!r} could both be {image}")
+        is_exact = fold(os.path.relpath(image, shared).replace(os.sep, "/")) == fold(one.names[0])
+        claims[one.names[0]].append(Claim(one.parts, image, is_exact))
     owner = {name: _owner(name, by_name[name], own, path) for name, own in claims.items()}
     by_bare_name = [
         one.image
@@ -62,6 +67,27 @@ def paired(records: Sequence[Row], images: Sequence[str], path: Path) -> tuple[d
         if one.parts == 1 and FOREIGN.match(name) and not _same_folder(name, one)
     ]
     return {one.image: by_name[name] for name, one in owner.items()}, by_bare_name
+
+
+class Found(NamedTuple):
+    """Names that share the longest end with an image's path, and how many parts that has."""
+
+    names: list[str]
+    parts: int
+
+
+def _by_root(found: Mapping[str, Found | None], names: Iterable[str]) -> dict[str, Found] | None:
+    """The name of each image path (folded) if one folder stands for another in all; None if no two clearly do."""
+    roots: Counter[tuple[str, str]] = Counter()
+    for image, one in found.items():
+        if one and len(one.names) == 1:
+            roots[tuple("/".join(text.split("/")[: -one.parts]) for text in (one.names[0], image))] += 1  # type: ignore[index]
+    most = roots.most_common(2)
+    if not most or (len(most) > 1 and most[0][1] < CLEARLY * most[1][1]):
+        return None
+    (own, theirs), _ = most[0]
+    below = [(name, name[len(own) :].lstrip("/")) for name in names if name.startswith(f"{own}/" if own else "")]
+    return {fold(f"{theirs}/{rest}"): Found([name], rest.count("/") + 1) for name, rest in below}
 
 
 def _plain(name: str) -> str:
@@ -83,16 +109,12 @@ def _names_by_end(names: Mapping[str, Any], form: Any = str) -> dict[str, set[st
     return ends
 
 
-def _claimed(image: str, names: Mapping[str, set[str]], path: Path, where: str) -> tuple[str | None, int]:
-    """The name that shares the longest end with an image's path, and how many parts that has."""
+def _found(image: str, names: Mapping[str, set[str]]) -> Found | None:
     parts = image.split("/")
     for first in range(len(parts)):
         if found := names.get("/".join(parts[first:])):
-            if len(found) > 1:
-                one, other = sorted(found)[:2]
-                raise DataError(f"labels: {path}: images: {one!r} and {other!r} could both be {where}")
-            return next(iter(found)), len(parts) - first
-    return None, 0
+            return Found(sorted(found), len(parts) - first)
+    return None
 
 
 def _owner(name: str, own: Sequence[Row], claims: Sequence[Claim], path: Path) -> Claim:
