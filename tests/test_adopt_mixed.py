@@ -73,7 +73,7 @@ def test_an_annotation_file_whose_images_are_not_here_is_named(is_same: bool, tm
     coco(tmp_path / "set/train.json", IMAGES[:6], lambda one: f"{IMAGES.index(one)}.png" if is_same else one.file)
     count, said = adopted(tmp_path / "set", capsys)
     assert "left out: train.json: 6 of 6 images it lists are not here, with 18 annotations" in said
-    assert count == 6 and ("in folders of other splits" in said) == is_same
+    assert count == 6 and ("as images in folders of other splits are" in said) == is_same
 
 
 def test_a_bare_name_means_no_image_of_another_split_but_a_path_does(tmp_path: Path, capsys: Capture) -> None:
@@ -186,3 +186,15 @@ def test_adopt_says_what_training_will_read(tmp_path: Path, capsys: Capture) -> 
     adopt(source=tmp_path / "set", output=tmp_path / "pixels.yaml")
     said = capsys.readouterr().out
     assert "error: " in said and "expected a box inside the 96 x 72 image" in said and "yolo-lite check --data" in said
+
+
+def test_check_names_a_clip_of_two_splits(tmp_path: Path) -> None:
+    for split, numbers in (("train", range(4)), ("val", range(4, 6))):
+        for number in numbers:
+            for word in ("ride.mp4#t=", "frame_", "house_"):  # only the first one says that both are of one clip
+                IMAGES[number].save(tmp_path / split / f"{word}{number}")
+                IMAGES[number].yolo(tmp_path / split / f"{word}{number}")
+    write(tmp_path / "data.yaml", f"train: train\nval: val\nnames: {list(NAMES)}\n")
+    findings = diagnose(load_dataset_config(tmp_path / "data.yaml"), str(tmp_path / "data.yaml"), 64).findings
+    (text,) = [one.text for one in findings if one.kind == "clip in two splits"]
+    assert text == "val: 2 images are frames of 'ride.mp4#t=' by their names, and 4 of train"

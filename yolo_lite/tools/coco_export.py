@@ -59,9 +59,7 @@ def _read(tree: Tree, file: str) -> CocoExport | None:
     first = example[1].decode(errors="replace") if example else ""
     rows = sum(len(reader.rows[number]) for number in missing)
     text = f"{len(missing)} of {len(reader.rows)} images it lists are not here, with {rows} annotations"
-    elsewhere = (
-        "" if len(listed) == len(reader.records) else ", but images of these names are in folders of other splits"
-    )
+    elsewhere = "" if len(listed) == len(reader.records) else ", as images in folders of other splits are"
     note = f"{text}; they are named as {first!r}{elsewhere}" if missing else ""
     return CocoExport(file, split, sorted(listed, key=lambda one: one.split("/")), reader.class_names(()), note)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -29,31 +29,20 @@ from yolo_lite.data.readers import FORMATS
 from yolo_lite.data.split import SplitFiles, dataset_root, split_files
 from yolo_lite.data.suffixes import KNOWN_IMAGES, SAME_FORMAT, image_suffixes
 from yolo_lite.tools.convert import write_dataset
+from yolo_lite.tools.divide import CLIP, FRAME_WORDS, clip_of
 
 # Every kind of finding, the worst first. Errors harm training: images or objects are lost, or validation is no longer
 # honest. Warnings may be intended. Notes are about images that other programs may read differently.
 SEVERITY = {
     **dict.fromkeys(("missing split", "no usable image", "no objects", "missing image", "unreadable image"), "error"),
     **dict.fromkeys(("leak", "unreadable labels", "labels of another image", "unlisted image"), "error"),
-    **dict.fromkeys(
-        ("labels of another format", "classes in another order", "annotations of no image", "fractions for pixels"),
-        "error",
-    ),
-    **dict.fromkeys(("wrong columns",), "error"),
+    **dict.fromkeys(("labels of another format", "classes in another order", "annotations of no image"), "error"),
+    **dict.fromkeys(("fractions for pixels", "wrong columns"), "error"),
     **dict.fromkeys(("not a number", "not finite", "unknown class", "outside the image", "without area"), "error"),
-    **dict.fromkeys(
-        (
-            "images without label file",
-            "crowds",
-            "image listed twice",
-            "paired by name alone",
-            "filename of another image",
-            "labels of no image",
-        ),
-        "warning",
-    ),
+    **dict.fromkeys(("images without label file", "crowds", "image listed twice", "paired by name alone"), "warning"),
+    **dict.fromkeys(("filename of another image", "labels of no image"), "warning"),
     **dict.fromkeys(("class without objects", "duplicate image", "missing labels", "orphaned labels"), "warning"),
-    **dict.fromkeys(("unread image", "range of 16 bits"), "warning"),
+    **dict.fromkeys(("clip in two splits", "unread image", "range of 16 bits"), "warning"),
     **dict.fromkeys(("annotations of other images", "repeated object", "too small", "too narrow"), "warning"),
     **dict.fromkeys(("how rows are read", "found elsewhere"), "note"),
     **dict.fromkeys(("wrong extension", "rotated by EXIF", "16-bit", "palette", "grey", "alpha", "CMYK"), "note"),
@@ -119,6 +108,7 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
         *(finding for rows in examined.values() for one in rows for finding in one.findings),
         *(finding for split, one in files.items() for finding in _of_listing(split, one.listing)),
         *_duplicates(examined),
+        *_clips(examined, config),
         *_orphans(files, examined),
         *(
             Finding(problem.kind, split, data_file, f"{split}: {problem.text}")
@@ -267,6 +257,19 @@ def _duplicates(examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]
             what = "listed" if other.path == one.path else f"the same bytes as {other.path}"
             text = f"{one.path}: in {split}, {what} in {known}{' before' if known == split else ' too'}"
             yield Finding(kind, split, str(one.path), text)
+
+
+def _clips(examined: Mapping[str, Sequence[Examined]], config: DatasetConfig) -> Iterator[Finding]:
+    """Find clips of which train has frames as another split has, where their names say that they are clips."""
+    clips: dict[str, Counter[str]] = {}
+    for split, rows in examined.items():
+        told = (clip_of(one.path.name, config.class_names, several_folders=False) for one in rows)
+        clips[split] = Counter(clip.removeprefix("clip ") for clip in told if clip)
+    train = clips.get("train", Counter())
+    for split, clip in ((split, clip) for split, own in clips.items() for clip in own if split != "train"):
+        if train[clip] and CLIP.search(clip) and clip.lower() not in FRAME_WORDS:
+            text = f"{clips[split][clip]} images are frames of {clip!r} by their names, and {train[clip]} of train"
+            yield Finding("clip in two splits", split, "", f"{split}: {text}")
 
 
 def _orphans(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Examined]]) -> Iterator[Finding]:

@@ -132,11 +132,9 @@ def open_folder(root: Path) -> Tree:
     tree = Tree(root)
     if not tree.images:
         raise DataError(f"{root}: expected a dataset, found no image; some exporters leave them out unless asked")
-    runs = {file for file in tree.files if RUNS.search(file)}
-    files = [file for file in tree.files if file not in runs]
-    notes = [f"left out: what runs wrote, {len(runs)} files, the first: {min(runs)}"] if runs else []
-    if not any(_suffix(file) in image_suffixes() for file in files):
-        files, notes = list(tree.files), []
+    runs = [] if all(map(RUNS.search, tree.images)) else list(filter(RUNS.search, tree.files))
+    files = [file for file in tree.files if not runs or not RUNS.search(file)]
+    notes = [f"left out: what runs wrote, {len(runs)} files, the first: {runs[0]}"] if runs else []
     used = [
         os.path.dirname(file)
         for file in files

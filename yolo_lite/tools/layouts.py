@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 from collections import Counter
@@ -16,7 +15,7 @@ import numpy as np
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.labels import FileReader
-from yolo_lite.data.pairing import check_unique, is_name_file
+from yolo_lite.data.pairing import check_unique, is_name_file, names_in
 from yolo_lite.data.readers.coco import CocoReader
 from yolo_lite.data.readers.voc import VocReader
 from yolo_lite.data.readers.yolo import YoloReader
@@ -311,13 +310,7 @@ def _names_of_yolo(tree: Tree, layout: Layout) -> tuple[str, ...]:
 
 
 def _names_in(tree: Tree, file: str) -> tuple[str, ...]:
-    if not file.endswith(".json"):
-        return tree.lines(file)
-    try:
-        rows = json.loads((tree.root / file).read_bytes())["categories"]
-        return tuple(str(row["name"]) for row in sorted(rows, key=lambda row: row["id"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{tree.root / file}: expected Label Studio's list categories with id and name") from error
+    return tuple(names_in(tree.root / file)) if file.endswith(".json") else tree.lines(file)
 
 
 def _nothing_fits(tree: Tree, wanted: str | None) -> str:
