@@ -39,7 +39,7 @@ def in_val(root: Path) -> list[Image]:
 
 
 @pytest.mark.parametrize("kind", ["yolo", "voc"])
-@pytest.mark.parametrize("labels", ["labels/train", "txt/train", "labels"])
+@pytest.mark.parametrize("labels", ["labels/train", "txt/train", "lab_train", "labels"])
 def test_no_image_takes_the_labels_of_another_split(kind: str, labels: str, tmp_path: Path, capsys: Capture) -> None:
     for number, one in enumerate(IMAGES[:6]):
         one.save(tmp_path / f"set/images/train/{number}")

@@ -21,7 +21,10 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 # What else the name of a split's folder may say: obj_train_data, test_images, coco-val2017.
-BESIDE = re.compile("images?|imgs?|labels?|annotations?|data|dataset|set|split|part|obj|voc|coco|yolo|zip")
+BESIDE = re.compile(
+    "images?|imgs?|photos?|pics?|frames?|labels?|labs?|annotations?|anno?t?s?|txts?|xmls?|jsons?|gt|boxes"
+    "|data|dataset|set|split|part|obj|voc|coco|yolo|zip"
+)
 RUNS = re.compile("(^|/)runs/(train|val|test|detect|predict|track|segment|pose|obb|check|show)/")
 USED = {
     ".csv",

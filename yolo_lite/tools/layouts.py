@@ -27,7 +27,7 @@ from yolo_lite.tools.statements import read_darknet, read_dataset_yaml
 NOT_READ = {"annotations.xml": "of CVAT for images", ".csv": "a table", ".json": "no COCO file, perhaps labelme's"}
 SAMPLE = 200  # images of a split by which the place of its labels is found
 MASKS = re.compile(r"(mask|trimap|segmentation)[^/]*/", re.IGNORECASE)
-ALIKE = 0.5  # images with drawn boxes differ in less than this of the bits that chance gives
+ALIKE = 0.65  # images differ from themselves with boxes drawn in .1 to .5 of the bits that chance gives, others in .9
 READERS: dict[str, type[FileReader]] = {"yolo": YoloReader, "voc": VocReader}
 
 
@@ -321,5 +321,5 @@ def _nothing_fits(tree: Tree, wanted: str | None) -> str:
     unread = [file for file in tree.ending(".txt", ".xml") if PurePosixPath(file).stem in tree.by_stem]
     hint = f"; {unread[0]} is of another kind, or in a folder that mirrors none of images" if unread else ""
     others = ((file, what) for suffix, what in NOT_READ.items() for file in tree.ending(suffix))
-    hint = hint or next((f"; {file} is {what}" for file, what in others), "")
+    hint = "; ".join((hint or next((f"; {file} is {what}" for file, what in others), ""), *tree.notes))
     return f"{tree.root}: expected images with labels ({expected}), found {found}{hint}; export it as one of these"
