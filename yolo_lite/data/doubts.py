@@ -95,7 +95,7 @@ def _other_formats(images: Sequence[str], reader: FileReader) -> dict[str, list[
             places[folder] = [Folder(place) for place in dict.fromkeys((folder, *twins))]
         for suffix in OTHER_SUFFIXES.keys() - {reader.suffix}:
             label = os.path.splitext(name)[0] + suffix
-            if path := next((path for place in places[folder] if (path := place.find(label))), None):
+            if path := next((path for place in places[folder] if (path := place.find_alike(label))), None):
                 found.setdefault(suffix, []).append((image, path))
     return found
 

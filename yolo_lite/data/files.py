@@ -12,6 +12,7 @@ import heapq
 import itertools
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -32,6 +33,7 @@ _OTHERS = (
 NO_IMAGES = frozenset(f"{_TEXTS} {_OTHERS}".split())
 # What systems and editors leave beside a user's files: thumbnails, trash, older copies.
 LEFT = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", ".ipynb_checkpoints", ".thumbs", ".thumbnails", ".Trash"))
+HIDDEN = re.compile(rf"{re.escape(os.sep)}(\.|{'|'.join(map(re.escape, sorted(LEFT)))})")
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 
 
@@ -158,12 +160,12 @@ def _walk(top: str) -> tuple[list[str], list[str]]:
 def _without_hidden(listing: Listing, top: str) -> Listing:
     """What is not hidden below a folder; other hidden images than those that systems leave behind are counted."""
     first = len(top.rstrip(os.sep)) + 1
+    if not any(map(HIDDEN.search, (image[first - 1 :] for image in listing.images))):
+        return listing
     names = [
         [name for name in _parts(image[first:]) if name.startswith(".") or name in LEFT] for image in listing.images
     ]
     images = [image for image, hidden in zip(listing.images, names, strict=True) if not hidden]
-    if len(images) == len(listing.images):
-        return listing
     pairs = zip(listing.images, names, strict=True)
     others = [image for image, hidden in pairs if hidden and not {*hidden} & LEFT and not hidden[-1].startswith("._")]
     notes = [f"{len(others)} hidden images are not read: {_first(others)}"] if others else []

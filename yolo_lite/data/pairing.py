@@ -38,7 +38,7 @@ class Folder:
         folded = Counter(map(fold, self.names))
         return {fold(name): name if folded[fold(name)] == 1 else "" for name in self.names}
 
-    def find(self, name: str) -> str | None:
+    def find_alike(self, name: str) -> str | None:
         """The path of the file of this name, in whatever letters; None if there is none, or several."""
         found = name if name in self.names else self._alike.get(fold(name))
         return f"{self.path}{os.sep}{found}" if found else None
@@ -82,7 +82,8 @@ def pair_files(
         if folder not in places:
             places[folder] = [Folder(place) for place in folders_of(folder) or [folder]]
         label = os.path.splitext(name)[0] + suffix
-        found = [path for place in places[folder] if (path := place.find(label))]
+        found = [f"{place.path}{os.sep}{label}" for place in places[folder] if label in place.names]
+        found = found or [path for place in places[folder] if (path := place.find_alike(label))]
         if len(found) > 1 and not _agree(found[0], found[1]):
             raise DataError(f"{image}: two label files that differ: {found[0]} and {found[1]}; remove one of them")
         there[position] = bool(found)
