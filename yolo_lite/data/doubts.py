@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from yolo_lite.data.split import SplitFiles
 
 SAMPLED = 16  # images that are looked at for the range of their pixels
+DEEP = (".png", ".tif", ".tiff", ".npy")  # files that may have 16 bits
 LARGE_SHARE = 0.25  # of images or objects that teach nothing
 OTHER_SUFFIXES = {".txt": "YOLO", ".xml": "Pascal VOC", ".json": "labelme"}  # of label files, one an image
 
@@ -103,7 +104,7 @@ def _other_formats(images: Sequence[str], reader: FileReader) -> dict[str, list[
 def _other_order(files: SplitFiles) -> Iterator[Problem]:
     """Whether a ``classes.txt`` or the like beside the labels numbers the classes in another way than ``names``."""
     own = files.reader.names
-    for path, names in names_beside({os.path.dirname(label) for label in files.labels}, files.root):
+    for path, names in names_beside({label.rpartition(os.sep)[0] for label in files.labels}, files.root):
         theirs, ours = ([fold(name) for name in one] for one in (names, own))
         moved = [name for name in theirs if name in ours and theirs.index(name) != ours.index(name)]
         if moved:
@@ -114,8 +115,7 @@ def _other_order(files: SplitFiles) -> Iterator[Problem]:
 
 def _pixel_range(images: Sequence[str], white: int) -> Iterator[Problem]:
     """Whether 16-bit images hold much less, or more, than the value that white is taken for."""
-    deep = [image for image in images if os.path.splitext(image)[1].lower() in (".png", ".tif", ".tiff", ".npy")]
-    sample = deep[:: -(-len(deep) // SAMPLED) or 1]
+    sample = [image for image in images[:: -(-len(images) // SAMPLED) or 1] if image.lower().endswith(DEEP)]
     found = [value for value in map(value_range, sample) if value is not None]
     above = [high for _, high in found if high > white]
     dark = [high for _, high in found if white == ANY_RANGE >= 4 * high]
