@@ -87,7 +87,7 @@ def test_parameter_counts_equal_the_reference_to_the_unit(size: str):
             assert count(Detector(size_config(size, nc=num_classes))) == expected
 
 
-@pytest.mark.parametrize(("size", "gflops"), [("n", 4.47), ("s", 16.43)])
+@pytest.mark.parametrize(("size", "expected"), [("n", 4.47), ("s", 16.43)])
 def test_summary_counts_what_the_reference_counts(size: str, expected: float):
     detector = Detector(size_config(size))
     assert gflops(detector, 640) == pytest.approx(expected, abs=0.01)
