@@ -18,7 +18,7 @@ from yolo_lite.engine.seams import SEAMS
 from yolo_lite.loss.assigners import build_targets
 from yolo_lite.loss.classification import CLS_LOSSES, binary_loss, class_weights, one_hot
 from yolo_lite.loss.criteria import AnchorCriterion
-from yolo_lite.model.heads import COLUMNS
+from yolo_lite.model.heads.detect import COLUMNS
 from yolo_lite.structures import Raw
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

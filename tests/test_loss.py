@@ -14,8 +14,8 @@ from yolo_lite.config.hyp import Hyp
 from yolo_lite.loss.assigners import build_targets
 from yolo_lite.loss.box import BOX_LOSSES
 from yolo_lite.loss.classification import CLS_LOSSES
-from yolo_lite.loss.criteria import AnchorCriterion, compute_loss, loss_gains, objectness_balance
-from yolo_lite.model.heads import COLUMNS
+from yolo_lite.loss.criteria.anchor import AnchorCriterion, compute_loss, loss_gains, objectness_balance
+from yolo_lite.model.heads.detect import COLUMNS
 from yolo_lite.ops.grid import Grid, make_grid
 from yolo_lite.structures import Losses, Matches, Objects, Raw
 

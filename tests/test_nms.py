@@ -7,7 +7,7 @@ import torch
 from torchvision.ops import batched_nms, box_iou
 
 from yolo_lite.config.model import ModelConfig
-from yolo_lite.model.heads import COLUMNS, Detect
+from yolo_lite.model.heads.detect import COLUMNS, Detect
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.grid import Grid, make_grid
 from yolo_lite.ops.nms import DetectOptions, class_nms, survivors

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
+from pathlib import Path
 from typing import BinaryIO
 
 import cv2
@@ -24,6 +26,14 @@ FLAGS = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR | cv
 # an .avif or .ppm unscaled.
 _OF_OPENCV = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP"})
 _OF_A_STATED_RANGE = frozenset({"PPM", "JPEG2000"})  # whose 16 bits Pillow has scaled by what the header says
+NPY = b"\x93NUMPY"
+TURNED = (5, 6, 7, 8)  # the orientations that swap height and width
+# What Pillow, OpenCV, numpy and tifffile raise for content that is damaged or no image.
+DAMAGED = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, cv2.error)
+JPEG_END = b"\xff\xd9"
+# What a whole file ends with. Pillow itself finds a WebP that is cut off.
+END = {"JPEG": JPEG_END, "MPO": JPEG_END, "PNG": b"IEND\xaeB`\x82", "WEBP": b""}
+_TAIL = 64  # bytes in which the end is expected; some writers pad with zeros
 ANY_RANGE = 65535  # the largest value of 16 bits
 _FLOAT_SLACK = 0.5  # floats this far outside 0..1 are cut; further out they are of another scale, and refused
 _UPRIGHT = {  # what undoes an orientation
@@ -53,6 +63,15 @@ def orientation(image: Image.Image) -> int:
         exif.load(image.info.get("exif", b""))
         return int(exif.get(ExifTags.Base.Orientation, 1))
     except (SyntaxError, TypeError, ValueError, struct.error):  # damaged EXIF beside a sound image
+        return 1
+
+
+def exif_orientation(path: str | Path) -> int:
+    """The EXIF orientation of an image file; 1 where Pillow cannot read it."""
+    try:
+        with Image.open(path) as image:
+            return orientation(image)
+    except DAMAGED:
         return 1
 
 
@@ -120,3 +139,38 @@ def as_8_bits(pixels: np.ndarray, white: int) -> np.ndarray:
     if not (low >= -_FLOAT_SLACK and high <= 1 + _FLOAT_SLACK):
         raise DataError(f"expected floats in 0..1, found {low:g}..{high:g}")
     return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def is_truncated(file: BinaryIO, end: bytes) -> bool:
+    """Whether a file stops before the end of its image."""
+    file.seek(-min(_TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
+    if end in file.read():
+        return False
+    # Rare: something follows the end, such as the film of a phone's "motion photo".
+    file.seek(0)
+    content, at = file.read(), 2
+    # The pixels of a JPEG begin behind its segments, one of which may hold a whole thumbnail.
+    while end == JPEG_END and at + 4 <= len(content) and content[at + 1] != 0xDA:
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return content.find(end, at) < 0
+
+
+def npy_header(file: BinaryIO) -> tuple[tuple[int, int, int], bool, np.dtype]:
+    """The shape ``[H, W, channels]``, whether columns come first in the file, and the type of the pixels."""
+    major, _ = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read(file)
+    if len(shape) not in (2, 3) or min(shape) < 1:
+        raise DataError(f"expected an array [H, W] or [H, W, channels], found the shape {shape}")
+    height, width, channels = (*shape, 1)[:3]
+    check_shape((height, width, channels))
+    return (height, width, channels), is_fortran, dtype
+
+
+def npy_pixels(content: bytes) -> np.ndarray:
+    file = io.BytesIO(content)
+    shape, is_fortran, dtype = npy_header(file)
+    found, expected = len(content) - file.tell(), math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or found < expected:
+        raise DataError(f"expected {expected} bytes of plain numbers behind the .npy header, found {found}")
+    return np.ndarray(shape, dtype, content, file.tell(), order="F" if is_fortran else "C")

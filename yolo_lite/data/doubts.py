@@ -12,8 +12,7 @@ import numpy as np
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.augment import MIN_SIDE
-from yolo_lite.data.decode import ANY_RANGE
-from yolo_lite.data.images import DAMAGED, NPY, npy_header, npy_pixels
+from yolo_lite.data.decode import ANY_RANGE, DAMAGED, NPY, npy_header, npy_pixels
 from yolo_lite.data.labels import FileReader, Problem
 from yolo_lite.data.letterbox import fitted_size
 from yolo_lite.data.pairing import Folder, fold, names_beside

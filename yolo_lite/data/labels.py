@@ -197,11 +197,7 @@ class LabelReader:
         raise NotImplementedError
 
     def load(self, images: Sequence[str]) -> None:
-        """Read what all images of the split share, once, before the first ``annotations``, ``ids`` or ``remarks``.
-
-        Raises:
-            DataError: it cannot be read, or what belongs to an image is not unique.
-        """
+        """Read what all images share, before the first ``annotations``; a DataError where that is not unique."""
 
     def annotations(
         self, image: str, file: str, size: tuple[int, int]

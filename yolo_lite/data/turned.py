@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from yolo_lite.data.images import TURNED, exif_orientation
+from yolo_lite.data.decode import TURNED, exif_orientation
 from yolo_lite.data.labels import TOLERANCE, Annotation, Hint, Problem, Stated
 
 ROUNDED = 2  # pixels that a stated side may be off by rounding

@@ -1,16 +1,9 @@
-"""Target assignment behind one key: ``ASSIGNERS[name](objects, grid)`` says which slot learns which object.
-
-An assigner returns ``Matches`` in which no slot of an image occurs twice. Where it has parameters of these names, it
-is handed by keyword: ``anchor_t``, the key of hyp.yaml, and ``predictions``, what the network predicts for every slot
-(``Predictions``; the assignment then waits for the forward pass, and the losses of a step share one divisor, the sum
-of the scores of its pairs). What else stands behind its ``*`` can be set in hyp.yaml: ``assigner: {name: {key: 1}}``.
+"""The assigner of YOLOv5: anchors by their shape, then the cell of the object's centre and its two nearest neighbours.
 
 M objects, L levels, A anchors a level, N slots, P matched pairs.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -78,6 +71,3 @@ def _one_object_a_slot(objects: Objects, target: Tensor, slot: Tensor, grid: Gri
     first[1:] = place[1:] != place[:-1]
     kept = order[first]
     return Matches(objects.image[target[kept]], slot[kept], target[kept], torch.ones_like(fit[kept]))
-
-
-ASSIGNERS: dict[str, Callable[..., Matches]] = {"anchor_ratio": build_targets}
