@@ -22,21 +22,12 @@ SYSTEM_ERROR = "system error"  # a kind of problem that may be gone at the next 
 OF_OBJECTS = ("label", "xyxy", "area", "crowd")  # arrays with a row for each object
 # Problems of a whole image, which is then left out with every row that its labels have.
 OF_IMAGES = ("unreadable image", "labels of another image", "unlisted image", SYSTEM_ERROR)
-# What rows and images may say about how all of their split are to be read; counted in Labels.hints.
-MAJORITY = 9  # hints of one kind decide if there are this many times those of the other
+# What rows (see ``row_kinds``) and images (see ``turned``) say about how all of their split are to be read.
 HINTS = (
-    "wide",
-    "columns",
-    "squares",
-    "boxed",
-    "pose",
-    "polygon",
-    "oriented",
-    "misnamed",
-    "swapped",
-    "turned",
-    "stored",
+    *("wide", "columns", "squares", "boxed", "pose", "polygon", "oriented"),
+    *("misnamed", "swapped", "turned", "stored"),
 )
+MAJORITY = 9  # hints of one kind decide if there are this many times those of the other
 
 
 class Annotation(NamedTuple):
@@ -263,8 +254,8 @@ class FileReader(LabelReader):
         """Where the label file of each image is expected.
 
         It is in the folder ``place``, if given, under the image's path below the root (without a leading ``images``);
-        or under its bare name, if no image has one there. Otherwise the path's last folder that has a twin becomes
-        that, as ``images`` becomes ``labels``; failing that, it is beside the image.
+        or under its bare name, if no image has one there. Otherwise a folder of its path that has a twin becomes that,
+        as ``images`` becomes ``labels``, the last one first; failing that, it is beside the image.
         """
         return pair_files(images, self.suffix, self._in_place(images) if self.place else self._by_twins)
 
