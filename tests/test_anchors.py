@@ -16,12 +16,12 @@ from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.load import load_dataset_config, load_model_config
 from yolo_lite.config.model import Anchors, ModelConfig
-from yolo_lite.data.doubts import training_sizes
+from yolo_lite.data.doubts import best_ratios, training_sizes, unmatched
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.loss.assigners import build_targets
 from yolo_lite.ops.grid import make_grid
 from yolo_lite.structures import Objects
-from yolo_lite.tools.anchors import best_ratios, fit_anchors, model_anchors
+from yolo_lite.tools.anchors import fit_anchors, model_anchors
 
 FILES = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
 
@@ -124,3 +124,11 @@ def test_models_without_stated_anchors_are_served_too(tiny_data: Path, capsys: p
     assert capsys.readouterr().out.count("  - [") == 3
     assert main([*words, "--cfg", str(REPOSITORY / "cfg/faster_rcnn.yaml")]) == 2
     assert "expected the family yolo" in capsys.readouterr().err
+
+
+def test_objects_that_no_anchor_fits_are_said_where_they_are_many(tiny_data: Path) -> None:
+    index = index_split(load_dataset_config(tiny_data), tiny_data, "train")
+    tiny, fitting = np.array([[0.1, 0.1]]), training_sizes(index, 64)
+    said = unmatched(index, 64, tiny, 4.0)
+    assert said.startswith(f"{index.num_objects} of {index.num_objects} objects teach no anchor") and "at 64 px" in said
+    assert unmatched(index, 64, fitting, 4.0) == unmatched(index, 64, None, 4.0) == ""

@@ -64,6 +64,31 @@ def too_small(index: DatasetIndex, longest: int) -> str:
     return f"{text} at {longest} px; a larger --imgsz, or images that are cut into tiles, would keep them"
 
 
+def unmatched(index: DatasetIndex, longest: int, anchors: np.ndarray | None, anchor_t: float) -> str:
+    """A line where many objects match none of the anchors ``[A, 2]``, if there are some; else empty."""
+    if anchors is None:
+        return ""
+    ratios = best_ratios(training_sizes(index, longest), anchors)
+    count = int((ratios >= anchor_t).sum())
+    if count <= LARGE_SHARE * len(ratios):
+        return ""
+    text = (
+        f"{count} of {len(ratios)} objects teach no anchor: their sides are not within {anchor_t:g} times those of any"
+    )
+    return f"{text} at {longest} px; yolo-lite anchors finds some that fit"
+
+
+def best_ratios(size: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """Compare each object with its nearest anchor: the larger ratio ``[T]`` of their widths or heights, 1 or more.
+
+    An object can be learnt where it is below ``anchor_t`` (``loss.assigners.build_targets``).
+    """
+    logs, best = np.log(size), np.full(len(size), np.inf)
+    for anchor in np.log(anchors):
+        best = np.minimum(best, np.abs(logs - anchor).max(axis=1))
+    return np.exp(best)
+
+
 def _unlabelled(files: SplitFiles, reader: FileReader) -> Iterator[Problem]:
     """Images without a label file: many of them, or some that have one of another format."""
     missing = np.flatnonzero(~files.has_labels)

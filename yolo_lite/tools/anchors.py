@@ -10,6 +10,7 @@ from scipy.cluster.vq import kmeans2
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.model import AnyModelConfig, ModelConfig
+from yolo_lite.data.doubts import best_ratios
 from yolo_lite.model.detector import Detector
 
 TRIALS = 10  # k-means runs from different starts; the best is kept
@@ -28,17 +29,6 @@ def measure_fit(size: np.ndarray, anchors: np.ndarray, anchor_t: float) -> tuple
     """Return the share of the objects ``[T, 2]`` that can be learnt, and their mean ratio to the nearest anchor."""
     ratios = best_ratios(size, anchors.reshape(-1, 2))
     return float((ratios < anchor_t).mean()), float(ratios.mean())
-
-
-def best_ratios(size: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """Compare each object with its nearest anchor: the larger ratio ``[T]`` of their widths or heights, 1 or more.
-
-    An object can be learnt where it is below ``anchor_t`` (``loss.assigners.build_targets``).
-    """
-    logs, best = np.log(size), np.full(len(size), np.inf)
-    for anchor in np.log(anchors):
-        best = np.minimum(best, np.abs(logs - anchor).max(axis=1))
-    return np.exp(best)
 
 
 def fit_anchors(size: np.ndarray, num_anchors: int, anchor_t: float, seed: int = 0) -> np.ndarray:

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from yolo_lite.data.doubts import training_sizes
+from yolo_lite.data.doubts import best_ratios, training_sizes
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 from yolo_lite.report.dataset_image import DatasetShape, dataset_image
 from yolo_lite.report.drawing import write_image
 from yolo_lite.report.table import aligned_table
-from yolo_lite.tools.anchors import best_ratios
 from yolo_lite.tools.doctor import Diagnosis
 
 EXAMPLES = 3  # findings of each kind that the short text shows
