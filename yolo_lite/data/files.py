@@ -92,10 +92,10 @@ def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset
     found, repeated = _matches(root, str(Path(source).expanduser()))
     if not found:
         raise DataError(f"{where}: expected a folder, a list file or a glob pattern, found nothing at {place}")
-    folders = [path for path in found if os.path.isdir(path)]
-    if len(folders) < len(found):
-        return _sorted_out((path for path in found if path not in {*folders}), repeated, suffixes)
-    walked = [_walk(folder) for folder in folders]  # such as clips/*/images
+    files = [path for path in found if not os.path.isdir(path)]
+    if files:
+        return _sorted_out(files, repeated, suffixes)
+    walked = [_walk(folder) for folder in found]  # such as clips/*/images
     files, again = each_once(itertools.chain.from_iterable(files for files, _ in walked))
     return _sorted_out(files, list(itertools.chain(repeated, again, *(links for _, links in walked))), suffixes)
 
@@ -115,11 +115,11 @@ def _sorted_out(files: Iterable[str], repeated: list[str], suffixes: frozenset[s
             unread.append(file)
             notes.append(f"{file}: a link that was copied or unpacked as a text, what lies in {target} is not read")
     stems = {os.path.splitext(image)[0] for image in images if not image.endswith(".npy")}
-    copies = [image for image in images if image.endswith(".npy") and image[: -len(".npy")] in stems]
+    copies = {image: None for image in images if image.endswith(".npy") and image[: -len(".npy")] in stems}
     if copies:  # ultralytics keeps them so with cache=disk
         what = ".npy files are copies of the images beside them, as other programs keep them, and are not read"
-        notes.append(f"{len(copies)} {what}: {_first(copies)}")
-        images = [image for image in images if image not in {*copies}]
+        notes.append(f"{len(copies)} {what}: {_first(list(copies))}")
+        images = [image for image in images if image not in copies]
     return Listing(images, unread, repeated, notes)
 
 
