@@ -379,3 +379,16 @@ def test_findings_are_in_the_order_of_severity_and_of_files(ill: Path):
     found = findings_of(ill)
     order = [list(doctor.SEVERITY).index(one.kind) for one in found]
     assert order == sorted(order) and found == findings_of(ill)
+
+
+def test_rows_of_a_file_of_two_splits_are_accounted_for_once(root: Path) -> None:
+    """Those of another split's images are that split's, as in training."""
+    places = [*sorted((root / "set/images/train").iterdir()), *sorted((root / "set/images/val").iterdir())]
+    images = [{"id": number, "file_name": f"{path.parent.name}/{path.name}"} for number, path in enumerate(places)]
+    rows = [{"image_id": one["id"], "category_id": 1, "bbox": [1, 2, 30, 30]} for one in images]
+    content = {"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": rows}
+    (root / "set/all.json").write_text(json.dumps(content))
+    path = root / "data.yaml"
+    splits = diagnose(load_dataset_config(path, ("data.labels=all.json",)), str(path), 640).splits
+    assert [index.left_out for index in splits.values()] == [(), ()]
+    assert sum(len(index.label) for index in splits.values()) == len(rows)

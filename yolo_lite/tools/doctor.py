@@ -100,7 +100,7 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
     files, lost = _files_of_splits(config, data_file)
     examined = {split: _examine_split(one, split, config, data_file) for split, one in files.items()}
     readers = {split: one.reader for split, one in files.items()}
-    splits = {split: _index_of(examined[split], readers[split], config, outlines=False) for split in files}
+    splits = {split: _index_of(examined[split], one.reader, config, one.others) for split, one in files.items()}
     missing = [split for split in ("train", "val") if split not in files]
     findings = [
         *(_split_finding("missing split", split, data_file, "is not given") for split in missing),
@@ -154,11 +154,17 @@ def write_cleaned(diagnosis: Diagnosis, folder: Path) -> Path:
     return write_dataset(splits, root, folder, to, polygons=True, copy_images=True)
 
 
-def _index_of(examined: Sequence[Examined], reader: LabelReader, config: DatasetConfig, outlines: bool) -> DatasetIndex:
+def _index_of(
+    examined: Sequence[Examined],
+    reader: LabelReader,
+    config: DatasetConfig,
+    others: Sequence[str] = (),
+    outlines: bool = False,
+) -> DatasetIndex:
     paths, labels = [str(one.path) for one in examined], Labels.concat([one.read for one in examined])
     labels = labels if outlines else labels._replace(outlines=None)
     ids = reader.ids([paths[i] for i in labels.usable])
-    return index_of(paths, labels, *ids, config, reader.remarks(paths, labels.hints))
+    return index_of(paths, labels, *ids, config, reader.remarks([*paths, *others], labels.hints))
 
 
 def _examine_split(files: SplitFiles, split: str, config: DatasetConfig, data_file: str) -> list[Examined]:
