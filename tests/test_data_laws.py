@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import REPOSITORY
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
@@ -132,6 +132,7 @@ def boxes_of(index: DatasetIndex) -> dict[str, list[Box]]:
 
 @FORMATS
 @FEW
+@example(names=[("clip1/clip2/", "a"), ("clip1/", "a")], bare=True, beside=False, unlabelled=1)
 @given(
     names=st.lists(
         st.tuples(st.sampled_from(["", "clip1/", "clip2/", "clip1/clip2/"]), st.sampled_from("ab")),

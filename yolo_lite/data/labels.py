@@ -172,6 +172,7 @@ class LabelReader:
     drop_repeats = True  # whether an object counts once that is stated several times
     numbers_classes = False  # whether labels have the numbers of classes instead of their names
     reading = ""  # how the rows of the split are to be understood, where they do not say it one by one
+    folders: Sequence[str] = ()  # of images, that the sources of the splits name
     kpt_shape: tuple[int, int] | None = None  # keypoints of a pose row and numbers of each, where the YAML says it
 
     def __init__(self, root: Path, place: Path | None, names: tuple[str, ...]) -> None:

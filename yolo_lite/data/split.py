@@ -72,6 +72,8 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
         for other in config.splits
         if other != split and (config.labels_of(other) == labels if place else _may_meet(config, root, split, other))
     ]
+    named = (root / places.moved.get(source, source) for one in (split, *sharing) for source in _sources(config, one))
+    reader.folders = [str(place) for place in named if place.is_dir()]
     of_other = partial(_images_of_other, config, places, data_file)
     others = [image for other in sharing for image in of_other(other)]
     files, there = reader.label_files([*listing.images, *others])

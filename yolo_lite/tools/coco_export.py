@@ -50,6 +50,7 @@ def _read(tree: Tree, file: str) -> CocoExport | None:
     if not all(part in content for part in PARTS):
         return None
     reader, split = CocoReader(tree.root, tree.root / file, ()), split_word(PurePosixPath(file).stem) or split_of(file)
+    reader.folders = [str(tree.root), str((tree.root / file).parent)]
     listed = _listed(tree, reader, split)
     if not len(reader.rows):
         return None  # a file without images, such as Label Studio's notes.json

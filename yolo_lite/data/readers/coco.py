@@ -52,7 +52,7 @@ class CocoReader(LabelReader):
         known = sorted(self.categories.items(), key=lambda item: item[0] in used)
         self.labels = {number: labels[name] for number, name in known if name in labels}
         named = [row for row in content["images"] if isinstance(row.get("file_name"), str) and row["file_name"].strip()]
-        self.records, self.by_bare_name = paired(named, images, self.path)
+        self.records, self.by_bare_name = paired(named, images, self.path, self.folders)
 
     def label_files(self, images: Sequence[str]) -> tuple[list[str], np.ndarray]:
         return [str(self.path)] * len(images), np.ones(len(images), dtype=bool)

@@ -30,14 +30,17 @@ class Claim(NamedTuple):
 
     parts: int  # of the common end
     image: str
-    is_exact: bool  # the name is the whole path below the folder that all images share
+    is_exact: bool  # the name is the whole path below a folder that the sources of the images name
 
 
-def paired(records: Sequence[Row], images: Sequence[str], path: Path) -> tuple[dict[str, list[Row]], list[str]]:
+def paired(
+    records: Sequence[Row], images: Sequence[str], path: Path, folders: Sequence[str]
+) -> tuple[dict[str, list[Row]], list[str]]:
     """The records of each image that has some, and images that were found by their bare names alone.
 
     Where one folder of the file's stands for one of the images' in nearly all pairs, it does so in all: what lies
-    elsewhere is another image. Several records of one name are of one image, if there is but one that they could mean.
+    elsewhere is another image. A name that could mean several is that of the image that has it as its whole path below
+    one of the ``folders``. Several records of one name are of one image, if there is but one that they could mean.
 
     Raises:
         DataError: a name could mean two images, or an image two names.
@@ -49,7 +52,7 @@ def paired(records: Sequence[Row], images: Sequence[str], path: Path) -> tuple[d
     whole = {image: os.path.abspath(image).replace(os.sep, "/") for image in images}
     found = {image: _found(text, names) or _found(fold(text), folded) for image, text in whole.items()}
     expected = _by_root({whole[image]: one for image, one in found.items()}, by_name)
-    shared = os.path.commonpath([os.path.dirname(text) for text in whole.values()]) if images else ""
+    tops = [fold(os.path.abspath(folder).replace(os.sep, "/")) for folder in folders]
     claims: dict[str, list[Claim]] = defaultdict(list)
     for image, one in found.items():
         if expected is not None:
@@ -58,7 +61,7 @@ def paired(records: Sequence[Row], images: Sequence[str], path: Path) -> tuple[d
             continue
         if len(one.names) > 1:
             raise DataError(f"labels: {path}: images: {one.names[0]!r} and {one.names[1]!r} could both be {image}")
-        is_exact = fold(os.path.relpath(image, shared).replace(os.sep, "/")) == fold(one.names[0])
+        is_exact = any(fold(whole[image]) == f"{top}/{fold(one.names[0])}" for top in tops)
         claims[one.names[0]].append(Claim(one.parts, image, is_exact))
     owner = {name: _owner(name, by_name[name], own, path) for name, own in claims.items()}
     by_bare_name = [
@@ -122,7 +125,7 @@ def _owner(name: str, own: Sequence[Row], claims: Sequence[Claim], path: Path) -
     longest = max(claim.parts for claim in claims)
     best = [claim for claim in claims if claim.parts == longest]
     exact = [claim for claim in best if claim.is_exact]
-    if len(best) > 1 and (len(own) > 1 or not exact):
+    if len(best) > 1 and (len(own) > 1 or len(exact) != 1):
         ids = ", ".join(repr(record["id"]) for record in own)
         found = f"images: {name!r} (id {ids}) could be {best[0].image} or {best[1].image}"
         raise DataError(f"labels: {path}: {found}: expected a file_name with the folders that tell them apart")
