@@ -16,7 +16,7 @@ from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.load import load_dataset_config, load_model_config
 from yolo_lite.config.model import Anchors, ModelConfig
-from yolo_lite.data.doubts import best_ratios, training_sizes, unmatched
+from yolo_lite.data.doubts import best_ratios, doubts_of_sizes, training_sizes, unmatched
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.loss.assigners import build_targets
 from yolo_lite.ops.grid import make_grid
@@ -128,7 +128,8 @@ def test_models_without_stated_anchors_are_served_too(tiny_data: Path, capsys: p
 
 def test_objects_that_no_anchor_fits_are_said_where_they_are_many(tiny_data: Path) -> None:
     index = index_split(load_dataset_config(tiny_data), tiny_data, "train")
-    tiny, fitting = np.array([[0.1, 0.1]]), training_sizes(index, 64)
-    said = unmatched(index, 64, tiny, 4.0)
+    sizes = training_sizes(index, 64)
+    said = unmatched(sizes, 64, np.array([[0.1, 0.1]]), 4.0)
     assert said.startswith(f"{index.num_objects} of {index.num_objects} objects teach no anchor") and "at 64 px" in said
-    assert unmatched(index, 64, fitting, 4.0) == unmatched(index, 64, None, 4.0) == ""
+    assert unmatched(sizes, 64, sizes, 4.0) == "" and doubts_of_sizes(index, 64, None, 4.0) == []
+    assert doubts_of_sizes(index, 64, np.array([[0.1, 0.1]]), 4.0) == [said]

@@ -54,9 +54,16 @@ def training_sizes(index: DatasetIndex, longest: int) -> np.ndarray:
     return ((index.xyxy[:, 2:] - index.xyxy[:, :2]) * scale)[~index.crowd]
 
 
-def too_small(index: DatasetIndex, longest: int) -> str:
-    """A line where many objects are too small to be learnt at ``longest`` pixels; empty where they are not."""
-    shortest = training_sizes(index, longest).min(axis=1)
+def doubts_of_sizes(index: DatasetIndex, longest: int, anchors: np.ndarray | None, anchor_t: float) -> list[str]:
+    """Lines about objects that a model of these anchors ``[A, 2]`` cannot learn at ``longest`` pixels."""
+    sizes = training_sizes(index, longest)
+    lines = too_small(sizes, longest), "" if anchors is None else unmatched(sizes, longest, anchors, anchor_t)
+    return [line for line in lines if line]
+
+
+def too_small(sizes: np.ndarray, longest: int) -> str:
+    """A line where many objects are too small to be learnt; ``sizes`` are those of ``training_sizes``. Else empty."""
+    shortest = sizes.min(axis=1)
     small = int((shortest <= MIN_SIDE).sum())
     if small <= LARGE_SHARE * len(shortest):
         return ""
@@ -64,11 +71,9 @@ def too_small(index: DatasetIndex, longest: int) -> str:
     return f"{text} at {longest} px; a larger --imgsz, or images that are cut into tiles, would keep them"
 
 
-def unmatched(index: DatasetIndex, longest: int, anchors: np.ndarray | None, anchor_t: float) -> str:
-    """A line where many objects match none of the anchors ``[A, 2]``, if there are some; else empty."""
-    if anchors is None:
-        return ""
-    ratios = best_ratios(training_sizes(index, longest), anchors)
+def unmatched(sizes: np.ndarray, longest: int, anchors: np.ndarray, anchor_t: float) -> str:
+    """A line where many objects match none of the anchors ``[A, 2]``; empty where they do."""
+    ratios = best_ratios(sizes, anchors)
     count = int((ratios >= anchor_t).sum())
     if count <= LARGE_SHARE * len(ratios):
         return ""

@@ -60,8 +60,9 @@ def read_changed(files: SplitFiles, read: Callable[[str, str], Labels], split: s
     known = kept.key.tolist() if kept else []
     if kept and known == keys:
         return kept
-    # Which record of one file for all images is whose may change with every other image.
-    row_of = {} if reader.path else {key: row for row, key in enumerate(known)}
+    if reader.path:  # which record of one file for all images is whose may change with every other image
+        known, kept = [], None
+    row_of = {key: row for row, key in enumerate(known)}
     rows = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
     new = np.flatnonzero(rows < 0).tolist()
     rows[new] = np.arange(len(new)) + len(known)

@@ -56,6 +56,11 @@ class Hint(NamedTuple):
     times: int = 1
 
 
+def counted(hints: np.ndarray) -> dict[str, int]:
+    """How often each hint was given over all images ``[n, len(HINTS)]``."""
+    return dict(zip(HINTS, hints.sum(axis=0).tolist(), strict=True))
+
+
 class Stated(NamedTuple):
     """The size of the image as its labels state it, in whatever type; null, 0 and words mean that it is unknown."""
 
@@ -211,7 +216,7 @@ class LabelReader:
         Raises:
             DataError: they could be two things; the message has the choice to make.
         """
-        swapped, turned, stored = hints[:, -3:].sum(axis=0).tolist()  # see ``turned.fitted``
+        swapped, turned, stored = (counted(hints)[kind] for kind in ("swapped", "turned", "stored"))
         if turned > MAJORITY * stored or not swapped:
             return ""
         return "stored" if stored > MAJORITY * turned else "unknown"
@@ -221,7 +226,7 @@ class LabelReader:
 
         ``hints`` are those of the first images: behind them stand images of other splits that share the labels.
         """
-        swapped = int(hints[:, HINTS.index("swapped")].sum())
+        swapped = counted(hints)["swapped"]
         if not swapped or self.reading == "unknown":
             return []
         text = f"EXIF turns {swapped} images after their sizes were stated: boxes are read as those of the"

@@ -14,7 +14,7 @@ from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.data.dataset import TrainingSet
-from yolo_lite.data.doubts import too_small, unmatched
+from yolo_lite.data.doubts import doubts_of_sizes
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import num_batches, training_loader
@@ -99,8 +99,8 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     if processes.is_first:
         head = getattr(model, "head", None) if hyp.assigner.name == "anchor_ratio" else None
         anchors = None if head is None else head.anchor_sizes().reshape(-1, 2).cpu().numpy()
-        lines = too_small(train_index, size), unmatched(train_index, size, anchors, hyp.anchor_t)
-        print("".join(f"train: {line}\n" for line in lines if line), end="")
+        for line in doubts_of_sizes(train_index, size, anchors, hyp.anchor_t):
+            print(f"train: {line}")
     record = Record(folder, config, state.epoch) if processes.is_first else None
     if record and state.step == 0 and options.figures:
         record.graph(model)

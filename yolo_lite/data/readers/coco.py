@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,26 @@ class CocoReader(LabelReader):
             raise DataError("format: coco needs the key labels: expected the annotation file, or one for each split")
         self.path: Path = place
 
+    @cached_property
+    def content(self) -> dict[str, list[Row]]:
+        """What the file holds; to read some hundred megabytes takes many seconds."""
+        return _load(self.path)
+
+    @cached_property
+    def used(self) -> set[Any]:
+        """The ids of categories that have annotations."""
+        return {plain_id(row.get("category_id")) for row in self.content["annotations"]}
+
     def load(self, images: Sequence[str]) -> None:
-        """Read the file; for some hundred megabytes that takes many seconds."""
-        content = _load(self.path)
+        content = self.content
         labels = {name: label for label, name in enumerate(self.names)}
         self.categories = {plain_id(row["id"]): _text(row["name"]) for row in content["categories"]}
         self.rows: dict[Any, list[Row]] = {plain_id(row["id"]): [] for row in content["images"]}
         self.strays: list[Row] = []  # annotations of images that the file does not list
         for row in content["annotations"]:
             self.rows.get(plain_id(row.get("image_id")), self.strays).append(row)
-        used = {plain_id(row.get("category_id")) for row in content["annotations"]}
         # A category without annotations may have the name of one that has some: an exporter's parent of all classes.
-        known = sorted(self.categories.items(), key=lambda item: item[0] in used)
+        known = sorted(self.categories.items(), key=lambda item: item[0] in self.used)
         self.labels = {number: labels[name] for number, name in known if name in labels}
         named = [row for row in content["images"] if isinstance(row.get("file_name"), str) and row["file_name"].strip()]
         self.records, self.by_bare_name = paired(named, images, self.path, self.folders)
@@ -59,14 +68,13 @@ class CocoReader(LabelReader):
 
     def class_names(self, images: Sequence[str]) -> list[str]:
         """The file's categories in its order, each name once, without a parent that no annotation has."""
-        content = _load(self.path)
-        used = {plain_id(row.get("category_id")) for row in content["annotations"]}
-        parents = {row.get("supercategory") for row in content["categories"] if row["name"] != row.get("supercategory")}
-        first = {row["name"]: row for row in reversed(content["categories"])}  # a parent comes before its classes
+        categories = self.content["categories"]
+        parents = {row.get("supercategory") for row in categories if row["name"] != row.get("supercategory")}
+        first = {row["name"]: row for row in reversed(categories)}  # a parent comes before its classes
         rows = [
             row
-            for row in content["categories"]
-            if plain_id(row["id"]) in used or row["name"] not in parents or row is not first[row["name"]]
+            for row in categories
+            if plain_id(row["id"]) in self.used or row["name"] not in parents or row is not first[row["name"]]
         ]
         return list(dict.fromkeys(_text(row["name"]) for row in rows))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.labels import HINTS, MAJORITY, Hint
+from yolo_lite.data.labels import MAJORITY, Hint, counted
 
 SLACK = 0.01  # points and boxes are this far outside the image at most
 QUORUM = 0.25  # the least part of all wide rows that may decide what they are
@@ -54,11 +54,6 @@ def kind_of(hints: np.ndarray) -> str:
     found = f"{wide} rows of more than 6 columns: {pose} look like boxes with keypoints, {polygon} like polygons"
     found += f", {counts['boxed']} begin with a box"
     raise DataError(f"{found}; say what they are: labels_are: polygon, or obb, or pose (or kpt_shape: [17, 3])")
-
-
-def counted(hints: np.ndarray) -> dict[str, int]:
-    """How often each hint was given over all images."""
-    return dict(zip(HINTS, hints.sum(axis=0).tolist(), strict=True))
 
 
 def keypoint_sizes(columns: int) -> list[int]:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from yolo_lite.data.labels import Annotation, FileReader, Hint, Problem
-from yolo_lite.data.readers.row_kinds import counted, hints_of, keypoint_sizes, kind_of
+from yolo_lite.data.labels import Annotation, FileReader, Hint, Problem, counted
+from yolo_lite.data.readers.row_kinds import hints_of, keypoint_sizes, kind_of
 
 EXPECTED = {
     "": "5 columns, or a class and at least 3 points",
