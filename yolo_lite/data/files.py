@@ -79,7 +79,7 @@ def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset
     place = root / Path(source).expanduser()
     suffix = place.suffix.lower()
     if place.is_dir():
-        files, repeated = _walk(str(place))
+        files, repeated = walk(str(place))
         return _without_hidden(_sorted_out(files, repeated, suffixes), str(place))
     if place.is_file():
         if suffix in suffixes or (suffix not in KNOWN_IMAGES and looks_like_image(place)):
@@ -95,7 +95,7 @@ def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset
     files = [path for path in found if not os.path.isdir(path)]
     if files:
         return _sorted_out(files, repeated, suffixes)
-    walked = [_walk(folder) for folder in found]  # such as clips/*/images
+    walked = [walk(folder) for folder in found]  # such as clips/*/images
     files, again = each_once(itertools.chain.from_iterable(files for files, _ in walked))
     return _sorted_out(files, list(itertools.chain(repeated, again, *(links for _, links in walked))), suffixes)
 
@@ -131,7 +131,7 @@ def _lost_link(path: str) -> str:
     return target if os.path.isdir(target) and not target.endswith(os.sep) else ""
 
 
-def _walk(top: str) -> tuple[list[str], list[str]]:
+def walk(top: str) -> tuple[list[str], list[str]]:
     """All files below a folder, and links to what is read already; with the files, folders that cannot be opened."""
     files, repeated, read = list[str](), list[str](), set[str]()
     folders, links, origin = [top], list[str](), os.path.realpath(top)
@@ -190,7 +190,7 @@ def _matches(root: Path, pattern: str) -> tuple[list[str], list[str]]:
         return each_once(sorted((str(root / path) for path in glob.glob(pattern, root_dir=root)), key=_parts))
     at = parts.index("**")  # glob itself would run into loops of links
     tops = glob.glob(str(Path(*parts[:at])), root_dir=root) if at else ["."]
-    walked = [(top, *_walk(top)) for top in sorted(str(root / top) for top in tops) if os.path.isdir(top)]
+    walked = [(top, *walk(top)) for top in sorted(str(root / top) for top in tops) if os.path.isdir(top)]
     below = ((file, file[len(top) :].strip(os.sep)) for top, files, _ in walked for file in files)
     fitting = (file for file, name in below if _fits(_parts(name), parts[at:]))
     found, again = each_once(sorted(fitting, key=_parts))

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.files import list_sources
+from yolo_lite.data.files import HIDDEN, list_sources, walk
 from yolo_lite.data.suffixes import image_suffixes
 
 SPLITS = ("train", "val", "test")
@@ -60,7 +60,7 @@ class Tree:
 
     @cached_property
     def files(self) -> Sequence[str]:
-        return sorted(_walk(self.root), key=lambda file: file.split("/"))
+        return _walk(self.root)
 
     @cached_property
     def images(self) -> list[str]:
@@ -157,17 +157,11 @@ def _suffix(file: str) -> str:
     return os.path.splitext(file)[1].lower()
 
 
-def _walk(root: Path) -> Iterable[str]:
-    seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        below = os.path.relpath(folder, root).replace(os.sep, "/")
-        yield from (name if below == "." else f"{below}/{name}" for name in files if not name.startswith("."))
+def _walk(root: Path) -> list[str]:
+    """The files below a folder that are not hidden, by their paths below it."""
+    start = len(str(root).rstrip(os.sep))
+    below = (file[start:] for file in walk(str(root))[0])
+    return [file[1:].replace(os.sep, "/") for file in below if not HIDDEN.search(file) and not file.endswith(os.sep)]
 
 
 def split_word(name: str, is_folder: bool = False) -> str | None:
