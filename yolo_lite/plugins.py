@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from yolo_lite.config.errors import ConfigError, nearest
+from yolo_lite.config.regular import read_regular
 from yolo_lite.config.seams import Seam
 from yolo_lite.config.yaml_file import parse_scalar
 from yolo_lite.deploy.formats import EXPORT_FORMATS, ExportFormat
@@ -83,7 +84,7 @@ def _execute(path: Path, given: str) -> ModuleType:
     sys.modules[module.__name__] = module  # dataclasses look their module up there
     try:
         # Not imported: that would write bytecode beside the user's file, and might run stale bytecode.
-        code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+        code = compile(read_regular(path), str(path), "exec", dont_inherit=True)
         exec(code, module.__dict__)  # noqa: S102, a file that the user named
     except (Exception, SystemExit) as error:  # a user's file may raise anything
         sys.modules.pop(module.__name__, None)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.regular import read_text
 
 KeyPath = tuple[str | int, ...]
 
@@ -70,7 +71,7 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: str | Path) -> Document:
     """Parse a YAML file that holds one mapping; ConfigError where it is missing, unreadable or not such a file."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file (looked in {Path(path).resolve().parent})") from None
     except (OSError, UnicodeDecodeError) as error:

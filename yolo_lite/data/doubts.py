@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from yolo_lite.config.errors import DataError
+from yolo_lite.config.regular import open_regular
 from yolo_lite.data.augment import MIN_SIDE
 from yolo_lite.data.decode import ANY_RANGE, DAMAGED, NPY, npy_header, npy_pixels
 from yolo_lite.data.labels import FileReader, Problem
@@ -167,7 +168,7 @@ def _pixel_range(images: Sequence[str], white: int) -> Iterator[Problem]:
 def value_range(path: str | Path) -> tuple[int, int] | None:
     """Least and largest value of a PNG, TIFF or .npy file of 16 bits; None for others, and for what is damaged."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if not _has_16_bits(file):
                 return None
             file.seek(0)

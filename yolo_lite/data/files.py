@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from yolo_lite.config.errors import DataError
+from yolo_lite.config.regular import read_regular
 from yolo_lite.data.suffixes import KNOWN_IMAGES, PLUGINS, image_suffixes, looks_like_image
 
 LONGEST_PATH = 4096  # bytes
@@ -127,7 +128,7 @@ def _lost_link(path: str) -> str:
     """The folder that a file names, as links of archives and repositories do where there are no links; else empty."""
     if os.path.getsize(path) > LONGEST_PATH:
         return ""
-    target = os.path.join(os.path.dirname(path), os.fsdecode(Path(path).read_bytes()))
+    target = os.path.join(os.path.dirname(path), os.fsdecode(read_regular(path)))
     return target if os.path.isdir(target) and not target.endswith(os.sep) else ""
 
 
@@ -256,7 +257,7 @@ def _read_list(place: Path, root: Path, where: str | Path) -> Listing:
 def _rows(place: Path, where: str | Path) -> list[str]:
     """The rows of a list file, without quotes; blank ones and comments are left out."""
     try:
-        content = place.read_bytes()
+        content = read_regular(place)
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except (OSError, UnicodeError) as error:
         raise DataError(f"{where}: expected a list of images in {place}: {error}") from error

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from yolo_lite.config.errors import DataError
+from yolo_lite.config.regular import open_regular, read_regular
 from yolo_lite.data.decode import (
     ANY_RANGE,
     DAMAGED,
@@ -57,7 +58,7 @@ def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
     Raises:
         DataError: the file is missing, no image, cut off, too large, or has another number of channels.
     """
-    with _errors_name(path), open(path, "rb") as file:
+    with _errors_name(path), open_regular(path) as file:
         start = file.read(len(NPY))
         file.seek(0)
         if start == NPY:
@@ -93,7 +94,7 @@ def read_image(path: str | Path, channels: int = 3, white: int = ANY_RANGE) -> n
         DataError: the file is missing, cannot be decoded, is too large or has another number of channels.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     with _errors_name(path):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from yolo_lite.config.regular import read_regular
 from yolo_lite.data.outlines import Outlines, Ring, concat_offsets, gather_rows, offsets_of
 from yolo_lite.data.pairing import pair_files
 
@@ -251,7 +252,7 @@ class FileReader(LabelReader):
         self, image: str, file: str, size: tuple[int, int]
     ) -> Iterable[Annotation | Problem | Hint | Stated]:
         try:
-            content = Path(file).read_bytes()
+            content = read_regular(file)
         except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no path at all
             return ()
         return self.parse(content, file, size)

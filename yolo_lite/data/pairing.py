@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from yolo_lite.config.errors import DataError
+from yolo_lite.config.regular import read_regular
 
 NAME_FILES = ("classes.txt", "labels.txt", "class_names.txt", "names.txt", "_darknet.labels", "obj.names", "notes.json")
 ADVICE = "rename one of them, or list the images that are meant in a text file"
@@ -94,14 +95,14 @@ def pair_files(
 
 def _agree(first: str, second: str) -> bool:
     """Whether two label files have the same words, or the second one is text of another kind, such as a caption."""
-    words, others = (Path(file).read_bytes().split() for file in (first, second))
+    words, others = (read_regular(file).split() for file in (first, second))
     return words == others or (second.endswith(".txt") and bool(others) and not has_numbers(second))
 
 
 def has_numbers(file: str) -> bool:
     """Whether a text file holds rows of numbers, as YOLO's label files do."""
     try:
-        return re.fullmatch(rb"(\xef\xbb\xbf)?[\s\d.eE+-]*\d[\s\d.eE+-]*", Path(file).read_bytes()) is not None
+        return re.fullmatch(rb"(\xef\xbb\xbf)?[\s\d.eE+-]*\d[\s\d.eE+-]*", read_regular(file)) is not None
     except OSError:
         return False
 
@@ -148,7 +149,7 @@ def is_name_file(name: str) -> bool:
 def names_in(path: str | os.PathLike[str]) -> list[str]:
     """The class names in a file: one a line, or Label Studio's ``notes.json``; none where it is something else."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_regular(path).decode("utf-8-sig")
         rows = json.loads(text)["categories"] if Path(path).suffix.lower() == ".json" else text.splitlines()
         names = [row if isinstance(row, str) else str(row["name"]) for row in sorted(rows, key=_number)]
     except (OSError, ValueError, KeyError, TypeError):

@@ -12,6 +12,8 @@ from pathlib import Path
 import cv2
 from PIL import Image, ImageFile
 
+from yolo_lite.config.regular import open_regular
+
 # Plugins of Pillow that have to be imported, and what registers them if the import does not.
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_avif": "", "pillow_jxl": ""}
 SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}  # in Pillow's names: files of the one are files of the other too
@@ -63,7 +65,7 @@ def register_plugins() -> None:
 def looks_like_image(path: str | Path) -> bool:
     """Whether a file begins as the common formats do, whatever its name says."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(12)
     except OSError:
         return False

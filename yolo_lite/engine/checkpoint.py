@@ -20,6 +20,7 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.load import load_run_config, validate
 from yolo_lite.config.old import upgraded
+from yolo_lite.config.regular import open_regular
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.seams import SEAMS
@@ -121,7 +122,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     content: Any = None
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if is_zipfile(file):
                 file.seek(0)
                 content = torch.load(file, map_location="cpu", weights_only=True)

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from yolo_lite.config.errors import DataError
+from yolo_lite.config.regular import read_regular
 from yolo_lite.data.readers.coco import CocoReader, plain_id
 from yolo_lite.tools.export_tree import Tree, split_of, split_word
 
@@ -46,7 +47,7 @@ def read_coco_exports(tree: Tree) -> list[CocoExport]:
 
 def _read(tree: Tree, file: str) -> CocoExport | None:
     """The annotation file, None where it is another kind of JSON."""
-    content = (tree.root / file).read_bytes()
+    content = read_regular(tree.root / file)
     if not all(part in content for part in PARTS):
         return None
     reader, split = CocoReader(tree.root, tree.root / file, ()), split_word(PurePosixPath(file).stem) or split_of(file)

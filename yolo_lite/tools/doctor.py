@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
+from yolo_lite.config.regular import read_regular
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
 from yolo_lite.data.decode import orientation
 from yolo_lite.data.doubts import doubts, training_sizes
@@ -196,7 +197,7 @@ def _examine(reader: LabelReader, split: str, channels: int, image: Path, labels
     if len(read.usable):
         read = _with_pixels(read, image, channels)
     if not any(problem.kind in ("unreadable image", SYSTEM_ERROR) for problem in read.problems[0]):
-        digest = hashlib.blake2b(image.read_bytes(), digest_size=16).digest()
+        digest = hashlib.blake2b(read_regular(image), digest_size=16).digest()
         findings += [Finding(kind, split, path, f"{image}: {text}") for kind, text in _peculiarities(image)]
     for problem in read.problems[0]:
         kind = problem.kind

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from yolo_lite.config.errors import DataError
+from yolo_lite.config.regular import read_regular
 from yolo_lite.data.files import HIDDEN, list_sources, walk
 from yolo_lite.data.suffixes import image_suffixes
 
@@ -98,7 +99,7 @@ class Tree:
     def lines(self, file: str) -> tuple[str, ...]:
         """The rows of a text file that are not empty; raises DataError where it is none."""
         try:
-            rows = (self.root / file).read_text(encoding="utf-8-sig").splitlines()
+            rows = read_regular(self.root / file).decode("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{self.root / file}: expected a text file in UTF-8: {error}") from error
         return tuple(filter(None, map(str.strip, rows)))

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from yolo_lite.config.errors import DataError
+from yolo_lite.config.regular import read_regular
 from yolo_lite.data.labels import FileReader
 from yolo_lite.data.pairing import check_unique, is_name_file, names_in
 from yolo_lite.data.readers.coco import CocoReader
@@ -211,7 +212,7 @@ def _place_of_labels(tree: Tree, kind: str, base: str, split: str, images: Seque
 def _is_yolo(file: Path) -> bool:
     """Whether the rows of a text file are numbers, five or more."""
     try:
-        rows = [row.split() for row in file.read_text(encoding="utf-8-sig").splitlines() if row.strip()]
+        rows = [row.split() for row in read_regular(file).decode("utf-8-sig").splitlines() if row.strip()]
         return all(len([float(word) for word in row]) >= 5 for row in rows)
     except ValueError:
         return False

@@ -10,6 +10,7 @@ from typing import Any
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError
+from yolo_lite.config.regular import read_regular
 from yolo_lite.config.yaml_file import read_yaml
 from yolo_lite.tools.export_tree import SPLIT_WORDS, SPLITS, Statement, Tree, by_lists, read_sources
 
@@ -120,7 +121,7 @@ def read_darknet(tree: Tree) -> Statement | None:
     """
     found = {}
     for file in tree.ending(".data"):
-        text = (tree.root / file).read_bytes().decode("utf-8", errors="replace")
+        text = read_regular(tree.root / file).decode("utf-8", errors="replace")
         cells = (row.partition("=") for row in text.splitlines())
         rows = {key.strip(): value.strip() for key, equals, value in cells if equals}
         if "names" in rows or "train" in rows:

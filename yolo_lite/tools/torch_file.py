@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from yolo_lite.config.errors import CheckpointError
+from yolo_lite.config.regular import open_regular
 from yolo_lite.engine.checkpoint import UNREADABLE
 
 # Names that a pickle may contain; other names show that the file is no checkpoint of a model.
@@ -85,7 +86,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 def _pickle_of(path: Path) -> bytes:
     if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(len(OLD_FORMAT)) == OLD_FORMAT:
                 raise CheckpointError("in the format of torch before 1.6, expected a zip: save it with a newer torch")
         raise CheckpointError("damaged, or not a checkpoint: expected a zip")

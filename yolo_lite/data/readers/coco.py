@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from yolo_lite.config.errors import DataError, nearest
+from yolo_lite.config.regular import read_regular
 from yolo_lite.data.labels import Annotation, LabelReader, Problem, Stated
 from yolo_lite.data.outlines import Ring
 from yolo_lite.data.readers.coco_pairing import Row, paired
@@ -205,7 +206,7 @@ def _load(path: Path) -> dict[str, list[Row]]:
     """The content of the annotation file, whose rows have the parts they must have."""
     where = f"labels: {path}"
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path))
     except OSError as error:
         raise DataError(f"{where}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -10,13 +10,13 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
 from yolo_lite.config.errors import nearest
+from yolo_lite.config.regular import read_regular
 from yolo_lite.data.labels import HINTS, Annotation, FileReader, Hint, Problem, Stated
 from yolo_lite.data.pairing import fold
 from yolo_lite.data.turned import around_turned
@@ -109,6 +109,6 @@ def _name_of(thing: ElementTree.Element) -> str:
 def _names_in(file: str) -> set[str]:
     """The names of the classes of an XML file's objects; none where it cannot be read, which its reading reports."""
     try:
-        return {_name_of(thing) for thing in _parsed(Path(file).read_bytes()).iter("object")} - {""}
+        return {_name_of(thing) for thing in _parsed(read_regular(file)).iter("object")} - {""}
     except (*UNREADABLE, OSError):
         return set()
