@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import boxes_only, children_of
-from torch.utils.data import DataLoader
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
@@ -562,22 +561,12 @@ def copied(index: DatasetIndex, folder: Path) -> DatasetIndex:
     return replace(index, paths=np.array([str(path).encode() for path in paths]))
 
 
-def drain(loader: DataLoader[Batch]) -> None:
-    """Load everything; where an error ends that, the workers end at once, not when the garbage is collected."""
-    batches = iter(loader)
-    try:
-        list(batches)
-    finally:
-        if loader.num_workers:
-            batches._shutdown_workers()
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_picture_that_vanishes_is_an_error_that_names_it(index, tmp_path, workers):
     spoilt = copied(index, tmp_path)
     (tmp_path / "5.png").unlink()
     with pytest.raises(DataError, match=r"5\.png: cannot be read"):
-        drain(training_loader(training_set(spoilt), 4, workers, range(1), False))
+        list(training_loader(training_set(spoilt), 4, workers, range(1), False))
 
 
 def test_a_picture_of_another_size_than_its_header_said_is_an_error(index, tmp_path):
@@ -629,5 +618,5 @@ def test_an_error_of_a_loading_process_is_told_in_its_own_words(tmp_path):
     (tmp_path / "1.png").unlink()
     dataset = EvaluationSet(index, ImageStore(index, 32, "off", True), functools.partial(canvas_size, stride=32))
     with pytest.raises(DataError) as caught:
-        drain(evaluation_loader(dataset, 1, 1, False))
+        list(evaluation_loader(dataset, 1, 1, False))
     assert str(caught.value) == f"{tmp_path / '1.png'}: cannot be read: No such file or directory"

@@ -32,6 +32,13 @@ class LostProcessError(UserError):
     """Another process of a distributed run has ended."""
 
 
+class ShortageError(UserError):
+    """The system is short of memory, files or processes, or has killed a loading process; training is between steps."""
+
+    def at(self, place: str) -> ShortageError:
+        return ShortageError(f"{self}{place}")
+
+
 class CheckpointError(UserError):
     """A checkpoint is missing, unreadable or of another kind."""
 
@@ -43,6 +50,9 @@ class StoppedError(Exception):
         super().__init__(f"stopped by {signal.Signals(number).name}{place}")
         self.number = number
         self.exit_status = 128 + number  # as shells report it: 130 for SIGINT, 143 for SIGTERM
+
+    def at(self, place: str) -> StoppedError:
+        return StoppedError(self.number, place)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

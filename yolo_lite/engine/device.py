@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.shortage import out_of_memory
 from yolo_lite.structures import Compute
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -89,11 +90,12 @@ def memory_errors_explained(batch_size: int, imgsz: int, remark: str = "") -> It
     """Turn an allocation that fails, on a GPU or in main memory, into one line that says what to make smaller."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError, OSError) as error:
+        reason = "out of memory" if isinstance(error, torch.OutOfMemoryError) else out_of_memory(error)
+        if not reason:
             raise
         smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else f"--imgsz {imgsz // 2}"
-        told = f"out of memory with --batch-size {batch_size} at --imgsz {imgsz}: try {smaller}{remark}"
+        told = f"{reason} with --batch-size {batch_size} at --imgsz {imgsz}: try {smaller}{remark}"
         raise ConfigError(told) from error
 
 
