@@ -22,12 +22,12 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.data import store as store_module
 from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet, repeat_factors
+from yolo_lite.data.hand_over import start_worker
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.instances import Instances
 from yolo_lite.data.letterbox import GREY, Letterbox, canvas_size, fitted_size, on_canvas, resize, to_original
 from yolo_lite.data.loader import (
     EpochBatches,
-    _start_worker,
     collate,
     draw_order,
     evaluation_loader,
@@ -580,7 +580,7 @@ def test_a_picture_of_another_size_than_its_header_said_is_an_error(index, tmp_p
 @pytest.mark.skipif(not CAN_FORK, reason="workers are not forked here")
 def test_a_worker_outlives_sigterm_for_a_while_and_no_longer(monkeypatch: pytest.MonkeyPatch):
     """At once it would take the step along; never, and whoever waits for it at exit would wait for ever."""
-    monkeypatch.setattr("yolo_lite.data.loader.SECONDS_AFTER_SIGTERM", 1)
+    monkeypatch.setattr("yolo_lite.data.hand_over.SECONDS_AFTER_SIGTERM", 1)
     process = multiprocessing.get_context("fork").Process(target=_idle_worker, daemon=True)
     process.start()
     time.sleep(1)
@@ -592,7 +592,7 @@ def test_a_worker_outlives_sigterm_for_a_while_and_no_longer(monkeypatch: pytest
 
 
 def _idle_worker() -> None:
-    _start_worker(0)
+    start_worker(0)
     while True:
         time.sleep(0.05)
 

@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch._utils import ExceptionWrapper
@@ -35,6 +36,7 @@ from yolo_lite.data.store import free_memory
 from yolo_lite.structures import Batch, Objects
 
 PREFETCH = 2  # batches that each process has ready or under way, as a DataLoader's have
+SECONDS_AFTER_SIGTERM = 10  # for which a loading process goes on
 ADVICE = "try --workers 0 or a smaller --batch-size"
 
 
@@ -51,7 +53,7 @@ class ForkedLoader:
     num_workers: int
     batch_bytes: int  # of the images of the largest batch
     pin_memory: bool
-    start_worker: Callable[[int], None]  # called first in each process
+    start: Callable[[int], None]  # called first in each process
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -169,7 +171,7 @@ def _end(workers: list[tuple[ForkProcess, Connection]], owner: int) -> None:
 def _work(loader: ForkedLoader, number: int, slots: mmap.mmap, ours: Connection, theirs: Connection) -> None:
     """Load every W-th batch, each into its slot; a word of the main process says that a slot may be used again."""
     ours.close()  # or the end of the main process would not show
-    loader.start_worker(number)
+    loader.start(number)
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(number)  # for a plugin that draws from generators of its own
     batches = itertools.islice(loader.batches, number, None, loader.num_workers)
@@ -205,3 +207,16 @@ def _copied(answer: tuple[tuple[int, ...], list[Any]], slot: memoryview, pin_mem
         tensors = [None if tensor is None else tensor.pin_memory() for tensor in tensors]
     count = len(Objects._fields)
     return Batch(images.permute(0, 3, 1, 2), Objects(*tensors[:count]), *tensors[count:])
+
+
+def start_worker(worker: int, niceness: int = 0) -> None:
+    """Make a process one that loads, of one thread: the processes are the parallelism."""
+    # Signals sent to the whole process group are meant for the main process, which still needs its workers to finish
+    # the step: SIGTERM leaves them some seconds. When the main process ends or is killed, they notice and end too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    if hasattr(os, "nice"):
+        os.nice(niceness)

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet
-from yolo_lite.data.hand_over import ForkedLoader, Loader
+from yolo_lite.data.hand_over import ForkedLoader, Loader, start_worker
 from yolo_lite.data.store import CAN_FORK
 from yolo_lite.ops.boxes import xyxy_to_cxcywh
 from yolo_lite.ops.streams import Stream
 from yolo_lite.structures import Batch, Objects
 
-SECONDS_AFTER_SIGTERM = 10  # for which a loading process goes on
 Share = Callable[[Sequence[tuple[int, int]]], Sequence[tuple[int, int]]]  # ``list`` takes everything
 
 
@@ -124,9 +120,9 @@ def evaluation_loader(
 def _loader(dataset, batches, workers: int, pin_memory: bool, batch_bytes: int) -> Loader:  # type: ignore[no-untyped-def]
     workers = max(min(workers, len(batches) - 1), 0)  # the first batch is waited for, whoever loads it
     # Without a GPU the network runs on the same cores, and one displaced thread holds up all the others.
-    start_worker = partial(_start_worker, niceness=0 if pin_memory else 10)
+    start = partial(start_worker, niceness=0 if pin_memory else 10)
     if workers and CAN_FORK:
-        return ForkedLoader(dataset, batches, collate, workers, max(batch_bytes, 1), pin_memory, start_worker)
+        return ForkedLoader(dataset, batches, collate, workers, max(batch_bytes, 1), pin_memory, start)
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -134,18 +130,5 @@ def _loader(dataset, batches, workers: int, pin_memory: bool, batch_bytes: int) 
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        worker_init_fn=start_worker,
+        worker_init_fn=start,
     )
-
-
-def _start_worker(worker: int, niceness: int = 0) -> None:
-    """Use one thread in each worker: the processes are the parallelism."""
-    # Signals sent to the whole process group are meant for the main process, which still needs its workers to finish
-    # the step: SIGTERM leaves them some seconds. When the main process ends or is killed, they notice and end too.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    if hasattr(os, "nice"):
-        os.nice(niceness)

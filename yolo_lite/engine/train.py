@@ -54,8 +54,7 @@ def train(config: RunConfig, resume: Resume | None = None, processes: Processes 
 
     Raises:
         UserError: the configuration or the data cannot be used, or loss and gradient are no longer finite.
-        StoppedError: SIGINT or SIGTERM came; last.pt holds where the run stands, to the step.
-        ShortageError: the system has ended a process that loads, or lacks memory for it; last.pt as above.
+        StoppedError, ShortageError: a signal came, or loading lacks something; last.pt holds where the run stands.
     """
     remark = "; gradients are accumulated, so that the learning rate keeps its meaning"
     explained = memory_errors_explained(config.train.batch_size, config.train.imgsz, remark)
