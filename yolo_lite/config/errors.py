@@ -15,6 +15,10 @@ class UserError(ValueError):
         words = message.rpartition(f"{type(self).__name__}: ")[2] if message.startswith("Caught ") else message
         super().__init__(words.strip())
 
+    def at(self, place: str) -> UserError:
+        """The same error with where it has stopped a run."""
+        return type(self)(f"{self}; stopped{place}")
+
 
 class ConfigError(UserError):
     """A YAML file, a ``--set`` override or a flag is unusable."""
@@ -33,10 +37,7 @@ class LostProcessError(UserError):
 
 
 class ShortageError(UserError):
-    """The system is short of memory, files or processes, or has killed a loading process; training is between steps."""
-
-    def at(self, place: str) -> ShortageError:
-        return ShortageError(f"{self}{place}")
+    """The system is short of memory, files or processes, or has ended a loading process: between two steps."""
 
 
 class CheckpointError(UserError):
@@ -52,6 +53,7 @@ class StoppedError(Exception):
         self.exit_status = 128 + number  # as shells report it: 130 for SIGINT, 143 for SIGTERM
 
     def at(self, place: str) -> StoppedError:
+        """The same with where the run has stopped."""
         return StoppedError(self.number, place)
 
 

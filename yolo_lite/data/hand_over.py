@@ -27,6 +27,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
@@ -37,7 +38,7 @@ from yolo_lite.structures import Batch, Objects
 
 PREFETCH = 2  # batches that each process has ready or under way, as a DataLoader's have
 SECONDS_AFTER_SIGTERM = 10  # for which a loading process goes on
-ADVICE = "try --workers 0 or a smaller --batch-size"
+ADVICE = "try fewer --workers (0 loads in the main process) or a smaller --batch-size"
 
 
 @dataclass(eq=False)
@@ -115,7 +116,7 @@ class ForkedBatches(Iterator[Batch]):
         process.join(5)
         code = process.exitcode or 0
         how = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with status {code}"
-        reason = ", as the system does it where memory runs out" if code == -signal.SIGKILL else ""
+        reason = ", as the system does where memory runs out" if code == -signal.SIGKILL else ""
         self.close()
         return ShortageError(f"loading process {number + 1} of {self.loader.num_workers} {how}{reason}; {ADVICE}")
 
@@ -175,26 +176,24 @@ def _work(loader: ForkedLoader, number: int, slots: mmap.mmap, ours: Connection,
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(number)  # for a plugin that draws from generators of its own
     batches = itertools.islice(loader.batches, number, None, loader.num_workers)
-    with contextlib.suppress(EOFError, ConnectionError):  # the main process has gone
+    with contextlib.suppress(EOFError, ConnectionError):  # the main process is gone
         for count in range(number, len(loader), loader.num_workers):
             count //= loader.num_workers
             if count >= PREFETCH:
                 theirs.recv_bytes()
-            theirs.send_bytes(_answer(loader, batches, _slot(slots, loader, number, count)))
+            theirs.send_bytes(_answer(loader, number, batches, _slot(slots, loader, number, count)))
 
 
-def _answer(loader: ForkedLoader, batches: Iterator[Sequence[Any]], slot: memoryview) -> bytes:
+def _answer(loader: ForkedLoader, number: int, batches: Iterator[Sequence[Any]], slot: memoryview) -> bytes:
     """The next batch for ``_copied``, its images in the slot, or what went wrong; pickled."""
     try:
         batch = loader.collate([loader.dataset[key] for key in next(batches)], slot)
-        columns = [None if column is None else column.numpy() for column in (*batch.objects, *batch[2:])]
+        columns = [one.numpy() if isinstance(one, Tensor) else one for one in (*batch.objects, *batch[2:])]
         return pickle.dumps((batch.images.permute(0, 2, 3, 1).shape, columns))
-    except UserError as error:
-        return pickle.dumps(error)
     except Exception as error:  # handed on, whatever it is: the main process waits
         if words := shortage(error):
-            return pickle.dumps(ShortageError(f"a loading process: {words}; {ADVICE}"))
-        return pickle.dumps(ExceptionWrapper(where="in a loading process"))
+            return pickle.dumps(ShortageError(f"loading process {number + 1}: {words}; {ADVICE}"))
+        return pickle.dumps(error if isinstance(error, UserError) else ExceptionWrapper(where="in a loading process"))
 
 
 def _copied(answer: tuple[tuple[int, ...], list[Any]], slot: memoryview, pin_memory: bool) -> Batch:
@@ -202,9 +201,9 @@ def _copied(answer: tuple[tuple[int, ...], list[Any]], slot: memoryview, pin_mem
     shape, columns = answer  # [B, H, W, 3]
     images = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
     np.copyto(images.numpy(), np.ndarray(shape, np.uint8, slot))
-    tensors: list[Any] = [None if column is None else torch.from_numpy(column) for column in columns]
+    tensors = [torch.from_numpy(one) if isinstance(one, np.ndarray) else one for one in columns]
     if pin_memory:
-        tensors = [None if tensor is None else tensor.pin_memory() for tensor in tensors]
+        tensors = [one.pin_memory() if isinstance(one, Tensor) else one for one in tensors]
     count = len(Objects._fields)
     return Batch(images.permute(0, 3, 1, 2), Objects(*tensors[:count]), *tensors[count:])
 
