@@ -9,6 +9,7 @@ process has one socket. A process that dies closes it, which shows when its next
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import mmap
 import multiprocessing
@@ -38,6 +39,7 @@ from yolo_lite.structures import Batch, Objects
 
 PREFETCH = 2  # batches that each process has ready or under way, as a DataLoader's have
 SECONDS_AFTER_SIGTERM = 10  # for which a loading process goes on
+_PROCESSES = ", the limit of processes is reached (ulimit -u)"
 ADVICE = "try fewer --workers (0 loads in the main process) or a smaller --batch-size"
 
 
@@ -85,7 +87,7 @@ class ForkedBatches(Iterator[Batch]):
                 self.workers.append(_start(loader, number, self.slots))
         except OSError as error:
             self.close()
-            reason = shortage(error) or error.strerror
+            reason = shortage(error) or f"{error.strerror}{_PROCESSES if error.errno == errno.EAGAIN else ''}"
             raise ShortageError(f"cannot start {loader.num_workers} loading processes: {reason}; {ADVICE}") from error
 
     def __next__(self) -> Batch:
