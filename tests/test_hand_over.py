@@ -23,13 +23,12 @@ from conftest import REPOSITORY, SHARED, equal_states, tiny_config
 
 from yolo_lite.cli.main import train_main
 from yolo_lite.config.errors import ConfigError, DataError, ShortageError
-from yolo_lite.config.shortage import out_of_memory, shortage
+from yolo_lite.config.shortage import memory_errors_explained, out_of_memory, shortage
 from yolo_lite.data import hand_over
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.hand_over import PREFETCH, ForkedLoader, _one_ahead
 from yolo_lite.data.store import CAN_FORK
 from yolo_lite.engine.checkpoint import load_checkpoint
-from yolo_lite.engine.device import memory_errors_explained
 from yolo_lite.engine.train import train
 from yolo_lite.structures import Batch, Objects
 

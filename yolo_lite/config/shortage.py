@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
-from yolo_lite.config.errors import UserError
+from yolo_lite.config.errors import ConfigError, UserError
 
 # Words of what torch, OpenCV, CUDA and the C++ library raise, all as errors of a general kind.
 _OUT_OF_MEMORY = (
@@ -29,7 +31,8 @@ def out_of_memory(error: BaseException) -> str:
     words = "" if isinstance(error, UserError) else str(error)  # ours may name any path
     if found := next((word for word in _OF_ONEDNN if word in words), ""):
         return f"out of memory, it seems (oneDNN: {found})"
-    return "out of memory" if isinstance(error, MemoryError) or any(word in words for word in _OUT_OF_MEMORY) else ""
+    is_short = isinstance(error, MemoryError) or any(word in words for word in _OUT_OF_MEMORY)
+    return "out of memory" if is_short or type(error).__name__ == "OutOfMemoryError" else ""
 
 
 def shortage(error: BaseException | None) -> str:
@@ -41,3 +44,16 @@ def shortage(error: BaseException | None) -> str:
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return "no further thread can be started, the limit is that of processes (ulimit -u)"
     return out_of_memory(error) or shortage(error.__cause__)
+
+
+@contextlib.contextmanager
+def memory_errors_explained(batch_size: int, imgsz: int, remark: str = "") -> Iterator[None]:
+    """Turn an allocation that fails, on a GPU or in main memory, into one line that says what to make smaller."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not (reason := out_of_memory(error)):
+            raise
+        smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else f"--imgsz {imgsz // 2}"
+        told = f"{reason} with --batch-size {batch_size} at --imgsz {imgsz}: try {smaller}{remark}"
+        raise ConfigError(told) from error

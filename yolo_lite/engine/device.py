@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.shortage import out_of_memory
 from yolo_lite.structures import Compute
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -83,20 +82,6 @@ def deterministic(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
-
-
-@contextlib.contextmanager
-def memory_errors_explained(batch_size: int, imgsz: int, remark: str = "") -> Iterator[None]:
-    """Turn an allocation that fails, on a GPU or in main memory, into one line that says what to make smaller."""
-    try:
-        yield
-    except (MemoryError, RuntimeError, OSError) as error:
-        reason = "out of memory" if isinstance(error, torch.OutOfMemoryError) else out_of_memory(error)
-        if not reason:
-            raise
-        smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else f"--imgsz {imgsz // 2}"
-        told = f"{reason} with --batch-size {batch_size} at --imgsz {imgsz}: try {smaller}{remark}"
-        raise ConfigError(told) from error
 
 
 def move_model(model: Any, compute: Compute) -> Any:

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from yolo_lite.config.errors import DivergedError, ShortageError, StoppedError
 from yolo_lite.config.run import RunConfig
-from yolo_lite.engine.device import deterministic, libraries_left_uncollected, memory_errors_explained
+from yolo_lite.config.shortage import memory_errors_explained
+from yolo_lite.engine.device import deterministic, libraries_left_uncollected
 from yolo_lite.engine.evaluate import Evaluation, evaluate
 from yolo_lite.engine.multi_scale import multi_scaled
 from yolo_lite.engine.optimizer import rates, set_rates
