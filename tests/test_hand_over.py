@@ -180,6 +180,7 @@ SHORT = [
     (OSError(errno.EMFILE, "Too many open files", "a.jpg"), "too many open files, .*ulimit -n"),
     (OSError(errno.ENFILE, "Too many open files in system"), "too many open files, .*file-max"),
     (RuntimeError("can't start new thread"), "ulimit -u"),
+    (RuntimeError("DataLoader worker (pid(s) 17) exited unexpectedly"), "a loading process has ended"),
     (cv2.error("OpenCV: error: (-4:Insufficient memory) Failed to allocate 9 bytes"), "out of memory"),
     (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
     (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), "out of memory"),
@@ -204,7 +205,7 @@ NOT_SHORT = [
     OSError(errno.ENOENT, "No such file or directory", "out of memory.png"),
     OSError("image file is truncated"),
     DataError("data/out of memory/std::bad_alloc.png: not a readable image"),
-    ValueError("cannot reshape array"),
+    ValueError("out of memory.txt: cannot reshape array"),
     KeyError("out"),
 ]
 
@@ -298,6 +299,21 @@ def test_a_run_that_loses_a_process_is_saved_and_goes_on_to_the_bit(
     assert train_main(["--resume", str(last), "--workers", "2"]) == 0
     for part in ("model", "ema"):
         assert equal_states(load_checkpoint(last)[part], load_checkpoint(whole / "weights/last.pt")[part])
+
+
+def test_descriptors_that_run_out_in_a_process_are_no_bad_images(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Real ones: no file can be opened there."""
+
+    def start(_: int, niceness: int) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+
+    monkeypatch.setattr("yolo_lite.data.loader.start_worker", start)
+    with pytest.raises(
+        ShortageError, match=r"^loading process \d: too many open files.*; stopped in epoch 1 after step 0"
+    ):
+        train(tiny_config(tiny_data, tmp_path, *SMALL_STEPS, "--workers", "2"))
 
 
 def test_one_line_and_status_2_end_a_training_that_cannot_start_its_processes(

@@ -6,7 +6,7 @@ import contextlib
 import errno
 from collections.abc import Iterator
 
-from yolo_lite.config.errors import ConfigError, UserError
+from yolo_lite.config.errors import ConfigError
 
 # Words of what torch, OpenCV, CUDA and the C++ library raise, all as errors of a general kind.
 _OUT_OF_MEMORY = (
@@ -22,13 +22,19 @@ _OUT_OF_MEMORY = (
 # oneDNN, which computes convolutions on the CPU, does not say why it fails; for lack of memory as a rule.
 _OF_ONEDNN = ("could not create a memory object", "could not create a primitive", "could not execute a primitive")
 _FILES = {errno.EMFILE: "that of a process (ulimit -n)", errno.ENFILE: "that of the system (sysctl fs.file-max)"}
+_OTHERS = {
+    "can't start new thread": "no further thread can be started, the limit is that of processes (ulimit -u)",
+    "DataLoader worker": "a loading process has ended",  # one that is not forked, on macOS and Windows
+}
 
 
 def out_of_memory(error: BaseException) -> str:
     """Say that memory has run out, as far as an error tells; "" where it tells of something else."""
     if isinstance(error, OSError):
         return "out of memory" if error.errno == errno.ENOMEM else ""
-    words = "" if isinstance(error, UserError) else str(error)  # ours may name any path
+    # Others quote what they read, and that may be any words.
+    of_libraries = isinstance(error, (RuntimeError, ImportError)) or type(error).__module__ == "cv2"
+    words = str(error) if of_libraries else ""
     if found := next((word for word in _OF_ONEDNN if word in words), ""):
         return f"out of memory, it seems (oneDNN: {found})"
     is_short = isinstance(error, MemoryError) or any(word in words for word in _OUT_OF_MEMORY)
@@ -41,8 +47,8 @@ def shortage(error: BaseException | None) -> str:
         return ""
     if isinstance(error, OSError) and error.errno in _FILES:
         return f"too many open files, the limit is {_FILES[error.errno]}"
-    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        return "no further thread can be started, the limit is that of processes (ulimit -u)"
+    if isinstance(error, RuntimeError) and (found := next((words for words in _OTHERS if words in str(error)), "")):
+        return _OTHERS[found]
     return out_of_memory(error) or shortage(error.__cause__)
 
 
