@@ -21,11 +21,11 @@ import pytest
 import torch
 from conftest import REPOSITORY, SHARED, equal_states, tiny_config
 
-from yolo_lite.cli.main import train_main
+from yolo_lite.cli.main import train_main, val_main
 from yolo_lite.config.errors import ConfigError, DataError, ShortageError
 from yolo_lite.config.shortage import memory_errors_explained, out_of_memory, shortage
 from yolo_lite.data import hand_over
-from yolo_lite.data.dataset import TrainingSet
+from yolo_lite.data.dataset import EvaluationSet, TrainingSet
 from yolo_lite.data.hand_over import PREFETCH, ForkedLoader, _one_ahead
 from yolo_lite.data.store import CAN_FORK
 from yolo_lite.engine.checkpoint import load_checkpoint
@@ -255,7 +255,7 @@ def test_memory_for_batches_is_checked_before_the_first(monkeypatch: pytest.Monk
         if is_enough:
             assert len(list(loader())) == 12
         else:
-            with pytest.raises(ShortageError, match=r"need 0 MiB, 0 MiB are free; try fewer --workers \(0 "):
+            with pytest.raises(ShortageError, match=r"need 0 MiB, 0 MiB are free; try --workers 0 \("):
                 iter(loader())
     monkeypatch.setattr(hand_over, "free_memory", lambda: 2 * needed - 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # each process of a machine takes as much
@@ -280,8 +280,8 @@ def test_a_run_that_loses_a_process_is_saved_and_goes_on_to_the_bit(
     tiny_data: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, validating: bool
 ):
     """Killed in the second epoch, or while the first is validated: last.pt is where the run stood."""
-    name = "EvaluationSet" if validating else "TrainingSet"
-    kind, main = getattr(sys.modules[TrainingSet.__module__], name), os.getpid()
+    kind: type = EvaluationSet if validating else TrainingSet
+    main = os.getpid()
     load, asked = kind.__getitem__, itertools.count()
 
     def dying(self: object, key: object) -> object:
@@ -314,6 +314,14 @@ def test_descriptors_that_run_out_in_a_process_are_no_bad_images(
         ShortageError, match=r"^loading process \d: too many open files.*; stopped in epoch 1 after step 0"
     ):
         train(tiny_config(tiny_data, tmp_path, *SMALL_STEPS, "--workers", "2"))
+
+
+def test_val_ends_with_one_line_too(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(EvaluationSet, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    words = ["--weights", str(tiny_run / "weights/best.pt"), "--workers", "2", "--batch-size", "2", "--device", "cpu"]
+    assert val_main([*words, "--project", str(tmp_path)]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and errors[0].startswith("error: loading process 1 of 2 was ended by signal 9 (Killed)")
 
 
 def test_one_line_and_status_2_end_a_training_that_cannot_start_its_processes(

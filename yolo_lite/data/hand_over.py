@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkProcess
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import cv2
@@ -40,7 +40,7 @@ from yolo_lite.structures import Batch, Objects
 PREFETCH = 2  # batches that each process has ready or under way, as a DataLoader's have
 SECONDS_AFTER_SIGTERM = 10  # for which a loading process goes on
 _PROCESSES = ", the limit of processes is reached (ulimit -u)"
-ADVICE = "try fewer --workers (0 loads in the main process) or a smaller --batch-size"
+ADVICE = "try --workers 0 (the main process loads) or a smaller --batch-size"
 
 
 @dataclass(eq=False)
@@ -78,7 +78,7 @@ class ForkedBatches(Iterator[Batch]):
 
     def __init__(self, loader: ForkedLoader) -> None:
         self.loader, self.done = loader, 0
-        self.workers: list[tuple[ForkProcess, Connection]] = []
+        self.workers: list[tuple[BaseProcess, Connection]] = []
         self.close = weakref.finalize(self, _end, self.workers, os.getpid())
         size = loader.batch_bytes
         try:
@@ -152,7 +152,7 @@ def _slot(slots: mmap.mmap, loader: ForkedLoader, worker: int, count: int) -> me
     return memoryview(slots)[start : start + loader.batch_bytes]
 
 
-def _start(loader: ForkedLoader, number: int, slots: mmap.mmap) -> tuple[ForkProcess, Connection]:
+def _start(loader: ForkedLoader, number: int, slots: mmap.mmap) -> tuple[BaseProcess, Connection]:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(loader, number, slots, ours, theirs), daemon=True)
@@ -161,7 +161,7 @@ def _start(loader: ForkedLoader, number: int, slots: mmap.mmap) -> tuple[ForkPro
     return process, ours
 
 
-def _end(workers: list[tuple[ForkProcess, Connection]], owner: int) -> None:
+def _end(workers: list[tuple[BaseProcess, Connection]], owner: int) -> None:
     """End the processes at once: nothing that they write is half done, the cache's marks come last."""
     if os.getpid() == owner:  # not in a process forked later
         for process, connection in workers:
