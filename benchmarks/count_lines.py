@@ -25,7 +25,8 @@ BESIDE = (
     "model/faster_rcnn.py",
     "model/backbones.py",  # of Faster R-CNN
     "engine/two_stage.py",  # its criterion
-    "config/regular.py",  # regular files only
+    "config/regular.py",  # how files are opened and replaced
+    "config/durable.py",
     "config/options.py",  # what the commands take, and where their files are found
     "config/find.py",
     "engine/resolve.py",

@@ -163,6 +163,7 @@ class TrainOptions(RunOptions):
     resume: Annotated[bool | StrPath | None, PlainValidator(_resume)] = option(
         None, "go on with a run: its folder or last.pt, or the latest below --project"
     )
+    changed_data: bool = option(False, "with --resume: the dataset is no longer what the run began with, go on with it")
     save_period: Annotated[
         str | float | None, described("a number of epochs, or minutes such as 10min"), Flag(metavar="N")
     ] = option(

@@ -101,7 +101,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
         anchors = None if head is None else head.anchor_sizes().reshape(-1, 2).cpu().numpy()
         for line in doubts_of_sizes(train_index, size, anchors, hyp.anchor_t):
             print(f"train: {line}")
-    record = Record(folder, config, state.epoch) if processes.is_first else None
+    record = Record(folder, config, state.rows) if processes.is_first else None
     if record and state.step == 0 and options.figures:
         record.graph(model)
         batches = record.batches(batches, model, criterion)

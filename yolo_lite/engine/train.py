@@ -22,7 +22,7 @@ from yolo_lite.engine.multi_scale import multi_scaled
 from yolo_lite.engine.optimizer import rates, set_rates
 from yolo_lite.engine.prepare import Setup, TrainingRun, prepare
 from yolo_lite.engine.processes import ALONE, Processes
-from yolo_lite.engine.record import say
+from yolo_lite.engine.record import closing_line, say
 from yolo_lite.engine.state import Resume, Saving, State, is_finished
 from yolo_lite.engine.stop import StopRequest, stop_requests
 from yolo_lite.ops.nms import DetectOptions
@@ -85,23 +85,23 @@ def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
             place = f" in epoch {state.epoch + 1} after step {state.tally.steps} of {plan.steps_per_epoch}"
             hint = f"; go on with --resume {run.folder / 'weights' / 'last.pt'}"
             raise StoppedError(stopped.number, place + hint) from None
-        row = _close_epoch(state, evaluation)
+        _close_epoch(state, evaluation)
         goes_on = not is_finished(state.epoch, state.best_epoch, run.config)
         if run.record is not None:
-            # First the record, then the checkpoint: a run killed between the two writes this epoch's figures again.
+            # First the record, then the checkpoint, each on the disk before the next: what last.pt says is there.
             spent = {"time/train": trained - start, "time/data_wait": waited, "time/validation": validated - trained}
-            run.record.epoch(row, spent, evaluation)
+            run.record.epoch(state.rows, spent, evaluation)
             if state.epoch == state.best_epoch:
                 run.save("best.pt", state.averaged())
         if saving.is_due(state.step, ends_epoch=True) or not goes_on:
             run.save("last.pt", state.everything())
         seconds.append(perf_counter() - start)
-        say(row, seconds[-1], plan.epochs)
+        say(state.rows[-1], seconds[-1], plan.epochs)
     if state.epoch < plan.epochs:
         print(f"stopped: no progress for {run.config.hyp.patience} epochs (key patience)")
     if run.record is not None:
-        run.record.finish(row, evaluation)
-    print(f"best was epoch {state.best_epoch}: {run.folder / 'weights' / 'best.pt'}")
+        run.record.finish(state.rows, evaluation)
+        print(closing_line(run.folder, state, run.save))
     return Result(run.folder, state.best_epoch, evaluation.metrics(), seconds)
 
 
@@ -275,14 +275,14 @@ def _validate(run: TrainingRun, stop: StopRequest) -> Evaluation:
     return evaluation
 
 
-def _close_epoch(state: State, evaluation: Evaluation) -> dict[str, float]:
-    """Count the epoch, note whether it is the best so far; returns its row of figures."""
+def _close_epoch(state: State, evaluation: Evaluation) -> None:
+    """Count the epoch, note its row of figures and whether it is the best so far."""
     state.epoch += 1
     if evaluation.fitness > state.best_fitness:
         state.best_fitness, state.best_epoch = evaluation.fitness, state.epoch
     tally = state.tally
     *losses, norm = tally.means()
-    state.row = {
+    row = {
         "epoch": state.epoch,
         **{f"train/{name}_loss": value for name, value in zip(state.criterion.names, losses, strict=True)},
         "train/gradient_norm": norm,
@@ -291,7 +291,7 @@ def _close_epoch(state: State, evaluation: Evaluation) -> dict[str, float]:
         **evaluation.metrics(),
         **{f"lr/{group['name']}": group["lr"] for group in state.optimizer.param_groups},
     }
+    state.rows.append(row)
     tally.steps = tally.skipped = 0
     tally.losses.zero_()
     tally.norm.zero_()
-    return state.row
