@@ -48,6 +48,8 @@ BESIDE = (
     "data/pairing.py",  # which label file is which image's
     "data/index_cache.py",  # what is kept between runs, and decoded images between epochs
     "data/store.py",
+    "data/hand_over.py",  # how forked processes hand batches over, and what a system is short of
+    "config/shortage.py",
     "engine/processes.py",  # torchrun
     "engine/multi_scale.py",
     "engine/batch_size.py",  # --batch-size auto

@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.options import PredictOptions
+from yolo_lite.config.shortage import memory_errors_explained
 from yolo_lite.deploy import predictor
 from yolo_lite.deploy.prediction import Outputs, Prediction
 from yolo_lite.deploy.sources import count_frames, find_media, read_frames
-from yolo_lite.engine.device import memory_errors_explained
 from yolo_lite.engine.run_folder import make_run_folder
 from yolo_lite.engine.stop import stop_requests
 

@@ -15,6 +15,10 @@ class UserError(ValueError):
         words = message.rpartition(f"{type(self).__name__}: ")[2] if message.startswith("Caught ") else message
         super().__init__(words.strip())
 
+    def at(self, place: str) -> UserError:
+        """The same error with where it has stopped a run."""
+        return type(self)(f"{self}; stopped{place}")
+
 
 class ConfigError(UserError):
     """A YAML file, a ``--set`` override or a flag is unusable."""
@@ -32,6 +36,10 @@ class LostProcessError(UserError):
     """Another process of a distributed run has ended."""
 
 
+class ShortageError(UserError):
+    """The system is short of memory, files or processes, or has ended a loading process: between two steps."""
+
+
 class CheckpointError(UserError):
     """A checkpoint is missing, unreadable or of another kind."""
 
@@ -43,6 +51,10 @@ class StoppedError(Exception):
         super().__init__(f"stopped by {signal.Signals(number).name}{place}")
         self.number = number
         self.exit_status = 128 + number  # as shells report it: 130 for SIGINT, 143 for SIGTERM
+
+    def at(self, place: str) -> StoppedError:
+        """The same with where the run has stopped."""
+        return StoppedError(self.number, place)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

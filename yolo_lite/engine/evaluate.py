@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from faster_coco_eval import COCO
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from yolo_lite.data.dataset import EvaluationSet
+from yolo_lite.data.hand_over import Loader
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import Canvas, Letterbox, padded_size, to_original
 from yolo_lite.data.loader import evaluation_loader
@@ -40,7 +40,7 @@ class Split(NamedTuple):
     """A split made ready for evaluation."""
 
     dataset: DatasetIndex
-    loader: DataLoader[Batch]
+    loader: Loader
     truth: COCO
     limits: Limits = Limits()
 

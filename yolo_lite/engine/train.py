@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from yolo_lite.config.errors import DivergedError, StoppedError
+from yolo_lite.config.errors import DivergedError, ShortageError, StoppedError
 from yolo_lite.config.run import RunConfig
-from yolo_lite.engine.device import deterministic, libraries_left_uncollected, memory_errors_explained
+from yolo_lite.config.shortage import memory_errors_explained
+from yolo_lite.engine.device import deterministic, libraries_left_uncollected
 from yolo_lite.engine.evaluate import Evaluation, evaluate
 from yolo_lite.engine.multi_scale import multi_scaled
 from yolo_lite.engine.optimizer import rates, set_rates
@@ -54,7 +55,7 @@ def train(config: RunConfig, resume: Resume | None = None, processes: Processes 
 
     Raises:
         UserError: the configuration or the data cannot be used, or loss and gradient are no longer finite.
-        StoppedError: SIGINT or SIGTERM came; last.pt holds where the run stands, to the step.
+        StoppedError, ShortageError: a signal came, or loading lacks something; last.pt holds where the run stands.
     """
     remark = "; gradients are accumulated, so that the learning rate keeps its meaning"
     explained = memory_errors_explained(config.train.batch_size, config.train.imgsz, remark)
@@ -80,11 +81,11 @@ def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
                 run.save("last.pt", state.everything())  # many processes cannot stop while they validate
             evaluation = _validate(run, stop)
             validated = perf_counter()
-        except StoppedError as stopped:
+        except (StoppedError, ShortageError) as ended:
             run.save("last.pt", state.everything())
             place = f" in epoch {state.epoch + 1} after step {state.tally.steps} of {plan.steps_per_epoch}"
             hint = f"; go on with --resume {run.folder / 'weights' / 'last.pt'}"
-            raise StoppedError(stopped.number, place + hint) from None
+            raise ended.at(place + hint) from None
         _close_epoch(state, evaluation)
         goes_on = not is_finished(state.epoch, state.best_epoch, run.config)
         if run.record is not None:

@@ -14,6 +14,7 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.options import ValOptions
+from yolo_lite.config.shortage import memory_errors_explained
 from yolo_lite.data.index import index_split, only_classes
 from yolo_lite.data.letterbox import Canvas, canvas_size
 from yolo_lite.data.names import load_dataset
@@ -66,7 +67,8 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> C
 
     @libraries_left_uncollected()
     def validation() -> Evaluation:
-        return evaluate(subject.model, split, subject.criterion, subject.compute, choice)
+        with memory_errors_explained(batch_size, subject.size):
+            return evaluate(subject.model, split, subject.criterion, subject.compute, choice)
 
     return validation
 
