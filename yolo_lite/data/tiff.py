@@ -39,6 +39,8 @@ def tiff_pages(file: BinaryIO, most: int) -> list[Page]:
         shape = (int(tags[257]), int(tags[256]), int(tags.get(277, 1)))
         bits, alpha = (int(np.atleast_1d(tags.get(tag, usual))[0]) for tag, usual in ((258, 1), (338, 0)))
         is_rgba = shape[2] == 4 and tags.get(262) == 2 and alpha in (1, 2)
+        if not 0 < bits <= 64:
+            raise DataError(f"expected a TIFF with up to 64 bits a sample, found {bits}")
         pages.append(Page(shape, 3 in tags.get(339, ()), bits, alpha if is_rgba else 0))
     if len({page[:2] for page in pages}) != 1:
         raise DataError(f"expected a TIFF with pages of one shape, found {[page.shape for page in pages]}")
