@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 import random
 import resource
 import struct
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
-from conftest import REPOSITORY
 from PIL import Image
 
 from yolo_lite.config.errors import DataError
@@ -34,8 +29,8 @@ OF_PILLOW = {
     "DIB": ["RGB"],
     "GIF": ["P", "RGB"],
     "PPM": ["1", "L", "RGB", "I;16"],
-    **dict.fromkeys(("JPEG2000", "AVIF", "DDS", "ICNS", "TGA"), ["RGB", "RGBA"]),
-    **dict.fromkeys(("MPO", "PCX", "QOI", "SGI"), ["RGB"]),
+    **{kind: ["RGB", "RGBA"] for kind in ("JPEG2000", "AVIF", "DDS", "ICNS", "TGA")},
+    **{kind: ["RGB"] for kind in ("MPO", "PCX", "QOI", "SGI")},
     "ICO": ["RGBA"],
     "IM": ["RGB"],
     "MSP": ["1"],
@@ -54,13 +49,17 @@ def valid_files() -> list[bytes]:
     """Small images of every kind that can be written here, some of them turned, animated or with text."""
     rng, files = np.random.default_rng(0), []
     pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-    exif, Image.init()
+    Image.init()
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "text"
     for kind, mode in ((kind, mode) for kind, modes in OF_PILLOW.items() for mode in modes):
         source = Image.fromarray(pixels).convert("I" if mode == "I;16" else mode).convert(mode)
         more = {"exif": exif} if kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}
-        for options in ({}, more, {"save_all": True, "append_images": [source]} if kind in ("GIF", "TIFF", "WEBP") else {}):
+        for options in (
+            {},
+            more,
+            {"save_all": True, "append_images": [source]} if kind in ("GIF", "TIFF", "WEBP") else {},
+        ):
             stream = io.BytesIO()
             try:
                 source.save(stream, kind, **options)

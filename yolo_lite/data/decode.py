@@ -11,10 +11,12 @@ import io
 import math
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import cv2
 import numpy as np
@@ -39,25 +41,33 @@ END = {"JPEG": JPEG_END, "MPO": JPEG_END, "PNG": b"IEND\xaeB`\x82", "WEBP": b""}
 _TAIL = 64  # bytes in which the end is expected; some writers pad with zeros
 ANY_RANGE = 65535  # the largest value of 16 bits
 _FLOAT_SLACK = 0.5  # floats this far outside 0..1 are cut; further out they are of another scale, and refused
+_STDERR = 2
 _LONGEST_REASON = 300  # letters of a library's message
-# How files state their size that OpenCV alone reads: Radiance (.hdr, .pic), .pam, .pfm and OpenEXR.
-_STATED = (
-    re.compile(rb"#\?.*?[-+](?P<axis>[XY]) +(?P<first>\d+) +[-+][XY] +(?P<second>\d+)", re.DOTALL),
-    re.compile(rb"P7\s.*?WIDTH\s+(?P<first>\d+)\s+HEIGHT\s+(?P<second>\d+)", re.DOTALL),
-    re.compile(rb"P[Ff]\s+(?P<first>\d+)\s+(?P<second>\d+)"),
+# How files state two sides that Pillow does not open: in words Radiance (.hdr, .pic), .pam and .pfm, in bytes OpenEXR
+# (the corners of a window) and what is damaged of PNG, GIF, BMP and JPEG.
+_IN_WORDS = re.compile(rb"[-+][XY]\s+(\d+)\s+[-+][XY]\s+(\d+)|WIDTH\s+(\d+)\s+HEIGHT\s+(\d+)|\AP[Ff]\s+(\d+)\s+(\d+)")
+_IN_BYTES: tuple[tuple[Literal["big", "little"], re.Pattern[bytes]], ...] = (
+    ("big", re.compile(rb"IHDR(.{4})(.{4})|\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]...(..)(..)", re.DOTALL)),
+    ("little", re.compile(rb"\AGIF8..(..)(..)|\ABM.{16}(.{4})(.{4})", re.DOTALL)),
 )
-_WINDOW = re.compile(rb"\x76\x2f\x31\x01.*?dataWindow\0box2i\0\x10\0\0\0(.{16})", re.DOTALL)
-_HEADER = 2**16  # bytes in which it is looked for
+_WINDOW = re.compile(rb"dataWindow\0box2i\0\x10\0\0\0(.{4})(.{4})(.{4})(.{4})", re.DOTALL)
+_HEADER = 2**16  # bytes in which words are looked for
+# Pixels that a byte of a file may hold at most: deflate packs 1032 bytes of up to 8 pixels, Huffman codes take a bit or
+# more for 64 pixels.
+_DENSEST = {"PNG": 8 * 1032, "JPEG": 1032, "MPO": 1032}
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @contextmanager
 def damage_told(path: str | Path) -> Iterator[None]:
     """Turn whatever a library raises for the content of a file into a DataError that begins with the path.
 
-    Where the system failed and not the file, the OSError with its number is the cause.
+    Where the system failed and not the file, the OSError with its number is the cause. What the libraries in C print
+    meanwhile, at each use of the file, is not said.
     """
     try:
-        yield
+        with _libraries_silent():
+            yield
     except DataError as error:
         raise DataError(f"{path}: {error}") from error.__cause__
     except FileNotFoundError:
@@ -66,6 +76,29 @@ def damage_told(path: str | Path) -> Iterator[None]:
         # The decoders of Pillow and its plugins raise anything from AttributeError to ZeroDivisionError: to name them
         # all would be to wait for the next one.
         raise DataError(f"{path}: not a readable image: {_reason(error)}") from _cause(error)
+
+
+@contextmanager
+def _libraries_silent() -> Iterator[None]:
+    """Lead what libpng, libjpeg and libtiff print nowhere, in the main thread: others may have something to say."""
+    try:
+        kept = os.dup(_STDERR) if threading.current_thread() is threading.main_thread() else -1
+    except OSError:  # it is closed
+        kept = -1
+    if kept < 0:
+        yield
+        return
+    try:
+        os.dup2(_nowhere(), _STDERR)
+        yield
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
+
+
+@cache
+def _nowhere() -> int:
+    return os.open(os.devnull, os.O_WRONLY)
 
 
 def _reason(error: Exception) -> str:
@@ -94,9 +127,15 @@ def open_image(path: str | Path) -> BinaryIO:
 def opened(file: BinaryIO) -> Image.Image | None:
     """The image, not yet decoded; None where Pillow does not know the format. A decompression bomb is refused."""
     try:
-        return Image.open(file, formats=kinds_of_pillow())
+        image = Image.open(file, formats=kinds_of_pillow())
     except UnidentifiedImageError:
         return None
+    at = file.tell()  # from which some of Pillow's decoders go on
+    most = _DENSEST.get(image.format or "", math.inf) * file.seek(0, os.SEEK_END)
+    file.seek(at)
+    if image.width * image.height > most:
+        raise DataError(f"a header of {image.width} x {image.height} pixels, of which the file can hold {most} at most")
+    return image
 
 
 def orientation(image: Image.Image) -> int:
@@ -128,12 +167,14 @@ def decoded(content: bytes, channels: int, white: int) -> np.ndarray:
     """Pixels ``[H, W, n]`` of 8 bits, of anything but a TIFF, turned as the EXIF orientation says."""
     image = opened(io.BytesIO(content))
     if image is None:
-        check_shape((*_stated_shape(content[:_HEADER]), 3))
+        for sides in _stated(content):
+            check_shape((*sides, 3))
     # Turned here, not by OpenCV: its versions differ in what they read of EXIF data, and from Pillow.
     turn, flags = orientation(image) if image else 1, FLAGS.get(channels, cv2.IMREAD_UNCHANGED)
     stated = stated_size(image, turn) if image and image.format in END else None
     pixels = None
     if image is None or image.format in _OF_OPENCV:
+        _check_chunks(content)
         pixels = by_opencv(content, flags | cv2.IMREAD_IGNORE_ORIENTATION, white)
     pixels = upright(by_pillow(image, channels, white) if pixels is None else pixels, turn)
     if stated and pixels.shape[:2] != stated:
@@ -148,13 +189,29 @@ def upright(pixels: np.ndarray, turn: int) -> np.ndarray:
     return np.ascontiguousarray(pixels[::-1] if turn in _UPSIDE_DOWN else pixels)
 
 
-def _stated_shape(start: bytes) -> tuple[int, int]:
-    """Two sides in pixels as a header says that OpenCV alone reads; 0 0 where there is none."""
-    if found := _WINDOW.match(start):
-        left, top, right, bottom = np.frombuffer(found[1], "<i4").astype(int).tolist()
-        return bottom - top + 1, right - left + 1
-    found = next((one for pattern in _STATED if (one := pattern.match(start))), None)
-    return (int(found["first"]), int(found["second"])) if found else (0, 0)
+def _stated(content: bytes) -> Iterator[tuple[int, int]]:
+    """Two sides wherever a file that Pillow does not open may state them."""
+    for found in _IN_WORDS.finditer(content[:_HEADER]):
+        one, other = (int(side) for side in found.groups() if side is not None)
+        yield one, other
+    for order, pattern in _IN_BYTES:
+        for found in pattern.finditer(content):
+            sides = (int.from_bytes(side, order, signed=order == "little") for side in found.groups() if side)
+            one, other = map(abs, sides)
+            yield one, other
+    for found in _WINDOW.finditer(content[:_HEADER]):
+        left, top, right, bottom = (int.from_bytes(edge, "little", signed=True) for edge in found.groups())
+        yield bottom - top + 1, right - left + 1
+
+
+def _check_chunks(content: bytes) -> None:
+    """Refuse a PNG with a chunk that claims more bytes than there are: OpenCV would take the memory for them."""
+    at, kind = len(_PNG), b""
+    while content.startswith(_PNG) and at + 8 <= len(content) and kind != b"IEND":
+        kind = content[at + 4 : at + 8]
+        at += 12 + int.from_bytes(content[at : at + 4], "big")
+        if at > len(content):
+            raise DataError("the PNG file is cut off, or a chunk of it claims more bytes than the file has")
 
 
 def by_pillow(image: Image.Image | None, channels: int, white: int) -> np.ndarray:
