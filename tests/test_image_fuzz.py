@@ -85,8 +85,8 @@ def opencv_files(pixels: np.ndarray) -> list[bytes]:
 
 def numpy_files(rng: np.random.Generator) -> list[bytes]:
     files = []
-    shapes = (HEIGHT, WIDTH), (HEIGHT, WIDTH, 3), (HEIGHT, WIDTH, 5), (0, 4), (1,) * 12, ()
-    for dtype, shape in ((dtype, shape) for dtype in TYPES for shape in shapes):
+    shapes = (HEIGHT, WIDTH, 3), (HEIGHT, WIDTH, 5), (0, 4), (1,) * 12, ()
+    for dtype, shape in [*((dtype, (HEIGHT, WIDTH)) for dtype in TYPES), *(("u1", shape) for shape in shapes)]:
         stream, array = io.BytesIO(), np.zeros(shape, dtype)
         if array.dtype.kind in "uf":
             array[...] = rng.random(shape) * (1 if array.dtype.kind == "f" else 200)
@@ -98,20 +98,20 @@ def numpy_files(rng: np.random.Generator) -> list[bytes]:
 def damaged(files: list[bytes], rng: random.Random) -> bytes:
     """One of the files after some changes, mostly of its header."""
     content = bytearray(rng.choice(files))
-    for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
+    for _ in range(rng.choice((1, 1, 1, 1, 2, 8))):
         length = len(content)
         place = rng.randrange(min(length, rng.choice((32, 128, 10**9)))) if length else 0
-        way = rng.randrange(8)
-        if way <= 2 and length:
+        way = rng.randrange(12)
+        if way <= 5 and length:
             content[place] ^= 1 << rng.randrange(8)
-        elif way == 3:
+        elif way == 6:
             content[place : place + rng.randrange(1, 5)] = rng.randbytes(rng.randrange(5))
-        elif way == 4:
+        elif way <= 8:
             edge = rng.choice(EDGES)
             content[place : place + len(edge)] = edge
-        elif way == 5:
+        elif way == 9:
             del content[place if rng.random() < 0.5 else max(length - place, 1) :]
-        elif way == 6:
+        elif way == 10:
             other = rng.choice(files)
             start = rng.randrange(len(other))
             content[place : place + rng.choice((0, 16, 10**9))] = other[start : start + rng.choice((16, 64, 10**9))]

@@ -573,10 +573,11 @@ def drain(loader: DataLoader[Batch]) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_vanishes_is_an_error_that_names_it(index, tmp_path, workers):
+def test_where_many_pictures_vanish_the_error_names_one(index, tmp_path, workers):
     spoilt = copied(index, tmp_path)
-    (tmp_path / "5.png").unlink()
-    with pytest.raises(DataError, match=r"5\.png: cannot be read"):
+    for position in range(len(index)):
+        (tmp_path / f"{position}.png").unlink()
+    with pytest.raises(DataError, match=r"4 of 9 images cannot be read.*png: no such image"):
         drain(training_loader(training_set(spoilt), 4, workers, range(1), False))
 
 
