@@ -30,7 +30,7 @@ from yolo_lite.engine.coco_ap import (
 )
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.tasks import Inference
-from yolo_lite.engine.unreadable import readable_batches
+from yolo_lite.engine.unreadable import left_out_lines, readable_batches
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.report.table import class_table
@@ -82,8 +82,7 @@ class Evaluation(NamedTuple):
         cells = [("all", len(index), index.num_objects, self.scores.overall)]
         cells += zip(index.names, images.tolist(), counts, self.scores.by_class, strict=True)
         rows = [(name, held, count, s.precision, s.recall, s.map50, s.map50_95) for name, held, count, s in cells]
-        left_out = f"\n{len(self.unreadable)} images that cannot be read are left out:" if self.unreadable else ""
-        return "\n  ".join((class_table(rows) + left_out, *self.unreadable.values()))
+        return class_table(rows) + left_out_lines(self.unreadable)
 
     def report(self) -> dict[str, Any]:
         """Plain data for metrics.json, with scores by size; null is what nobody knows, as AP without objects."""
@@ -100,7 +99,7 @@ class Evaluation(NamedTuple):
                 for name, count, scores in zip(index.names, index.counts.tolist(), by_class, strict=True)
             },
             "images": len(index),
-            "unreadable_images": len(self.unreadable),
+            "unreadable_images": list(self.unreadable.values()),
             "objects": index.num_objects,
             **_known({"unmatched_targets": self.unmatched_targets}),
             "losses": _known({f"{name}_loss": value for name, value in self.losses.items()}),

@@ -12,6 +12,7 @@ from yolo_lite.engine.processes import Processes
 from yolo_lite.structures import Batch
 
 FILE = "data_problems.txt"
+MOST_SAID = 10  # of the images that an evaluation leaves out; metrics.json names all
 AT_USE = " (seen when it was used)"  # ends the lines of images that the index took for readable
 
 
@@ -27,6 +28,15 @@ def write_problems(folder: Path, problems: Sequence[str]) -> Path | None:
     kept = [line for line in earlier if line.endswith(AT_USE) and line.removesuffix(AT_USE) not in problems]
     _write(file, "w", [*problems, *kept])
     return file if problems else None
+
+
+def left_out_lines(unreadable: Mapping[int, str]) -> str:
+    """What stands below the table of an evaluation that had to do without some images."""
+    if not unreadable:
+        return ""
+    lines = [f"images that cannot be read and are left out: {len(unreadable)}", *list(unreadable.values())[:MOST_SAID]]
+    more = [f"... and {len(unreadable) - MOST_SAID} more"] if len(unreadable) > MOST_SAID else []
+    return "\n" + "\n  ".join((*lines, *more))
 
 
 def _lines(file: Path) -> list[str]:
