@@ -46,9 +46,11 @@ _LONGEST_REASON = 300  # letters of a library's message
 # How files state two sides that Pillow does not open: in words Radiance (.hdr, .pic), .pam and .pfm, in bytes OpenEXR
 # (the corners of a window) and what is damaged of PNG, GIF, BMP and JPEG.
 _IN_WORDS = re.compile(rb"[-+][XY]\s+(\d+)\s+[-+][XY]\s+(\d+)|WIDTH\s+(\d+)\s+HEIGHT\s+(\d+)|\AP[Ff]\s+(\d+)\s+(\d+)")
-_IN_BYTES: tuple[tuple[Literal["big", "little"], re.Pattern[bytes]], ...] = (
-    ("big", re.compile(rb"IHDR(.{4})(.{4})|\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]...(..)(..)", re.DOTALL)),
-    ("little", re.compile(rb"\AGIF8..(..)(..)|\ABM.{16}(.{4})(.{4})", re.DOTALL)),
+_IN_BYTES: tuple[tuple[bytes, Literal["big", "little"], re.Pattern[bytes]], ...] = (
+    (b"\x89PNG", "big", re.compile(rb"IHDR(.{4})(.{4})", re.DOTALL)),
+    (b"\xff\xd8", "big", re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]...(..)(..)", re.DOTALL)),
+    (b"GIF8", "little", re.compile(rb"\AGIF8..(..)(..)", re.DOTALL)),
+    (b"BM", "little", re.compile(rb"\ABM.{16}(.{4})(.{4})", re.DOTALL)),
 )
 _WINDOW = re.compile(rb"dataWindow\0box2i\0\x10\0\0\0(.{4})(.{4})(.{4})(.{4})", re.DOTALL)
 _HEADER = 2**16  # bytes in which words are looked for
@@ -194,10 +196,9 @@ def _stated(content: bytes) -> Iterator[tuple[int, int]]:
     for found in _IN_WORDS.finditer(content[:_HEADER]):
         one, other = (int(side) for side in found.groups() if side is not None)
         yield one, other
-    for order, pattern in _IN_BYTES:
-        for found in pattern.finditer(content):
-            sides = (int.from_bytes(side, order, signed=order == "little") for side in found.groups() if side)
-            one, other = map(abs, sides)
+    for start, order, pattern in _IN_BYTES:
+        for found in pattern.finditer(content) if content.startswith(start) else ():
+            one, other = (abs(int.from_bytes(side, order, signed=start == b"BM")) for side in found.groups())
             yield one, other
     for found in _WINDOW.finditer(content[:_HEADER]):
         left, top, right, bottom = (int.from_bytes(edge, "little", signed=True) for edge in found.groups())
