@@ -20,7 +20,7 @@ from typing import BinaryIO, Literal
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.regular import open_regular
@@ -126,7 +126,7 @@ def open_image(path: str | Path) -> BinaryIO:
     return file
 
 
-def opened(file: BinaryIO) -> Image.Image | None:
+def opened(file: BinaryIO) -> ImageFile.ImageFile | None:
     """The image, not yet decoded; None where Pillow does not know the format. A decompression bomb is refused."""
     try:
         image = Image.open(file, formats=kinds_of_pillow())
@@ -176,7 +176,6 @@ def decoded(content: bytes, channels: int, white: int) -> np.ndarray:
     stated = stated_size(image, turn) if image and image.format in END else None
     pixels = None
     if image is None or image.format in _OF_OPENCV:
-        _check_chunks(content)
         pixels = by_opencv(content, flags | cv2.IMREAD_IGNORE_ORIENTATION, white)
     pixels = upright(by_pillow(image, channels, white) if pixels is None else pixels, turn)
     if stated and pixels.shape[:2] != stated:
@@ -205,7 +204,7 @@ def _stated(content: bytes) -> Iterator[tuple[int, int]]:
         yield bottom - top + 1, right - left + 1
 
 
-def _check_chunks(content: bytes) -> None:
+def check_chunks(content: bytes) -> None:
     """Refuse a PNG with a chunk that claims more bytes than there are: OpenCV would take the memory for them."""
     at, kind = len(_PNG), b""
     while content.startswith(_PNG) and at + 8 <= len(content) and kind != b"IEND":
@@ -236,6 +235,7 @@ def by_pillow(image: Image.Image | None, channels: int, white: int) -> np.ndarra
 
 def by_opencv(content: bytes, flags: int, white: int) -> np.ndarray | None:
     """uint8 ``[H, W, n]`` in the order RGB or RGBA; None where OpenCV cannot decode it."""
+    check_chunks(content)
     image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     if image is None:
         return None

@@ -12,7 +12,7 @@ import numpy as np
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.augment import MIN_SIDE
-from yolo_lite.data.decode import ANY_RANGE, NPY, damage_told, npy_header, npy_pixels, open_image
+from yolo_lite.data.decode import ANY_RANGE, NPY, check_chunks, damage_told, npy_header, npy_pixels, open_image
 from yolo_lite.data.labels import FileReader, Problem
 from yolo_lite.data.letterbox import fitted_size
 from yolo_lite.data.pairing import Folder, fold, names_beside
@@ -175,6 +175,7 @@ def value_range(path: str | Path) -> tuple[int, int] | None:
             if content.startswith(NPY):
                 pixels: np.ndarray | None = npy_pixels(content)
             else:
+                check_chunks(content)
                 pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except DataError:
         return None
