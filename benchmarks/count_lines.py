@@ -39,6 +39,8 @@ BESIDE = (
     "data/suffixes.py",
     "data/decode.py",
     "data/tiff.py",
+    "data/unreadable.py",  # images that fail at their use
+    "engine/unreadable.py",
     "data/readers/coco*.py",  # formats other than YOLO's, and what their files may mean
     "data/readers/voc.py",
     "data/readers/row_kinds.py",

@@ -139,6 +139,8 @@ def _warnings_in_one_line() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", ConfigWarning)
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # one for each damaged image
+        warnings.filterwarnings("ignore", r"Reading `\.npy`")
         warnings.showwarning = show  # type: ignore[assignment]
         yield
 

@@ -26,7 +26,10 @@ def run(options: ShowOptions) -> None:
     store = ImageStore(index, size, "off", shared=False)
     dataset = TrainingSet(index, store, size, hyp, options.seed, mosaic_epochs=count)
     loader = training_loader(dataset, SHOWN_IMAGES, workers=0, epochs=range(count), pin_memory=False)
-    sheets = [training_sheet(batch, index.names) for batch in itertools.islice(loader, count)]
+    shown = list(itertools.islice(loader, count))
+    for why in dict(one for batch in shown for one in batch.unreadable).values():
+        print(f"train: {why}; the next image takes its place")
+    sheets = [training_sheet(batch, index.names) for batch in shown]
     folder = make_run_folder(options.project, options.name, exist_ok=False)
     for number, sheet in enumerate(sheets, 1):
         write_image(folder / f"batch_{number}.png", sheet)

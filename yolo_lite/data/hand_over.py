@@ -207,7 +207,7 @@ def _copied(answer: tuple[tuple[int, ...], list[Any]], slot: memoryview, pin_mem
     if pin_memory:
         tensors = [one.pin_memory() if isinstance(one, Tensor) else one for one in tensors]
     count = len(Objects._fields)
-    return Batch(images.permute(0, 3, 1, 2), Objects(*tensors[:count]), *tensors[count:])
+    return Batch._make([images.permute(0, 3, 1, 2), Objects(*tensors[:count]), *tensors[count:]])
 
 
 def start_worker(worker: int, niceness: int = 0) -> None:

@@ -29,6 +29,7 @@ from yolo_lite.engine.run_folder import make_run_folder, mark_launchers
 from yolo_lite.engine.same_data import read_splits
 from yolo_lite.engine.state import Resume, State, initial_state
 from yolo_lite.engine.tasks import task_of
+from yolo_lite.engine.unreadable import WatchedBatches, write_problems
 from yolo_lite.structures import Batch, Compute
 
 
@@ -50,7 +51,7 @@ class TrainingRun(NamedTuple):
     state: State
     setup: Setup
     train: DatasetIndex
-    batches: Iterator[Batch]  # of all epochs
+    batches: WatchedBatches  # of all epochs
     val: Split
     record: Record | None  # kept by the first process
     data: dict[str, Any]  # what the dataset is, see engine/same_data.py
@@ -76,8 +77,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     size = rounded_up(options.imgsz, model.stride)
     print(f"{options.cfg}: {model.describe(size)}")
     train_index, val_index, data_record = read_splits(config, resume)
-    if hyp.sync_bn:
-        model = _synchronised(model, len(train_index), options.batch_size, compute, processes)
+    model = _synchronised(model, len(train_index), options.batch_size, compute, processes) if hyp.sync_bn else model
     criterion = task.criterion(config.model, hyp, train_index.counts).to(compute.device)
     if options.weights and not resume:
         start_from(options.weights, model, config.data.class_names)
@@ -105,7 +105,8 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     if record and state.step == 0 and options.figures:
         record.graph(model)
         batches = record.batches(batches, model, criterion)
-    return TrainingRun(config, folder, state, setup, train_index, batches, val, record, data_record)
+    watched = WatchedBatches(batches, folder, len(train_index), processes)
+    return TrainingRun(config, folder, state, setup, train_index, watched, val, record, data_record)
 
 
 def _synchronised(model: Any, num_images: int, batch_size: int, compute: Compute, processes: Processes) -> Any:
@@ -141,8 +142,6 @@ def _run_folder(options: RunSection, resume: Resume | None, splits: list[Dataset
     (folder / "weights").mkdir(exist_ok=True)
     mark_launchers(folder, processes.launchers)
     print(f"train: {splits[0].describe()}\nval:   {splits[1].describe()}")
-    if problems := [line for index in splits for line in index.problems]:
-        path = folder / "data_problems.txt"
-        path.write_text("\n".join(problems) + "\n", encoding="utf-8", errors="backslashreplace")
+    if path := write_problems(folder, [line for index in splits for line in index.problems]):
         print(f"what was left out, in full: {path}")
     return folder

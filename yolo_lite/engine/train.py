@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from yolo_lite.config.errors import DivergedError, ShortageError, StoppedError
+from yolo_lite.config.errors import DataError, DivergedError, ShortageError, StoppedError
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.shortage import memory_errors_explained
 from yolo_lite.engine.device import deterministic, libraries_left_uncollected
@@ -81,11 +81,11 @@ def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
                 run.save("last.pt", state.everything())  # many processes cannot stop while they validate
             evaluation = _validate(run, stop)
             validated = perf_counter()
-        except (StoppedError, ShortageError) as ended:
+        except (StoppedError, ShortageError, DataError) as ended:
             run.save("last.pt", state.everything())
             place = f" in epoch {state.epoch + 1} after step {state.tally.steps} of {plan.steps_per_epoch}"
-            hint = f"; go on with --resume {run.folder / 'weights' / 'last.pt'}"
-            raise ended.at(place + hint) from None
+            raise ended.at(f"{place}; go on with --resume {run.folder / 'weights' / 'last.pt'}") from ended
+        run.batches.say("val", evaluation.unreadable, "it is left out, with its objects")
         _close_epoch(state, evaluation)
         goes_on = not is_finished(state.epoch, state.best_epoch, run.config)
         if run.record is not None:
@@ -120,8 +120,10 @@ def train_epoch(run: TrainingRun, saving: Saving, stop: StopRequest) -> float:
     options = {"desc": f"epoch {state.epoch + 1}/{plan.epochs}", "leave": False, **setup.processes.bar}
     with tqdm(total=plan.batches_per_epoch, initial=done, unit="batch", mininterval=1, **options) as bar:
         while state.tally.steps < plan.steps_per_epoch:
-            if setup.processes.any(bool(stop)):
-                raise StoppedError(max(setup.processes.gather_everywhere(stop.number)))
+            if setup.processes.any(bool(stop or run.batches.new)):
+                run.batches.share_new()
+                if number := max(setup.processes.gather_everywhere(stop.number)):
+                    raise StoppedError(number)
             count = min(plan.batches_per_step, plan.batches_per_epoch - state.tally.steps * plan.batches_per_step)
             asked = perf_counter()
             loaded = [next(run.batches) for _ in range(count)]
@@ -138,6 +140,7 @@ def train_epoch(run: TrainingRun, saving: Saving, stop: StopRequest) -> float:
                 losses = dict(zip(state.criterion.names, state.tally.means(), strict=False))
                 figures = {"lr": state.optimizer.param_groups[0]["lr"], "img/s": num_images / (perf_counter() - start)}
                 bar.set_postfix({**losses, **figures}, refresh=False)
+    run.batches.share_new()
     return waited
 
 
