@@ -26,6 +26,9 @@ BESIDE = (
     "model/backbones.py",  # of Faster R-CNN
     "engine/two_stage.py",  # its criterion
     "config/regular.py",  # regular files only
+    "config/run_lock.py",  # one process a run folder
+    "data/outputs.py",  # where nothing is written
+    "data/inputs.py",
     "config/options.py",  # what the commands take, and where their files are found
     "config/find.py",
     "engine/resolve.py",
