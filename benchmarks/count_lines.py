@@ -27,6 +27,9 @@ BESIDE = (
     "engine/two_stage.py",  # its criterion
     "config/regular.py",  # how files are opened and replaced
     "config/durable.py",
+    "config/run_lock.py",  # one process a run folder
+    "data/outputs.py",  # where nothing is written
+    "data/inputs.py",
     "config/options.py",  # what the commands take, and where their files are found
     "config/find.py",
     "engine/resolve.py",

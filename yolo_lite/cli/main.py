@@ -19,6 +19,7 @@ from yolo_lite.cli.arguments import SomeOptions, read_options
 from yolo_lite.config.errors import StoppedError, UserError, nearest
 from yolo_lite.config.foreign import ConfigWarning
 from yolo_lite.config.options import COMMANDS
+from yolo_lite.config.run_lock import RunWarning, folders_released
 
 T = TypeVar("T")
 
@@ -75,12 +76,13 @@ def _main(words: Sequence[str]) -> int:
 
 def with_plugins(action: Callable[[SomeOptions], T], options: SomeOptions) -> T:
     """Carry out a command while what its plugins bring is in the dicts."""
-    if not getattr(options, "plugin", ()):
-        return action(options)
-    from yolo_lite.plugins import loaded  # imports torch
+    with folders_released():
+        if not getattr(options, "plugin", ()):
+            return action(options)
+        from yolo_lite.plugins import loaded  # imports torch
 
-    with loaded(options.plugin):  # type: ignore[attr-defined]
-        return action(options)
+        with loaded(options.plugin):  # type: ignore[attr-defined]
+            return action(options)
 
 
 def _usage() -> str:
@@ -131,14 +133,15 @@ def _warnings_in_one_line() -> Iterator[None]:
     others, is_first, said = warnings.showwarning, os.environ.get("RANK", "0") == "0", set[str]()
 
     def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
-        if not issubclass(category, ConfigWarning):
+        if not issubclass(category, (ConfigWarning, RunWarning)):
             others(message, category, *place)
         elif is_first and str(message) not in said:
             said.add(str(message))
             print(f"warning: {message}", file=sys.stderr)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", ConfigWarning)
+        for kind in (ConfigWarning, RunWarning):
+            warnings.simplefilter("always", kind)
         warnings.filterwarnings("ignore", module=r"PIL\.")  # one for each damaged image
         warnings.filterwarnings("ignore", r"Reading `\.npy`")
         warnings.showwarning = show  # type: ignore[assignment]

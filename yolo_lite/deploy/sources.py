@@ -21,6 +21,8 @@ from yolo_lite.config.regular import open_regular
 from yolo_lite.data.decode import ANY_RANGE, damage_told
 from yolo_lite.data.files import each_once, list_sources
 from yolo_lite.data.images import as_channels, image_size, read_image
+from yolo_lite.data.inputs import without_wildcards
+from yolo_lite.data.outputs import Inputs
 from yolo_lite.data.suffixes import image_suffixes
 from yolo_lite.engine.run_folder import comparable, unique_stems
 
@@ -108,6 +110,14 @@ def _live_media(sources: Sequence[str], files: Sequence[Path]) -> Iterator[Media
     parts = {comparable(Path(part)) for file in files for part in (*file.absolute().parts, file.stem)}
     names = (name for number in itertools.count() if (name := f"live{number}") not in parts)
     return (Media(source, "live", Path(name)) for source, name in zip(sources, names, strict=False))
+
+
+def inputs_of(sources: Sequence[str], media: Sequence[Media]) -> Inputs:
+    """What sources read and a command must not harm: folders with all that lies below them, and files."""
+    places = [os.path.expanduser(source) for source in sources if not is_live(source)]
+    walked = [place for place in places if os.path.isdir(place) or "**" in Path(place).parts]
+    files = [*filter(os.path.isfile, places), *(one.address for one in media if one.kind != "live")]
+    return Inputs(tuple(map(without_wildcards, walked)), tuple(files))
 
 
 def is_live(source: str) -> bool:

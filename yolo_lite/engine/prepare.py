@@ -25,11 +25,11 @@ from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
 from yolo_lite.engine.optimizer import Plan, accumulated_batches
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import Record
-from yolo_lite.engine.run_folder import make_run_folder, mark_launchers
+from yolo_lite.engine.run_folder import training_folder
 from yolo_lite.engine.same_data import read_splits
 from yolo_lite.engine.state import Resume, State, initial_state
 from yolo_lite.engine.tasks import task_of
-from yolo_lite.engine.unreadable import WatchedBatches, write_problems
+from yolo_lite.engine.unreadable import WatchedBatches
 from yolo_lite.structures import Batch, Compute
 
 
@@ -95,7 +95,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     if val.limits.remark:
         print(f"val:   {val.limits.remark}")
 
-    folder = processes.from_first(lambda: _run_folder(options, resume, [train_index, val_index], processes))
+    folder = processes.from_first(lambda: training_folder(config, resume, (train_index, val_index), processes))
     if processes.is_first:
         head = getattr(model, "head", None) if hyp.assigner.name == "anchor_ratio" else None
         anchors = None if head is None else head.anchor_sizes().reshape(-1, 2).cpu().numpy()
@@ -134,14 +134,3 @@ def _batches(index: DatasetIndex, size: int, options: RunSection, state: State, 
     epochs, first_batch = range(state.epoch, options.epochs), state.tally.steps * setup.plan.batches_per_step
     pin_memory, share = setup.compute.device.type == "cuda", setup.processes.share_of
     return iter(training_loader(dataset, options.batch_size, options.workers, epochs, pin_memory, first_batch, share))
-
-
-def _run_folder(options: RunSection, resume: Resume | None, splits: list[DatasetIndex], processes: Processes) -> Path:
-    """The run's folder; what the dataset's reader left out is said, and kept there as a whole."""
-    folder = resume.folder if resume else make_run_folder(options.project, options.name, options.exist_ok)
-    (folder / "weights").mkdir(exist_ok=True)
-    mark_launchers(folder, processes.launchers)
-    print(f"train: {splits[0].describe()}\nval:   {splits[1].describe()}")
-    if path := write_problems(folder, [line for index in splits for line in index.problems]):
-        print(f"what was left out, in full: {path}")
-    return folder

@@ -18,8 +18,11 @@ from yolo_lite.config.errors import ConfigError, DivergedError
 from yolo_lite.config.load import load_run_config
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import read_yaml
+from yolo_lite.data.inputs import dataset_inputs
+from yolo_lite.data.outputs import check_place
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.record import with_rows
+from yolo_lite.engine.run_folder import owned
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.state import Resume, is_finished
 from yolo_lite.engine.train import train
@@ -67,6 +70,10 @@ def compare(runs: Sequence[Run], folder: Path) -> str:
     Raises:
         ConfigError: a run folder holds a run of another configuration.
     """
+    config = runs[0].config
+    check_place(folder, dataset_inputs(config.data, config.data_file), "--project")
+    folder.mkdir(parents=True, exist_ok=True)
+    owned(folder)
     for run in runs:
         check_same_run(run)
     table = ""
@@ -129,6 +136,7 @@ def _flat(config: RunConfig) -> dict[str, Any]:
 def _train(run: Run) -> Outcome:
     """Train a run, or the rest of it; its output goes to log.txt in its folder."""
     run.folder.mkdir(parents=True, exist_ok=True)
+    owned(run.folder)
     checkpoint = run.folder / "weights" / "last.pt"
     resume = Resume(run.folder, with_rows(load_checkpoint(checkpoint), run.folder)) if checkpoint.exists() else None
     if resume and is_finished(resume.checkpoint["epoch"], resume.checkpoint["best_epoch"], run.config):
