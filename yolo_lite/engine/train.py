@@ -54,14 +54,14 @@ def train(config: RunConfig, resume: Resume | None = None, processes: Processes 
 
     Raises:
         UserError: the configuration or the data cannot be used, or loss and gradient are no longer finite.
-        StoppedError: SIGINT or SIGTERM came; last.pt holds where the run stands, to the step.
+        StoppedError: SIGINT, SIGTERM or SIGHUP came; last.pt holds where the run stands, to the step.
     """
     remark = "; gradients are accumulated, so that the learning rate keeps its meaning"
     explained = memory_errors_explained(config.train.batch_size, config.train.imgsz, remark)
     with libraries_left_uncollected(), explained, deterministic(config.hyp.deterministic):
         run = prepare(config, resume, processes)
         board = contextlib.closing(run.record.board) if run.record else contextlib.nullcontext()
-        with board, stop_requests() as stop:
+        with board, stop_requests(run.folder) as stop:
             return _run_epochs(run, stop)
 
 
