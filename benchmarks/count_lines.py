@@ -26,6 +26,9 @@ BESIDE = (
     "model/backbones.py",  # of Faster R-CNN
     "engine/two_stage.py",  # its criterion
     "config/regular.py",  # regular files only
+    "config/yaml_loader.py",  # what YAML may hold
+    "config/bounds.py",  # how much may come in
+    "model/budget.py",
     "config/options.py",  # what the commands take, and where their files are found
     "config/find.py",
     "engine/resolve.py",
