@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import AfterValidator
 
 YAML_BYTES = 4 << 20  # of a YAML file, which is read in some ten seconds then
+DEPTH = 50  # of lists in lists in a YAML file
 NUMBER_LETTERS = 100  # of a number in a YAML file
 LARGEST = 1e30  # of a number, which stays finite in float32 when it is squared no more than once
 SHOWN = 500  # letters of a value in a message

@@ -56,7 +56,7 @@ def parse_row(row: Any, info: ValidationInfo) -> Row:
         raise ValueError(f"'from' must be an int or a list of ints, found {row[0]!r:.80} in {shown}")
     if not is_int(repeats) or not 1 <= repeats <= BLOCKS:
         most = f" and at most {BLOCKS:,}" if is_int(repeats) and repeats > BLOCKS else ""
-        raise ValueError(f"'repeats' must be an int of 1 or more{most}, found {repeats!r} in {shown}")
+        raise ValueError(f"'repeats' must be an int of 1 or more{most}, found {repeats!r:.80} in {shown}")
     if not isinstance(args, list):
         raise ValueError(f"'args' must be a list, found {args!r:.80} in {shown}")
     name = str(module).removeprefix("nn.")

@@ -71,7 +71,9 @@ class Choice(Section):
                 return {"name": name, "parameters": parameters or {}}
         if isinstance(value, Choice) or (isinstance(value, dict) and "name" in value):
             return value
-        raise ValueError(f"expected a name, or a name with parameters as in {{name: {{gamma: 1.0}}}}, found {value!r}")
+        raise ValueError(
+            f"expected a name, or a name with parameters as in {{name: {{gamma: 1.0}}}}, found {value!r:.{SHOWN}}"
+        )
 
     @model_serializer
     def plain(self) -> str | dict[str, dict[str, Any]]:

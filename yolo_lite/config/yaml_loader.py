@@ -8,22 +8,28 @@ from typing import Any
 
 import yaml
 
-from yolo_lite.config.bounds import NUMBER_LETTERS
+from yolo_lite.config.bounds import DEPTH, NUMBER_LETTERS
 
 
 class Loader(yaml.SafeLoader):
     """PyYAML's safe loader, stricter about keys, with the floats and booleans of YAML 1.2."""
 
+    depth = 0  # of what is being read
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         alias = self.peek_event() if self.check_event(yaml.AliasEvent) else None
+        if self.depth > DEPTH:
+            raise _problem(self.peek_event(), f"nested too deeply, expected at most {DEPTH} levels")
+        self.depth += 1
         node = super().compose_node(parent, index)
+        self.depth -= 1
         if alias and not isinstance(node, yaml.ScalarNode):  # a few lines of them may stand for billions of values
             raise _problem(alias, "an alias of a list or of keys is not supported, expected them in full")
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         first_line: dict[Any, int] = {}
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():  # else super() says so
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
             if not isinstance(key, Hashable):
                 raise _problem(key_node, f"a key must be text or a number, found {key!r}")
