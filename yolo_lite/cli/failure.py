@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 
 import yolo_lite
+from yolo_lite.config.bounds import printable, shortened
 
 VARIABLE = "YOLO_LITE_TRACEBACK"  # with any value the traceback is printed instead of written to a file
-LONGEST = 500  # letters of a message
 # Errors of the system without a file: what the machine, not the command, lacks.
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN)
 _OURS = Path(yolo_lite.__file__).parent
@@ -27,24 +27,22 @@ def end_of(error: Exception) -> tuple[list[str], int]:
     """
     notes = getattr(error, "__notes__", [])
     if isinstance(error, MemoryError):
-        said = f"there is not enough memory ({shortened(str(error)) or 'none was left'})"
+        said = f"there is not enough memory ({_in_a_line(str(error)) or 'none was left'})"
         return [f"{said}; try a smaller --batch-size or --imgsz, or fewer --workers", *notes], 2
     if isinstance(error, OSError) and error.strerror:
-        place = f"{shortened(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
+        place = f"{_in_a_line(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
         if place or error.errno in _OF_THE_MACHINE:
             return [f"{place}{error.strerror}", *notes], 2
     name = type(error).__name__
-    said = shortened(_words(error))
+    said = _in_a_line(_words(error))
     if isinstance(error, RecursionError):
         said = f"something is nested too deeply ({said})"
     report = "this is a fault of yolo_lite: please report it, with the command and "
     return [f"{name}: {said}", f"  in {_place(error.__traceback__)}", *notes, report + _traceback(error)], 1
 
 
-def shortened(text: str, longest: int = LONGEST) -> str:
-    """A text in one line of at most so many letters."""
-    line = " ".join(text.split())
-    return line if len(line) <= longest else f"{line[:longest]} ... ({len(line)} letters)"
+def _in_a_line(text: str) -> str:
+    return printable(shortened(" ".join(text.split())))
 
 
 def _words(error: Exception) -> str:

@@ -14,6 +14,7 @@ DEPTH = 50  # of lists in lists in a YAML file
 NUMBER_LETTERS = 100  # of a number in a YAML file
 LARGEST = 1e30  # of a number, which stays finite in float32 when it is squared no more than once
 SHOWN = 500  # letters of a value in a message
+LINE_LETTERS = 1_000  # of a line of a message
 CLASSES = 100_000
 NAME_LETTERS = 1_000  # of a class name
 SOURCES = 100_000  # paths of a split; more stand in a list file
@@ -58,6 +59,12 @@ def check_path(path: str) -> str:
     except UnicodeEncodeError:
         raise ValueError(f"expected a path, found what no path can be written with: {path[:80]!r}") from None
     return path
+
+
+def shortened(text: str, longest: int = LINE_LETTERS) -> str:
+    """A line without its middle, where it has more letters than these."""
+    head, tail = longest * 3 // 4, longest // 5
+    return text if len(text) <= longest else f"{text[:head]} ... ({len(text):,} letters) ... {text[-tail:]}"
 
 
 def printable(text: str) -> str:
