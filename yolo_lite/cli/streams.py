@@ -10,8 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from yolo_lite.engine.stop import ask_to_stop
-
 
 class Guarded:
     """A stream that leads nowhere from the first write that fails on.
@@ -39,6 +37,8 @@ class Guarded:
         try:
             action(*given)
         except BrokenPipeError:
+            from yolo_lite.engine.stop import ask_to_stop  # no command has to do with it that runs nothing
+
             self._drop()
             if not ask_to_stop(signal.SIGPIPE):
                 raise

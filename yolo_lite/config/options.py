@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, PlainValidator, model_validator
 
+from yolo_lite.config.bounds import check_path
 from yolo_lite.config.seams import Section
 from yolo_lite.config.types import Count, CountOrZero, Fraction, ImageSize, Seed, described
 
@@ -50,7 +51,7 @@ class Options(Section):
 
 def _path(value: Any) -> str:
     if isinstance(value, (str, os.PathLike)):
-        return os.fspath(value)
+        return check_path(os.fsdecode(value))
     raise ValueError(f"expected text or a path, found {value!r}")
 
 
@@ -58,7 +59,7 @@ def _texts(value: Any) -> tuple[str, ...]:
     values = [value] if isinstance(value, (str, os.PathLike)) else value
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, (str, int, os.PathLike)) for v in values):
         raise ValueError(f"expected text or a list of texts, found {value!r}")
-    return tuple(str(value) for value in values)
+    return tuple(check_path(str(value)) for value in values)
 
 
 def _resume(value: Any) -> Any:

@@ -77,7 +77,7 @@ def list_sources(
 
 
 def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset[str]) -> Listing:
-    place = root / Path(source).expanduser()
+    place = root / os.path.expanduser(source)
     suffix = place.suffix.lower()
     if place.is_dir():
         files, repeated = walk(str(place))
@@ -90,7 +90,7 @@ def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset
         advice = f"; pip install {PLUGINS[suffix]}" if suffix in PLUGINS else ""
         what = f"its kind is not read here{advice}" if suffix in KNOWN_IMAGES else "its name does not end in .txt"
         raise DataError(f"{where}: expected a list of images in {place}, or an image: {what}")
-    found, repeated = _matches(root, str(Path(source).expanduser()))
+    found, repeated = _matches(root, os.path.expanduser(source))
     if not found:
         raise DataError(f"{where}: expected a folder, a list file or a glob pattern, found nothing at {place}")
     files = [path for path in found if not os.path.isdir(path)]
@@ -258,7 +258,9 @@ def _rows(place: Path, where: str | Path) -> list[str]:
     """The rows of a list file, without quotes; blank ones and comments are left out."""
     try:
         content = read_regular(place)
-        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        is_utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+        is_strict = is_utf16 or b"\0" in content  # else names of files may hold bytes that are none
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig", "strict" if is_strict else "surrogateescape")
     except (OSError, UnicodeError) as error:
         raise DataError(f"{where}: expected a list of images in {place}: {error}") from error
     rows = [row.strip() for row in text.splitlines()]
