@@ -61,6 +61,13 @@ def check_path(path: str) -> str:
     return path
 
 
+def check_text(path: str) -> str:
+    """A path that TensorBoard or torch writes to, by its name in UTF-8; ValueError where it has none."""
+    if not path.isascii() and printable(path) != path:
+        raise ValueError(f"expected a path that UTF-8 can write, found {path[:80]!r}")
+    return path
+
+
 def shortened(text: str, longest: int = LINE_LETTERS) -> str:
     """A line without its middle, where it has more letters than these."""
     head, tail = longest * 3 // 4, longest // 5

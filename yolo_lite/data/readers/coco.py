@@ -165,7 +165,7 @@ def plain_id(value: Any) -> Any:
 
 
 def _is_small(number: Any) -> bool:
-    return isinstance(number, int) and abs(number) < 2**63
+    return isinstance(number, int) and abs(number) < 2**53  # as JSON's numbers are exact everywhere
 
 
 def _is_true(value: Any) -> bool:
