@@ -70,7 +70,8 @@ class CocoReader(LabelReader):
     def class_names(self, images: Sequence[str]) -> list[str]:
         """The file's categories in its order, each name once, without a parent that no annotation has."""
         categories = self.content["categories"]
-        parents = {row.get("supercategory") for row in categories if row["name"] != row.get("supercategory")}
+        others = (row.get("supercategory") for row in categories if row["name"] != row.get("supercategory"))
+        parents = {parent for parent in others if isinstance(parent, str)}
         first = {row["name"]: row for row in reversed(categories)}  # a parent comes before its classes
         rows = [
             row
