@@ -148,7 +148,10 @@ class CocoReader(LabelReader):
                 return Problem("not a number", f"{where}: {expected}")
         attributes = row.get("attributes")
         if isinstance(attributes, dict) and isinstance(turn := attributes.get("rotation"), (int, float)) and turn:
-            box = around_turned(box, turn, size)
+            try:
+                box = around_turned(box, turn, size)
+            except (ValueError, OverflowError):
+                return Problem("not a number", f"{where}: expected a rotation in degrees, found {turn!r:.80}")
         if not any(box) and rings:  # labelme's and VIA's: the outline has it
             corners = np.concatenate(rings).astype(np.float64)
             box = (*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
