@@ -30,6 +30,9 @@ BESIDE = (
     "config/run_lock.py",  # one process a run folder
     "data/outputs.py",  # where nothing is written
     "data/inputs.py",
+    "config/yaml_loader.py",  # what YAML may hold
+    "config/bounds.py",  # how much may come in
+    "model/budget.py",
     "config/options.py",  # what the commands take, and where their files are found
     "config/find.py",
     "engine/resolve.py",

@@ -96,7 +96,7 @@ def list_sources(
 def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset[str]) -> Listing:
     if not source:
         raise DataError(f"{where}: expected a folder, a list file or a glob pattern, found an empty text")
-    place = root / Path(source).expanduser()
+    place = root / os.path.expanduser(source)
     suffix = place.suffix.lower()
     if place.is_dir():
         return _without_hidden(_sorted_out(walk(str(place), where), suffixes), str(place))
@@ -108,7 +108,7 @@ def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset
         advice = f"; pip install {PLUGINS[suffix]}" if suffix in PLUGINS else ""
         what = f"its kind is not read here{advice}" if suffix in KNOWN_IMAGES else "its name does not end in .txt"
         raise DataError(f"{where}: expected a list of images in {place}, or an image: {what}")
-    found = _matches(root, str(Path(source).expanduser()), where)
+    found = _matches(root, os.path.expanduser(source), where)
     if not found.files:
         passed = "".join(f"; {note}" for note in found.notes())
         expected = "expected a folder, a list file or a glob pattern"
@@ -374,7 +374,9 @@ def _rows(place: Path, where: str | Path) -> list[str]:
     """The rows of a list file, without quotes; blank ones and comments are left out."""
     try:
         content = read_regular(place)
-        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        is_utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+        is_strict = is_utf16 or b"\0" in content  # else names of files may hold bytes that are none
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig", "strict" if is_strict else "surrogateescape")
     except (OSError, UnicodeError) as error:
         raise DataError(f"{where}: expected a list of images in {place}: {error}") from error
     rows = [row.strip() for row in text.splitlines()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,7 @@ def dataset_root(config: DatasetConfig, data_file: str | Path) -> Path:
 
 def places_of(config: DatasetConfig, data_file: str | Path) -> Places:
     folder = Path(data_file).resolve().parent
-    root = ensure_shapes(config.generate) if config.generate else (folder / Path(config.path).expanduser()).resolve()
+    root = ensure_shapes(config.generate) if config.generate else (folder / os.path.expanduser(config.path)).resolve()
     if config.generate or (config.download and not root.exists()):  # not yet there: no other set is meant
         return Places(root, root, {}, {})
     labels = (config.labels_of(split) for split in ("train", "val", "test"))
@@ -65,7 +66,7 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
     sources = tuple(map(places.of, sources))
     listing = list_sources(root, sources, data_file)
     listing = listing._replace(notes=notes + listing.notes)
-    place = root / Path(places.of(labels)).expanduser() if labels else None
+    place = root / os.path.expanduser(places.of(labels)) if labels else None
     reader = _reader(config, data_file, root, place, listing.images)
     sharing = [
         other

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import yaml
 
+from yolo_lite.config.bounds import printable
 from yolo_lite.config.durable import sync, write_text
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.regular import read_text
@@ -91,7 +92,9 @@ class Record:
             self._image("figures/results", "results.png", results_image(rows), number)
         flags = ("cfg", "data", "weights", "epochs", "batch_size", "imgsz", "seed")  # that change a result
         values = {**{key: getattr(self.config.train, key) for key in flags}, **self.config.plain()["hyp"]}
-        plain = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in values.items()}
+        plain = {
+            key: value if isinstance(value, (int, float)) else printable(str(value)) for key, value in values.items()
+        }
         self.board.hyperparameters(plain, [key for key in rows[-1] if key.startswith(("metrics/", "val/"))])
         text = json.dumps(evaluation.report(), indent=2)
         write_text(self.folder / "metrics.json", text + "\n")

@@ -62,7 +62,7 @@ def train(config: RunConfig, resume: Resume | None = None, processes: Processes 
     with libraries_left_uncollected(), explained, deterministic(config.hyp.deterministic):
         run = prepare(config, resume, processes)
         board = contextlib.closing(run.record.board) if run.record else contextlib.nullcontext()
-        with board, stop_requests() as stop:
+        with board, stop_requests(run.folder) as stop:
             return _run_epochs(run, stop)
 
 

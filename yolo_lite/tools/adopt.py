@@ -73,7 +73,7 @@ def _understood(source: Path, output: Path, options: AdoptOptions) -> tuple[Tree
     if source.is_dir():
         tree, file = open_folder(source), None
     else:
-        root = source.parent / Path(str(read_yaml(source).data.get("path") or ".")).expanduser()
+        root = source.parent / os.path.expanduser(str(read_yaml(source).data.get("path") or "."))
         tree, file = Tree(root.resolve() if root.is_dir() else source.parent), str(source)
     names = [name.strip() for text in options.names for name in text.split(",") if name.strip()]
     layout = recognise(tree, file, options.format, names)
@@ -110,7 +110,7 @@ def _write(tree: Tree, layout: Layout, why: str, source: Path, output: Path) -> 
     validate(DatasetConfig, Document(f"{source}", content, {}))
     output.parent.mkdir(parents=True, exist_ok=True)
     for file, rows in lists.items():
-        file.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+        file.write_bytes(os.fsencode("".join(f"{row}\n" for row in rows)))  # names of files may be no text
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     output.write_text(f"# yolo-lite adopt {str(source)!r}\n{text}", encoding="utf-8")
     stated, names = layout.stated, layout.names

@@ -77,7 +77,7 @@ def write_dataset(
                     (place / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(index.path(position), place / name)
             rows = "".join(f"{name.as_posix()}\n" for name in names)
-            (place / f"{split}.txt").write_text(rows, encoding="utf-8")
+            (place / f"{split}.txt").write_bytes(os.fsencode(rows))
             content[split] = f"{split}.txt" if copy_images else str(folder / f"{split}.txt")
             labels = WRITERS[to](index, [_without_images(name) for name in names], place, split, polygons)
             content["labels"][split] = labels if copy_images else str(folder / labels)
