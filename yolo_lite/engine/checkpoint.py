@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -10,7 +11,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from textwrap import shorten
 from typing import Any, NamedTuple
-from zipfile import BadZipFile, is_zipfile
+from zipfile import BadZipFile
 
 import torch
 from torch import Tensor
@@ -20,9 +21,10 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.load import load_run_config, validate
 from yolo_lite.config.old import upgraded
-from yolo_lite.config.regular import open_regular
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import Document
+from yolo_lite.engine.archive import ADVICE, UNKNOWN, read_archive, record_of, seal
+from yolo_lite.engine.plain_pickle import check_pickle
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.tasks import Task, task_of
 from yolo_lite.model.heads import ClassRows
@@ -31,7 +33,24 @@ FORMAT = 4
 OLDEST = 3  # that is still read, though such a run cannot go on
 
 # What torch raises for an archive that is damaged or holds more than plain data.
-UNREADABLE = (UnpicklingError, BadZipFile, struct.error, EOFError, RuntimeError, ValueError, TypeError, LookupError)
+UNREADABLE: tuple[type[Exception], ...] = (
+    UnpicklingError,
+    BadZipFile,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+)
+UNREADABLE += (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
+
+
+NOT_OURS = (
+    f"damaged, or not a checkpoint of yolo_lite; weights of YOLOv5 come in by yolo-lite import; if damaged, {ADVICE}"
+)
+# What the pickle of a checkpoint may name.
+KNOWN_NAMES = re.compile(
+    r"collections\.OrderedDict|torch\.(\w+Storage|Size)|torch\._utils\._rebuild_(tensor_v2|parameter)"
+)
 
 
 class Trained(NamedTuple):
@@ -122,15 +141,17 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     content: Any = None
     try:
-        with open_regular(path) as file:
-            if is_zipfile(file):
-                file.seek(0)
-                content = torch.load(file, map_location="cpu", weights_only=True)
+        content = read_plain(path)
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         if re.match(r"yolov\d", Path(path).name):
             reason += "; nothing is downloaded, and weights of YOLOv5 come in by yolo-lite import"
         raise CheckpointError(f"{path}: {reason}") from error
+    except CheckpointError as error:
+        text = str(error)
+        if not text.startswith("damaged: "):  # it may be another program's
+            text = f"{NOT_OURS} ({text.removeprefix(UNKNOWN).removeprefix(': ')})"
+        raise CheckpointError(f"{path}: {text}") from error
     except UNREADABLE:
         pass
     if problem := _problem(content):
@@ -138,10 +159,25 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return content if content["format"] == FORMAT else _upgraded(content)
 
 
+def read_plain(path: str | Path) -> Any:
+    """What ``torch.save`` wrote, verified, where that is tensors and plain data; errors as ``UNREADABLE`` and below.
+
+    Raises:
+        OSError: as ``open_regular``.
+        CheckpointError: damaged, or it holds more than plain data; the message does not name the file.
+    """
+    data = read_archive(path)
+    program = record_of(data, "data.pkl")
+    if program is None:
+        raise CheckpointError("a zip without data.pkl")
+    check_pickle(program, KNOWN_NAMES)
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
 def _problem(content: Any) -> str:
     """Why the content of a file is no checkpoint that can be read; "" where it is one."""
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        return "damaged, or not a checkpoint of yolo_lite; weights of YOLOv5 come in by yolo-lite import"
+        return NOT_OURS
     version, found = content.get("yolo_lite"), content["format"]
     if found > FORMAT:
         reader = f"this yolo_lite {yolo_lite.__version__} reads format {FORMAT}"
@@ -177,8 +213,10 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write to a temporary file in the same folder, flush it to disk, rename it: the old file stays until then."""
     temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed run left is overwritten
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "w+b") as file:
+            torch.serialization.set_crc32_options(True)
             torch.save({"format": FORMAT, "yolo_lite": yolo_lite.__version__, **content}, file)
+            seal(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
