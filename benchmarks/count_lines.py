@@ -54,6 +54,7 @@ BESIDE = (
     "engine/detection_files.py",  # --save-json, --save-txt
     "engine/archive.py",  # verifies what is read
     "engine/plain_pickle.py",
+    "engine/checkpoint_fields.py",
     "engine/checkpoint.py",  # what a run leaves: weights, figures, its folder
     "engine/record.py",
     "engine/sheets.py",

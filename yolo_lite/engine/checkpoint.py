@@ -24,6 +24,7 @@ from yolo_lite.config.old import upgraded
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.archive import ADVICE, UNKNOWN, read_archive, record_of, seal
+from yolo_lite.engine.checkpoint_fields import built_within, check_fields, first_of, load_fitting, shown
 from yolo_lite.engine.plain_pickle import check_pickle
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.tasks import Task, task_of
@@ -67,8 +68,9 @@ def load_trained(path: str | Path) -> Trained:
     content = load_checkpoint(path)
     config = config_of(content, path)
     task = task_of(config.model)
-    model = task.build(config.model, False)
-    model.load_state_dict(content["ema"])
+    with built_within(content["ema"], path):
+        model = task.build(config.model, False)
+    load_fitting(model, content["ema"], f"{path}: ema")
     return Trained(task, model, config, content)
 
 
@@ -82,11 +84,15 @@ def start_from(weights: str, model: Any, names: Sequence[str]) -> None:
     """
     content, class_rows = load_checkpoint(weights), model.class_rows()
     given, own = content["ema"], model.state_dict()
-    data = validate(DatasetConfig, Document(f"{weights} (config)", content["config"]["data"], {}))
+    if not isinstance(stored := content["config"].get("data"), dict):
+        raise CheckpointError(f"{weights}: config.data: expected keys and values, found {shown(stored)}")
+    data = validate(DatasetConfig, Document(f"{weights} (config)", stored, {}))
     anchors = {name for name in own if name.rpartition(".")[2] == "anchors"}  # which are those of --cfg
     taken = {}
     for name in own.keys() & given.keys() - anchors:
         found = given[name]
+        if not isinstance(found, Tensor):
+            continue
         if name in class_rows:
             found = _with_rows_of(own[name], found, class_rows[name], names, data.class_names)
         if found.shape == own[name].shape:
@@ -95,11 +101,12 @@ def start_from(weights: str, model: Any, names: Sequence[str]) -> None:
         raise CheckpointError(f"{weights}: not one tensor fits the model of --cfg by name and shape")
     model.load_state_dict(taken, strict=False)
     left = [name for name in own if name not in taken and name not in anchors]
-    rest = f", not: {', '.join(left)}" if left else ""
+    rest = f", not: {first_of(left)}" if left else ""
     print(f"{weights}: {len(taken)} of {len(taken) + len(left)} tensors taken over{rest}")
     if list(names) != list(data.class_names):
         _say_classes(names, data.class_names)
-    if any(not torch.equal(given[name].cpu(), own[name].cpu()) for name in anchors & given.keys()):
+    theirs = {name: given[name] for name in anchors & given.keys() if isinstance(given[name], Tensor)}
+    if any(not torch.equal(sizes, own[name].cpu()) for name, sizes in theirs.items()):
         print(f"{weights}: was trained with other anchors; those of --cfg stay")
     if "source" in content:
         print(f"{weights}: {content['source']}")
@@ -109,7 +116,7 @@ def _with_rows_of(
     own: Tensor, given: Tensor, rows: ClassRows, own_names: Sequence[str], given_names: Sequence[str]
 ) -> Tensor:
     """``own`` with the rows of ``given`` that mean the same; ``given`` itself where it is laid out in another way."""
-    if given.shape[1:] != own.shape[1:] or len(given) != rows.count(len(given_names)):
+    if given.ndim != own.ndim or given.shape[1:] != own.shape[1:] or len(given) != rows.count(len(given_names)):
         return given
     shared = [name for name in own_names if name in given_names]
     to, source = ([names.index(name) for name in shared] for names in (own_names, given_names))
@@ -156,7 +163,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         pass
     if problem := _problem(content):
         raise CheckpointError(f"{path}: {problem}")
-    return content if content["format"] == FORMAT else _upgraded(content)
+    check_fields(content, path)
+    return content if content["format"] == FORMAT else _upgraded(content, path)
 
 
 def read_plain(path: str | Path) -> Any:
@@ -185,15 +193,18 @@ def _problem(content: Any) -> str:
     if found < OLDEST:
         expected = f"expected format {OLDEST} or newer: train again, or use the yolo_lite that wrote it"
         return f"written in format {found} by an older yolo_lite, {expected}"
-    missing = {"config", "ema", "losses", "epoch"} - content.keys()
-    return f"not a checkpoint of yolo_lite: without {', '.join(sorted(missing))}" if missing else ""
+    missing = [name for name in ("config", "ema", "epoch", "losses") if name not in content]
+    return f"not a checkpoint of yolo_lite: without {', '.join(missing)}" if missing else ""
 
 
-def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+def _upgraded(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """A checkpoint of format 3 as weights to use: there the anchors lay beside the layers, not in the head."""
     weights = dict(content["ema"])
     if "anchors" in weights:
-        last = max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
+        layers = [int(found[1]) for name in weights if (found := re.match(r"layers\.(\d{1,6})\.", name))]
+        if not layers or not isinstance(content["config"].get("hyp"), dict):
+            raise CheckpointError(f"{path}: a checkpoint of format 3 without layers, or without hyp in its config")
+        last = max(layers)
         weights[f"layers.{last}.anchors"] = weights.pop("anchors")
     return {**content, "ema": weights, "config": upgraded(content["config"])}
 
