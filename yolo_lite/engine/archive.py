@@ -71,8 +71,11 @@ def record_of(data: bytes, name: str) -> bytes | None:
     """A record of a verified archive by its name behind the archive's own; None where there is none."""
     with ZipFile(io.BytesIO(data)) as archive:
         prefix = archive.infolist()[0].filename.partition("/")[0]
-        full = f"{prefix}/{name}"
-        return archive.read(full) if full in archive.namelist() else None
+        record = archive.NameToInfo.get(f"{prefix}/{name}")
+        if record is None or record.compress_type != ZIP_STORED:
+            return None
+        start = _start_of(record, data)  # not by zipfile, which wants the CRC that torch may be told to leave out
+        return data[start : start + record.file_size]
 
 
 def seal(file: BinaryIO) -> None:

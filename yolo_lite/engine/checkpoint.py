@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from textwrap import shorten
@@ -18,13 +19,13 @@ from torch import Tensor
 
 import yolo_lite
 from yolo_lite.config.data import DatasetConfig
-from yolo_lite.config.errors import CheckpointError
+from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.load import load_run_config, validate
 from yolo_lite.config.old import upgraded
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.archive import ADVICE, UNKNOWN, read_archive, record_of, seal
-from yolo_lite.engine.checkpoint_fields import built_within, check_fields, first_of, load_fitting, shown
+from yolo_lite.engine.checkpoint_fields import built_within, check_fields, first_of, in_short, load_fitting, shown
 from yolo_lite.engine.plain_pickle import check_pickle
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.tasks import Task, task_of
@@ -86,7 +87,8 @@ def start_from(weights: str, model: Any, names: Sequence[str]) -> None:
     given, own = content["ema"], model.state_dict()
     if not isinstance(stored := content["config"].get("data"), dict):
         raise CheckpointError(f"{weights}: config.data: expected keys and values, found {shown(stored)}")
-    data = validate(DatasetConfig, Document(f"{weights} (config)", stored, {}))
+    with _in_short():
+        data = validate(DatasetConfig, Document(f"{weights} (config)", stored, {}))
     anchors = {name for name in own if name.rpartition(".")[2] == "anchors"}  # which are those of --cfg
     taken = {}
     for name in own.keys() & given.keys() - anchors:
@@ -137,7 +139,17 @@ def _say_classes(own: Sequence[str], given: Sequence[str]) -> None:
 
 def config_of(checkpoint: dict[str, Any], path: str | Path) -> RunConfig:
     """The resolved configuration that a checkpoint was trained with; ConfigError where it is unusable."""
-    return load_run_config(checkpoint["config"], f"{path} (config)", SEAMS)
+    with _in_short():
+        return load_run_config(checkpoint["config"], f"{path} (config)", SEAMS)
+
+
+@contextlib.contextmanager
+def _in_short() -> Iterator[None]:
+    """Shorten what is wrong with a configuration that nobody typed, and that may hold anything."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(in_short(str(error))) from None
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from yolo_lite.config.types import Positive
 WholeNumber = Annotated[int, Field(ge=0, le=2**53)]
 Figure = Annotated[float, Field(allow_inf_nan=True)]  # mAP is NaN where nothing was to be found
 StateDict = dict[str, Any]
+LONG_LINE, MOST_LINES = 1000, 10  # of a message
 NAMED = 3  # tensors that a message names, of any number
 SPARE = 1_000_000  # numbers that a model may hold beyond four times those of its file
 # How an optimizer is computed, which depends on the device and on torch's version, and what the schedule sets anew.
@@ -73,7 +74,7 @@ class Averaged(Fields):
     source: str = ""
 
 
-class TallyFields(Fields):
+class TallyFields(Fields, extra="forbid"):
     losses: Tensor
     norm: Tensor
     steps: WholeNumber
@@ -103,6 +104,7 @@ class Empty(Section):
 class Whole(Averaged):
     """What last.pt holds."""
 
+    metrics: dict[str, Figure]
     model: StateDict
     optimizer: OptimizerFields
     scaler: Empty | ScalerFields
@@ -123,8 +125,9 @@ def check_fields(content: dict[str, Any], path: str | Path) -> None:
         first, *others = error.errors(include_url=False, include_context=True)
         where, expected = ".".join(map(str, first["loc"])), expected_words(first)
         rest = f" (and {len(others)} fields more)" if others else ""
-        if first["type"] == "missing":
-            raise CheckpointError(f"{path}: the field {where!r} is missing{rest}") from None
+        if first["type"] in ("missing", "extra_forbidden"):
+            problem = "missing" if first["type"] == "missing" else "unknown"
+            raise CheckpointError(f"{path}: the field {where!r} is {problem}{rest}") from None
         raise CheckpointError(f"{path}: {where}: expected {expected}, found {shown(first['input'])}{rest}") from None
     for name, most in {"best_epoch": content["epoch"]}.items() if section is Whole else ():
         if content[name] > most:
@@ -142,11 +145,18 @@ def shown(value: Any) -> str:
     return reprlib.repr(value)
 
 
+def in_short(text: str) -> str:
+    """A message of many lines, or of long ones, whose end and inside are left out."""
+    lines = [line if len(line) <= LONG_LINE else f"{line[:LONG_LINE]} ..." for line in text.splitlines()]
+    rest = [f"... and {len(lines) - MOST_LINES} lines more"] if len(lines) > MOST_LINES else []
+    return "\n".join(lines[:MOST_LINES] + rest)
+
+
 def _check_plain(value: Any, path: str | Path, where: tuple[Any, ...]) -> None:
     """Tensors, numbers, text, lists and dicts: nothing else may lie anywhere in a checkpoint."""
     problem = ""
     if isinstance(value, Tensor):
-        problem = _problem_of_tensor(value)
+        problem = "a tensor" if where[:1] == ("config",) else _problem_of_tensor(value)
     elif isinstance(value, dict):
         problem = _problem_of_keys(value)
     elif isinstance(value, str):

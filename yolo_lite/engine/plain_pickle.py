@@ -14,7 +14,7 @@ from typing import Any
 from yolo_lite.config.errors import CheckpointError
 
 MOST_BYTES = 32 << 20
-MOST_OPERATIONS = 2_000_000  # fifty times those of a run of yolo_s
+MOST_OPERATIONS = 1_000_000  # twenty times those of a run of yolo_s
 MOST_VALUES = 4_000_000  # that it stands for, shared ones as often as they are reached
 DEEPEST = 200  # containers in containers
 CHARACTERS = 64  # of text that count as one value
