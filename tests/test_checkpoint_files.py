@@ -194,7 +194,10 @@ def test_every_command_refuses_a_damaged_tensor_and_says_what_may_be_used(
     for command, words in {
         val_main: [["--weights", str(path)]],
         train_main: [["--weights", str(path), "--data", "shapes"], ["--resume", str(path)]],
-        main: [["predict", "--weights", str(path), "--source", str(tmp_path)], ["export", "--weights", str(path)]],
+        main: [
+            ["predict", "--weights", str(path), "--source", str(REPOSITORY / "docs")],
+            ["export", "--weights", str(path)],
+        ],
     }.items():
         for each in words:
             assert command(each) == 2
@@ -238,7 +241,7 @@ def hostile_values(dice: random.Random) -> list[Any]:
     for _ in range(150):
         deep = [deep]
     odd = OrderedDict(a=1)
-    odd.items = 5  # type: ignore[assignment,method-assign]
+    odd.keys = 5  # type: ignore[assignment,method-assign]
     values: list[Any] = [None, True, -1, 0, 1, 7, 2**53 + 1, 2**63 - 1, -(2**63), 2**70, math.nan, math.inf, -1e308]
     values += [1e308, "", "x", "x" * 5000, "\ud800", "a\nb", [], {}, (), [1], {"a": 1}, {1: 2}, (1, 2), b"x", {1}, deep]
     values += [odd, {(1, 2): 3}, torch.tensor(3), torch.tensor([1.0, math.nan]), torch.zeros(3, 2), torch.zeros(0)]
