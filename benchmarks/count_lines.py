@@ -63,6 +63,9 @@ BESIDE = (
     "engine/batch_size.py",  # --batch-size auto
     "engine/validate.py",  # what val.py does beside the evaluation
     "engine/detection_files.py",  # --save-json, --save-txt
+    "engine/archive.py",  # verifies what is read
+    "engine/plain_pickle.py",
+    "engine/checkpoint_fields.py",
     "engine/checkpoint.py",  # what a run leaves: weights, figures, its folder
     "engine/record.py",
     "engine/sheets.py",

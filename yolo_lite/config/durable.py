@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes the place of ``path`` when the block ends and all of it is on the disk.
+    """Open a file to write (and read) that takes the place of ``path`` when the block ends and it is on the disk.
 
     Whatever happens before leaves the older file: an error, a kill, a full disk, a loss of power.
 
@@ -21,7 +21,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed run left is overwritten
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -94,6 +94,8 @@ def export(trained: Trained, options: ExportOptions, path: Path, index: DatasetI
         if options.int8:
             squares = _sample_images(index, facts._replace(dynamic=()), options.calibration_images)
             _quantise(temporary, squares, facts.batch)
+        if form.seal:
+            form.seal(temporary)
         exported, _ = load_exported(temporary)
         agreement = _compare(exported, network(), _sample_images(index, facts, NUM_CHECKED), choice)
         if not agreement.is_enough(facts.precision):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.run import RunConfig, SavePeriod
+from yolo_lite.engine.checkpoint_fields import check_state
 from yolo_lite.engine.optimizer import MovingAverage, make_optimizer
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.structures import Compute
@@ -118,6 +119,7 @@ def initial_state(model: Any, criterion: Criterion, hyp: Hyp, compute: Compute, 
     tally = Tally(torch.zeros(len(criterion.names), device=device), torch.zeros((), device=device))
     state = State(model, criterion, average, optimizer, scaler, tally, frozen)
     if resume:
+        check_state(resume.checkpoint, state, resume.folder / "weights/last.pt")
         state.restore(resume.checkpoint)
     for module in frozen:
         module.requires_grad_(False)

@@ -22,6 +22,7 @@ from yolo_lite.data.names import load_dataset
 from yolo_lite.data.outputs import Inputs
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_trained
+from yolo_lite.engine.checkpoint_fields import load_fitting
 from yolo_lite.engine.coco_ap import DetectionTable, detection_limits, ground_truth, score_detections
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute, libraries_left_uncollected, move_model
@@ -115,7 +116,7 @@ def _checkpoint(options: ValOptions) -> Subject:
     model = move_model(model, compute)
     # Weights by label counts come with the state.
     criterion = task.criterion(config.model, config.hyp, np.zeros(config.model.nc)).to(compute.device)
-    criterion.load_state_dict(content["losses"])
+    load_fitting(criterion, content["losses"], f"{options.weights}: losses")
     size = rounded_up(options.imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
     return Subject(model, criterion, compute, config.data, config.data_file, size, canvas, config.train.batch_size)
