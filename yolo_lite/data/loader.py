@@ -76,7 +76,7 @@ def collate(items: list[DatasetItem], memory: memoryview | None = None) -> Batch
     unreadable = tuple(one for item in items for one in item.unreadable)
     items = [item for item in items if item.image.size]
     if not items:
-        return EMPTY._replace(unreadable=unreadable)
+        return EMPTY._replace(unreadable=unreadable) if unreadable else EMPTY
     arrays, instances, position, original_size, letterbox, _ = zip(*items, strict=True)
     image = torch.arange(len(items)).repeat_interleave(torch.tensor([len(own) for own in instances]))
     label = torch.from_numpy(np.concatenate([own.label for own in instances]))

@@ -14,12 +14,13 @@ from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.run_lock import MARK
 from yolo_lite.data.suffixes import image_suffixes
 
-# What folders of runs hold that have no mark yet: of train, val and check.
+# What folders of runs hold that have no mark yet: of train, val, check and compare.
 OLDER_RUNS = (
     {"config.yaml", "results.csv"},
     {"config.yaml", "weights"},
     {"metrics.json", "confusion_matrix.png"},
     {"report.json", "report.txt", "dataset.png"},
+    {"comparison.json", "comparison.png"},
 )
 DEFAULT_PROJECTS = "runs"  # of the working folder
 IMAGE_FOLDERS, LABEL_FOLDERS = frozenset({"images", "jpegimages"}), frozenset({"labels", "annotations", "labeltxt"})

@@ -18,8 +18,6 @@ from yolo_lite.config.errors import ConfigError, DivergedError
 from yolo_lite.config.load import load_run_config
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import read_yaml
-from yolo_lite.data.inputs import dataset_inputs
-from yolo_lite.data.outputs import check_place
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.record import with_rows
 from yolo_lite.engine.run_folder import owned
@@ -70,10 +68,6 @@ def compare(runs: Sequence[Run], folder: Path) -> str:
     Raises:
         ConfigError: a run folder holds a run of another configuration.
     """
-    config = runs[0].config
-    check_place(folder, dataset_inputs(config.data, config.data_file), "--project")
-    folder.mkdir(parents=True, exist_ok=True)
-    owned(folder)
     for run in runs:
         check_same_run(run)
     table = ""
