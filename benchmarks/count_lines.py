@@ -25,7 +25,14 @@ BESIDE = (
     "model/faster_rcnn.py",
     "model/backbones.py",  # of Faster R-CNN
     "engine/two_stage.py",  # its criterion
-    "config/regular.py",  # regular files only
+    "config/regular.py",  # how files are opened and replaced
+    "config/durable.py",
+    "config/run_lock.py",  # one process a run folder
+    "data/outputs.py",  # where nothing is written
+    "data/inputs.py",
+    "config/yaml_loader.py",  # what YAML may hold
+    "config/bounds.py",  # how much may come in
+    "model/budget.py",
     "config/options.py",  # what the commands take, and where their files are found
     "config/find.py",
     "engine/resolve.py",
@@ -38,6 +45,8 @@ BESIDE = (
     "data/suffixes.py",
     "data/decode.py",
     "data/tiff.py",
+    "data/unreadable.py",  # images that fail at their use
+    "engine/unreadable.py",
     "data/readers/coco*.py",  # formats other than YOLO's, and what their files may mean
     "data/readers/voc.py",
     "data/readers/row_kinds.py",
@@ -54,6 +63,9 @@ BESIDE = (
     "engine/batch_size.py",  # --batch-size auto
     "engine/validate.py",  # what val.py does beside the evaluation
     "engine/detection_files.py",  # --save-json, --save-txt
+    "engine/archive.py",  # verifies what is read
+    "engine/plain_pickle.py",
+    "engine/checkpoint_fields.py",
     "engine/checkpoint.py",  # what a run leaves: weights, figures, its folder
     "engine/record.py",
     "engine/sheets.py",

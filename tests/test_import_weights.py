@@ -374,7 +374,7 @@ def other_files(folder: Path) -> dict[str, str]:
         "other.pt": "found no 'ema' or 'model' in it",
         "newer.pt": "already a checkpoint of yolo_lite",
         "none.pt": "no such file",
-        ".": "cannot be read: Is a directory",
+        ".": "cannot be read: a folder, expected a regular file",
     }
 
 

@@ -562,10 +562,11 @@ def copied(index: DatasetIndex, folder: Path) -> DatasetIndex:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_vanishes_is_an_error_that_names_it(index, tmp_path, workers):
+def test_where_many_pictures_vanish_the_error_names_one(index, tmp_path, workers):
     spoilt = copied(index, tmp_path)
-    (tmp_path / "5.png").unlink()
-    with pytest.raises(DataError, match=r"5\.png: cannot be read"):
+    for position in range(len(index)):
+        (tmp_path / f"{position}.png").unlink()
+    with pytest.raises(DataError, match=r"4 of 9 images cannot be read.*png: no such image"):
         list(training_loader(training_set(spoilt), 4, workers, range(1), False))
 
 
@@ -615,8 +616,9 @@ def test_an_error_of_a_loading_process_is_told_in_its_own_words(tmp_path):
         assert cv2.imwrite(str(tmp_path / f"{number}.png"), make_image)
         (tmp_path / f"{number}.txt").write_text("0 .5 .5 .5 .5\n")
     index = index_split(DatasetConfig(train=".", names=["a"]), tmp_path / "data.yaml", "train")
-    (tmp_path / "1.png").unlink()
-    dataset = EvaluationSet(index, ImageStore(index, 32, "off", True), functools.partial(canvas_size, stride=32))
+    for number in range(2):
+        (tmp_path / f"{number}.png").unlink()
     with pytest.raises(DataError) as caught:
-        list(evaluation_loader(dataset, 1, 1, False))
-    assert str(caught.value) == f"{tmp_path / '1.png'}: cannot be read: No such file or directory"
+        list(training_loader(training_set(index), 1, 1, range(1), False))
+    told = str(caught.value)
+    assert told.startswith("2 of 2 images cannot be read") and told.endswith(".png: no such image"), told

@@ -6,6 +6,8 @@ import difflib
 import signal
 from collections.abc import Iterable
 
+from yolo_lite.config.bounds import printable, shortened
+
 
 class UserError(ValueError):
     """Something given by the user is unusable; the message says what, where, and what was expected."""
@@ -13,7 +15,7 @@ class UserError(ValueError):
     def __init__(self, message: str) -> None:
         # torch raises an error of a loading process anew, with that process's traceback in front of its words.
         words = message.rpartition(f"{type(self).__name__}: ")[2] if message.startswith("Caught ") else message
-        super().__init__(words.strip())
+        super().__init__("\n".join(printable(shortened(line)) for line in words.strip().split("\n")))
 
     def at(self, place: str) -> UserError:
         """The same error with where it has stopped a run."""

@@ -207,16 +207,18 @@ def _copied(answer: tuple[tuple[int, ...], list[Any]], slot: memoryview, pin_mem
     if pin_memory:
         tensors = [one.pin_memory() if isinstance(one, Tensor) else one for one in tensors]
     count = len(Objects._fields)
-    return Batch(images.permute(0, 3, 1, 2), Objects(*tensors[:count]), *tensors[count:])
+    return Batch._make([images.permute(0, 3, 1, 2), Objects(*tensors[:count]), *tensors[count:]])
 
 
 def start_worker(worker: int, niceness: int = 0) -> None:
     """Make a process one that loads, of one thread: the processes are the parallelism."""
     # Signals sent to the whole process group are meant for the main process, which still needs its workers to finish
-    # the step: SIGTERM leaves them some seconds. When the main process ends or is killed, they notice and end too.
+    # the step: others than SIGINT leave them some seconds. When the main process ends or is killed, they end too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     if hasattr(os, "nice"):

@@ -73,9 +73,11 @@ def same_shape_batches(dataset: EvaluationSet, batch_size: int) -> list[list[int
 
 def collate(items: list[DatasetItem], memory: memoryview | None = None) -> Batch:
     """Join samples of the same shape, their images in ``memory`` if it is given; boxes become cxcywh."""
+    unreadable = tuple(one for item in items for one in item.unreadable)
+    items = [item for item in items if item.image.size]
     if not items:
-        return EMPTY
-    arrays, instances, position, original_size, letterbox = zip(*items, strict=True)
+        return EMPTY._replace(unreadable=unreadable) if unreadable else EMPTY
+    arrays, instances, position, original_size, letterbox, _ = zip(*items, strict=True)
     image = torch.arange(len(items)).repeat_interleave(torch.tensor([len(own) for own in instances]))
     label = torch.from_numpy(np.concatenate([own.label for own in instances]))
     box = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([own.xyxy for own in instances]))).float()
@@ -83,7 +85,7 @@ def collate(items: list[DatasetItem], memory: memoryview | None = None) -> Batch
     place = None if memory is None else np.ndarray((len(items), *arrays[0].shape), np.uint8, memory)
     images = torch.from_numpy(np.stack(arrays, out=place)).permute(0, 3, 1, 2)
     sizes, letterboxes = torch.tensor(original_size), torch.tensor(letterbox, dtype=torch.float64)
-    return Batch(images, Objects(image, label, box), torch.tensor(position), sizes, letterboxes)
+    return Batch(images, Objects(image, label, box), torch.tensor(position), sizes, letterboxes, unreadable)
 
 
 # A process's part of a batch with fewer images than processes. No network sees it: three channels do for any dataset.

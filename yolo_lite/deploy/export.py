@@ -94,6 +94,8 @@ def export(trained: Trained, options: ExportOptions, path: Path, index: DatasetI
         if options.int8:
             squares = _sample_images(index, facts._replace(dynamic=()), options.calibration_images)
             _quantise(temporary, squares, facts.batch)
+        if form.seal:
+            form.seal(temporary)
         exported, _ = load_exported(temporary)
         agreement = _compare(exported, network(), _sample_images(index, facts, NUM_CHECKED), choice)
         if not agreement.is_enough(facts.precision):
@@ -128,7 +130,8 @@ def _sample_images(index: DatasetIndex, facts: Facts, most: int) -> Iterator[Ten
     number = min(most, len(index))
     for each in range(number):
         pixels = torch.from_numpy(dataset[each * len(index) // number].image)
-        yield pixels.permute(2, 0, 1)[None].contiguous().float() / 255
+        if pixels.numel():  # else it cannot be read
+            yield pixels.permute(2, 0, 1)[None].contiguous().float() / 255
 
 
 @torch.inference_mode()

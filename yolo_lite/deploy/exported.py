@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 from torch.nn import functional
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import CheckpointError, ConfigError, UserError
 from yolo_lite.config.options import ValOptions
-from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, RunFile
-from yolo_lite.deploy.graph import detections_of
+from yolo_lite.deploy.facts import Facts, read_facts
+from yolo_lite.deploy.formats import EXPORT_FORMATS, RunFile
+from yolo_lite.deploy.graph import OUTPUTS, detections_of
+from yolo_lite.engine.archive import UNKNOWN
 from yolo_lite.engine.checkpoint import UNREADABLE
+from yolo_lite.engine.checkpoint_fields import shown
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.evaluate import rounded_up
 from yolo_lite.engine.validate import Subject
 from yolo_lite.ops.nms import DetectOptions, load_torchvision_operators
 from yolo_lite.structures import Compute, Detections
+
+NOT_ONE = "damaged, or not an exported model"
 
 
 @dataclass(frozen=True)
@@ -31,16 +36,30 @@ class Exported:
 
     facts: Facts
     run: RunFile
+    path: Path
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """The outputs of ``graph`` for images ``[B, channels, H, W]`` in 0..1; a batch of fixed size is filled up."""
         if "batch" in self.facts.dynamic:
-            return self.run(images)
+            return self._outputs(images)
         size, parts = self.facts.batch, []
         for part in images.split(size):
             filled = functional.pad(part, (0, 0, 0, 0, 0, 0, 0, size - len(part)))
-            parts.append([output[: len(part)] for output in self.run(filled)])
+            parts.append([output[: len(part)] for output in self._outputs(filled)])
         return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
+
+    def _outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the file gives, if it is what its metadata promises; CheckpointError otherwise."""
+        try:
+            outputs = self.run(images)
+        except UNREADABLE as error:
+            told = f"cannot be run on images {list(images.shape)}: {first_line(error)}"
+            raise CheckpointError(f"{self.path}: {told}") from error
+        if not are_outputs(outputs, len(images), self.facts.nms, len(self.facts.names)):
+            found = ", ".join(map(shown, outputs))
+            expected = f"those of {len(self.facts.names)} classes {'with' if self.facts.nms else 'without'} NMS"
+            raise CheckpointError(f"{self.path}: expected outputs as its metadata says, {expected}, found {found}")
+        return outputs
 
     def for_inference(self) -> Exported:
         return self
@@ -51,6 +70,31 @@ class Exported:
     def detections(self, raw: tuple[Tensor, ...], size: tuple[int, int], options: DetectOptions) -> list[Detections]:
         """Detections of each image; where NMS is in the file, the options can but choose from what it left."""
         return detections_of(raw, options)
+
+
+def are_outputs(outputs: Sequence[Any], num_images: int, nms: bool, num_classes: int) -> bool:
+    """Whether a file's outputs have the shapes, and labels and counts the range, that ``graph`` gives them."""
+    if len(outputs) != len(OUTPUTS[nms]) or not all(isinstance(output, Tensor) for output in outputs):
+        return False
+    if not nms:
+        (predictions,) = outputs
+        is_real = predictions.is_floating_point() and predictions.ndim == 3
+        return is_real and predictions.shape[::2] == (num_images, 5 + num_classes)
+    boxes, scores, labels, counts = outputs
+    if scores.ndim != 2 or not (boxes.is_floating_point() and scores.is_floating_point()):
+        return False
+    shapes = boxes.shape == (*scores.shape, 4) and labels.shape == scores.shape and counts.shape == (num_images,)
+    whole = {labels.dtype, counts.dtype} == {torch.int64} and len(scores) == num_images
+    return shapes and whole and _within(labels, num_classes - 1) and _within(counts, scores.shape[1])
+
+
+def _within(values: Tensor, most: int) -> bool:
+    return bool(((values >= 0) & (values <= most)).all())
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says, in a line."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0][:300]
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:
@@ -68,28 +112,27 @@ def load_exported(path: str | os.PathLike[str], device: str = "", imgsz: int | N
     path = Path(path)
     if device not in ("", "cpu"):
         raise ConfigError(f"--device {device}: exported models run on the CPU here, expected cpu")
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"{path}: no such file")
     form = next(form for form in reversed(EXPORT_FORMATS.values()) if form.suffix == path.suffix)
     load_torchvision_operators()  # NMS in a file is one of them
     try:
         strings, run = form.load(path)
+        facts = read_facts(strings)
+    except CheckpointError as error:
+        reason = str(error).removeprefix(UNKNOWN)
+        raise CheckpointError(f"{path}: {'' if reason == str(error) else NOT_ONE}{reason}") from None
     except UserError:
         raise
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     except UNREADABLE as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(f"{path}: damaged, or not an exported model: {reason}") from None
-    known = [name for name in Facts._fields if name in strings or name not in Facts._field_defaults]
-    try:
-        facts = TypeAdapter(Facts).validate_python({name: json.loads(strings[name]) for name in known})
-    except (KeyError, ValueError):
-        expected = ", ".join(Facts._fields)
-        raise CheckpointError(f"{path}: not exported by yolo_lite: expected metadata {expected}") from None
+        raise CheckpointError(f"{path}: {NOT_ONE}: {first_line(error)}") from None
     if imgsz and imgsz != facts.imgsz:
         if "size" not in facts.dynamic:
             raise ConfigError(f"--imgsz {imgsz}: {path} takes {facts.imgsz} px only; export it with --dynamic size")
         facts = facts._replace(imgsz=rounded_up(imgsz, facts.stride))
-    return Exported(facts, run), choose_compute("cpu", "fp32", channels_last=False)
+    return Exported(facts, run, path), choose_compute("cpu", "fp32", channels_last=False)
 
 
 def exported_subject(options: ValOptions) -> Subject:

@@ -5,10 +5,11 @@ To add one: write two functions, add a line to ``EXPORT_FORMATS``; a plugin can 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import io
 import json
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,42 +17,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from yolo_lite.config.errors import UserError
-from yolo_lite.data.letterbox import canvas_size
+from yolo_lite.config.errors import CheckpointError, UserError
+from yolo_lite.config.regular import read_regular
+from yolo_lite.deploy.facts import Facts as Facts
 from yolo_lite.deploy.graph import INPUT, OUTPUTS
+from yolo_lite.engine.archive import read_archive, seal
 
 OPSET = 17
 LARGEST = 1024  # strides in a side; torch.export wants a bound
+SEALED = "sealed"  # says in the metadata of an ONNX file that a seal was written
+SEAL_START = b"\x72\x4c\x0a\x06sha256\x12\x42"  # ONNX's metadata_props: 76 bytes of a key, and of 66 bytes of value
+CHANGED = "damaged, or changed since it was exported: its content does not match its digest; export it again"
 
 RunFile = Callable[[Tensor], tuple[Tensor, ...]]  # images as ``graph.Decoded`` takes them -> the outputs
-
-
-class Facts(NamedTuple):
-    """What an exported file says of itself, as strings of JSON in its metadata."""
-
-    names: tuple[str, ...]  # of the classes
-    channels: int  # of the images
-    stride: int  # sides of the input are multiples of it
-    smallest: int  # pixels of the shortest side that goes in
-    imgsz: int  # pixels of the longest side
-    batch: int  # images that go in at once, where that is fixed
-    dynamic: tuple[str, ...]  # what is not fixed: "batch", "size"
-    precision: str  # fp32, fp16 or int8
-    nms: bool  # whether the outputs are detections
-    task: str = "detect"
-    yolo_lite: str = ""  # the version that wrote it
-    source: str = ""  # where imported weights come from, and their licence
-    white: int = 65535  # value of a white pixel in 16-bit images
-
-    def strings(self) -> dict[str, str]:
-        return {name: json.dumps(value, ensure_ascii=False) for name, value in self._asdict().items()}
-
-    def canvas(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the input for a resized image: validation's, or the one square that was exported."""
-        if "size" not in self.dynamic:
-            return self.imgsz, self.imgsz
-        canvas = canvas_size(height, width, self.stride)
-        return max(canvas[0], self.smallest), max(canvas[1], self.smallest)
 
 
 class ExportFormat(NamedTuple):
@@ -60,6 +38,7 @@ class ExportFormat(NamedTuple):
     load: Callable[[Path], tuple[Mapping[str, str], RunFile]]  # facts as strings, and how the file is run on the CPU
     fewest_strides: int = 1  # in a side of the input
     is_onnx: bool = False  # then it can be quantised, and hold NMS for any number of images
+    seal: Callable[[Path], None] | None = None  # writes a digest into a finished file, which ``load`` verifies
 
 
 def extra(name: str) -> Any:
@@ -91,8 +70,28 @@ def write_onnx(network: nn.Module, example: Tensor, facts: Facts, path: Path) ->
         dynamo=False,  # the other exporter needs half a minute for dynamic sizes (LOG.md)
     )
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, facts.strings())
+    onnx.helper.set_model_props(model, {SEALED: json.dumps("sha256"), **facts.strings()})
     onnx.save(model, path)
+
+
+def _onnx_seal(content: bytes | memoryview) -> bytes:
+    """A last entry of the metadata, as the bytes of its message: what protobufs are joined of may follow each other."""
+    return SEAL_START + json.dumps(hashlib.sha256(content).hexdigest()).encode()
+
+
+def seal_onnx(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content + _onnx_seal(content))
+
+
+def _read_onnx(path: Path) -> tuple[bytes, bool]:
+    """The content of a file, and whether it has a seal; CheckpointError where that is broken."""
+    data = read_regular(path)
+    length = len(_onnx_seal(b""))
+    is_sealed = data[-length:].startswith(SEAL_START)
+    if is_sealed and data[-length:] != _onnx_seal(memoryview(data)[:-length]):
+        raise CheckpointError(CHANGED)
+    return data, is_sealed
 
 
 def load_onnx(path: Path) -> tuple[Mapping[str, str], RunFile]:
@@ -101,15 +100,23 @@ def load_onnx(path: Path) -> tuple[Mapping[str, str], RunFile]:
     options.intra_op_num_threads = torch.get_num_threads()
     state = vars(runtime.capi.onnxruntime_pybind11_state).values()
     errors = tuple(value for value in state if isinstance(value, type) and issubclass(value, Exception))
+    data, is_sealed = _read_onnx(path)
     try:
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except errors as error:  # they have no base of their own
         raise ValueError(str(error)) from None
+    strings = session.get_modelmeta().custom_metadata_map
+    if SEALED in strings and not is_sealed:
+        raise CheckpointError(CHANGED)
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(output) for output in session.run(None, {INPUT: images.contiguous().numpy()}))
+        try:
+            outputs = session.run(None, {INPUT: images.contiguous().numpy()})
+            return tuple(torch.from_numpy(output) for output in outputs)
+        except errors as error:
+            raise ValueError(str(error)) from None
 
-    return session.get_modelmeta().custom_metadata_map, run
+    return strings, run
 
 
 def write_torchscript(network: nn.Module, example: Tensor, facts: Facts, path: Path) -> None:
@@ -121,8 +128,19 @@ def load_torchscript(path: Path) -> tuple[Mapping[str, str], RunFile]:
     strings = dict.fromkeys(Facts._fields, "")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer torch would rather have torch.export
-        module = torch.jit.load(path, "cpu", _extra_files=strings)
-    return strings, lambda images: as_tuple(module(images))
+        data = io.BytesIO(read_archive(path, may_compress=True))
+        module = torch.jit.load(data, "cpu", _extra_files=strings)
+    return _as_text(strings), lambda images: as_tuple(module(images))
+
+
+def _as_text(strings: Mapping[str, str | bytes]) -> dict[str, str]:
+    """Metadata as text, whichever torch returns; ValueError where it is none."""
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in strings.items()}
+
+
+def seal_archive(path: Path) -> None:
+    with open(path, "r+b") as file:
+        seal(file)
 
 
 def write_torch_export(network: nn.Module, example: Tensor, facts: Facts, path: Path) -> None:
@@ -137,14 +155,14 @@ def write_torch_export(network: nn.Module, example: Tensor, facts: Facts, path: 
 
 def load_torch_export(path: Path) -> tuple[Mapping[str, str], RunFile]:
     strings = dict.fromkeys(Facts._fields, "")
-    zipfile.ZipFile(path).close()  # of what is no archive torch would write pages
-    module = torch.export.load(path, extra_files=strings).module()
-    return strings, lambda images: as_tuple(module(images))
+    data = io.BytesIO(read_archive(path, may_compress=True))  # of what is no archive torch would write pages
+    module = torch.export.load(data, extra_files=strings).module()
+    return _as_text(strings), lambda images: as_tuple(module(images))
 
 
 EXPORT_FORMATS: dict[str, ExportFormat] = {
-    "onnx": ExportFormat(".onnx", write_onnx, load_onnx, is_onnx=True),
-    "torchscript": ExportFormat(".torchscript", write_torchscript, load_torchscript),
+    "onnx": ExportFormat(".onnx", write_onnx, load_onnx, is_onnx=True, seal=seal_onnx),
+    "torchscript": ExportFormat(".torchscript", write_torchscript, load_torchscript, seal=seal_archive),
     # torch.export takes a dimension of 1 for a constant.
-    "torch_export": ExportFormat(".pt2", write_torch_export, load_torch_export, fewest_strides=2),
+    "torch_export": ExportFormat(".pt2", write_torch_export, load_torch_export, fewest_strides=2, seal=seal_archive),
 }

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import io
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from textwrap import shorten
 from typing import Any, NamedTuple
-from zipfile import BadZipFile, is_zipfile
+from zipfile import BadZipFile
 
 import torch
 from torch import Tensor
 
 import yolo_lite
 from yolo_lite.config.data import DatasetConfig
-from yolo_lite.config.errors import CheckpointError
+from yolo_lite.config.durable import replacing
+from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.load import load_run_config, validate
 from yolo_lite.config.old import upgraded
-from yolo_lite.config.regular import open_regular
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import Document
+from yolo_lite.engine.archive import ADVICE, UNKNOWN, read_archive, record_of, seal
+from yolo_lite.engine.checkpoint_fields import built_within, check_fields, first_of, in_short, load_fitting, shown
+from yolo_lite.engine.plain_pickle import check_pickle
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.tasks import Task, task_of
 from yolo_lite.model.heads import ClassRows
@@ -31,7 +35,24 @@ FORMAT = 4
 OLDEST = 3  # that is still read, though such a run cannot go on
 
 # What torch raises for an archive that is damaged or holds more than plain data.
-UNREADABLE = (UnpicklingError, BadZipFile, struct.error, EOFError, RuntimeError, ValueError, TypeError, LookupError)
+UNREADABLE: tuple[type[Exception], ...] = (
+    UnpicklingError,
+    BadZipFile,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+)
+UNREADABLE += (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
+
+
+NOT_OURS = (
+    f"damaged, or not a checkpoint of yolo_lite; weights of YOLOv5 come in by yolo-lite import; if damaged, {ADVICE}"
+)
+# What the pickle of a checkpoint may name.
+KNOWN_NAMES = re.compile(
+    r"collections\.OrderedDict|torch\.(\w+Storage|Size)|torch\._utils\._rebuild_(tensor_v2|parameter)"
+)
 
 
 class Trained(NamedTuple):
@@ -48,8 +69,9 @@ def load_trained(path: str | Path) -> Trained:
     content = load_checkpoint(path)
     config = config_of(content, path)
     task = task_of(config.model)
-    model = task.build(config.model, False)
-    model.load_state_dict(content["ema"])
+    with built_within(content["ema"], path):
+        model = task.build(config.model, False)
+    load_fitting(model, content["ema"], f"{path}: ema")
     return Trained(task, model, config, content)
 
 
@@ -63,11 +85,16 @@ def start_from(weights: str, model: Any, names: Sequence[str]) -> None:
     """
     content, class_rows = load_checkpoint(weights), model.class_rows()
     given, own = content["ema"], model.state_dict()
-    data = validate(DatasetConfig, Document(f"{weights} (config)", content["config"]["data"], {}))
+    if not isinstance(stored := content["config"].get("data"), dict):
+        raise CheckpointError(f"{weights}: config.data: expected keys and values, found {shown(stored)}")
+    with _in_short():
+        data = validate(DatasetConfig, Document(f"{weights} (config)", stored, {}))
     anchors = {name for name in own if name.rpartition(".")[2] == "anchors"}  # which are those of --cfg
     taken = {}
     for name in own.keys() & given.keys() - anchors:
         found = given[name]
+        if not isinstance(found, Tensor):
+            continue
         if name in class_rows:
             found = _with_rows_of(own[name], found, class_rows[name], names, data.class_names)
         if found.shape == own[name].shape:
@@ -76,11 +103,12 @@ def start_from(weights: str, model: Any, names: Sequence[str]) -> None:
         raise CheckpointError(f"{weights}: not one tensor fits the model of --cfg by name and shape")
     model.load_state_dict(taken, strict=False)
     left = [name for name in own if name not in taken and name not in anchors]
-    rest = f", not: {', '.join(left)}" if left else ""
+    rest = f", not: {first_of(left)}" if left else ""
     print(f"{weights}: {len(taken)} of {len(taken) + len(left)} tensors taken over{rest}")
     if list(names) != list(data.class_names):
         _say_classes(names, data.class_names)
-    if any(not torch.equal(given[name].cpu(), own[name].cpu()) for name in anchors & given.keys()):
+    theirs = {name: given[name] for name in anchors & given.keys() if isinstance(given[name], Tensor)}
+    if any(not torch.equal(sizes, own[name].cpu()) for name, sizes in theirs.items()):
         print(f"{weights}: was trained with other anchors; those of --cfg stay")
     if "source" in content:
         print(f"{weights}: {content['source']}")
@@ -90,7 +118,7 @@ def _with_rows_of(
     own: Tensor, given: Tensor, rows: ClassRows, own_names: Sequence[str], given_names: Sequence[str]
 ) -> Tensor:
     """``own`` with the rows of ``given`` that mean the same; ``given`` itself where it is laid out in another way."""
-    if given.shape[1:] != own.shape[1:] or len(given) != rows.count(len(given_names)):
+    if given.ndim != own.ndim or given.shape[1:] != own.shape[1:] or len(given) != rows.count(len(given_names)):
         return given
     shared = [name for name in own_names if name in given_names]
     to, source = ([names.index(name) for name in shared] for names in (own_names, given_names))
@@ -111,7 +139,17 @@ def _say_classes(own: Sequence[str], given: Sequence[str]) -> None:
 
 def config_of(checkpoint: dict[str, Any], path: str | Path) -> RunConfig:
     """The resolved configuration that a checkpoint was trained with; ConfigError where it is unusable."""
-    return load_run_config(checkpoint["config"], f"{path} (config)", SEAMS)
+    with _in_short():
+        return load_run_config(checkpoint["config"], f"{path} (config)", SEAMS)
+
+
+@contextlib.contextmanager
+def _in_short() -> Iterator[None]:
+    """Shorten what is wrong with a configuration that nobody typed, and that may hold anything."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(in_short(str(error))) from None
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -122,26 +160,44 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     content: Any = None
     try:
-        with open_regular(path) as file:
-            if is_zipfile(file):
-                file.seek(0)
-                content = torch.load(file, map_location="cpu", weights_only=True)
+        content = read_plain(path)
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         if re.match(r"yolov\d", Path(path).name):
             reason += "; nothing is downloaded, and weights of YOLOv5 come in by yolo-lite import"
         raise CheckpointError(f"{path}: {reason}") from error
+    except CheckpointError as error:
+        text = str(error)
+        if not text.startswith("damaged: "):  # it may be another program's
+            text = f"{NOT_OURS} ({text.removeprefix(UNKNOWN).removeprefix(': ')})"
+        raise CheckpointError(f"{path}: {text}") from error
     except UNREADABLE:
         pass
     if problem := _problem(content):
         raise CheckpointError(f"{path}: {problem}")
-    return content if content["format"] == FORMAT else _upgraded(content)
+    check_fields(content, path)
+    return content if content["format"] == FORMAT else _upgraded(content, path)
+
+
+def read_plain(path: str | Path) -> Any:
+    """What ``torch.save`` wrote, verified, where that is tensors and plain data; errors as ``UNREADABLE`` and below.
+
+    Raises:
+        OSError: as ``open_regular``.
+        CheckpointError: damaged, or it holds more than plain data; the message does not name the file.
+    """
+    data = read_archive(path)
+    program = record_of(data, "data.pkl")
+    if program is None:
+        raise CheckpointError("a zip without data.pkl")
+    check_pickle(program, KNOWN_NAMES)
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _problem(content: Any) -> str:
     """Why the content of a file is no checkpoint that can be read; "" where it is one."""
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        return "damaged, or not a checkpoint of yolo_lite; weights of YOLOv5 come in by yolo-lite import"
+        return NOT_OURS
     version, found = content.get("yolo_lite"), content["format"]
     if found > FORMAT:
         reader = f"this yolo_lite {yolo_lite.__version__} reads format {FORMAT}"
@@ -149,15 +205,18 @@ def _problem(content: Any) -> str:
     if found < OLDEST:
         expected = f"expected format {OLDEST} or newer: train again, or use the yolo_lite that wrote it"
         return f"written in format {found} by an older yolo_lite, {expected}"
-    missing = {"config", "ema", "losses", "epoch"} - content.keys()
-    return f"not a checkpoint of yolo_lite: without {', '.join(sorted(missing))}" if missing else ""
+    missing = [name for name in ("config", "ema", "epoch", "losses") if name not in content]
+    return f"not a checkpoint of yolo_lite: without {', '.join(missing)}" if missing else ""
 
 
-def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+def _upgraded(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """A checkpoint of format 3 as weights to use: there the anchors lay beside the layers, not in the head."""
     weights = dict(content["ema"])
     if "anchors" in weights:
-        last = max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
+        layers = [int(found[1]) for name in weights if (found := re.match(r"layers\.(\d{1,6})\.", name))]
+        if not layers or not isinstance(content["config"].get("hyp"), dict):
+            raise CheckpointError(f"{path}: a checkpoint of format 3 without layers, or without hyp in its config")
+        last = max(layers)
         weights[f"layers.{last}.anchors"] = weights.pop("anchors")
     return {**content, "ema": weights, "config": upgraded(content["config"])}
 
@@ -174,18 +233,14 @@ def check_resumable(content: dict[str, Any], path: str | Path) -> None:
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write to a temporary file in the same folder, flush it to disk, rename it: the old file stays until then."""
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed run left is overwritten
+    """Write a checkpoint in the place of an older one, which stays until it is on the disk; raises CheckpointError."""
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as file:
+            torch.serialization.set_crc32_options(True)
             torch.save({"format": FORMAT, "yolo_lite": yolo_lite.__version__, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            seal(file)
     except (OSError, RuntimeError) as error:
         # torch's archive writer hides a full disk behind a RuntimeError of its own.
         hidden = error.__context__ if isinstance(error.__context__, OSError) else error
         reason = getattr(hidden, "strerror", hidden)
         raise CheckpointError(f"{path}: cannot be written: {reason}; the older file is untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)

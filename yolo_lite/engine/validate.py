@@ -16,10 +16,13 @@ from yolo_lite.config.find import find_yaml
 from yolo_lite.config.options import ValOptions
 from yolo_lite.config.shortage import memory_errors_explained
 from yolo_lite.data.index import index_split, only_classes
+from yolo_lite.data.inputs import dataset_inputs
 from yolo_lite.data.letterbox import Canvas, canvas_size
 from yolo_lite.data.names import load_dataset
+from yolo_lite.data.outputs import Inputs
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_trained
+from yolo_lite.engine.checkpoint_fields import load_fitting
 from yolo_lite.engine.coco_ap import DetectionTable, detection_limits, ground_truth, score_detections
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute, libraries_left_uncollected, move_model
@@ -46,10 +49,21 @@ class Subject(NamedTuple):
     batch_size: int
 
 
-def prepare_validation(options: ValOptions, subject: Subject | None = None) -> Callable[[], Evaluation]:
+class Validation(NamedTuple):
+    """A validation that is ready to go."""
+
+    run: Callable[[], Evaluation]
+    inputs: Inputs  # what it reads
+
+    def __call__(self) -> Evaluation:
+        return self.run()
+
+
+def prepare_validation(options: ValOptions, subject: Subject | None = None) -> Validation:
     """What evaluates a model on a split: the checkpoint that the options name, unless there is a subject."""
     subject = subject or _checkpoint(options)
-    index = index_split(*_dataset(subject, options), options.split)
+    dataset = _dataset(subject, options)
+    index = index_split(*dataset, options.split)
     print(f"{options.split}: {index.describe()}")
     for name in options.classes:
         if name not in index.names:
@@ -70,7 +84,7 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> C
         with memory_errors_explained(batch_size, subject.size):
             return evaluate(subject.model, split, subject.criterion, subject.compute, choice)
 
-    return validation
+    return Validation(validation, dataset_inputs(*dataset, [index]))
 
 
 def of_classes(evaluation: Evaluation, names: Sequence[str]) -> Evaluation:
@@ -102,7 +116,7 @@ def _checkpoint(options: ValOptions) -> Subject:
     model = move_model(model, compute)
     # Weights by label counts come with the state.
     criterion = task.criterion(config.model, config.hyp, np.zeros(config.model.nc)).to(compute.device)
-    criterion.load_state_dict(content["losses"])
+    load_fitting(criterion, content["losses"], f"{options.weights}: losses")
     size = rounded_up(options.imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
     return Subject(model, criterion, compute, config.data, config.data_file, size, canvas, config.train.batch_size)

@@ -7,9 +7,8 @@ stand-in, which only keeps what it is given. What it stands for is looked up aft
 
 from __future__ import annotations
 
-import pickletools
+import io
 import re
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,9 @@ from torch.serialization import safe_globals
 
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.regular import open_regular
+from yolo_lite.engine.archive import read_archive, record_of
 from yolo_lite.engine.checkpoint import UNREADABLE
+from yolo_lite.engine.plain_pickle import check_pickle
 
 # Names that a pickle may contain; other names show that the file is no checkpoint of a model.
 KNOWN_NAMES = re.compile(
@@ -55,8 +56,10 @@ def read_torch_file(path: str | Path) -> Any:
         CheckpointError: missing, damaged, none, or its pickle names what a checkpoint of a model does not.
     """
     path = Path(path)
-    with _damage_named(path), safe_globals([_stand_in(name) for name in _names_in(_pickle_of(path))]):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    with _damage_named(path):
+        data, names = _verified(path)
+        with safe_globals([_stand_in(name) for name in names]):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def tensors_of(path: Path, module: Any) -> dict[str, Tensor]:
@@ -80,43 +83,20 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: no such file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (*UNREADABLE, MemoryError, AttributeError, ArithmeticError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"{path}: damaged, or not a checkpoint of a model") from error
 
 
-def _pickle_of(path: Path) -> bytes:
-    if not zipfile.is_zipfile(path):
-        with open_regular(path) as file:
-            if file.read(len(OLD_FORMAT)) == OLD_FORMAT:
-                raise CheckpointError("in the format of torch before 1.6, expected a zip: save it with a newer torch")
-        raise CheckpointError("damaged, or not a checkpoint: expected a zip")
-    with zipfile.ZipFile(path) as archive:
-        infos = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-        if "data.pkl" not in infos:
-            raise CheckpointError("a zip, but not a checkpoint: without data.pkl")
-        # torch does not compress: entries that come to more than the file would fill the memory.
-        if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
-            raise CheckpointError("damaged, or not a checkpoint: its entries are larger than the file")
-        return archive.read(infos["data.pkl"])
-
-
-def _names_in(program: bytes) -> set[str]:
-    """List everything that a pickle may call, by its full name."""
-    names, texts = set(), ["", ""]
-    for opcode, argument, _ in pickletools.genops(program):
-        if opcode.name.startswith("EXT"):  # stands for a name in a table of Python's
-            raise CheckpointError(f"refused: its pickle names extension {argument}, expected tensors and plain data")
-        if "PUT" in opcode.name and int(argument or 0) > len(program):
-            raise ValueError("more values than the pickle can hold")
-        if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
-            module, name = str(argument).split(" ") if argument else texts[-2:]
-            full = f"{module}.{name}"
-            if "." in name or not KNOWN_NAMES.fullmatch(full):
-                raise CheckpointError(f"refused: its pickle names {full!r}, expected tensors and plain data")
-            names.add(full)
-        elif isinstance(argument, str):
-            texts.append(argument)
-    return names
+def _verified(path: Path) -> tuple[bytes, set[str]]:
+    """The archive, and everything that its pickle may call, by its full name."""
+    with open_regular(path) as file:
+        if file.read(len(OLD_FORMAT)) == OLD_FORMAT:
+            raise CheckpointError("in the format of torch before 1.6, expected a zip: save it with a newer torch")
+    data = read_archive(path)
+    program = record_of(data, "data.pkl")
+    if program is None:
+        raise CheckpointError("a zip, but not a checkpoint: without data.pkl")
+    return data, check_pickle(program, KNOWN_NAMES)
 
 
 def _stand_in(full_name: str) -> type[PickledObject]:
