@@ -7,6 +7,7 @@ import faulthandler
 import itertools
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, SHARED, equal_states, tiny_config
 
+from yolo_lite.cli.failure import end_of
 from yolo_lite.cli.main import train_main, val_main
 from yolo_lite.config.errors import ConfigError, DataError, ShortageError
 from yolo_lite.config.shortage import memory_errors_explained, out_of_memory, shortage
@@ -385,3 +387,12 @@ def test_memory_of_the_main_process_is_told_by_known_words_only():
         with pytest.raises(type(error)) as caught, memory_errors_explained(4, 64):
             raise error
         assert caught.value is error
+
+
+def test_a_shortage_that_no_command_foresaw_is_one_line_and_no_fault_of_ours():
+    for error, words in SHORT:
+        [line], status = end_of(error)
+        assert status == 2 and "fault" not in line
+        assert isinstance(error, OSError) or re.search(rf"{words}.*; try a smaller --batch-size", line)
+    for error in NOT_SHORT:
+        assert isinstance(error, OSError) or end_of(error)[1] == 1

@@ -12,6 +12,7 @@ from types import TracebackType
 
 import yolo_lite
 from yolo_lite.config.bounds import printable, shortened
+from yolo_lite.config.shortage import shortage
 
 VARIABLE = "YOLO_LITE_TRACEBACK"  # with any value the traceback is printed instead of written to a file
 # Errors of the system without a file: what the machine, not the command, lacks.
@@ -26,9 +27,9 @@ def end_of(error: Exception) -> tuple[list[str], int]:
     The full traceback is written to a file in the temporary folder.
     """
     notes = getattr(error, "__notes__", [])
-    if isinstance(error, MemoryError):
-        said = f"there is not enough memory ({_in_a_line(str(error)) or 'none was left'})"
-        return [f"{said}; try a smaller --batch-size or --imgsz, or fewer --workers", *notes], 2
+    if not isinstance(error, OSError) and (lacking := shortage(error)):
+        said = f" ({words})" if (words := _in_a_line(_words(error))) else ""
+        return [f"{lacking}{said}; try a smaller --batch-size or --imgsz, or fewer --workers", *notes], 2
     if isinstance(error, OSError) and error.strerror:
         place = f"{_in_a_line(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
         if place or error.errno in _OF_THE_MACHINE:
