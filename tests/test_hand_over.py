@@ -389,10 +389,11 @@ def test_memory_of_the_main_process_is_told_by_known_words_only():
         assert caught.value is error
 
 
-def test_a_shortage_that_no_command_foresaw_is_one_line_and_no_fault_of_ours():
+def test_a_shortage_that_no_command_foresaw_is_one_line_and_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("YOLO_LITE_TRACEBACK", "1")  # no file
     for error, words in SHORT:
         [line], status = end_of(error)
-        assert status == 2 and "fault" not in line
+        assert status == 2 and "a fault of" not in line
         assert isinstance(error, OSError) or re.search(rf"{words}.*; try a smaller --batch-size", line)
     for error in NOT_SHORT:
         assert isinstance(error, OSError) or end_of(error)[1] == 1
