@@ -57,6 +57,7 @@ _HEADER = 2**16  # bytes in which words are looked for
 # Pixels that a byte of a file may hold at most: deflate packs 1032 bytes of up to 8 pixels, Huffman codes take a bit or
 # more for 64 pixels.
 _DENSEST = {"PNG": 8 * 1032, "JPEG": 1032, "MPO": 1032}
+_DENSE, _LARGE = 2**14, 2**25  # of other formats, which may hold a plain colour in a few bytes, where they are large
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -133,11 +134,16 @@ def opened(file: BinaryIO) -> ImageFile.ImageFile | None:
     except UnidentifiedImageError:
         return None
     at = file.tell()  # from which some of Pillow's decoders go on
-    most = _DENSEST.get(image.format or "", math.inf) * file.seek(0, os.SEEK_END)
+    check_density(image.height, image.width, file.seek(0, os.SEEK_END), image.format or "")
     file.seek(at)
-    if image.width * image.height > most:
-        raise DataError(f"a header of {image.width} x {image.height} pixels, of which the file can hold {most} at most")
     return image
+
+
+def check_density(height: int, width: int, num_bytes: int, kind: str = "") -> None:
+    """Refuse what claims more pixels than a file of so many bytes can hold."""
+    most = _DENSEST[kind] * num_bytes if kind in _DENSEST else max(_DENSE * num_bytes, _LARGE)
+    if height * width > most:
+        raise DataError(f"a header of {width} x {height} pixels, of which the file can hold {most} at most, refused")
 
 
 def orientation(image: Image.Image) -> int:

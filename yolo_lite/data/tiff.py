@@ -12,7 +12,16 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.decode import ANY_RANGE, FLAGS, by_opencv, by_pillow, check_channels, check_shape, opened
+from yolo_lite.data.decode import (
+    ANY_RANGE,
+    FLAGS,
+    by_opencv,
+    by_pillow,
+    check_channels,
+    check_density,
+    check_shape,
+    opened,
+)
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how the files begin
 HAS_TIFFFILE = importlib.util.find_spec("tifffile") is not None
@@ -80,6 +89,7 @@ def tiff_pixels(content: bytes, channels: int, white: int) -> np.ndarray:
     pages = tiff_pages(io.BytesIO(content), 1 if channels in FLAGS else channels + 1)
     height, width, samples = pages[0].shape
     check_shape((height, width, samples * len(pages)))
+    check_density(height, width, len(content))
     if channels in FLAGS and samples <= 4:
         return _usual_pixels(content, pages[0], FLAGS[channels], white)[..., :3]
     check_channels(samples * len(pages), channels)
