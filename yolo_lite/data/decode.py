@@ -118,10 +118,10 @@ def _reason(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> Exception | None:
-    """The error, as an OSError where memory ran out; EINVAL of a place in the file is of the file's making."""
+    """The error, as an OSError where memory ran out; EINVAL and ENXIO are of the file's making."""
     if isinstance(error, MemoryError) or getattr(error, "code", None) == cv2.Error.StsNoMem:
         return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-    return None if getattr(error, "errno", None) == errno.EINVAL else error
+    return None if getattr(error, "errno", None) in (errno.EINVAL, errno.ENXIO) else error
 
 
 def open_image(path: str | Path) -> BinaryIO:
