@@ -100,7 +100,7 @@ def _libraries_silent() -> Iterator[None]:
 
 
 @cache
-def _log_nothing() -> None:
+def log_nothing() -> None:
     """Keep OpenCV's log of damaged files from the terminal, in any thread, unless its variable asks for it."""
     if "OPENCV_LOG_LEVEL" not in os.environ:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -249,7 +249,7 @@ def by_pillow(image: Image.Image | None, channels: int, white: int) -> np.ndarra
 def by_opencv(content: bytes, flags: int, white: int) -> np.ndarray | None:
     """uint8 ``[H, W, n]`` in the order RGB or RGBA; None where OpenCV cannot decode it."""
     check_chunks(content)
-    _log_nothing()
+    log_nothing()
     image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     if image is None:
         return None
