@@ -235,7 +235,7 @@ CLAIMS: dict[str, Callable[[], bytes]] = {
         b"\xff\xd8\xff\xc0\0\x11\x08" + struct.pack(">2H", 60000, 60000) + b"\3\1\x11\0\2\x11\0\3\x11\0" * 9
     ),
     "TIFF": sparse_tiff,
-    "text": lambda: text_chunk(2**27),
+    "text": lambda: text_chunk(2**25),
     "numpy": lambda: npy_header(13000, 13000, 3),
 }
 
