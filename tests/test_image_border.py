@@ -265,6 +265,18 @@ def test_a_file_that_is_larger_than_any_image_is_not_read(tmp_path, read):
         read(tmp_path / "large.png")
 
 
+def test_a_jpeg_of_very_many_scans_is_refused_before_hours_are_spent(tmp_path):
+    stream = io.BytesIO()
+    Image.new("L", (64, 64)).save(stream, "JPEG", progressive=True)
+    content = stream.getvalue()
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    (tmp_path / "scans.jpg").write_bytes(content[:-2] + 90 * scan + content[-2:])
+    assert read_image(tmp_path / "scans.jpg").shape == (64, 64, 3)
+    (tmp_path / "scans.jpg").write_bytes(content[:-2] + 100 * scan + content[-2:])
+    with pytest.raises(DataError, match=r"scans\.jpg: a JPEG of more than 100 scans"):
+        read_image(tmp_path / "scans.jpg")
+
+
 def test_strips_beyond_the_end_are_found(tmp_path):
     """OpenCV would leave their rows black."""
     path, content = tmp_path / "cut.tif", tiff_of(noise(), 2)

@@ -58,6 +58,7 @@ _HEADER = 2**16  # bytes in which words are looked for
 # more for 64 pixels.
 _DENSEST = {"PNG": 8 * 1032, "JPEG": 1032, "MPO": 1032}
 _DENSE, _LARGE = 2**14, 2**25  # of other formats, which may hold a plain colour in a few bytes, where they are large
+_SCAN, _MOST_SCANS = re.compile(rb"\xff\xda\0[\x08\x0a\x0c\x0e][\1-\4]"), 100  # of a JPEG; usual are up to ten
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -218,7 +219,13 @@ def _stated(content: bytes) -> Iterator[tuple[int, int]]:
 
 
 def check_chunks(content: bytes) -> None:
-    """Refuse a PNG with a chunk that claims more bytes than there are: OpenCV would take the memory for them."""
+    """Refuse a PNG with a chunk that claims more bytes than there are, for which OpenCV would take the memory.
+
+    And a JPEG of very many scans: some sixty bytes each have the decoder go through the whole image once more.
+    """
+    is_jpeg = content.startswith(b"\xff\xd8")
+    if is_jpeg and content.count(b"\xff\xda") > _MOST_SCANS and len(_SCAN.findall(content)) > _MOST_SCANS:
+        raise DataError(f"a JPEG of more than {_MOST_SCANS} scans, refused")
     at, kind = len(_PNG), b""
     while content.startswith(_PNG) and at + 8 <= len(content) and kind != b"IEND":
         kind = content[at + 4 : at + 8]
