@@ -31,9 +31,9 @@ OF_PILLOW = {
     "DIB": ["RGB"],
     "GIF": ["P", "RGB"],
     "PPM": ["1", "L", "RGB", "I;16"],
-    **{kind: ["RGB", "RGBA"] for kind in ("JPEG2000", "AVIF", "DDS", "ICNS", "TGA")},
+    **{kind: ["RGB", "RGBA"] for kind in ("JPEG2000", "AVIF", "DDS", "TGA")},
     **{kind: ["RGB"] for kind in ("MPO", "PCX", "QOI", "SGI")},
-    "ICO": ["RGBA"],
+    **{kind: ["RGBA"] for kind in ("ICNS", "ICO")},
     "MSP": ["1"],
     "SPIDER": ["F"],
     "BLP": ["P"],
@@ -57,11 +57,8 @@ def valid_files() -> list[bytes]:
     for kind, mode in ((kind, mode) for kind, modes in OF_PILLOW.items() for mode in modes):
         source = Image.fromarray(pixels).convert("I" if mode == "I;16" else mode).convert(mode)
         more = {"exif": exif} if kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}
-        for options in (
-            {},
-            more,
-            {"save_all": True, "append_images": [source]} if kind in ("GIF", "TIFF", "WEBP") else {},
-        ):
+        several = {"save_all": True, "append_images": [source]} if kind in ("GIF", "TIFF", "WEBP") else {}
+        for options in ({}, *filter(None, (more, several))):
             stream = io.BytesIO()
             try:
                 source.save(stream, kind, **options)

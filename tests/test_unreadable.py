@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_a_run_with_bad_files_names_each_once_and_goes_on_to_the_bit(spoilt_set,
 
 
 def test_too_many_bad_files_end_a_run_with_one_line_and_a_checkpoint(spoilt_set, tmp_path, capsys):
-    for number in range(6):
+    for number in range(12):
         (tmp_path / f"set/images/train/{number:02}.png").write_bytes(spoilt("x.png"))
     files = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
     words = ["--data", str(spoilt_set), "--project", str(tmp_path / "runs"), "--device", "cpu", "--workers", "1"]
@@ -152,6 +153,7 @@ def test_too_many_bad_files_end_a_run_with_one_line_and_a_checkpoint(spoilt_set,
     assert status == 2 and len(errors) == 1, errors
     assert "of 40 images cannot be read, which is more than 10%" in errors[0] and "--resume" in errors[0]
     assert last_of(tmp_path / "runs").exists()
+    assert not multiprocessing.active_children()  # loading processes that stay would be waited for at the exit
 
 
 def test_an_unreadable_image_is_as_if_validation_did_not_have_it(spoilt_set, tmp_path, capsys):

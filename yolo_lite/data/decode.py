@@ -57,6 +57,8 @@ _HEADER = 2**16  # bytes in which words are looked for
 # Pixels that a byte of a file may hold at most: deflate packs 1032 bytes of up to 8 pixels, Huffman codes take a bit or
 # more for 64 pixels.
 _DENSEST = {"PNG": 8 * 1032, "JPEG": 1032, "MPO": 1032}
+_DENSE, _LARGE = 2**14, 2**25  # of other formats, which may hold a plain colour in a few bytes, where they are large
+_SCAN, _MOST_SCANS = re.compile(rb"\xff\xda\0[\x08\x0a\x0c\x0e][\1-\4]"), 100  # of a JPEG; usual are up to ten
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -99,6 +101,13 @@ def _libraries_silent() -> Iterator[None]:
 
 
 @cache
+def log_nothing() -> None:
+    """Keep OpenCV's log of damaged files from the terminal, in any thread, unless its variable asks for it."""
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+@cache
 def _nowhere() -> int:
     return os.open(os.devnull, os.O_WRONLY)
 
@@ -110,10 +119,10 @@ def _reason(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> Exception | None:
-    """The error, as an OSError where memory ran out; EINVAL of a place in the file is of the file's making."""
+    """The error, as an OSError where memory ran out; EINVAL and ENXIO are of the file's making."""
     if isinstance(error, MemoryError) or getattr(error, "code", None) == cv2.Error.StsNoMem:
         return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-    return None if getattr(error, "errno", None) == errno.EINVAL else error
+    return None if getattr(error, "errno", None) in (errno.EINVAL, errno.ENXIO) else error
 
 
 def open_image(path: str | Path) -> BinaryIO:
@@ -133,11 +142,16 @@ def opened(file: BinaryIO) -> ImageFile.ImageFile | None:
     except UnidentifiedImageError:
         return None
     at = file.tell()  # from which some of Pillow's decoders go on
-    most = _DENSEST.get(image.format or "", math.inf) * file.seek(0, os.SEEK_END)
+    check_density(image.height, image.width, file.seek(0, os.SEEK_END), image.format or "")
     file.seek(at)
-    if image.width * image.height > most:
-        raise DataError(f"a header of {image.width} x {image.height} pixels, of which the file can hold {most} at most")
     return image
+
+
+def check_density(height: int, width: int, num_bytes: int, kind: str = "") -> None:
+    """Refuse what claims more pixels than a file of so many bytes can hold."""
+    most = _DENSEST[kind] * num_bytes if kind in _DENSEST else max(_DENSE * num_bytes, _LARGE)
+    if height * width > most:
+        raise DataError(f"a header of {width} x {height} pixels, of which the file can hold {most} at most, refused")
 
 
 def orientation(image: Image.Image) -> int:
@@ -205,7 +219,13 @@ def _stated(content: bytes) -> Iterator[tuple[int, int]]:
 
 
 def check_chunks(content: bytes) -> None:
-    """Refuse a PNG with a chunk that claims more bytes than there are: OpenCV would take the memory for them."""
+    """Refuse a PNG with a chunk that claims more bytes than there are, for which OpenCV would take the memory.
+
+    And a JPEG of very many scans: some sixty bytes each have the decoder go through the whole image once more.
+    """
+    is_jpeg = content.startswith(b"\xff\xd8")
+    if is_jpeg and content.count(b"\xff\xda") > _MOST_SCANS and len(_SCAN.findall(content)) > _MOST_SCANS:
+        raise DataError(f"a JPEG of more than {_MOST_SCANS} scans, refused")
     at, kind = len(_PNG), b""
     while content.startswith(_PNG) and at + 8 <= len(content) and kind != b"IEND":
         kind = content[at + 4 : at + 8]
@@ -236,6 +256,7 @@ def by_pillow(image: Image.Image | None, channels: int, white: int) -> np.ndarra
 def by_opencv(content: bytes, flags: int, white: int) -> np.ndarray | None:
     """uint8 ``[H, W, n]`` in the order RGB or RGBA; None where OpenCV cannot decode it."""
     check_chunks(content)
+    log_nothing()
     image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     if image is None:
         return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
+import math
+from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
 import cv2
@@ -12,11 +14,21 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.decode import ANY_RANGE, FLAGS, by_opencv, by_pillow, check_channels, check_shape, opened
+from yolo_lite.data.decode import (
+    ANY_RANGE,
+    FLAGS,
+    by_opencv,
+    by_pillow,
+    check_channels,
+    check_density,
+    check_shape,
+    log_nothing,
+    opened,
+)
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how the files begin
 HAS_TIFFFILE = importlib.util.find_spec("tifffile") is not None
-_MULTIPLIED = 1
+_MULTIPLIED, _UNCOMPRESSED = 1, 1
 
 
 class Page(NamedTuple):
@@ -26,7 +38,7 @@ class Page(NamedTuple):
     is_float: bool
     bits: int  # of a sample
     alpha: int  # of RGBA: _MULTIPLIED where colours are, 2 where they are not; 0 where there is none
-    end: int  # of the strips or tiles, in bytes of the file
+    end: int  # of the pixels, in bytes of the file, at least
     rows: int  # that the strips have; those of tiles are not counted
 
 
@@ -43,25 +55,34 @@ def tiff_pages(file: BinaryIO, most: int) -> list[Page]:
         is_rgba = shape[2] == 4 and tags.get(262) == 2 and alpha in (1, 2)
         if not 0 < bits <= 64:
             raise DataError(f"expected a TIFF with up to 64 bits a sample, found {bits}")
-        extent = _extent(tags, shape[0])
+        extent = _extent(tags, shape[0], math.prod(shape) * bits // 8)
         pages.append(Page(shape, 3 in tags.get(339, ()), bits, alpha if is_rgba else 0, *extent))
     if len({page[:2] for page in pages}) != 1:
         raise DataError(f"expected a TIFF with pages of one shape, found {[page.shape for page in pages]}")
     return pages
 
 
-def _extent(tags: TiffImagePlugin.ImageFileDirectory_v2, height: int) -> tuple[int, int]:
-    """Where the strips or tiles of a page end in the file, and how many rows its strips have."""
+def _extent(tags: TiffImagePlugin.ImageFileDirectory_v2, height: int, num_bytes: int) -> tuple[int, int]:
+    """Where the pixels of a page end in the file, at least, and how many rows its strips have."""
     is_tiled = 324 in tags
     offsets, counts = (np.atleast_1d(tags.get(tag, 0)) for tag in ((324, 325) if is_tiled else (273, 279)))
-    end = (offsets + counts).max() if offsets.shape == counts.shape else 0
-    return int(end), height if is_tiled else len(offsets) * min(int(tags.get(278, height)), height)
+    if tags.get(259, 1) == _UNCOMPRESSED:  # counts of bytes are then often wrong, and nobody needs them
+        end = max(int(offsets.max()), int(offsets.min()) + num_bytes)
+    else:
+        end = int((offsets + counts).max()) if offsets.shape == counts.shape else 0
+    return end, height if is_tiled else len(offsets) * min(int(tags.get(278, height)), height)
+
+
+def _check_extent(content: bytes, pages: Sequence[Page]) -> None:
+    """Refuse pages whose pixels are not all there: OpenCV would leave the rows black."""
+    for page in pages:
+        if page.end > len(content) or page.rows < page.shape[0]:
+            raise DataError("the TIFF file is cut off, or its tags claim more rows than it has")
 
 
 def _usual_pixels(content: bytes, page: Page, flags: int, white: int) -> np.ndarray:
     """Pixels ``[H, W, n]`` of 8 bits of the first page, with colours that are not multiplied by its alpha."""
-    if page.end > len(content) or page.rows < page.shape[0]:  # OpenCV would leave these rows black
-        raise DataError("the TIFF file is cut off, or its tags claim more rows than it has")
+    _check_extent(content, [page])
     flags = cv2.IMREAD_UNCHANGED if page.is_float or page.alpha else flags
     pixels = None
     if page.bits != 8 or not page.alpha:  # OpenCV would multiply 8 bits; it scales 10, 12 and 14 by itself
@@ -80,10 +101,13 @@ def tiff_pixels(content: bytes, channels: int, white: int) -> np.ndarray:
     pages = tiff_pages(io.BytesIO(content), 1 if channels in FLAGS else channels + 1)
     height, width, samples = pages[0].shape
     check_shape((height, width, samples * len(pages)))
+    check_density(height, width, len(content))
     if channels in FLAGS and samples <= 4:
         return _usual_pixels(content, pages[0], FLAGS[channels], white)[..., :3]
     check_channels(samples * len(pages), channels)
     if len(pages) > 1:
+        _check_extent(content, pages)
+        log_nothing()
         found, decoded = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if not found or len(decoded) != channels:
             raise DataError(f"not a readable TIFF of {channels} pages")

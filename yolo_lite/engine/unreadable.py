@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from yolo_lite.config.errors import DataError
 from yolo_lite.data.unreadable import check_share
 from yolo_lite.engine.processes import Processes
 from yolo_lite.structures import Batch
@@ -72,7 +73,11 @@ class WatchedBatches(Iterator[Batch]):
         self.said: dict[str, dict[int, str]] = {"train": {}, "val": {}}
 
     def __next__(self) -> Batch:
-        batch = next(self.batches)
+        try:
+            batch = next(self.batches)
+        except DataError as error:
+            # torch's frames hold the error that holds them, and with them the loading processes, beyond the end.
+            raise DataError(str(error)) from error.with_traceback(None)
         self.new.update((position, why) for position, why in batch.unreadable if position not in self.said["train"])
         return batch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -196,7 +197,7 @@ def _examine(reader: LabelReader, split: str, channels: int, image: Path, labels
     if len(read.usable):
         read = _with_pixels(read, image, channels)
     if not any(problem.kind in ("unreadable image", SYSTEM_ERROR) for problem in read.problems[0]):
-        with damage_told(image), open_image(image) as file:
+        with contextlib.suppress(DataError), damage_told(image), open_image(image) as file:
             digest = hashlib.blake2b(file.read(), digest_size=16).digest()
         findings += [Finding(kind, split, path, f"{image}: {text}") for kind, text in _peculiarities(image)]
     for problem in read.problems[0]:
