@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,19 +120,35 @@ def unique_stems(files: Sequence[str], folders: Collection[int] = ()) -> list[Pa
     stems = [name.with_suffix("") for name in names]
     whole: set[int] = set()  # positions of those that keep their ending
     while True:
-        count = Counter(map(comparable, stems))
-        parents = {
-            comparable(around) for parent in {stem.parent for stem in stems} for around in (parent, *parent.parents)
-        }
+        count, parents = Counter(map(comparable, stems)), _folders_of(stems)
         clashing = {position for position, stem in enumerate(stems) if count[comparable(stem)] > 1}
         clashing |= {position for position in folders if parents & _results(stems[position])}
         clashing |= {position for position, stem in enumerate(stems) if comparable(Path(f"{stem}.txt")) in parents}
         if clashing <= whole:
-            return list(map(_shortened, stems))
+            return _numbered(list(map(_shortened, stems)), folders)
         whole |= clashing  # a.png for the one may be what is left of another's a.png.jpg
         stems = [
             name if position in whole else stem for position, (name, stem) in enumerate(zip(names, stems, strict=True))
         ]
+
+
+def _numbered(stems: list[Path], folders: Collection[int]) -> list[Path]:
+    """The stems, with a number where even whole names are the same to some file systems, as a.jpg and a.JPG."""
+    parents, taken, films = _folders_of(stems), set[str](), set(folders)
+    for position in sorted(range(len(stems)), key=lambda position: str(stems[position])):
+        stem = stems[position]
+        numbered = (stem.with_name(f"{stem.name}.{number}") for number in itertools.count(2))
+        for one in itertools.chain((stem,), numbered):
+            results = {comparable(Path(f"{one}.txt"))} | (_results(one) if position in films else set())
+            if comparable(one) not in taken and not results & parents:
+                break
+        stems[position] = one
+        taken.add(comparable(one))
+    return stems
+
+
+def _folders_of(stems: Iterable[Path]) -> set[str]:
+    return {comparable(around) for parent in {stem.parent for stem in stems} for around in (parent, *parent.parents)}
 
 
 def _results(stem: Path) -> set[str]:
