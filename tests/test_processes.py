@@ -314,3 +314,40 @@ def test_two_machines_train_one_run_and_one_of_them_may_fail(tiny_data: Path, tm
     assert (first.returncode, second.returncode) == (0, 0) and "restarted by torchrun" in said
     assert [path.name for path in tmp_path.iterdir()] == ["exp"]
     assert [row["epoch"] for row in rows_of(tmp_path / "exp")] == [str(epoch) for epoch in range(1, 15)]
+
+
+@pytest.mark.slow
+def test_children_of_a_killed_torchrun_stop_and_another_one_goes_on(tiny_data: Path, tmp_path: Path):
+    process = subprocess.Popen(
+        torchrun(tiny_data, tmp_path, "--epochs", "400"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    last = tmp_path / "exp/weights/last.pt"
+    wait_for(last.exists)
+    children = children_of(process.pid)
+    process.kill()  # what it has started lives on
+    words = ["--resume", str(last), "--device", "cpu"]
+    launcher = torchrun(tiny_data, tmp_path)
+    command = [*launcher[: launcher.index(str(REPOSITORY / "train.py")) + 1], *words]
+    second = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    _, said = process.communicate(timeout=120)
+    assert said.count("which it started, stops") == len(children) == 2 and "stopped by SIGTERM in epoch" in said
+    wait_for(lambda: children_of(second.pid) and not any(Path(f"/proc/{child}").exists() for child in children))
+    done = load_checkpoint(last)["epoch"]
+    wait_for(lambda: load_checkpoint(last)["epoch"] > done)  # the second one trains
+    second.send_signal(signal.SIGTERM)
+    assert "stopped by SIGTERM in epoch" in second.communicate(timeout=120)[1]
+    epochs = [int(row["epoch"]) for row in rows_of(tmp_path / "exp")]
+    assert epochs == list(range(1, len(epochs) + 1))
+
+
+@pytest.mark.slow
+def test_no_loading_process_outlives_a_killed_run(tiny_data: Path, tmp_path: Path):
+    command = torchrun(tiny_data, tmp_path, "--epochs", "400", "--workers", "2")
+    command = [sys.executable, *command[command.index(str(REPOSITORY / "train.py")) :]]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for((tmp_path / "exp/weights/last.pt").exists)
+    children = children_of(process.pid)
+    process.kill()
+    process.wait()
+    assert children
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children), seconds=30)

@@ -161,7 +161,7 @@ def walk(top: str, where: str | Path = "", skip_run: bool = False) -> Found:
     Raises:
         DataError: the folder is the whole file system, or one in which the system shows itself.
     """
-    origin = os.path.realpath(top)
+    origin = _real(top)
     if _is_system(origin):
         raise DataError(f"{where or top}: expected a folder of images, found {top}, of the system")
     found, read = Found([], [], [], []), set[str]()
@@ -169,7 +169,7 @@ def walk(top: str, where: str | Path = "", skip_run: bool = False) -> Found:
     while folders or links:
         is_link = not folders  # links wait until the folders themselves are read
         folder = heapq.heappop(links) if is_link else folders.pop()
-        real = os.path.realpath(folder)
+        real = _real(folder)
         if real in read or (is_link and origin.startswith(os.path.join(real, ""))):
             found.repeated.append(folder)
             continue
@@ -225,6 +225,13 @@ def is_special(path: str, entry: os.DirEntry[str] | None = None) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def _real(path: str) -> str:
+    try:
+        return os.path.realpath(path)
+    except OSError:  # a link that only another user may read
+        return os.path.abspath(path)
+
+
 def _is_system(real: str) -> bool:
     """Whether a real path is the root of a file system's tree, or where Unix shows processes and devices as files."""
     return real == Path(real).anchor or real in SYSTEM or real.startswith(tuple(f"{one}/" for one in SYSTEM[:2]))
@@ -257,7 +264,7 @@ def _expanded(root: Path, parts: Sequence[str]) -> Found:
         is_literal = glob.escape(part) == part
         for folder in folders:
             names = [] if is_literal and not has_wildcard else _names_in(folder)
-            if has_wildcard and is_run_folder(names):
+            if has_wildcard and (is_run_folder(names) or _is_system(_real(folder))):
                 found.passed.append(folder)
             elif is_literal:
                 found.files.extend(filter(os.path.lexists, [os.path.join(folder, part)]))
@@ -314,7 +321,7 @@ def _each_folder_once(folders: Iterable[str]) -> tuple[list[str], list[str]]:
     first: dict[str, str] = {}
     repeated = list[str]()
     for folder in folders:
-        real = os.path.realpath(folder)
+        real = _real(folder)
         if real not in first:
             first[real] = folder
         elif real == os.path.abspath(folder):
@@ -330,7 +337,7 @@ def each_once(paths: Iterable[str]) -> tuple[list[str], list[str]]:
 
     A link to a file is a file of its own: its name may belong to other labels.
     """
-    folder_of = cache(os.path.realpath)
+    folder_of = cache(_real)
     first: dict[tuple[str, str], str] = {}
     repeated = list[str]()
     for path in paths:

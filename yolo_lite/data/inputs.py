@@ -27,7 +27,7 @@ def dataset_inputs(config: DatasetConfig, data_file: str | Path, splits: Iterabl
     named = [os.path.join(root, os.path.expanduser(places.moved.get(one, one))) for one in (*sources, *labels)]
     whole = {os.path.realpath(place) for one in named for place in _walked(one)}
     shared = {
-        *map(without_wildcards, named),
+        *map(without_wildcards, itertools.filterfalse(os.path.isfile, named)),
         *(os.path.dirname(index.path(i)) for index in splits for i in range(len(index))),
     }
     parts = {os.path.realpath(place) for place in shared}

@@ -80,7 +80,7 @@ def check_file(path: str | os.PathLike[str], inputs: Inputs, flag: str) -> Path:
     place = check_place(path, inputs, flag, "file")
     if place.is_dir():
         raise ConfigError(f"{flag} {path}: expected a file, found a folder")
-    if (known := _identity(place)) and known in set(map(_identity, inputs.files)):
+    if (known := _identity(os.path.realpath(place))) and known in set(map(_identity, inputs.files)):
         raise ConfigError(f"{flag} {path}: is an input, which is never overwritten: expected another name")
     return place
 
@@ -92,6 +92,7 @@ def check_folder(path: str | os.PathLike[str], inputs: Inputs, flag: str) -> Pat
         UserError: as ``check_place``, or it holds an input, or images that no run has written.
     """
     place = check_place(path, inputs, flag)
+    place = Path(os.path.realpath(place)) if ".." in place.parts else place
     names, own = _names(place), _identity(place)
     files = {
         os.path.dirname(one): file for file in inputs.files for one in (os.path.abspath(file), os.path.realpath(file))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.regular import open_regular
+from yolo_lite.config.run_lock import MARK
 from yolo_lite.data.decode import ANY_RANGE, damage_told
 from yolo_lite.data.files import each_once, list_sources
 from yolo_lite.data.images import as_channels, image_size, read_image
@@ -32,6 +33,9 @@ STREAM_SCHEMES = ("rtsp", "rtmp", "udp", "http", "https")
 READ_AHEAD = 4  # images that are read while the network is at work on others
 READERS = 2  # threads; OpenCV decodes outside of Python's lock
 USUAL_FPS = 25.0  # of a camera or stream that does not tell
+
+LONGEST_NAME = 255  # bytes
+OWN_NAMES = ("crops", "labels", "predictions.json", MARK)
 
 Skip = Callable[[DataError], None] | None  # what becomes of an input that cannot be read; None: it is raised
 
@@ -93,16 +97,22 @@ def _media_of(files: Sequence[Path], remark: Callable[[str], None]) -> list[Medi
 def _drawn_names(files: Sequence[Path], stems: Sequence[Path]) -> list[Path]:
     """A name of its own for each annotated image: the image's, or one that ends in .jpg where that is not written."""
     own = [stem.with_name(file.name) for file, stem in zip(files, stems, strict=True)]
-    drawn = {name: name for name in own if name.suffix.lower() in DRAWN_SUFFIXES}
-    taken = set(map(comparable, drawn))
+    # Of those that some file systems do not tell apart none keeps its name.
+    count = Counter(map(comparable, own))
+    taken = {comparable(folder) for stem in stems for folder in stem.parents}
+    kept = [name for name in own if name.suffix.lower() in DRAWN_SUFFIXES and count[comparable(name)] == 1]
+    drawn = {name: name for name in kept if comparable(name) not in taken}
+    taken |= set(map(comparable, drawn))
     for name, stem in sorted(zip(own, stems, strict=True)):
         if name not in drawn:
-            numbered = (f"{name}.{number}" for number in itertools.count(2))
+            numbered = (f"{stem}.{number}" for number in itertools.count(2))
             names = (Path(f"{start}.jpg") for start in itertools.chain((stem, name), numbered))
-            drawn[name] = next(one for one in names if comparable(one) not in taken)
+            fitting = (one for one in names if len(os.fsencode(one.name)) <= LONGEST_NAME)
+            drawn[name] = next(one for one in fitting if comparable(one) not in taken)
             taken.add(comparable(drawn[name]))
-    has_crops = any(comparable(Path(name.parts[0])) == "crops" for name in drawn.values())  # which are written there
-    return [Path("images", drawn[name]) if has_crops else drawn[name] for name in own]
+    # What else is written in the run folder has a name there.
+    is_taken = any(comparable(Path(name.parts[0])) in OWN_NAMES for name in drawn.values())
+    return [Path("images", drawn[name]) if is_taken else drawn[name] for name in own]
 
 
 def _live_media(sources: Sequence[str], files: Sequence[Path]) -> Iterator[Media]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -102,6 +104,7 @@ def joined() -> Iterator[Processes]:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield ALONE
         return
+    threading.Thread(target=_stop_with, args=(os.getppid(),), daemon=True).start()
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if size == 1:
         yield ALONE._replace(launchers=(_launcher(),))
@@ -120,6 +123,14 @@ def joined() -> Iterator[Processes]:
             yield processes._replace(launchers=tuple(sorted({*processes.gather_everywhere(_launcher())})))
     finally:
         distributed.destroy_process_group()
+
+
+def _stop_with(parent: int) -> None:
+    """Ask this process to stop when torchrun is gone, which cannot stop it any more: nobody knows of it then."""
+    while os.getppid() == parent:  # the orphan is given to another process
+        time.sleep(1)
+    print(f"torchrun (process {parent}) has ended: process {os.getpid()}, which it started, stops", file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _fresh_store(store: Store, rank: int, size: int) -> Store:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:  # what predict does not need need not be loaded
     from yolo_lite.engine.state import Resume
 
 RESTART_PATIENCE = 30.0  # seconds that torchrun's processes wait for those of an earlier start to let go
+
+LONGEST_STEM = 240  # bytes
 
 
 def make_run_folder(
@@ -107,23 +111,57 @@ def unique_stems(files: Sequence[str], folders: Collection[int] = ()) -> list[Pa
 
     Args:
         files: paths, each once.
-        folders: positions of files whose results lie in a folder of that name: no other file's lie there.
+        folders: positions of files whose results lie in a folder of that name: no other file's lie there. Films, of
+            which one result is ``<stem>.mp4``; of all files one is ``<stem>.txt``, which no folder of others is called.
     """
     root = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
     names = [Path(os.path.relpath(file, root)) for file in files]
     stems = [name.with_suffix("") for name in names]
     whole: set[int] = set()  # positions of those that keep their ending
     while True:
-        count = Counter(map(comparable, stems))
-        parents = {comparable(parent) for stem in stems for parent in stem.parents} if folders else set()
+        count, parents = Counter(map(comparable, stems)), _folders_of(stems)
         clashing = {position for position, stem in enumerate(stems) if count[comparable(stem)] > 1}
-        clashing |= {position for position in folders if comparable(stems[position]) in parents}
+        clashing |= {position for position in folders if parents & _results(stems[position])}
+        clashing |= {position for position, stem in enumerate(stems) if comparable(Path(f"{stem}.txt")) in parents}
         if clashing <= whole:
-            return stems
+            return _numbered(list(map(_shortened, stems)), folders)
         whole |= clashing  # a.png for the one may be what is left of another's a.png.jpg
         stems = [
             name if position in whole else stem for position, (name, stem) in enumerate(zip(names, stems, strict=True))
         ]
+
+
+def _numbered(stems: list[Path], folders: Collection[int]) -> list[Path]:
+    """The stems, with a number where even whole names are the same to some file systems, as a.jpg and a.JPG."""
+    parents, taken, films = _folders_of(stems), set[str](), set(folders)
+    for position in sorted(range(len(stems)), key=lambda position: str(stems[position])):
+        stem = stems[position]
+        numbered = (stem.with_name(f"{stem.name}.{number}") for number in itertools.count(2))
+        for one in itertools.chain((stem,), numbered):
+            results = {comparable(Path(f"{one}.txt"))} | (_results(one) if position in films else set())
+            if comparable(one) not in taken and not results & parents:
+                break
+        stems[position] = one
+        taken.add(comparable(one))
+    return stems
+
+
+def _folders_of(stems: Iterable[Path]) -> set[str]:
+    return {comparable(around) for parent in {stem.parent for stem in stems} for around in (parent, *parent.parents)}
+
+
+def _results(stem: Path) -> set[str]:
+    """What the results of a film are called."""
+    return {comparable(stem), comparable(Path(f"{stem}.mp4"))}
+
+
+def _shortened(stem: Path) -> Path:
+    """A stem to which endings such as ``_100.jpg`` can be added where a name may have 255 bytes."""
+    name = os.fsencode(stem.name)
+    if len(name) <= LONGEST_STEM:
+        return stem
+    digest = hashlib.sha256(name).hexdigest()[:12]
+    return stem.with_name(f"{name[: LONGEST_STEM - 13].decode(errors='ignore')}-{digest}")
 
 
 def comparable(path: Path) -> str:
