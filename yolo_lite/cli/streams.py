@@ -65,7 +65,7 @@ def guarded_streams() -> Iterator[list[Guarded]]:
     before = sys.stdout, sys.stderr
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
-    streams = [Guarded(stream or io.StringIO()) for stream in before]  # None where it is closed
+    streams = [Guarded(stream or open(os.devnull, "w")) for stream in before]  # noqa: SIM115 (None where it is closed)
     sys.stdout, sys.stderr = streams  # type: ignore[assignment]
     try:
         yield streams
