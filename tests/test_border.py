@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
 import re
 import time
+import tracemalloc
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from yolo_lite.deploy.sources import Frame
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.model.builder import build_layers
 from yolo_lite.report.drawing import draw_boxes, titled
+from yolo_lite.tools.unpack import read_npz
 
 LOADERS: dict[str, Callable[..., Any]] = {"model": load_model_config, "hyp": load_hyp, "data": load_dataset_config}
 GIVEN = {
@@ -298,6 +302,39 @@ def test_lists_of_a_dataset_are_bounded_and_so_is_a_whole_file(tmp_path: Path, m
     (tmp_path / "data.yaml").write_text("train: x\nnames: [a, b, c, d]\n")  # with the mapping and the list 9
     with pytest.raises(ConfigError, match=r"data.yaml:2: expected at most 8 keys and values in a file"):
         load_dataset_config(tmp_path / "data.yaml")
+
+
+def npz(shape: tuple[int, ...], content: bytes, repeats: int = 1) -> bytes:
+    """An .npz whose arrays state a shape and hold something else."""
+    buffer, header = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(repeats):
+            archive.writestr(f"{number}.npy", header.getvalue() + content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npz((10**7,), bytes(4 * 10**7)),  # 40 kB that unpack to 40 MB
+        npz((10**14,), bytes(4)),
+        npz((2**62, 2**62), b""),
+        npz((-1,), bytes(4)),
+        npz((3,), bytes(4)),
+        npz((1,), bytes(4))[:-30],
+        b"",
+        b"\x93NUMPY\x01\x00",
+    ],
+)
+def test_an_npz_bomb_or_a_damaged_one_is_refused_without_its_memory(content: bytes, tmp_path: Path):
+    (tmp_path / "a.npz").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"."):
+        read_npz(tmp_path / "a.npz")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4 << 20
 
 
 @pytest.mark.parametrize("name", ["a\ud800", "a\0", "a\x1b[2J", "a\u202eb", "a\u2028b", "n" * 1001])

@@ -26,7 +26,6 @@ ODD = [
         "..",
         "/",
         "/dev/null",
-        "/dev/full",
     ),
     *("/proc/self/mem", "/proc/1/environ", "*", "[a", "x.yaml/y", "http://x/y", "\n", "\x1b[2J", "'", "%s", "{}"),
     *("a:b", "\u202e", "toy.yaml", "nowhere.pt", "a.zip", "\u0627\u0644", "nul", "data/", "~"),
