@@ -48,6 +48,12 @@ FLAGS = {
 TABLE = [(command, flag) for command, flags in FLAGS.items() for flag in flags]
 
 
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a server that is not there."""
+    monkeypatch.setattr("yolo_lite.tools.download.PAUSE", 0)
+
+
 def base(command: str, place: Path) -> list[str]:
     """Words with which a command would work, or end early."""
     data, weights = str(place / "set.yaml"), str(place / "done/exp/weights/best.pt")
