@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import random
 import re
 import time
+import tracemalloc
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +20,21 @@ import yaml
 from conftest import REPOSITORY
 from PIL import Image
 
+from yolo_lite.cli.arguments import read_options
 from yolo_lite.config.bounds import printable
+from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError
-from yolo_lite.config.load import load_dataset_config, load_hyp, load_model_config
+from yolo_lite.config.load import load_dataset_config, load_hyp, load_model_config, validate
+from yolo_lite.config.options import PredictOptions
+from yolo_lite.config.yaml_file import Document
 from yolo_lite.data.index import index_split
 from yolo_lite.data.names import load_dataset
+from yolo_lite.deploy.prediction import Outputs, Prediction
+from yolo_lite.deploy.sources import Frame
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.model.builder import build_layers
+from yolo_lite.report.drawing import draw_boxes, titled
+from yolo_lite.tools.unpack import read_npz
 
 LOADERS: dict[str, Callable[..., Any]] = {"model": load_model_config, "hyp": load_hyp, "data": load_dataset_config}
 GIVEN = {
@@ -179,6 +191,180 @@ def test_an_odd_value_of_set_is_taken_or_refused_by_its_own_line(kind: str, pref
             LOADERS[kind](file, [text], seams=SEAMS)
         except ConfigError as error:
             assert is_short(error), str(error)
+
+
+def model_yaml(**changes: object) -> str:
+    rows = "backbone: [[-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [16, 3, 2]]]\nhead: [[[1], 1, Detect, [nc, anchors]]]"
+    content = {**yaml.safe_load(rows), "nc": 2, "anchors": 3, **changes}
+    return json.dumps(content)  # which is YAML, without aliases
+
+
+CONV = [-1, 1, "Conv", [8, 3, 1]]
+BOMBS: dict[str, tuple[str, str, str]] = {
+    "rows": ("model", model_yaml(backbone=[CONV] * 1_001), "backbone: expected at most 1,000 rows, found 1,001"),
+    "repeats": ("model", model_yaml(backbone=[[-1, 10**9, "C3", [8]]]), "at most 2,000, found 1000000000 in"),
+    "blocks": (
+        "model",
+        model_yaml(backbone=[[-1, 90, "C3", [8]]] * 900),
+        "at most 2,000 blocks of all rows, found 81,001",
+    ),
+    "depth": (
+        "model",
+        model_yaml(backbone=[[-1, 3, "C3", [8]]], depth_multiple=1e9),
+        "blocks of all rows, found 4,000,000,000",
+    ),
+    "channels": (
+        "model",
+        model_yaml(backbone=[[-1, 1, "Conv", [10**9, 3, 2]]]),
+        "16,384 channels, found 1,000,000,000",
+    ),
+    "width": ("model", model_yaml(width_multiple=1e20), "expected at most 16,384 channels, found 8"),
+    "kernel": (
+        "model",
+        model_yaml(backbone=[[-1, 1, "Conv", [8, 10**6, 2]]]),
+        "kernel: expected at most 127, found 1000000",
+    ),
+    "parameters": (
+        "model",
+        model_yaml(backbone=[[-1, 1, "Conv", [16_384, 1, 64]]] + [[-1, 1, "Conv", [16_384, 7, 1]]]),
+        "2,000,000,000 parameters",
+    ),
+    "operations": (
+        "model",
+        model_yaml(backbone=[[-1, 1, "Conv", [512, 1, 1]], [-1, 1, "Conv", [512, 31, 1]]]),
+        "operations for 256 x 256",
+    ),
+    "maps": (
+        "model",
+        model_yaml(backbone=[CONV, *[[[-1] * 30, 1, "Concat", [1]]] * 4]),
+        "expected a map of at most 268,435,456",
+    ),
+    "upsampling": (
+        "model",
+        model_yaml(backbone=[[-1, 1, "nn.Upsample", ["None", 10**5, "nearest"]]]),
+        "expected a map of at most",
+    ),
+    "model nc": ("model", model_yaml(nc=10**9), "nc: expected 50000 or less, found 1000000000"),
+    "anchors": ("model", model_yaml(anchors=[[1, 2] * 1000]), "expected at most 1,000 numbers, found 2,000"),
+    "ch": ("model", model_yaml(ch=10**9), "ch: expected 1024 or less"),
+    "nc": ("data", "train: x\nnc: 1000000000\n", "data.yaml:2: nc: expected 50000 or less, found 1000000000"),
+    "a file": (
+        "data",
+        "names: [a]\ntrain: x\n" + "#" * (5 << 20),
+        "cannot be read: [Errno 27] expected at most 4,194,304 bytes",
+    ),
+    "a number": ("hyp", f"lr0: {'9' * 5000}\n", "yaml:1: expected a number of at most 100 letters, found 5000"),
+    "a float": ("hyp", "obj_pw: 1e308\n", "obj_pw: expected less than 1e+30, found 1e+308"),
+    "a parameter": ("hyp", "box_loss: {wiou: {alpha: 1e308}}\n", "expected numbers below 1e+30, found 1e+308"),
+    "depth of YAML": ("hyp", "freeze: " + "[" * 60 + "]" * 60, "nested too deeply, expected at most 50 levels"),
+    "a date": (
+        "model",
+        model_yaml().replace('"nc": 2', '"nc": 2024-99-99'),
+        "nc: expected a whole number, found '2024-99-99'",
+    ),
+    "a tag": (
+        "model",
+        model_yaml().replace('"nc": 2', '"nc": !!int x'),
+        "not a value of its tag 'tag:yaml.org,2002:int': 'x'",
+    ),
+    "an image": ("data", "generate: {kind: shapes, train: 9, val: 9, image_size: 10000000}\n", "expected 8192 or less"),
+    "a set": (
+        "data",
+        "generate: {kind: shapes, train: 1000000000, val: 9, image_size: 64}\n",
+        "expected 1e+06 or less",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_is_too_much_is_refused_with_its_bound_within_seconds(name: str, tmp_path: Path):
+    kind, text, expected = BOMBS[name]
+    (tmp_path / f"{kind}.yaml").write_text(text)
+    start = time.process_time()
+    with pytest.raises(ConfigError) as refused:
+        build_layers(LOADERS[kind](tmp_path / f"{kind}.yaml", seams=SEAMS))
+    assert expected in str(refused.value) and is_short(refused.value)
+    assert time.process_time() - start < 10
+
+
+def test_lists_of_a_dataset_are_bounded_and_so_is_a_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    many = [f"n{number}" for number in range(50_001)]
+    for content, expected in (
+        ({"train": "x", "names": many}, "names: expected at most 50,000 names, found 50,001"),
+        (
+            {"train": many, "names": ["a"]},
+            "train: expected at most 50,000 paths, more stand in a list file, found 50,001",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=expected):
+            validate(DatasetConfig, Document("data.yaml", content, {}))
+    monkeypatch.setattr("yolo_lite.config.yaml_loader.VALUES", 8)
+    (tmp_path / "data.yaml").write_text("train: x\nnames: [a, b, c, d]\n")  # with the mapping and the list 9
+    with pytest.raises(ConfigError, match=r"data.yaml:2: expected at most 8 keys and values in a file"):
+        load_dataset_config(tmp_path / "data.yaml")
+
+
+def npz(shape: tuple[int, ...], content: bytes, repeats: int = 1) -> bytes:
+    """An .npz whose arrays state a shape and hold something else."""
+    buffer, header = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(repeats):
+            archive.writestr(f"{number}.npy", header.getvalue() + content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npz((10**7,), bytes(4 * 10**7)),  # 40 kB that unpack to 40 MB
+        npz((10**14,), bytes(4)),
+        npz((2**62, 2**62), b""),
+        npz((-1,), bytes(4)),
+        npz((3,), bytes(4)),
+        npz((1,), bytes(4))[:-30],
+        b"",
+        b"\x93NUMPY\x01\x00",
+    ],
+)
+def test_an_npz_bomb_or_a_damaged_one_is_refused_without_its_memory(content: bytes, tmp_path: Path):
+    (tmp_path / "a.npz").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"."):
+        read_npz(tmp_path / "a.npz")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4 << 20
+
+
+@pytest.mark.parametrize("name", ["a\ud800", "a\0", "a\x1b[2J", "a\u202eb", "a\u2028b", "n" * 1001])
+def test_a_class_name_that_cannot_be_written_everywhere_is_refused(name: str, tmp_path: Path):
+    (tmp_path / "data.yaml").write_text(f"train: x\nnames: [b, {json.dumps(name)}]\n")
+    with pytest.raises(ConfigError, match=r"data.yaml:2: names: expected names "):
+        load_dataset_config(tmp_path / "data.yaml")
+
+
+def test_text_of_any_script_is_a_class_name(tmp_path: Path):
+    names = ["\u0627\u0644", "\u05d0", "\U0001f600", "\u0915\u094d\u200d\u0937", "a b", "$x_{", "n" * 1000]
+    (tmp_path / "data.yaml").write_text(f"train: x\nnames: {json.dumps(names, ensure_ascii=False)}\n")
+    assert list(load_dataset_config(tmp_path / "data.yaml").names) == names
+
+
+@pytest.mark.parametrize("name", ["a\ud800", "\0", "\x1b", "n" * 10**6, "", "\u0627\u0644", "\udcff"])
+def test_any_text_can_be_drawn(name: str):
+    image, boxes = np.zeros((64, 64, 3), np.uint8), np.array([[8, 8, 40, 40]])
+    drawn = draw_boxes(image, boxes, np.array([0]), [name], np.array([0.5]))
+    assert drawn.shape == (64, 64, 3) and drawn.any() and titled(image, name).shape[1] == 64
+
+
+def test_a_path_that_is_no_text_is_written_as_json_reads_it(tmp_path: Path):
+    options = read_options(PredictOptions, ["--weights", "w", "--source", "s", "--save-json", "--no-save"], "predict")
+    outputs = Outputs(tmp_path, options)
+    frame = Frame(np.zeros((8, 8, 3), np.uint8), os.fsdecode(b"\xff\x01.png"), Path("x"), Path("x.png"))
+    outputs.add(Prediction(frame, np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), ("a",)))
+    outputs.close()
+    (found,) = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
+    assert os.fsencode(found["file"]) == b"\xff\x01.png"
 
 
 # -------------------------------------------------------------------------------------------------------- label files

@@ -52,7 +52,7 @@ class Guarded:
 
     def _drop(self) -> None:
         self.is_lost = True
-        with contextlib.suppress(OSError, ValueError):  # no file of the system's
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # no file of the system's
             number = self._stream.fileno()
             with open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), number)  # what a buffer still holds goes there, and what libraries write
@@ -60,14 +60,15 @@ class Guarded:
 
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[list[Guarded]]:
-    """Stand before stdout and stderr, in that order, while a command runs; a stream that is closed is left out."""
+    """Stand before stdout and stderr, in that order, while a command runs."""
     _fill_closed()
     before = sys.stdout, sys.stderr
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.stdout, sys.stderr = (stream and Guarded(stream) for stream in before)  # type: ignore[assignment]
+    streams = [Guarded(stream or open(os.devnull, "w")) for stream in before]  # noqa: SIM115 (None where it is closed)
+    sys.stdout, sys.stderr = streams  # type: ignore[assignment]
     try:
-        yield [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, Guarded)]
+        yield streams
     finally:
         sys.stdout, sys.stderr = before
 

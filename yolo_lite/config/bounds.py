@@ -10,14 +10,15 @@ from typing import Any
 from pydantic import AfterValidator
 
 YAML_BYTES = 4 << 20  # of a YAML file, which is read in some ten seconds then
+VALUES = 120_000  # keys, values and lists in a YAML file
 DEPTH = 50  # of lists in lists in a YAML file
 NUMBER_LETTERS = 100  # of a number in a YAML file
 LARGEST = 1e30  # of a number, which stays finite in float32 when it is squared no more than once
 SHOWN = 500  # letters of a value in a message
 LINE_LETTERS = 1_000  # of a line of a message
-CLASSES = 100_000
+CLASSES = 50_000
 NAME_LETTERS = 1_000  # of a class name
-SOURCES = 100_000  # paths of a split; more stand in a list file
+SOURCES = 50_000  # paths of a split; more stand in a list file
 IMAGES = 1_000_000  # of a set that is drawn
 CHANNELS = 1_024  # of an image
 ROWS = 1_000  # of a model YAML, backbone and head each

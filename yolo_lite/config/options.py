@@ -80,7 +80,7 @@ def _overrides(value: Any) -> tuple[str, ...]:
 
 def _json(key: Any, value: Any) -> str:
     try:
-        return json.dumps(value, default=lambda number: number.item())  # JSON is YAML
+        return json.dumps(value, default=lambda number: number.item(), ensure_ascii=False)  # JSON is YAML
     except (AttributeError, TypeError, ValueError):
         raise ValueError(f"{key}: expected a plain value, found {value!r}") from None
 

@@ -8,19 +8,21 @@ from typing import Any
 
 import yaml
 
-from yolo_lite.config.bounds import DEPTH, NUMBER_LETTERS
+from yolo_lite.config.bounds import DEPTH, NUMBER_LETTERS, VALUES
 
 
 class Loader(yaml.SafeLoader):
     """PyYAML's safe loader, stricter about keys, with the floats and booleans of YAML 1.2."""
 
-    depth = 0  # of what is being read
+    depth, count = 0, 0  # of what is being read, and how much was read so far
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         alias = self.peek_event() if self.check_event(yaml.AliasEvent) else None
         if self.depth > DEPTH:
             raise _problem(self.peek_event(), f"nested too deeply, expected at most {DEPTH} levels")
-        self.depth += 1
+        if self.count >= VALUES:
+            raise _problem(self.peek_event(), f"expected at most {VALUES:,} keys and values in a file")
+        self.depth, self.count = self.depth + 1, self.count + 1
         node = super().compose_node(parent, index)
         self.depth -= 1
         if alias and not isinstance(node, yaml.ScalarNode):  # a few lines of them may stand for billions of values

@@ -152,7 +152,7 @@ def names_in(path: str | os.PathLike[str]) -> list[str]:
         text = read_regular(path).decode("utf-8-sig")
         rows = json.loads(text)["categories"] if Path(path).suffix.lower() == ".json" else text.splitlines()
         names = [row if isinstance(row, str) else str(row["name"]) for row in sorted(rows, key=_number)]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return []
     return [name for text in names if (name := unicodedata.normalize("NFC", text.strip()))]
 

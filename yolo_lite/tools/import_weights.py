@@ -25,6 +25,7 @@ from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv
 from yolo_lite.model.detector import Detector
 from yolo_lite.model.heads import Detect
 from yolo_lite.tools.torch_file import read_torch_file, tensors_of
+from yolo_lite.tools.unpack import read_npz
 
 STATE_DICTS = (".npz", ".safetensors")  # file types
 
@@ -103,8 +104,7 @@ def read_state_dict(path: str | Path, config: ModelConfig, names: tuple[str, ...
     unreadable: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile)
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                tensors = {name: torch.from_numpy(arrays[name]) for name in arrays}
+            tensors = {name: torch.from_numpy(array) for name, array in read_npz(path).items()}
         else:
             from safetensors import SafetensorError
             from safetensors.torch import load_file

@@ -220,7 +220,7 @@ def _is_yolo(file: Path) -> bool:
 
 def _is_voc(file: Path) -> bool:
     try:
-        return ElementTree.parse(file).getroot().tag == "annotation"
+        return ElementTree.fromstring(read_regular(file)).tag == "annotation"
     except (ElementTree.ParseError, ValueError, LookupError):
         return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import lzma
+import math
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from yolo_lite.config.errors import DataError
@@ -82,6 +84,34 @@ def unpack(archive: Path, folder: Path, seen: dict[str, str]) -> None:
         if error.errno is not None:  # of the system; that of a broken stream has none
             raise
         raise DataError(f"{archive}: damaged, or no such archive as its name says: {error}") from error
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file; raises OSError, or ValueError where it is damaged or a bomb."""
+    try:
+        with open_regular(path) as file:
+            with zipfile.ZipFile(file) as zipped:
+                _check_apart(zipped)
+                infos, size = zipped.infolist(), os.fstat(file.fileno()).st_size
+                if sum(info.file_size for info in infos) > MOST_EXPANSION * size:
+                    raise ValueError(f"it unpacks to more than {MOST_EXPANSION} times its size")
+                for info in infos:
+                    _check_array(zipped, info)
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays}
+    except (*UNREADABLE, MemoryError, TypeError, RuntimeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_array(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """Raise ValueError where an array states more numbers than it has: numpy would make room for them all."""
+    with zipped.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(member)
+    if math.prod(shape) * kind.itemsize > info.file_size:
+        raise ValueError(f"{info.filename}: states the shape {shape}, in {info.file_size:,} bytes")
 
 
 def _members(archive: Path) -> Iterator[Member]:
