@@ -417,6 +417,20 @@ def test_a_configuration_of_terabytes_is_refused_before_it_is_built(
     assert time.monotonic() - start < 20
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("weight_decay", 0.1), ("eps", 1.0), ("nesterov", False), ("name", "other"), ("params", [0, 1])]
+)
+def test_options_of_the_optimizer_are_those_of_the_run(key: str, value: Any, whole: Path, tmp_path: Path):
+    content = torch.load(whole, weights_only=True)
+    group = content["optimizer"]["param_groups"][0]
+    if key not in group:
+        pytest.skip("of the other optimizer")
+    group[key] = value
+    torch.save(content, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match=rf"optimizer: param_groups\.0\.{key}: expected"):
+        resumed(tmp_path / "last.pt")
+
+
 def test_optimizer_states_that_share_their_memory_are_refused(whole: Path, tmp_path: Path):
     content = torch.load(whole, weights_only=True)
     rows = content["optimizer"]["state"]

@@ -32,8 +32,8 @@ StateDict = dict[str, Any]
 LONG_LINE, MOST_LINES = 1000, 10  # of a message
 NAMED = 3  # tensors that a message names, of any number
 SPARE = 1_000_000  # numbers that a model may hold beyond four times those of its file
-# How an optimizer is computed, which depends on the device and on torch's version, and what the schedule sets anew.
-FREE_IN_GROUPS = ("fused", "foreach", "capturable", "differentiable", "initial_lr")
+# How an optimizer is computed, which depends on the device and on torch's version.
+FREE_IN_GROUPS = ("fused", "foreach", "capturable", "differentiable", "decoupled_weight_decay")
 STATES = {"SGD": ("momentum_buffer",), "AdamW": ("step", "exp_avg", "exp_avg_sq")}
 
 
@@ -82,9 +82,22 @@ class TallyFields(Fields, extra="forbid"):
     skipped_in_a_row: WholeNumber
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class GroupFields(Fields):
+    """Of the optimizer's parameters; its other options must be those of the run."""
+
+    name: str
+    params: list[WholeNumber]
+    lr: NotNegative
+    momentum: NotNegative = 0.0
+    betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.0, 0.0)
+
+
 class OptimizerFields(Fields):
     state: dict[WholeNumber, dict[str, Tensor | None]]
-    param_groups: list[dict[str, Any]]
+    param_groups: list[GroupFields]
 
 
 class ScalerFields(Fields):
@@ -222,6 +235,15 @@ def _problem_of_tensor(tensor: Tensor) -> str:
     return ""
 
 
+def _is_setting(key: str, found: Any, own: Any) -> bool:
+    """Whether an option of a group is the run's; what the schedule sets anew, ``GroupFields`` has checked."""
+    if key in FREE_IN_GROUPS:
+        return found is None or isinstance(found, bool)
+    if key == "betas":
+        return bool(found) and found[1] == own[1]
+    return type(found) is type(own) and bool(found == own)
+
+
 def check_fits(given: Mapping[str, Any], module: nn.Module, where: str) -> None:
     """Raise CheckpointError unless a state dict has the tensors of a module: names, shapes, kinds of number."""
     own: dict[str, Any] = module.state_dict()
@@ -282,9 +304,10 @@ def _check_optimizer(given: Mapping[str, Any], optimizer: torch.optim.Optimizer,
     if len(given["param_groups"]) != len(own):
         raise CheckpointError(f"{where}: expected {len(own)} groups, found {len(given['param_groups'])}")
     for number, (found, group) in enumerate(zip(given["param_groups"], own, strict=True)):
-        for key in group.keys() - set(FREE_IN_GROUPS):
-            if key in ("name", "params") or key in found:
-                _check_setting(found.get(key), group[key], f"{where}: param_groups.{number}.{key}")
+        for key in sorted(group.keys() - {"lr", "momentum"}):
+            if not _is_setting(key, found.get(key), group[key]):
+                place = f"{where}: param_groups.{number}.{key}"
+                raise CheckpointError(f"{place}: expected {shown(group[key])}, found {shown(found.get(key))}")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = STATES[type(optimizer).__name__]
     for number, row in given["state"].items():
@@ -295,19 +318,6 @@ def _check_optimizer(given: Mapping[str, Any], optimizer: torch.optim.Optimizer,
             like = torch.zeros(()) if name == "step" else parameters[number]
             if not (_is_like(value, like) or (value is None and name == "momentum_buffer")):
                 raise CheckpointError(f"{place}.{name}: expected {shown(like.detach())}, found {shown(value)}")
-
-
-def _check_setting(found: Any, own: Any, where: str) -> None:
-    """Names and switches are those of the run; numbers are numbers, for the schedule sets them anew."""
-    if isinstance(own, float) or (isinstance(own, int) and not isinstance(own, bool)):
-        good = type(found) in (int, float) and 0 <= found < float("inf")
-    elif isinstance(own, tuple):
-        good = isinstance(found, (tuple, list)) and len(found) == len(own)
-        good = good and all(type(each) in (int, float) and 0 <= each < 1 for each in found)
-    else:
-        good = type(found) is type(own) and found == own
-    if not good:
-        raise CheckpointError(f"{where}: expected {shown(own)}, found {shown(found)}")
 
 
 @contextlib.contextmanager
