@@ -24,7 +24,7 @@ from torch.nn.modules.module import (
 
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.seams import Section, expected_words
-from yolo_lite.config.types import Positive
+from yolo_lite.config.types import NotNegative, Positive
 
 WholeNumber = Annotated[int, Field(ge=0, le=2**53)]
 Figure = Annotated[float, Field(allow_inf_nan=True)]  # mAP is NaN where nothing was to be found
