@@ -343,7 +343,7 @@ def test_the_commands_refuse_wrong_fields_without_a_traceback(
     path.parent.mkdir(parents=True)
     sized = ["--imgsz", "64", "--workers", "0", "--device", "cpu"]
     short = ["--epochs", "1", "--no-figures", "--batch-size", "8", "--project", str(tmp_path / "runs")]
-    for number in range(30):
+    for number in range(25):
         changed, name = with_one_change(content, dice)
         torch.save(changed, path)
         words = [

@@ -169,7 +169,7 @@ def _check_plain(value: Any, path: str | Path, where: tuple[Any, ...]) -> None:
     """Tensors, numbers, text, lists and dicts: nothing else may lie anywhere in a checkpoint."""
     problem = ""
     if isinstance(value, Tensor):
-        problem = "a tensor" if where[:1] == ("config",) else _problem_of_tensor(value)
+        problem = "a tensor" if where[:1] == ("config",) else problem_of_tensor(value)
     elif isinstance(value, dict):
         problem = _problem_of_keys(value)
     elif isinstance(value, str):
@@ -220,7 +220,8 @@ def _problem_of_attributes(attributes: dict[str, Any]) -> str:
     return "" if all(good) else "versions of modules that are none"
 
 
-def _problem_of_tensor(tensor: Tensor) -> str:
+def problem_of_tensor(tensor: Tensor) -> str:
+    """Why a tensor from a file is none of plain numbers that the file holds; "" where it is one."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.device.type != "cpu":
         kind = "a quantized" if tensor.is_quantized else f"a {tensor.layout} {tensor.dtype}"
         return f"{kind} tensor on {tensor.device}".replace("torch.", "")
@@ -228,11 +229,14 @@ def _problem_of_tensor(tensor: Tensor) -> str:
         return "a tensor that wants a gradient"
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return f"{shown(tensor)}, larger than its storage"  # a stride of 0 blows a few numbers up to any size
-    strides = tensor.stride()
-    by_stride = sorted(range(tensor.ndim), key=lambda axis: strides[axis], reverse=True)
-    if not (tensor.is_contiguous() or tensor.permute(by_stride).is_contiguous()):
-        return f"{shown(tensor)} whose numbers overlap or have gaps, strides {list(strides)}"
     return ""
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether each number has a place of its own, in any order of the axes."""
+    strides = tensor.stride()
+    order = sorted(range(tensor.ndim), key=lambda axis: strides[axis], reverse=True)
+    return tensor.is_contiguous() or tensor.permute(order).is_contiguous()
 
 
 def _is_setting(key: str, found: Any, own: Any) -> bool:
@@ -240,7 +244,7 @@ def _is_setting(key: str, found: Any, own: Any) -> bool:
     if key in FREE_IN_GROUPS:
         return found is None or isinstance(found, bool)
     if key == "betas":
-        return bool(found) and found[1] == own[1]
+        return isinstance(found, (tuple, list)) and type(found[1]) is float and found[1] == own[1]
     return type(found) is type(own) and bool(found == own)
 
 
@@ -295,7 +299,7 @@ def check_state(content: Mapping[str, Any], state: Any, path: str | Path) -> Non
     moved = [value for row in content["optimizer"]["state"].values() for value in row.values() if value is not None]
     moved += [tally["losses"], tally["norm"]]
     places = [tensor.untyped_storage().data_ptr() for tensor in moved if tensor.numel()]
-    if len(set(places)) < len(places):
+    if len(set(places)) < len(places) or not all(map(_is_dense, moved)):  # a step writes into them
         raise CheckpointError(f"{path}: optimizer: expected tensors that share no memory")
 
 

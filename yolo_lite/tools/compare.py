@@ -17,7 +17,7 @@ from yolo_lite.config.errors import ConfigError, DivergedError
 from yolo_lite.config.load import load_run_config
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import read_yaml
-from yolo_lite.engine.checkpoint import load_checkpoint
+from yolo_lite.engine.checkpoint import check_resumable, load_checkpoint
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.state import Resume, is_finished
 from yolo_lite.engine.train import train
@@ -130,6 +130,8 @@ def _train(run: Run) -> Outcome:
     run.folder.mkdir(parents=True, exist_ok=True)
     checkpoint = run.folder / "weights" / "last.pt"
     resume = Resume(run.folder, load_checkpoint(checkpoint)) if checkpoint.exists() else None
+    if resume:
+        check_resumable(resume.checkpoint, checkpoint)
     if resume and is_finished(resume.checkpoint["epoch"], resume.checkpoint["best_epoch"], run.config):
         metrics, seconds = resume.checkpoint["metrics"], None
     else:
