@@ -25,7 +25,14 @@ BESIDE = (
     "model/faster_rcnn.py",
     "model/backbones.py",  # of Faster R-CNN
     "engine/two_stage.py",  # its criterion
-    "config/regular.py",  # regular files only
+    "config/regular.py",  # how files are opened and replaced
+    "config/durable.py",
+    "config/run_lock.py",  # one process a run folder
+    "data/outputs.py",  # where nothing is written
+    "data/inputs.py",
+    "config/yaml_loader.py",  # what YAML may hold
+    "config/bounds.py",  # how much may come in
+    "model/budget.py",
     "config/options.py",  # what the commands take, and where their files are found
     "config/find.py",
     "engine/resolve.py",
@@ -38,6 +45,8 @@ BESIDE = (
     "data/suffixes.py",
     "data/decode.py",
     "data/tiff.py",
+    "data/unreadable.py",  # images that fail at their use
+    "engine/unreadable.py",
     "data/readers/coco*.py",  # formats other than YOLO's, and what their files may mean
     "data/readers/voc.py",
     "data/readers/row_kinds.py",
@@ -47,6 +56,8 @@ BESIDE = (
     "data/pairing.py",  # which label file is which image's
     "data/index_cache.py",  # what is kept between runs, and decoded images between epochs
     "data/store.py",
+    "data/hand_over.py",  # how forked processes hand batches over, and what a system is short of
+    "config/shortage.py",
     "engine/processes.py",  # torchrun
     "engine/multi_scale.py",
     "engine/batch_size.py",  # --batch-size auto

@@ -2,11 +2,11 @@
 
     python benchmarks/kill_resume.py --data ../shared/data/bccd/data.yaml
 
-Each time a fresh run of yolo_n is started, killed once and resumed. Every third kill waits until the second to sixth
-checkpoint is being written and strikes then; the others strike at a moment drawn evenly from the time between the
-first checkpoint and the end.
-Checkpoints are written several times an epoch. Compared are the weights, the averaged weights, the optimizer's state
-and results.csv.
+Each time a fresh run of yolo_n is started, killed once and resumed. Every third kill strikes at a moment drawn evenly
+from the time between the first checkpoint and the end; the others wait until last.pt, best.pt, results.csv or the file
+of curves is being written, in turn, and strike then.
+Checkpoints are written several times an epoch. Compared are the weights, the averaged weights, the optimizer's state,
+best.pt, results.csv and the curves.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
 from yolo_lite.engine.checkpoint import load_checkpoint
+from yolo_lite.report.tensorboard import EVENTS
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 
@@ -50,37 +52,71 @@ def seconds_from_first_checkpoint(words: list[str], folder: Path) -> float:
     return time.monotonic() - start
 
 
+# What may be struck while it is written, as its file looks then, and the latest of its writes that every run comes to.
+AIMS = {
+    "last.pt": ("weights/.last.pt.tmp", 6),
+    "best.pt": ("weights/.best.pt.tmp", 1),
+    "results.csv": (".results.csv.tmp", 3),
+    "curves": (EVENTS, 12),
+}
+
+
 class Moment(NamedTuple):
-    """When to kill: so many seconds after the first checkpoint, or while the n-th is being written."""
+    """When to kill: so many seconds after the first checkpoint, or while a file is written for the n-th time."""
 
     seconds: float | None = None
-    write: int | None = None
+    aim: str = ""
+    write: int = 0
 
     def __str__(self) -> str:
-        return f"write {self.write}" if self.seconds is None else f"{self.seconds:.1f} s"
+        return f"{self.aim}, write {self.write}" if self.seconds is None else f"{self.seconds:.1f} s"
+
+
+def moment_of(number: int, seconds: float, drawn: random.Random) -> Moment:
+    if number % 3 == 0:
+        return Moment(drawn.uniform(0, seconds))
+    aim = list(AIMS)[(number - number // 3 - 1) % len(AIMS)]
+    return Moment(aim=aim, write=drawn.randint(1, AIMS[aim][1]))
 
 
 def killed(words: list[str], folder: Path, moment: Moment) -> bool:
-    """Start a run and kill it; whether a checkpoint was being written then."""
-    temporary = folder / "weights" / ".last.pt.tmp"
+    """Start a run and kill it; False where it came to its end before."""
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    start, writes, was_there = math.inf, 0, False
+    pattern, start, writes, before = AIMS.get(moment.aim, ("", 0))[0], math.inf, 0, 0
     while process.poll() is None:
-        is_there = temporary.exists()
-        if start == math.inf and (folder / "weights" / "last.pt").exists():
-            start = time.monotonic()
-        writes, was_there = writes + (is_there and not was_there), is_there
-        if writes == moment.write if moment.seconds is None else time.monotonic() - start > moment.seconds:
-            break
-        time.sleep(0.0005)
+        if moment.seconds is not None:
+            if start == math.inf and (folder / "weights" / "last.pt").exists():
+                start = time.monotonic()
+            if time.monotonic() - start > moment.seconds:
+                break
+        elif (now := sign_of(folder, pattern)) != before:
+            writes, before = writes + (now > before), now
+            if writes == moment.write:
+                break
+        time.sleep(0.0002)
+    else:
+        return False
     process.kill()
     process.wait()
-    return temporary.exists()
+    return True
 
 
-def states_of(folder: Path) -> dict[str, Any]:
-    content = load_checkpoint(folder / "weights" / "last.pt")
-    return {key: content[key] for key in ("model", "ema", "losses", "optimizer", "step", "updates", "epoch")}
+def sign_of(folder: Path, pattern: str) -> int:
+    """A number that grows when a file is written: of curves its size, else whether its temporary file is there."""
+    if pattern != EVENTS:
+        return int((folder / pattern).exists())
+    return sum(file.stat().st_size for file in folder.glob(EVENTS))
+
+
+def states_of(folder: Path) -> list[Any]:
+    """All that a run leaves and another of the same configuration has to leave too."""
+    last, best = (load_checkpoint(folder / "weights" / name) for name in ("last.pt", "best.pt"))
+    events = EventAccumulator(str(folder), {"scalars": 0}).Reload()
+    tags = sorted(tag for tag in events.Tags()["scalars"] if not tag.startswith("time/"))
+    curves = {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags}
+    keys = ("model", "ema", "losses", "optimizer", "step", "updates", "epoch", "rows", "best_epoch")
+    table = (folder / "results.csv").read_text(encoding="utf-8")
+    return [{key: last[key] for key in keys}, {key: best[key] for key in ("ema", "epoch")}, curves, table]
 
 
 def same(one: Any, other: Any) -> bool:
@@ -89,7 +125,7 @@ def same(one: Any, other: Any) -> bool:
         return torch.equal(one, other)
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list):
+    if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)
 
@@ -98,7 +134,7 @@ def trial(flags: argparse.Namespace, whole: Path, scratch: Path, number: int, mo
     """One kill and what came of it: a line for the table, and whether all was the same."""
     project = scratch / f"killed{number}"
     folder, words = project / "exp", command(flags, project)
-    writing = killed(words, folder, moment)
+    hit = killed(words, folder, moment)
     last = folder / "weights" / "last.pt"
     stood = load_checkpoint(last) if last.exists() else None
     where = f"epoch {stood['epoch']}, step {stood['tally']['steps']}" if stood else "no checkpoint yet: started anew"
@@ -107,16 +143,16 @@ def trial(flags: argparse.Namespace, whole: Path, scratch: Path, number: int, mo
     finished = stood is not None and stood["epoch"] == flags.epochs
     if not finished:
         run([sys.executable, str(TRAIN), "--resume", str(last)] if stood else words)
-    table = (folder / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
-    equal = table and same(states_of(folder), states_of(whole))
+    equal = hit and same(states_of(folder), states_of(whole))
     shutil.rmtree(project)
-    return f"| {number} | {moment} | {'yes' if writing else 'no'} | {where} | {'same' if equal else 'OTHER'} |", equal
+    end = "same" if equal else "OTHER" if hit else "was not killed"
+    return f"| {number} | {moment} | {where} | {end} |", equal
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--imgsz", type=int, default=96)
     parser.add_argument("--workers", type=int, default=2)
@@ -128,10 +164,10 @@ def main() -> None:
         seconds = seconds_from_first_checkpoint(command(flags, scratch / "whole"), scratch / "whole" / "exp")
         print(f"{flags.epochs} epochs at {flags.imgsz} px, {flags.workers} workers")
         print(f"{seconds:.0f} s from the first checkpoint to the end when not killed\n")
-        print("| kill | at | while writing | last.pt stood at | resumed run |\n|---|---|---|---|---|")
+        print("| kill | at | last.pt stood at | resumed run |\n|---|---|---|---|")
         good = 0
         for number in tqdm(range(1, flags.kills + 1), unit="kill"):
-            moment = Moment(write=moments.randint(2, 6)) if number % 3 == 0 else Moment(moments.uniform(0, seconds))
+            moment = moment_of(number, seconds, moments)
             line, equal = trial(flags, scratch / "whole" / "exp", scratch, number, moment)
             good += equal
             tqdm.write(line)

@@ -285,7 +285,9 @@ ROWS = {
     "a pattern of nothing": yaml(YAML.replace("images/train", "'*.gif'"), "found nothing at"),
     "a number for a path": yaml(YAML.replace("images/train", "7"), "expected a path or a list of paths, found 7"),
     "a path too long": yaml(YAML.replace("images/train", "x" * 300), "too long"),
-    "a path with NUL": yaml(YAML.replace("images/train", '"a\\0b"'), "found nothing at"),
+    "a path with NUL": yaml(
+        YAML.replace("images/train", '"a\\0b"'), "data.yaml:2: train: expected a path, found a NUL"
+    ),
     "a folder without images": yaml(YAML.replace("images/train", "labels"), "error: no usable image: 1", ERROR),
     "the same to train with": yaml(YAML.replace("images/train", "labels"), "no usable image; tried", command="train"),
     "a binary list": listed(RANDOM, "expected a list of images in", REFUSED),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gzip
 import hashlib
 import io
 import json
@@ -464,7 +466,56 @@ def zipped_link() -> bytes:
     return zipped({info: b"../../outside"})
 
 
+def stated_header(kind: bytes, size: int) -> bytes:
+    """A tar whose first header says that so many bytes of attributes or of a name follow."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+
+
+def nested_headers(count: int) -> bytes:
+    info = tarfile.TarInfo("a")
+    info.type, info.size = tarfile.XHDTYPE, 512
+    return (info.tobuf(tarfile.GNU_FORMAT) + b"11 path=abc\n".ljust(512, b"\0")) * count + bytes(1024)
+
+
+def many_folders(count: int) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for number in range(count):
+            info = tarfile.TarInfo(f"{number}")
+            info.type = tarfile.DIRTYPE
+            archive.addfile(info)
+    return buffer.getvalue()
+
+
+def overlapping(count: int) -> bytes:
+    """A zip whose entries all have the bytes of the first one."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("0", bytes(1000))
+        (first,) = archive.filelist
+        for number in range(1, count):
+            twin = copy.copy(first)
+            twin.filename = twin.orig_filename = str(number)
+            archive.filelist.append(twin)
+    return buffer.getvalue()
+
+
 HOSTILE = {
+    "a great attribute.tar": (
+        stated_header(tarfile.XHDTYPE, 2**31),
+        r"a header of 2,147,483,648 bytes, expected at most",
+    ),
+    "a great attribute.tar.gz": (gzip.compress(stated_header(tarfile.XHDTYPE, 2**31)), "a header of 2,147"),
+    "a great name.tar": (stated_header(tarfile.GNUTYPE_LONGNAME, 2**33 - 1), r"a header of 8,589,934,592 bytes"),
+    "headers in headers.tar": (nested_headers(5000), "damaged"),
+    "headers alone.tgz": (gzip.compress(stated_header(tarfile.XGLTYPE, 2**20)[:512] + bytes(2**20)), "100 times"),
+    "many folders.tgz": (many_folders(5_000), r"more than [\d,]+ files and folders in [\d,]+ bytes"),
+    "deep folders.tar": (tarred({"a/" * 100 + "b": b"1"}), "lies 101 folders deep, expected at most 64"),
+    "a long name.zip": (zipped({"n" * 65_535: b"1"}), "has a name that is too long"),
+    "a long path.zip": (zipped({"/".join(["n" * 200] * 30): b"1"}), "has a name that is too long"),
+    "shared bytes.zip": (overlapping(1000), "entries overlap at byte 0|Overlapped entries"),
     "a path upwards.zip": (zipped({"a/../../outside": b"x"}), "leads out of the folder"),
     "a path upwards.tar": (tarred({"../outside": b"x"}), "leads out of the folder"),
     "an absolute path.zip": (zipped({"/tmp/outside": b"x"}), "leads out of the folder"),

@@ -16,19 +16,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import boxes_only, children_of
-from torch.utils.data import DataLoader
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.data import store as store_module
 from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet, repeat_factors
+from yolo_lite.data.hand_over import start_worker
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.instances import Instances
 from yolo_lite.data.letterbox import GREY, Letterbox, canvas_size, fitted_size, on_canvas, resize, to_original
 from yolo_lite.data.loader import (
     EpochBatches,
-    _start_worker,
     collate,
     draw_order,
     evaluation_loader,
@@ -562,22 +561,13 @@ def copied(index: DatasetIndex, folder: Path) -> DatasetIndex:
     return replace(index, paths=np.array([str(path).encode() for path in paths]))
 
 
-def drain(loader: DataLoader[Batch]) -> None:
-    """Load everything; where an error ends that, the workers end at once, not when the garbage is collected."""
-    batches = iter(loader)
-    try:
-        list(batches)
-    finally:
-        if loader.num_workers:
-            batches._shutdown_workers()
-
-
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_vanishes_is_an_error_that_names_it(index, tmp_path, workers):
+def test_where_many_pictures_vanish_the_error_names_one(index, tmp_path, workers):
     spoilt = copied(index, tmp_path)
-    (tmp_path / "5.png").unlink()
-    with pytest.raises(DataError, match=r"5\.png: cannot be read"):
-        drain(training_loader(training_set(spoilt), 4, workers, range(1), False))
+    for position in range(len(index)):
+        (tmp_path / f"{position}.png").unlink()
+    with pytest.raises(DataError, match=r"4 of 9 images cannot be read.*png: no such image"):
+        list(training_loader(training_set(spoilt), 4, workers, range(1), False))
 
 
 def test_a_picture_of_another_size_than_its_header_said_is_an_error(index, tmp_path):
@@ -591,7 +581,7 @@ def test_a_picture_of_another_size_than_its_header_said_is_an_error(index, tmp_p
 @pytest.mark.skipif(not CAN_FORK, reason="workers are not forked here")
 def test_a_worker_outlives_sigterm_for_a_while_and_no_longer(monkeypatch: pytest.MonkeyPatch):
     """At once it would take the step along; never, and whoever waits for it at exit would wait for ever."""
-    monkeypatch.setattr("yolo_lite.data.loader.SECONDS_AFTER_SIGTERM", 1)
+    monkeypatch.setattr("yolo_lite.data.hand_over.SECONDS_AFTER_SIGTERM", 1)
     process = multiprocessing.get_context("fork").Process(target=_idle_worker, daemon=True)
     process.start()
     time.sleep(1)
@@ -603,7 +593,7 @@ def test_a_worker_outlives_sigterm_for_a_while_and_no_longer(monkeypatch: pytest
 
 
 def _idle_worker() -> None:
-    _start_worker(0)
+    start_worker(0)
     while True:
         time.sleep(0.05)
 
@@ -626,8 +616,9 @@ def test_an_error_of_a_loading_process_is_told_in_its_own_words(tmp_path):
         assert cv2.imwrite(str(tmp_path / f"{number}.png"), make_image)
         (tmp_path / f"{number}.txt").write_text("0 .5 .5 .5 .5\n")
     index = index_split(DatasetConfig(train=".", names=["a"]), tmp_path / "data.yaml", "train")
-    (tmp_path / "1.png").unlink()
-    dataset = EvaluationSet(index, ImageStore(index, 32, "off", True), functools.partial(canvas_size, stride=32))
+    for number in range(2):
+        (tmp_path / f"{number}.png").unlink()
     with pytest.raises(DataError) as caught:
-        drain(evaluation_loader(dataset, 1, 1, False))
-    assert str(caught.value) == f"{tmp_path / '1.png'}: cannot be read: No such file or directory"
+        list(training_loader(training_set(index), 1, 1, range(1), False))
+    told = str(caught.value)
+    assert told.startswith("2 of 2 images cannot be read") and told.endswith(".png: no such image"), told

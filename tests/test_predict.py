@@ -27,6 +27,7 @@ from yolo_lite.cli.main import main
 from yolo_lite.config.errors import ConfigError, DataError, UserError
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.options import PredictOptions, ValOptions
+from yolo_lite.config.run_lock import MARK
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.split import dataset_root
 from yolo_lite.deploy import sources
@@ -97,6 +98,11 @@ def write(path: Path, image: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path)
     return path
+
+
+def names_in(run: Path) -> list[str]:
+    """What a run has left, without the mark of its folder."""
+    return sorted(path.name for path in run.iterdir() if path.name != MARK)
 
 
 def predict(*words: str) -> int:
@@ -432,7 +438,7 @@ def test_a_stream_of_predictions_names_its_files_and_raises_unless_told_to_skip(
 def test_every_picture_keeps_a_place_of_its_own(pictures: Path, colours: Path):
     assert predict("--source", "set", "--save-txt", "--save-crop") == 0
     run = colours / "runs/predict/exp"
-    files = sorted(path.relative_to(run).as_posix() for path in run.rglob("*.*"))
+    files = sorted(path.relative_to(run).as_posix() for path in run.rglob("*.*") if path.name != MARK)
     annotated = ["a/x.png", "b/deep/#1 ä [2].JPG", "b/x.jpg", "b/x.png"]
     assert files == sorted(
         [*annotated, *(f"labels/{stem}.txt" for stem in ALL), *(f"crops/red/{stem}_0.jpg" for stem in ALL)]
@@ -514,7 +520,7 @@ def test_an_image_is_one_whatever_its_suffix(colours: Path, capsys: pytest.Captu
         assert predict("--source", name, "--exist-ok", "--save-txt") == 0
         assert capsys.readouterr().out.startswith(f"{name}: 1 red")
     run = colours / "runs/predict/exp"
-    assert sorted(path.name for path in run.iterdir()) == ["a.jfif", "b.jpg", "c.jpg", "d.jpg", "e.jpg", "labels"]
+    assert names_in(run) == ["a.jfif", "b.jpg", "c.jpg", "d.jpg", "e.jpg", "labels"]
     assert sorted(path.name for path in (run / "labels").iterdir()) == [f"{name}.txt" for name in "abcde"]
     (colours / "f.svg").touch()
     assert predict("--source", ".") == 0
@@ -528,8 +534,8 @@ def test_classes_are_chosen_by_name_and_runs_are_numbered(colours: Path, capsys:
     assert predict("--source", "a.png", "--classes", "green", "blue", "--no-save", "--save-txt") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "a.png: 1 red, 1 green" and lines[2] == "a.png: 1 green"
-    assert [path.name for path in (colours / "runs/predict/exp").iterdir()] == ["a.png"]
-    assert [path.name for path in (colours / "runs/predict/exp2").iterdir()] == ["labels"]
+    assert names_in(colours / "runs/predict/exp") == ["a.png"]
+    assert names_in(colours / "runs/predict/exp2") == ["labels"]
     assert predict("--source", "a.png", "--no-save") == 0 and not (colours / "runs/predict/exp3").exists()
     assert predict("--source", "a.png", "--classes", "Red", "yellow") == 2
     assert "classes: unknown name 'Red' (nearest: 'red')" in capsys.readouterr().err

@@ -16,9 +16,10 @@ import yolo_lite.engine.train as train_module
 from yolo_lite.cli.main import train_main
 from yolo_lite.config.errors import ConfigError, UserError
 from yolo_lite.config.hyp import Hyp
+from yolo_lite.config.shortage import memory_errors_explained
 from yolo_lite.engine.batch_size import largest_that_fits
 from yolo_lite.engine.checkpoint import load_checkpoint
-from yolo_lite.engine.device import choose_compute, deterministic, memory_errors_explained
+from yolo_lite.engine.device import choose_compute, deterministic
 from yolo_lite.engine.multi_scale import multi_scaled
 from yolo_lite.engine.train import train, train_step
 

@@ -21,7 +21,7 @@ from yolo_lite.report.drawing import (
     write_image,
 )
 from yolo_lite.report.evaluation import Curves
-from yolo_lite.report.results_csv import ResultsCsv
+from yolo_lite.report.results_csv import results_rows, results_text
 from yolo_lite.report.table import class_table
 from yolo_lite.report.tensorboard import TensorBoard
 
@@ -203,68 +203,37 @@ def test_a_picture_that_cannot_be_written_is_named(tmp_path):
 # results.csv
 
 
-def read_rows(path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def result_of(epoch: int) -> dict[str, float]:
     return {"epoch": epoch, "loss/box": 1 / (epoch + 3), "mAP50": math.sqrt(epoch)}
-
-
-def test_every_row_is_on_disk_as_soon_as_it_is_appended(tmp_path):
-    results = ResultsCsv(tmp_path / "results.csv")
-    for epoch in range(3):
-        results.append(result_of(epoch))
-        assert [row["epoch"] for row in read_rows(tmp_path / "results.csv")] == [str(e) for e in range(epoch + 1)]
 
 
 @pytest.mark.parametrize(
     "value", [0.1, 1 / 3, 5e-324, 1e22, -0.0, math.inf, math.nan, np.float32(0.1), np.float64(0.1)]
 )
-def test_a_float_reads_back_as_the_same_float(tmp_path, value):
-    ResultsCsv(tmp_path / "results.csv").append({"epoch": 0, "value": value})
-    found = float(read_rows(tmp_path / "results.csv")[0]["value"])
+def test_a_float_reads_back_as_the_same_float(value):
+    text = results_text([{"epoch": 0, "value": value}])
+    found = float(next(csv.DictReader(text.splitlines()))["value"])
     assert np.array(found).tobytes() == np.array(float(value)).tobytes()
 
 
-@pytest.mark.parametrize("torn", ["", "5,0.12", "5,0.125,2.23"])
-@pytest.mark.parametrize("first_epoch", range(7))
-def test_a_resumed_run_leaves_the_file_of_an_uninterrupted_run(tmp_path, first_epoch, torn):
-    whole, resumed = tmp_path / "whole.csv", tmp_path / "resumed.csv"
-    for path, epochs in ((whole, range(7)), (resumed, range(max(first_epoch, 5)))):
-        results = ResultsCsv(path)
-        for epoch in epochs:
-            results.append(result_of(epoch))
-    resumed.write_text(resumed.read_text() + torn)  # the crash
-
-    results = ResultsCsv(resumed, first_epoch)
-    for epoch in range(first_epoch, 7):
-        row = result_of(epoch)
-        results.append(row if epoch == 0 else dict(reversed(row.items())))  # any order of keys will do
-    assert resumed.read_bytes() == whole.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["resumed.csv", "whole.csv"]
+def test_a_table_reads_back_as_its_rows_whatever_the_order_of_their_keys():
+    rows = [result_of(epoch) for epoch in range(7)]
+    text = results_text([rows[0], *(dict(reversed(row.items())) for row in rows[1:])])
+    assert text == results_text(rows) and results_rows(text) == rows
 
 
 @pytest.mark.parametrize("row", [{"epoch": 1}, {"epoch": 1, "loss": 0.5, "more": 1}, {"epoch": 1, "lass": 0.5}])
-def test_a_row_with_other_keys_is_refused_and_nothing_is_written(tmp_path, row):
-    ResultsCsv(tmp_path / "results.csv").append({"epoch": 0, "loss": 0.5})
-    before = (tmp_path / "results.csv").read_bytes()
-    resumed = ResultsCsv(tmp_path / "results.csv", first_epoch=1)
+def test_a_row_with_other_columns_is_refused(row):
     with pytest.raises(ValueError, match=r"results\.csv.*(loss|more)"):
-        resumed.append(row)
-    assert (tmp_path / "results.csv").read_bytes() == before
+        results_text([{"epoch": 0, "loss": 0.5}, row])
 
 
-@pytest.mark.parametrize("text", ["name,age\nx,3\n", "epoch,loss\n0,0.5\n1\n"])
-def test_a_file_that_is_no_results_table_is_refused_and_kept(tmp_path, text):
-    (tmp_path / "results.csv").write_text(text)
-    with pytest.raises(ValueError, match=r"results\.csv"):
-        ResultsCsv(tmp_path / "results.csv", first_epoch=2)
-    assert (tmp_path / "results.csv").read_text() == text
-
-
-# TensorBoard
+@pytest.mark.parametrize(
+    "text", ["", "name,age\nx,3\n", "epoch,loss\n0,0.5\n1\n", "epoch;loss\n0;0,5\n", "epoch,loss\n\0\0"]
+)
+def test_a_text_that_is_no_results_table_is_refused(text):
+    with pytest.raises(ValueError):
+        results_rows(text)
 
 
 def test_tensorboard_reads_back_what_was_logged(tmp_path):

@@ -30,9 +30,11 @@ from yolo_lite.config.run import parse_save_period
 from yolo_lite.data.split import dataset_root
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
 from yolo_lite.engine.optimizer import Plan, rates
+from yolo_lite.engine.record import Record
 from yolo_lite.engine.state import Saving
 from yolo_lite.engine.stop import stop_requests
 from yolo_lite.engine.train import train
+from yolo_lite.report.tensorboard import EVENTS
 
 # 20 pictures in batches of 4, two batches a step: 3 steps an epoch, the last one of a single batch.
 RECIPE = ("--epochs", "4", "--batch-size", "4", "--set", "nominal_batch=8", "mixup=0.3", "box_loss=wiou")
@@ -99,6 +101,141 @@ def signals_as_before() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+# ------------------------------------------------------------------------------------------------ what a crash takes
+
+
+@pytest.fixture(scope="module")
+def within_the_last_epoch(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run ``straight``, stopped in its fourth epoch."""
+    project = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 10, send(signal.SIGTERM))
+        with pytest.raises(StoppedError):
+            train(tiny_config(tiny_data, project, *RECIPE))
+    return project / "exp"
+
+
+def last_bytes_zeroed(file: Path, count: int) -> None:
+    file.write_bytes(file.read_bytes()[:-count] + bytes(count))
+
+
+def epochs_cut_from_curves(folder: Path) -> None:
+    """Half of the event file is lost."""
+    [events] = folder.glob(EVENTS)
+    last_bytes_zeroed(events, events.stat().st_size // 2)
+
+
+CRASHES: dict[str, Callable[[Path], object]] = {
+    "rows cut off": lambda run: (run / "results.csv").write_bytes((run / "results.csv").read_bytes()[:-200]),
+    "rows zeroed": lambda run: last_bytes_zeroed(run / "results.csv", 300),
+    "no rows": lambda run: (run / "results.csv").unlink(),
+    "a spreadsheet": lambda run: (run / "results.csv").write_text("epoch;loss\n1;0,5\n", encoding="utf-16"),
+    "a row in between": lambda run: (run / "results.csv").write_text(
+        "".join((run / "results.csv").read_text().splitlines(keepends=True)[::2])
+    ),
+    "half of the curves zeroed": epochs_cut_from_curves,
+    "no curves": lambda run: [file.unlink() for file in run.glob(EVENTS)],
+}
+
+
+@pytest.mark.parametrize("crash", CRASHES)
+def test_rows_and_curves_that_a_crash_took_are_written_again(
+    within_the_last_epoch: Path, straight: Path, tmp_path: Path, crash: str
+):
+    run = shutil.copytree(within_the_last_epoch, tmp_path / "exp")
+    CRASHES[crash](run)
+    go_on(tmp_path)
+    assert_same_run(run, straight)
+
+
+def older(last: Path) -> None:
+    """Make a last.pt of one that does not keep rows."""
+    content = load_checkpoint(last)
+    save_checkpoint(last, {key: value for key, value in content.items() if key not in ("format", "yolo_lite", "rows")})
+
+
+def test_an_older_run_goes_on_with_the_rows_of_its_file(within_the_last_epoch: Path, straight: Path, tmp_path: Path):
+    run = shutil.copytree(within_the_last_epoch, tmp_path / "exp")
+    older(run / "weights/last.pt")
+    go_on(tmp_path)
+    assert_same_run(run, straight)
+
+
+def test_of_an_older_run_a_broken_table_is_kept_beside_the_new_one(within_the_last_epoch: Path, tmp_path: Path, capsys):
+    run = shutil.copytree(within_the_last_epoch, tmp_path / "exp")
+    older(run / "weights/last.pt")
+    table = run / "results.csv"
+    header, first, _, third = table.read_text().splitlines(keepends=True)
+    table.write_text(header + first + third)
+    go_on(tmp_path)
+    told = "expected whole rows of epochs 1 to 3, found [1, 3]; kept as results_before.csv, begun anew"
+    assert f"{table}: {told}" in capsys.readouterr().out
+    assert (run / "results_before.csv").read_text() == header + first + third
+    assert [row["epoch"] for row in rows_of(run)] == ["4"]
+
+
+def test_a_checkpoint_whose_rows_have_a_gap_is_refused(within_the_last_epoch: Path, tmp_path: Path, capsys):
+    run = shutil.copytree(within_the_last_epoch, tmp_path / "exp")
+    last = run / "weights/last.pt"
+    content = load_checkpoint(last)
+    del content["rows"][1], content["format"], content["yolo_lite"]
+    save_checkpoint(last, content)
+    assert "expected rows of epochs up to 3, found [1, 3]" in refusal(capsys, last)
+
+
+def finish_and_harm(monkeypatch: pytest.MonkeyPatch, harm: Callable[[], object]) -> None:
+    finish = Record.finish
+    monkeypatch.setattr(Record, "finish", lambda *all_of_it: (finish(*all_of_it), harm()))
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"broken")])
+def test_the_closing_line_is_true(within_the_last_epoch: Path, tmp_path: Path, capsys, monkeypatch, harm):
+    """A best.pt that is gone is written again where the last epoch was the best, else its loss is said."""
+    for is_best in (True, False):
+        run = shutil.copytree(within_the_last_epoch, tmp_path / str(is_best) / "exp")
+        best, last = run / "weights/best.pt", run / "weights/last.pt"
+        content = load_checkpoint(last)
+        for key in ("format", "yolo_lite"):
+            del content[key]
+        save_checkpoint(last, {**content, "best_fitness": -1.0 if is_best else 2.0, "best_epoch": 2})
+        finish_and_harm(monkeypatch, lambda best=best: harm(best))
+        capsys.readouterr()
+        go_on(run.parent)
+        monkeypatch.undo()
+        out = capsys.readouterr().out.splitlines()[-1]
+        if is_best:
+            assert out.startswith(f"best was epoch 4: {best}, written again ({best}: ")
+            assert load_checkpoint(best)["epoch"] == 4
+        else:
+            assert out.startswith(f"best was epoch 2, whose weights are lost: {best}: ")
+            assert out.endswith(f"; those of epoch 4 are in {last}")
+
+
+def test_everything_is_on_the_disk_before_the_checkpoint_that_counts_it(tiny_data: Path, tmp_path: Path, monkeypatch):
+    """Of each epoch first its row, then its curves, then best.pt, then last.pt, and after each its folder."""
+    order, sync_file, replace = [], os.fsync, os.replace
+
+    def fsync(number: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{number}")
+        order.append("sync " + Path(name).name.split(".17")[0])
+        sync_file(number)
+
+    def replaced(source, target) -> None:  # type: ignore[no-untyped-def]
+        order.append(f"rename {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync), monkeypatch.setattr(os, "replace", replaced)
+    folder = train(tiny_config(tiny_data, tmp_path, "--epochs", "1")).folder
+    written = [
+        *("sync .results.csv.tmp", "rename results.csv", f"sync {folder.name}"),
+        "sync events.out.tfevents",
+        *("sync .best.pt.tmp", "rename best.pt", "sync weights"),
+        *("sync .last.pt.tmp", "rename last.pt", "sync weights"),
+    ]
+    start = order.index("sync .results.csv.tmp")
+    assert order[start : start + len(written)] == written
 
 
 # ---------------------------------------------------------------------------------------------------- stop and go on
@@ -404,6 +541,10 @@ def swap(one: Path, other: Path) -> None:
     one.rename(between), other.rename(one), between.rename(other)
 
 
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def first_label(place: Path) -> Path:
     return next(file for file in sorted((place / "labels/train").iterdir()) if file.read_text().strip())
 
@@ -435,11 +576,28 @@ def in_another_order(place: Path) -> None:
 OTHER_SETS = {
     "fewer images": (
         lambda place: sorted((place / "images/val").iterdir())[0].unlink(),
-        "val: expected 8 images, as when the run began, found 7",
+        "val: expected 8 images, found 7, as when the run began: 1 removed\n",
     ),
-    "other sizes": (with_other_sizes, "train: expected images of the same sizes and objects, in the same order"),
-    "another class": (with_another_class, r"train: expected \d+ objects \w+ \(found \d+\), \d+ objects \w+ \(found"),
-    "another order": (in_another_order, "val: expected images of the same sizes and objects, in the same order"),
+    "more images": (
+        lambda place: shutil.copy(sorted((place / "images/val").iterdir())[0], place / "images/val/more.png"),
+        "val: expected 8 images, found 9, as when the run began: 1 added\n",
+    ),
+    "other sizes": (
+        with_other_sizes,
+        "train: expected images of the same sizes and objects, in the same order, .*: 1 of other size or labels\n",
+    ),
+    "another class": (
+        with_another_class,
+        r"train: expected \d+ objects \w+ \(found \d+\), \d+ objects \w+ .*: 1 of other size or labels\n",
+    ),
+    "a box moved": (
+        with_a_box_moved,
+        "train: expected images of the same sizes and objects, in the same order, .*: 1 of other size or labels\n",
+    ),
+    "another order": (
+        in_another_order,
+        "val: expected images of the same sizes and objects, in the same order, .*: 2 of other size or labels\n",
+    ),
 }
 
 
@@ -451,6 +609,7 @@ def test_another_set_than_that_of_the_run_is_refused(stopped: Stopped, tmp_path:
         change(place)
         said = refusal(capsys, stopped.folder, "--data", place / "data.yaml")
         assert re.search(rf"error: {place}/data.yaml: {expected}", said), (name, said)
+        assert "--changed-data goes on with what is there now" in said
     assert (stopped.folder / "weights/last.pt").read_bytes() == before
 
 
@@ -464,14 +623,35 @@ def test_changed_class_names_are_refused_with_both_lists(stopped: Stopped, tmp_p
     assert refusal(capsys, stopped.folder) == f"error: {stopped.data}: {lists}"
 
 
-def test_what_changed_in_its_place_is_said_and_the_run_goes_on(stopped: Stopped, capsys):
+def test_what_changed_in_its_place_needs_a_word_to_go_on(stopped: Stopped, capsys):
+    before = files_of(stopped.folder)
     with_a_box_moved(stopped.data.parent)
     names = dict(enumerate(NAMES_OF_SHAPES))  # the same names in the other form are no change
     stopped.data.write_text(yaml.safe_dump({**yaml.safe_load(stopped.data.read_text()), "names": names}))
-    assert train_main(["--resume", str(stopped.folder)]) == 0
-    told = "the boxes are not to the bit those that the run began with; the run is no longer what it would have been"
+    told = "train: expected images of the same sizes and objects, in the same order, as when the run began: 1 of other"
+    assert f"error: {stopped.data}: {told}" in refusal(capsys, stopped.folder)
+    assert files_of(stopped.folder) == before
+    assert train_main(["--resume", str(stopped.folder), "--changed-data", "--epochs", "3"]) == 0
     out = capsys.readouterr().out
-    assert f"{stopped.data}: {told}" in out, out
+    assert f"{stopped.data}: {told}" in out and "the run is no longer what it would have been" in out
+    assert train_main(["--resume", str(stopped.folder), "--epochs", "4"]) == 0  # from now on this is its set
+
+
+def test_a_renamed_image_is_a_change_in_its_place_and_none_elsewhere(
+    stopped: Stopped, straight: Path, tmp_path, capsys
+):
+    last = max((stopped.data.parent / "images/val").iterdir())
+    last.rename(last.with_stem("zzz"))
+    label = stopped.data.parent / "labels/val" / f"{last.stem}.txt"
+    label.rename(label.with_stem("zzz"))
+    assert "as when the run began: 1 removed, 1 added\n" in refusal(capsys, stopped.folder)
+    assert train_main(["--resume", str(stopped.folder), "--data", str(moved(stopped, tmp_path))]) == 0
+    assert_same_run(stopped.folder, straight)
+
+
+def test_the_word_for_a_changed_set_belongs_to_resume(capsys):
+    assert train_main(["--changed-data"]) == 2
+    assert "--changed-data: expected beside --resume" in capsys.readouterr().err
 
 
 def test_of_an_older_run_only_the_class_names_are_compared(stopped: Stopped, straight: Path, tmp_path: Path, capsys):

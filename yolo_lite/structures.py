@@ -7,7 +7,7 @@ K detections of one image. A slot is a place of the head's output that can hold 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -63,6 +63,7 @@ class Batch(NamedTuple):
     position: Tensor  # [B] int64, row of each image in its DatasetIndex
     original_size: Tensor  # [B, 2] int64, height and width of the image file, in pixels
     letterbox: Tensor  # [B, 4] float64, scale_x scale_y left top (see yolo_lite.data.letterbox)
+    unreadable: Sequence[tuple[int, str]] = ()  # rows of images that are not there or were replaced, and why
 
     def to(self, compute: Compute) -> Batch:
         """The batch on the device, images as floats in 0..1 in the model's memory format."""

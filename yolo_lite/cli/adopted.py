@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from yolo_lite.config.errors import ConfigError, UserError
+from yolo_lite.config.errors import UserError
 from yolo_lite.config.find import own_yamls
 from yolo_lite.config.options import AdoptOptions, CheckOptions, TrainOptions
 
@@ -32,24 +32,23 @@ def is_export(data: str | os.PathLike[str]) -> bool:
 
 def adopted_into_run(options: RunOptions) -> RunOptions:
     """Adopts the data into the run folder, where the run finds it when it goes on, and a user what a report names."""
-    from yolo_lite.engine.run_folder import make_run_folder
+    from yolo_lite.data.outputs import Inputs
+    from yolo_lite.engine.run_folder import make_run_folder, removed
     from yolo_lite.tools.adopt import adopt
 
     if getattr(options, "resume", None) or not is_export(options.data):
         return options
-    if Path(options.project).resolve().is_relative_to(Path(options.data).resolve()):
-        raise ConfigError(f"--data {options.data}: the run would be written into it: expected a --project elsewhere")
+    is_folder, data = os.path.isdir(options.data), os.fspath(options.data)
+    inputs = Inputs((data,) if is_folder else (), () if is_folder else (data,))
     was_there = os.path.lexists(options.project)
-    folder = make_run_folder(options.project, options.name, options.exist_ok)
+    folder = make_run_folder(options.project, options.name, options.exist_ok, inputs)
     try:
         with contextlib.redirect_stdout(sys.stderr if getattr(options, "as_json", False) else sys.stdout):
             file = adopt(AdoptOptions(source=options.data, output=folder / ADOPTED))
             if (place := file.with_suffix("")).is_dir():
                 print(f"  unpacked into {place}; to keep one copy: yolo-lite adopt {options.data} -o mine.yaml")
     except UserError:
-        for place in (folder,) if was_there else (folder, folder.parent):
-            if not any(place.iterdir()):
-                place.rmdir()
+        removed(folder, not was_there)
         raise
     return in_run_folder(options, folder)
 

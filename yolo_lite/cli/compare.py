@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.options import CompareOptions, RunOptions, TrainOptions
+from yolo_lite.data.inputs import dataset_inputs
 from yolo_lite.engine.resolve import run_config
+from yolo_lite.engine.run_folder import make_run_folder, run_place
 from yolo_lite.tools.compare import Run, compare, variant_folder
 
 HINT = "; the same command goes on"  # where it was interrupted
@@ -15,7 +16,7 @@ HINT = "; the same command goes on"  # where it was interrupted
 
 def run(options: CompareOptions) -> None:
     """Train every variant with every seed, print the table."""
-    variants, folder, runs = _variants(options), Path(options.project) / options.name, []
+    variants, folder, runs = _variants(options), run_place(options.project, options.name), []
     for seed in range(options.seed, options.seed + options.seeds):
         for texts in variants:
             variant = " ".join(texts)
@@ -23,6 +24,8 @@ def run(options: CompareOptions) -> None:
             own |= {"project": folder / variant_folder(variant), "name": f"seed{seed}", "exist_ok": True}
             own |= {"seed": seed, "set": [*options.set, *texts], "no_figures": True}
             runs.append(Run(variant, seed, run_config(TrainOptions(**own))))
+    config = runs[0].config
+    make_run_folder(options.project, options.name, True, dataset_inputs(config.data, config.data_file))
     print(compare(runs, folder))
     print(f"{folder}: comparison.md, comparison.json, comparison.png")
 

@@ -9,7 +9,9 @@ from yolo_lite.config.find import find_yaml
 from yolo_lite.config.options import DEFAULT_DATA, ExportOptions
 from yolo_lite.config.run import RunConfig
 from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.inputs import dataset_inputs
 from yolo_lite.data.names import load_dataset
+from yolo_lite.data.outputs import NO_INPUTS, Inputs, check_file
 from yolo_lite.deploy.export import export, load_exportable
 from yolo_lite.deploy.formats import EXPORT_FORMATS
 
@@ -22,14 +24,16 @@ def run(options: ExportOptions) -> None:
     """
     output = _output(options)
     trained = load_exportable(options)
-    agreement = export(trained, options, output, _index(options, trained.config))
+    index, inputs = _index(options, trained.config)
+    check_file(output, inputs._replace(files=(*inputs.files, str(options.weights))), "-o")
+    agreement = export(trained, options, output, index)
     print(f"{output}: {output.stat().st_size / 2**20:.1f} MiB; {agreement.images} images: {agreement}")
     if trained.content.get("source"):
         print(trained.content["source"])
 
 
-def _index(options: ExportOptions, trained: RunConfig) -> DatasetIndex:
-    """Images of the dataset; of the embedded set where that is not at hand, which is enough to compare."""
+def _index(options: ExportOptions, trained: RunConfig) -> tuple[DatasetIndex, Inputs]:
+    """Images of the dataset and what it keeps; of the embedded set, enough to compare, where that is not at hand."""
     data, data_file = trained.data, trained.data_file
     channels = {"channels": data.channels}
     if options.data:
@@ -38,13 +42,14 @@ def _index(options: ExportOptions, trained: RunConfig) -> DatasetIndex:
     try:
         if not data_file:
             raise ConfigError(f"{options.weights}: imported weights, which know no dataset")
-        return index_split(data.model_copy(update=channels), data_file, options.split)
+        index = index_split(data.model_copy(update=channels), data_file, options.split)
+        return index, dataset_inputs(data, data_file, [index])
     except (DataError, ConfigError) as error:
         if options.data or options.int8:
             raise
         print(f"{error}; compared on drawn images, --data names others")
         drawn = find_yaml(DEFAULT_DATA, "data")
-        return index_split(load_dataset(drawn).model_copy(update=channels), drawn, "val")
+        return index_split(load_dataset(drawn).model_copy(update=channels), drawn, "val"), NO_INPUTS
 
 
 def _output(options: ExportOptions) -> Path:

@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.options import PredictOptions
+from yolo_lite.config.shortage import memory_errors_explained
 from yolo_lite.deploy import predictor
 from yolo_lite.deploy.prediction import Outputs, Prediction
-from yolo_lite.deploy.sources import count_frames, find_media, read_frames
-from yolo_lite.engine.device import memory_errors_explained
+from yolo_lite.deploy.sources import count_frames, find_media, inputs_of, read_frames
 from yolo_lite.engine.run_folder import make_run_folder
 from yolo_lite.engine.stop import stop_requests
 
@@ -46,7 +46,8 @@ def run(options: PredictOptions) -> None:
         first = next(stream, None)
         if first is None:
             raise DataError(f"--source {' '.join(options.source)}: not one of {count['skipped']} inputs can be read")
-        folder = make_run_folder(options.project, options.name, options.exist_ok) if writes else None
+        inputs = inputs_of(options.source, media)
+        folder = make_run_folder(options.project, options.name, options.exist_ok, inputs) if writes else None
         said = _said(itertools.chain([first], stream), count, options.max_det)
         with stop_requests() as stop, closing(Outputs(folder or Path(), options)) as files:
             for prediction in tqdm(said, desc="predicting", total=count_frames(media), leave=False, delay=1):

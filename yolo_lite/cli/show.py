@@ -8,6 +8,7 @@ from yolo_lite.cli.adopted import on_adopted_data
 from yolo_lite.config.options import ShowOptions
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import index_split
+from yolo_lite.data.inputs import dataset_inputs
 from yolo_lite.data.loader import training_loader
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.resolve import shared_config
@@ -26,8 +27,13 @@ def run(options: ShowOptions) -> None:
     store = ImageStore(index, size, "off", shared=False)
     dataset = TrainingSet(index, store, size, hyp, options.seed, mosaic_epochs=count)
     loader = training_loader(dataset, SHOWN_IMAGES, workers=0, epochs=range(count), pin_memory=False)
-    sheets = [training_sheet(batch, index.names) for batch in itertools.islice(loader, count)]
-    folder = make_run_folder(options.project, options.name, exist_ok=False)
+    shown = list(itertools.islice(loader, count))
+    for why in dict(one for batch in shown for one in batch.unreadable).values():
+        print(f"train: {why}; the next image takes its place")
+    sheets = [training_sheet(batch, index.names) for batch in shown]
+    folder = make_run_folder(
+        options.project, options.name, False, dataset_inputs(config.data, config.data_file, [index])
+    )
     for number, sheet in enumerate(sheets, 1):
         write_image(folder / f"batch_{number}.png", sheet)
     print(f"{folder}: batch_1.png{f' to batch_{count}.png' if count > 1 else ''}")

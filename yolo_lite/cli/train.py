@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HINT = "; go on with --resume"  # where it was interrupted
 # What may be given beside --resume.
-FREE = ("resume", "data", "project", "device", "workers", "plugin", "epochs", "save_period")
+FREE = ("resume", "data", "project", "device", "workers", "plugin", "epochs", "save_period", "changed_data")
 
 
 def run(options: TrainOptions) -> Result:
@@ -33,7 +33,7 @@ def run(options: TrainOptions) -> Result:
             options = processes.from_first(lambda: _restarted(options, processes.launchers))
         options = processes.from_first(lambda: adopted_into_run(options))
         # The first process reads a checkpoint for all: others may run where its file is not.
-        resume, config = processes.from_first(lambda: _resumed(options))
+        resume, config = processes.from_first(lambda: _resumed(options, bool(processes.launchers)))
         if not config and options.batch_size == "auto":
             options = processes.from_first(lambda: _with_measured_batch_size(options, processes.size))
         return train(config or run_config(options), resume, processes)
@@ -72,17 +72,23 @@ def _restarted(options: TrainOptions, launchers: Sequence[str]) -> TrainOptions:
     return TrainOptions(resume=folder, **{name: getattr(options, name) for name in kept})
 
 
-def _resumed(options: TrainOptions) -> tuple[Resume | None, RunConfig | None]:
+def _resumed(options: TrainOptions, by_torchrun: bool) -> tuple[Resume | None, RunConfig | None]:
     """The run to go on with and its configuration, or neither."""
     from yolo_lite.engine.checkpoint import check_resumable, config_of, load_checkpoint
-    from yolo_lite.engine.run_folder import latest_checkpoint
+    from yolo_lite.engine.record import with_rows
+    from yolo_lite.engine.run_folder import RESTART_PATIENCE, latest_checkpoint, owned
     from yolo_lite.engine.same_data import check_names, with_data_at
     from yolo_lite.engine.state import Resume, is_finished
 
     if not options.resume:
+        if options.changed_data:
+            raise ConfigError("--changed-data: expected beside --resume")
         return None, None
     path = latest_checkpoint(str(options.project)) if options.resume is True else Path(options.resume)
     path = path / "weights" / "last.pt" if path.is_dir() else path
+    if path.is_file() and path.resolve().parent.name == "weights":
+        # From here on nobody writes another last.pt.
+        owned(path.resolve().parent.parent, RESTART_PATIENCE if by_torchrun else 0.0)
     content = load_checkpoint(path)
     check_resumable(content, path)
     config, data_moved = config_of(content, path), "data" in options.model_fields_set
@@ -98,7 +104,8 @@ def _resumed(options: TrainOptions) -> tuple[Resume | None, RunConfig | None]:
             raise ConfigError(f"--resume {path}: {ended}; a new run can start from it with --weights {path}")
         finished = f"this run is finished, {done} of {epochs} epochs"
         raise ConfigError(f"--resume {path}: {finished}; --epochs N with a larger N goes on")
-    return Resume(path.resolve().parent.parent, content, data_moved), config
+    folder = path.resolve().parent.parent
+    return Resume(folder, with_rows(content, folder), data_moved, options.changed_data), config
 
 
 def _with_changes(config: RunConfig, done: int, options: TrainOptions) -> RunConfig:

@@ -20,7 +20,7 @@ def run(options: ValOptions, in_folder: bool = True) -> dict[str, Any]:
     from yolo_lite.engine.validate import of_classes, prepare_validation, write_results
 
     validation = prepare_validation(options, exported_subject(options) if is_exported(options.weights) else None)
-    folder = make_run_folder(options.project, options.name, options.exist_ok) if in_folder else None
+    folder = make_run_folder(options.project, options.name, options.exist_ok, validation.inputs) if in_folder else None
     evaluation = validation()
     if options.classes:
         evaluation = of_classes(evaluation, options.classes)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
+from collections import Counter
 from pathlib import PureWindowsPath
 from typing import Annotated, Any, Literal
 
 from annotated_types import Predicate
 from pydantic import BeforeValidator, Field, Strict, ValidationInfo, field_validator
 
+from yolo_lite.config.bounds import CLASSES, IMAGES, SOURCES, at_most, check_name
 from yolo_lite.config.errors import nearest
 from yolo_lite.config.seams import Section, chosen_from
-from yolo_lite.config.types import Count, Listed, Seed, described, is_int
+from yolo_lite.config.types import APath, Channels, Classes, Count, ImageSize, Listed, Seed, described, is_int
 
 
 class Generate(Section):
     """A set that is drawn on first use instead of read: the embedded shapes."""
 
     kind: Literal["shapes"]
-    train: Count
-    val: Count
-    image_size: Annotated[int, Field(ge=32)]
+    train: Annotated[Count, Field(le=IMAGES)]
+    val: Annotated[Count, Field(le=IMAGES)]
+    image_size: ImageSize
     seed: Seed = 0
 
 
@@ -30,7 +31,6 @@ def _stays_below(path: str) -> bool:
     return not folder.anchor and ".." not in folder.parts
 
 
-_WRITABLE = re.compile(r"[^\ud800-\udfff]+")  # by UTF-8: without half a pair of surrogates
 _ARCHIVE = r"^https?://\S+/[\w.-]+\.(zip|tar|tar\.gz|tgz)$"
 
 
@@ -64,12 +64,15 @@ def _names_to_tuple(names: Any) -> Any:
             raise ValueError(f"expected the keys 0..{len(names) - 1}, found {list(names)[:10]}")
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, (list, tuple)) or not names:
-        raise ValueError(f"expected a list of class names or a mapping 0..n-1 to names, found {names!r}")
+        raise ValueError(f"expected a list of class names or a mapping 0..n-1 to names, found {names!r:.80}")
+    if len(names) > CLASSES:
+        raise ValueError(f"expected at most {CLASSES:,} names, found {len(names):,}")
     names = tuple(str(name) if is_int(name) else name for name in names)
     names = tuple(unicodedata.normalize("NFC", name.strip()) if isinstance(name, str) else name for name in names)
-    if unprintable := [name for name in names if isinstance(name, str) and not _WRITABLE.fullmatch(name)]:
-        raise ValueError(f"expected names that UTF-8 can write, found {unprintable[0]!r}")
-    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+    for name in names:
+        if isinstance(name, str):
+            check_name(name)
+    if twice := sorted(name for name, count in Counter(map(str, names)).items() if count > 1):
         raise ValueError(f"expected each name once, found more of {', '.join(twice)}")
     return names
 
@@ -78,11 +81,16 @@ def _sources_to_list(value: Any) -> Any:
     return [] if value is None else [value] if isinstance(value, str) else value  # None: "test:", nothing behind it
 
 
-Sources = Annotated[Listed[str], BeforeValidator(_sources_to_list), described("a path or a list of paths")]
+Sources = Annotated[
+    Listed[APath],
+    at_most(SOURCES, "paths, more stand in a list file"),
+    BeforeValidator(_sources_to_list),
+    described("a path or a list of paths"),
+]
 
 
 Split = Literal["train", "val", "test"]
-Labels = Annotated[str | dict[Split, str] | None, described("a path, or one for each of train, val, test")]
+Labels = Annotated[APath | dict[Split, APath] | None, described("a path, or one for each of train, val, test")]
 
 
 class DatasetConfig(Section):
@@ -91,7 +99,7 @@ class DatasetConfig(Section):
     Imported weights know the names alone.
     """
 
-    path: str = "."
+    path: APath = "."
     train: Sources = ()
     val: Sources = ()
     test: Sources = ()
@@ -104,8 +112,8 @@ class DatasetConfig(Section):
     kpt_shape: Annotated[tuple[Count, Annotated[int, Field(ge=2, le=3)]], Strict(False)] | None = None
     # Left out where the label files have them (COCO, VOC): ``data.index.load_dataset`` fills it in.
     names: Annotated[tuple[str, ...], BeforeValidator(_names_to_tuple)] = ()
-    nc: Count | None = None
-    channels: Count = 3  # of the images: 1 is grey, 3 is RGB, others as the files have them
+    nc: Classes | None = None
+    channels: Channels = 3  # of the images: 1 is grey, 3 is RGB, others as the files have them
     # What a white pixel has in 16-bit images, as its number of bits or itself; else 65535.
     bits: Annotated[int, Field(ge=8, le=16)] | None = None
     max_value: Annotated[int, Field(ge=1, le=65535)] | None = None

@@ -6,6 +6,8 @@ import difflib
 import signal
 from collections.abc import Iterable
 
+from yolo_lite.config.bounds import printable, shortened
+
 
 class UserError(ValueError):
     """Something given by the user is unusable; the message says what, where, and what was expected."""
@@ -13,7 +15,11 @@ class UserError(ValueError):
     def __init__(self, message: str) -> None:
         # torch raises an error of a loading process anew, with that process's traceback in front of its words.
         words = message.rpartition(f"{type(self).__name__}: ")[2] if message.startswith("Caught ") else message
-        super().__init__(words.strip())
+        super().__init__("\n".join(printable(shortened(line)) for line in words.strip().split("\n")))
+
+    def at(self, place: str) -> UserError:
+        """The same error with where it has stopped a run."""
+        return type(self)(f"{self}; stopped{place}")
 
 
 class ConfigError(UserError):
@@ -32,6 +38,10 @@ class LostProcessError(UserError):
     """Another process of a distributed run has ended."""
 
 
+class ShortageError(UserError):
+    """The system is short of memory, files or processes, or has ended a loading process: between two steps."""
+
+
 class CheckpointError(UserError):
     """A checkpoint is missing, unreadable or of another kind."""
 
@@ -43,6 +53,10 @@ class StoppedError(Exception):
         super().__init__(f"stopped by {signal.Signals(number).name}{place}")
         self.number = number
         self.exit_status = 128 + number  # as shells report it: 130 for SIGINT, 143 for SIGTERM
+
+    def at(self, place: str) -> StoppedError:
+        """The same with where the run has stopped."""
+        return StoppedError(self.number, place)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

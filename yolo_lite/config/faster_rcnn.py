@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Strict
 
 from yolo_lite.config.seams import Section, chosen_from
-from yolo_lite.config.types import Count, Levels, Positive, Several, described
+from yolo_lite.config.types import Classes, Count, Levels, Positive, Several, described
 
 TrainAndTest = Annotated[tuple[Count, Count], Strict(False), described("[train, test], two whole numbers of 1 or more")]
 PositiveNumbers = Annotated[Several[Positive], described("a list of positive numbers")]
@@ -21,7 +21,7 @@ class FasterRcnnConfig(Section):
     """A model YAML of torchvision's Faster R-CNN with a feature pyramid; the defaults are torchvision's."""
 
     family: Literal["faster_rcnn"]
-    nc: Count = 80  # without the background
+    nc: Classes = 80  # without the background
     backbone: Annotated[str, chosen_from("BACKBONES")] = "mobilenet_v3_large"
     pretrained: bool = False  # true fetches torchvision's ImageNet weights of the backbone, and freezes its first part
     levels: Count | None = None  # coarsest stages that the pyramid reads; null: the last 2 of mobilenets, 4 of resnets

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from yolo_lite.config.bounds import SHOWN
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.find import find_yaml, folder_of_dataset
@@ -25,6 +26,7 @@ from yolo_lite.config.yaml_file import Document, KeyPath, parse_scalar, read_yam
 
 S = TypeVar("S", bound=Section)
 
+MOST_LINES = 50  # about one file
 PREFIXES = ("model.", "data.")  # of keys that ``--set`` overrides in these files; those of hyp.yaml have none
 
 
@@ -51,7 +53,7 @@ def load_dataset_config(path: AnyPath, overrides: Sequence[str] = (), seams: Sea
         raise ConfigError(f"{path}: expected at least one of train, val, test")
     if config.generate or (folder := folder_of_dataset(file)) == file.resolve().parent:
         return config
-    return config.model_copy(update={"path": str((folder / Path(config.path).expanduser()).resolve())})
+    return config.model_copy(update={"path": str((folder / os.path.expanduser(config.path)).resolve())})
 
 
 def load_run_config(plain: Mapping[str, Any], source: str, seams: Seams | None = None) -> RunConfig:
@@ -95,7 +97,9 @@ def validate(section: type[S], document: Document, seams: Seams | None = None) -
         return section.model_validate(document.data, context=seams)
     except ValidationError as error:
         details = sorted(error.errors(), key=lambda detail: _line(document, _location(detail)) or 0)
-        raise ConfigError("\n".join(_describe(section, document, detail) for detail in details)) from None
+        lines = [_describe(section, document, detail) for detail in details[:MOST_LINES]]
+        more = [f"{document.source}: and {len(details) - MOST_LINES:,} more like these"] if details[MOST_LINES:] else []
+        raise ConfigError("\n".join(lines + more)) from None
 
 
 def _describe(section: type[Section], document: Document, detail: ErrorDetails) -> str:
@@ -111,7 +115,7 @@ def _describe(section: type[Section], document: Document, detail: ErrorDetails) 
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] in EXPECTED:
         message = f"expected {expected_words(detail)}"
-    found = "" if detail["type"] == "value_error" else f", found {detail['input']!r}"
+    found = "" if detail["type"] == "value_error" else f", found {detail['input']!r:.{SHOWN}}"
     return f"{where}: {f'{key}: ' if key else ''}{message[0].lower()}{message[1:]}{found}"
 
 

@@ -7,19 +7,29 @@ from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from annotated_types import Predicate
-from pydantic import BeforeValidator, Discriminator, Tag, ValidationInfo, field_validator, model_serializer
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from yolo_lite.config.bounds import ANCHORS, BLOCKS, ROWS, SHOWN, WIDTH, at_most
 from yolo_lite.config.errors import nearest
 from yolo_lite.config.faster_rcnn import FasterRcnnConfig as FasterRcnnConfig
 from yolo_lite.config.seams import Section, chosen_from
-from yolo_lite.config.types import Count, Levels, Listed, Positive, described, is_int
+from yolo_lite.config.types import Channels, Classes, Count, Levels, Listed, Positive, described, is_int
 
 
 class Row(Section):
     """One row ``[from, repeats, module, args]`` of a model YAML."""
 
     source: tuple[int, ...]  # rows whose outputs come in: -1 is the row before, others count from 0
-    repeats: Count
+    repeats: Annotated[Count, Field(le=BLOCKS)]
     module: str
     args: tuple[Any, ...]
 
@@ -38,19 +48,21 @@ def parse_row(row: Any, info: ValidationInfo) -> Row:
     if isinstance(row, Row):
         return row
     if not isinstance(row, list) or len(row) != 4:
-        raise ValueError(f"expected [from, repeats, module, args], found {row!r}")
+        raise ValueError(f"expected [from, repeats, module, args], found {row!r:.{SHOWN}}")
+    shown = f"{row!r:.{SHOWN}}"
     source, repeats, module, args = row
     source = source if isinstance(source, list) else [source]
     if not source or not all(map(is_int, source)):
-        raise ValueError(f"'from' must be an int or a list of ints, found {row[0]!r} in {row!r}")
-    if not is_int(repeats) or repeats < 1:
-        raise ValueError(f"'repeats' must be an int of 1 or more, found {repeats!r} in {row!r}")
+        raise ValueError(f"'from' must be an int or a list of ints, found {row[0]!r:.80} in {shown}")
+    if not is_int(repeats) or not 1 <= repeats <= BLOCKS:
+        most = f" and at most {BLOCKS:,}" if is_int(repeats) and repeats > BLOCKS else ""
+        raise ValueError(f"'repeats' must be an int of 1 or more{most}, found {repeats!r:.80} in {shown}")
     if not isinstance(args, list):
-        raise ValueError(f"'args' must be a list, found {args!r} in {row!r}")
+        raise ValueError(f"'args' must be a list, found {args!r:.80} in {shown}")
     name = str(module).removeprefix("nn.")
     known = {**info.context["BLOCKS"].entries, **info.context["HEADS"].entries} if info.context else [name]
     if name not in known:
-        raise ValueError(f"unknown module {module!r}{nearest(name, known)} in {row!r}")
+        raise ValueError(f"unknown module {module!r:.80}{nearest(name, known)} in {shown}")
     return Row(source=tuple(source), repeats=repeats, module=name, args=tuple(args))
 
 
@@ -67,10 +79,10 @@ def parse_activation(text: str, names: Collection[str]) -> tuple[str, tuple[floa
     return name, (float(slope),)
 
 
-Rows = Listed[Annotated[Row, BeforeValidator(parse_row)]]
+Rows = Annotated[Listed[Annotated[Row, BeforeValidator(parse_row)]], at_most(ROWS, "rows")]
 # A number: that many anchors a level, sized by the stride.
 Anchors = Annotated[
-    Count | Annotated[Levels, Predicate(lambda levels: len(levels[0]) % 2 == 0)],
+    Annotated[Count, Field(le=ANCHORS)] | Annotated[Levels, Predicate(lambda levels: len(levels[0]) % 2 == 0)],
     described("a number of anchors, or for each level a list [w, h, w, h, ...] of positive numbers, all of one length"),
 ]
 
@@ -79,11 +91,11 @@ class ModelConfig(Section):
     """A model YAML: the row grammar that users of YOLOv5 v6 know."""
 
     family: Literal["yolo"] = "yolo"
-    nc: Count = 80
+    nc: Classes = 80
     depth_multiple: Positive = 1.0
     width_multiple: Positive = 1.0
-    channel_multiple: Count = 8  # widths are rounded up to a multiple of this
-    ch: Count = 3  # channels of the images; the dataset's key channels decides
+    channel_multiple: Annotated[Count, Field(le=WIDTH)] = 8  # widths are rounded up to a multiple of this
+    ch: Channels = 3  # channels of the images; the dataset's key channels decides
     inplace: bool = True  # accepted because YOLOv5 files may carry it; without effect
     activation: str = "SiLU()"
     task: Annotated[str, chosen_from("TASKS")] | None = None  # of TASKS, where it is another than that of the head
@@ -109,6 +121,13 @@ class ModelConfig(Section):
             where = f"found it in {info.field_name} rows {found}" if found else "found none"
             raise ValueError(f"expected one {' or '.join(heads)} row, the last row of the head, {where}")
         return rows
+
+    @model_validator(mode="after")
+    def _few_blocks(self) -> ModelConfig:
+        blocks = sum(max(row.repeats * self.depth_multiple, 1) for row in (*self.backbone, *self.head))
+        if blocks > BLOCKS:
+            raise ValueError(f"expected at most {BLOCKS:,} blocks of all rows, found {blocks:,.0f} with depth_multiple")
+        return self
 
 
 # Model YAMLs by their key ``family``.

@@ -13,8 +13,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, model_validator
 
+from yolo_lite.config.bounds import check_path, check_text
 from yolo_lite.config.seams import Section
 from yolo_lite.config.types import Count, CountOrZero, Fraction, ImageSize, Seed, described
 
@@ -50,7 +51,7 @@ class Options(Section):
 
 def _path(value: Any) -> str:
     if isinstance(value, (str, os.PathLike)):
-        return os.fspath(value)
+        return check_path(os.fsdecode(value))
     raise ValueError(f"expected text or a path, found {value!r}")
 
 
@@ -58,7 +59,7 @@ def _texts(value: Any) -> tuple[str, ...]:
     values = [value] if isinstance(value, (str, os.PathLike)) else value
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, (str, int, os.PathLike)) for v in values):
         raise ValueError(f"expected text or a list of texts, found {value!r}")
-    return tuple(str(value) for value in values)
+    return tuple(check_path(str(value)) for value in values)
 
 
 def _resume(value: Any) -> Any:
@@ -91,6 +92,7 @@ def default_workers() -> int:
 
 
 StrPath = Annotated[str | os.PathLike[str], PlainValidator(_path)]
+Written = Annotated[StrPath, AfterValidator(check_text)]
 Texts = Annotated[Sequence[str], PlainValidator(_texts)]
 
 # Options of several commands.
@@ -125,8 +127,8 @@ Overlap = Annotated[Fraction, described("0..1"), Field(description="IoU above wh
 MaxDetections = Annotated[Count, Field(description="most detections in an image")]
 Classes = Annotated[Texts, Flag(metavar="NAME"), Field(description="only these classes (default: all)")]
 Split = Literal["train", "val", "test"]
-Project = Annotated[StrPath, Field(description="folder of runs")]
-Folder = Annotated[str, PlainValidator(_path)]
+Project = Annotated[Written, Field(description="folder of runs")]
+Folder = Annotated[str, PlainValidator(_path), AfterValidator(check_text)]
 Name = Annotated[Folder, Field(description="folder of this run; a number is added if it exists")]
 ExistOk = Annotated[bool, Field(description="write into an existing folder")]
 Overwrite = Annotated[bool, Field(description="overwrite an existing file")]
@@ -163,6 +165,7 @@ class TrainOptions(RunOptions):
     resume: Annotated[bool | StrPath | None, PlainValidator(_resume)] = option(
         None, "go on with a run: its folder or last.pt, or the latest below --project"
     )
+    changed_data: bool = option(False, "with --resume: the dataset is no longer what the run began with, go on with it")
     save_period: Annotated[
         str | float | None, described("a number of epochs, or minutes such as 10min"), Flag(metavar="N")
     ] = option(
@@ -241,7 +244,7 @@ class ExportOptions(Options):
 
     weights: Checkpoint
     format: str = option("onnx", "what is written: onnx, torchscript, torch_export")
-    output: Annotated[StrPath | None, Flag("-o", metavar="FILE")] = option(
+    output: Annotated[Written | None, Flag("-o", metavar="FILE")] = option(
         None, "default: beside the checkpoint: .onnx, .torchscript or .pt2"
     )
     imgsz: Count | None = option(None, "longest side in pixels; images fill a square of it (default: as trained)")

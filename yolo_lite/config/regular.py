@@ -35,13 +35,17 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     return os.fdopen(number, "rb")
 
 
-def read_regular(path: str | os.PathLike[str]) -> bytes:
-    """The content of a regular file; raises OSError as ``open_regular``."""
+def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+    """The content of a regular file; raises OSError as ``open_regular``, or where it has more than ``most`` bytes."""
     with open_regular(path) as file:
-        return file.read()
+        if most is None:
+            return file.read()
+        content = file.read(most + 1)  # what is there counts, not what the system states
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"expected at most {most:,} bytes", os.fspath(path))
+    return content
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a regular file in UTF-8; raises OSError as ``open_regular``, or UnicodeDecodeError."""
-    with open_regular(path) as file:
-        return file.read().decode("utf-8")
+def read_text(path: str | os.PathLike[str], most: int | None = None) -> str:
+    """The text of a regular file in UTF-8; raises OSError as ``read_regular``, or UnicodeDecodeError."""
+    return read_regular(path, most).decode("utf-8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from pydantic.functional_serializers import model_serializer
 from pydantic.functional_validators import AfterValidator, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from yolo_lite.config.bounds import LARGEST, SHOWN
 from yolo_lite.config.errors import nearest
 
 
@@ -69,7 +71,9 @@ class Choice(Section):
                 return {"name": name, "parameters": parameters or {}}
         if isinstance(value, Choice) or (isinstance(value, dict) and "name" in value):
             return value
-        raise ValueError(f"expected a name, or a name with parameters as in {{name: {{gamma: 1.0}}}}, found {value!r}")
+        raise ValueError(
+            f"expected a name, or a name with parameters as in {{name: {{gamma: 1.0}}}}, found {value!r:.{SHOWN}}"
+        )
 
     @model_serializer
     def plain(self) -> str | dict[str, dict[str, Any]]:
@@ -112,14 +116,23 @@ def _read_parameters(choice: Choice, seam: Seam) -> dict[str, Any]:
 def read_argument(parameter: inspect.Parameter, value: Any, default: Any = Any, where: str = "") -> Any:
     """A value from YAML in the type of a parameter's annotation, or ``default``; ValueError where it does not fit."""
     hint = default if parameter.annotation is parameter.empty else parameter.annotation
+    if _largest(value) >= LARGEST:
+        raise ValueError(f"{where}expected numbers below {LARGEST:g}, found {value!r:.{SHOWN}}")
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
         return adapter.validate_json(json.dumps(value, default=str))  # as JSON a list may stand for a tuple
     except ValidationError as error:
         words = " or ".join(dict.fromkeys(map(expected_words, error.errors())))  # several of a union
-        raise ValueError(f"{where}expected {words}, found {value!r}") from None
+        raise ValueError(f"{where}expected {words}, found {value!r:.{SHOWN}}") from None
     except PydanticUserError:
         raise ValueError(f"{where}no YAML value can be {hint}, leave it out") from None
+
+
+def _largest(value: Any) -> float:
+    """The absolute value of the largest finite number in a value of a YAML file."""
+    inner = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
+    is_finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return max([abs(value) if is_finite else 0, *map(_largest, inner)])
 
 
 # pydantic's words for what was expected, in ours.

@@ -1,16 +1,17 @@
-"""The one YAML reader: safe types only, ``1e-2`` is a float, ``off`` is text, duplicate keys are errors, lines kept."""
+"""The one YAML reader: values and the lines of their keys."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from yolo_lite.config.bounds import YAML_BYTES
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.regular import read_text
+from yolo_lite.config.yaml_loader import Loader
 
 KeyPath = tuple[str | int, ...]
 
@@ -25,53 +26,10 @@ class Document(NamedTuple):
     noun: str = "key"  # what a name in it is called in messages
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, stricter about keys, with the floats and booleans of YAML 1.2."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        alias = self.peek_event() if self.check_event(yaml.AliasEvent) else None
-        node = super().compose_node(parent, index)
-        if alias and not isinstance(node, yaml.ScalarNode):  # a few lines of them may stand for billions of values
-            raise _problem(alias, "an alias of a list or of keys is not supported, expected them in full")
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        first_line: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if not isinstance(key, Hashable):
-                raise _problem(key_node, f"a key must be text or a number, found {key!r}")
-            if key in first_line:
-                raise _problem(key_node, f"duplicate key {key!r}, already given in line {first_line[key]}")
-            first_line[key] = line
-        return super().construct_mapping(node, deep=deep)
-
-    def refuse(self, node: yaml.Node) -> None:
-        what = "the merge key <<" if node.tag.endswith(":merge") else f"the tag {node.tag!r}"
-        raise _problem(node, f"{what} is not supported, expected plain keys and values")
-
-
-def _problem(place: Any, text: str) -> yaml.constructor.ConstructorError:
-    return yaml.constructor.ConstructorError(None, None, text, place.start_mark)
-
-
-_Loader.add_constructor(None, _Loader.refuse)
-
-# YAML 1.1 as PyYAML reads it makes booleans of yes, no, on and off: only true and false are meant so.
-_Loader.yaml_implicit_resolvers = {
-    letter: [rule for rule in rules if letter in "tTfF" or rule[0] != "tag:yaml.org,2002:bool"]
-    for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-# It also wants a dot and a signed exponent in a float: 1e-2 would be a string.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
 def read_yaml(path: str | Path) -> Document:
     """Parse a YAML file that holds one mapping; ConfigError where it is missing, unreadable or not such a file."""
     try:
-        text = read_text(path)
+        text = read_text(path, YAML_BYTES)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file (looked in {Path(path).resolve().parent})") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -104,7 +62,7 @@ def parse_scalar(text: str) -> Any:
 
 
 def _parse(text: str) -> tuple[yaml.Node | None, Any]:
-    loader = _Loader(text)
+    loader = Loader(text)
     try:
         node = loader.get_single_node()
         return node, None if node is None else loader.construct_document(node)

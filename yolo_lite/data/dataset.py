@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.hyp import AugmentSection
 from yolo_lite.data import augment, effects
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.instances import Instances, Sample, scale_matrix
 from yolo_lite.data.letterbox import Canvas, Letterbox, on_canvas, to_canvas
 from yolo_lite.data.store import ImageStore
+from yolo_lite.data.unreadable import first_readable, reason_of
 from yolo_lite.ops.streams import NamedGenerators, Stream
 
 
@@ -25,6 +26,7 @@ class DatasetItem(NamedTuple):
     position: int  # row of the DatasetIndex
     original_size: tuple[int, int]  # height, width
     letterbox: Letterbox
+    unreadable: tuple[tuple[int, str], ...] = ()  # positions and reasons of images in whose place others are, or none
 
 
 def repeat_factors(index: DatasetIndex, threshold: float) -> np.ndarray:
@@ -53,6 +55,7 @@ class TrainingSet:
     seed: int
     mosaic_epochs: int  # from this epoch on there is no mosaic, mixup or copy-paste
     with_outlines: bool = False  # samples come with the outlines of their objects where the index has them
+    unreadable: dict[int, str] = field(default_factory=dict, init=False)  # of the sample that is made: position, reason
 
     def __post_init__(self) -> None:
         index, hyp = self.index, self.hyp
@@ -78,7 +81,8 @@ class TrainingSet:
         instances = instances if self.with_outlines else replace(instances, outlines=None)
         size = tuple(self.index.size[position].tolist())
         # The image of a training sample has been warped: it has no letterbox to undo.
-        return DatasetItem(sample.image, instances, position, size, Letterbox(1.0, 1.0, 0, 0))
+        unreadable, self.unreadable = tuple(self.unreadable.items()), {}
+        return DatasetItem(sample.image, instances, position, size, Letterbox(1.0, 1.0, 0, 0), unreadable)
 
     def _mixes(self, name: str, epoch: int, random: NamedGenerators) -> bool:
         """Draw whether an augmentation that mixes images happens, with the chance of its key."""
@@ -115,8 +119,9 @@ class TrainingSet:
         return Sample(image, instances if self.loads_outlines else replace(instances, outlines=None))
 
     def _load(self, position: int, with_outlines: bool) -> Sample:
-        """One image and its objects, in pixels of the resized image."""
-        image, (height, width) = self.store[position], self.index.size[position]
+        """One image, or the next that can be read, and its objects, in pixels of the resized image."""
+        position, image = first_readable(self.store.__getitem__, position, len(self), self.unreadable)
+        height, width = self.index.size[position]
         label, xyxy = self.index.objects(position)
         packed = self.index.outlines if with_outlines else None
         outlines = packed and packed.select(self.index.rows(position)).within(xyxy, (width, height))
@@ -141,7 +146,13 @@ class EvaluationSet:
 
     def __getitem__(self, position: int) -> DatasetItem:
         original = tuple(self.index.size[position].tolist())
-        image, letterbox = on_canvas(self.store[position], original, self.shape(position))
+        try:
+            pixels = self.store[position]
+        except DataError as error:  # ``collate`` leaves it out
+            none = Instances(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
+            why = ((position, reason_of(error)),)
+            return DatasetItem(np.zeros((0, 0, 3), np.uint8), none, position, original, Letterbox(1.0, 1.0, 0, 0), why)
+        image, letterbox = on_canvas(pixels, original, self.shape(position))
         label, xyxy = self.index.objects(position)
         instances = Instances(label, to_canvas(xyxy, letterbox), np.ones(len(label)))
         return DatasetItem(image, instances, position, original, letterbox)

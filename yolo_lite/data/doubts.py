@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.config.regular import open_regular
 from yolo_lite.data.augment import MIN_SIDE
-from yolo_lite.data.decode import ANY_RANGE, DAMAGED, NPY, npy_header, npy_pixels
+from yolo_lite.data.decode import ANY_RANGE, NPY, check_chunks, damage_told, npy_header, npy_pixels, open_image
 from yolo_lite.data.labels import FileReader, Problem
 from yolo_lite.data.letterbox import fitted_size
 from yolo_lite.data.pairing import Folder, fold, names_beside
@@ -168,16 +167,17 @@ def _pixel_range(images: Sequence[str], white: int) -> Iterator[Problem]:
 def value_range(path: str | Path) -> tuple[int, int] | None:
     """Least and largest value of a PNG, TIFF or .npy file of 16 bits; None for others, and for what is damaged."""
     try:
-        with open_regular(path) as file:
+        with damage_told(path), open_image(path) as file:
             if not _has_16_bits(file):
                 return None
             file.seek(0)
             content = file.read()
-        if content.startswith(NPY):
-            pixels: np.ndarray | None = npy_pixels(content)
-        else:
-            pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    except (DataError, *DAMAGED):
+            if content.startswith(NPY):
+                pixels: np.ndarray | None = npy_pixels(content)
+            else:
+                check_chunks(content)
+                pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except DataError:
         return None
     return None if pixels is None or pixels.dtype != np.uint16 else (int(pixels.min()), int(pixels.max()))
 

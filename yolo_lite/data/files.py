@@ -13,14 +13,16 @@ import itertools
 import os
 import posixpath
 import re
+import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.regular import read_regular
+from yolo_lite.data.outputs import is_run_folder
 from yolo_lite.data.suffixes import KNOWN_IMAGES, PLUGINS, image_suffixes, looks_like_image
 
 LONGEST_PATH = 4096  # bytes
@@ -35,6 +37,7 @@ NO_IMAGES = frozenset(f"{_TEXTS} {_OTHERS}".split())
 # What systems and editors leave beside a user's files: thumbnails, trash, older copies.
 LEFT = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", ".ipynb_checkpoints", ".thumbs", ".thumbnails", ".Trash"))
 HIDDEN = re.compile(rf"{re.escape(os.sep)}(\.|{'|'.join(map(re.escape, sorted(LEFT)))})")
+SYSTEM = ("/proc", "/sys", "/dev")  # but not /dev/shm
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 
 
@@ -60,6 +63,20 @@ class Listing(NamedTuple):
         return lines
 
 
+class Found(NamedTuple):
+    """What a folder or a pattern leads to."""
+
+    files: list[str]
+    repeated: list[str]  # links to what is read already
+    passed: list[str]  # folders that runs write into, or in which the system shows itself: their files are not read
+    special: list[str]  # pipes, sockets, devices
+
+    def notes(self) -> list[str]:
+        """A line for each kind of thing that is not read."""
+        kinds = {"folders of runs or of the system": self.passed, "pipes, sockets or devices": self.special}
+        return [f"{len(paths)} {kind} are not read: {_first(paths)}" for kind, paths in kinds.items() if paths]
+
+
 def _first(paths: Sequence[str], most: int = 3) -> str:
     return ", ".join((*paths[:most], *(["..."] if len(paths) > most else [])))
 
@@ -77,11 +94,12 @@ def list_sources(
 
 
 def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset[str]) -> Listing:
-    place = root / Path(source).expanduser()
+    if not source:
+        raise DataError(f"{where}: expected a folder, a list file or a glob pattern, found an empty text")
+    place = root / os.path.expanduser(source)
     suffix = place.suffix.lower()
     if place.is_dir():
-        files, repeated = walk(str(place))
-        return _without_hidden(_sorted_out(files, repeated, suffixes), str(place))
+        return _without_hidden(_sorted_out(walk(str(place), where), suffixes), str(place))
     if place.is_file():
         if suffix in suffixes or (suffix not in KNOWN_IMAGES and looks_like_image(place)):
             return Listing([str(place)], [], [], [])
@@ -90,20 +108,21 @@ def _list_source(root: Path, source: str, where: str | Path, suffixes: frozenset
         advice = f"; pip install {PLUGINS[suffix]}" if suffix in PLUGINS else ""
         what = f"its kind is not read here{advice}" if suffix in KNOWN_IMAGES else "its name does not end in .txt"
         raise DataError(f"{where}: expected a list of images in {place}, or an image: {what}")
-    found, repeated = _matches(root, str(Path(source).expanduser()))
-    if not found:
-        raise DataError(f"{where}: expected a folder, a list file or a glob pattern, found nothing at {place}")
-    files = [path for path in found if not os.path.isdir(path)]
+    found = _matches(root, os.path.expanduser(source), where)
+    if not found.files:
+        passed = "".join(f"; {note}" for note in found.notes())
+        expected = "expected a folder, a list file or a glob pattern"
+        raise DataError(f"{where}: {expected}, found nothing at {place}{passed}")
+    files = [path for path in found.files if not os.path.isdir(path)]
     if files:
-        return _sorted_out(files, repeated, suffixes)
-    walked = [walk(folder) for folder in found]  # such as clips/*/images
-    files, again = each_once(itertools.chain.from_iterable(files for files, _ in walked))
-    return _sorted_out(files, list(itertools.chain(repeated, again, *(links for _, links in walked))), suffixes)
+        return _sorted_out(found._replace(files=files), suffixes)
+    walked = [walk(folder, where, skip_run=True) for folder in found.files]  # such as clips/*/images
+    return _sorted_out(_all_of([found._replace(files=[]), *walked]), suffixes)
 
 
-def _sorted_out(files: Iterable[str], repeated: list[str], suffixes: frozenset[str]) -> Listing:
-    images, unread, notes = list[str](), list[str](), list[str]()
-    for file in files:
+def _sorted_out(found: Found, suffixes: frozenset[str]) -> Listing:
+    images, unread, notes = list[str](), list[str](), found.notes()
+    for file in found.files:
         suffix = os.path.splitext(file)[1].lower()
         if suffix in suffixes:
             images.append(file)
@@ -121,7 +140,7 @@ def _sorted_out(files: Iterable[str], repeated: list[str], suffixes: frozenset[s
         what = ".npy files are copies of the images beside them, as other programs keep them, and are not read"
         notes.append(f"{len(copies)} {what}: {_first(list(copies))}")
         images = [image for image in images if image not in copies]
-    return Listing(images, unread, repeated, notes)
+    return Listing(images, unread, found.repeated, notes)
 
 
 def _lost_link(path: str) -> str:
@@ -132,30 +151,45 @@ def _lost_link(path: str) -> str:
     return target if os.path.isdir(target) and not target.endswith(os.sep) else ""
 
 
-def walk(top: str) -> tuple[list[str], list[str]]:
-    """All files below a folder, and links to what is read already; with the files, folders that cannot be opened."""
-    files, repeated, read = list[str](), list[str](), set[str]()
-    folders, links, origin = [top], list[str](), os.path.realpath(top)
+def walk(top: str, where: str | Path = "", skip_run: bool = False) -> Found:
+    """All files below a folder; with the files, folders that cannot be opened.
+
+    Args:
+        where: what names the folder, for errors.
+        skip_run: pass the folder itself over where it is one that a run writes into, as those below it.
+
+    Raises:
+        DataError: the folder is the whole file system, or one in which the system shows itself.
+    """
+    origin = os.path.realpath(top)
+    if _is_system(origin):
+        raise DataError(f"{where or top}: expected a folder of images, found {top}, of the system")
+    found, read = Found([], [], [], []), set[str]()
+    folders, links = [top], list[str]()
     while folders or links:
         is_link = not folders  # links wait until the folders themselves are read
         folder = heapq.heappop(links) if is_link else folders.pop()
         real = os.path.realpath(folder)
         if real in read or (is_link and origin.startswith(os.path.join(real, ""))):
-            repeated.append(folder)
+            found.repeated.append(folder)
             continue
         read.add(real)
         try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if not is_folder(entry):
-                        files.append(entry.path)
-                    elif entry.is_symlink():
-                        heapq.heappush(links, entry.path)
-                    else:
-                        folders.append(entry.path)
+            with os.scandir(folder) as scanned:
+                entries = list(scanned)
         except OSError:
-            files.append(os.path.join(folder, ""))
-    return sorted(files, key=_parts), repeated
+            found.files.append(os.path.join(folder, ""))
+            continue
+        if _is_system(real) or (is_run_folder({entry.name for entry in entries}) and (skip_run or folder != top)):
+            found.passed.append(folder)
+            continue
+        for entry in entries:
+            if is_folder(entry):
+                heapq.heappush(links, entry.path) if entry.is_symlink() else folders.append(entry.path)
+            else:
+                (found.special if is_special(entry.path, entry) else found.files).append(entry.path)
+    found.files.sort(key=_parts)
+    return found
 
 
 def _without_hidden(listing: Listing, top: str) -> Listing:
@@ -180,33 +214,115 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def is_special(path: str, entry: os.DirEntry[str] | None = None) -> bool:
+    """Whether a path leads to a pipe, a socket or a device, which may keep a reader waiting for ever."""
+    try:
+        if entry is not None and entry.is_file():
+            return False
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # a link that leads nowhere
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _is_system(real: str) -> bool:
+    """Whether a real path is the root of a file system's tree, or where Unix shows processes and devices as files."""
+    return real == Path(real).anchor or real in SYSTEM or real.startswith(tuple(f"{one}/" for one in SYSTEM[:2]))
+
+
 def _parts(path: str) -> list[str]:
     return path.split(os.sep)
 
 
-def _matches(root: Path, pattern: str) -> tuple[list[str], list[str]]:
+def _matches(root: Path, pattern: str, where: str | Path) -> Found:
     """What a glob pattern finds below ``root``, whose own name may hold a [ that is meant literally."""
     parts = Path(pattern).parts
     if "**" not in parts:
-        return each_once(sorted((str(root / path) for path in glob.glob(pattern, root_dir=root)), key=_parts))
-    at = parts.index("**")  # glob itself would run into loops of links
-    tops = glob.glob(str(Path(*parts[:at])), root_dir=root) if at else ["."]
-    walked = [(top, *walk(top)) for top in sorted(str(root / top) for top in tops) if os.path.isdir(top)]
-    below = ((file, file[len(top) :].strip(os.sep)) for top, files, _ in walked for file in files)
-    fitting = (file for file, name in below if _fits(_parts(name), parts[at:]))
-    found, again = each_once(sorted(fitting, key=_parts))
-    return found, [*again, *(link for _, _, links in walked for link in links)]
+        return _expanded(root, parts)
+    at = parts.index("**")
+    tops = _expanded(root, parts[:at]) if at else Found([str(root)], [], [], [])
+    walked = [walk(top, where, skip_run=bool(at)) for top in tops.files if os.path.isdir(top)]
+    for top, found in zip(filter(os.path.isdir, tops.files), walked, strict=True):
+        found.files[:] = [file for file in found.files if _fits(_parts(file[len(top) :].strip(os.sep)), parts[at:])]
+    return _all_of([tops._replace(files=[]), *walked], key=_parts)
+
+
+def _expanded(root: Path, parts: Sequence[str]) -> Found:
+    """What a pattern without ``**`` finds, level by level, each folder once: links to themselves do not multiply."""
+    found, has_wildcard = Found([str(root)], [], [], []), False
+    for part in parts:
+        folders, again = _each_folder_once(found.files)
+        found.repeated.extend(again)
+        found.files.clear()
+        is_literal = glob.escape(part) == part
+        for folder in folders:
+            names = [] if is_literal and not has_wildcard else _names_in(folder)
+            if has_wildcard and is_run_folder(names):
+                found.passed.append(folder)
+            elif is_literal:
+                found.files.extend(filter(os.path.lexists, [os.path.join(folder, part)]))
+            else:
+                fitting = (name for name in sorted(names) if _fits((name,), (part,)))
+                found.files.extend(os.path.join(folder, name) for name in fitting)
+        has_wildcard = has_wildcard or not is_literal
+    special = set(filter(is_special, found.files))
+    found.special.extend(special)
+    files, again = each_once(path for path in found.files if path not in special)
+    return found._replace(files=files, repeated=found.repeated + again)
+
+
+def _names_in(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # a file, or closed to us
+        return []
 
 
 def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:
     """Whether a path fits a pattern with ``**``, part by part; as in glob a leading dot has to be written."""
-    if not names or not pattern:
-        return not names and set(pattern) <= {"**"}
-    is_hidden = names[0].startswith(".")
-    if pattern[0] == "**":
-        return _fits(names, pattern[1:]) or (not is_hidden and _fits(names[1:], pattern))
-    fits = fnmatch.fnmatch(names[0], pattern[0]) and (not is_hidden or pattern[0].startswith("."))
-    return fits and _fits(names[1:], pattern[1:])
+    reached = _past_stars({0}, pattern)  # parts of the pattern that may come next
+    for name in names:
+        is_hidden, following = name.startswith("."), set[int]()
+        for position in (one for one in reached if one < len(pattern)):
+            part = pattern[position]
+            if part == "**":
+                following |= set() if is_hidden else {position}
+            elif fnmatch.fnmatch(name, part) and (not is_hidden or part.startswith(".")):
+                following.add(position + 1)
+        reached = _past_stars(following, pattern)
+    return len(pattern) in reached
+
+
+def _past_stars(positions: set[int], pattern: Sequence[str]) -> set[int]:
+    """The positions, with those behind each ``**`` among them, which may stand for nothing."""
+    reached = set(positions)
+    for position, part in enumerate(pattern):
+        if part == "**" and position in reached:
+            reached.add(position + 1)
+    return reached
+
+
+def _all_of(parts: Iterable[Found], key: Callable[[str], Any] | None = None) -> Found:
+    """Several findings as one, each file once."""
+    files, repeated, passed, special = (list(itertools.chain(*lists)) for lists in zip(*parts, strict=True))
+    files, again = each_once(sorted(files, key=key) if key else files)
+    return Found(files, repeated + again, passed, special)
+
+
+def _each_folder_once(folders: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Folders, each once and best by its own name; and those left out."""
+    first: dict[str, str] = {}
+    repeated = list[str]()
+    for folder in folders:
+        real = os.path.realpath(folder)
+        if real not in first:
+            first[real] = folder
+        elif real == os.path.abspath(folder):
+            repeated.append(first[real])
+            first[real] = folder
+        else:
+            repeated.append(folder)
+    return list(first.values()), repeated
 
 
 def each_once(paths: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -258,7 +374,9 @@ def _rows(place: Path, where: str | Path) -> list[str]:
     """The rows of a list file, without quotes; blank ones and comments are left out."""
     try:
         content = read_regular(place)
-        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        is_utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+        is_strict = is_utf16 or b"\0" in content  # else names of files may hold bytes that are none
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig", "strict" if is_strict else "surrogateescape")
     except (OSError, UnicodeError) as error:
         raise DataError(f"{where}: expected a list of images in {place}: {error}") from error
     rows = [row.strip() for row in text.splitlines()]

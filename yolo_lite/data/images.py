@@ -5,60 +5,43 @@ A header that claims over twice Pillow's MAX_IMAGE_PIXELS (179 million) is refus
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.config.regular import open_regular, read_regular
 from yolo_lite.data.decode import (
     ANY_RANGE,
-    DAMAGED,
     END,
     FLAGS,
-    JPEG_END,
     NPY,
-    TURNED,
     as_8_bits,
     check_channels,
+    damage_told,
     decoded,
     is_truncated,
     npy_header,
     npy_pixels,
+    open_image,
     opened,
     orientation,
+    stated_size,
 )
 from yolo_lite.data.suffixes import image_suffixes
 from yolo_lite.data.tiff import TIFF, tiff_pixels
 
 
-@contextmanager
-def _errors_name(path: str | Path) -> Iterator[None]:
-    """Turn what damaged content raises into a DataError that begins with the path."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error.__cause__
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such image") from None
-    except (*DAMAGED, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable image: {error}") from error
-
-
 def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
     """Height and width in pixels as decoded, EXIF rotation applied.
 
-    JPEG, PNG and WebP tell by header and end, .npy by its header. Everything else is decoded: a turned PNG or WebP
-    too, and any format where ``channels`` is neither 1 nor 3.
+    JPEG, PNG and WebP tell by header and end, .npy by its header. Everything else is decoded, as is any format where
+    ``channels`` is neither 1 nor 3.
 
     Raises:
         DataError: the file is missing, no image, cut off, too large, or has another number of channels.
     """
-    with _errors_name(path), open_regular(path) as file:
+    with damage_told(path), open_image(path) as file:
         start = file.read(len(NPY))
         file.seek(0)
         if start == NPY:
@@ -67,14 +50,11 @@ def image_size(path: str | Path, channels: int = 3) -> tuple[int, int]:
             return height, width
         if channels in FLAGS and start[:4] not in TIFF:
             image = opened(file)
-            kind, (width, height) = (image.format or "", image.size) if image else ("", (0, 0))
-            is_turned = image is not None and orientation(image) in TURNED
-            # The orientation of a JPEG is honoured by every version of OpenCV, that of other formats by some.
-            end = END.get(kind)
-            if end is not None and (not is_turned or end == JPEG_END):
+            end = END.get(image.format or "") if image else None
+            if image is not None and end is not None:
                 if is_truncated(file, end):
-                    raise DataError(f"the {kind} file is cut off, its end is missing")
-                return (width, height) if is_turned else (height, width)
+                    raise DataError(f"the {image.format} file is cut off, its end is missing")
+                return stated_size(image, orientation(image))
     height, width = read_image(path, channels).shape[:2]
     return height, width
 
@@ -93,11 +73,9 @@ def read_image(path: str | Path, channels: int = 3, white: int = ANY_RANGE) -> n
     Raises:
         DataError: the file is missing, cannot be decoded, is too large or has another number of channels.
     """
-    try:
-        content = read_regular(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    with _errors_name(path):
+    with damage_told(path):
+        with open_image(path) as file:
+            content = file.read()
         if not content:
             raise DataError("not a readable image: the file is empty")
         if content.startswith(NPY):
@@ -114,7 +92,7 @@ def read_image(path: str | Path, channels: int = 3, white: int = ANY_RANGE) -> n
 
 def as_channels(pixels: np.ndarray, channels: int, path: str | Path) -> np.ndarray:
     """Pixels uint8 ``[H, W, n]`` as ``[H, W, channels]``: grey and RGB become one another, else n must agree."""
-    with _errors_name(path):
+    with damage_told(path):
         check_channels(pixels.shape[2], channels)
     if pixels.shape[2] == channels:
         return pixels

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet
+from yolo_lite.data.hand_over import ForkedLoader, Loader, start_worker
 from yolo_lite.data.store import CAN_FORK
 from yolo_lite.ops.boxes import xyxy_to_cxcywh
 from yolo_lite.ops.streams import Stream
 from yolo_lite.structures import Batch, Objects
 
-SECONDS_AFTER_SIGTERM = 10  # for which a loading process goes on
 Share = Callable[[Sequence[tuple[int, int]]], Sequence[tuple[int, int]]]  # ``list`` takes everything
 
 
@@ -73,18 +71,21 @@ def same_shape_batches(dataset: EvaluationSet, batch_size: int) -> list[list[int
     return [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
 
 
-def collate(items: list[DatasetItem]) -> Batch:
-    """Join samples of the same shape; boxes become cxcywh."""
+def collate(items: list[DatasetItem], memory: memoryview | None = None) -> Batch:
+    """Join samples of the same shape, their images in ``memory`` if it is given; boxes become cxcywh."""
+    unreadable = tuple(one for item in items for one in item.unreadable)
+    items = [item for item in items if item.image.size]
     if not items:
-        return EMPTY
-    arrays, instances, position, original_size, letterbox = zip(*items, strict=True)
+        return EMPTY._replace(unreadable=unreadable) if unreadable else EMPTY
+    arrays, instances, position, original_size, letterbox, _ = zip(*items, strict=True)
     image = torch.arange(len(items)).repeat_interleave(torch.tensor([len(own) for own in instances]))
     label = torch.from_numpy(np.concatenate([own.label for own in instances]))
     box = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([own.xyxy for own in instances]))).float()
     # In memory they are [B, H, W, 3]: seen as [B, 3, H, W] they are channels-last without a copy.
-    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+    place = None if memory is None else np.ndarray((len(items), *arrays[0].shape), np.uint8, memory)
+    images = torch.from_numpy(np.stack(arrays, out=place)).permute(0, 3, 1, 2)
     sizes, letterboxes = torch.tensor(original_size), torch.tensor(letterbox, dtype=torch.float64)
-    return Batch(images, Objects(image, label, box), torch.tensor(position), sizes, letterboxes)
+    return Batch(images, Objects(image, label, box), torch.tensor(position), sizes, letterboxes, unreadable)
 
 
 # A process's part of a batch with fewer images than processes. No network sees it: three channels do for any dataset.
@@ -100,45 +101,36 @@ def training_loader(
     pin_memory: bool,
     first_batch: int = 0,
     share: Share = list,
-) -> DataLoader[Batch]:
+) -> Loader:
     """All batches of all ``epochs``, to be iterated once; see ``EpochBatches``."""
     batches = EpochBatches(len(dataset), batch_size, dataset.seed, epochs, first_batch, share, dataset.weights)
-    return _loader(dataset, batches, workers, pin_memory)
+    largest = len(share([(0, 0)] * min(batch_size, len(dataset)))) * dataset.size**2 * dataset.index.channels
+    return _loader(dataset, batches, workers, pin_memory, largest)
 
 
 def evaluation_loader(
     dataset: EvaluationSet, batch_size: int, workers: int, pin_memory: bool, part: slice = slice(None)
-) -> DataLoader[Batch]:
+) -> Loader:
     """Every image once, or ``part`` of the batches; their order depends on the images' shapes alone."""
     # Decoded images only need a border, which is faster than sending them from another process.
     workers = 0 if dataset.store.memory else workers
-    return _loader(dataset, same_shape_batches(dataset, batch_size)[part], workers, pin_memory)
+    batches = same_shape_batches(dataset, batch_size)[part]
+    largest = max((len(batch) * math.prod(dataset.shape(batch[0])) for batch in batches), default=0)
+    return _loader(dataset, batches, workers, pin_memory, largest * dataset.index.channels)
 
 
-def _loader(dataset, batches, workers: int, pin_memory: bool) -> DataLoader[Batch]:  # type: ignore[no-untyped-def]
+def _loader(dataset, batches, workers: int, pin_memory: bool, batch_bytes: int) -> Loader:  # type: ignore[no-untyped-def]
     workers = max(min(workers, len(batches) - 1), 0)  # the first batch is waited for, whoever loads it
+    # Without a GPU the network runs on the same cores, and one displaced thread holds up all the others.
+    start = partial(start_worker, niceness=0 if pin_memory else 10)
+    if workers and CAN_FORK:
+        return ForkedLoader(dataset, batches, collate, workers, max(batch_bytes, 1), pin_memory, start)
     return DataLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin_memory,
-        # A fork is quick, and workers that outlive their batches would hold up the end of the main process.
-        persistent_workers=workers > 0 and not CAN_FORK,
-        multiprocessing_context="fork" if workers > 0 and CAN_FORK else None,
-        # Without a GPU the network runs on the same cores, and one displaced thread holds up all the others.
-        worker_init_fn=partial(_start_worker, niceness=0 if pin_memory else 10),
+        persistent_workers=workers > 0,
+        worker_init_fn=start,
     )
-
-
-def _start_worker(worker: int, niceness: int = 0) -> None:
-    """Use one thread in each worker: the processes are the parallelism."""
-    # Signals sent to the whole process group are meant for the main process, which still needs its workers to finish
-    # the step: SIGTERM leaves them some seconds. When the main process ends or is killed, they notice and end too.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    if hasattr(os, "nice"):
-        os.nice(niceness)

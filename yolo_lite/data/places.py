@@ -106,7 +106,7 @@ def _choice(places: Sequence[str]) -> str:
 
 def _is_there(root: Path, source: str) -> bool:
     """Whether a source exists; of a pattern the folders before the first wildcard."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     fixed = itertools.takewhile(lambda part: not _is_magic(part), path.parts)
     return os.path.exists(root / path) or (_is_magic(source) and os.path.exists(root.joinpath(*fixed)))
 

@@ -197,8 +197,11 @@ def write_set(folder: Path, spec: Generate) -> None:
 def cache_folder() -> Path:
     """$YOLO_LITE_CACHE, else $XDG_CACHE_HOME/yolo_lite, else ~/.cache/yolo_lite."""
     if chosen := os.environ.get("YOLO_LITE_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo_lite"
+        return Path(os.path.expanduser(chosen))
+    home = os.path.expanduser("~")
+    if home == "~" and not os.environ.get("XDG_CACHE_HOME"):  # without HOME, a user that the system does not know
+        raise DataError("no home folder is known for the cache: set YOLO_LITE_CACHE to a folder that can be written")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path(home, ".cache")) / "yolo_lite"
 
 
 def ensure_shapes(spec: Generate, cache: Path | None = None) -> Path:

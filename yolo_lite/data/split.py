@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -40,12 +41,12 @@ class SplitFiles(NamedTuple):
 
 def dataset_root(config: DatasetConfig, data_file: str | Path) -> Path:
     """The folder of the dataset, see ``find_places``; a generated one is drawn first if it is not there yet."""
-    return _places(config, data_file).root
+    return places_of(config, data_file).root
 
 
-def _places(config: DatasetConfig, data_file: str | Path) -> Places:
+def places_of(config: DatasetConfig, data_file: str | Path) -> Places:
     folder = Path(data_file).resolve().parent
-    root = ensure_shapes(config.generate) if config.generate else (folder / Path(config.path).expanduser()).resolve()
+    root = ensure_shapes(config.generate) if config.generate else (folder / os.path.expanduser(config.path)).resolve()
     if config.generate or (config.download and not root.exists()):  # not yet there: no other set is meant
         return Places(root, root, {}, {})
     labels = (config.labels_of(split) for split in ("train", "val", "test"))
@@ -54,8 +55,8 @@ def _places(config: DatasetConfig, data_file: str | Path) -> Places:
 
 def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> SplitFiles:
     """The image files that the sources of a split list, and the reader of their labels; raises as index_split does."""
-    places, labels = _places(config, data_file), config.labels_of(split)
-    root, sources = places.root, _sources(config, split)
+    places, labels = places_of(config, data_file), config.labels_of(split)
+    root, sources = places.root, sources_of(config, split)
     if not sources:
         hint = f"; yolo-lite adopt {data_file} -o mine.yaml makes one" if split == "val" and config.train else ""
         raise ConfigError(f"{data_file}: the split {split!r} is not given{hint or nearest(split, config.splits)}")
@@ -65,14 +66,14 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
     sources = tuple(map(places.of, sources))
     listing = list_sources(root, sources, data_file)
     listing = listing._replace(notes=notes + listing.notes)
-    place = root / Path(places.of(labels)).expanduser() if labels else None
+    place = root / os.path.expanduser(places.of(labels)) if labels else None
     reader = _reader(config, data_file, root, place, listing.images)
     sharing = [
         other
         for other in config.splits
         if other != split and (config.labels_of(other) == labels if place else _may_meet(config, root, split, other))
     ]
-    named = (root / places.moved.get(source, source) for one in (split, *sharing) for source in _sources(config, one))
+    named = (root / places.moved.get(source, source) for one in (split, *sharing) for source in sources_of(config, one))
     reader.folders = [str(place) for place in named if place.is_dir()]
     of_other = partial(_images_of_other, config, places, data_file)
     others = [image for other in sharing for image in of_other(other)]
@@ -87,7 +88,7 @@ def split_files(config: DatasetConfig, data_file: str | Path, split: str) -> Spl
 
 def _may_meet(config: DatasetConfig, root: Path, split: str, other: str) -> bool:
     """Whether images of two splits may lie in one folder: lists and patterns may, and folders in one another."""
-    places = [[root / source for source in _sources(config, one)] for one in (split, other)]
+    places = [[root / source for source in sources_of(config, one)] for one in (split, other)]
     if not all(place.is_dir() for own in places for place in own):
         return True
     return any(a.is_relative_to(b) or b.is_relative_to(a) for a in places[0] for b in places[1])
@@ -96,13 +97,13 @@ def _may_meet(config: DatasetConfig, root: Path, split: str, other: str) -> bool
 def _images_of_other(config: DatasetConfig, places: Places, data_file: str | Path, split: str) -> list[str]:
     """The images of a split; none where it cannot be read, for it is not this one that is asked for."""
     try:
-        sources = tuple(map(places.of, _sources(config, split)))
+        sources = tuple(map(places.of, sources_of(config, split)))
         return list_sources(places.root, sources, data_file).images
     except DataError:
         return []
 
 
-def _sources(config: DatasetConfig, split: str) -> tuple[str, ...]:
+def sources_of(config: DatasetConfig, split: str) -> tuple[str, ...]:
     return (f"images/{split}",) if config.generate and split != "test" else getattr(config, split)
 
 

@@ -29,16 +29,27 @@ from yolo_lite.data.shapes import cache_folder
 FORMAT = 2
 # Only forked processes see the memory of their parent. (Forking on macOS is not safe with its system libraries.)
 CAN_FORK = sys.platform == "linux"
+_GROUP = "/sys/fs/cgroup/memory"  # a container may be allowed less than the machine has: versions 2 and 1 of cgroups
+_LIMITS = (
+    (f"{_GROUP}.max", f"{_GROUP}.current", f"{_GROUP}.stat", "inactive_file "),
+    (
+        f"{_GROUP}/memory.limit_in_bytes",
+        f"{_GROUP}/memory.usage_in_bytes",
+        f"{_GROUP}/memory.stat",
+        "total_inactive_file ",
+    ),
+)
 LARGEST_SHARE = 0.25  # of the free memory, that ``cache: auto`` may take for one set
 
 
 def free_memory() -> int:
     """Bytes that this process may still take without swapping; 0 where the system (all but Linux) does not tell."""
-    free, group = 1024 * _number_in("/proc/meminfo", "MemAvailable:"), "/sys/fs/cgroup/memory"
-    limit = _number_in(f"{group}.max")  # a container may be allowed less
-    # Files that were read and may be forgotten count as used: they are not lost to us.
-    used = _number_in(f"{group}.current") - _number_in(f"{group}.stat", "inactive_file ")
-    return min(free, max(limit - used, 0)) if limit else free
+    free = 1024 * _number_in("/proc/meminfo", "MemAvailable:")
+    for limit_file, used_file, stat_file, word in _LIMITS:
+        if limit := _number_in(limit_file):
+            # Files that were read and may be forgotten count as used: they are not lost to us.
+            free = min(free, max(limit - _number_in(used_file) + _number_in(stat_file, word), 0))
+    return free
 
 
 def _number_in(path: str, word: str = "") -> int:

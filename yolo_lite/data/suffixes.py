@@ -36,14 +36,20 @@ _KINDS_INSIDE = re.compile(rb"RIFF....WEBP|....ftyp(avi[fs]|hei[cfsx]|mif1|msf1)
 @cache
 def image_suffixes() -> frozenset[str]:
     """The suffixes, in lower case, of what is read: all photographs that OpenCV or Pillow can decode here, and .npy."""
-    register_plugins()
-    Image.init()
-    openers = {kind: opens for kind, (opens, _) in Image.OPEN.items() if kind not in _NO_PHOTOGRAPHS}
-    stub = ImageFile.StubImageFile  # opens files that another program would have to decode
-    kinds = {kind for kind, opens in openers.items() if not (isinstance(opens, type) and issubclass(opens, stub))}
+    kinds = kinds_of_pillow()
     of_pillow = (name for name, kind in Image.registered_extensions().items() if SAME_FORMAT.get(kind, kind) in kinds)
     of_opencv = [*_OF_OPENCV.split(), *([".exr"] if os.environ.get(_EXR) else [])]
     return frozenset((".npy", *of_pillow, *filter(_is_of_opencv, of_opencv)))
+
+
+@cache
+def kinds_of_pillow() -> tuple[str, ...]:
+    """The formats that Pillow is asked for, whatever a file is called: a drawing would have it start Ghostscript."""
+    register_plugins()
+    Image.init()
+    openers = {kind: Image.OPEN[kind][0] for kind in Image.ID if kind not in _NO_PHOTOGRAPHS}
+    stub = ImageFile.StubImageFile  # opens files that another program would have to decode
+    return tuple(kind for kind, opens in openers.items() if not (isinstance(opens, type) and issubclass(opens, stub)))
 
 
 def _is_of_opencv(suffix: str) -> bool:

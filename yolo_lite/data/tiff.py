@@ -26,6 +26,8 @@ class Page(NamedTuple):
     is_float: bool
     bits: int  # of a sample
     alpha: int  # of RGBA: _MULTIPLIED where colours are, 2 where they are not; 0 where there is none
+    end: int  # of the strips or tiles, in bytes of the file
+    rows: int  # that the strips have; those of tiles are not counted
 
 
 def tiff_pages(file: BinaryIO, most: int) -> list[Page]:
@@ -39,14 +41,27 @@ def tiff_pages(file: BinaryIO, most: int) -> list[Page]:
         shape = (int(tags[257]), int(tags[256]), int(tags.get(277, 1)))
         bits, alpha = (int(np.atleast_1d(tags.get(tag, usual))[0]) for tag, usual in ((258, 1), (338, 0)))
         is_rgba = shape[2] == 4 and tags.get(262) == 2 and alpha in (1, 2)
-        pages.append(Page(shape, 3 in tags.get(339, ()), bits, alpha if is_rgba else 0))
+        if not 0 < bits <= 64:
+            raise DataError(f"expected a TIFF with up to 64 bits a sample, found {bits}")
+        extent = _extent(tags, shape[0])
+        pages.append(Page(shape, 3 in tags.get(339, ()), bits, alpha if is_rgba else 0, *extent))
     if len({page[:2] for page in pages}) != 1:
         raise DataError(f"expected a TIFF with pages of one shape, found {[page.shape for page in pages]}")
     return pages
 
 
+def _extent(tags: TiffImagePlugin.ImageFileDirectory_v2, height: int) -> tuple[int, int]:
+    """Where the strips or tiles of a page end in the file, and how many rows its strips have."""
+    is_tiled = 324 in tags
+    offsets, counts = (np.atleast_1d(tags.get(tag, 0)) for tag in ((324, 325) if is_tiled else (273, 279)))
+    end = (offsets + counts).max() if offsets.shape == counts.shape else 0
+    return int(end), height if is_tiled else len(offsets) * min(int(tags.get(278, height)), height)
+
+
 def _usual_pixels(content: bytes, page: Page, flags: int, white: int) -> np.ndarray:
     """Pixels ``[H, W, n]`` of 8 bits of the first page, with colours that are not multiplied by its alpha."""
+    if page.end > len(content) or page.rows < page.shape[0]:  # OpenCV would leave these rows black
+        raise DataError("the TIFF file is cut off, or its tags claim more rows than it has")
     flags = cv2.IMREAD_UNCHANGED if page.is_float or page.alpha else flags
     pixels = None
     if page.bits != 8 or not page.alpha:  # OpenCV would multiply 8 bits; it scales 10, 12 and 14 by itself

@@ -94,7 +94,8 @@ def around_turned(box: Sequence[float], degrees: Any, size: tuple[int, int]) -> 
     """The upright box xyxy around a box that is turned about its centre (CVAT's rotation), cut at the image's edges."""
     (x1, y1, x2, y2), turn = box, math.radians(float(degrees))
     sides = np.array([[x2 - x1, y2 - y1]]) / 2
-    half = sides @ np.abs([[math.cos(turn), math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    centre = np.array([x1 + x2, y1 + y2]) / 2
-    corners = np.concatenate((centre - half, centre + half)).clip(0, size[::-1])
+    with np.errstate(all="ignore"):  # numbers without end give a box without one, which is refused as such
+        half = sides @ np.abs([[math.cos(turn), math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+        centre = np.array([x1 + x2, y1 + y2]) / 2
+        corners = np.concatenate((centre - half, centre + half)).clip(0, size[::-1])
     return tuple(corners.ravel().tolist())

@@ -15,6 +15,7 @@ from xml.etree.ElementTree import SubElement
 
 import numpy as np
 
+from yolo_lite.config.bounds import printable
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.outlines import join_rings
 from yolo_lite.data.readers.voc import EDGES
@@ -40,7 +41,7 @@ def write_voc(index: DatasetIndex, names: list[Path], folder: Path, split: str, 
     """Write an XML file for each image below ``annotations``; crowds become ``difficult``, outlines are left out."""
     for position, name in enumerate(names):
         tree = ElementTree.Element("annotation")
-        SubElement(tree, "filename").text = name.name
+        SubElement(tree, "filename").text = printable(name.name)  # XML has no control characters
         size = SubElement(tree, "size")
         for side, pixels in zip(("height", "width"), index.size[position], strict=True):
             SubElement(size, side).text = str(pixels)

@@ -130,7 +130,8 @@ def _sample_images(index: DatasetIndex, facts: Facts, most: int) -> Iterator[Ten
     number = min(most, len(index))
     for each in range(number):
         pixels = torch.from_numpy(dataset[each * len(index) // number].image)
-        yield pixels.permute(2, 0, 1)[None].contiguous().float() / 255
+        if pixels.numel():  # else it cannot be read
+            yield pixels.permute(2, 0, 1)[None].contiguous().float() / 255
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import cv2
 import numpy as np
@@ -77,12 +77,17 @@ class Prediction:
         return Detections(xyxy=xyxy, confidence=score, class_id=self.label, data=names)
 
 
+def _opened(folder: Path) -> TextIO:
+    # The name of a file may hold bytes that are no text: written with a backslash they are JSON's own way to say so.
+    return (folder / "predictions.json").open("w", encoding="utf-8", errors="backslashreplace")
+
+
 class Outputs:
     """The files of one run; every prediction is written when it comes, so that little is in memory."""
 
     def __init__(self, folder: Path, options: PredictOptions) -> None:
         self.folder, self.options = folder, options
-        self._records = (folder / "predictions.json").open("w", encoding="utf-8") if options.save_json else None
+        self._records = _opened(folder) if options.save_json else None
         self._separator = "[\n"
         self._video, self._video_stem = cv2.VideoWriter(), Path()
 

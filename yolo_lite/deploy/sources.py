@@ -17,9 +17,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.decode import ANY_RANGE
+from yolo_lite.config.regular import open_regular
+from yolo_lite.data.decode import ANY_RANGE, damage_told
 from yolo_lite.data.files import each_once, list_sources
 from yolo_lite.data.images import as_channels, image_size, read_image
+from yolo_lite.data.inputs import without_wildcards
+from yolo_lite.data.outputs import Inputs
 from yolo_lite.data.suffixes import image_suffixes
 from yolo_lite.engine.run_folder import comparable, unique_stems
 
@@ -109,6 +112,14 @@ def _live_media(sources: Sequence[str], files: Sequence[Path]) -> Iterator[Media
     return (Media(source, "live", Path(name)) for source, name in zip(sources, names, strict=False))
 
 
+def inputs_of(sources: Sequence[str], media: Sequence[Media]) -> Inputs:
+    """What sources read and a command must not harm: folders with all that lies below them, and files."""
+    places = [os.path.expanduser(source) for source in sources if not is_live(source)]
+    walked = [place for place in places if os.path.isdir(place) or "**" in Path(place).parts]
+    files = [*filter(os.path.isfile, places), *(one.address for one in media if one.kind != "live")]
+    return Inputs(tuple(map(without_wildcards, walked)), tuple(files))
+
+
 def is_live(source: str) -> bool:
     """Whether a source is a camera, by its number, or a stream, by its URL."""
     scheme, colon, _ = source.partition("://")
@@ -121,8 +132,9 @@ def count_frames(media: Sequence[Media]) -> int | None:
     """About how many frames will come; None where nobody knows."""
     if any(one.kind == "live" for one in media):
         return None
-    videos = [cv2.VideoCapture(one.address) for one in media if one.kind == "video"]
-    return len(media) - len(videos) + sum(max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) for video in videos)
+    films = [one.address for one in media if one.kind == "video" and os.path.isfile(one.address)]
+    num_images = sum(one.kind == "image" for one in media)
+    return num_images + sum(max(int(cv2.VideoCapture(film).get(cv2.CAP_PROP_FRAME_COUNT)), 0) for film in films)
 
 
 def read_frames(
@@ -159,6 +171,9 @@ def _frames(media: Media, channels: int, white: int) -> Iterable[Frame]:
 def _video(media: Media, channels: int) -> Iterator[Frame]:
     """The frames of a video, a camera or a stream; one that ends more than a second before its end is damaged."""
     camera = media.kind == "live" and media.address.isdecimal()
+    if media.kind == "video":
+        with damage_told(media.address):
+            open_regular(media.address).close()  # OpenCV would wait for what comes through a pipe
     capture = cv2.VideoCapture(int(media.address) if camera else media.address)
     if camera:
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the image of now, not of a while ago
@@ -209,10 +224,8 @@ def as_frame(image: Any, channels: int = 3, white: int = ANY_RANGE) -> Frame:
 def _from_pil(image: Image.Image) -> np.ndarray:
     if image.mode.startswith(("I", "F")):
         raise DataError(f"expected a PIL image of 8 bits, found mode {image.mode}")
-    try:
+    with damage_told(getattr(image, "filename", "") or "PIL image"):  # it decodes late: the file may be cut off
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError) as error:  # PIL decodes late: the file may be cut off
-        raise DataError(f"{getattr(image, 'filename', '') or 'PIL image'}: not a readable image: {error}") from error
 
 
 def _from_tensor(image: Tensor, channels: int) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 
 import yolo_lite
 from yolo_lite.config.data import DatasetConfig
+from yolo_lite.config.durable import replacing
 from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.load import load_run_config, validate
 from yolo_lite.config.old import upgraded
@@ -242,20 +242,14 @@ def check_resumable(content: dict[str, Any], path: str | Path) -> None:
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write to a temporary file in the same folder, flush it to disk, rename it: the old file stays until then."""
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed run left is overwritten
+    """Write a checkpoint in the place of an older one, which stays until it is on the disk; raises CheckpointError."""
     try:
-        with open(temporary, "w+b") as file:
+        with replacing(path) as file:
             torch.serialization.set_crc32_options(True)
             torch.save({"format": FORMAT, "yolo_lite": yolo_lite.__version__, **content}, file)
             seal(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # torch's archive writer hides a full disk behind a RuntimeError of its own.
         hidden = error.__context__ if isinstance(error.__context__, OSError) else error
         reason = getattr(hidden, "strerror", hidden)
         raise CheckpointError(f"{path}: cannot be written: {reason}; the older file is untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -51,6 +51,7 @@ class SplitRecord(Fields):
     sizes: str
     labels: str
     boxes: str
+    each: Tensor = None  # type: ignore[assignment]  # [images, 2] int64; not of a run that an older yolo_lite began
 
 
 class DataRecord(Fields):
@@ -72,6 +73,7 @@ class Averaged(Fields):
     metrics: dict[str, Figure] = Field(default_factory=dict)
     data: DataRecord = None  # type: ignore[assignment]  # missing in imported weights, never None
     source: str = ""
+    rows: list[dict[str, Figure]] = Field(default_factory=list)  # figures of each epoch
 
 
 class TallyFields(Fields, extra="forbid"):
@@ -142,11 +144,25 @@ def check_fields(content: dict[str, Any], path: str | Path) -> None:
             problem = "missing" if first["type"] == "missing" else "unknown"
             raise CheckpointError(f"{path}: the field {where!r} is {problem}{rest}") from None
         raise CheckpointError(f"{path}: {where}: expected {expected}, found {shown(first['input'])}{rest}") from None
-    for name, most in {"best_epoch": content["epoch"]}.items() if section is Whole else ():
-        if content[name] > most:
-            raise CheckpointError(f"{path}: {name}: expected at most epoch, {most}, found {content[name]}")
-    if section is Whole and content["tally"]["skipped"] > content["tally"]["steps"]:
-        raise CheckpointError(f"{path}: tally.skipped: expected at most tally.steps, found {content['tally']}")
+    if problem := _contradiction(content, section is Whole):
+        raise CheckpointError(f"{path}: {problem}")
+
+
+def _contradiction(content: Mapping[str, Any], is_whole: bool) -> str:
+    """What of the fields does not go together; "" where all does."""
+    for row in content.get("rows", ()):
+        if row.get("epoch", -1) not in range(1, content["epoch"] + 1):
+            return f"rows: expected figures of epochs 1 to {content['epoch']}, found {shown(row.get('epoch'))}"
+    for split in ("train", "val") if "data" in content else ():
+        record = content["data"][split]
+        each, shape = record.get("each"), (record["images"], 2)
+        if each is not None and (each.shape != shape or each.dtype != torch.int64):
+            return f"data.{split}.each: expected a tensor {list(shape)} int64, found {shown(each)}"
+    if is_whole and content["best_epoch"] > content["epoch"]:
+        return f"best_epoch: expected at most epoch, {content['epoch']}, found {content['best_epoch']}"
+    if is_whole and content["tally"]["skipped"] > content["tally"]["steps"]:
+        return f"tally.skipped: expected at most tally.steps, found {content['tally']['skipped']}"
+    return ""
 
 
 def shown(value: Any) -> str:

@@ -84,19 +84,6 @@ def deterministic(wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
-@contextlib.contextmanager
-def memory_errors_explained(batch_size: int, imgsz: int, remark: str = "") -> Iterator[None]:
-    """Turn an allocation that fails, on a GPU or in main memory, into one line that says what to make smaller."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
-            raise
-        smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else f"--imgsz {imgsz // 2}"
-        told = f"out of memory with --batch-size {batch_size} at --imgsz {imgsz}: try {smaller}{remark}"
-        raise ConfigError(told) from error
-
-
 def move_model(model: Any, compute: Compute) -> Any:
     """The model on the device, in the memory format."""
     return model.to(device=compute.device, memory_format=compute.memory_format)

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from faster_coco_eval import COCO
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from yolo_lite.data.dataset import EvaluationSet
+from yolo_lite.data.hand_over import Loader
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import Canvas, Letterbox, padded_size, to_original
 from yolo_lite.data.loader import evaluation_loader
 from yolo_lite.data.store import ImageStore
+from yolo_lite.data.unreadable import all_unreadable, without_images
 from yolo_lite.engine.coco_ap import (
     DetectionTable,
     Limits,
@@ -30,6 +30,7 @@ from yolo_lite.engine.coco_ap import (
 )
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.tasks import Inference
+from yolo_lite.engine.unreadable import left_out_lines, readable_batches
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.report.table import class_table
@@ -40,7 +41,7 @@ class Split(NamedTuple):
     """A split made ready for evaluation."""
 
     dataset: DatasetIndex
-    loader: DataLoader[Batch]
+    loader: Loader
     truth: COCO
     limits: Limits = Limits()
 
@@ -48,12 +49,13 @@ class Split(NamedTuple):
 class Evaluation(NamedTuple):
     """What an evaluation found."""
 
-    split: Split
+    split: Split  # without the images that could not be read
     scores: Scores
     losses: dict[str, float]  # by the names of the criterion, means over images; none of an exported model
     unmatched_targets: float  # share of the objects that no slot learns (mostly: no anchor matches)
     detections: DetectionTable
     seconds: dict[str, float]  # load, model, loss, nms, ap
+    unreadable: Mapping[int, str] = {}  # images left out, by their position in the whole split, and why
 
     @property
     def fitness(self) -> float:
@@ -80,7 +82,7 @@ class Evaluation(NamedTuple):
         cells = [("all", len(index), index.num_objects, self.scores.overall)]
         cells += zip(index.names, images.tolist(), counts, self.scores.by_class, strict=True)
         rows = [(name, held, count, s.precision, s.recall, s.map50, s.map50_95) for name, held, count, s in cells]
-        return class_table(rows)
+        return class_table(rows) + left_out_lines(self.unreadable)
 
     def report(self) -> dict[str, Any]:
         """Plain data for metrics.json, with scores by size; null is what nobody knows, as AP without objects."""
@@ -97,6 +99,7 @@ class Evaluation(NamedTuple):
                 for name, count, scores in zip(index.names, index.counts.tolist(), by_class, strict=True)
             },
             "images": len(index),
+            "unreadable_images": list(self.unreadable.values()),
             "objects": index.num_objects,
             **_known({"unmatched_targets": self.unmatched_targets}),
             "losses": _known({f"{name}_loss": value for name, value in self.losses.items()}),
@@ -144,11 +147,10 @@ def evaluate(
     """
     network, watch = model.for_inference(), _Stopwatch(compute.device)
     own: list[tuple[list[DetectionTable], Tensor, float]] = []  # of each batch, on the CPU
+    unreadable: dict[int, str] = {}
     if criterion is not None:
         criterion.eval()
-    for loaded in tqdm(split.loader, desc="validating", leave=False, delay=1, **processes.bar):
-        if check:
-            check()
+    for loaded in readable_batches(split.loader, unreadable, processes, check):
         batch = loaded.to(compute)
         size = (batch.images.shape[2], batch.images.shape[3])
         watch.lap("load")
@@ -160,15 +162,27 @@ def evaluate(
         found = network.detections(raw, size, options)
         own.append(([_table_row(one, loaded, row) for row, one in enumerate(found)], losses, unmatched))
         watch.lap("nms")
+    unreadable = all_unreadable(processes.gather_everywhere(unreadable), len(split.dataset))
     # The batches of all processes, in the order that one process would have.
     rounds = itertools.zip_longest(*processes.gather_everywhere(own))
     tables, sums, counts = zip(*(batch for one_round in rounds for batch in one_round if batch), strict=True)
     table = DetectionTable(*map(np.concatenate, zip(*itertools.chain(*tables), strict=True)))
+    split, table = _readable_part(split, table, unreadable)
     scores = processes.from_first(lambda: score_detections(split.truth, table, split.limits.per_class))
     watch.lap("ap")
     means = sum(sums, torch.zeros(())) / len(split.dataset)
     by_name = {} if criterion is None else dict(zip(criterion.names, means.tolist(), strict=True))
-    return Evaluation(split, scores, by_name, sum(counts) / max(split.dataset.num_objects, 1), table, watch.seconds)
+    unmatched = sum(counts) / max(split.dataset.num_objects, 1)
+    return Evaluation(split, scores, by_name, unmatched, table, watch.seconds, unreadable)
+
+
+def _readable_part(split: Split, table: DetectionTable, unreadable: Mapping[int, str]) -> tuple[Split, DetectionTable]:
+    """Split and detections as if the unreadable images did not exist."""
+    if not unreadable:
+        return split, table
+    index, kept = without_images(split.dataset, unreadable)
+    table = table._replace(image=np.searchsorted(kept, table.image))
+    return split._replace(dataset=index, truth=ground_truth(index)), table
 
 
 def _batch_losses(criterion: Criterion | None, raw: Any, batch: Batch, grid: Any) -> tuple[Tensor, float]:

@@ -25,10 +25,11 @@ from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
 from yolo_lite.engine.optimizer import Plan, accumulated_batches
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import Record
-from yolo_lite.engine.run_folder import make_run_folder, mark_launchers
+from yolo_lite.engine.run_folder import training_folder
 from yolo_lite.engine.same_data import read_splits
 from yolo_lite.engine.state import Resume, State, initial_state
 from yolo_lite.engine.tasks import task_of
+from yolo_lite.engine.unreadable import WatchedBatches
 from yolo_lite.structures import Batch, Compute
 
 
@@ -50,7 +51,7 @@ class TrainingRun(NamedTuple):
     state: State
     setup: Setup
     train: DatasetIndex
-    batches: Iterator[Batch]  # of all epochs
+    batches: WatchedBatches  # of all epochs
     val: Split
     record: Record | None  # kept by the first process
     data: dict[str, Any]  # what the dataset is, see engine/same_data.py
@@ -73,8 +74,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     size = rounded_up(options.imgsz, model.stride)
     print(f"{options.cfg}: {model.describe(size)}")
     train_index, val_index, data_record = read_splits(config, resume)
-    if hyp.sync_bn:
-        model = _synchronised(model, len(train_index), options.batch_size, compute, processes)
+    model = _synchronised(model, len(train_index), options.batch_size, compute, processes) if hyp.sync_bn else model
     criterion = task.criterion(config.model, hyp, train_index.counts).to(compute.device)
     if options.weights and not resume:
         start_from(options.weights, model, config.data.class_names)
@@ -92,17 +92,18 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     if val.limits.remark:
         print(f"val:   {val.limits.remark}")
 
-    folder = processes.from_first(lambda: _run_folder(options, resume, [train_index, val_index], processes))
+    folder = processes.from_first(lambda: training_folder(config, resume, (train_index, val_index), processes))
     if processes.is_first:
         head = getattr(model, "head", None) if hyp.assigner.name == "anchor_ratio" else None
         anchors = None if head is None else head.anchor_sizes().reshape(-1, 2).cpu().numpy()
         for line in doubts_of_sizes(train_index, size, anchors, hyp.anchor_t):
             print(f"train: {line}")
-    record = Record(folder, config, state.epoch) if processes.is_first else None
+    record = Record(folder, config, state.rows) if processes.is_first else None
     if record and state.step == 0 and options.figures:
         record.graph(model)
         batches = record.batches(batches, model, criterion)
-    return TrainingRun(config, folder, state, setup, train_index, batches, val, record, data_record)
+    watched = WatchedBatches(batches, folder, len(train_index), processes)
+    return TrainingRun(config, folder, state, setup, train_index, watched, val, record, data_record)
 
 
 def _synchronised(model: Any, num_images: int, batch_size: int, compute: Compute, processes: Processes) -> Any:
@@ -130,16 +131,3 @@ def _batches(index: DatasetIndex, size: int, options: RunSection, state: State, 
     epochs, first_batch = range(state.epoch, options.epochs), state.tally.steps * setup.plan.batches_per_step
     pin_memory, share = setup.compute.device.type == "cuda", setup.processes.share_of
     return iter(training_loader(dataset, options.batch_size, options.workers, epochs, pin_memory, first_batch, share))
-
-
-def _run_folder(options: RunSection, resume: Resume | None, splits: list[DatasetIndex], processes: Processes) -> Path:
-    """The run's folder; what the dataset's reader left out is said, and kept there as a whole."""
-    folder = resume.folder if resume else make_run_folder(options.project, options.name, options.exist_ok)
-    (folder / "weights").mkdir(exist_ok=True)
-    mark_launchers(folder, processes.launchers)
-    print(f"train: {splits[0].describe()}\nval:   {splits[1].describe()}")
-    if problems := [line for index in splits for line in index.problems]:
-        path = folder / "data_problems.txt"
-        path.write_text("\n".join(problems) + "\n", encoding="utf-8", errors="backslashreplace")
-        print(f"what was left out, in full: {path}")
-    return folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,19 @@ import numpy as np
 import torch
 import yaml
 
+from yolo_lite.config.bounds import printable
+from yolo_lite.config.durable import sync, write_text
+from yolo_lite.config.errors import CheckpointError
+from yolo_lite.config.regular import read_text
 from yolo_lite.config.run import RunConfig
 from yolo_lite.engine import sheets
+from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.evaluate import Evaluation
+from yolo_lite.engine.state import State
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.report.drawing import write_image
-from yolo_lite.report.results_csv import ResultsCsv, results_image
-from yolo_lite.report.tensorboard import TensorBoard
+from yolo_lite.report.results_csv import Row, results_image, results_rows, results_text
+from yolo_lite.report.tensorboard import EVENTS, TensorBoard, first_gap
 from yolo_lite.structures import Batch
 
 FIGURES_OF_A_RUN = 8  # how often the images of an evaluation are drawn
@@ -25,16 +31,23 @@ EPOCHS_BETWEEN_FIGURES = 5  # at least: they take seconds
 
 
 class Record:
-    """The record of a run in ``folder``, from epoch ``first_epoch`` (counted from 0) on."""
+    """The record of a run in ``folder``; that of the epochs done, whose rows are given, is made whole again."""
 
-    def __init__(self, folder: Path, config: RunConfig, first_epoch: int) -> None:
+    def __init__(self, folder: Path, config: RunConfig, rows: Sequence[Row]) -> None:
         self.folder, self.config = folder, config
         text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
-        (folder / "config.yaml").write_text(text, encoding="utf-8")
-        self.table = ResultsCsv(folder / "results.csv", first_epoch + 1)  # its rows count from 1
-        # Points that a killed run wrote after its last checkpoint are hidden.
-        self.board = TensorBoard(folder, purge_step=first_epoch + 1)
-        if first_epoch == 0:
+        write_text(folder / "config.yaml", text)
+        if rows:
+            write_text(folder / "results.csv", results_text(rows))
+        else:  # of a run that was here before
+            (folder / "results.csv").unlink(missing_ok=True)
+        # Points that a killed run wrote after its last checkpoint are hidden; those that a crash took are added again.
+        gap = first_gap(folder, rows)
+        self.board = TensorBoard(folder, purge_step=gap)
+        for row in rows:
+            if row["epoch"] >= gap:
+                self._scalars(row)
+        if not rows:
             self.board.text("config", f"```yaml\n{text}\n```")
 
     def graph(self, model: Any) -> None:
@@ -56,30 +69,39 @@ class Record:
                     self._image("train/assigned_anchors", "assigned_anchors.jpg", sheet, 0)
             yield batch
 
-    def epoch(self, row: Mapping[str, float], seconds: Mapping[str, float], evaluation: Evaluation) -> None:
-        """Add a row of figures (``epoch`` counted from 1), and now and then the images of its evaluation."""
-        number = int(row["epoch"])
-        self.table.append(row)  # without seconds: a resumed run would differ from one that was not stopped
-        self.board.scalars({key: value for key, value in {**row, **seconds}.items() if key != "epoch"}, number)
+    def epoch(self, rows: Sequence[Row], seconds: Mapping[str, float], evaluation: Evaluation) -> None:
+        """Record the last of the rows (``epoch`` counted from 1), and now and then the images of its evaluation."""
+        number = int(rows[-1]["epoch"])
+        # Without seconds: a resumed run would differ from one that was not stopped.
+        write_text(self.folder / "results.csv", results_text(rows))
+        self._scalars({**rows[-1], **seconds})
+        self.board.flush()
+        for file in self.folder.glob(EVENTS):
+            sync(file)
         epochs = self.config.train.epochs
         every = max(epochs // FIGURES_OF_A_RUN, EPOCHS_BETWEEN_FIGURES)
         is_due = number % every == 0 and number < epochs  # those of the last epoch come with the end of the run
         if is_due and self.config.train.figures:
             self._figures(evaluation, number)
 
-    def finish(self, row: Mapping[str, float], evaluation: Evaluation) -> None:
+    def finish(self, rows: Sequence[Row], evaluation: Evaluation) -> None:
         """The last epoch: images, metrics.json, the per-class table."""
-        number = int(row["epoch"])
+        number = int(rows[-1]["epoch"])
         if self.config.train.figures:
             self._figures(evaluation, number)
-            self._image("figures/results", "results.png", results_image(self.table.path), number)
+            self._image("figures/results", "results.png", results_image(rows), number)
         flags = ("cfg", "data", "weights", "epochs", "batch_size", "imgsz", "seed")  # that change a result
         values = {**{key: getattr(self.config.train, key) for key in flags}, **self.config.plain()["hyp"]}
-        plain = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in values.items()}
-        self.board.hyperparameters(plain, [key for key in row if key.startswith(("metrics/", "val/"))])
+        plain = {
+            key: value if isinstance(value, (int, float)) else printable(str(value)) for key, value in values.items()
+        }
+        self.board.hyperparameters(plain, [key for key in rows[-1] if key.startswith(("metrics/", "val/"))])
         text = json.dumps(evaluation.report(), indent=2)
-        (self.folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        write_text(self.folder / "metrics.json", text + "\n")
         print(f"last epoch:\n{evaluation.table()}")
+
+    def _scalars(self, row: Row) -> None:
+        self.board.scalars({key: value for key, value in row.items() if key != "epoch"}, int(row["epoch"]))
 
     def _figures(self, evaluation: Evaluation, number: int) -> None:
         for name, image_rgb in sheets.figures(evaluation):
@@ -91,6 +113,45 @@ class Record:
     def _image(self, tag: str, name: str, image_rgb: np.ndarray, step: int) -> None:
         self.board.image(tag, image_rgb, step)
         write_image(self.folder / name, image_rgb)
+
+
+def with_rows(checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The content of a run's last.pt, with the rows of the epochs done; an older one left them to results.csv.
+
+    Raises:
+        CheckpointError: rows of epochs in between are missing.
+    """
+    done, path = checkpoint["epoch"], folder / "results.csv"
+    kept = checkpoint.get("rows")
+    try:
+        rows = [*kept] if kept is not None else [one for one in results_rows(read_text(path)) if one["epoch"] <= done]
+    except (OSError, ValueError, KeyError):
+        rows = []
+    found = [row["epoch"] for row in rows]
+    if found == list(range(done - len(rows) + 1, done + 1)) and (rows or kept is not None or not done):
+        return {**checkpoint, "rows": rows}
+    if kept is not None:
+        raise CheckpointError(f"--resume {folder}: damaged: expected rows of epochs up to {done}, found {found}")
+    if path.exists():
+        path.replace(path.with_name("results_before.csv"))
+    print(f"{path}: expected whole rows of epochs 1 to {done}, found {found}; kept as results_before.csv, begun anew")
+    return {**checkpoint, "rows": []}
+
+
+def closing_line(folder: Path, state: State, save: Callable[[str, dict[str, Any]], None]) -> str:
+    """Where the best weights are; where best.pt is gone or broken it is saved again if the last epoch was the best."""
+    path = folder / "weights" / "best.pt"
+    best = f"best was epoch {state.best_epoch}"
+    try:
+        found = load_checkpoint(path)["epoch"]
+        problem = "" if found == state.best_epoch else f"{path}: holds epoch {found}"
+    except CheckpointError as error:
+        problem = str(error)
+    if problem and state.best_epoch == state.epoch:
+        save("best.pt", state.averaged())
+        return f"{best}: {path}, written again ({problem})"
+    lost = f", whose weights are lost: {problem}; those of epoch {state.epoch} are in {path.with_name('last.pt')}"
+    return best + (lost if problem else f": {path}")
 
 
 def say(row: Mapping[str, float], seconds: float, epochs: int) -> None:

@@ -7,24 +7,96 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.run import RunConfig
+from yolo_lite.config.run_lock import MARK, own
+from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.inputs import dataset_inputs
+from yolo_lite.data.outputs import NO_INPUTS, Inputs, check_folder, check_place
+from yolo_lite.engine.unreadable import write_problems
+
+if TYPE_CHECKING:  # what predict does not need need not be loaded
+    from yolo_lite.engine.processes import Processes
+    from yolo_lite.engine.state import Resume
+
+RESTART_PATIENCE = 30.0  # seconds that torchrun's processes wait for those of an earlier start to let go
 
 
-def make_run_folder(project: str | os.PathLike[str], name: str, exist_ok: bool) -> Path:
-    """Make a folder that no other run has; with ``exist_ok`` an existing one is used again. Raises ConfigError."""
-    folder, number = Path(project) / name, 1
+def make_run_folder(
+    project: str | os.PathLike[str], name: str, exist_ok: bool, inputs: Inputs = NO_INPUTS, patience: float = 0.0
+) -> Path:
+    """Make a folder that no other run has, and take it for this process; with ``exist_ok`` one that may be there.
+
+    Raises:
+        ConfigError: it would lie where nothing is written, see ``check_folder``, or another process has it.
+    """
+    told, number = f"--project {os.fspath(project)}", 1
+    first = folder = run_place(project, name, inputs)
+    if exist_ok:
+        check_folder(folder, inputs, "--project")
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=exist_ok)
-            return folder
+            break
         except FileExistsError:
             if exist_ok or not folder.exists():
-                raise ConfigError(f"--project {project} --name {name}: {folder} is in the way, not a folder") from None
+                raise ConfigError(f"{told} --name {name}: {folder} is in the way, not a folder") from None
         except OSError as error:
-            raise ConfigError(f"--project {project}: {folder} cannot be made: {error.strerror}") from error
+            raise ConfigError(f"{told}: {folder} cannot be made: {error.strerror}") from error
         number += 1
-        folder = Path(project) / f"{name}{number}"
+        folder = first.with_name(f"{name}{number}")
+    return owned(folder, patience)
+
+
+def run_place(project: str | os.PathLike[str], name: str, inputs: Inputs = NO_INPUTS) -> Path:
+    """Where a run of this name lies. Raises UserError where nothing may be written there."""
+    if name in ("", ".", "..") or "\0" in name or Path(name).name != name:
+        raise ConfigError(f"--name: expected the name of a folder, which lies in --project, found {name!r}")
+    return check_place(project, inputs, "--project") / name
+
+
+def training_folder(
+    config: RunConfig, resume: Resume | None, splits: Sequence[DatasetIndex], processes: Processes
+) -> Path:
+    """The folder of a training run; what the dataset's reader left out is said, and kept there as a whole.
+
+    Raises:
+        ConfigError: as ``make_run_folder``.
+    """
+    options, inputs = config.train, dataset_inputs(config.data, config.data_file, splits)
+    if resume:
+        folder = owned(check_place(resume.folder, inputs, "--resume"))
+    else:
+        files = filter(None, (options.cfg, options.hyp, options.weights))
+        inputs = inputs._replace(files=(*inputs.files, *files))
+        patience = RESTART_PATIENCE if processes.launchers else 0.0
+        folder = make_run_folder(options.project, options.name, options.exist_ok, inputs, patience)
+    (folder / "weights").mkdir(exist_ok=True)
+    mark_launchers(folder, processes.launchers)
+    print(f"train: {splits[0].describe()}\nval:   {splits[1].describe()}")
+    if path := write_problems(folder, [line for index in splits for line in index.problems]):
+        print(f"what was left out, in full: {path}")
+    return folder
+
+
+def removed(folder: Path, with_project: bool) -> None:
+    """Take a run folder away that nothing was written into, and the folder of runs where it was made with it."""
+    if [path.name for path in folder.iterdir()] == [MARK]:
+        (folder / MARK).unlink()
+        folder.rmdir()
+        if with_project and not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+
+
+def owned(folder: Path, patience: float = 0.0) -> Path:
+    """The folder, taken for this process. Raises ConfigError where another has it, or it cannot be written into."""
+    try:
+        own(folder, patience)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written into: {error.strerror}") from error
+    return folder
 
 
 def unique_stems(files: Sequence[str], folders: Collection[int] = ()) -> list[Path]:

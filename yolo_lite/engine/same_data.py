@@ -1,13 +1,17 @@
-"""What a run's dataset was: whether one that lies elsewhere, or was changed, is still the one that a run began with."""
+"""What a run's dataset was: whether what lies there now, or elsewhere, is still what the run began with."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError
@@ -27,7 +31,7 @@ def read_splits(config: RunConfig, resume: Resume | None) -> tuple[DatasetIndex,
     """The splits train and val, and a record of them for the run's checkpoints.
 
     Raises:
-        ConfigError: the run was given another place for its dataset, where another set lies.
+        ConfigError: the set is no longer what the run began with, and was not said to be changed.
         DataError: a split cannot be read.
     """
     try:
@@ -41,46 +45,72 @@ def read_splits(config: RunConfig, resume: Resume | None) -> tuple[DatasetIndex,
     stored = resume.checkpoint.get("data") if resume else None
     if resume and resume.data_moved and not stored:
         print("this run was begun by an older yolo_lite: of the dataset only the class names were compared")
-    if stored:
-        _compare(stored, record, config.data_file, bool(resume and resume.data_moved))
+    if resume and stored:
+        _compare(stored, record, config.data_file, resume)
     stated = stored["stated_names"] if stored else names_stated(config.data_file)
     return train, val, {**record, "stated_names": stated}
 
 
 def _record(index: DatasetIndex) -> dict[str, Any]:
-    """Counts of a split, and digests of what has to be equal in the same order."""
+    """Counts of a split, digests of what has to be equal in the same order, and one of each image."""
 
     def digest(*arrays: np.ndarray) -> str:
         return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
 
     sizes, labels = digest(index.size), digest(index.first, index.label, index.crowd)
     counts = {"images": len(index), "objects": index.counts.tolist()}
-    return {**counts, "sizes": sizes, "labels": labels, "boxes": digest(index.xyxy)}
+    digests = {"sizes": sizes, "labels": labels, "boxes": digest(index.xyxy)}
+    return {**counts, **digests, "each": torch.from_numpy(_each_image(index))}
 
 
-def _compare(stored: dict[str, Any], found: dict[str, Any], where: str, data_moved: bool) -> None:
-    """Refuse another set where the run's has moved; of one that was changed in its place it is only said."""
-    problems = [line for split in ("train", "val") for line in _differences(split, stored[split], found[split], stored)]
-    if stored["names"] != found["names"]:
-        problems = [_other_names(stored["names"], found["names"])]
-    if problems and data_moved:
+def _each_image(index: DatasetIndex) -> np.ndarray:
+    """Checksums ``[n, 2]`` int64 of the name of each image, without its folder, and of its size and objects."""
+    rows = np.column_stack((index.label, index.crowd, index.xyxy)).astype(np.float64)
+    names = [zlib.crc32(os.path.basename(bytes(path))) for path in index.paths]
+    ends = zip(index.size, index.first[:-1].tolist(), index.first[1:].tolist(), strict=True)
+    contents = [zlib.crc32(rows[first:end].tobytes(), zlib.crc32(size.tobytes())) for size, first, end in ends]
+    return np.array([names, contents], dtype=np.int64).T.copy()
+
+
+def _compare(stored: dict[str, Any], found: dict[str, Any], where: str, resume: Resume) -> None:
+    """Refuse what is no longer the run's set, or say so where that was expected."""
+    same_place, names = not resume.data_moved, stored["names"]
+    problems = [line for split in ("train", "val") for line in _differences(split, stored, found, same_place)]
+    if names != found["names"]:
+        problems = [_other_names(names, found["names"])]
+    elif resume.data_changed:
+        for problem in problems:
+            print(f"{where}: {problem}; the run is no longer what it would have been without a stop")
+        return
+    elif problems:
+        problems.append("--changed-data goes on with what is there now")
+    if problems:
         raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems))
-    if not problems and any(stored[split]["boxes"] != found[split]["boxes"] for split in ("train", "val")):
-        problems = ["the boxes are not to the bit those that the run began with"]
-    for problem in problems:
-        print(f"{where}: {problem}; the run is no longer what it would have been without a stop")
 
 
-def _differences(split: str, stored: dict[str, Any], found: dict[str, Any], names: dict[str, Any]) -> list[str]:
-    if stored["images"] != found["images"]:
-        return [f"{split}: expected {stored['images']} images, as when the run began, found {found['images']}"]
-    counts = zip(names["names"], stored["objects"], found["objects"], strict=False)
+def _differences(split: str, stored: dict[str, Any], found: dict[str, Any], same_place: bool) -> list[str]:
+    """What has changed in a split since the run began, in numbers; elsewhere files may have other names."""
+    before, now, keys = stored[split], found[split], ("images", "sizes", "labels", "boxes")
+    each = before.get("each")  # not of a run that an older yolo_lite began
+    renamed = same_place and each is not None and not torch.equal(each[:, 0], now["each"][:, 0])
+    if not renamed and all(before[key] == now[key] for key in keys):
+        return []
+    since = f"as when the run began{'' if each is None else _changes(each, now['each'])}"
+    if before["images"] != now["images"]:
+        return [f"{split}: expected {before['images']} images, found {now['images']}, {since}"]
+    counts = zip(stored["names"], before["objects"], now["objects"], strict=False)
     told = ", ".join(f"{was} objects {name} (found {now})" for name, was, now in counts if was != now)
-    if told:
-        return [f"{split}: expected {told}, as when the run began"]
-    if stored["sizes"] != found["sizes"] or stored["labels"] != found["labels"]:
-        return [f"{split}: expected images of the same sizes and objects, in the same order, as when the run began"]
-    return []
+    expected = told or "images of the same sizes and objects, in the same order"
+    return [f"{split}: expected {expected}, {since}"]
+
+
+def _changes(stored: torch.Tensor, found: torch.Tensor) -> str:
+    """How many images came, went or changed, by their checksums."""
+    before, now = (Counter(map(tuple, each.tolist())) for each in (stored, found))
+    gone, come = (Counter(name for name, _ in some.elements()) for some in (before - now, now - before))
+    counts = {"removed": gone - come, "added": come - gone, "of other size or labels": gone & come}
+    parts = [f"{own.total()} {what}" for what, own in counts.items() if own]
+    return f": {', '.join(parts) or 'the same images in another order'}"
 
 
 def with_data_at(config: RunConfig, data: str, content: Mapping[str, Any]) -> RunConfig:

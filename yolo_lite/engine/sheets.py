@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from yolo_lite.config.errors import DataError
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.letterbox import GREY
 from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors, find_errors
 from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.loss.criteria import Criterion
@@ -83,7 +85,7 @@ def prediction_sheet(index: DatasetIndex, errors: Errors, positions: np.ndarray,
     )
     pairs = []
     for position in positions.tolist():
-        image, pair = as_rgb(read_image(index.path(position), index.channels, index.white)), []
+        image, pair = as_rgb(_pixels(index, position)), []
         for title, table, wrong, score in sides:
             own = table.image == position
             shown = own & wrong if only_errors else own
@@ -94,6 +96,14 @@ def prediction_sheet(index: DatasetIndex, errors: Errors, positions: np.ndarray,
             pair.append(titled(larger, title.format((own & wrong).sum(), own.sum())))
         pairs.append(contact_sheet(pair, columns=2))
     return contact_sheet(pairs, columns=2)
+
+
+def _pixels(index: DatasetIndex, position: int) -> np.ndarray:
+    """An image of the index; grey where it cannot be read any more, for a figure is no reason to end a run."""
+    try:
+        return read_image(index.path(position), index.channels, index.white)
+    except DataError:
+        return np.full((*index.size[position], index.channels), GREY, np.uint8)
 
 
 def figures(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray]]:

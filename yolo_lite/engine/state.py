@@ -57,7 +57,7 @@ class State:
     step: int = 0  # optimizer steps done, skipped ones too
     best_fitness: float = -1.0
     best_epoch: int = 0  # counted from 1
-    row: dict[str, float] = field(default_factory=dict)  # figures of the last whole epoch
+    rows: list[dict[str, float]] = field(default_factory=list)  # the figures of each whole epoch
 
     def in_training(self) -> None:
         """Everything in training mode but what is frozen: its batch statistics stand still too."""
@@ -69,12 +69,12 @@ class State:
     def averaged(self) -> dict[str, Any]:
         """What best.pt holds beside the configuration: the averaged weights."""
         parts = {"ema": self.average.module.state_dict(), "losses": self.criterion.state_dict()}
-        return {"epoch": self.epoch, "metrics": self.row, **parts}
+        return {"epoch": self.epoch, "metrics": self.rows[-1] if self.rows else {}, **parts}
 
     def everything(self) -> dict[str, Any]:
         """What last.pt holds beside the configuration: all that a resumed run needs."""
         tally = {**vars(self.tally), "losses": self.tally.losses.cpu(), "norm": self.tally.norm.cpu()}
-        numbers = {name: getattr(self, name) for name in NUMBERS}
+        numbers = {"rows": self.rows, **{name: getattr(self, name) for name in NUMBERS}}
         parts = {name: getattr(self, name).state_dict() for name in PARTS}
         return {**self.averaged(), **parts, **numbers, "updates": int(self.average.n_averaged), "tally": tally}
 
@@ -88,7 +88,7 @@ class State:
         self.criterion.load_state_dict(content["losses"])
         self.average.module.load_state_dict(content["ema"])
         self.average.n_averaged.fill_(content["updates"])
-        self.row, device = content["metrics"], self.tally.norm.device
+        self.rows, device = [*content["rows"]], self.tally.norm.device
         self.tally = Tally(**content["tally"])
         self.tally.losses, self.tally.norm = self.tally.losses.to(device), self.tally.norm.to(device)
         within = f", {self.tally.steps} steps into the next" if self.tally.steps else ""
@@ -101,6 +101,7 @@ class Resume(NamedTuple):
     folder: Path
     checkpoint: dict[str, Any]  # content of its last.pt
     data_moved: bool = False  # another place was given for its dataset
+    data_changed: bool = False  # and that it is no longer the same
 
 
 def is_finished(epoch: int, best_epoch: int, config: RunConfig) -> bool:

@@ -1,4 +1,4 @@
-"""Being asked to stop: by Ctrl-C, or by SIGTERM, as schedulers and containers send it before they kill."""
+"""Being asked to stop: by Ctrl-C, by SIGTERM, as schedulers and containers send it before they kill, or by SIGHUP."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 from yolo_lite.config.errors import StoppedError
@@ -31,14 +32,40 @@ class StopRequest:
             raise StoppedError(self.number)
 
 
+_active: list[StopRequest] = []  # of the runs that are under way
+
+
+def ask_to_stop(number: int) -> bool:
+    """Stop a run as if the signal had come; False where none is under way."""
+    for request in _active:
+        request.number = request.number or number
+    return bool(_active)
+
+
 @contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM; outside the main thread, where Python has no signals, none ever comes."""
+def stop_requests(folder: Path | None = None) -> Iterator[StopRequest]:
+    """Catch SIGINT, SIGTERM and SIGHUP; outside the main thread, where Python has no signals, none ever comes.
+
+    SIGHUP, which a terminal sends when it is closed, stays ignored under nohup. What ends the run that writes into
+    ``folder`` is noted with where that stands.
+    """
     request = StopRequest()
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    numbers = _numbers() if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, request.take) for number in numbers}
+    _active.append(request)
     try:
         yield request
+    except Exception as error:
+        if folder and (last := folder / "weights" / "last.pt").exists() and str(last) not in str(error):
+            # As add_note of Python 3.11 has it.
+            error.__notes__ = [*getattr(error, "__notes__", []), f"go on with --resume {last}"]  # type: ignore[attr-defined]
+        raise
     finally:
+        _active.remove(request)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _numbers() -> tuple[int, ...]:
+    hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # Windows has none
+    return (signal.SIGINT, signal.SIGTERM, *(one for one in hangup if signal.getsignal(one) != signal.SIG_IGN))

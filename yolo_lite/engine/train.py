@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from yolo_lite.config.errors import DivergedError, StoppedError
+from yolo_lite.config.errors import DataError, DivergedError, ShortageError, StoppedError
 from yolo_lite.config.run import RunConfig
-from yolo_lite.engine.device import deterministic, libraries_left_uncollected, memory_errors_explained
+from yolo_lite.config.shortage import memory_errors_explained
+from yolo_lite.engine.device import deterministic, libraries_left_uncollected
 from yolo_lite.engine.evaluate import Evaluation, evaluate
 from yolo_lite.engine.multi_scale import multi_scaled
 from yolo_lite.engine.optimizer import rates, set_rates
 from yolo_lite.engine.prepare import Setup, TrainingRun, prepare
 from yolo_lite.engine.processes import ALONE, Processes
-from yolo_lite.engine.record import say
+from yolo_lite.engine.record import closing_line, say
 from yolo_lite.engine.state import Resume, Saving, State, is_finished
 from yolo_lite.engine.stop import StopRequest, stop_requests
 from yolo_lite.ops.nms import DetectOptions
@@ -54,14 +55,14 @@ def train(config: RunConfig, resume: Resume | None = None, processes: Processes 
 
     Raises:
         UserError: the configuration or the data cannot be used, or loss and gradient are no longer finite.
-        StoppedError: SIGINT or SIGTERM came; last.pt holds where the run stands, to the step.
+        StoppedError, ShortageError: a signal came, or loading lacks something; last.pt holds where the run stands.
     """
     remark = "; gradients are accumulated, so that the learning rate keeps its meaning"
     explained = memory_errors_explained(config.train.batch_size, config.train.imgsz, remark)
     with libraries_left_uncollected(), explained, deterministic(config.hyp.deterministic):
         run = prepare(config, resume, processes)
         board = contextlib.closing(run.record.board) if run.record else contextlib.nullcontext()
-        with board, stop_requests() as stop:
+        with board, stop_requests(run.folder) as stop:
             return _run_epochs(run, stop)
 
 
@@ -80,28 +81,28 @@ def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
                 run.save("last.pt", state.everything())  # many processes cannot stop while they validate
             evaluation = _validate(run, stop)
             validated = perf_counter()
-        except StoppedError as stopped:
+        except (StoppedError, ShortageError, DataError) as ended:
             run.save("last.pt", state.everything())
             place = f" in epoch {state.epoch + 1} after step {state.tally.steps} of {plan.steps_per_epoch}"
-            hint = f"; go on with --resume {run.folder / 'weights' / 'last.pt'}"
-            raise StoppedError(stopped.number, place + hint) from None
-        row = _close_epoch(state, evaluation)
+            raise ended.at(f"{place}; go on with --resume {run.folder / 'weights' / 'last.pt'}") from ended
+        run.batches.say("val", evaluation.unreadable, "it is left out, with its objects")
+        _close_epoch(state, evaluation)
         goes_on = not is_finished(state.epoch, state.best_epoch, run.config)
         if run.record is not None:
-            # First the record, then the checkpoint: a run killed between the two writes this epoch's figures again.
+            # First the record, then the checkpoint, each on the disk before the next: what last.pt says is there.
             spent = {"time/train": trained - start, "time/data_wait": waited, "time/validation": validated - trained}
-            run.record.epoch(row, spent, evaluation)
+            run.record.epoch(state.rows, spent, evaluation)
             if state.epoch == state.best_epoch:
                 run.save("best.pt", state.averaged())
         if saving.is_due(state.step, ends_epoch=True) or not goes_on:
             run.save("last.pt", state.everything())
         seconds.append(perf_counter() - start)
-        say(row, seconds[-1], plan.epochs)
+        say(state.rows[-1], seconds[-1], plan.epochs)
     if state.epoch < plan.epochs:
         print(f"stopped: no progress for {run.config.hyp.patience} epochs (key patience)")
     if run.record is not None:
-        run.record.finish(row, evaluation)
-    print(f"best was epoch {state.best_epoch}: {run.folder / 'weights' / 'best.pt'}")
+        run.record.finish(state.rows, evaluation)
+        print(closing_line(run.folder, state, run.save))
     return Result(run.folder, state.best_epoch, evaluation.metrics(), seconds)
 
 
@@ -119,8 +120,10 @@ def train_epoch(run: TrainingRun, saving: Saving, stop: StopRequest) -> float:
     options = {"desc": f"epoch {state.epoch + 1}/{plan.epochs}", "leave": False, **setup.processes.bar}
     with tqdm(total=plan.batches_per_epoch, initial=done, unit="batch", mininterval=1, **options) as bar:
         while state.tally.steps < plan.steps_per_epoch:
-            if setup.processes.any(bool(stop)):
-                raise StoppedError(max(setup.processes.gather_everywhere(stop.number)))
+            if setup.processes.any(bool(stop or run.batches.new)):
+                run.batches.share_new()
+                if number := max(setup.processes.gather_everywhere(stop.number)):
+                    raise StoppedError(number)
             count = min(plan.batches_per_step, plan.batches_per_epoch - state.tally.steps * plan.batches_per_step)
             asked = perf_counter()
             loaded = [next(run.batches) for _ in range(count)]
@@ -137,6 +140,7 @@ def train_epoch(run: TrainingRun, saving: Saving, stop: StopRequest) -> float:
                 losses = dict(zip(state.criterion.names, state.tally.means(), strict=False))
                 figures = {"lr": state.optimizer.param_groups[0]["lr"], "img/s": num_images / (perf_counter() - start)}
                 bar.set_postfix({**losses, **figures}, refresh=False)
+    run.batches.share_new()
     return waited
 
 
@@ -275,14 +279,14 @@ def _validate(run: TrainingRun, stop: StopRequest) -> Evaluation:
     return evaluation
 
 
-def _close_epoch(state: State, evaluation: Evaluation) -> dict[str, float]:
-    """Count the epoch, note whether it is the best so far; returns its row of figures."""
+def _close_epoch(state: State, evaluation: Evaluation) -> None:
+    """Count the epoch, note its row of figures and whether it is the best so far."""
     state.epoch += 1
     if evaluation.fitness > state.best_fitness:
         state.best_fitness, state.best_epoch = evaluation.fitness, state.epoch
     tally = state.tally
     *losses, norm = tally.means()
-    state.row = {
+    row = {
         "epoch": state.epoch,
         **{f"train/{name}_loss": value for name, value in zip(state.criterion.names, losses, strict=True)},
         "train/gradient_norm": norm,
@@ -291,7 +295,7 @@ def _close_epoch(state: State, evaluation: Evaluation) -> dict[str, float]:
         **evaluation.metrics(),
         **{f"lr/{group['name']}": group["lr"] for group in state.optimizer.param_groups},
     }
+    state.rows.append(row)
     tally.steps = tally.skipped = 0
     tally.losses.zero_()
     tally.norm.zero_()
-    return state.row

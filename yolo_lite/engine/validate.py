@@ -14,9 +14,12 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, DataError, nearest
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.options import ValOptions
+from yolo_lite.config.shortage import memory_errors_explained
 from yolo_lite.data.index import index_split, only_classes
+from yolo_lite.data.inputs import dataset_inputs
 from yolo_lite.data.letterbox import Canvas, canvas_size
 from yolo_lite.data.names import load_dataset
+from yolo_lite.data.outputs import Inputs
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.checkpoint_fields import load_fitting
@@ -46,10 +49,21 @@ class Subject(NamedTuple):
     batch_size: int
 
 
-def prepare_validation(options: ValOptions, subject: Subject | None = None) -> Callable[[], Evaluation]:
+class Validation(NamedTuple):
+    """A validation that is ready to go."""
+
+    run: Callable[[], Evaluation]
+    inputs: Inputs  # what it reads
+
+    def __call__(self) -> Evaluation:
+        return self.run()
+
+
+def prepare_validation(options: ValOptions, subject: Subject | None = None) -> Validation:
     """What evaluates a model on a split: the checkpoint that the options name, unless there is a subject."""
     subject = subject or _checkpoint(options)
-    index = index_split(*_dataset(subject, options), options.split)
+    dataset = _dataset(subject, options)
+    index = index_split(*dataset, options.split)
     print(f"{options.split}: {index.describe()}")
     for name in options.classes:
         if name not in index.names:
@@ -67,9 +81,10 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> C
 
     @libraries_left_uncollected()
     def validation() -> Evaluation:
-        return evaluate(subject.model, split, subject.criterion, subject.compute, choice)
+        with memory_errors_explained(batch_size, subject.size):
+            return evaluate(subject.model, split, subject.criterion, subject.compute, choice)
 
-    return validation
+    return Validation(validation, dataset_inputs(*dataset, [index]))
 
 
 def of_classes(evaluation: Evaluation, names: Sequence[str]) -> Evaluation:

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from yolo_lite.config.bounds import WIDTH
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.model import ModelConfig, Row
 from yolo_lite.config.seams import read_argument
 from yolo_lite.model.blocks import BLOCKS, Activation, Concat, activation_maker
+from yolo_lite.model.budget import Budget
 from yolo_lite.model.heads import HEADS
 
 SIZE = 256  # pixels of the image that is run through the layers to find their strides
@@ -29,7 +31,7 @@ class Layer(NamedTuple):
 
 def build_layers(config: ModelConfig) -> list[Layer]:
     """Build the rows, from the image to the head; ConfigError, with the row, where it does not fit."""
-    layers: list[Layer] = []
+    layers, budget = list[Layer](), Budget()
     activation = activation_maker(config.activation)
     maps = {-1: torch.zeros(1, config.ch, SIZE, SIZE)}  # of a dry run; in a meta context without any values
     for index, row in enumerate((*config.backbone, *config.head)):
@@ -37,10 +39,11 @@ def build_layers(config: ModelConfig) -> list[Layer]:
             sources = _sources(row, index)
             inputs = [maps[source] for source in sources]
             if row.module in HEADS:  # the last row
+                budget.head(config, inputs)
                 widths = [source.shape[1] for source in inputs]
                 layers.append(Layer(HEADS[row.module](widths, _strides(inputs), config, *row.args), sources, 0))
                 break
-            module, out_channels = _build_module(row, inputs, config, activation)
+            module, out_channels = _build_module(row, inputs, config, activation, budget)
             layers.append(Layer(module, sources, out_channels))
             maps[index] = found = dry_run(module, inputs if row.module == "Concat" else inputs[0])
             if not (isinstance(found, Tensor) and found.ndim == 4 and found.shape[1] == out_channels):
@@ -57,7 +60,10 @@ def build_layers(config: ModelConfig) -> list[Layer]:
 
 def scaled_width(width: int, config: ModelConfig) -> int:
     """Channels of a block: ``width * width_multiple``, rounded up to ``channel_multiple``."""
-    return math.ceil(width * config.width_multiple / config.channel_multiple) * config.channel_multiple
+    scaled = math.ceil(width * config.width_multiple / config.channel_multiple) * config.channel_multiple
+    if scaled > WIDTH:
+        raise ValueError(f"expected at most {WIDTH:,} channels, found {scaled:,} after width_multiple")
+    return scaled
 
 
 def scaled_repeats(repeats: int, config: ModelConfig) -> int:
@@ -85,21 +91,27 @@ def _strides(maps: list[Tensor]) -> list[int]:
     return strides
 
 
-def _build_module(row: Row, maps: list[Tensor], config: ModelConfig, activation: Activation) -> tuple[nn.Module, int]:
+def _build_module(
+    row: Row, maps: list[Tensor], config: ModelConfig, activation: Activation, budget: Budget
+) -> tuple[nn.Module, int]:
     """The block of a row, or several of them one after the other, and the channels that leave it."""
     if row.module not in BLOCKS:
         raise ValueError(f"unknown module {row.module!r}{nearest(row.module, BLOCKS)}")
     block, in_channels = BLOCKS[row.module], sum(each.shape[1] for each in maps)
     if row.module == "Concat":
+        budget.map(sum(each.numel() for each in maps))
         return Concat(*row.args), in_channels
     if len(maps) > 1:
         raise ValueError(f"{row.module} reads one layer, found {len(maps)}")
     arguments = [None if argument == "None" else argument for argument in row.args]
     if "in_channels" not in inspect.signature(block).parameters:
+        if block is nn.Upsample:
+            budget.upsampling(arguments, maps[0])
         blocks, out_channels = [block(*arguments) for _ in range(row.repeats)], in_channels
     else:
         given = _given_by_row(row, arguments, config, activation)
         repeats = 1 if "repeats" in given else scaled_repeats(row.repeats, config)  # its inner part is repeated
+        budget.block(given, maps[0], max(repeats, given.get("repeats", 1)))
         out_channels = given.get("out_channels", in_channels)
         blocks = [block(in_channels=width, **given) for width in (in_channels, *[out_channels] * (repeats - 1))]
     return blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks), out_channels

@@ -18,6 +18,7 @@ Colour = tuple[int, ...]  # RGB, each 0..255
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 BLACK, WHITE, GREY, DARK = (0, 0, 0), (255, 255, 255), (128, 128, 128), (32, 32, 32)
 UNICODE = int(cv2.__version__.split(".")[0]) >= 5  # older versions print question marks outside ASCII
+LONGEST = 200  # letters of a tag
 CROWD = 25  # boxes: with more of them, class names would hide the image
 
 
@@ -78,6 +79,7 @@ def _pixel_boxes(xyxy: np.ndarray, shape: tuple[int, ...]) -> dict[int, list[int
 
 def _tag(text: str, scale: float, colour: Colour, shape: tuple[int, ...]) -> np.ndarray:
     """A line of text on a plate [h, w, 3] of a colour, in a smaller font where it would not fit into the shape."""
+    text = text[:LONGEST].encode("utf-8", "backslashreplace").decode()  # half a surrogate pair would crash OpenCV
     stroke = max(1, round(scale * 1.4))
     (width, _), _ = cv2.getTextSize(text, FONT, scale, stroke)
     (_, ascent), descent = cv2.getTextSize("Hg", FONT, scale, stroke)  # all tags are equally high

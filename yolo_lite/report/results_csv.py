@@ -1,12 +1,11 @@
-"""results.csv: one row of numbers an epoch, on disk after every epoch, no epoch twice after a resume; and its image."""
+"""results.csv, a row of numbers an epoch, as text, and as an image of curves."""
 
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from numbers import Integral
-from pathlib import Path
 
 import numpy as np
 
@@ -21,63 +20,38 @@ PANELS = {
     "learning rate": ("lr/weights", "lr/norms", "lr/biases"),
 }
 
+Row = Mapping[str, float]  # the figures of an epoch, "epoch" among them, by the names of the columns
 
-class ResultsCsv:
-    """A growing table of epochs. The first row's keys become the header; one of them must be "epoch".
 
-    An existing file is continued: its rows before `first_epoch` stay, later ones and a last line cut off by a
-    crash are dropped, so `first_epoch=0` starts afresh. Raises ValueError if the kept file is no such table.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], first_epoch: int = 0):
-        self.path = Path(path)
-        self.header: list[str] | None = None
-        if not self.path.exists():
-            return
-        rows = _rows_before(self.path, first_epoch) if first_epoch > 0 else []
-        self.header = rows[0] if rows else None
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
-        os.replace(temporary, self.path)  # a crash leaves the old rows or the new ones
-
-    def append(self, row: Mapping[str, float]) -> None:
-        """Adds one row, in the header's order. Raises ValueError if its keys are not those of the header."""
-        header = self.header or list(row)
+def results_text(rows: Sequence[Row]) -> str:
+    """The table of at least one row; ValueError where one has other columns than the first, or no epoch."""
+    header, text = list(rows[0]), io.StringIO()
+    writer = csv.DictWriter(text, header, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
         if set(row) != set(header) or "epoch" not in row:
-            raise ValueError(f"{self.path}: expected a row with the columns {header} and an epoch, found {list(row)}")
+            raise ValueError(f"results.csv: expected a row with the columns {header} and an epoch, found {list(row)}")
         # Digits that read back as the same number; those of a float32 would not.
-        values = {key: int(value) if isinstance(value, Integral) else float(value) for key, value in row.items()}
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, header, lineterminator="\n")
-            if self.header is None:
-                writer.writeheader()
-            writer.writerow(values)
-        self.header = header
+        writer.writerow({key: int(one) if isinstance(one, Integral) else float(one) for key, one in row.items()})
+    return text.getvalue()
 
 
-def _rows_before(path: Path, first_epoch: int) -> list[list[str]]:
-    """The header and the complete rows of earlier epochs; empty without such a row."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows = list(csv.reader(line for line in lines if line.endswith("\n")))
-    if rows and "epoch" not in rows[0]:
-        raise ValueError(f'{path}: expected a header with the column "epoch", found {rows[0]}')
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(rows[0]):
-            raise ValueError(f"{path}:{number}: expected {len(rows[0])} columns, found {len(row)}")
-    kept = [row for row in rows[1:] if int(row[rows[0].index("epoch")]) < first_epoch]
-    return [rows[0], *kept] if kept else []
+def results_rows(text: str) -> list[dict[str, float]]:
+    """The rows of a table; raises ValueError where it is no such table, or a row is not whole."""
+    header, *rows = csv.reader(text.splitlines())
+    whole = [[int(cell) if cell.isdecimal() else float(cell) for cell in row] for row in rows]
+    return [dict(zip(header, row, strict=True)) for row in whole]
 
 
-def results_image(path: Path) -> np.ndarray:
-    """Six panels of curves over epochs, from the columns of a run's results.csv that are there; RGB."""
-    table = np.genfromtxt(path, delimiter=",", names=True, deletechars="", ndmin=1)
+def results_image(rows: Sequence[Row]) -> np.ndarray:
+    """Six panels of curves over epochs, from the columns that are there; RGB."""
+    epochs = [row["epoch"] for row in rows]
     figure = new_figure(13, 7.5)
     for axes, (title, keys) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
-        present = [key for key in keys if key in (table.dtype.names or ())]
-        marker = "o" if len(table) == 1 else None  # a line of one point is nothing
+        present = [key for key in keys if key in rows[0]]
+        marker = "o" if len(rows) == 1 else None  # a line of one point is nothing
         for key, style in zip(present, ("-", "--", ":"), strict=False):  # lines that lie on one another are all seen
-            axes.plot(table["epoch"], table[key], style, marker=marker, label=key)
+            axes.plot(epochs, [row[key] for row in rows], style, marker=marker, label=key)
         axes.set(title=title, xlabel="epoch")
         axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from yolo_lite.report.evaluation import Curves
 
+EVENTS = "events.out.tfevents.*"  # files of TensorBoard
 PR_THRESHOLDS = 128  # of the curves in the PR CURVES tab
 
 
@@ -72,6 +73,10 @@ class TensorBoard:
         for summary in hparams(dict(values), dict.fromkeys(metrics, 0.0)):
             self._add(self._writer._get_file_writer().add_summary, summary)
 
+    def flush(self) -> None:
+        """Writes what is still buffered, and waits for it."""
+        self._add(self._writer.flush)
+
     def close(self) -> None:
         """Writes what is still buffered. Where that fails it is said: what ends a run is not lost for its curves."""
         try:
@@ -85,3 +90,21 @@ class TensorBoard:
             add(*values)
         except OSError as error:
             raise OSError(error.errno, error.strerror, self.folder) from error
+
+
+def first_gap(folder: Path, rows: Sequence[Mapping[str, float]]) -> int:
+    """The first of the epochs that the event files in a folder do not hold whole, 1 + the last row's where none lacks.
+
+    A file counts up to where it is damaged: TensorBoard shows no more of it.
+    """
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    present: dict[int, set[str]] = {}
+    for file in sorted(folder.glob(EVENTS)) if rows else ():
+        for event in map(Event.FromString, RawEventFileLoader(str(file)).Load()):
+            if event.session_log.status == SessionLog.START:  # hides what files before it hold from this step on
+                present = {step: tags for step, tags in present.items() if step < event.step}
+            present.setdefault(event.step, set()).update(value.tag for value in event.summary.value)
+    lacking = (int(row["epoch"]) for row in rows if row.keys() - {"epoch"} - present.get(int(row["epoch"]), set()))
+    return next(lacking, int(rows[-1]["epoch"]) + 1 if rows else 1)

@@ -15,6 +15,7 @@ from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.load import validate
 from yolo_lite.config.options import AdoptOptions
 from yolo_lite.config.yaml_file import Document, read_yaml
+from yolo_lite.data.outputs import Inputs, check_file
 from yolo_lite.tools.divide import divide, read_fingerprints
 from yolo_lite.tools.export_tree import SPLITS, Tree, open_folder, read_sources
 from yolo_lite.tools.layouts import Layout, recognise
@@ -29,7 +30,8 @@ def adopt(options: AdoptOptions) -> Path:
     Raises:
         UserError: nothing is recognised, or several things are, or there is something where it would write.
     """
-    source, output = Path(options.source), Path(options.output).absolute()
+    source = Path(options.source)
+    output = check_file(options.output, Inputs(files=(str(source),)), "-o").absolute()
     place, packed = output.with_suffix(""), is_archive(source)
     lists = [_list_file(output, split) for split in SPLITS]
     _check(source, output, [output, *lists, *([place] if packed else [])])
@@ -71,13 +73,13 @@ def _understood(source: Path, output: Path, options: AdoptOptions) -> tuple[Tree
     if source.is_dir():
         tree, file = open_folder(source), None
     else:
-        root = source.parent / Path(str(read_yaml(source).data.get("path") or ".")).expanduser()
+        root = source.parent / os.path.expanduser(str(read_yaml(source).data.get("path") or "."))
         tree, file = Tree(root.resolve() if root.is_dir() else source.parent), str(source)
     names = [name.strip() for text in options.names for name in text.split(",") if name.strip()]
     layout = recognise(tree, file, options.format, names)
     has_images = not all(os.path.isabs(image) for images in layout.stated.splits.values() for image in images)
-    if has_images and output.resolve().is_relative_to(tree.root if file else source):
-        raise ConfigError(f"-o {output}: expected a file outside the dataset, which is never written into: {source}")
+    if has_images:
+        check_file(output, Inputs((str(tree.root if file else source),)), "-o")
     return (tree, *_divided(tree, layout, options))
 
 
@@ -108,7 +110,7 @@ def _write(tree: Tree, layout: Layout, why: str, source: Path, output: Path) -> 
     validate(DatasetConfig, Document(f"{source}", content, {}))
     output.parent.mkdir(parents=True, exist_ok=True)
     for file, rows in lists.items():
-        file.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+        file.write_bytes(os.fsencode("".join(f"{row}\n" for row in rows)))  # names of files may be no text
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     output.write_text(f"# yolo-lite adopt {str(source)!r}\n{text}", encoding="utf-8")
     stated, names = layout.stated, layout.names

@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from yolo_lite.config.durable import write_text
 from yolo_lite.config.errors import ConfigError, DivergedError
 from yolo_lite.config.load import load_run_config
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import read_yaml
 from yolo_lite.engine.checkpoint import check_resumable, load_checkpoint
+from yolo_lite.engine.record import with_rows
+from yolo_lite.engine.run_folder import owned
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.state import Resume, is_finished
 from yolo_lite.engine.train import train
@@ -101,8 +104,7 @@ def finish(run: Run) -> Outcome:
     path = run.folder / "outcome.json"
     if not path.exists():
         text = json.dumps(_train(run)._asdict()) + "\n"
-        path.with_suffix(".tmp").write_text(text, encoding="utf-8")
-        path.with_suffix(".tmp").replace(path)  # never half written
+        write_text(path, text)  # never half written
     return Outcome(**json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -128,10 +130,12 @@ def _flat(config: RunConfig) -> dict[str, Any]:
 def _train(run: Run) -> Outcome:
     """Train a run, or the rest of it; its output goes to log.txt in its folder."""
     run.folder.mkdir(parents=True, exist_ok=True)
+    owned(run.folder)
     checkpoint = run.folder / "weights" / "last.pt"
-    resume = Resume(run.folder, load_checkpoint(checkpoint)) if checkpoint.exists() else None
-    if resume:
-        check_resumable(resume.checkpoint, checkpoint)
+    resume = None
+    if checkpoint.exists():
+        check_resumable(content := load_checkpoint(checkpoint), checkpoint)
+        resume = Resume(run.folder, with_rows(content, run.folder))
     if resume and is_finished(resume.checkpoint["epoch"], resume.checkpoint["best_epoch"], run.config):
         metrics, seconds = resume.checkpoint["metrics"], None
     else:

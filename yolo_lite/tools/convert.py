@@ -16,6 +16,8 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.decode import ANY_RANGE
 from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.inputs import dataset_inputs
+from yolo_lite.data.outputs import check_place
 from yolo_lite.data.readers.voc import VocReader
 from yolo_lite.data.split import dataset_root
 from yolo_lite.data.writers import WRITERS
@@ -34,8 +36,7 @@ def convert(
     Raises:
         DataError: the folder is not empty or lies in the dataset, or two images would have one label file.
     """
-    root = dataset_root(config, data_file)
-    check_folder(folder, root)
+    root = check_new_folder(folder, config, data_file, "--out")
     splits = {}
     for split in config.splits:
         index = splits[split] = index_split(config, data_file, split, with_outlines=polygons or to == "coco")
@@ -44,18 +45,20 @@ def convert(
     return write_dataset(splits, root, folder, to, polygons, copy_images)
 
 
-def check_folder(folder: Path, root: Path) -> None:
-    """Raise DataError for a folder that is not empty or lies in the dataset."""
-    if folder.resolve().is_relative_to(root):
-        raise DataError(f"{folder}: expected a folder outside the dataset, which is never written into: {root}")
+def check_new_folder(given: str | os.PathLike[str], config: DatasetConfig, data_file: str, flag: str) -> Path:
+    """The root of the dataset; raises UserError for a folder that is not empty, or lies where nothing is written."""
+    root = dataset_root(config, data_file)
+    inputs = dataset_inputs(config, data_file)
+    folder = check_place(given, inputs._replace(folders=(*inputs.folders, str(root))), flag)
     if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: expected a new folder or an empty one")
+    return root
 
 
 def write_dataset(
     splits: Mapping[str, DatasetIndex], root: Path, folder: Path, to: str, polygons: bool, copy_images: bool
 ) -> Path:
-    """Write splits of a dataset below ``root`` into a folder that ``check_folder`` has seen, as ``convert``."""
+    """Write splits of a dataset below ``root`` into a folder that ``check_new_folder`` has seen, as ``convert``."""
     folder, all_names = folder.resolve(), _names_below(splits, root)
     content: dict[str, Any] = {"path": "." if copy_images else str(root), "format": to, "labels": {}}
     if to == "yolo":
@@ -74,7 +77,7 @@ def write_dataset(
                     (place / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(index.path(position), place / name)
             rows = "".join(f"{name.as_posix()}\n" for name in names)
-            (place / f"{split}.txt").write_text(rows, encoding="utf-8")
+            (place / f"{split}.txt").write_bytes(os.fsencode(rows))
             content[split] = f"{split}.txt" if copy_images else str(folder / f"{split}.txt")
             labels = WRITERS[to](index, [_without_images(name) for name in names], place, split, polygons)
             content["labels"][split] = labels if copy_images else str(folder / labels)

@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from yolo_lite.config.errors import DataError
+from yolo_lite.data.decode import ANY_RANGE, by_opencv, damage_told, open_image
 from yolo_lite.data.images import read_image
 
 SIDE = 16  # rows of a difference hash, and bits of a row
@@ -152,13 +153,13 @@ def _fingerprint(path: str, channels: int) -> np.ndarray:
 
 def _grey(path: str, channels: int) -> np.ndarray:
     """float32 ``[h, w]``; of a large image a quarter of its sides, which a JPEG is decoded to in less time."""
-    content = np.fromfile(path, dtype=np.uint8)
-    if len(content):
-        for flag in (cv2.IMREAD_REDUCED_GRAYSCALE_4, cv2.IMREAD_GRAYSCALE):
-            image = cv2.imdecode(content, flag)
-            if image is not None and (min(image.shape) > 2 * SIDE or flag == cv2.IMREAD_GRAYSCALE):
-                return image.astype(np.float32)
     try:
+        with damage_told(path), open_image(path) as file:
+            content = file.read()
+            for flag in (cv2.IMREAD_REDUCED_GRAYSCALE_4, cv2.IMREAD_GRAYSCALE) if content else ():
+                image = by_opencv(content, flag, ANY_RANGE)
+                if image is not None and (min(image.shape[:2]) > 2 * SIDE or flag == cv2.IMREAD_GRAYSCALE):
+                    return image[..., 0].astype(np.float32)
         pixels = read_image(path, channels).astype(np.float32)
         return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if channels == 3 else pixels.mean(axis=2)
     except DataError:  # it is named where the set is read

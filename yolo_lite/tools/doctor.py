@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
-from yolo_lite.config.regular import read_regular
 from yolo_lite.data.augment import MAX_ASPECT, MIN_SIDE
-from yolo_lite.data.decode import orientation
+from yolo_lite.data.decode import damage_told, open_image, opened, orientation
 from yolo_lite.data.doubts import doubts, training_sizes
 from yolo_lite.data.files import Listing
 from yolo_lite.data.images import read_image
@@ -197,7 +196,8 @@ def _examine(reader: LabelReader, split: str, channels: int, image: Path, labels
     if len(read.usable):
         read = _with_pixels(read, image, channels)
     if not any(problem.kind in ("unreadable image", SYSTEM_ERROR) for problem in read.problems[0]):
-        digest = hashlib.blake2b(read_regular(image), digest_size=16).digest()
+        with damage_told(image), open_image(image) as file:
+            digest = hashlib.blake2b(file.read(), digest_size=16).digest()
         findings += [Finding(kind, split, path, f"{image}: {text}") for kind, text in _peculiarities(image)]
     for problem in read.problems[0]:
         kind = problem.kind
@@ -227,11 +227,13 @@ def _with_pixels(read: Labels, image: Path, channels: int) -> Labels:
 def _peculiarities(path: Path) -> Iterator[tuple[str, str]]:
     """Name properties in the file's header that other programs may treat differently."""
     try:
-        with Image.open(path) as image:
+        with damage_told(path), open_image(path) as file:
+            if (image := opened(file)) is None:  # formats that only OpenCV knows
+                return
             kind, mode, turned = image.format or "", image.mode, orientation(image)
             # The first argument of Pillow's decoder names the bits of a sample if these are not 8.
             layout = str(image.tile[0][3]) if image.tile else ""
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):  # formats that only OpenCV knows
+    except DataError:  # told by those who read it
         return
     stated = Image.registered_extensions().get(path.suffix.lower(), "")
     if SAME_FORMAT.get(stated, stated) != SAME_FORMAT.get(kind, kind):

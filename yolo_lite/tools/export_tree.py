@@ -161,7 +161,7 @@ def _suffix(file: str) -> str:
 def _walk(root: Path) -> list[str]:
     """The files below a folder that are not hidden, by their paths below it."""
     start = len(str(root).rstrip(os.sep))
-    below = (file[start:] for file in walk(str(root))[0])
+    below = (file[start:] for file in walk(str(root)).files)
     return [file[1:].replace(os.sep, "/") for file in below if not HIDDEN.search(file) and not file.endswith(os.sep)]
 
 

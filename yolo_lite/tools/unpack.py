@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import itertools
+import lzma
 import os
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import unicodedata
 import zipfile
@@ -14,15 +17,25 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from tqdm import tqdm
 
 from yolo_lite.config.errors import DataError
+from yolo_lite.config.regular import open_regular
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 MOST_EXPANSION = 100  # an archive that unpacks to more than this many times its own size is a bomb
-UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError)
+FREE_ENTRIES = 1_000  # files and folders of any archive, beyond which there is one for
+BYTES_OF_AN_ENTRY = {".zip": 76, ".tar": 512}  # at least, of the archive itself
+BYTES_COMPRESSED = 16
+DEPTH = 64  # folders in folders
+LONGEST_NAME = 4_000  # bytes of a path
+LONGEST_HEADER = 1 << 20  # bytes that tarfile reads at once: an attribute or a name; contents come in such pieces too
+UNREADABLE = (
+    *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, NotImplementedError, ValueError, LookupError, ArithmeticError, RecursionError),
+)
 
 
 class Member(NamedTuple):
@@ -48,28 +61,67 @@ def unpack(archive: Path, folder: Path, seen: dict[str, str]) -> None:
         DataError: the archive is damaged or a bomb, or has a member that leads out of the folder, that is neither file
             nor folder, or whose name is there already, if only in other letters (A and a, composed accents).
     """
-    left = MOST_EXPANSION * archive.stat().st_size
+    size = archive.stat().st_size
+    left, before = MOST_EXPANSION * size, len(seen)
+    most = FREE_ENTRIES + size // BYTES_OF_AN_ENTRY.get(archive.suffix.lower(), BYTES_COMPRESSED)
     try:
         for member in tqdm(_members(archive), desc=f"unpacking {archive.name}", unit=" entries", leave=False, delay=1):
             path, left = PurePosixPath(member.name.replace("\\", "/")), left - member.size
             if problem := _problem(member, path) or _collision(folder / path, member.kind, seen):
-                raise DataError(f"{archive}: refused: {member.name!r} {problem}")
+                raise DataError(f"{archive}: refused: {member.name!r:.200} {problem}")
+            if len(seen) - before > most:
+                raise DataError(f"{archive}: refused: more than {most:,} files and folders in {size:,} bytes")
             if left < 0:
                 raise DataError(f"{archive}: refused: it unpacks to more than {MOST_EXPANSION} times its size")
             _write(member, folder / path)
+    except DataError:
+        raise
     except UNREADABLE as error:
+        raise DataError(f"{archive}: damaged, or no such archive as its name says: {error}") from error
+    except OSError as error:
+        if error.errno is not None:  # of the system; that of a broken stream has none
+            raise
         raise DataError(f"{archive}: damaged, or no such archive as its name says: {error}") from error
 
 
 def _members(archive: Path) -> Iterator[Member]:
     if archive.suffix.lower() == ".zip":
         with zipfile.ZipFile(archive) as zipped:
+            _check_apart(zipped)
             for info in zipped.infolist():
                 yield Member(info.filename, _zip_kind(info), info.file_size, partial(zipped.open, info))
         return
-    with tarfile.open(archive, "r:" if archive.suffix.lower() == ".tar" else "r:gz") as tar:
-        for member in tar:
-            yield Member(member.name, _tar_kind(member), member.size, partial(tar.extractfile, member))
+    with open_regular(archive) as file:
+        stream = file if archive.suffix.lower() == ".tar" else gzip.GzipFile(fileobj=file)
+        pieces: Any = _InPieces(stream, MOST_EXPANSION * archive.stat().st_size)
+        tar: Any
+        with tarfile.open(fileobj=pieces, mode="r:") as tar:
+            while member := tar.next():
+                yield Member(member.name, _tar_kind(member), member.size, partial(tar.extractfile, member))
+                tar.members.clear()  # a million of them would be a gigabyte
+
+
+class _InPieces:
+    """A stream of which nobody reads much at once, nor too far: tarfile believes any length that a header states."""
+
+    def __init__(self, stream: Any, most: int) -> None:
+        self._stream, self._most = stream, most + tarfile.RECORDSIZE
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int) -> bytes:
+        if size > LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes, expected at most {LONGEST_HEADER:,}")
+        if self.tell() + size > self._most:
+            raise tarfile.ReadError(f"it unpacks to more than {MOST_EXPANSION} times its size")
+        return self._stream.read(size)
+
+
+def _check_apart(zipped: zipfile.ZipFile) -> None:
+    """Raise BadZipFile where entries share their bytes, as in a bomb that states the same ones again and again."""
+    spans = sorted((info.header_offset, info.header_offset + 30 + info.compress_size) for info in zipped.infolist())
+    for (_, end), (start, _) in itertools.pairwise(spans):
+        if end > start:
+            raise zipfile.BadZipFile(f"entries overlap at byte {start}")
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> str:
@@ -94,6 +146,10 @@ def _problem(member: Member, path: PurePosixPath) -> str | None:
         return member.kind
     if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", str(path)):
         return "leads out of the folder"
+    if len(path.parts) > DEPTH:
+        return f"lies {len(path.parts)} folders deep, expected at most {DEPTH}"
+    if len(os.fsencode(path)) > LONGEST_NAME or any(len(os.fsencode(part)) > 255 for part in path.parts):
+        return "has a name that is too long for a file"
     if any(ord(letter) < 32 for letter in member.name) or (member.kind == "file" and not path.name):
         return "is no name of a file"
     return "has a size below 0" if member.size < 0 else None

@@ -70,7 +70,8 @@ class CocoReader(LabelReader):
     def class_names(self, images: Sequence[str]) -> list[str]:
         """The file's categories in its order, each name once, without a parent that no annotation has."""
         categories = self.content["categories"]
-        parents = {row.get("supercategory") for row in categories if row["name"] != row.get("supercategory")}
+        others = (row.get("supercategory") for row in categories if row["name"] != row.get("supercategory"))
+        parents = {parent for parent in others if isinstance(parent, str)}
         first = {row["name"]: row for row in reversed(categories)}  # a parent comes before its classes
         rows = [
             row
@@ -147,7 +148,10 @@ class CocoReader(LabelReader):
                 return Problem("not a number", f"{where}: {expected}")
         attributes = row.get("attributes")
         if isinstance(attributes, dict) and isinstance(turn := attributes.get("rotation"), (int, float)) and turn:
-            box = around_turned(box, turn, size)
+            try:
+                box = around_turned(box, turn, size)
+            except (ValueError, OverflowError):
+                return Problem("not a number", f"{where}: expected a rotation in degrees, found {turn!r:.80}")
         if not any(box) and rings:  # labelme's and VIA's: the outline has it
             corners = np.concatenate(rings).astype(np.float64)
             box = (*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
@@ -165,7 +169,7 @@ def plain_id(value: Any) -> Any:
 
 
 def _is_small(number: Any) -> bool:
-    return isinstance(number, int) and abs(number) < 2**63
+    return isinstance(number, int) and abs(number) < 2**53  # as JSON's numbers are exact everywhere
 
 
 def _is_true(value: Any) -> bool:

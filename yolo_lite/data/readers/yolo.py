@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from yolo_lite.config.bounds import LARGEST
 from yolo_lite.data.labels import Annotation, FileReader, Hint, Problem, counted
 from yolo_lite.data.readers.row_kinds import hints_of, keypoint_sizes, kind_of
 
@@ -47,7 +48,7 @@ class YoloReader(FileReader):
         except ValueError:
             yield Problem("not a number", f"{where}: expected numbers, found {row.strip()[:60]!r}")
             return
-        if not all(map(math.isfinite, values)):
+        if not all(map(math.isfinite, values)) or any(abs(value) >= LARGEST for value in values[1:]):
             yield Problem("not finite", f"{where}: expected finite numbers, found {row.strip()[:60]!r}")
             return
         if len(values) > 6:
