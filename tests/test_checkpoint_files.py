@@ -36,6 +36,7 @@ from yolo_lite.engine.checkpoint import (
 from yolo_lite.engine.checkpoint_fields import built_within, load_fitting
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.plain_pickle import check_pickle
+from yolo_lite.engine.record import with_rows
 from yolo_lite.engine.state import Resume, initial_state
 from yolo_lite.engine.tasks import task_of
 
@@ -48,7 +49,8 @@ backbone:
 head:
   - [[0, 1], 1, Detect, [nc, anchors]]
 """
-SPLIT = {"images": 4, "objects": [1, 2, 0, 0, 1], "sizes": "a", "labels": "b", "boxes": "c"}
+SPLIT: dict[str, Any] = {"images": 4, "objects": [1, 2, 0, 0, 1], "sizes": "a", "labels": "b", "boxes": "c"}
+SPLIT["each"] = torch.zeros(4, 2, dtype=torch.int64)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,7 @@ def state_of(config: Any, resume: Resume | None) -> Any:
 def resumed(path: Path) -> Any:
     content = load_checkpoint(path)
     check_resumable(content, path)
+    content = with_rows(content, path.parent)
     return state_of(config_of(content, path), Resume(path.parent, content))
 
 
@@ -343,7 +346,7 @@ def test_the_commands_refuse_wrong_fields_without_a_traceback(
     path.parent.mkdir(parents=True)
     sized = ["--imgsz", "64", "--workers", "0", "--device", "cpu"]
     short = ["--epochs", "1", "--no-figures", "--batch-size", "8", "--project", str(tmp_path / "runs")]
-    for number in range(30):
+    for number in range(25):
         changed, name = with_one_change(content, dice)
         torch.save(changed, path)
         words = [
@@ -368,6 +371,7 @@ EXPECTED = {  # what is put where, and what the line says
     "updates": (2**60, "updates: expected 9.0072e+15 or less"),
     "ema": ([], "ema: expected"),
     "scaler": ({"scale": 0.0}, "scaler"),
+    "rows": ([{"epoch": 9}], "rows: expected figures of epochs 1 to 1, found 9"),
     "source": (3, "source: expected text, found 3"),
     "data": ({}, "the field 'data.names' is missing"),
     "extra": (torch.zeros(1).expand(10**9), "'extra': expected tensors and plain data, found a tensor"),
@@ -386,8 +390,8 @@ def test_the_line_names_file_field_found_and_expected(field: str, whole: Path, t
 
 def test_unknown_fields_of_plain_data_are_left_out_of_account(whole: Path, tmp_path: Path):
     content = torch.load(whole, weights_only=True)
-    torch.save({**content, "rows": [{"epoch": 1, "metrics/mAP50": 0.5}]}, tmp_path / "last.pt")
-    assert load_checkpoint(tmp_path / "last.pt")["rows"] == [{"epoch": 1, "metrics/mAP50": 0.5}]
+    torch.save({**content, "new": [{"a": 1, "b": 0.5}]}, tmp_path / "last.pt")
+    assert load_checkpoint(tmp_path / "last.pt")["new"] == [{"a": 1, "b": 0.5}]
 
 
 def test_many_missing_tensors_are_a_count_and_three_names(whole: Path, tmp_path: Path):
@@ -415,6 +419,20 @@ def test_a_configuration_of_terabytes_is_refused_before_it_is_built(
         with pytest.raises(UserError):
             reader(tmp_path / "last.pt")
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("weight_decay", 0.1), ("eps", 1.0), ("nesterov", False), ("name", "other"), ("params", [0, 1])]
+)
+def test_options_of_the_optimizer_are_those_of_the_run(key: str, value: Any, whole: Path, tmp_path: Path):
+    content = torch.load(whole, weights_only=True)
+    group = content["optimizer"]["param_groups"][0]
+    if key not in group:
+        pytest.skip("of the other optimizer")
+    group[key] = value
+    torch.save(content, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match=rf"optimizer: param_groups\.0\.{key}: expected"):
+        resumed(tmp_path / "last.pt")
 
 
 def test_optimizer_states_that_share_their_memory_are_refused(whole: Path, tmp_path: Path):

@@ -13,7 +13,7 @@ import os
 import struct
 import zlib
 from typing import BinaryIO, NamedTuple
-from zipfile import ZIP_STORED, ZipFile, ZipInfo, is_zipfile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo, is_zipfile
 
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.regular import open_regular
@@ -24,6 +24,7 @@ MOST_UNPACKED = 64 << 20  # bytes of all compressed records, where those may be:
 UNKNOWN = "damaged, or not a checkpoint"
 ADVICE = "the run's other checkpoint, best.pt or last.pt, may be whole: as --weights it starts a new run"
 
+DAMAGE = (BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, LookupError, OverflowError)
 END, END_64 = b"PK\x05\x06", b"PK\x06\x06"
 LOCAL_HEADER = struct.Struct("<4s2x2H4xI8x2H")  # signature, flags, method, CRC, lengths of name and extra field
 WITHOUT_SEAL = 20  # bytes of the end record before the length of the comment
@@ -56,10 +57,10 @@ def read_archive(path: str | os.PathLike[str], may_compress: bool = False) -> by
         data = file.read()
     try:
         _verify(data, may_compress)
-    except (struct.error, NotImplementedError, ValueError, OverflowError, LookupError, zlib.error) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise damaged(str(error)) from error
+    except CheckpointError:
+        raise
+    except DAMAGE as error:  # what zipfile raises, by what is broken
+        raise damaged(str(error) or type(error).__name__) from error
     return data
 
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from textwrap import shorten
@@ -73,6 +73,15 @@ def load_trained(path: str | Path) -> Trained:
         model = task.build(config.model, False)
     load_fitting(model, content["ema"], f"{path}: ema")
     return Trained(task, model, config, content)
+
+
+def build_model(config: RunConfig, states: Mapping[str, Any] | None) -> Any:
+    """The model of a run, and for one that goes on no larger than its tensors ``states``; ConfigError as the task's."""
+    try:
+        with built_within(states, f"--resume {config.train.cfg}"):
+            return task_of(config.model).build(config.model, not (states or config.train.weights))
+    except ConfigError as error:
+        raise ConfigError(f"{config.train.cfg}: {error}") from None
 
 
 def start_from(weights: str, model: Any, names: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from torch.nn.modules.module import (
 
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.seams import Section, expected_words
-from yolo_lite.config.types import Positive
+from yolo_lite.config.types import NotNegative, Positive
 
 WholeNumber = Annotated[int, Field(ge=0, le=2**53)]
 Figure = Annotated[float, Field(allow_inf_nan=True)]  # mAP is NaN where nothing was to be found
@@ -32,8 +32,8 @@ StateDict = dict[str, Any]
 LONG_LINE, MOST_LINES = 1000, 10  # of a message
 NAMED = 3  # tensors that a message names, of any number
 SPARE = 1_000_000  # numbers that a model may hold beyond four times those of its file
-# How an optimizer is computed, which depends on the device and on torch's version, and what the schedule sets anew.
-FREE_IN_GROUPS = ("fused", "foreach", "capturable", "differentiable", "initial_lr")
+# How an optimizer is computed, which depends on the device and on torch's version.
+FREE_IN_GROUPS = ("fused", "foreach", "capturable", "differentiable", "decoupled_weight_decay")
 STATES = {"SGD": ("momentum_buffer",), "AdamW": ("step", "exp_avg", "exp_avg_sq")}
 
 
@@ -51,6 +51,7 @@ class SplitRecord(Fields):
     sizes: str
     labels: str
     boxes: str
+    each: Tensor = None  # type: ignore[assignment]  # [images, 2] int64; not of a run that an older yolo_lite began
 
 
 class DataRecord(Fields):
@@ -72,6 +73,7 @@ class Averaged(Fields):
     metrics: dict[str, Figure] = Field(default_factory=dict)
     data: DataRecord = None  # type: ignore[assignment]  # missing in imported weights, never None
     source: str = ""
+    rows: list[dict[str, Figure]] = Field(default_factory=list)  # figures of each epoch
 
 
 class TallyFields(Fields, extra="forbid"):
@@ -82,9 +84,22 @@ class TallyFields(Fields, extra="forbid"):
     skipped_in_a_row: WholeNumber
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class GroupFields(Fields):
+    """Of the optimizer's parameters; its other options must be those of the run."""
+
+    name: str
+    params: list[WholeNumber]
+    lr: NotNegative
+    momentum: NotNegative = 0.0
+    betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.0, 0.0)
+
+
 class OptimizerFields(Fields):
     state: dict[WholeNumber, dict[str, Tensor | None]]
-    param_groups: list[dict[str, Any]]
+    param_groups: list[GroupFields]
 
 
 class ScalerFields(Fields):
@@ -129,11 +144,25 @@ def check_fields(content: dict[str, Any], path: str | Path) -> None:
             problem = "missing" if first["type"] == "missing" else "unknown"
             raise CheckpointError(f"{path}: the field {where!r} is {problem}{rest}") from None
         raise CheckpointError(f"{path}: {where}: expected {expected}, found {shown(first['input'])}{rest}") from None
-    for name, most in {"best_epoch": content["epoch"]}.items() if section is Whole else ():
-        if content[name] > most:
-            raise CheckpointError(f"{path}: {name}: expected at most epoch, {most}, found {content[name]}")
-    if section is Whole and content["tally"]["skipped"] > content["tally"]["steps"]:
-        raise CheckpointError(f"{path}: tally.skipped: expected at most tally.steps, found {content['tally']}")
+    if problem := _contradiction(content, section is Whole):
+        raise CheckpointError(f"{path}: {problem}")
+
+
+def _contradiction(content: Mapping[str, Any], is_whole: bool) -> str:
+    """What of the fields does not go together; "" where all does."""
+    for row in content.get("rows", ()):
+        if row.get("epoch", -1) not in range(1, content["epoch"] + 1):
+            return f"rows: expected figures of epochs 1 to {content['epoch']}, found {shown(row.get('epoch'))}"
+    for split in ("train", "val") if "data" in content else ():
+        record = content["data"][split]
+        each, shape = record.get("each"), (record["images"], 2)
+        if each is not None and (each.shape != shape or each.dtype != torch.int64):
+            return f"data.{split}.each: expected a tensor {list(shape)} int64, found {shown(each)}"
+    if is_whole and content["best_epoch"] > content["epoch"]:
+        return f"best_epoch: expected at most epoch, {content['epoch']}, found {content['best_epoch']}"
+    if is_whole and content["tally"]["skipped"] > content["tally"]["steps"]:
+        return f"tally.skipped: expected at most tally.steps, found {content['tally']['skipped']}"
+    return ""
 
 
 def shown(value: Any) -> str:
@@ -156,7 +185,7 @@ def _check_plain(value: Any, path: str | Path, where: tuple[Any, ...]) -> None:
     """Tensors, numbers, text, lists and dicts: nothing else may lie anywhere in a checkpoint."""
     problem = ""
     if isinstance(value, Tensor):
-        problem = "a tensor" if where[:1] == ("config",) else _problem_of_tensor(value)
+        problem = "a tensor" if where[:1] == ("config",) else problem_of_tensor(value)
     elif isinstance(value, dict):
         problem = _problem_of_keys(value)
     elif isinstance(value, str):
@@ -207,7 +236,8 @@ def _problem_of_attributes(attributes: dict[str, Any]) -> str:
     return "" if all(good) else "versions of modules that are none"
 
 
-def _problem_of_tensor(tensor: Tensor) -> str:
+def problem_of_tensor(tensor: Tensor) -> str:
+    """Why a tensor from a file is none of plain numbers that the file holds; "" where it is one."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.device.type != "cpu":
         kind = "a quantized" if tensor.is_quantized else f"a {tensor.layout} {tensor.dtype}"
         return f"{kind} tensor on {tensor.device}".replace("torch.", "")
@@ -215,11 +245,23 @@ def _problem_of_tensor(tensor: Tensor) -> str:
         return "a tensor that wants a gradient"
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return f"{shown(tensor)}, larger than its storage"  # a stride of 0 blows a few numbers up to any size
-    strides = tensor.stride()
-    by_stride = sorted(range(tensor.ndim), key=lambda axis: strides[axis], reverse=True)
-    if not (tensor.is_contiguous() or tensor.permute(by_stride).is_contiguous()):
-        return f"{shown(tensor)} whose numbers overlap or have gaps, strides {list(strides)}"
     return ""
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether each number has a place of its own, in any order of the axes."""
+    strides = tensor.stride()
+    order = sorted(range(tensor.ndim), key=lambda axis: strides[axis], reverse=True)
+    return tensor.is_contiguous() or tensor.permute(order).is_contiguous()
+
+
+def _is_setting(key: str, found: Any, own: Any) -> bool:
+    """Whether an option of a group is the run's; what the schedule sets anew, ``GroupFields`` has checked."""
+    if key in FREE_IN_GROUPS:
+        return found is None or isinstance(found, bool)
+    if key == "betas":
+        return isinstance(found, (tuple, list)) and type(found[1]) is float and found[1] == own[1]
+    return type(found) is type(own) and bool(found == own)
 
 
 def check_fits(given: Mapping[str, Any], module: nn.Module, where: str) -> None:
@@ -273,7 +315,7 @@ def check_state(content: Mapping[str, Any], state: Any, path: str | Path) -> Non
     moved = [value for row in content["optimizer"]["state"].values() for value in row.values() if value is not None]
     moved += [tally["losses"], tally["norm"]]
     places = [tensor.untyped_storage().data_ptr() for tensor in moved if tensor.numel()]
-    if len(set(places)) < len(places):
+    if len(set(places)) < len(places) or not all(map(_is_dense, moved)):  # a step writes into them
         raise CheckpointError(f"{path}: optimizer: expected tensors that share no memory")
 
 
@@ -282,9 +324,10 @@ def _check_optimizer(given: Mapping[str, Any], optimizer: torch.optim.Optimizer,
     if len(given["param_groups"]) != len(own):
         raise CheckpointError(f"{where}: expected {len(own)} groups, found {len(given['param_groups'])}")
     for number, (found, group) in enumerate(zip(given["param_groups"], own, strict=True)):
-        for key in group.keys() - set(FREE_IN_GROUPS):
-            if key in ("name", "params") or key in found:
-                _check_setting(found.get(key), group[key], f"{where}: param_groups.{number}.{key}")
+        for key in sorted(group.keys() - {"lr", "momentum"}):
+            if not _is_setting(key, found.get(key), group[key]):
+                place = f"{where}: param_groups.{number}.{key}"
+                raise CheckpointError(f"{place}: expected {shown(group[key])}, found {shown(found.get(key))}")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = STATES[type(optimizer).__name__]
     for number, row in given["state"].items():
@@ -295,19 +338,6 @@ def _check_optimizer(given: Mapping[str, Any], optimizer: torch.optim.Optimizer,
             like = torch.zeros(()) if name == "step" else parameters[number]
             if not (_is_like(value, like) or (value is None and name == "momentum_buffer")):
                 raise CheckpointError(f"{place}.{name}: expected {shown(like.detach())}, found {shown(value)}")
-
-
-def _check_setting(found: Any, own: Any, where: str) -> None:
-    """Names and switches are those of the run; numbers are numbers, for the schedule sets them anew."""
-    if isinstance(own, float) or (isinstance(own, int) and not isinstance(own, bool)):
-        good = type(found) in (int, float) and 0 <= found < float("inf")
-    elif isinstance(own, tuple):
-        good = isinstance(found, (tuple, list)) and len(found) == len(own)
-        good = good and all(type(each) in (int, float) and 0 <= each < 1 for each in found)
-    else:
-        good = type(found) is type(own) and found == own
-    if not good:
-        raise CheckpointError(f"{where}: expected {shown(own)}, found {shown(found)}")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickletools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from yolo_lite.config.errors import CheckpointError
 
@@ -41,6 +41,10 @@ class _Value:
             raise CheckpointError(
                 f"refused: its pickle stands for more than {MOST_VALUES:,} values, or nests deeper than {DEEPEST}"
             )
+
+
+ATOM = _Value()
+ATOM.is_held = True  # nothing can be put into it, so one stands for all
 
 
 def check_pickle(program: bytes, known: re.Pattern[str]) -> set[str]:
@@ -75,16 +79,19 @@ class _Machine:
         pass
 
     def push(self, argument: Any) -> None:
+        self.stack.append(ATOM)
+
+    def push_container(self, argument: Any) -> None:
         self.stack.append(_Value())
 
     def push_text(self, argument: str | bytes) -> None:
         self.texts = [self.texts[1], str(argument)]
-        self.stack.append(_Value(1 + len(argument) // CHARACTERS))
+        self.stack.append(_Value(1 + len(argument) // CHARACTERS) if len(argument) >= CHARACTERS else ATOM)
 
     def push_integer(self, argument: int) -> None:
         if argument not in INTEGERS:
             raise CheckpointError("refused: its pickle holds a whole number of more than 64 bits")
-        self.stack.append(_Value())
+        self.stack.append(ATOM)
 
     def mark(self, argument: Any) -> None:
         self.stack.append(None)
@@ -127,10 +134,9 @@ class _Machine:
     def popped(self, count: int) -> list[_Value]:
         values = self.stack[-count:]
         del self.stack[-count:]
-        kept = [value for value in values if value is not None]
-        if len(kept) != count:
+        if len(values) != count or None in values:
             raise ValueError("nothing on the stack")
-        return kept
+        return cast(list[_Value], values)
 
     def from_mark(self) -> list[_Value]:
         values = list[_Value]()
@@ -161,7 +167,7 @@ def _all(operation: Operation, *names: str) -> dict[str, Operation]:
 OPERATIONS: dict[str, Operation] = {
     **_all(_Machine.nothing, "PROTO", "FRAME", "STOP"),
     **_all(_Machine.push, "NONE", "NEWTRUE", "NEWFALSE", "BINFLOAT", "FLOAT"),
-    **_all(_Machine.push, "EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "EMPTY_TUPLE"),
+    **_all(_Machine.push_container, "EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "EMPTY_TUPLE"),
     **_all(_Machine.push_integer, "BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4"),
     **_all(_Machine.push_text, "BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "STRING", "BINSTRING", "SHORT_BINSTRING"),
     **_all(_Machine.push_text, "BINBYTES", "SHORT_BINBYTES"),

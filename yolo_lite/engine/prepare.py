@@ -19,8 +19,7 @@ from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import CAN_FORK, ImageStore
-from yolo_lite.engine.checkpoint import save_checkpoint, start_from
-from yolo_lite.engine.checkpoint_fields import built_within
+from yolo_lite.engine.checkpoint import build_model, save_checkpoint, start_from
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
 from yolo_lite.engine.optimizer import Plan, accumulated_batches
@@ -71,12 +70,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     compute = choose_compute(options.device, hyp.precision, hyp.channels_last, processes.local_rank)
     print(compute if processes.size == 1 else f"{compute}, {processes.size} processes")
     torch.manual_seed(options.seed)
-    try:
-        with built_within(resume.checkpoint["model"] if resume else None, f"--resume {options.cfg}"):
-            model = task.build(config.model, not (resume or options.weights))
-    except ConfigError as error:
-        raise ConfigError(f"{options.cfg}: {error}") from None
-    model = move_model(model, compute)
+    model = move_model(build_model(config, resume and resume.checkpoint["model"]), compute)
     size = rounded_up(options.imgsz, model.stride)
     print(f"{options.cfg}: {model.describe(size)}")
     train_index, val_index, data_record = read_splits(config, resume)

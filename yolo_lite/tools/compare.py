@@ -18,7 +18,7 @@ from yolo_lite.config.errors import ConfigError, DivergedError
 from yolo_lite.config.load import load_run_config
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import read_yaml
-from yolo_lite.engine.checkpoint import load_checkpoint
+from yolo_lite.engine.checkpoint import check_resumable, load_checkpoint
 from yolo_lite.engine.record import with_rows
 from yolo_lite.engine.run_folder import owned
 from yolo_lite.engine.seams import SEAMS
@@ -132,7 +132,10 @@ def _train(run: Run) -> Outcome:
     run.folder.mkdir(parents=True, exist_ok=True)
     owned(run.folder)
     checkpoint = run.folder / "weights" / "last.pt"
-    resume = Resume(run.folder, with_rows(load_checkpoint(checkpoint), run.folder)) if checkpoint.exists() else None
+    resume = None
+    if checkpoint.exists():
+        check_resumable(content := load_checkpoint(checkpoint), checkpoint)
+        resume = Resume(run.folder, with_rows(content, run.folder))
     if resume and is_finished(resume.checkpoint["epoch"], resume.checkpoint["best_epoch"], run.config):
         metrics, seconds = resume.checkpoint["metrics"], None
     else:

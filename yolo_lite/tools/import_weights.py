@@ -19,6 +19,7 @@ from yolo_lite.config.model import ModelConfig
 from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.checkpoint import save_checkpoint
+from yolo_lite.engine.checkpoint_fields import first_of, in_short
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv
@@ -79,15 +80,18 @@ def read_checkpoint(path: str | Path) -> Weights:
     content = content if isinstance(content, dict) else {}
     if "format" in content:
         raise CheckpointError(f"{path}: already a checkpoint of yolo_lite")
-    model = content.get("ema") or content.get("model")
+    model = next((content[key] for key in ("ema", "model") if content.get(key) is not None), None)
     if model is None:
         raise CheckpointError(f"{path}: expected a checkpoint of YOLOv5, found no 'ema' or 'model' in it")
     tensors = tensors_of(path, model)
     own_yaml, names = model.state.get("yaml"), model.state.get("names")
-    if not isinstance(own_yaml, dict) or names is None:
+    if not isinstance(own_yaml, dict) or not isinstance(names, (list, dict)):
         raise CheckpointError(f"{path}: expected a model of YOLOv5, found one without YAML or names")
-    config = validate(ModelConfig, Document(f"{path} (its YAML)", own_yaml, {}), SEAMS)
-    names = validate(DatasetConfig, Document(f"{path} (its names)", {"names": names}, {})).names
+    try:
+        config = validate(ModelConfig, Document(f"{path} (its YAML)", own_yaml, {}), SEAMS)
+        names = validate(DatasetConfig, Document(f"{path} (its names)", {"names": names}, {})).names
+    except ConfigError as error:
+        raise ConfigError(in_short(str(error))) from None
     if len(names) != config.nc:
         raise CheckpointError(f"{path}: expected {config.nc} names, the classes of its YAML, found {len(names)}")
     return Weights(path, config, names, tensors)
@@ -186,5 +190,5 @@ def _check_complete(weights: Weights, expected: dict[str, torch.Size]) -> None:
         "left over": [name for name in found if name not in expected and not name.endswith(".anchor_grid")],
         "of another shape": [f"{name} {list(found[name])}, expected {list(expected[name])}" for name in differing],
     }
-    if problems := [f"{kind}: {', '.join(names)}" for kind, names in others.items() if names]:
+    if problems := [f"{kind}: {first_of(names)}" for kind, names in others.items() if names]:
         raise CheckpointError(f"{weights.path}: its tensors do not fit the model; {'; '.join(problems)}")

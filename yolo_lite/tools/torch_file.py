@@ -22,6 +22,7 @@ from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.regular import open_regular
 from yolo_lite.engine.archive import read_archive, record_of
 from yolo_lite.engine.checkpoint import UNREADABLE
+from yolo_lite.engine.checkpoint_fields import problem_of_tensor
 from yolo_lite.engine.plain_pickle import check_pickle
 
 # Names that a pickle may contain; other names show that the file is no checkpoint of a model.
@@ -114,9 +115,8 @@ def _tensors_of(module: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str,
     for name, value in (module.state["_parameters"] | module.state["_buffers"]).items():
         if value is None:  # a layer without a bias
             continue
-        # A stride of 0 could blow a few numbers up to any size.
-        if not isinstance(value, Tensor) or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(f"expected a tensor at {prefix + name!r}, or it is larger than its storage")
+        if not isinstance(value, Tensor) or problem_of_tensor(value.detach()):
+            raise ValueError(f"expected a tensor of plain numbers at {prefix + name!r}")
         yield f"{prefix}{name}", value.detach()
     for name, child in module.state["_modules"].items():
         if child is not None:
