@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -416,7 +417,7 @@ def test_run_folders_are_numbered_from_2(tmp_path: Path):
     project = str(tmp_path / "runs/train")
     folders = [make_run_folder(project, "exp", exist_ok=False) for _ in range(3)]
     assert [folder.name for folder in folders] == ["exp", "exp2", "exp3"] and all(f.is_dir() for f in folders)
-    folders[1].rmdir()
+    shutil.rmtree(folders[1])
     assert make_run_folder(project, "exp", exist_ok=False).name == "exp2"
     assert make_run_folder(project, "other", exist_ok=False).name == "other"
 
