@@ -8,7 +8,7 @@ from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.options import CompareOptions, RunOptions, TrainOptions
 from yolo_lite.engine.resolve import run_config
 from yolo_lite.engine.run_folder import run_place
-from yolo_lite.tools.compare import Run, compare, variant_folder
+from yolo_lite.tools.compare import Run, compare, take_folder, variant_folder
 
 HINT = "; the same command goes on"  # where it was interrupted
 
@@ -23,6 +23,7 @@ def run(options: CompareOptions) -> None:
             own |= {"project": folder / variant_folder(variant), "name": f"seed{seed}", "exist_ok": True}
             own |= {"seed": seed, "set": [*options.set, *texts], "no_figures": True}
             runs.append(Run(variant, seed, run_config(TrainOptions(**own))))
+    take_folder(folder, runs[0].config)
     print(compare(runs, folder))
     print(f"{folder}: comparison.md, comparison.json, comparison.png")
 

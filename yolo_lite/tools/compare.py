@@ -68,10 +68,6 @@ def compare(runs: Sequence[Run], folder: Path) -> str:
     Raises:
         ConfigError: a run folder holds a run of another configuration.
     """
-    config = runs[0].config
-    check_place(folder, dataset_inputs(config.data, config.data_file), "--project")
-    folder.mkdir(parents=True, exist_ok=True)
-    owned(folder)
     for run in runs:
         check_same_run(run)
     table = ""
@@ -84,6 +80,13 @@ def compare(runs: Sequence[Run], folder: Path) -> str:
         if number % len(outcomes) == 0:  # every variant has been trained with this seed
             table = _write(folder, [first.seed for first in runs[: number : len(outcomes)]], outcomes)
     return table
+
+
+def take_folder(folder: Path, config: RunConfig) -> None:
+    """Make the folder of a comparison, for this process. Raises UserError where nothing may be written there."""
+    check_place(folder, dataset_inputs(config.data, config.data_file), "--project")
+    folder.mkdir(parents=True, exist_ok=True)
+    owned(folder)
 
 
 def _write(folder: Path, seeds: list[int], outcomes: dict[str, list[Outcome]]) -> str:
