@@ -47,8 +47,8 @@ def _walked(place: str) -> Iterator[str]:
 def without_wildcards(place: str) -> str:
     """The folder that a source or pattern names before its first wildcard; that of a file."""
     parts = Path(place).parts
-    path = os.path.join("", *itertools.takewhile(lambda part: glob.escape(part) == part, parts))
-    return path if not path or os.path.isdir(path) else os.path.dirname(path)
+    path = Path(*itertools.takewhile(lambda part: glob.escape(part) == part, parts))
+    return str(path if path.is_dir() else path.parent)
 
 
 def _was_adopted(file: str) -> bool:
