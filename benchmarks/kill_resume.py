@@ -56,7 +56,7 @@ def seconds_from_first_checkpoint(words: list[str], folder: Path) -> float:
 AIMS = {
     "last.pt": ("weights/.last.pt.tmp", 6),
     "best.pt": ("weights/.best.pt.tmp", 1),
-    "results.csv": (".results.csv.tmp", 3),
+    "results.csv": (".results.csv.tmp", 2),
     "curves": (EVENTS, 12),
 }
 
