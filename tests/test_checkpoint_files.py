@@ -185,6 +185,19 @@ def test_every_bit_every_cut_and_every_sector(age: str, whole: Path, tmp_path: P
             refused_or_same(path, sector, expected, f"sector {place}")
 
 
+def test_no_bit_of_the_directory_changes_what_an_older_file_holds(whole: Path, tmp_path: Path):
+    """One of them makes a folder of a record: torch then reads nothing, and takes what its memory holds."""
+    data, expected = bytearray(without_seal(whole.read_bytes())), load_checkpoint(whole)
+    entry = data.index(b"PK\x01\x02", data.rindex(b"PK\x03\x04"))
+    while b"archive/data/" not in data[entry : entry + 60]:
+        entry = data.index(b"PK\x01\x02", entry + 4)
+    for place in range(entry, entry + 60):
+        for bit in range(8):
+            data[place] ^= 1 << bit
+            refused_or_same(tmp_path / "last.pt", bytes(data), expected, f"bit {bit} of {place - entry}")
+            data[place] ^= 1 << bit
+
+
 def test_every_command_refuses_a_damaged_tensor_and_says_what_may_be_used(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -27,6 +27,7 @@ ADVICE = "the run's other checkpoint, best.pt or last.pt, may be whole: as --wei
 DAMAGE = (BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, LookupError, OverflowError)
 END, END_64 = b"PK\x05\x06", b"PK\x06\x06"
 LOCAL_HEADER = struct.Struct("<4s2x2H4xI8x2H")  # signature, flags, method, CRC, lengths of name and extra field
+FOLDER = 0x10  # in the attributes of a record
 WITHOUT_SEAL = 20  # bytes of the end record before the length of the comment
 
 
@@ -114,6 +115,10 @@ def _verify(data: bytes, may_compress: bool) -> None:
         limits = [*(record.header_offset for record in ordered[1:]), directory.start]
         for record, limit in zip(ordered, limits, strict=True):
             start = _start_of(record, data)
+            if (
+                record.external_attr & FOLDER or record.is_dir()
+            ):  # of which torch reads nothing, and takes what is there
+                raise damaged(f"the record {record.filename!r} says that it is a folder")
             if record.compress_type != ZIP_STORED:
                 archive.read(record)  # zipfile checks its CRC
             elif record.file_size != record.compress_size or start + record.file_size > limit:
