@@ -23,8 +23,6 @@ ODD = [
         "a/" * 3000,
         "",
         ".",
-        "..",
-        "/",
         "/dev/null",
     ),
     *("/proc/self/mem", "/proc/1/environ", "*", "[a", "x.yaml/y", "http://x/y", "\n", "\x1b[2J", "'", "%s", "{}"),
@@ -95,6 +93,14 @@ def test_an_odd_path_is_used_or_refused(command: str, place: Path, here: Path, c
     draw = random.Random(command)
     drawn = [(draw.choice(FLAGS[command]), odd) for odd in draw.sample(ODD, 3)]
     assert list(filter(None, (trial(command, flag, odd, place, capsys) for flag, odd in drawn))) == []
+
+
+@pytest.mark.parametrize(("command", "flag"), [("adopt", "-o"), ("download", "--into")])
+def test_the_root_is_no_place_for_a_set(
+    command: str, flag: str, place: Path, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert status_of(main, [command, *with_path(command, flag, "/", place)]) == 2
+    assert "/: expected " in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -30,11 +30,17 @@ def adopt(options: AdoptOptions) -> Path:
     Raises:
         UserError: nothing is recognised, or several things are, or there is something where it would write.
     """
+<<<<<<< HEAD
     source = Path(options.source)
     output = check_file(options.output, Inputs(files=(str(source),)), "-o").absolute()
+=======
+    source, output = Path(options.source), Path(options.output).absolute()
+    if output.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"-o {output}: expected the name of a .yaml file")
+>>>>>>> border
     place, packed = output.with_suffix(""), is_archive(source)
     lists = [_list_file(output, split) for split in SPLITS]
-    _check(source, output, [output, *lists, *([place] if packed else [])])
+    _check(source, [output, *lists, *([place] if packed else [])])
     if not packed:
         return _write(*_understood(source, output, options), source, output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -51,9 +57,7 @@ def adopt(options: AdoptOptions) -> Path:
     return _write(tree, layout, why, source, output)
 
 
-def _check(source: Path, output: Path, written: Sequence[Path]) -> None:
-    if output.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"-o {output}: expected the name of a .yaml file")
+def _check(source: Path, written: Sequence[Path]) -> None:
     if not os.path.lexists(source):
         raise DataError(f"{source}: no such file or folder")
     if not source.is_dir() and not is_archive(source) and source.suffix not in (".yaml", ".yml"):

@@ -47,6 +47,8 @@ def download_set(config: DatasetConfig, root: Path) -> bool:
         DataError: a transfer fails for good, a checksum is wrong, an archive is refused, the disk is too small, or
             something else is in the set's place. A set that is there is never touched.
     """
+    if not root.name:
+        raise DataError(f"{root}: expected a folder of the set's own")
     work = root.with_name(f"{root.name}.download")
     try:
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):
