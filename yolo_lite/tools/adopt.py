@@ -30,14 +30,10 @@ def adopt(options: AdoptOptions) -> Path:
     Raises:
         UserError: nothing is recognised, or several things are, or there is something where it would write.
     """
-<<<<<<< HEAD
     source = Path(options.source)
     output = check_file(options.output, Inputs(files=(str(source),)), "-o").absolute()
-=======
-    source, output = Path(options.source), Path(options.output).absolute()
     if output.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"-o {output}: expected the name of a .yaml file")
->>>>>>> border
     place, packed = output.with_suffix(""), is_archive(source)
     lists = [_list_file(output, split) for split in SPLITS]
     _check(source, [output, *lists, *([place] if packed else [])])
