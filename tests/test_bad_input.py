@@ -134,7 +134,7 @@ ROWS = {
     "truncated PNG": image("x.png", picture("PNG")[:-40], "PNG file is cut off"),
     "truncated WebP": image("x.webp", picture("WEBP")[:-40], "not a readable image"),
     "truncated BMP": image("x.bmp", picture("BMP")[:60], "not a readable image"),
-    "truncated TIFF": image("x.tif", picture("TIFF")[:60], "not a readable"),
+    "truncated TIFF": image("x.tif", picture("TIFF")[:60], "the TIFF file is cut off"),
     "only the start of a JPEG": image("x.jpg", b"\xff\xd8\xff\xe0", "not a readable image"),
     "text named .jpg": image("x.jpg", b"version https://git-lfs.github.com/spec/v1\n", "not a readable image"),
     "HTML named .png": image("x.png", b"<!DOCTYPE html><html>404</html>", "not a readable image"),

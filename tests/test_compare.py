@@ -198,7 +198,7 @@ def stopped() -> None:
 
 
 def test_a_variant_that_cannot_be_trained_does_not_stop_the_others(tiny_data: Path, tmp_path: Path, capsys):
-    vary = ["--vary", "lr0=0.001,1e30", "--seeds", "1", "--set", "optimizer=SGD", "clip_norm=0", "warmup_epochs=0"]
+    vary = ["--vary", "lr0=0.001,1e29", "--seeds", "1", "--set", "optimizer=SGD", "clip_norm=0", "warmup_epochs=0"]
     assert main(["compare", *words(tiny_data, *vary, "--project", str(tmp_path))]) == 0
     out = capsys.readouterr().out
     assert "loss is not finite" in out and "failed" in out

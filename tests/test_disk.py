@@ -10,6 +10,7 @@ import pytest
 from conftest import equal_states, tiny_config
 
 from yolo_lite.cli.main import train_main
+from yolo_lite.config.run_lock import folders_released
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.train import train
 
@@ -56,7 +57,8 @@ def test_a_full_disk_leaves_the_older_checkpoint_whole(small_disk: Path, tiny_da
 
 def test_a_run_in_a_read_only_folder_says_so(small_disk: Path, tiny_data: Path, capsys):
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
-    last = train(tiny_config(tiny_data, small_disk, "--epochs", "1")).folder / "weights/last.pt"
+    with folders_released():  # the lock of a folder keeps its file open
+        last = train(tiny_config(tiny_data, small_disk, "--epochs", "1")).folder / "weights/last.pt"
     before = last.read_bytes()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     capsys.readouterr()

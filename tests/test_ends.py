@@ -57,7 +57,7 @@ def test_the_traceback_is_printed_where_it_is_asked_for_or_no_file_can_be_writte
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
-        (MemoryError(), 2, "error: there is not enough memory (none was left); try a smaller --batch-size or --imgsz"),
+        (MemoryError(), 2, "error: out of memory; try a smaller --batch-size or --imgsz"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "error: No space left on device"),
         (OSError(errno.EACCES, "Permission denied", "a\x1b"), 2, "error: a\\x1b: Permission denied"),
         (OSError(errno.EINVAL, "Invalid argument"), 1, "error: OSError: [Errno 22] Invalid argument"),

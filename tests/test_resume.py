@@ -199,7 +199,7 @@ def test_the_closing_line_is_true(within_the_last_epoch: Path, tmp_path: Path, c
         content = load_checkpoint(last)
         for key in ("format", "yolo_lite"):
             del content[key]
-        save_checkpoint(last, {**content, "best_fitness": -1.0 if is_best else 2.0, "best_epoch": 2})
+        save_checkpoint(last, {**content, "best_fitness": -1.0 if is_best else 1.0, "best_epoch": 2})
         finish_and_harm(monkeypatch, lambda best=best: harm(best))
         capsys.readouterr()
         go_on(run.parent)

@@ -107,7 +107,7 @@ def test_a_model_that_cannot_be_traced_has_no_graph(tiny_data: Path, tmp_path: P
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("a block of a plugin")
 
-    record = Record(tmp_path, with_figures(tiny_config(tiny_data, tmp_path)), 0)
+    record = Record(tmp_path, with_figures(tiny_config(tiny_data, tmp_path)), [])
     record.graph(Untraceable())
     record.board.close()
     assert "no graph of this model: a block of a plugin" in capsys.readouterr().out

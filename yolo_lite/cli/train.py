@@ -104,6 +104,8 @@ def _resumed(options: TrainOptions, by_torchrun: bool) -> tuple[Resume | None, R
             raise ConfigError(f"--resume {path}: {ended}; a new run can start from it with --weights {path}")
         finished = f"this run is finished, {done} of {epochs} epochs"
         raise ConfigError(f"--resume {path}: {finished}; --epochs N with a larger N goes on")
+    if path.resolve().parent.name != "weights":
+        raise ConfigError(f"--resume {path}: expected the weights/last.pt of a run folder, into which the run writes")
     folder = path.resolve().parent.parent
     return Resume(folder, with_rows(content, folder), data_moved, options.changed_data), config
 

@@ -56,7 +56,11 @@ def stop_requests(folder: Path | None = None) -> Iterator[StopRequest]:
     try:
         yield request
     except Exception as error:
-        if folder and (last := folder / "weights" / "last.pt").exists() and str(last) not in str(error):
+        if (
+            folder
+            and (last := folder / "weights" / "last.pt").exists()
+            and not (isinstance(error, StoppedError) or str(last) in str(error))
+        ):
             # As add_note of Python 3.11 has it.
             error.__notes__ = [*getattr(error, "__notes__", []), f"go on with --resume {last}"]  # type: ignore[attr-defined]
         raise
