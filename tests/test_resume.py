@@ -185,6 +185,16 @@ def test_a_checkpoint_whose_rows_have_a_gap_is_refused(within_the_last_epoch: Pa
     assert "expected rows of epochs up to 3, found [1, 3]" in refusal(capsys, last)
 
 
+def test_a_copy_of_last_pt_elsewhere_does_not_make_a_run_folder_of_what_lies_around(
+    within_the_last_epoch: Path, tmp_path: Path, capsys
+):
+    copy = tmp_path / "far/w.pt"
+    copy.parent.mkdir()
+    shutil.copy(within_the_last_epoch / "weights/last.pt", copy)
+    assert "expected the weights/last.pt of a run folder" in refusal(capsys, copy)
+    assert list(tmp_path.rglob("*")) == [copy.parent, copy]
+
+
 def finish_and_harm(monkeypatch: pytest.MonkeyPatch, harm: Callable[[], object]) -> None:
     finish = Record.finish
     monkeypatch.setattr(Record, "finish", lambda *all_of_it: (finish(*all_of_it), harm()))
