@@ -195,12 +195,17 @@ def read_plain(path: str | Path) -> Any:
         OSError: as ``open_regular``.
         CheckpointError: damaged, or it holds more than plain data; the message does not name the file.
     """
+    data, _ = verified(path, KNOWN_NAMES)
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def verified(path: str | Path, known_names: re.Pattern[str]) -> tuple[bytes, set[str]]:
+    """A verified archive of ``torch.save``, and the full names that its pickle may call; errors as ``read_plain``."""
     data = read_archive(path)
     program = record_of(data, "data.pkl")
     if program is None:
-        raise CheckpointError("a zip without data.pkl")
-    check_pickle(program, KNOWN_NAMES)
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        raise CheckpointError("a zip, but not a checkpoint: without data.pkl")
+    return data, check_pickle(program, known_names)
 
 
 def _problem(content: Any) -> str:

@@ -20,10 +20,8 @@ from torch.serialization import safe_globals
 
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.regular import open_regular
-from yolo_lite.engine.archive import read_archive, record_of
-from yolo_lite.engine.checkpoint import UNREADABLE
+from yolo_lite.engine.checkpoint import UNREADABLE, verified
 from yolo_lite.engine.checkpoint_fields import problem_of_tensor
-from yolo_lite.engine.plain_pickle import check_pickle
 
 # Names that a pickle may contain; other names show that the file is no checkpoint of a model.
 KNOWN_NAMES = re.compile(
@@ -93,11 +91,7 @@ def _verified(path: Path) -> tuple[bytes, set[str]]:
     with open_regular(path) as file:
         if file.read(len(OLD_FORMAT)) == OLD_FORMAT:
             raise CheckpointError("in the format of torch before 1.6, expected a zip: save it with a newer torch")
-    data = read_archive(path)
-    program = record_of(data, "data.pkl")
-    if program is None:
-        raise CheckpointError("a zip, but not a checkpoint: without data.pkl")
-    return data, check_pickle(program, KNOWN_NAMES)
+    return verified(path, KNOWN_NAMES)
 
 
 def _stand_in(full_name: str) -> type[PickledObject]:
