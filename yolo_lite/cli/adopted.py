@@ -32,12 +32,12 @@ def is_export(data: str | os.PathLike[str]) -> bool:
 
 def adopted_into_run(options: RunOptions) -> RunOptions:
     """Adopts the data into the run folder, where the run finds it when it goes on, and a user what a report names."""
-    from yolo_lite.data.outputs import Inputs
-    from yolo_lite.engine.run_folder import make_run_folder, removed
-    from yolo_lite.tools.adopt import adopt
-
     if getattr(options, "resume", None) or not is_export(options.data):
         return options
+    from yolo_lite.data.outputs import Inputs
+    from yolo_lite.engine.run_folder import make_run_folder, removed
+    from yolo_lite.tools.adopt import adopt  # scipy's graphs take a tenth of a second
+
     is_folder, data = os.path.isdir(options.data), os.fspath(options.data)
     inputs = Inputs((data,) if is_folder else (), () if is_folder else (data,))
     was_there = os.path.lexists(options.project)
@@ -63,10 +63,10 @@ def on_adopted_data(run: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(run)
     def run_on_yaml(options: Any, *more: Any) -> T:
-        from yolo_lite.tools.adopt import adopt
-
         if not options.data or not is_export(options.data):
             return run(options, *more)
+        from yolo_lite.tools.adopt import adopt
+
         with tempfile.TemporaryDirectory() as folder:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for what the command itself says
                 file = adopt(AdoptOptions(source=options.data, output=Path(folder, ADOPTED)))

@@ -40,7 +40,7 @@ STATES = {"SGD": ("momentum_buffer",), "AdamW": ("step", "exp_avg", "exp_avg_sq"
 class Fields(Section):
     """Common rules of every part of a checkpoint."""
 
-    model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True, validate_default=False)
+    model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True, validate_default=False, defer_build=True)
 
 
 class SplitRecord(Fields):

@@ -97,14 +97,16 @@ def first_gap(folder: Path, rows: Sequence[Mapping[str, float]]) -> int:
 
     A file counts up to where it is damaged: TensorBoard shows no more of it.
     """
+    if not rows:
+        return 1
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
     present: dict[int, set[str]] = {}
-    for file in sorted(folder.glob(EVENTS)) if rows else ():
+    for file in sorted(folder.glob(EVENTS)):
         for event in map(Event.FromString, RawEventFileLoader(str(file)).Load()):
             if event.session_log.status == SessionLog.START:  # hides what files before it hold from this step on
                 present = {step: tags for step, tags in present.items() if step < event.step}
             present.setdefault(event.step, set()).update(value.tag for value in event.summary.value)
     lacking = (int(row["epoch"]) for row in rows if row.keys() - {"epoch"} - present.get(int(row["epoch"]), set()))
-    return next(lacking, int(rows[-1]["epoch"]) + 1 if rows else 1)
+    return next(lacking, int(rows[-1]["epoch"]) + 1)
