@@ -150,6 +150,20 @@ def test_rows_and_curves_that_a_crash_took_are_written_again(
     assert_same_run(run, straight)
 
 
+def test_a_table_with_a_users_column_is_kept_beside_the_runs(within_the_last_epoch: Path, straight, tmp_path, capsys):
+    run = shutil.copytree(within_the_last_epoch, tmp_path / "exp")
+    table, others = run / "results.csv", run / "results_before.csv"
+    others.write_text("kept of old")
+    own = "".join(f"{line},mine\n" for line in table.read_text().splitlines())
+    table.write_text(own)
+    go_on(tmp_path)
+    assert f"{table}: its columns are not those of the run; kept as results_before2.csv" in capsys.readouterr().out
+    assert (run / "results_before2.csv").read_text() == own and others.read_text() == "kept of old"
+    others.unlink()
+    (run / "results_before2.csv").unlink()
+    assert_same_run(run, straight)
+
+
 def older(last: Path) -> None:
     """Make a last.pt of one that does not keep rows."""
     content = load_checkpoint(last)
@@ -645,6 +659,25 @@ def test_what_changed_in_its_place_needs_a_word_to_go_on(stopped: Stopped, capsy
     out = capsys.readouterr().out
     assert f"{stopped.data}: {told}" in out and "the run is no longer what it would have been" in out
     assert train_main(["--resume", str(stopped.folder), "--epochs", "4"]) == 0  # from now on this is its set
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("single_cls", True), ("val", "images/train"), ("classes", list(NAMES_OF_SHAPES[:2]))]
+)
+def test_an_edited_dataset_yaml_needs_a_word_to_go_on(stopped: Stopped, capsys, key: str, value):
+    before = stopped.data.read_text()
+    stopped.data.write_text(yaml.safe_dump({**yaml.safe_load(before), "test": "elsewhere"}))  # of no effect here
+    assert train_main(["--resume", str(stopped.folder), "--data", str(stopped.data), "--epochs", "3"]) == 0
+    stopped.data.write_text(yaml.safe_dump({**yaml.safe_load(before), key: value}))
+    files = files_of(stopped.folder)
+    words = ("--resume", str(stopped.folder), "--epochs", "4")
+    assert train_main([*words]) == 2
+    assert f"error: {stopped.data}: {key}: changed since the run began; --changed-data goes" in capsys.readouterr().err
+    assert files_of(stopped.folder) == files
+    assert train_main([*words, "--changed-data"]) == 0
+    assert f"{stopped.data}: {key}: changed since the run began; the run goes on with" in capsys.readouterr().out
+    assert load_checkpoint(stopped.folder / "weights/last.pt")["config"]["data"][key] != value
+    assert train_main(["--resume", str(stopped.folder), "--epochs", "5"]) == 0
 
 
 def test_a_renamed_image_is_a_change_in_its_place_and_none_elsewhere(

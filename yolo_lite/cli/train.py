@@ -77,7 +77,7 @@ def _resumed(options: TrainOptions, by_torchrun: bool) -> tuple[Resume | None, R
     from yolo_lite.engine.checkpoint import check_resumable, config_of, load_checkpoint
     from yolo_lite.engine.record import with_rows
     from yolo_lite.engine.run_folder import RESTART_PATIENCE, latest_checkpoint, owned
-    from yolo_lite.engine.same_data import check_names, with_data_at
+    from yolo_lite.engine.same_data import check_yaml, with_data_at
     from yolo_lite.engine.state import Resume, is_finished
 
     if not options.resume:
@@ -95,7 +95,7 @@ def _resumed(options: TrainOptions, by_torchrun: bool) -> tuple[Resume | None, R
     if data_moved:
         config = with_data_at(config, str(options.data), content)
     else:
-        check_names(config.data_file, config, content)
+        check_yaml(config, content, options.changed_data)
     config = _with_changes(config, content["epoch"], options)
     done, epochs = content["epoch"], config.train.epochs
     if is_finished(done, content["best_epoch"], config):

@@ -59,6 +59,7 @@ class DataRecord(Fields):
     train: SplitRecord
     val: SplitRecord
     stated_names: list[str] | None
+    stated: dict[str, str] | None = None  # not of a run that an older yolo_lite began
 
 
 class Averaged(Fields):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,8 @@ class Record:
         text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
         write_text(folder / "config.yaml", text)
         if rows:
-            write_text(folder / "results.csv", results_text(rows))
+            keep_other_table(folder / "results.csv", table := results_text(rows))
+            write_text(folder / "results.csv", table)
         else:  # of a run that was here before
             (folder / "results.csv").unlink(missing_ok=True)
         # Points that a killed run wrote after its last checkpoint are hidden; those that a crash took are added again.
@@ -115,6 +117,22 @@ class Record:
         write_image(self.folder / name, image_rgb)
 
 
+def keep_other_table(path: Path, table: str) -> None:
+    """Keep a results.csv that somebody else has saved since, with columns or in an encoding that ``table`` lacks."""
+    header = table.partition("\n")[0].encode()
+    if not path.exists() or not (found := path.read_bytes()).strip(b"\0") or found.split(b"\n")[0].rstrip() == header:
+        return
+    print(f"{path}: its columns are not those of the run; kept as {set_aside(path)}, and written again")
+
+
+def set_aside(path: Path) -> str:
+    """Rename a results.csv, over no other file; returns its new name."""
+    names = (f"results_before{number}.csv" for number in itertools.chain(("",), itertools.count(2)))
+    kept = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    path.replace(kept)
+    return kept.name
+
+
 def with_rows(checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The content of a run's last.pt, with the rows of the epochs done; an older one left them to results.csv.
 
@@ -132,9 +150,8 @@ def with_rows(checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
         return {**checkpoint, "rows": rows}
     if kept is not None:
         raise CheckpointError(f"--resume {folder}: damaged: expected rows of epochs up to {done}, found {found}")
-    if path.exists():
-        path.replace(path.with_name("results_before.csv"))
-    print(f"{path}: expected whole rows of epochs 1 to {done}, found {found}; kept as results_before.csv, begun anew")
+    kept = f"kept as {set_aside(path)}, begun anew" if path.exists() else "begun anew"
+    print(f"{path}: expected whole rows of epochs 1 to {done}, found {found}; {kept}")
     return {**checkpoint, "rows": []}
 
 

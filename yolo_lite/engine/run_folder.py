@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from yolo_lite.config.bounds import printable
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.run_lock import MARK, own
@@ -56,7 +57,7 @@ def make_run_folder(
 
 def run_place(project: str | os.PathLike[str], name: str, inputs: Inputs = NO_INPUTS) -> Path:
     """Where a run of this name lies. Raises UserError where nothing may be written there."""
-    if name in ("", ".", "..") or "\0" in name or Path(name).name != name:
+    if name in ("", ".", "..") or printable(name) != name or Path(name).name != name:
         raise ConfigError(f"--name: expected the name of a folder, which lies in --project, found {name!r}")
     return check_place(project, inputs, "--project") / name
 

@@ -25,6 +25,7 @@ from yolo_lite.engine.state import Resume
 
 # Keys of a dataset YAML that say where a set lies, and in which form; what it means was settled when the run began.
 PLACES = ("path", "train", "val", "test", "labels", "format", "download", "generate")
+WITHOUT_EFFECT = ("names", "nc", "test", "download", "suggested")  # on a run that goes on; names are compared as such
 
 
 def read_splits(config: RunConfig, resume: Resume | None) -> tuple[DatasetIndex, DatasetIndex, dict[str, Any]]:
@@ -47,8 +48,10 @@ def read_splits(config: RunConfig, resume: Resume | None) -> tuple[DatasetIndex,
         print("this run was begun by an older yolo_lite: of the dataset only the class names were compared")
     if resume and stored:
         _compare(stored, record, config.data_file, resume)
-    stated = stored["stated_names"] if stored else names_stated(config.data_file)
-    return train, val, {**record, "stated_names": stated}
+    names = stored["stated_names"] if stored else names_stated(config.data_file)
+    is_told = resume is None or resume.data_moved or resume.data_changed
+    before = None if is_told or not stored else stored.get("stated")
+    return train, val, {**record, "stated_names": names, "stated": before or _stated(config.data_file)}
 
 
 def _record(index: DatasetIndex) -> dict[str, Any]:
@@ -129,6 +132,31 @@ def with_data_at(config: RunConfig, data: str, content: Mapping[str, Any]) -> Ru
     moved = config.data.model_copy(update={key: getattr(new, key) for key in PLACES})
     train = config.train.model_copy(update={"data": data})
     return config.model_copy(update={"data": moved, "data_file": str(file.resolve()), "train": train})
+
+
+def check_yaml(config: RunConfig, content: Mapping[str, Any], is_told: bool) -> None:
+    """Raise ConfigError where the run's dataset YAML has other keys or values than when it began, unless that is told.
+
+    A YAML that is gone, and what an older yolo_lite did not keep, is not compared.
+    """
+    check_names(config.data_file, config, content)
+    stored, found = content.get("data", {}).get("stated"), _stated(config.data_file)
+    if stored is None or found is None:
+        return
+    if changed := [key for key in {**stored, **found} if stored.get(key) != found.get(key)]:
+        problem = f"{config.data_file}: {', '.join(changed)}: changed since the run began"
+        if not is_told:
+            advice = "goes on with what the YAML said then, --data FILE with the images that a YAML names now"
+            raise ConfigError(f"{problem}; --changed-data {advice}")
+        print(f"{problem}; the run goes on with what it said then")
+
+
+def _stated(data_file: str | Path) -> dict[str, str] | None:
+    """A digest of the value of each key in a dataset YAML as it is now, but for the names; None where it is gone."""
+    if not data_file or not Path(data_file).is_file():
+        return None
+    values = {key: value for key, value in read_yaml(data_file).data.items() if key not in WITHOUT_EFFECT}
+    return {key: hashlib.sha256(repr(value).encode()).hexdigest()[:16] for key, value in values.items()}
 
 
 def check_names(data_file: str | Path, config: RunConfig, content: Mapping[str, Any]) -> None:
