@@ -262,6 +262,14 @@ def test_a_folder_that_is_no_such_set_is_not_touched(server, tmp_path, capsys):
     assert files_below(tmp_path / "sets") == {"small/mine.txt": b"mine"} and not server.asked
 
 
+def test_into_a_dataset_is_refused(server, tmp_path, capsys):
+    data = write_yaml(tmp_path, server, {"small.zip": zipped(SMALL)})
+    for kind in ("images", "labels"):
+        (tmp_path / "mine" / kind / "train").mkdir(parents=True)
+    assert main(["download", str(data), "--into", str(tmp_path / "mine/images/train/big")]) == 2
+    assert "--into" in capsys.readouterr().err and not server.asked
+
+
 def test_into_puts_the_set_elsewhere_and_says_how_to_train_on_it(server, tmp_path, capsys):
     data = write_yaml(tmp_path, server, {"small.zip": zipped(SMALL)})
     (tmp_path / "big").mkdir()  # an empty folder is no obstacle

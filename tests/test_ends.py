@@ -81,6 +81,9 @@ def test_what_the_machine_lacks_ends_with_status_2_and_what_we_did_wrong_with_1(
     assert found == status and said.startswith(line)
 
 
+IT = "the last.pt it left"
+
+
 def test_a_run_that_fails_says_where_it_stands(tmp_path: Path):
     with pytest.raises(KeyError) as nothing_yet, stop_requests(tmp_path):
         raise KeyError
@@ -93,6 +96,12 @@ def test_a_run_that_fails_says_where_it_stands(tmp_path: Path):
     notes = [getattr(one.value, "__notes__", []) for one in (nothing_yet, failed, stopped)]
     assert notes == [[], [f"go on with --resume {tmp_path / 'weights/last.pt'}"], []]
     assert failure.end_of(failed.value)[0][2] == notes[1][0]
+    with pytest.raises(KeyError) as moved, stop_requests(tmp_path):
+        tmp_path.rename(tmp_path.with_name("other"))
+        raise KeyError
+    assert moved.value.__notes__ == [
+        f"{tmp_path} was moved or removed while the run went on: --resume goes on with {IT}"
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------- the streams

@@ -152,7 +152,7 @@ def test_runs_beside_the_images_stay_where_they_were(user: Path, tmp_path: Path,
         make_run_folder("elsewhere", "exp", False, source)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../../x", "a/b", "/x", "a\0b"])
+@pytest.mark.parametrize("name", ["", ".", "..", "../../x", "a/b", "/x", "a\0b", "a\nb", "a\x1b[1m"])
 def test_a_name_is_one_folder_below_the_project(name: str, tmp_path: Path):
     with pytest.raises(ConfigError, match="--name: expected the name of a folder"):
         make_run_folder(tmp_path, name, exist_ok=True)
@@ -211,6 +211,15 @@ def test_what_keeps_a_reader_waiting_is_counted_and_not_read(tmp_path: Path):
         assert listing.remarks()[0].startswith("4 pipes, sockets or devices are not read: ")
     with pytest.raises(UserError, match=r"1 pipes, sockets or devices are not read: .*p\.png"):
         list_sources(tmp_path, ["set/p.png"], "d.yaml")
+
+
+def test_a_label_file_that_keeps_a_reader_waiting_is_refused_by_name(user: Path):
+    label = user / "set/labels/train/0.txt"
+    label.unlink()
+    os.mkfifo(label)
+    assert main(["check", "--data", str(user / "set.yaml"), "--project", str(user.parent / "elsewhere")]) != 0
+    report = user.parent / "elsewhere/exp/report.txt"
+    assert f"{label}: cannot be read: a pipe, expected a regular file" in report.read_text()
 
 
 @pytest.mark.parametrize("source", ["", "/", "/proc", "/proc/self", "/sys/", "/dev", "/**/*.jpg", "//", "/."])

@@ -10,6 +10,7 @@ from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.options import DownloadOptions
+from yolo_lite.data.outputs import NO_INPUTS, check_place
 from yolo_lite.data.split import dataset_root
 from yolo_lite.tools.download import download_set
 
@@ -23,6 +24,8 @@ def run(options: DownloadOptions) -> None:
     if not config.download:
         raise ConfigError(f"{data_file}: its key download names no archives with url, size and sha256")
     root = Path(options.into).resolve() if options.into else dataset_root(config, data_file)
+    if not root.exists():
+        check_place(root, NO_INPUTS, "--into")
     total = tqdm.format_sizeof(sum(archive.size for archive in config.download), "B")
     print(f"{root}: {len(config.download)} archives, {total}")
     state = "ready" if download_set(config, root) else "there already, nothing to do"

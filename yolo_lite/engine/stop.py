@@ -56,18 +56,22 @@ def stop_requests(folder: Path | None = None) -> Iterator[StopRequest]:
     try:
         yield request
     except Exception as error:
-        if (
-            folder
-            and (last := folder / "weights" / "last.pt").exists()
-            and not (isinstance(error, StoppedError) or str(last) in str(error))
-        ):
+        if folder and not isinstance(error, StoppedError) and (note := _where_it_stands(folder, str(error))):
             # As add_note of Python 3.11 has it.
-            error.__notes__ = [*getattr(error, "__notes__", []), f"go on with --resume {last}"]  # type: ignore[attr-defined]
+            error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]
         raise
     finally:
         _active.remove(request)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _where_it_stands(folder: Path, said: str) -> str:
+    """What a run that has ended can go on with; "" where that was said, or where there is nothing yet."""
+    last = folder / "weights" / "last.pt"
+    if not folder.exists():
+        return f"{folder} was moved or removed while the run went on: --resume goes on with the last.pt it left"
+    return f"go on with --resume {last}" if last.exists() and str(last) not in said else ""
 
 
 def _numbers() -> tuple[int, ...]:
