@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -25,19 +25,19 @@ LONGEST = 1 << 20  # characters of a fact
 class Facts(NamedTuple):
     """What an exported file says of itself."""
 
-    names: tuple[str, ...]  # of the classes
-    channels: int  # of the images
-    stride: int  # sides of the input are multiples of it
-    smallest: int  # pixels of the shortest side that goes in
-    imgsz: int  # pixels of the longest side
-    batch: int  # images that go in at once, where that is fixed
-    dynamic: tuple[str, ...]  # what is not fixed: "batch", "size"
-    precision: str  # fp32, fp16 or int8
+    names: Several[str]  # of the classes
+    channels: Annotated[int, Field(ge=1, le=2**12)]  # of the images
+    stride: Pixels  # sides of the input are multiples of it
+    smallest: Pixels  # of the shortest side that goes in
+    imgsz: Pixels  # of the longest side
+    batch: Annotated[int, Field(ge=1, le=2**12)]  # images that go in at once, where that is fixed
+    dynamic: Annotated[tuple[Literal["batch", "size"], ...], Field(strict=False, max_length=2)]  # what is not fixed
+    precision: Literal["fp32", "fp16", "int8"]
     nms: bool  # whether the outputs are detections
     task: str = "detect"
     yolo_lite: str = ""  # the version that wrote it
     source: str = ""  # where imported weights come from, and their licence
-    white: int = 65535  # value of a white pixel in 16-bit images
+    white: Annotated[int, Field(ge=1, le=65535)] = 65535  # value of a white pixel in 16-bit images
 
     def strings(self) -> dict[str, str]:
         return {name: json.dumps(value, ensure_ascii=False) for name, value in self._asdict().items()}
@@ -50,23 +50,9 @@ class Facts(NamedTuple):
         return max(canvas[0], self.smallest), max(canvas[1], self.smallest)
 
 
-KINDS: dict[str, Any] = {
-    "names": Several[str],
-    "channels": Annotated[int, Field(ge=1, le=2**12)],
-    "stride": Pixels,
-    "smallest": Pixels,
-    "imgsz": Pixels,
-    "batch": Annotated[int, Field(ge=1, le=2**12)],
-    "dynamic": Annotated[tuple[Literal["batch", "size"], ...], Field(strict=False, max_length=2)],
-    "precision": Literal["fp32", "fp16", "int8"],
-    "nms": bool,
-    "task": str,
-    "yolo_lite": str,
-    "source": str,
-    "white": Annotated[int, Field(ge=1, le=65535)],
-}
 ADAPTERS: dict[str, TypeAdapter[Any]] = {
-    name: TypeAdapter(kind, config=ConfigDict(strict=True)) for name, kind in KINDS.items()
+    name: TypeAdapter(kind, config=ConfigDict(strict=True))
+    for name, kind in get_type_hints(Facts, include_extras=True).items()
 }
 
 
