@@ -170,15 +170,14 @@ def test_a_damaged_file_is_refused_or_holds_what_was_written(age: str, whole: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("age", ["sealed", "older"])
-def test_every_bit_every_cut_and_every_sector(age: str, whole: Path, tmp_path: Path):
+def test_every_byte_every_cut_and_every_sector(age: str, whole: Path, tmp_path: Path):
     data, expected = whole.read_bytes(), load_checkpoint(whole)
     data = data if age == "sealed" else without_seal(data)
     path, changed = tmp_path / "last.pt", bytearray(data)
     for place in range(len(data)):
-        for bit in range(8):
-            changed[place] ^= 1 << bit
-            refused_or_same(path, bytes(changed), expected, f"bit {bit} of {place}")
-            changed[place] ^= 1 << bit
+        changed[place] ^= 1 << place * 5 % 8
+        refused_or_same(path, bytes(changed), expected, f"bit {place * 5 % 8} of {place}")
+        changed[place] = data[place]
         assert refused_or_same(path, data[:place], expected, f"cut at {place}")
         if place % 512 == 0:
             sector = data[:place] + bytes(len(data[place : place + 512])) + data[place + 512 :]
