@@ -10,7 +10,14 @@ its ``*`` can be set in hyp.yaml: ``assigner: {name: {key: 1}}``.
 from collections.abc import Callable
 
 from yolo_lite.loss.assigners.anchor_ratio import build_targets as build_targets
+from yolo_lite.loss.assigners.atss import atss
+from yolo_lite.loss.assigners.simota import simota
 from yolo_lite.loss.assigners.tal import tal
 from yolo_lite.structures import Matches
 
-ASSIGNERS: dict[str, Callable[..., Matches]] = {"anchor_ratio": build_targets, "tal": tal}
+ASSIGNERS: dict[str, Callable[..., Matches]] = {
+    "anchor_ratio": build_targets,
+    "tal": tal,
+    "simota": simota,
+    "atss": atss,
+}

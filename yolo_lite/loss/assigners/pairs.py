@@ -26,7 +26,7 @@ class Pairs(NamedTuple):
 
     target: Tensor  # [P] int64, row of Objects
     slot: Tensor  # [P] int64
-    fit: Tensor  # [P] float32, the larger the better
+    fit: Tensor  # [P] float32, the larger the better: 0 or more, and below 0 of the nearest slot of an object without
 
     def select(self, rows: Tensor) -> Pairs:
         return Pairs(*(column[rows] for column in self))
@@ -51,14 +51,10 @@ def slots_inside(box: Tensor, grid: Grid, reach: float = math.inf, radius: float
     return slots_between(first, end, grid)
 
 
-def slots_nearby(centre: Tensor, grid: Grid, radius: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Target and slot ``[P]`` of all slots less than ``radius`` cells from a point ``[M, 2]`` in x and in y.
-
-    A point beyond an edge of the image counts as the nearest point of that edge.
-    """
-    stride, limit = grid.level_table[:, :1], grid.level_table[:, 1:3].flip(1)
-    cells = (centre[:, None] / stride).clamp(min=0).minimum(limit) - 0.5  # [M, L, 2]
-    return slots_between((cells - radius).floor() + 1, (cells + radius).ceil(), grid)
+def slots_nearby(box: Tensor, grid: Grid, radius: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Target and slot ``[P]`` of all slots less than ``radius`` cells from the centre of a box, in x and in y."""
+    centre = centre_in_image(box, grid)[:, None] / grid.level_table[:, :1] - 0.5  # [M, L, 2]
+    return slots_between((centre - radius).floor() + 1, (centre + radius).ceil(), grid)
 
 
 def slots_between(first: Tensor, end: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -76,15 +72,29 @@ def slots_between(first: Tensor, end: Tensor, grid: Grid) -> tuple[Tensor, Tenso
     return rectangle // len(limit), slot
 
 
+def image_size(grid: Grid) -> Tensor:
+    """Width and height in pixels ``[2]``, on the device of the grid."""
+    return grid.level_table[0, 1:3].flip(0) * grid.level_table[0, 0]
+
+
+def centre_in_image(box: Tensor, grid: Grid) -> Tensor:
+    """Centres of boxes in pixels ``[M, 2]``; one beyond an edge counts as the nearest point of that edge."""
+    return box[:, :2].clamp(min=0).minimum(image_size(grid))
+
+
 def distance(objects: Objects, grid: Grid, target: Tensor, slot: Tensor) -> Tensor:
     """Pixels from the centre of each object to that of the slot, squared ``[P]``."""
-    return (objects.box[target, :2] - grid.slots.select(slot).centre).square().sum(dim=1)
+    return (centre_in_image(objects.box[target], grid) - grid.slots.select(slot).centre).square().sum(dim=1)
 
 
 def predicted_overlap(objects: Objects, predictions: Predictions, target: Tensor, slot: Tensor) -> Tensor:
-    """IoU of each object with the box that the slot predicts ``[P]``; 0 where that is not a number."""
-    box = predictions.box[objects.image[target], slot].float()
-    return aligned_iou(box, objects.box[target]).nan_to_num(nan=0).clamp(0, 1)
+    """IoU of each object with the box that the slot predicts ``[P]``, 0 where that is not a number."""
+    return share(aligned_iou(predictions.box[objects.image[target], slot].float(), objects.box[target]))
+
+
+def share(values: Tensor) -> Tensor:
+    """Values as float32 in 0..1; what is not a number becomes 0."""
+    return values.float().nan_to_num(nan=0).clamp(0, 1)
 
 
 def order_by(*keys: Tensor) -> Tensor:
@@ -104,8 +114,13 @@ def rank_in(group: Tensor) -> Tensor:
 
 
 def largest(values: Tensor, target: Tensor, num_objects: int) -> Tensor:
-    """Maximum of values that are 0 or more by object ``[M]``, 0 of none."""
-    return values.new_zeros(num_objects).scatter_reduce_(0, target, values, "amax")
+    """For each pair the maximum over its object's pairs ``[P]``, of values that are 0 or more."""
+    return values.new_zeros(num_objects).scatter_reduce_(0, target, values, "amax")[target]
+
+
+def at_least(score: Tensor, floor: float, target: Tensor, num_objects: int) -> Tensor:
+    """Scores of which the best of every object is ``floor`` at least ``[P]``."""
+    return torch.where(score == largest(score, target, num_objects), score.clamp(min=floor), score)
 
 
 def settle(claims: Pairs, objects: Objects, grid: Grid, reach: float = math.inf) -> Pairs:
@@ -147,13 +162,12 @@ def _winners(claims: Pairs, objects: Objects, grid: Grid) -> Tensor:
 def _nearest_free(served: Pairs, taken: Pairs, objects: Objects, grid: Grid, reach: float) -> Pairs:
     """The nearest slot that is not taken, of each object that is not served; its fit is how near it is."""
     low, high = cxcywh_to_xyxy(objects.box).split(2, dim=1)
-    size = grid.level_table[0, 1:3].flip(0) * grid.level_table[0, 0]  # of the image, width and height
-    is_left = ((low < high) & (high > 0) & (low < size)).all(dim=1)
+    is_left = ((low < high) & (high > 0) & (low < image_size(grid))).all(dim=1)
     is_left[served.target] = False
     rows = is_left.nonzero()[:, 0]
     if not len(rows):
         return served.select(rows)
-    target, slot = slots_nearby(objects.box[rows, :2], grid, NEARBY)
+    target, slot = slots_nearby(objects.box[rows], grid, NEARBY)
     near = Pairs(rows[target], slot, -distance(objects, grid, rows[target], slot))
     near = near.select(torch.isin(_places(near, objects, grid), _places(taken, objects, grid), invert=True))
     slots, box = grid.slots.select(near.slot), objects.box[near.target]

@@ -13,12 +13,14 @@ from torch import Tensor
 from yolo_lite.config.types import Count, Fraction, NotNegative
 from yolo_lite.loss.assigners.pairs import (
     Pairs,
+    at_least,
     distance,
     largest,
     order_by,
     predicted_overlap,
     rank_in,
     settle,
+    share,
     slots_inside,
 )
 from yolo_lite.ops.grid import Grid
@@ -60,16 +62,15 @@ def tal(
     claims = Pairs(target[order], slot[order], overlap[order])
     target, slot, _ = settle(claims, objects, grid, reach)
     alignment, overlap = _alignment(objects, predictions, target, slot, alpha, beta)
-    best, best_overlap = (largest(values, target, len(objects.box))[target] for values in (alignment, overlap))
-    score = safe_ratio(alignment, best) * best_overlap
-    return Matches(objects.image[target], slot, target, torch.where(alignment == best, score.clamp(min=floor), score))
+    num_objects = len(objects.label)
+    score = safe_ratio(alignment, largest(alignment, target, num_objects)) * largest(overlap, target, num_objects)
+    return Matches(objects.image[target], slot, target, at_least(score, floor, target, num_objects))
 
 
 def _alignment(
     objects: Objects, predictions: Predictions, target: Tensor, slot: Tensor, alpha: float, beta: float
 ) -> tuple[Tensor, Tensor]:
     """t and u of each pair ``[P]``."""
-    image = objects.image[target]
-    score = predictions.score[image, slot, objects.label[target]].float().nan_to_num(nan=0)
+    score = share(predictions.score[objects.image[target], slot, objects.label[target]])
     overlap = predicted_overlap(objects, predictions, target, slot)
     return score**alpha * overlap**beta, overlap
