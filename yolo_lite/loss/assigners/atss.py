@@ -36,7 +36,7 @@ def atss(objects: Objects, grid: Grid, *, reach: float = math.inf, topk: Count =
     target, slot = slots_nearby(objects.box, grid, _radius(grid, topk))
     group = target * len(grid.levels) + grid.level[slot]
     order = order_by(distance(objects, grid, target, slot), group)
-    order = order[rank_in(group[order]) < topk * grid.anchors.shape[1]]
+    order = order[rank_in(group[order]) // grid.anchors.shape[1] < topk]
     target, slot = target[order], slot[order]
 
     slots, box = grid.slots.select(slot), objects.box[target]

@@ -15,6 +15,7 @@ from yolo_lite.config.types import Count, Fraction, NotNegative, Positive
 from yolo_lite.loss.assigners.pairs import (
     Pairs,
     at_least,
+    distance,
     order_by,
     predicted_overlap,
     rank_in,
@@ -41,7 +42,7 @@ def simota(
 
     The cost of a pair is BCE of the slot's C scores against the object's class + ``iou_weight`` (-ln IoU) of the
     predicted box; k is the sum of the object's ``topk`` largest IoUs, rounded down, 1 at least. A slot that several
-    claim goes to the lower cost (``settle``). A pair counts as much as its IoU.
+    claim goes to the lower cost, of slots of equal cost an object takes the nearer. A pair counts as much as its IoU.
 
     YOLOX lets an object with fewer than k slots that are inside and near take some that are only one of the two; here
     it has fewer. Its class score is the root of class times objectness, here what the head gives as its score.
@@ -57,14 +58,12 @@ def simota(
     target, slot = slots_inside(objects.box, grid, reach, radius)
     overlap = predicted_overlap(objects, predictions, target, slot)
     order = order_by(-overlap, target)
-    rank = rank_in(target[order])
-    first = order[rank < topk]
-    sums = overlap.new_zeros(len(objects.label), topk)
-    sums[target[first], rank[rank < topk]] = overlap[first]  # a table, since sums by index are in any order on a GPU
-    count = sums.sum(dim=1).long().clamp(min=1)  # k [M]
+    first = order[rank_in(target[order]) < topk]
+    sums = overlap.new_zeros(len(objects.label)).index_add_(0, target[first], overlap[first])
+    count = sums.long().clamp(min=1)  # k [M]
 
     cost = _class_cost(objects, predictions, target, slot) - iou_weight * (overlap + 1e-8).log()
-    order = order_by(cost, target)
+    order = order_by(distance(objects, grid, target, slot), cost, target)
     order = order[rank_in(target[order]) < count[target[order]]]
     target, slot, _ = settle(Pairs(target, slot, 1 / (1 + cost)).select(order), objects, grid, reach)
     score = at_least(predicted_overlap(objects, predictions, target, slot), floor, target, len(objects.label))

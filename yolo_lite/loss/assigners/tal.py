@@ -39,7 +39,7 @@ def tal(
     topk: Count = 13,
     floor: Fraction = 0.1,
 ) -> Matches:
-    """The ``topk`` slots inside an object of the highest t = s^alpha u^beta (Feng et al., arXiv:2108.07755, sec. 3.2).
+    """The topk slots inside an object of the highest t = s^alpha u^beta (Feng et al., arXiv:2108.07755, sec. 3.2).
 
     s is the predicted score of the object's class, u the IoU of the predicted box with the object. Of slots with t = 0
     an object takes one, the nearest to its centre, and that only where it has none above 0. A slot that several claim
