@@ -143,7 +143,7 @@ class Slow:
         owner: dict[tuple[int, int], int] = {}
         for row in self.rows:
             if not claims.get(row) and (near := self.nearest(row, set())):
-                claims[row] = {near[1]: -near[0]}
+                claims[row] = {near[1]: -1 - near[0]}
         while True:
             bids = defaultdict(list)
             for row, fits in claims.items():
@@ -325,7 +325,9 @@ def test_simota_equals_the_dense_form_with_torchvision():
     torch.testing.assert_close(found.score, overlap[found.target, found.slot])
 
 
-@HEADS
+@pytest.mark.parametrize(
+    "anchors", [CELLS, ANCHORS, torch.cat((CELLS, ANCHORS), dim=1)], ids=["free", "anchors", "both"]
+)
 def test_atss_equals_the_dense_form_with_numpy(anchors: Tensor):
     grid = make_grid(anchors, STRIDES, 128, 160)
     objects, inside = apart(grid)
@@ -427,6 +429,8 @@ def test_atss_hand_worked():
     assert found.slot.tolist() == [8] and found.score.tolist() == [1]
     # of equal overlaps all pass: a small object in all five anchors
     assert atss(objects_of([20, 12, 20, 20]), one_level(), topk=5).slot.tolist() == [2, 7, 8, 9, 14]
+    for side in range(18, 44):  # whatever the rounding of their mean
+        assert len(atss(objects_of([20, 12, side, side]), one_level(), topk=5).slot) == 5
     # with cells for anchors they overlap it by 8 x 8 and 6 x 8
     assert atss(objects_of([20, 12, 20, 20]), one_level(), topk=5, cells=1.0).slot.tolist() == [8]
 
@@ -499,6 +503,14 @@ def test_an_object_larger_than_reach_learns_on_the_coarsest_level(name: str):
     assert found.score.item() >= 0.1
     near = assign(name, objects_of([83, 60, 160, 120]), grid, predictions, reach=3.0)
     assert set(grid.level[near.slot].tolist()) == {2}  # from some coarse cells all sides are within 3 cells
+
+
+@NAMES
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_an_object_that_no_slot_can_reach_takes_none_that_another_has_inside(name: str, order: list[int]):
+    grid, boxes = one_level(), [[20, 12, 1000, 1000], [20, 12, 9, 9]]
+    found = assign(name, objects_of(*(boxes[row] for row in order)), grid, uniform(grid, [300, 300, 1, 1]), reach=3.0)
+    assert slots_by_object(found) == {order.index(1): [8], order.index(0): [2]}
 
 
 @NAMES

@@ -26,7 +26,7 @@ class Pairs(NamedTuple):
 
     target: Tensor  # [P] int64, row of Objects
     slot: Tensor  # [P] int64
-    fit: Tensor  # [P] float32, the larger the better: 0 or more, and below 0 of the nearest slot of an object without
+    fit: Tensor  # [P] float32, the larger the better; below 0 where an object just takes the nearest
 
     def select(self, rows: Tensor) -> Pairs:
         return Pairs(*(column[rows] for column in self))
@@ -127,12 +127,16 @@ def settle(claims: Pairs, objects: Objects, grid: Grid, reach: float = math.inf)
     """Give every slot to one object at most, and every object a slot where that is possible.
 
     An object that claims nothing claims the nearest slot. A slot goes to an object that claims no other, else to the
-    best fit, and of equals to the object that comes first. An object that lost all it claimed takes the nearest slot
-    that is free, and of several that want the same one the nearest object gets it while the others go on.
+    best fit, and of equals to the object that comes first; being near is less than any fit. An object that lost all it
+    claimed takes the nearest slot that is free, and of several that want the same one the nearest object gets it while
+    the others go on.
 
     Nearest are the centres of slots to that of the object, of slots that see all its sides within ``reach`` cells
     before the others, and never further than NEARBY cells of their level. Objects without an area, or wholly outside
     the image, get nothing.
+
+    Args:
+        claims: by rising target.
 
     Returns:
         The pairs that stand, by image and slot.
@@ -151,11 +155,11 @@ def _places(pairs: Pairs, objects: Objects, grid: Grid) -> Tensor:
 
 
 def _winners(claims: Pairs, objects: Objects, grid: Grid) -> Tensor:
-    """Rows of the claims that get their slot."""
+    """Rows of the claims, by rising target, that get their slot."""
     count = torch.zeros_like(objects.label).index_add_(0, claims.target, torch.ones_like(claims.target))
     has_others = (count[claims.target] > 1).byte()
     place = _places(claims, objects, grid)
-    order = order_by(claims.target, -claims.fit, has_others, place)
+    order = order_by(-claims.fit, has_others, place)
     return order[rank_in(place[order]) == 0]
 
 
@@ -168,7 +172,7 @@ def _nearest_free(served: Pairs, taken: Pairs, objects: Objects, grid: Grid, rea
     if not len(rows):
         return served.select(rows)
     target, slot = slots_nearby(objects.box[rows], grid, NEARBY)
-    near = Pairs(rows[target], slot, -distance(objects, grid, rows[target], slot))
+    near = Pairs(rows[target], slot, -1 - distance(objects, grid, rows[target], slot))
     near = near.select(torch.isin(_places(near, objects, grid), _places(taken, objects, grid), invert=True))
     slots, box = grid.slots.select(near.slot), objects.box[near.target]
     sides = (slots.centre - box[:, :2]).abs() + box[:, 2:] / 2  # to the farther one in x and in y
