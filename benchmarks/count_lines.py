@@ -21,6 +21,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "yolo_lite"
 CORE = ("structures.py", "ops/*", "config/*", "loss/*", "model/*", "data/*", "engine/*")
 BESIDE = (
     "loss/mask*.py",  # of semantic segmentation
+    "loss/assigners/simota.py",  # assigners that no head has of its own accord
+    "loss/assigners/atss.py",
+    "loss/assigners/pairs.py",  # sorts over candidate pairs, by which they are written
     "config/faster_rcnn.py",
     "model/faster_rcnn.py",
     "model/backbones.py",  # of Faster R-CNN

@@ -18,6 +18,7 @@ from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.run import RunConfig
 from yolo_lite.loss import BOX_LOSSES, CLS_LOSSES, MASK_LOSSES
+from yolo_lite.loss.assigners import ASSIGNERS
 from yolo_lite.report.comparison import VariantRow, comparison_image, comparison_table
 from yolo_lite.tools.compare import (
     Outcome,
@@ -256,13 +257,15 @@ def test_unusable_comparisons_are_refused_before_anything_is_trained(
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_list_of_losses_names_every_loss_with_its_paper_and_parameters(capsys):
+def test_the_list_of_losses_names_every_loss_and_assigner_with_its_paper_and_parameters(capsys):
     assert main(["losses"]) == 0
     sections = [section.splitlines()[1:] for section in capsys.readouterr().out.split("\n\n")]
-    box, binary, mask, _ = ({line.split()[0]: line for line in section} for section in sections)
+    box, binary, mask, assigners, _ = ({line.split()[0]: line for line in section} for section in sections)
     assert (tuple(box), tuple(binary), set(mask)) == (tuple(BOX_LOSSES), tuple(CLS_LOSSES), set(MASK_LOSSES))
-    assert all("arXiv:" in line for line in box.values())
+    assert tuple(assigners) == tuple(ASSIGNERS)
+    assert all("arXiv:" in line for line in (*box.values(), *(assigners[name] for name in ("tal", "simota", "atss"))))
     assert "{theta: 4.0}" in box["siou"] and "alpha: 0.3" in mask["tversky"]
+    assert "{alpha: 1.0, beta: 6.0, topk: 13, floor: 0.1}" in assigners["tal"] and "{" not in assigners["anchor_ratio"]
 
 
 def test_variants_have_a_batch_size_in_numbers(capsys):

@@ -545,7 +545,7 @@ def test_all_dicts_that_hyp_or_rows_name_can_be_added_to():
 def test_the_list_of_losses_has_those_of_a_plugin(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "my.py").write_text("def mine(predicted, target, *, gap=3.0): ...\nBOX_LOSSES = {'mine': mine}\n")
     assert main(["losses", "--plugin", str(tmp_path / "my.py")]) == 0
-    assert "  mine          {gap: 3.0}\n" in capsys.readouterr().out
+    assert "  mine           {gap: 3.0}\n" in capsys.readouterr().out
 
 
 def test_a_head_that_has_no_criterion_or_no_task_is_told_in_one_line(

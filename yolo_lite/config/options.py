@@ -304,7 +304,7 @@ class ShowOptions(Options):
 
 
 class LossesOptions(Options):
-    """List every loss."""
+    """List every loss and assigner."""
 
     plugin: Plugins = ()
 

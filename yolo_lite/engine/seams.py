@@ -20,7 +20,7 @@ SEAMS: dict[str, Seam] = {
     "ACTIVATIONS": Seam(ACTIVATIONS, is_open=True),
     "HEADS": Seam(HEADS, ("in_channels", "strides", "config"), is_open=True),
     "CRITERIA": Seam(CRITERIA, ("section", "label_counts")),
-    "ASSIGNERS": Seam(ASSIGNERS, ("objects", "grid"), context=("anchor_t", "predictions")),
+    "ASSIGNERS": Seam(ASSIGNERS, ("objects", "grid"), context=("anchor_t", "predictions", "reach")),
     "BOX_LOSSES": Seam(BOX_LOSSES, ("predicted", "target"), context=CONTEXT),
     "CLS_LOSSES": Seam(CLS_LOSSES, ("logits", "target"), ("positive_weight",)),
     "MASK_LOSSES": Seam(MASK_LOSSES, ("logits", "target"), context=("ignore_index", "reduction")),

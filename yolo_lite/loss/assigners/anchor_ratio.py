@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from yolo_lite.loss.assigners.pairs import order_by, rank_in
 from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import Grid
 from yolo_lite.structures import Matches, Objects
@@ -62,12 +63,6 @@ def _one_object_a_slot(objects: Objects, target: Tensor, slot: Tensor, grid: Gri
     slots = grid.slots.select(slot)
     fit = aligned_iou(torch.cat((slots.centre, slots.anchor), dim=1), objects.box[target])
     place = objects.image[target] * grid.num_slots + slot
-    # Three stable sorts, least important key first: by target, by falling fit, by place.
-    order = target.argsort(stable=True)
-    order = order[fit[order].argsort(descending=True, stable=True)]
-    order = order[place[order].argsort(stable=True)]
-    place = place[order]
-    first = torch.ones_like(place, dtype=torch.bool)
-    first[1:] = place[1:] != place[:-1]
-    kept = order[first]
+    order = order_by(target, -fit, place)
+    kept = order[rank_in(place[order]) == 0]
     return Matches(objects.image[target[kept]], slot[kept], target[kept], torch.ones_like(fit[kept]))
