@@ -13,7 +13,7 @@ from scipy import stats
 
 import yolo_lite.engine.train as train_module
 import yolo_lite.tools.compare as compare_module
-from yolo_lite.cli.compare import _split_at_commas
+from yolo_lite.cli.compare import split_at_commas
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.run import RunConfig
@@ -231,7 +231,7 @@ def test_other_data_in_the_same_folder_is_refused(compared: Path, tiny_data: Pat
     [("a,b", ["a", "b"]), ("[1, 2],[3]", ["[1, 2]", "[3]"]), ("[[1],[2]], auto", ["[[1],[2]]", "auto"])],
 )
 def test_commas_inside_brackets_belong_to_a_value(text: str, values: list[str]):
-    assert _split_at_commas(text) == values
+    assert split_at_commas(text) == values
 
 
 @pytest.mark.parametrize(
