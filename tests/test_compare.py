@@ -110,11 +110,11 @@ def test_the_table_has_a_row_a_variant():
 
 def test_the_picture_grows_with_the_variants():
     rows = summarise({name: [outcome(0.5), outcome(0.6)] for name in "abcdefgh"})
-    few, many = comparison_image(rows[:2]), comparison_image(rows)
+    few, many = comparison_image({"": rows[:2]}), comparison_image({"": rows})
     assert few.dtype == np.uint8 and few.shape[2] == 3 and few.std() > 5
     assert many.shape[0] > few.shape[0] and many.shape[1] == few.shape[1]
     failed = VariantRow("x", [math.nan], (math.nan, None), (math.nan, None), (math.nan, None), math.nan, None, None)
-    comparison_image([rows[0], failed])
+    comparison_image({"": [rows[0], failed]})
 
 
 def test_variants_make_usable_folders():

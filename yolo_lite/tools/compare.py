@@ -102,7 +102,7 @@ def _write(folder: Path, seeds: list[int], outcomes: dict[str, list[Outcome]]) -
     content = json.loads(json.dumps(content), parse_constant=lambda _: None)  # JSON knows no NaN
     (folder / "comparison.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / "comparison.md").write_text(table + "\n", encoding="utf-8")
-    write_image(folder / "comparison.png", comparison_image(rows))
+    write_image(folder / "comparison.png", comparison_image({"": rows}))
     return table
 
 
