@@ -254,8 +254,8 @@ def notes(results: Results, entries: Sequence[Entry]) -> Iterator[str]:
         num_seeds, one = len(next(iter(of_variants.values()))), flags[name]
         seeds = f"{num_seeds} seed{'s' * (num_seeds > 1)}"
         yield f"- {name}: {seeds}, {one.imgsz} px, {one.epochs} epochs, batch {one.batch_size}"
-    yield "\nmAP50-95 of the last epoch: mean ± standard deviation of the seeds. Difference to the first variant, paired"
-    yield "by set and seed, ± half its 95 % interval: noise where that includes 0. s/epoch: median, with validation.\n"
+    yield "\nmAP50-95 of the last epoch: mean ± standard deviation over seeds. Difference to the first variant, paired"
+    yield "by set and seed, ± half its 95 % interval: noise if that includes 0. s/epoch: median, with validation.\n"
     yield from (f"- {line}" for line in failures(results))
 
 
@@ -299,7 +299,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except StoppedError as stopped:
-        print(f"{stopped}; the same command does", file=sys.stderr)
+        print(f"{stopped}, or with the same command", file=sys.stderr)
         return stopped.exit_status
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from scipy import stats
 
 import yolo_lite.engine.train as train_module
 import yolo_lite.tools.compare as compare_module
-from yolo_lite.cli.compare import split_at_commas
+from yolo_lite.cli.compare import read_variant, split_at_commas, variant_run
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
+from yolo_lite.config.options import CompareOptions
 from yolo_lite.config.run import RunConfig
+from yolo_lite.config.yaml_file import read_yaml
 from yolo_lite.loss import BOX_LOSSES, CLS_LOSSES, MASK_LOSSES
 from yolo_lite.report.comparison import VariantRow, comparison_image, comparison_table
 from yolo_lite.tools.compare import (
@@ -254,6 +257,72 @@ def test_unusable_comparisons_are_refused_before_anything_is_trained(
     assert main(["compare", *words(tiny_data, *more, "--project", str(tmp_path / "runs"))]) == 2
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def own_models(folder: Path) -> list[Path]:
+    """Two model YAMLs: the nano, and one of half its width."""
+    text = (REPOSITORY / "cfg/yolo_n.yaml").read_text()
+    files = [folder / "full.yaml", folder / "half.yaml"]
+    for file, width in zip(files, ("0.25", "0.125"), strict=True):
+        file.write_text(text.replace("width_multiple: 0.25", f"width_multiple: {width}"))
+    return files
+
+
+def test_models_are_compared_like_any_key(tiny_data: Path, tmp_path: Path, capsys):
+    full, half = own_models(tmp_path)
+    more = ["--data", str(tiny_data), "--epochs", "1", "--batch-size", "10", "--workers", "0", "--device", "cpu"]
+    more += ["--seeds", "1", "--imgsz", "32", "--project", str(tmp_path / "runs"), "--name", "heads"]
+    assert main(["compare", "--vary", f"model={full},{half}", *more]) == 0
+    read = {path.parent.name: read_yaml(path / "config.yaml").data for path in tmp_path.glob("runs/heads/*/seed0")}
+    assert {name: one["model"]["width_multiple"] for name, one in read.items()} == {
+        "model=full": 0.25,
+        "model=half": 0.125,
+    }
+    assert {name: Path(one["train"]["cfg"]) for name, one in read.items()} == {"model=full": full, "model=half": half}
+    assert "| model=half |" in capsys.readouterr().out
+    half.write_text(full.read_text())
+    assert main(["compare", "--vary", f"model={full},{half}", *more]) == 2  # another model in the file of that name
+    assert "another model.width_multiple: found 0.125, expected 0.25" in capsys.readouterr().err
+
+
+def test_a_variant_may_name_options_and_keys(tmp_path: Path):
+    full, half = own_models(tmp_path)
+    variants = [["imgsz=64", f"model={full}"], [f"model={half}", "box_loss=siou", "epochs=3"]]
+    options = CompareOptions(variant=variants, hyp=str(REPOSITORY / "cfg/hyp.yaml"), imgsz=96, set=["box=0.1"])
+    runs = [variant_run(options, variant, 7, tmp_path) for variant in map(read_variant, variants)]
+    assert [run.variant for run in runs] == ["imgsz=64 model=full", "model=half box_loss=siou epochs=3"]
+    found = [(run.config.train.imgsz, run.config.train.seed, run.config.hyp.box) for run in runs]
+    assert found == [(64, 7, 0.1), (96, 7, 0.1)] and runs[1].config.train.epochs == 3
+    assert [str(run.config.hyp.box_loss) for run in runs] == ["ciou", "siou"]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--vary", "model={full},{full}"], "expected two or more variants, all different, found ['model=full', "),
+        (["--vary", "model={full},{twin}"], "all different, found ['model=full', 'model=full'] (files by their names)"),
+        (["--vary", "model={full}"], "expected two or more variants"),
+        (["--vary", "model={full},missing.yaml"], "missing.yaml: no such file"),
+        (["--vary", "model={full},"], "model=: expected a file"),
+        (["--vary", "model={full},{half}", "--cfg", "{full}"], "expected no --cfg where variants name their model"),
+        (["--variant", "model={full}", "--variant", "box=1"], "--variant box=1: expected model= in every variant"),
+        (
+            ["--variant", "model={full}", "model={half}", "--variant", "model={half}"],
+            "expected model once in a variant",
+        ),
+        (["--vary", "imgsz=64,big"], "imgsz=big: expected"),
+    ],
+)
+def test_models_that_cannot_be_compared_are_refused_in_one_line(
+    more: list[str], expected: str, tiny_data: Path, tmp_path: Path, capsys
+):
+    full, half = own_models(tmp_path)
+    (tmp_path / "other").mkdir()
+    twin = Path(shutil.copy(half, tmp_path / "other/full.yaml"))
+    words = [word.format(full=full, half=half, twin=twin) for word in more]
+    assert main(["compare", "--data", str(tiny_data), "--project", str(tmp_path / "runs"), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and expected in line and not (tmp_path / "runs").exists()
 
 
 def test_the_list_of_losses_names_every_loss_with_its_paper_and_parameters(capsys):

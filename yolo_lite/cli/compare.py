@@ -53,7 +53,7 @@ def read_variant(texts: Sequence[str], name: str = "") -> Variant:
     """A variant from its ``key=value`` texts, after which it is named; a model is named by the stem of its file.
 
     Raises:
-        ConfigError: an option is given twice.
+        ConfigError: an option is given twice, or names no file.
     """
     options: dict[str, Any] = {}
     overrides, names = [], []
@@ -63,6 +63,8 @@ def read_variant(texts: Sequence[str], name: str = "") -> Variant:
             overrides.append(text)
         elif OPTIONS[key] in options:
             raise ConfigError(f"{text}: expected {key} once in a variant, found {' '.join(texts)}")
+        elif key in PATHS and not value:
+            raise ConfigError(f"{text}: expected a file")
         else:
             options[OPTIONS[key]] = value if key in PATHS else parse_scalar(value)
         names.append(f"{key}={_stem(value)}" if key in PATHS else text)
