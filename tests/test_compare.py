@@ -116,7 +116,7 @@ def test_the_picture_grows_with_the_variants():
     few, many = comparison_image({"": rows[:2]}), comparison_image({"": rows})
     assert few.dtype == np.uint8 and few.shape[2] == 3 and few.std() > 5
     assert many.shape[0] > few.shape[0] and many.shape[1] == few.shape[1]
-    failed = VariantRow("x", [math.nan], (math.nan, None), (math.nan, None), (math.nan, None), math.nan, None, None)
+    failed = VariantRow("x", [math.nan] * 2, (math.nan, None), (math.nan, None), (math.nan, None), math.nan, None, None)
     comparison_image({"": [rows[0], failed]})
 
 

@@ -81,7 +81,7 @@ def comparison_image(panels: Mapping[str, Sequence[VariantRow]]) -> np.ndarray:
     for axes in places[len(panels) :]:
         axes.set_visible(False)
     figure.supxlabel("mAP50-95 of the last epoch", fontsize=10)
-    legend = "dots: seeds, thin lines join the same one; bars and figures: means, dotted: the first variant's\n"
+    legend = "dots: seeds, thin lines join equal ones; bars and figures: means; dotted: mean of the first variant\n"
     legend += "green or orange: better or worse than the first variant by more than noise (95 %, all variants at once)"
     figure.suptitle(legend, fontsize=9)  # not of the axes, which long names make narrow
     return pixels(figure)
@@ -101,7 +101,9 @@ def _panel(axes: Axes, rows: Sequence[VariantRow]) -> None:
         axes.text(1.02, place, text, transform=right, color=colour, fontsize=9, va="center")
     axes.set_yticks(range(len(rows)), [row.variant for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.margins(x=0.12)
+    low, high = axes.dataLim.intervalx if np.isfinite(axes.dataLim.intervalx).all() else (0, 1)
+    beside = max(0.12 * (high - low), 0.01)  # a scale on which a thousandth is not everything
+    axes.set_xlim(low - beside, high + beside)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False, labelsize=9)
     axes.grid(axis="x", alpha=0.3)
