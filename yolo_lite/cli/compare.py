@@ -91,15 +91,15 @@ def _variants(options: CompareOptions) -> list[Variant]:
             raise ConfigError(f"--vary {options.vary}: expected KEY=A,B,...")
         texts = [[f"{key}={value}"] for value in split_at_commas(values)]
     variants = [read_variant(one) for one in texts]
-    if len(variants) < 2 or len({variant_folder(variant.name) for variant in variants}) < len(variants):
-        raise ConfigError(
-            f"expected two or more variants, all different, found {[variant.name for variant in variants]}"
-        )
+    names = [variant.name for variant in variants]
+    if len(variants) < 2 or len(set(map(variant_folder, names))) < len(variants):
+        by_name = " (files by their names)" if any(variant.options for variant in variants) else ""
+        raise ConfigError(f"expected two or more variants, all different, found {names}{by_name}")
     with_model = ["cfg" in variant.options for variant in variants]
     if any(with_model) and "cfg" in options.model_fields_set:
         raise ConfigError(f"--cfg {options.cfg}: expected no --cfg where variants name their model, found model= too")
     if any(with_model) and not all(with_model):
-        without = variants[with_model.index(False)].name
+        without = names[with_model.index(False)]
         raise ConfigError(f"--variant {without}: expected model= in every variant or in none")
     return variants
 

@@ -106,4 +106,5 @@ def _panel(axes: Axes, rows: Sequence[VariantRow]) -> None:
     axes.set_xlim(low - beside, high + beside)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False, labelsize=9)
+    axes.locator_params(axis="x", nbins=6)
     axes.grid(axis="x", alpha=0.3)
