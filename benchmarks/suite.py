@@ -202,10 +202,16 @@ def label_of(name: str) -> str:
     return name if SETS[name].counts else f"{name} (train = val)"
 
 
+def pooled(results: Results) -> dict[str, list[Result]]:
+    """All runs of each variant, set by set."""
+    of_sets = list(results.values())
+    return {variant: [one for own in of_sets for one in own[variant]] for variant in of_sets[0]}
+
+
 def all_lines(counting: Results) -> list[list[str]]:
     """A line for each variant over all sets that count: pairs of set and seed, mean rank, and time as a ratio."""
     of_sets = list(counting.values())
-    rows = rows_of({variant: [one for own in of_sets for one in own[variant]] for variant in of_sets[0]})
+    rows = rows_of(pooled(counting))
     places = np.mean([ranks([row.map50_95[0] for row in rows_of(own)]) for own in of_sets], axis=0)
     seconds = np.array([[epoch_seconds(own) for own in of_variants.values()] for of_variants in of_sets])
     ratios = np.exp(np.log(seconds / seconds[:, :1]).mean(axis=0))
@@ -242,9 +248,22 @@ def write_report(stem: Path, results: Results, text: str, entries: Sequence[Entr
     parts = [title, command, text, "\n".join(notes(results, entries)), f"![{stem.name}]({image.name})"]
     stem.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, "\n\n".join(parts) + "\n")
-    write_image(
-        image, comparison_image({label_of(name): rows_of(own, SETS[name].counts) for name, own in results.items()})
-    )
+    write_image(image, comparison_image(panels(results)))
+
+
+def panels(results: Results) -> dict[str, list[VariantRow]]:
+    """What the image shows: each set, then the differences of all pairs of set and seed."""
+    of_sets = {label_of(name): rows_of(own, SETS[name].counts) for name, own in results.items()}
+    counting = {name: own for name, own in results.items() if SETS[name].counts}
+    if len(counting) < 2:
+        return of_sets
+    rows = rows_of(pooled(counting))
+    differences = [np.subtract(row.values, rows[0].values).tolist() for row in rows]
+    of_all = [
+        row._replace(values=own, map50_95=(float(np.mean(own)), None))
+        for row, own in zip(rows, differences, strict=True)
+    ]
+    return {**of_sets, f"all {len(counting)}: differences": of_all}
 
 
 def notes(results: Results, entries: Sequence[Entry]) -> Iterator[str]:

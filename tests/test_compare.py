@@ -280,6 +280,11 @@ def test_models_are_compared_like_any_key(tiny_data: Path, tmp_path: Path, capsy
     }
     assert {name: Path(one["train"]["cfg"]) for name, one in read.items()} == {"model=full": full, "model=half": half}
     assert "| model=half |" in capsys.readouterr().out
+    moved = Path(shutil.copytree(tmp_path, tmp_path / "moved", ignore=shutil.ignore_patterns("runs")))
+    more[1] = str(shutil.copy(tiny_data, moved))
+    with pytest.MonkeyPatch.context() as patch:  # the same models and the same drawn set, in other places
+        patch.setattr(compare_module, "train", None)
+        assert main(["compare", "--vary", f"model={moved / full.name},{moved / half.name}", *more]) == 0
     half.write_text(full.read_text())
     assert main(["compare", "--vary", f"model={full},{half}", *more]) == 2  # another model in the file of that name
     assert "another model.width_multiple: found 0.125, expected 0.25" in capsys.readouterr().err

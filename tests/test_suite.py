@@ -13,6 +13,7 @@ from scipy import stats
 
 import yolo_lite.engine.train as train_module
 import yolo_lite.tools.compare as compare_module
+from yolo_lite.report.comparison import comparison_image
 from yolo_lite.tools.compare import Outcome
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
@@ -81,6 +82,17 @@ def test_what_trains_on_its_validation_images_counts_nowhere():
     assert found["all 2", "b"][:4] == ["0.4500", "-0.1000 ± 0.0000", "worse", "2.00"]
     assert [place for place, _ in found][-1] == "same (train = val)"
     assert list(cells(table({"same": given["same"]}))) == [("same (train = val)", name) for name in "ab"]
+
+
+def test_the_image_has_a_panel_a_set_and_one_of_the_pairs():
+    given = results(same={"a": [0.1], "b": [0.9]}, one={"a": [0.5], "b": [0.6]}, two={"a": [0.2], "b": [None]})
+    panels = suite.panels(given)
+    assert list(panels) == ["same (train = val)", "one", "two", "all 2: differences"]
+    assert panels["same (train = val)"][1].verdict == "-"  # no colour: it does not count
+    first, second = panels["all 2: differences"]
+    assert first.values == [0, 0] and second.values == pytest.approx([0.1, math.nan], nan_ok=True)
+    assert comparison_image(panels).shape[1] > comparison_image({"one": panels["one"]}).shape[1]
+    assert list(suite.panels({"one": given["one"]})) == ["one"]
 
 
 def test_ranks_are_shared_and_failures_last():

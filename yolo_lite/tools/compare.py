@@ -30,7 +30,7 @@ from yolo_lite.report.drawing import write_image
 METRICS = ("metrics/mAP50-95", "metrics/mAP75", "metrics/mAP50")
 CONFIDENCE = 0.95  # with which the intervals of all variants hold at the same time
 # May differ between a run and its continuation; of files it is what they say that may not.
-FREE_FLAGS = ("train.device", "train.workers", "train.exist_ok", "train.cfg", "train.hyp")
+FREE_FLAGS = {f"train.{flag}" for flag in ("device", "workers", "exist_ok", "cfg", "hyp", "data")}
 
 
 class Run(NamedTuple):
