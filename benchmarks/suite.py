@@ -274,8 +274,9 @@ def notes(results: Results, entries: Sequence[Entry]) -> Iterator[str]:
         seeds = f"{num_seeds} seed{'s' * (num_seeds > 1)}"
         yield f"- {name}: {seeds}, {one.imgsz} px, {one.epochs} epochs, batch {one.batch_size}"
     yield "\nmAP50-95 of the last epoch: mean ± standard deviation over seeds. Difference to the first variant, paired"
-    yield "by set and seed, ± half its 95 % interval: noise if that includes 0. s/epoch: median, with validation.\n"
-    yield from (f"- {line}" for line in failures(results))
+    yield "by set and seed, ± half its 95 % interval: noise if that includes 0. s/epoch: median, with validation."
+    if failed := failures(results):
+        yield "\n" + "\n".join(f"- {line}" for line in failed)
 
 
 def failures(results: Results) -> list[str]:
