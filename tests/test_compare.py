@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from scipy import stats
 
 import yolo_lite.engine.train as train_module
 import yolo_lite.tools.compare as compare_module
-from yolo_lite.cli.compare import _split_at_commas
+from yolo_lite.cli.compare import read_variant, split_at_commas, variant_run
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import DataError
+from yolo_lite.config.options import CompareOptions
 from yolo_lite.config.run import RunConfig
+from yolo_lite.config.yaml_file import read_yaml
 from yolo_lite.loss import BOX_LOSSES, CLS_LOSSES, MASK_LOSSES
 from yolo_lite.loss.assigners import ASSIGNERS
 from yolo_lite.report.comparison import VariantRow, comparison_image, comparison_table
@@ -111,11 +114,11 @@ def test_the_table_has_a_row_a_variant():
 
 def test_the_picture_grows_with_the_variants():
     rows = summarise({name: [outcome(0.5), outcome(0.6)] for name in "abcdefgh"})
-    few, many = comparison_image(rows[:2]), comparison_image(rows)
+    few, many = comparison_image({"": rows[:2]}), comparison_image({"": rows})
     assert few.dtype == np.uint8 and few.shape[2] == 3 and few.std() > 5
     assert many.shape[0] > few.shape[0] and many.shape[1] == few.shape[1]
-    failed = VariantRow("x", [math.nan], (math.nan, None), (math.nan, None), (math.nan, None), math.nan, None, None)
-    comparison_image([rows[0], failed])
+    failed = VariantRow("x", [math.nan] * 2, (math.nan, None), (math.nan, None), (math.nan, None), math.nan, None, None)
+    comparison_image({"": [rows[0], failed]})
 
 
 def test_variants_make_usable_folders():
@@ -232,7 +235,7 @@ def test_other_data_in_the_same_folder_is_refused(compared: Path, tiny_data: Pat
     [("a,b", ["a", "b"]), ("[1, 2],[3]", ["[1, 2]", "[3]"]), ("[[1],[2]], auto", ["[[1],[2]]", "auto"])],
 )
 def test_commas_inside_brackets_belong_to_a_value(text: str, values: list[str]):
-    assert _split_at_commas(text) == values
+    assert split_at_commas(text) == values
 
 
 @pytest.mark.parametrize(
@@ -255,6 +258,77 @@ def test_unusable_comparisons_are_refused_before_anything_is_trained(
     assert main(["compare", *words(tiny_data, *more, "--project", str(tmp_path / "runs"))]) == 2
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def own_models(folder: Path) -> list[Path]:
+    """Two model YAMLs: the nano, and one of half its width."""
+    text = (REPOSITORY / "cfg/yolo_n.yaml").read_text()
+    files = [folder / "full.yaml", folder / "half.yaml"]
+    for file, width in zip(files, ("0.25", "0.125"), strict=True):
+        file.write_text(text.replace("width_multiple: 0.25", f"width_multiple: {width}"))
+    return files
+
+
+def test_models_are_compared_like_any_key(tiny_data: Path, tmp_path: Path, capsys):
+    full, half = own_models(tmp_path)
+    more = ["--data", str(tiny_data), "--epochs", "1", "--batch-size", "10", "--workers", "0", "--device", "cpu"]
+    more += ["--seeds", "1", "--imgsz", "32", "--project", str(tmp_path / "runs"), "--name", "heads"]
+    assert main(["compare", "--vary", f"model={full},{half}", *more]) == 0
+    read = {path.parent.name: read_yaml(path / "config.yaml").data for path in tmp_path.glob("runs/heads/*/seed0")}
+    assert {name: one["model"]["width_multiple"] for name, one in read.items()} == {
+        "model=full": 0.25,
+        "model=half": 0.125,
+    }
+    assert {name: Path(one["train"]["cfg"]) for name, one in read.items()} == {"model=full": full, "model=half": half}
+    assert "| model=half |" in capsys.readouterr().out
+    moved = Path(shutil.copytree(tmp_path, tmp_path / "moved", ignore=shutil.ignore_patterns("runs")))
+    more[1] = str(shutil.copy(tiny_data, moved))
+    with pytest.MonkeyPatch.context() as patch:  # the same models and the same drawn set, in other places
+        patch.setattr(compare_module, "train", None)
+        assert main(["compare", "--vary", f"model={moved / full.name},{moved / half.name}", *more]) == 0
+    half.write_text(full.read_text())
+    assert main(["compare", "--vary", f"model={full},{half}", *more]) == 2  # another model in the file of that name
+    assert "another model.width_multiple: found 0.125, expected 0.25" in capsys.readouterr().err
+
+
+def test_a_variant_may_name_options_and_keys(tmp_path: Path):
+    full, half = own_models(tmp_path)
+    variants = [["imgsz=64", f"model={full}"], [f"model={half}", "box_loss=siou", "epochs=3"]]
+    options = CompareOptions(variant=variants, hyp=str(REPOSITORY / "cfg/hyp.yaml"), imgsz=96, set=["box=0.1"])
+    runs = [variant_run(options, variant, 7, tmp_path) for variant in map(read_variant, variants)]
+    assert [run.variant for run in runs] == ["imgsz=64 model=full", "model=half box_loss=siou epochs=3"]
+    found = [(run.config.train.imgsz, run.config.train.seed, run.config.hyp.box) for run in runs]
+    assert found == [(64, 7, 0.1), (96, 7, 0.1)] and runs[1].config.train.epochs == 3
+    assert [str(run.config.hyp.box_loss) for run in runs] == ["ciou", "siou"]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--vary", "model={full},{full}"], "expected two or more variants, all different, found ['model=full', "),
+        (["--vary", "model={full},{twin}"], "all different, found ['model=full', 'model=full'] (files by their names)"),
+        (["--vary", "model={full}"], "expected two or more variants"),
+        (["--vary", "model={full},missing.yaml"], "missing.yaml: no such file"),
+        (["--vary", "model={full},"], "model=: expected a file"),
+        (["--vary", "model={full},{half}", "--cfg", "{full}"], "expected no --cfg where variants name their model"),
+        (["--variant", "model={full}", "--variant", "box=1"], "--variant box=1: expected model= in every variant"),
+        (
+            ["--variant", "model={full}", "model={half}", "--variant", "model={half}"],
+            "expected model once in a variant",
+        ),
+        (["--vary", "imgsz=64,big"], "imgsz=big: expected"),
+    ],
+)
+def test_models_that_cannot_be_compared_are_refused_in_one_line(
+    more: list[str], expected: str, tiny_data: Path, tmp_path: Path, capsys
+):
+    full, half = own_models(tmp_path)
+    (tmp_path / "other").mkdir()
+    twin = Path(shutil.copy(half, tmp_path / "other/full.yaml"))
+    words = [word.format(full=full, half=half, twin=twin) for word in more]
+    assert main(["compare", "--data", str(tiny_data), "--project", str(tmp_path / "runs"), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and expected in line and not (tmp_path / "runs").exists()
 
 
 def test_the_list_of_losses_names_every_loss_and_assigner_with_its_paper_and_parameters(capsys):

@@ -279,7 +279,7 @@ class CompareOptions(RunOptions):
 
     batch_size: Count | None = option(None, "of every variant (default: the dataset's, or 16)")
     vary: Annotated[str | None, Flag(metavar="KEY=A,B,...")] = option(
-        None, "a key of hyp.yaml, or model.KEY, data.KEY, and its values"
+        None, "a key of hyp.yaml, or model.KEY, data.KEY, and its values; model=A.yaml,B.yaml: instead of --cfg"
     )
     variant: Annotated[
         Sequence[Sequence[str]], PlainValidator(lambda lists: tuple(map(_texts, lists))), Flag(metavar="KEY=VALUE")

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,8 @@ from yolo_lite.report.drawing import write_image
 
 METRICS = ("metrics/mAP50-95", "metrics/mAP75", "metrics/mAP50")
 CONFIDENCE = 0.95  # with which the intervals of all variants hold at the same time
-FREE_FLAGS = ("train.device", "train.workers", "train.exist_ok")  # may differ between a run and its continuation
+# May differ between a run and its continuation; of files it is what they say that may not.
+FREE_FLAGS = {f"train.{flag}" for flag in ("device", "workers", "exist_ok", "cfg", "hyp", "data")}
 
 
 class Run(NamedTuple):
@@ -41,7 +42,7 @@ class Run(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        return Path(self.config.train.project) / self.config.train.name
+        return Path(self.config.train.project).expanduser() / self.config.train.name
 
 
 class Outcome(NamedTuple):
@@ -68,18 +69,24 @@ def compare(runs: Sequence[Run], folder: Path) -> str:
     Raises:
         ConfigError: a run folder holds a run of another configuration.
     """
-    for run in runs:
-        check_same_run(run)
     table = ""
     outcomes: dict[str, list[Outcome]] = {run.variant: [] for run in runs}
-    for number, run in enumerate(runs, 1):
-        print(f"run {number}/{len(runs)}: {run.variant}, seed {run.seed}: ", end="", flush=True)
-        outcome = finish(run)
-        print(outcome.problem or f"mAP50-95 {outcome.metrics[METRICS[0]]:.4f}", flush=True)
+    for number, (run, outcome) in enumerate(zip(runs, trained(runs), strict=True), 1):
         outcomes[run.variant].append(outcome)
         if number % len(outcomes) == 0:  # every variant has been trained with this seed
             table = _write(folder, [first.seed for first in runs[: number : len(outcomes)]], outcomes)
     return table
+
+
+def trained(runs: Sequence[Run]) -> Iterator[Outcome]:
+    """Train run after run; finished ones are read. ConfigError before the first if one has a folder of another run."""
+    for run in runs:
+        check_same_run(run)
+    for number, run in enumerate(runs, 1):
+        print(f"run {number}/{len(runs)}: {run.variant}, seed {run.seed}: ", end="", flush=True)
+        outcome = finish(run)
+        print(outcome.problem or f"mAP50-95 {outcome.metrics[METRICS[0]]:.4f}", flush=True)
+        yield outcome
 
 
 def _write(folder: Path, seeds: list[int], outcomes: dict[str, list[Outcome]]) -> str:
@@ -95,7 +102,7 @@ def _write(folder: Path, seeds: list[int], outcomes: dict[str, list[Outcome]]) -
     content = json.loads(json.dumps(content), parse_constant=lambda _: None)  # JSON knows no NaN
     (folder / "comparison.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / "comparison.md").write_text(table + "\n", encoding="utf-8")
-    write_image(folder / "comparison.png", comparison_image(rows))
+    write_image(folder / "comparison.png", comparison_image({"": rows}))
     return table
 
 
@@ -124,7 +131,9 @@ def check_same_run(run: Run) -> None:
 def _flat(config: RunConfig) -> dict[str, Any]:
     tree = config.plain()
     parts = {f"{part}.{key}": value for part in ("train", "hyp", "model", "data") for key, value in tree[part].items()}
-    return {key: value for key, value in parts.items() if key not in FREE_FLAGS} | {"data_file": tree["data_file"]}
+    drawn = config.data.generate is not None  # by its keys, wherever its YAML lies
+    place = {} if drawn else {"data_file": tree["data_file"]}
+    return {key: value for key, value in parts.items() if key not in FREE_FLAGS} | place
 
 
 def _train(run: Run) -> Outcome:
