@@ -36,6 +36,7 @@ BESIDE = (
     "config/yaml_loader.py",  # what YAML may hold
     "config/bounds.py",  # how much may come in
     "model/budget.py",
+    "model/blocks/rare.py",  # of YOLOv5's ghost and transformer models
     "config/options.py",  # what the commands take, and where their files are found
     "config/find.py",
     "engine/resolve.py",

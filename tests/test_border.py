@@ -234,6 +234,16 @@ BOMBS: dict[str, tuple[str, str, str]] = {
         model_yaml(backbone=[[-1, 1, "Conv", [512, 1, 1]], [-1, 1, "Conv", [512, 31, 1]]]),
         "operations for 256 x 256",
     ),
+    "attention": (
+        "model",
+        model_yaml(backbone=[[-1, 1, "Conv", [16, 3, 1]], [-1, 1, "C3TR", [16]]]),
+        "expected a map of at most 268,435,456 numbers for 256 x 256 pixels, found 4,294,967,296",
+    ),
+    "layers of attention": (
+        "model",
+        model_yaml(backbone=[[-1, 1, "Conv", [1024, 4, 4]], [-1, 900, "C3TR", [1024]]]),
+        "operations for 256 x 256",
+    ),
     "maps": (
         "model",
         model_yaml(backbone=[CONV, *[[[-1] * 30, 1, "Concat", [1]]] * 4]),

@@ -29,7 +29,7 @@ from yolo_lite.config.old import ADVICE, FLAT_KEYS, upgraded
 from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.config.yaml_file import parse_scalar, parse_yaml, read_yaml
 from yolo_lite.engine.seams import SEAMS
-from yolo_lite.model.blocks import ACTIVATIONS
+from yolo_lite.model.blocks.standard import ACTIVATIONS
 from yolo_lite.model.detector import Detector
 
 MODEL = """\

@@ -17,7 +17,7 @@ from yolo_lite.config.load import load_model_config, validate
 from yolo_lite.config.model import ModelConfig
 from yolo_lite.config.yaml_file import parse_yaml
 from yolo_lite.engine.seams import SEAMS
-from yolo_lite.model.blocks import Conv, activation_maker
+from yolo_lite.model.blocks.standard import Conv, activation_maker
 from yolo_lite.model.builder import scaled_repeats, scaled_width
 from yolo_lite.model.detector import Detector, gflops
 from yolo_lite.model.heads import Detect
@@ -596,8 +596,8 @@ def test_anchors_must_grow_with_the_strides():
 
 
 def test_an_unknown_module_is_an_error_of_the_file_and_its_row(tmp_path: Path):
-    (tmp_path / "mine.yaml").write_text(TOY.replace("Conv, [16", "GhostConv, [16"))
+    (tmp_path / "mine.yaml").write_text(TOY.replace("Conv, [16", "GhostConf, [16"))
     with pytest.raises(
-        ConfigError, match=r"mine\.yaml:5: backbone row 1: unknown module 'GhostConv' \(nearest: 'Conv'\)"
+        ConfigError, match=r"mine\.yaml:5: backbone row 1: unknown module 'GhostConf' \(nearest: 'GhostConv'\)"
     ):
         load_model_config(tmp_path / "mine.yaml", (), SEAMS)

@@ -8,6 +8,8 @@ from typing import Any
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, nearest
+from yolo_lite.config.hyp import Hyp
+from yolo_lite.config.model import ModelConfig
 from yolo_lite.config.yaml_file import Document
 
 # Keys of a dataset YAML that exporters and other trainers write: about the set, and about keypoints.
@@ -59,6 +61,27 @@ def hyp_as_meant(document: Document, overrides: Sequence[str] = ()) -> Document:
         warnings.warn(f"{document.source}: {told}", ConfigWarning, stacklevel=3)
         kept["optimizer"] = "SGD"
     return document._replace(data=kept)
+
+
+def model_of_ours(document: Document) -> Document:
+    """The same document; ConfigError, in one line, where it is no model YAML or one in the grammar of another program.
+
+    It is taken for one without ``anchors`` and with several keys that resemble none of ours, or without any row.
+    """
+    data, fields = document.data, ModelConfig.model_fields
+    unknown = [key for key in data if key not in fields and not resembles(str(key), fields)]
+    has_rows = "backbone" in data or "head" in data
+    if "family" in data or "anchors" in data or not unknown or (has_rows and len(unknown) < 2):
+        return document
+    owners = {"a hyp file (--hyp)": Hyp.model_fields, "a dataset YAML (--data)": DatasetConfig.model_fields}
+    seems = next((kind for kind, keys in owners.items() if not has_rows and keys.keys() & unknown), None)
+    keys = ", ".join(f"{key!r} in line {_line(document, key)}" for key in unknown[:3])
+    more = f" and {len(unknown) - 3} more" if unknown[3:] else ""
+    raise ConfigError(
+        f"{document.source}: seems to be {seems or 'a model file of another program'}: unknown keys {keys}{more}; "
+        "expected a model YAML in the grammar of YOLOv5 v6: nc, depth_multiple, width_multiple, anchors, and rows "
+        "[from, repeats, module, args] in backbone and head, as in cfg/yolo_s.yaml"
+    )
 
 
 def _is_for_sgd(data: Mapping[str, Any]) -> bool:

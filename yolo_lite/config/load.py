@@ -15,7 +15,7 @@ from yolo_lite.config.bounds import SHOWN
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.find import find_yaml, folder_of_dataset
-from yolo_lite.config.foreign import hyp_as_meant, known_dataset_keys
+from yolo_lite.config.foreign import hyp_as_meant, known_dataset_keys, model_of_ours
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.model import MODEL_SECTIONS, AnyModelConfig
 from yolo_lite.config.old import ADVICE
@@ -42,7 +42,7 @@ def load_model_config(path: AnyPath, overrides: Sequence[str] = (), seams: Seams
     if not isinstance(family, str) or family not in MODEL_SECTIONS:
         where = document.flags.get("family", f"{document.source}:{document.lines.get(('family',), 1)}: family")
         raise ConfigError(f"{where}: unknown name {family!r}{nearest(str(family), MODEL_SECTIONS)}")
-    return validate(MODEL_SECTIONS[family], document, seams)
+    return validate(MODEL_SECTIONS[family], model_of_ours(document), seams)
 
 
 def load_dataset_config(path: AnyPath, overrides: Sequence[str] = (), seams: Seams | None = None) -> DatasetConfig:

@@ -20,7 +20,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     groups: dict[str, list[nn.Parameter]] = {"weights": [], "norms": [], "biases": []}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            kind = "biases" if name == "bias" else "norms" if isinstance(module, NORMS) else "weights"
+            kind = "biases" if name.endswith("bias") else "norms" if isinstance(module, NORMS) else "weights"
             groups[kind].append(parameter)
     decay = {"weights": weight_decay, "norms": 0.0, "biases": 0.0}
     return [{"name": kind, "params": params, "weight_decay": decay[kind]} for kind, params in groups.items()]

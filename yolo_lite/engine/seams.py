@@ -12,7 +12,8 @@ from yolo_lite.loss.classification import CLS_LOSSES
 from yolo_lite.loss.criteria import CRITERIA
 from yolo_lite.loss.mask import MASK_LOSSES
 from yolo_lite.model.backbones import BACKBONES
-from yolo_lite.model.blocks import ACTIVATIONS, BLOCKS
+from yolo_lite.model.blocks import BLOCKS
+from yolo_lite.model.blocks.standard import ACTIVATIONS
 from yolo_lite.model.heads import HEADS
 
 SEAMS: dict[str, Seam] = {

@@ -6,7 +6,7 @@ The largest known YOLOs have 140 million parameters and 33 billion operations fo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -26,7 +26,7 @@ class Budget:
     def __init__(self) -> None:
         self.parameters, self.operations = float(PARAMETERS), float(OPERATIONS)
 
-    def block(self, given: Mapping[str, Any], image: Tensor, repeats: int) -> None:
+    def block(self, block: Callable[..., Any], given: Mapping[str, Any], image: Tensor, repeats: int) -> None:
         """Count a block with these arguments, several times in a row, on a map ``[1, C, H, W]``."""
         for name, most in MOST.items():
             found = given.get(name, 1)
@@ -40,8 +40,12 @@ class Budget:
         kernel = given.get("kernel", 1)
         size = kernel**2 if isinstance(kernel, (int, float)) else 1
         width = max(in_channels, out_channels * wide)
-        self.spend(repeats * width * out_channels * wide * size / max(given.get("groups") or 1, 1), cells)
+        parameters = repeats * width * out_channels * wide * size / max(given.get("groups") or 1, 1)
+        self.spend(parameters, parameters * cells)
         self.map(out_channels * wide * cells)
+        if getattr(block, "attends", False):  # every cell with every other
+            self.map(cells**2)
+            self.spend(0, repeats * width * cells**2)
 
     def upsampling(self, arguments: Sequence[Any], image: Tensor) -> None:
         """Count torch's Upsample with these arguments."""
@@ -53,7 +57,7 @@ class Budget:
         anchors = config.anchors if isinstance(config.anchors, int) else len((config.anchors or [[0, 0]])[0]) // 2
         for image in maps:
             channels, cells = anchors * (5 + config.nc), math.prod(image.shape[2:])
-            self.spend(image.shape[1] * channels, cells)
+            self.spend(image.shape[1] * channels, image.shape[1] * channels * cells)
             self.map(channels * cells)
 
     def map(self, numbers: float) -> None:
@@ -63,12 +67,12 @@ class Budget:
                 f"expected a map of at most {NUMBERS:,} numbers for 256 x 256 pixels, found {numbers:,.0f}"
             )
 
-    def spend(self, parameters: float, cells: float) -> None:
-        """Count so many parameters, each of which is used at so many places."""
+    def spend(self, parameters: float, operations: float) -> None:
+        """Count so many parameters and multiplications."""
         self.parameters -= parameters
-        self.operations -= parameters * cells
+        self.operations -= operations
         if self.parameters < 0:
             raise ValueError(f"expected a model of at most {PARAMETERS:,} parameters, found {parameters:,.0f} here")
         if self.operations < 0:
-            found = f"found {parameters * cells:,.0f} here"
+            found = f"found {operations:,.0f} here"
             raise ValueError(f"expected at most {OPERATIONS:,} operations for 256 x 256 pixels, {found}")

@@ -13,7 +13,8 @@ from yolo_lite.config.bounds import WIDTH
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.config.model import ModelConfig, Row
 from yolo_lite.config.seams import read_argument
-from yolo_lite.model.blocks import BLOCKS, Activation, Concat, activation_maker
+from yolo_lite.model.blocks import BLOCKS
+from yolo_lite.model.blocks.standard import Activation, Concat, activation_maker
 from yolo_lite.model.budget import Budget
 from yolo_lite.model.heads import HEADS
 
@@ -111,7 +112,7 @@ def _build_module(
     else:
         given = _given_by_row(row, arguments, config, activation)
         repeats = 1 if "repeats" in given else scaled_repeats(row.repeats, config)  # its inner part is repeated
-        budget.block(given, maps[0], max(repeats, given.get("repeats", 1)))
+        budget.block(block, given, maps[0], max(repeats, given.get("repeats", 1)))
         out_channels = given.get("out_channels", in_channels)
         blocks = [block(in_channels=width, **given) for width in (in_channels, *[out_channels] * (repeats - 1))]
     return blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks), out_channels

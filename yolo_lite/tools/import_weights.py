@@ -22,7 +22,7 @@ from yolo_lite.engine.checkpoint import save_checkpoint
 from yolo_lite.engine.checkpoint_fields import first_of, in_short
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.tasks import task_of
-from yolo_lite.model.blocks import C3, SPP, SPPF, Bottleneck, Conv
+from yolo_lite.model.blocks.standard import C3, SPP, SPPF, Bottleneck, Conv
 from yolo_lite.model.detector import Detector
 from yolo_lite.model.heads import Detect
 from yolo_lite.tools.torch_file import read_torch_file, tensors_of

@@ -1,11 +1,4 @@
-"""The blocks that a model YAML may name, and the dict that names them.
-
-The builder goes by the names of a block's parameters. It gives ``in_channels``, the channels that come in, and, where
-the block has them, ``activation``, a function that makes the model's, and ``repeats``, of its inner part; the row gives
-the others in their order. ``out_channels`` is scaled by width_multiple; a block without it keeps the channels, and one
-without ``in_channels`` is not told them. A block reads and returns a map ``[B, C, H, W]``: B images, C channels, H x W
-cells.
-"""
+"""The blocks of YOLO's usual models, and activations by their names."""
 
 from __future__ import annotations
 
@@ -90,9 +83,11 @@ class C3(nn.Module):
         hidden = int(out_channels * expansion)
         self.deep = Conv(in_channels, hidden, activation=activation)
         self.plain = Conv(in_channels, hidden, activation=activation)
-        bottlenecks = (Bottleneck(hidden, hidden, shortcut, 1.0, activation) for _ in range(repeats))
-        self.bottlenecks = nn.Sequential(*bottlenecks)
+        self.bottlenecks = self._inner(hidden, repeats, shortcut, activation)
         self.merge = Conv(2 * hidden, out_channels, activation=activation)
+
+    def _inner(self, channels: int, repeats: int, shortcut: bool, activation: Activation) -> nn.Module:
+        return nn.Sequential(*(Bottleneck(channels, channels, shortcut, 1.0, activation) for _ in range(repeats)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.merge(torch.cat((self.bottlenecks(self.deep(x)), self.plain(x)), dim=1))
@@ -146,7 +141,3 @@ class Concat(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         return torch.cat(maps, dim=1)
-
-
-_ALL = (Conv, Bottleneck, C3, SPP, SPPF, Concat, nn.Upsample, nn.MaxPool2d, nn.ZeroPad2d)
-BLOCKS: dict[str, Callable[..., nn.Module]] = {block.__name__: block for block in _ALL}
