@@ -94,7 +94,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
 
     folder = processes.from_first(lambda: training_folder(config, resume, (train_index, val_index), processes))
     if processes.is_first:
-        head = getattr(model, "head", None) if hyp.assigner.name == "anchor_ratio" else None
+        head = getattr(model, "head", None) if criterion.assigner.name == "anchor_ratio" else None
         anchors = None if head is None else head.anchor_sizes().reshape(-1, 2).cpu().numpy()
         for line in doubts_of_sizes(train_index, size, anchors, hyp.anchor_t):
             print(f"train: {line}")

@@ -17,6 +17,7 @@ from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.data.names import load_dataset
 from yolo_lite.engine.seams import SEAMS
+from yolo_lite.loss.criteria import CRITERIA, Criterion
 
 DEFAULT_HYP = {"yolo": "cfg/hyp.yaml", "faster_rcnn": "cfg/hyp_faster_rcnn.yaml"}  # by family
 T = TypeVar("T")
@@ -73,6 +74,11 @@ def _check_fit(options: TrainOptions, hyp_file: str, model: AnyModelConfig, hyp:
         where = (given or [f"{hyp_file}: cls_weights"])[-1]
         raise ConfigError(f"{where}: expected {num_classes} weights, one a class, found {len(hyp.cls_weights)}")
     if isinstance(model, ModelConfig):
+        head, found = model.head[-1].module, hyp.assigner.name
+        fitting = getattr(CRITERIA.get(head), "assigners", ())
+        if found in Criterion.assigners and fitting and found not in fitting:  # those of plugins are taken as they are
+            choices = ", ".join(("auto", *fitting))
+            raise ConfigError(f"{hyp_file}: assigner: expected one that fits {head}, of {choices}, found {found}")
         if "ch" in model.model_fields_set and model.ch != channels:
             raise ConfigError(f"{options.cfg}: ch: expected {channels}, the dataset's channels, found {model.ch}")
     elif channels != 3:
