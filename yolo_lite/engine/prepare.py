@@ -99,9 +99,10 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
         for line in doubts_of_sizes(train_index, size, anchors, hyp.anchor_t):
             print(f"train: {line}")
     record = Record(folder, config, state.rows) if processes.is_first else None
-    if record and state.step == 0 and options.figures:
-        record.graph(model)
-        batches = record.batches(batches, model, criterion)
+    if record and options.figures:
+        if state.step == 0:
+            record.graph(model)
+        batches = record.batches(batches, state, compute)
     watched = WatchedBatches(batches, folder, len(train_index), processes)
     return TrainingRun(config, folder, state, setup, train_index, watched, val, record, data_record)
 
