@@ -31,6 +31,7 @@ from yolo_lite.engine.optimizer import Plan
 from yolo_lite.engine.prepare import Setup
 from yolo_lite.engine.processes import ALONE, Processes, joined
 from yolo_lite.engine.state import initial_state
+from yolo_lite.engine.tasks import criterion_of_head
 from yolo_lite.engine.train import train_step
 from yolo_lite.loss.criteria import AnchorCriterion
 from yolo_lite.model.detector import Detector
@@ -65,12 +66,12 @@ def _member(rank: int, port: int, action: Callable[..., object], arguments: Sequ
 # ------------------------------------------------------------------------------------------------------ gradients
 
 
-def one_step(processes: Processes, counts: Sequence[int], hyp: Hyp) -> dict[str, torch.Tensor]:
+def one_step(processes: Processes, counts: Sequence[int], hyp: Hyp, cfg: str = "yolo_n") -> dict[str, torch.Tensor]:
     """Gradients and what else a step leaves, of batches with so many images; batch normalisation stands still."""
     compute = choose_compute("cpu", "fp32", channels_last=False)
     torch.manual_seed(0)
-    model = Detector(load_model_config(REPOSITORY / "cfg/yolo_n.yaml").model_copy(update={"nc": 3}))
-    state = initial_state(model, AnchorCriterion(hyp, np.ones(3)), hyp, compute)
+    model = Detector(load_model_config(REPOSITORY / f"cfg/{cfg}.yaml").model_copy(update={"nc": 3}))
+    state = initial_state(model, criterion_of_head(model.config, hyp, np.ones(3)), hyp, compute)
     for module in state.model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -97,7 +98,12 @@ def part_of(batch: Batch, processes: Processes) -> Batch:
 
 
 # Pictures of each batch of a step: even shares, uneven ones, and a share of nothing.
-CASES = {"even": ((4,), "ciou"), "uneven": ((5, 3), "wiou"), "one image": ((1,), "ciou")}
+CASES = {
+    "even": ((4,), "ciou", "yolo_n"),
+    "uneven": ((5, 3), "wiou", "yolo_n"),
+    "one image": ((1,), "ciou", "yolo_n"),
+    "divided by scores": ((5, 3), "wiou", "yolo_n_free"),
+}
 
 
 def recipe_of(box_loss: str) -> Hyp:
@@ -105,8 +111,8 @@ def recipe_of(box_loss: str) -> Hyp:
 
 
 def store_steps(processes: Processes, folder: Path) -> None:
-    for name, (counts, box_loss) in CASES.items():
-        torch.save(one_step(processes, counts, recipe_of(box_loss)), folder / f"{name}.{processes.rank}")
+    for name, (counts, box_loss, cfg) in CASES.items():
+        torch.save(one_step(processes, counts, recipe_of(box_loss), cfg), folder / f"{name}.{processes.rank}")
     check_statistics(processes)
     check_collectives(processes)
 
@@ -122,8 +128,8 @@ def steps_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.processes
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_give_the_gradient_of_one(case: str, steps_of_two: Path):
-    counts, box_loss = CASES[case]
-    alone = one_step(ALONE, counts, recipe_of(box_loss))
+    counts, box_loss, cfg = CASES[case]
+    alone = one_step(ALONE, counts, recipe_of(box_loss), cfg)
     for rank in (0, 1):
         found = torch.load(steps_of_two / f"{case}.{rank}", weights_only=True)
         assert found.keys() == alone.keys()

@@ -22,6 +22,7 @@ from yolo_lite.config.errors import UserError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_model_config
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint
+from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.record import Record
 from yolo_lite.engine.sheets import assigned_cells
 from yolo_lite.engine.state import Resume
@@ -116,7 +117,7 @@ def test_a_model_that_cannot_be_traced_has_no_graph(tiny_data: Path, tmp_path: P
 def test_assigned_anchors_are_those_of_the_loss_each_in_its_cell() -> None:
     config, batch = load_model_config(REPOSITORY / "cfg/yolo_n.yaml"), random_batch(3, seed=0)
     model, criterion = task_of(config).build(config, False), AnchorCriterion(Hyp(), np.ones(80))
-    anchors = assigned_cells(model, criterion, batch)
+    anchors = assigned_cells(model, criterion, batch, choose_compute("cpu", "fp32", channels_last=False))
     grid = model.grid(*batch.images.shape[2:])
     matches = criterion.assign(batch.objects, grid)
     assert anchors.image.tolist() == matches.image.tolist() and anchors.target.tolist() == matches.target.tolist()

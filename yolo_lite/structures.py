@@ -7,6 +7,7 @@ K detections of one image. A slot is a place of the head's output that can hold 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -103,6 +104,7 @@ class Predictions(NamedTuple):
 
     box: Tensor  # [B, N, 4] float32, cxcywh in pixels of the network input
     score: Tensor  # [B, N, C] float32 in 0..1
+    reach: float = math.inf  # how many cells a side of a box may lie from the centre of its slot
 
 
 class Matches(NamedTuple):

@@ -49,11 +49,13 @@ class LossSection(Section):
     rpn_box: NotNegative = 1.0  # first stage of Faster R-CNN
     obj: NotNegative = 1.0
     cls: NotNegative = 0.5
+    dfl: NotNegative = 1.5  # of heads that predict distributions
     obj_pw: Positive = 1.0
     cls_pw: Positive = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     fl_gamma: NotNegative = 0.0  # above 0: bce becomes focal with this gamma, as in YOLOv5
-    assigner: Annotated[Choice, chosen_from("ASSIGNERS")] = Choice(name="anchor_ratio")
+    assigner: Annotated[Choice, chosen_from("ASSIGNERS", "auto")] = Choice(name="auto")  # auto: the head's own
+    static_epochs: CountOrZero = 0  # the first ones, in which atss stands in for an assigner by predictions
     anchor_t: Annotated[float, Field(gt=1)] = 4.0
 
     @model_validator(mode="after")

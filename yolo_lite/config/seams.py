@@ -81,16 +81,23 @@ class Choice(Section):
         return {self.name: self.parameters} if self.parameters else self.name
 
 
-def chosen_from(dict_name: str) -> AfterValidator:
-    """Annotate a key that names an entry of a dict, a ``Choice`` or, where nothing takes parameters, a ``str``."""
+def chosen_from(dict_name: str, *words: str) -> AfterValidator:
+    """Annotate a key that names an entry of a dict, a ``Choice`` or, where nothing takes parameters, a ``str``.
+
+    ``words`` stand beside the names of the dict, and take no parameters.
+    """
 
     def check(value: Any, info: ValidationInfo) -> Any:
         if not info.context:  # names are taken as they are
             return value
         choice = value if isinstance(value, Choice) else Choice(name=value)
         seam = info.context[dict_name]
+        if choice.name in words:
+            if choice.parameters:
+                raise ValueError(f"{choice.name} takes no parameters, found {choice.parameters!r:.{SHOWN}}")
+            return value
         if choice.name not in seam.entries:
-            raise ValueError(f"unknown name {choice.name!r}{nearest(choice.name, seam.entries)}")
+            raise ValueError(f"unknown name {choice.name!r}{nearest(choice.name, [*words, *seam.entries])}")
         return choice.model_copy(update={"parameters": _read_parameters(choice, seam)}) if choice.parameters else value
 
     return AfterValidator(check)

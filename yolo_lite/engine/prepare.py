@@ -94,14 +94,15 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
 
     folder = processes.from_first(lambda: training_folder(config, resume, (train_index, val_index), processes))
     if processes.is_first:
-        head = getattr(model, "head", None) if hyp.assigner.name == "anchor_ratio" else None
+        head = getattr(model, "head", None) if criterion.assigner.name == "anchor_ratio" else None
         anchors = None if head is None else head.anchor_sizes().reshape(-1, 2).cpu().numpy()
         for line in doubts_of_sizes(train_index, size, anchors, hyp.anchor_t):
             print(f"train: {line}")
     record = Record(folder, config, state.rows) if processes.is_first else None
-    if record and state.step == 0 and options.figures:
-        record.graph(model)
-        batches = record.batches(batches, model, criterion)
+    if record and options.figures:
+        if state.step == 0:
+            record.graph(model)
+        batches = record.batches(batches, state, compute)
     watched = WatchedBatches(batches, folder, len(train_index), processes)
     return TrainingRun(config, folder, state, setup, train_index, watched, val, record, data_record)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,11 +22,10 @@ from yolo_lite.engine import sheets
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.engine.state import State
-from yolo_lite.loss.criteria import Criterion
 from yolo_lite.report.drawing import write_image
 from yolo_lite.report.results_csv import Row, results_image, results_rows, results_text
 from yolo_lite.report.tensorboard import EVENTS, TensorBoard, first_gap
-from yolo_lite.structures import Batch
+from yolo_lite.structures import Batch, Compute
 
 FIGURES_OF_A_RUN = 8  # how often the images of an evaluation are drawn
 EPOCHS_BETWEEN_FIGURES = 5  # at least: they take seconds
@@ -36,6 +36,7 @@ class Record:
 
     def __init__(self, folder: Path, config: RunConfig, rows: Sequence[Row]) -> None:
         self.folder, self.config = folder, config
+        self.assignments: Callable[[int], None] | None = None  # draws those after so many epochs
         text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
         write_text(folder / "config.yaml", text)
         if rows:
@@ -60,16 +61,25 @@ class Record:
         except RuntimeError as error:  # a plugin's block may do what cannot be traced
             print(f"TensorBoard has no graph of this model: {str(error).strip().splitlines()[0]}")
 
-    def batches(self, batches: Iterator[Batch], model: Any, criterion: Criterion) -> Iterator[Batch]:
-        """Pass batches on; the first one is also drawn, with its boxes, and with the anchors that learn them."""
-        names = self.config.data.class_names
+    def batches(self, batches: Iterator[Batch], state: State, compute: Compute) -> Iterator[Batch]:
+        """Pass batches on; the first one of a run is also drawn, and the first one here shows who learns what."""
         for number, batch in enumerate(batches):
             if number == 0:
-                self._image("train/batch", "train_batch.jpg", sheets.training_sheet(batch, names), 0)
-                if (assigned := sheets.assigned_cells(model, criterion, batch)) and len(assigned.image):
-                    sheet = sheets.anchor_sheet(batch, assigned, names)
-                    self._image("train/assigned_anchors", "assigned_anchors.jpg", sheet, 0)
+                self.assignments = functools.partial(self._assignments, state, sheets.few_images(batch), compute)
+                if state.step == 0:
+                    sheet = sheets.training_sheet(batch, self.config.data.class_names)
+                    self._image("train/batch", "train_batch.jpg", sheet, 0)
+                    self.assignments(0)
             yield batch
+
+    def _assignments(self, state: State, batch: Batch, compute: Compute, number: int) -> None:
+        """Draw which slots learn which objects of some images; what goes by no predictions is always the same."""
+        if number and not state.criterion.needs_predictions:
+            return
+        cells = sheets.assigned_cells(state.model, state.criterion, batch, compute)
+        if cells and len(cells.image):
+            sheet = sheets.assignment_sheet(batch, cells, self.config.data.class_names)
+            self._image("train/assigned_anchors", "assigned_anchors.jpg", sheet, number)
 
     def epoch(self, rows: Sequence[Row], seconds: Mapping[str, float], evaluation: Evaluation) -> None:
         """Record the last of the rows (``epoch`` counted from 1), and now and then the images of its evaluation."""
@@ -106,6 +116,8 @@ class Record:
         self.board.scalars({key: value for key, value in row.items() if key != "epoch"}, int(row["epoch"]))
 
     def _figures(self, evaluation: Evaluation, number: int) -> None:
+        if self.assignments is not None:
+            self.assignments(number)
         for name, image_rgb in sheets.figures(evaluation):
             self._image(f"figures/{Path(name).stem}", name, image_rgb, number)
         curves = evaluation.scores.curves

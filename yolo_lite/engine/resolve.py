@@ -17,6 +17,7 @@ from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.data.names import load_dataset
 from yolo_lite.engine.seams import SEAMS
+from yolo_lite.loss.criteria import CRITERIA, Criterion
 
 DEFAULT_HYP = {"yolo": "cfg/hyp.yaml", "faster_rcnn": "cfg/hyp_faster_rcnn.yaml"}  # by family
 T = TypeVar("T")
@@ -69,14 +70,24 @@ def _check_fit(options: TrainOptions, hyp_file: str, model: AnyModelConfig, hyp:
     """Whether a model and the weights of the classes fit the dataset."""
     num_classes, channels = len(data.class_names), data.channels
     if isinstance(hyp.cls_weights, tuple) and len(hyp.cls_weights) != num_classes:
-        given = [f"--set {text}" for text in options.set if text.startswith("cls_weights=")]
-        where = (given or [f"{hyp_file}: cls_weights"])[-1]
+        where = _place(options, hyp_file, "cls_weights")
         raise ConfigError(f"{where}: expected {num_classes} weights, one a class, found {len(hyp.cls_weights)}")
     if isinstance(model, ModelConfig):
+        head, found = model.head[-1].module, hyp.assigner.name
+        fitting = getattr(CRITERIA.get(head), "assigners", ())
+        if found in Criterion.assigners and fitting and found not in fitting:  # those of plugins are taken as they are
+            where, choices = _place(options, hyp_file, "assigner"), ", ".join(("auto", *fitting))
+            raise ConfigError(f"{where}: expected one that fits {head}, of {choices}, found {found}")
         if "ch" in model.model_fields_set and model.ch != channels:
             raise ConfigError(f"{options.cfg}: ch: expected {channels}, the dataset's channels, found {model.ch}")
     elif channels != 3:
         raise ConfigError(f"{options.cfg}: Faster R-CNN reads 3 channels, the dataset has {channels}")
+
+
+def _place(options: TrainOptions, hyp_file: str, key: str) -> str:
+    """Where a key of hyp.yaml has its value from."""
+    given = [f"--set {text}" for text in options.set if text.startswith(f"{key}=")]
+    return (given or [f"{hyp_file}: {key}"])[-1]
 
 
 def absolute(options: TrainOptions) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.report.drawing import as_rgb, contact_sheet, draw_boxes, draw_outlines, enlarge, titled
 from yolo_lite.report.evaluation import ap_image, confusion_image, curves_image
-from yolo_lite.structures import Batch
+from yolo_lite.structures import Batch, Compute
 
 SHOWN_IMAGES = 8  # of a training batch
 
@@ -29,18 +29,28 @@ class Cells(NamedTuple):
 
     image: np.ndarray  # [P] int64, which image of the batch
     target: np.ndarray  # [P] int64, row of its objects
+    score: np.ndarray  # [P] float32, how much a pair counts
     xyxy: np.ndarray  # [P, 4] float32, anchor in its cell or, without anchors, the cell; pixels of the network input
 
 
-def assigned_cells(model: Any, criterion: Criterion, batch: Batch) -> Cells | None:
-    """The slots that learn the objects of a batch; None where the model assigns by itself, or by its predictions."""
+@torch.no_grad()
+def assigned_cells(model: Any, criterion: Criterion, batch: Batch, compute: Compute) -> Cells | None:
+    """The slots that learn the objects of a batch by what the model now predicts; None where it assigns by itself."""
     grid = model.grid(*batch.images.shape[2:])
-    if grid is None or criterion.needs_predictions:
+    if grid is None:
         return None
-    matches = criterion.assign(batch.objects.to(grid.slots.corner.device), grid)
+    batch, predictions = batch.to(compute), None
+    if criterion.needs_predictions:
+        predictions = criterion.predictions(model.for_inference()(batch.images), grid)
+    matches = criterion.assign(batch.objects, grid, predictions)
     slots = grid.slots.select(matches.slot)
     xyxy = cxcywh_to_xyxy(torch.cat((slots.centre, slots.anchor), dim=1))
-    return Cells(*(values.cpu().numpy() for values in (matches.image, matches.target, xyxy)))
+    return Cells(*(values.cpu().numpy() for values in (matches.image, matches.target, matches.score, xyxy)))
+
+
+def few_images(batch: Batch, most: int = 16) -> Batch:
+    """The first images of a batch, with their objects."""
+    return batch._replace(images=batch.images[:most], objects=batch.objects.select(batch.objects.image < most))
 
 
 def training_sheet(batch: Batch, names: tuple[str, ...], most: int = SHOWN_IMAGES) -> np.ndarray:
@@ -53,17 +63,17 @@ def training_sheet(batch: Batch, names: tuple[str, ...], most: int = SHOWN_IMAGE
     return contact_sheet(images, columns=4)
 
 
-def anchor_sheet(batch: Batch, anchors: Cells, names: tuple[str, ...], most: int = 4) -> np.ndarray:
-    """Objects of a training batch and, thin, in the same colour, the anchors that learn them, RGB.
+def assignment_sheet(batch: Batch, cells: Cells, names: tuple[str, ...], most: int = 4) -> np.ndarray:
+    """Objects of some training images and, thin, in the same colour, the slots that learn them, RGB.
 
-    A dot is the cell of an anchor; a shape of anchor is drawn in one of its cells only. Of the first 16 images those
-    with the fewest objects are shown: in a crowd nothing could be told apart.
+    A dot is the cell of a slot, large where the pair counts much; a shape of anchor is drawn in one of its cells only.
+    The images with the fewest objects are shown: in a crowd nothing could be told apart.
     """
     labels, images = batch.objects.label.numpy(), []
-    counts = np.bincount(batch.objects.image.numpy(), minlength=len(batch.images))[:16]
+    counts = np.bincount(batch.objects.image.numpy(), minlength=len(batch.images))
     for row in np.argsort(np.where(counts > 0, counts, counts.max() + 1), kind="stable")[:most].tolist():
-        own, learning = batch.objects.select(batch.objects.image == row), anchors.image == row
-        target, xyxy = anchors.target[learning], anchors.xyxy[learning]
+        own, learning = batch.objects.select(batch.objects.image == row), cells.image == row
+        target, xyxy = cells.target[learning], cells.xyxy[learning]
         size = xyxy_to_cxcywh(xyxy)[:, 2:].round(2)  # cells far from 0 cost digits
         _, shapes = np.unique(np.column_stack((target, size)), axis=0, return_index=True)
         image = as_rgb(batch.images[row].permute(1, 2, 0).numpy())
@@ -71,9 +81,10 @@ def anchor_sheet(batch: Batch, anchors: Cells, names: tuple[str, ...], most: int
         objects, xyxy = np.split(boxes, [len(own.box)])
         centre = xyxy_to_cxcywh(xyxy)[:, :2]
         image = draw_outlines(image, xyxy[shapes], labels[target[shapes]])
-        image = draw_outlines(image, np.concatenate((centre - 2, centre + 2), axis=1), labels[target])
+        half = 1 + cells.score[learning, None]
+        image = draw_outlines(image, np.concatenate((centre - half, centre + half), axis=1), labels[target])
         image = draw_boxes(image, objects, own.label.numpy(), names)
-        images.append(titled(image, f"{learning.sum()} anchors learn {len(own.box)} objects"))
+        images.append(titled(image, f"{learning.sum()} slots learn {len(own.box)} objects"))
     return contact_sheet(images, columns=2)
 
 

@@ -115,6 +115,7 @@ def train_epoch(run: TrainingRun, saving: Saving, stop: StopRequest) -> float:
     """
     state, setup, plan = run.state, run.setup, run.setup.plan
     state.in_training()
+    state.criterion.start_epoch(state.epoch)
     num_images, waited, start = 0, 0.0, perf_counter()
     done = state.tally.steps * plan.batches_per_step
     options = {"desc": f"epoch {state.epoch + 1}/{plan.epochs}", "leave": False, **setup.processes.bar}

@@ -40,7 +40,7 @@ def build_layers(config: ModelConfig) -> list[Layer]:
             sources = _sources(row, index)
             inputs = [maps[source] for source in sources]
             if row.module in HEADS:  # the last row
-                budget.head(config, inputs)
+                budget.head(row, config, inputs)
                 widths = [source.shape[1] for source in inputs]
                 layers.append(Layer(HEADS[row.module](widths, _strides(inputs), config, *row.args), sources, 0))
                 break

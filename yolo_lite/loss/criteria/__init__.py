@@ -4,5 +4,7 @@ from collections.abc import Callable
 
 from yolo_lite.loss.criteria.anchor import AnchorCriterion as AnchorCriterion
 from yolo_lite.loss.criteria.criterion import Criterion as Criterion
+from yolo_lite.loss.criteria.free import FreeCriterion as FreeCriterion
 
-CRITERIA: dict[str, Callable[..., Criterion]] = {"Detect": AnchorCriterion}  # by the names that HEADS has
+# By the names that HEADS has.
+CRITERIA: dict[str, Callable[..., Criterion]] = {"Detect": AnchorCriterion, "DetectFree": FreeCriterion}

@@ -10,7 +10,6 @@ over batches and processes beside them, and the gradient is divided once, before
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.hyp import LossSection
+from yolo_lite.config.seams import Choice
 from yolo_lite.loss.assigners import ASSIGNERS
 from yolo_lite.loss.box import BoxLoss
 from yolo_lite.ops.grid import Grid
@@ -34,24 +34,40 @@ class Criterion(nn.Module):
 
     Attributes:
         names: of its losses, in the order in which they are shown; hyp.yaml has a gain of each name.
+        assigners: which of those that yolo_lite brings fit its head; ``auto`` is the first.
         needs_predictions: whether ``assign`` waits for the forward pass; then ``forward`` is given no totals.
     """
 
     names: tuple[str, ...] = ()
+    assigners: tuple[str, ...] = ("anchor_ratio", "tal", "simota", "atss")
 
     def __init__(self, section: LossSection) -> None:
         super().__init__()
         self.section = section
-        assigner = ASSIGNERS[section.assigner.name]
-        known = inspect.signature(assigner).parameters
-        self.needs_predictions = "predictions" in known
-        given = {"anchor_t": section.anchor_t} if "anchor_t" in known else {}
-        self.assigner = functools.partial(assigner, **section.assigner.parameters, **given)
+        self.chosen = Choice(name=self.assigners[0]) if section.assigner.name == "auto" else section.assigner
+        self.assigner = self.chosen  # of the epoch
+        self.needs_predictions = self.assigns_by_predictions
+
+    @property
+    def assigns_by_predictions(self) -> bool:
+        """Whether the assigner in use now goes by predictions, and so grades its pairs."""
+        return "predictions" in inspect.signature(ASSIGNERS[self.assigner.name]).parameters
+
+    def start_epoch(self, number: int) -> None:
+        """Choose the assigner of an epoch, counted from 0: ATSS while predictions are noise (key static_epochs)."""
+        self.assigner = self.chosen
+        if self.assigns_by_predictions and number < self.section.static_epochs:
+            self.assigner = Choice(name="atss")
 
     def assign(self, objects: Objects, grid: Grid, predictions: Predictions | None = None) -> Matches:
         """Which slot learns which object; no pairs where the model assigns by itself."""
-        given = {"predictions": predictions} if self.needs_predictions else {}
-        return self.assigner(objects, grid, **given)
+        assigner = ASSIGNERS[self.assigner.name]
+        given: dict[str, Any] = {"anchor_t": self.section.anchor_t}
+        if predictions is not None:
+            given |= {"predictions": predictions, "reach": predictions.reach}
+        known = inspect.signature(assigner).parameters
+        context = {name: value for name, value in given.items() if name in known}
+        return assigner(objects, grid, **self.assigner.parameters, **context)
 
     def predictions(self, raw: Raw, grid: Grid) -> Predictions:
         """What the network predicts for every slot, for an assigner that goes by it."""
