@@ -36,7 +36,8 @@ BESIDE = (
     "config/run_lock.py",  # one process a run folder
     "data/outputs.py",  # where nothing is written
     "data/inputs.py",
-    "config/yaml_loader.py",  # what YAML may hold
+    "config/yaml_loader.py",  # what YAML may hold, and how it is read
+    "config/yaml_file.py",
     "config/bounds.py",  # how much may come in
     "model/budget.py",
     "model/blocks/rare.py",  # of YOLOv5's ghost and transformer models

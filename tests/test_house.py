@@ -12,8 +12,8 @@ sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 from count_lines import BESIDE, CORE, core_lines, functions, is_core, lines_by_file
 
 # Where the house stands. Whoever makes it smaller lowers these.
-MOST_OF_CORE = 6_040
-MOST_OF_PACKAGE = 20_000
+MOST_OF_CORE = 6_000
+MOST_OF_PACKAGE = 21_000
 MOST_OF_FUNCTION = 44
 
 

@@ -82,10 +82,7 @@ class Choice(Section):
 
 
 def chosen_from(dict_name: str, *words: str) -> AfterValidator:
-    """Annotate a key that names an entry of a dict, a ``Choice`` or, where nothing takes parameters, a ``str``.
-
-    ``words`` stand beside the names of the dict, and take no parameters.
-    """
+    """Annotate a key, a ``Choice`` or, without parameters, a ``str``: an entry of a dict, or one of ``words``."""
 
     def check(value: Any, info: ValidationInfo) -> Any:
         if not info.context:  # names are taken as they are

@@ -100,8 +100,6 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
             print(f"train: {line}")
     record = Record(folder, config, state.rows) if processes.is_first else None
     if record and options.figures:
-        if state.step == 0:
-            record.graph(model)
         batches = record.batches(batches, state, compute)
     watched = WatchedBatches(batches, folder, len(train_index), processes)
     return TrainingRun(config, folder, state, setup, train_index, watched, val, record, data_record)

@@ -63,6 +63,8 @@ class Record:
 
     def batches(self, batches: Iterator[Batch], state: State, compute: Compute) -> Iterator[Batch]:
         """Pass batches on; the first one of a run is also drawn, and the first one here shows who learns what."""
+        if state.step == 0:
+            self.graph(state.model)
         for number, batch in enumerate(batches):
             if number == 0:
                 self.assignments = functools.partial(self._assignments, state, sheets.few_images(batch), compute)
