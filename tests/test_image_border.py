@@ -7,9 +7,12 @@ import io
 import os
 import socket
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -24,6 +27,7 @@ from yolo_lite.data.decode import exif_orientation
 from yolo_lite.data.images import image_size, read_image
 from yolo_lite.data.index import read_image_labels
 from yolo_lite.data.labels import SYSTEM_ERROR
+from yolo_lite.data.listening import LISTENER
 from yolo_lite.deploy.sources import Media, count_frames, read_frames
 
 READERS = [image_size, read_image]
@@ -136,6 +140,101 @@ def test_libraries_in_c_print_nothing(tmp_path, capfd):
         read_image(tmp_path / "a.png")
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "before\nafter\n"
+
+
+def tiff(compression: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(noise()).save(stream, "TIFF", compression=compression, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits"])
+def test_a_packed_tiff_has_the_pixels_that_opencv_makes_of_it(tmp_path, compression, mode, orientation):
+    exif_data = Image.Exif()
+    exif_data[274] = orientation
+    Image.fromarray(noise()).convert(mode).save(tmp_path / "a.tif", compression=compression, exif=exif_data)
+    expected = cv2.imread(str(tmp_path / "a.tif"), cv2.IMREAD_COLOR)[..., ::-1]
+    found = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(found, expected)
+    assert image_size(tmp_path / "a.tif") == found.shape[:2] == ((60, 40) if orientation == 6 else (40, 60))
+
+
+def in_threads(paths: list[Path]) -> list[str]:
+    """What eight threads at once make of files: ``""``, or the error."""
+
+    def outcome(path: Path) -> str:
+        try:
+            return "" if read_image(path).any() else "black"
+        except DataError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(outcome, paths))
+
+
+def photograph(**options: object) -> bytes:
+    stream = io.BytesIO()
+    smooth = cv2.resize(np.random.default_rng(0).integers(0, 256, (9, 9, 3)).astype(np.uint8), (320, 240))
+    Image.fromarray(smooth + noise()[:1, :1]).save(stream, "JPEG", quality=95, **options)
+    return stream.getvalue()
+
+
+def test_garbage_is_refused_in_any_thread_by_the_name_of_its_file_and_in_silence(tmp_path, capfd):
+    """File descriptor 2 is that of all threads: libjpeg's words must not be taken for those about another image."""
+    rng, paths, bad = np.random.default_rng(0), [], set()
+    for number in range(160):
+        path, content = tmp_path / f"{number}.jpg", bytearray(photograph())
+        if number % 3 == 0:
+            middle = len(content) // 2
+            content[middle : middle + 60] = rng.integers(0, 255, 60).astype(np.uint8).tobytes()  # no marker
+        elif number % 3 == 1:
+            content = bytearray(tiff("tiff_lzw"))
+            if number % 2:
+                content[900:960] = rng.bytes(60)
+        path.write_bytes(content)
+        paths.append(path)
+        if number % 3 == 0 or (number % 3 == 1 and number % 2):
+            bad.add(path)
+    alone = [in_threads([path])[0] for path in paths]
+    assert {path for path, told in zip(paths, alone, strict=True) if told} <= bad
+    assert sum(map(bool, alone)) > 0.9 * len(bad)
+    os.write(2, b"before\n")
+    assert in_threads(paths) == alone
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "before\nafter\n"
+
+
+def test_what_others_write_while_an_image_is_decoded_is_passed_on(capfd):
+    with LISTENER.silence(), LISTENER.silence():
+        os.write(2, b"\repoch 1/2:  50%")
+        os.write(
+            2, b"Corrupt JPEG data: 3 extraneous bytes before marker 0xd9\nlibpng warning: iCCP: known incorrect\n"
+        )
+        os.write(2, b"tempfile.tif: Using code not yet in table.\n")
+        os.write(2, b"error: /a/b.yaml: no such file\n")
+    assert capfd.readouterr().err == "\repoch 1/2:  50%error: /a/b.yaml: no such file\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_forked_meanwhile_has_its_own_stderr_and_listener(tmp_path, capfd):
+    (tmp_path / "a.jpg").write_bytes(photograph())
+    with LISTENER.silence(), LISTENER.lock:
+        child = os.fork()
+        if not child:
+            os.write(2, b"the child\n")
+            os._exit(0 if read_image(tmp_path / "a.jpg").any() and not LISTENER.users else 3)
+        assert os.waitpid(child, 0)[1] == 0
+    assert capfd.readouterr().err == "the child\n"
+
+
+def test_without_a_stderr_images_are_read(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(photograph())
+    code = "import os, sys; os.close(2)\nfrom yolo_lite.data.images import read_image\nprint(read_image(sys.argv[1]).shape)"
+    found = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.jpg")], stdout=subprocess.PIPE, check=True)
+    assert found.stdout == b"(240, 320, 3)\n"
 
 
 # -------------------------------------------------------------------------------------------------------- orientation
