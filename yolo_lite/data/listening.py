@@ -17,12 +17,12 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _STDERR = 2
-# How lines of libjpeg, libpng and libtiff look; other lines are somebody else's.
-_OF_LIBRARIES = re.compile(
-    rb"^(?:Corrupt JPEG data: |Premature end of JPEG|Invalid SOS |Inconsistent progression |Unknown Adobe |libpng |"
-    rb"[\w./ -]{1,60}: (?=[^\n]*\.$))[^\n]*\n?",
-    re.MULTILINE,
+# How lines of libjpeg, libpng and libtiff look; all else is somebody else's.
+_OF_LIBRARIES = (
+    rb"(?:Corrupt JPEG data: |Premature end of JPEG|Invalid SOS |Inconsistent progression |Unknown Adobe |"
+    rb"Warning: unknown JFIF |libpng |(?:tempfile\.tif|\w*(?:TIFF|Fax|JPEG|LZW|Decode|Predictor)\w*): )[^\n]*"
 )
+_LINES, _UNFINISHED = re.compile(_OF_LIBRARIES + rb"\n"), re.compile(_OF_LIBRARIES + rb"\Z")
 
 
 class Listener:
@@ -92,18 +92,17 @@ class Listener:
 
     def _lead_away(self) -> None:
         with suppress(OSError):  # it is closed, or there is no room for a file
-            if self.file < 0:
-                with tempfile.TemporaryFile() as file:
-                    self.file = os.dup(file.fileno())
+            self.file = _new_file() if self.file < 0 else self.file
             self.kept = os.dup(_STDERR)
             os.dup2(self.file, _STDERR)
 
     def _pass_on(self) -> None:
         if (end := self._size()) > self.passed_on:
-            others = _OF_LIBRARIES.sub(b"", os.pread(self.file, end - self.passed_on, self.passed_on))
-            self.passed_on = end
-            if others:
-                os.write(self.kept, others)
+            text = os.pread(self.file, end - self.passed_on, self.passed_on)
+            unfinished = _UNFINISHED.search(text)  # libpng writes the end of a line by itself
+            text = text[: unfinished.start()] if unfinished else text
+            self.passed_on += len(text)
+            os.write(self.kept, _LINES.sub(b"", text))
 
     def _lead_back(self) -> None:
         if self.kept >= 0:
@@ -122,6 +121,15 @@ class Listener:
         if self.file >= 0:
             os.close(self.file)
         self.__init__()  # type: ignore[misc]
+
+
+def _new_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("stderr")
+    if not hasattr(os, "pread"):  # on Windows nothing is heard
+        return os.open(os.devnull, os.O_WRONLY)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 LISTENER = Listener()
