@@ -39,6 +39,9 @@ def spoilt(name: str) -> bytes:
         stream = io.BytesIO()
         np.save(stream, pixels.astype(np.float32))  # in 0..255, where 0..1 is expected
         return stream.getvalue()
+    if name == "garbled.jpg":
+        content = encoded(pixels, "JPEG")
+        return content[: len(content) // 2] + content[len(content) // 2 + 100 :]
     if name.endswith(".jpg"):
         return encoded(pixels, "JPEG").replace(b"\xff\xdb", b"\xff\xfe")  # tables become comments
     content = bytearray(encoded(pixels, "PNG"))
@@ -66,7 +69,7 @@ def spoilt_set(tmp_path: Path) -> Path:
     return tmp_path / "data.yaml"
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [*KINDS, "garbled.jpg"])
 def test_the_index_can_tell_the_size_and_training_cannot_read(tmp_path, name):
     (tmp_path / name).write_bytes(spoilt(name))
     assert image_size(tmp_path / name) == (SIDE, SIDE)

@@ -228,11 +228,11 @@ def by_pillow(image: Image.Image | None, channels: int, white: int) -> np.ndarra
         if image.mode == "I" and 0 <= pixels.min() <= pixels.max() <= ANY_RANGE:
             pixels = pixels.astype(np.uint16)
         return as_8_bits(pixels, ANY_RANGE if image.format in _OF_A_STATED_RANGE else white)[..., None]
-    if image.mode in ("1", "L") or (image.mode == "LA" and channels in FLAGS):
+    if image.mode == "1" or (image.mode == "LA" and channels in FLAGS):
         image = image.convert("L")
-    elif channels in FLAGS:
+    elif channels in FLAGS and image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
-    elif image.mode not in ("LA", "RGB", "RGBA", "CMYK"):
+    elif image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else pixels[..., None]
