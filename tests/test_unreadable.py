@@ -41,7 +41,7 @@ def spoilt(name: str) -> bytes:
         return stream.getvalue()
     if name == "garbled.jpg":
         content = encoded(pixels, "JPEG")
-        return content[: len(content) // 2] + content[len(content) // 2 + 100 :]
+        return content[: len(content) // 2] + content[len(content) * 3 // 4 :]
     if name.endswith(".jpg"):
         return encoded(pixels, "JPEG").replace(b"\xff\xdb", b"\xff\xfe")  # tables become comments
     content = bytearray(encoded(pixels, "PNG"))
