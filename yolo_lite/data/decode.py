@@ -3,9 +3,9 @@
 16 bits are scaled by the value of white, and rounded; floats are multiplied by 255 (0..1 is expected). Of an animation
 the first image is read.
 
-Damaged pixels are refused where a decoder can tell: PNG and deflate have checksums, LZW and Huffman codes that do not
-exist. They stay unseen in what has none of these (BMP, raw and packed TIFF), and where other codes of a JPEG or of a
-TIFF happen to make sense.
+Damaged pixels are refused where a decoder can tell: by the checksums of PNG and deflate (which libtiff does not always
+reach), and by LZW and Huffman codes that do not exist. They stay unseen in what has none of these (BMP; TIFF that is
+raw, PackBits or JPEG), and where the codes of a JPEG happen to make sense again.
 """
 
 from __future__ import annotations
