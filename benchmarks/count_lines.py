@@ -53,6 +53,7 @@ BESIDE = (
     "data/suffixes.py",
     "data/decode.py",
     "data/tiff.py",
+    "data/listening.py",  # to what libraries print of damaged files
     "data/unreadable.py",  # images that fail at their use
     "engine/unreadable.py",
     "data/readers/coco*.py",  # formats other than YOLO's, and what their files may mean

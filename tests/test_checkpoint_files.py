@@ -566,3 +566,12 @@ def test_what_is_verified_is_what_is_read(whole: Path, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(torch, "load", replaced)
     assert same(load_checkpoint(tmp_path / "last.pt"), (monkeypatch.undo(), load_checkpoint(whole))[1])
+
+
+def test_a_zip_that_claims_several_disks_is_damaged(whole: Path, tmp_path: Path):
+    """Where that is found zipfile raises when it is only asked whether the file is a zip."""
+    data = whole.read_bytes()
+    end = data.rindex(b"PK\5\6")
+    (tmp_path / "disks.pt").write_bytes(data[:end] + struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2) + data[end:])
+    with pytest.raises(CheckpointError, match=r"disks\.pt: damaged: zipfiles that span multiple disks"):
+        load_checkpoint(tmp_path / "disks.pt")

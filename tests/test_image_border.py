@@ -7,9 +7,12 @@ import io
 import os
 import socket
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -24,6 +27,7 @@ from yolo_lite.data.decode import exif_orientation
 from yolo_lite.data.images import image_size, read_image
 from yolo_lite.data.index import read_image_labels
 from yolo_lite.data.labels import SYSTEM_ERROR
+from yolo_lite.data.listening import LISTENER
 from yolo_lite.deploy.sources import Media, count_frames, read_frames
 
 READERS = [image_size, read_image]
@@ -136,6 +140,93 @@ def test_libraries_in_c_print_nothing(tmp_path, capfd):
         read_image(tmp_path / "a.png")
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "before\nafter\n"
+
+
+def tiff(compression: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(noise()).save(stream, "TIFF", compression=compression, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits"])
+def test_a_packed_tiff_has_the_pixels_that_opencv_makes_of_it(tmp_path, compression, mode, orientation):
+    exif_data = Image.Exif()
+    exif_data[274] = orientation
+    Image.fromarray(noise()).convert(mode).save(tmp_path / "a.tif", compression=compression, exif=exif_data)
+    expected = cv2.imdecode(np.fromfile(tmp_path / "a.tif", np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    found = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(found, expected)
+    assert image_size(tmp_path / "a.tif") == found.shape[:2] == ((60, 40) if orientation == 6 else (40, 60))
+
+
+def in_threads(paths: list[Path]) -> list[str]:
+    """What eight threads at once make of files: ``""``, or the error."""
+
+    def outcome(path: Path) -> str:
+        try:
+            return "" if read_image(path).any() else "black"
+        except DataError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(outcome, paths))
+
+
+def photograph() -> bytes:
+    stream = io.BytesIO()
+    pixels = cv2.resize(np.random.default_rng(0).integers(0, 256, (120, 160, 3)).astype(np.uint8), (320, 240))
+    Image.fromarray(pixels).save(stream, "JPEG", quality=95)
+    return stream.getvalue()
+
+
+def test_garbage_is_refused_in_any_thread_by_the_name_of_its_file_and_in_silence(tmp_path, capfd):
+    """File descriptor 2 is that of all threads: libjpeg's words must not be taken for those about another image."""
+    paths = [tmp_path / f"{number}.jpg" for number in range(160)]
+    for number, path in enumerate(paths):
+        content = bytearray(photograph() if number % 4 < 3 else tiff("tiff_lzw"))
+        if number % 5 < 2:
+            middle = len(content) // 2
+            content[middle : middle + 200] = b"" if number % 4 < 3 else bytes(200)
+        path.write_bytes(content)
+    os.write(2, b"before\n")
+    for number, told in enumerate(in_threads(paths)):
+        reason = "damaged within its pixels: Corrupt JPEG data: " if number % 4 < 3 else "decoder error"
+        assert (f"{paths[number]}: " in told and reason in told) if number % 5 < 2 else not told, (number, told)
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "before\nafter\n"
+
+
+def test_what_others_write_while_an_image_is_decoded_is_passed_on(capfd):
+    with LISTENER.silence():
+        with LISTENER.silence():
+            os.write(2, b"\repoch 1/2:  50%")
+            os.write(2, b"Corrupt JPEG data: 3 extraneous bytes before marker 0xd9\n")
+            os.write(2, b"libpng warning: iCCP: known incorrect sRGB profile")
+        assert capfd.readouterr().err == "\repoch 1/2:  50%"
+        os.write(2, b"\ntempfile.tif: Using code not yet in table.\nerror: /a/b.yaml: no such file\n")
+    assert capfd.readouterr().err == "error: /a/b.yaml: no such file\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_forked_meanwhile_has_its_own_stderr_and_listener(tmp_path, capfd):
+    (tmp_path / "a.jpg").write_bytes(photograph())
+    with LISTENER.silence(), LISTENER.lock:
+        child = os.fork()
+        if not child:
+            os.write(2, b"the child\n")
+            os._exit(0 if read_image(tmp_path / "a.jpg").any() and not LISTENER.users else 3)
+        assert os.waitpid(child, 0)[1] == 0
+    assert capfd.readouterr().err == "the child\n"
+
+
+def test_without_a_stderr_images_are_read(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(photograph())
+    code = "import os, sys; from yolo_lite.data.images import read_image as r; os.close(2); print(r(sys.argv[1]).shape)"
+    found = subprocess.run([sys.executable, "-c", code, tmp_path / "a.jpg"], stdout=subprocess.PIPE, check=True)
+    assert found.stdout == b"(240, 320, 3)\n"
 
 
 # -------------------------------------------------------------------------------------------------------- orientation

@@ -9,6 +9,7 @@ import struct
 import time
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -172,6 +173,19 @@ def test_the_files_that_are_damaged_here_are_read_before(tmp_path):
 def test_damaged_files_are_read_alike_or_refused_by_name_and_in_silence(tmp_path, capfd):
     verdicts = fuzz(tmp_path, seed=0, cases=1000)
     assert min(verdicts["read"], verdicts["refused"], verdicts["fails late"]) >= 10, verdicts
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_are_read_in_silence_by_threads_too_and_as_by_one_alone(tmp_path, capfd):
+    files, rng = valid_files(), random.Random(1)
+    capfd.readouterr()  # of those that OpenCV does not write
+    paths = [tmp_path / str(number) for number in range(400)]
+    for path in paths:
+        path.write_bytes(damaged(files, rng))
+    alone = [verdict(path, 3) for path in paths]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(functools.partial(verdict, channels=3), paths)) == alone
     assert capfd.readouterr().err == ""
 
 

@@ -18,7 +18,7 @@ from yolo_lite.config.errors import DataError, StoppedError
 from yolo_lite.data.images import image_size, read_image
 from yolo_lite.data.index import index_split
 from yolo_lite.data.names import load_dataset
-from yolo_lite.data.unreadable import check_share, first_readable, without_images
+from yolo_lite.data.unreadable import check_index, check_share, first_readable, without_images
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.train import train
 
@@ -39,6 +39,9 @@ def spoilt(name: str) -> bytes:
         stream = io.BytesIO()
         np.save(stream, pixels.astype(np.float32))  # in 0..255, where 0..1 is expected
         return stream.getvalue()
+    if name == "garbled.jpg":
+        content = encoded(pixels, "JPEG")
+        return content[: len(content) // 2] + content[len(content) * 3 // 4 :]
     if name.endswith(".jpg"):
         return encoded(pixels, "JPEG").replace(b"\xff\xdb", b"\xff\xfe")  # tables become comments
     content = bytearray(encoded(pixels, "PNG"))
@@ -66,7 +69,7 @@ def spoilt_set(tmp_path: Path) -> Path:
     return tmp_path / "data.yaml"
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [*KINDS, "garbled.jpg"])
 def test_the_index_can_tell_the_size_and_training_cannot_read(tmp_path, name):
     (tmp_path / name).write_bytes(spoilt(name))
     assert image_size(tmp_path / name) == (SIDE, SIDE)
@@ -154,6 +157,34 @@ def test_too_many_bad_files_end_a_run_with_one_line_and_a_checkpoint(spoilt_set,
     assert "of 40 images cannot be read, which is more than 10%" in errors[0] and "--resume" in errors[0]
     assert last_of(tmp_path / "runs").exists()
     assert not multiprocessing.active_children()  # loading processes that stay would be waited for at the exit
+
+
+@pytest.mark.parametrize(("bad", "is_refused"), [(3, False), (4, False), (5, True)])
+def test_the_index_has_the_law_of_the_use(bad, is_refused, spoilt_set, tmp_path, capsys):
+    """Of 40 images four may be unreadable, of 3 two; what the index leaves out is said before anything is trained."""
+    for number in range(bad):
+        (tmp_path / f"set/images/train/{number:02}.png").write_bytes(b"no image")
+    for name in ("0.png", "1.png"):
+        (tmp_path / "set/images/val" / name).write_bytes(b"no image")
+    index = index_split(load_dataset(str(spoilt_set), seams=SEAMS), spoilt_set, "train")
+    assert len(index) == 40 - bad and len(index.unreadable) == bad and index.unreadable == index.problems
+    if not is_refused:
+        check_index(index, spoilt_set, "train")
+        return
+    with pytest.raises(DataError) as error:
+        train(tiny_config(spoilt_set, tmp_path / "runs", "--epochs", "1"))
+    assert str(error.value).startswith(f"{spoilt_set}: train: 5 of 40 images cannot be read, which is more than 10%")
+    assert "yolo-lite check names all: repair them or take them out of the set; the first: " in str(error.value)
+    assert "00.png: not a readable image" in str(error.value) and not (tmp_path / "runs").exists()
+    assert main(["check", "--data", str(spoilt_set), "--project", str(tmp_path / "check")]) == 1
+    assert (tmp_path / "check/exp/report.txt").read_text().count(": not a readable image") >= bad
+
+
+def test_a_set_of_few_images_trains_without_its_bad_ones(spoilt_set):
+    (spoilt_set.parent / "set/images/val/0.png").write_bytes(b"no image")
+    index = index_split(load_dataset(str(spoilt_set), seams=SEAMS), spoilt_set, "val")
+    assert (len(index), len(index.unreadable)) == (2, 1)
+    check_index(index, spoilt_set, "val")
 
 
 def test_an_unreadable_image_is_as_if_validation_did_not_have_it(spoilt_set, tmp_path, capsys):

@@ -2,6 +2,10 @@
 
 16 bits are scaled by the value of white, and rounded; floats are multiplied by 255 (0..1 is expected). Of an animation
 the first image is read.
+
+Damaged pixels are refused where a decoder can tell: by the checksums of PNG and deflate (which libtiff does not always
+reach), and by LZW and Huffman codes that do not exist. They stay unseen in what has none of these (BMP; TIFF that is
+raw, PackBits or JPEG), and where the codes of a JPEG happen to make sense again.
 """
 
 from __future__ import annotations
@@ -11,10 +15,9 @@ import io
 import math
 import os
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -24,6 +27,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.regular import open_regular
+from yolo_lite.data.listening import LISTENER
 from yolo_lite.data.suffixes import kinds_of_pillow
 
 # How OpenCV is asked for a number of channels: alpha is dropped, grey expanded, colour made grey.
@@ -41,7 +45,6 @@ END = {"JPEG": JPEG_END, "MPO": JPEG_END, "PNG": b"IEND\xaeB`\x82", "WEBP": b""}
 _TAIL = 64  # bytes in which the end is expected; some writers pad with zeros
 ANY_RANGE = 65535  # the largest value of 16 bits
 _FLOAT_SLACK = 0.5  # floats this far outside 0..1 are cut; further out they are of another scale, and refused
-_STDERR = 2
 _LONGEST_REASON = 300  # letters of a library's message
 # How files state two sides that Pillow does not open: in words Radiance (.hdr, .pic), .pam and .pfm, in bytes OpenEXR
 # (the corners of a window) and what is damaged of PNG, GIF, BMP and JPEG.
@@ -59,6 +62,11 @@ _HEADER = 2**16  # bytes in which words are looked for
 _DENSEST = {"PNG": 8 * 1032, "JPEG": 1032, "MPO": 1032}
 _DENSE, _LARGE = 2**14, 2**25  # of other formats, which may hold a plain colour in a few bytes, where they are large
 _SCAN, _MOST_SCANS = re.compile(rb"\xff\xda\0[\x08\x0a\x0c\x0e][\1-\4]"), 100  # of a JPEG; usual are up to ten
+# What libjpeg prints where the pixels that follow are mostly garbage. Bytes in front of a marker, or one wrong code,
+# rarely show: cameras and converters write such files.
+_GARBAGE = re.compile(
+    rb"^(Corrupt JPEG data: (premature end of data segment|found marker .*)|Premature end of JPEG file)", re.MULTILINE
+)
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -70,7 +78,7 @@ def damage_told(path: str | Path) -> Iterator[None]:
     meanwhile, at each use of the file, is not said.
     """
     try:
-        with _libraries_silent():
+        with LISTENER.silence():
             yield
     except DataError as error:
         raise DataError(f"{path}: {error}") from error.__cause__
@@ -82,34 +90,11 @@ def damage_told(path: str | Path) -> Iterator[None]:
         raise DataError(f"{path}: not a readable image: {_reason(error)}") from _cause(error)
 
 
-@contextmanager
-def _libraries_silent() -> Iterator[None]:
-    """Lead what libpng, libjpeg and libtiff print nowhere, in the main thread: others may have something to say."""
-    try:
-        kept = os.dup(_STDERR) if threading.current_thread() is threading.main_thread() else -1
-    except OSError:  # it is closed
-        kept = -1
-    if kept < 0:
-        yield
-        return
-    try:
-        os.dup2(_nowhere(), _STDERR)
-        yield
-    finally:
-        os.dup2(kept, _STDERR)
-        os.close(kept)
-
-
 @cache
 def log_nothing() -> None:
     """Keep OpenCV's log of damaged files from the terminal, in any thread, unless its variable asks for it."""
     if "OPENCV_LOG_LEVEL" not in os.environ:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-@cache
-def _nowhere() -> int:
-    return os.open(os.devnull, os.O_WRONLY)
 
 
 def _reason(error: Exception) -> str:
@@ -243,11 +228,11 @@ def by_pillow(image: Image.Image | None, channels: int, white: int) -> np.ndarra
         if image.mode == "I" and 0 <= pixels.min() <= pixels.max() <= ANY_RANGE:
             pixels = pixels.astype(np.uint16)
         return as_8_bits(pixels, ANY_RANGE if image.format in _OF_A_STATED_RANGE else white)[..., None]
-    if image.mode in ("1", "L") or (image.mode == "LA" and channels in FLAGS):
+    if image.mode == "1" or (image.mode == "LA" and channels in FLAGS):
         image = image.convert("L")
-    elif channels in FLAGS:
+    elif channels in FLAGS and image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
-    elif image.mode not in ("LA", "RGB", "RGBA", "CMYK"):
+    elif image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else pixels[..., None]
@@ -257,7 +242,10 @@ def by_opencv(content: bytes, flags: int, white: int) -> np.ndarray | None:
     """uint8 ``[H, W, n]`` in the order RGB or RGBA; None where OpenCV cannot decode it."""
     check_chunks(content)
     log_nothing()
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    decode = partial(cv2.imdecode, np.frombuffer(content, np.uint8), flags)
+    image, told = LISTENER.heard(decode, _GARBAGE) if content.startswith(b"\xff\xd8") else (decode(), "")
+    if told:
+        raise DataError(f"the JPEG file is damaged within its pixels: {told}")
     if image is None:
         return None
     image = as_8_bits(image, white)

@@ -22,7 +22,7 @@ from yolo_lite.data.doubts import doubts
 from yolo_lite.data.images import image_size
 from yolo_lite.data.labels import (
     OF_OBJECTS,
-    SYSTEM_ERROR,
+    UNREADABLE,
     Annotation,
     LabelReader,
     Labels,
@@ -51,6 +51,7 @@ class DatasetIndex:
     image_id: np.ndarray  # [n] int64: those of a COCO file, or positions
     category_id: np.ndarray  # [C] int64: those of a COCO file, or class indices
     problems: tuple[str, ...]  # what was left out and why, a line each
+    unreadable: tuple[str, ...] = ()  # those of them that are about images or label files which cannot be read
     channels: int = 3  # of the images
     white: int = ANY_RANGE  # value of a white pixel where they have 16 bits
     left_out: tuple[tuple[str, int], ...] = ()  # rows of label files that are no object here, by reason
@@ -158,6 +159,7 @@ def index_of(
     for problem in (*problems, *remarks):
         rows[problem.kind] += problem.rows
     fields["problems"] = tuple(problem.text for problem in problems)
+    fields["unreadable"] = tuple(problem.text for problem in problems if problem.kind in UNREADABLE)
     fields["left_out"] = tuple((kind, count) for kind, count in rows.most_common() if count)
     fields["remarks"] = tuple(remark.text for remark in remarks)
     del fields["rows"], fields["hints"]
@@ -179,7 +181,7 @@ def read_image_labels(reader: LabelReader, channels: int, with_outlines: bool, i
     except (DataError, OSError) as error:
         # An error number means that the system failed, not the file: a network folder may be back next time.
         cause = error.__cause__ if isinstance(error, DataError) else error
-        kind = "unreadable image" if getattr(cause, "errno", None) is None else SYSTEM_ERROR
+        kind = UNREADABLE[getattr(cause, "errno", None) is not None]
         text = str(error) if isinstance(error, DataError) else f"{file}: cannot be read: {error.strerror}"
         labels = left_out(kind, text, num_rows(reader, image, file))
     return labels if with_outlines else labels._replace(outlines=None)

@@ -26,7 +26,7 @@ from yolo_lite.data.outlines import offsets_of
 from yolo_lite.data.shapes import cache_folder
 
 # Raise it with every change of the pixels that ``images`` and ``letterbox`` make of the same file.
-FORMAT = 3
+FORMAT = 4
 # Only forked processes see the memory of their parent. (Forking on macOS is not safe with its system libraries.)
 CAN_FORK = sys.platform == "linux"
 _GROUP = "/sys/fs/cgroup/memory"  # a container may be allowed less than the machine has: versions 2 and 1 of cgroups

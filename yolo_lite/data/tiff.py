@@ -29,6 +29,9 @@ from yolo_lite.data.decode import (
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how the files begin
 HAS_TIFFFILE = importlib.util.find_spec("tifffile") is not None
 _MULTIPLIED, _UNCOMPRESSED = 1, 1
+# LZW, deflate (by two numbers) and PackBits, of which Pillow refuses what is damaged; OpenCV, which gives the same
+# pixels, goes on behind it. Bilevel or grey, RGB and palette.
+_PACKED, _PLAIN = (5, 8, 32946, 32773), (1, 2, 3)
 
 
 class Page(NamedTuple):
@@ -40,6 +43,7 @@ class Page(NamedTuple):
     alpha: int  # of RGBA: _MULTIPLIED where colours are, 2 where they are not; 0 where there is none
     end: int  # of the pixels, in bytes of the file, at least
     rows: int  # that the strips have; those of tiles are not counted
+    is_packed: bool  # and of 8 bits, so that Pillow shall decode it
 
 
 def tiff_pages(file: BinaryIO, most: int) -> list[Page]:
@@ -56,7 +60,8 @@ def tiff_pages(file: BinaryIO, most: int) -> list[Page]:
         if not 0 < bits <= 64:
             raise DataError(f"expected a TIFF with up to 64 bits a sample, found {bits}")
         extent = _extent(tags, shape[0], math.prod(shape) * bits // 8)
-        pages.append(Page(shape, 3 in tags.get(339, ()), bits, alpha if is_rgba else 0, *extent))
+        is_packed = bits == 8 and shape[2] in (1, 3) and tags.get(259) in _PACKED and tags.get(262) in _PLAIN
+        pages.append(Page(shape, 3 in tags.get(339, ()), bits, alpha if is_rgba else 0, *extent, is_packed))
     if len({page[:2] for page in pages}) != 1:
         raise DataError(f"expected a TIFF with pages of one shape, found {[page.shape for page in pages]}")
     return pages
@@ -84,12 +89,12 @@ def _usual_pixels(content: bytes, page: Page, flags: int, white: int) -> np.ndar
     """Pixels ``[H, W, n]`` of 8 bits of the first page, with colours that are not multiplied by its alpha."""
     _check_extent(content, [page])
     flags = cv2.IMREAD_UNCHANGED if page.is_float or page.alpha else flags
-    pixels = None
-    if page.bits != 8 or not page.alpha:  # OpenCV would multiply 8 bits; it scales 10, 12 and 14 by itself
+    pixels, image = None, opened(io.BytesIO(content)) if page.is_packed else None
+    if not image and (page.bits != 8 or not page.alpha):  # OpenCV would multiply 8 bits; it scales 10, 12, 14 by itself
         pixels = by_opencv(content, flags, white if page.bits == 16 else ANY_RANGE)
     if pixels is None:
         channels = 3 if flags in FLAGS.values() else 4
-        return by_pillow(opened(io.BytesIO(content)), channels, white if page.bits == 16 else 2**page.bits - 1)
+        return by_pillow(image or opened(io.BytesIO(content)), channels, white if page.bits == 16 else 2**page.bits - 1)
     if page.alpha == _MULTIPLIED:
         colour, alpha = pixels[..., :3], pixels[..., 3:]
         pixels = np.dstack((np.rint(colour / alpha.clip(1) * 255.0).clip(max=255).astype(np.uint8), alpha))

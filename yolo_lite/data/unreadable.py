@@ -1,7 +1,7 @@
-"""Images that the index could tell the size of, and whose pixels cannot be read when they are used.
+"""Images that cannot be read: when the index is made, or, where it could tell the size of them, when they are used.
 
-Their files are damaged further in, or have changed or gone since. Each is named, counted and, in training, replaced by
-the next image: a pure function of the sample and of which files are bad. Where too many are, the run ends.
+The latter's files are damaged further in, or have changed or gone since. Each is named, counted and, in training,
+replaced by the next image: a pure function of the sample and of which files are bad. Where too many are, the run ends.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -55,7 +56,16 @@ def check_share(found: Mapping[int, str], num_images: int) -> None:
     """Raise a DataError where too many images of a split, or all, cannot be read."""
     if len(found) > max(FEW, MOST * num_images) or len(found) == num_images:
         told = f"{len(found)} of {num_images} images cannot be read, which is more than {MOST:.0%} (or than {FEW})"
-        raise DataError(f"{told}; yolo-lite check names all; the first: {next(iter(found.values()))}")
+        what_to_do = "yolo-lite check names all: repair them or take them out of the set"
+        raise DataError(f"{told}; {what_to_do}; the first: {next(iter(found.values()))}")
+
+
+def check_index(index: DatasetIndex, data_file: str | Path, split: str) -> None:
+    """Raise a DataError where the index has left out more that cannot be read than may be unreadable at its use."""
+    try:
+        check_share(dict(enumerate(index.unreadable)), len(index) + len(index.unreadable))
+    except DataError as error:
+        raise DataError(f"{data_file}: {split}: {error}") from None
 
 
 def all_unreadable(found: Iterable[Mapping[int, str]], num_images: int) -> dict[int, str]:

@@ -50,7 +50,11 @@ def read_archive(path: str | os.PathLike[str], may_compress: bool = False) -> by
         CheckpointError: no zip, damaged, or it would unpack to more than it is; the message does not name the file.
     """
     with open_regular(path) as file:
-        if not is_zipfile(file):
+        try:
+            is_zip = is_zipfile(file)
+        except BadZipFile as error:  # its directory claims to lie on several disks
+            raise damaged(str(error)) from error
+        if not is_zip:
             raise CheckpointError(f"{UNKNOWN}: expected a zip")
         if (size := file.seek(0, os.SEEK_END)) > MOST_BYTES:
             raise CheckpointError(f"expected a checkpoint of at most {MOST_BYTES:,} bytes, found {size:,}")

@@ -20,6 +20,7 @@ from yolo_lite.config.load import load_dataset_config, validate
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import read_yaml
 from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.unreadable import check_index
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.state import Resume
 
@@ -38,6 +39,8 @@ def read_splits(config: RunConfig, resume: Resume | None) -> tuple[DatasetIndex,
     try:
         train = index_split(config.data, config.data_file, "train", with_outlines=config.hyp.needs_outlines)
         val = index_split(config.data, config.data_file, "val")
+        for index, split in ((train, "train"), (val, "val")):
+            check_index(index, config.data_file, split)
     except DataError as error:
         if resume is None or resume.data_moved:
             raise

@@ -21,6 +21,7 @@ from yolo_lite.data.letterbox import Canvas, canvas_size
 from yolo_lite.data.names import load_dataset
 from yolo_lite.data.outputs import Inputs
 from yolo_lite.data.store import ImageStore
+from yolo_lite.data.unreadable import check_index
 from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.checkpoint_fields import load_fitting
 from yolo_lite.engine.coco_ap import DetectionTable, detection_limits, ground_truth, score_detections
@@ -64,6 +65,7 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> V
     subject = subject or _checkpoint(options)
     dataset = _dataset(subject, options)
     index = index_split(*dataset, options.split)
+    check_index(index, dataset[1], options.split)
     print(f"{options.split}: {index.describe()}")
     for name in options.classes:
         if name not in index.names:

@@ -42,11 +42,9 @@ class Budget:
         size = kernel**2 if isinstance(kernel, (int, float)) else 1
         width = max(in_channels, out_channels * wide)
         parameters = repeats * width * out_channels * wide * size / max(given.get("groups") or 1, 1)
-        self.spend(parameters, parameters * cells)
-        self.map(out_channels * wide * cells)
-        if getattr(block, "attends", False):  # every cell with every other
-            self.map(cells**2)
-            self.spend(0, repeats * width * cells**2)
+        pairs = cells**2 if getattr(block, "attends", False) else 0  # every cell with every other
+        self.spend(parameters, cells, repeats * width * pairs)
+        self.map(max(out_channels * wide * cells, pairs))
 
     def upsampling(self, arguments: Sequence[Any], image: Tensor) -> None:
         """Count torch's Upsample with these arguments."""
@@ -60,7 +58,7 @@ class Budget:
         anchors = config.anchors if isinstance(config.anchors, int) else len((config.anchors or [[0, 0]])[0]) // 2
         for image in maps:
             channels, cells = anchors * (5 + config.nc), math.prod(image.shape[2:])
-            self.spend(image.shape[1] * channels, image.shape[1] * channels * cells)
+            self.spend(image.shape[1] * channels, cells)
             self.map(channels * cells)
 
     def _free_head(self, row: Row, config: ModelConfig, maps: Sequence[Tensor]) -> None:
@@ -78,8 +76,9 @@ class Budget:
                 f"expected a map of at most {NUMBERS:,} numbers for 256 x 256 pixels, found {numbers:,.0f}"
             )
 
-    def spend(self, parameters: float, operations: float) -> None:
-        """Count so many parameters and multiplications."""
+    def spend(self, parameters: float, cells: float, more: float = 0) -> None:
+        """Count so many parameters, each of which is used at so many places, and more multiplications."""
+        operations = parameters * cells + more
         self.parameters -= parameters
         self.operations -= operations
         if self.parameters < 0:
