@@ -495,7 +495,7 @@ def test_auto_is_the_assigner_of_the_head_and_takes_no_parameters(tiny_data: Pat
         config = tiny_config(tiny_data, tmp_path, "--cfg", cfg)
         criterion = task_of(config.model).criterion(config.model, config.hyp, np.ones(5))
         assert config.hyp.assigner.name == "auto" and criterion.assigner.name == own
-    with pytest.raises(ConfigError, match="auto takes no parameters, found .'topk': 3"):
+    with pytest.raises(ConfigError, match=r"auto takes no parameters, found .'topk': 3"):
         tiny_config(tiny_data, tmp_path, "--set", "assigner={auto: {topk: 3}}")
 
 
