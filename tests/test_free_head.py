@@ -31,12 +31,13 @@ from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import Step, train, train_step
 from yolo_lite.loss.criteria import FreeCriterion
-from yolo_lite.loss.criteria.free import distances_to_sides, distribution_focal
+from yolo_lite.loss.criteria.free import distribution_focal
 from yolo_lite.model.builder import build_layers
 from yolo_lite.model.detector import Detector
 from yolo_lite.model.heads.detect_free import Arguments, branch_widths
 from yolo_lite.ops.boxes import aligned_iou, cxcywh_to_xyxy
-from yolo_lite.ops.grid import Grid, Slots, decode_distances, distances, make_grid
+from yolo_lite.ops.distances import decode_distances, distances, distances_to_sides
+from yolo_lite.ops.grid import Grid, Slots, make_grid
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Batch, Matches, Objects, Raw
 
@@ -368,6 +369,11 @@ def test_a_row_that_does_not_fit_is_one_line(tmp_path: Path, row: str, words: st
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+def test_the_key_anchors_is_refused():
+    with pytest.raises(ConfigError, match="leave the key anchors out"):
+        Detector(load_model_config(FREE, ["model.anchors=3"]))
+
+
 def test_the_budget_knows_what_the_head_costs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     spent: list[float] = []
     monkeypatch.setattr("yolo_lite.model.budget.Budget.spend", lambda _, parameters, cells: spent.append(parameters))
@@ -554,5 +560,5 @@ def test_an_exported_file_gives_the_same_detections(kind: str, nms: bool, tiny_d
 def test_commands_know_a_model_without_anchors(tmp_path: Path, capsys):
     data = str(SHARED / "data/bccd/data.yaml")
     assert main(["anchors", "--cfg", FREE, "--data", data]) == 2
-    assert "expected a model with anchors to fit" in capsys.readouterr().err
+    assert "expected a YOLO with anchors" in capsys.readouterr().err
     assert main(["check", "--cfg", FREE, "--data", data, "--project", str(tmp_path)]) == 0

@@ -11,6 +11,7 @@ over batches and processes beside them, and the gradient is divided once, before
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,11 +63,9 @@ class Criterion(nn.Module):
     def assign(self, objects: Objects, grid: Grid, predictions: Predictions | None = None) -> Matches:
         """Which slot learns which object; no pairs where the model assigns by itself."""
         assigner = ASSIGNERS[self.assigner.name]
-        given: dict[str, Any] = {"anchor_t": self.section.anchor_t}
-        if predictions is not None:
-            given |= {"predictions": predictions, "reach": predictions.reach}
-        known = inspect.signature(assigner).parameters
-        context = {name: value for name, value in given.items() if name in known}
+        reach = math.inf if predictions is None else predictions.reach
+        given = {"anchor_t": self.section.anchor_t, "predictions": predictions, "reach": reach}
+        context = {name: given[name] for name in inspect.signature(assigner).parameters if name in given}
         return assigner(objects, grid, **self.assigner.parameters, **context)
 
     def predictions(self, raw: Raw, grid: Grid) -> Predictions:
