@@ -528,6 +528,17 @@ def test_the_image_of_assignments_is_drawn_for_every_assigner(
 
 
 @pytest.mark.slow
+def test_a_resumed_run_draws_assignments_too(tiny_data: Path, tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(with_figures(tiny_config(tiny_data, tmp_path, "--cfg", FREE)))
+    go_on(tmp_path, "--epochs", "4")
+    events = EventAccumulator(str(last_of(tmp_path).parents[1])).Reload()
+    assert [image.step for image in events.Images("train/assigned_anchors")] == [0, 2, 4]
+    assert [image.step for image in events.Images("train/batch")] == [0]
+
+
+@pytest.mark.slow
 def test_drawing_assignments_changes_nothing(tiny_data: Path, tmp_path: Path):
     plain, drawn = (
         train(change(tiny_config(tiny_data, tmp_path / name, "--cfg", FREE))).folder
