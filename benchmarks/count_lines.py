@@ -22,6 +22,7 @@ CORE = ("structures.py", "ops/*", "config/*", "loss/*", "model/*", "data/*", "en
 BESIDE = (
     "loss/mask*.py",  # of semantic segmentation
     "model/heads/detect_free.py",  # the second head: a newcomer reads one, with its criterion and its assigner
+    "ops/distances.py",
     "loss/criteria/free.py",
     "loss/assigners/tal.py",
     "loss/assigners/simota.py",  # assigners that no head has of its own accord

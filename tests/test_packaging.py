@@ -26,7 +26,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_yaml_of_the_repository_has_a_name():
-    assert [*own_yamls("model")] == ["faster_rcnn", "yolo_l", "yolo_m", "yolo_n", "yolo_s", "yolo_x"]
+    sizes = [f"yolo_{size}{kind}" for size in "lmnsx" for kind in ("", "_free")]
+    assert [*own_yamls("model")] == ["faster_rcnn", *sizes]
     assert [*own_yamls("hyp")] == ["hyp", "hyp_faster_rcnn"]
     assert [*own_yamls("data")] == ["coco", "coco128", "shapes", "voc"]
     found = {path for kind in ("model", "hyp", "data") for path in own_yamls(kind).values()}

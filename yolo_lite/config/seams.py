@@ -82,18 +82,16 @@ class Choice(Section):
 
 
 def chosen_from(dict_name: str, *words: str) -> AfterValidator:
-    """Annotate a key, a ``Choice`` or, without parameters, a ``str``: an entry of a dict, or one of ``words``."""
+    """Annotate a key that names an entry of a dict, or is one of ``words``: a ``Choice`` or a bare ``str``."""
 
     def check(value: Any, info: ValidationInfo) -> Any:
         if not info.context:  # names are taken as they are
             return value
         choice = value if isinstance(value, Choice) else Choice(name=value)
         seam = info.context[dict_name]
-        if choice.name in words:
-            if choice.parameters:
-                raise ValueError(f"{choice.name} takes no parameters, found {choice.parameters!r:.{SHOWN}}")
-            return value
-        if choice.name not in seam.entries:
+        if choice.name in words and choice.parameters:
+            raise ValueError(f"{choice.name} takes no parameters, found {choice.parameters!r:.{SHOWN}}")
+        if choice.name not in (*words, *seam.entries):
             raise ValueError(f"unknown name {choice.name!r}{nearest(choice.name, [*words, *seam.entries])}")
         return choice.model_copy(update={"parameters": _read_parameters(choice, seam)}) if choice.parameters else value
 

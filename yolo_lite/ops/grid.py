@@ -2,7 +2,7 @@
 
 A slot is one cell of one level or, in a head with anchors, one anchor in one cell. Slots are ordered (level, cell row
 by row, anchor). In channels-last memory the head's convolutions already write that order, so flattening a level copies
-nothing. L levels, A anchors a level (1 without anchors), N slots, R bins of a distance.
+nothing. L levels, A anchors a level (1 without anchors), N slots.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 class Level(NamedTuple):
@@ -92,24 +91,3 @@ def decode_anchors(raw: Tensor, slots: Slots) -> Tensor:
     reach = 2 * raw.sigmoid()
     centre = slots.corner + (reach[..., :2] - 0.5) * slots.stride
     return torch.cat((centre, reach[..., 2:].square() * slots.anchor), dim=-1)
-
-
-def distances(raw: Tensor) -> Tensor:
-    """Distances in cells, 0 or more, from raw outputs ``[..., 4R]``: ``[..., 4]`` to left, top, right and bottom.
-
-    For R > 1 the mean of 0, 1, ... R - 1 under the softmax of a side's R logits (arXiv:2006.04388, the integral form
-    of a general distribution); for R = 1 softplus, which is smooth and, for large values, linear.
-    """
-    sides = raw.unflatten(-1, (4, -1))  # [..., 4, R]
-    if sides.shape[-1] == 1:
-        return F.softplus(sides[..., 0])
-    return (sides.softmax(dim=-1) * torch.arange(sides.shape[-1], device=raw.device)).sum(dim=-1)
-
-
-def decode_distances(raw: Tensor, slots: Slots) -> Tensor:
-    """Boxes from raw outputs ``[..., 4R]``: how many cells each side lies from the centre of the slot's cell.
-
-    ``slots`` broadcast against ``raw``; the boxes are cxcywh in pixels ``[..., 4]``.
-    """
-    before, after = (distances(raw) * slots.stride).split(2, dim=-1)
-    return torch.cat((slots.centre + (after - before) / 2, before + after), dim=-1)

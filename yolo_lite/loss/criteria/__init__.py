@@ -6,5 +6,4 @@ from yolo_lite.loss.criteria.anchor import AnchorCriterion as AnchorCriterion
 from yolo_lite.loss.criteria.criterion import Criterion as Criterion
 from yolo_lite.loss.criteria.free import FreeCriterion as FreeCriterion
 
-# By the names that HEADS has.
-CRITERIA: dict[str, Callable[..., Criterion]] = {"Detect": AnchorCriterion, "DetectFree": FreeCriterion}
+CRITERIA: dict[str, Callable[..., Criterion]] = {"Detect": AnchorCriterion, "DetectFree": FreeCriterion}  # as in HEADS

@@ -65,7 +65,7 @@ class Criterion(nn.Module):
         assigner = ASSIGNERS[self.assigner.name]
         reach = math.inf if predictions is None else predictions.reach
         given = {"anchor_t": self.section.anchor_t, "predictions": predictions, "reach": reach}
-        context = {name: value for name, value in given.items() if name in inspect.signature(assigner).parameters}
+        context = {name: given[name] for name in inspect.signature(assigner).parameters if name in given}
         return assigner(objects, grid, **self.assigner.parameters, **context)
 
     def predictions(self, raw: Raw, grid: Grid) -> Predictions:

@@ -16,8 +16,9 @@ from yolo_lite.config.hyp import LossSection
 from yolo_lite.loss.box import BoxLoss
 from yolo_lite.loss.classification import binary_loss, class_weights, one_hot
 from yolo_lite.loss.criteria.criterion import Criterion
-from yolo_lite.ops.boxes import aligned_iou, cxcywh_to_xyxy
-from yolo_lite.ops.grid import Grid, Slots, decode_distances
+from yolo_lite.ops.boxes import aligned_iou
+from yolo_lite.ops.distances import decode_distances, distances_to_sides
+from yolo_lite.ops.grid import Grid
 from yolo_lite.structures import Losses, Matches, Objects, Predictions, Raw
 
 FLOOR = 0.1  # how much a pair counts at least whose IoU grades it: what has no overlap yet would never be learnt
@@ -91,12 +92,6 @@ class FreeCriterion(Criterion):
         weight = torch.ones_like(logits[..., 0])  # [B, N]
         weight[matches.image, matches.slot] = self.class_weight[label]
         return (error.sum(dim=2) * weight).sum()
-
-
-def distances_to_sides(box: Tensor, slots: Slots) -> Tensor:
-    """Cells from the centre of each slot to left, top, right and bottom of its box, ``[P, 4]``; below 0 outside it."""
-    first, last = cxcywh_to_xyxy(box).split(2, dim=-1)
-    return torch.cat((slots.centre - first, last - slots.centre), dim=-1) / slots.stride
 
 
 def distribution_focal(raw: Tensor, distance: Tensor) -> Tensor:

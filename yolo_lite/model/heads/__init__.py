@@ -5,5 +5,4 @@ from yolo_lite.model.heads.detect_free import DetectFree as DetectFree
 from yolo_lite.model.heads.head import ClassRows as ClassRows
 from yolo_lite.model.heads.head import Head as Head
 
-# Each has a criterion of the same name in CRITERIA.
-HEADS: dict[str, type[Head]] = {"Detect": Detect, "DetectFree": DetectFree}
+HEADS: dict[str, type[Head]] = {"Detect": Detect, "DetectFree": DetectFree}  # a criterion of each is in CRITERIA

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from yolo_lite.config.model import ModelConfig
 from yolo_lite.model.blocks.standard import Activation, Conv, activation_maker
 from yolo_lite.model.heads.head import ClassRows, Head
-from yolo_lite.ops.grid import Grid, decode_distances
+from yolo_lite.ops.distances import decode_distances
+from yolo_lite.ops.grid import Grid
 from yolo_lite.structures import Raw
 
 BINS = 16  # R - 1 = 15 cells to a side: 480 pixels on the coarsest level, an object of 960
@@ -44,6 +45,8 @@ class DetectFree(Head):
         self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig, *arguments: Any
     ) -> None:
         super().__init__(in_channels, strides, config)
+        if config.anchors is not None:
+            raise ValueError("DetectFree has no anchors: leave the key anchors out")
         given, activation = read_arguments(config.nc, arguments), activation_maker(config.activation)
         self.bins, num_box = given.bins, 4 * given.bins
         self.columns: dict[str, int | slice] = {"box": slice(0, num_box), "cls": slice(num_box, None)}
