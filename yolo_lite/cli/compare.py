@@ -66,7 +66,10 @@ def read_variant(texts: Sequence[str], name: str = "") -> Variant:
         elif key in PATHS and not value:
             raise ConfigError(f"{text}: expected a file")
         else:
-            options[OPTIONS[key]] = value if key in PATHS else parse_scalar(value)
+            try:
+                options[OPTIONS[key]] = value if key in PATHS else parse_scalar(value)
+            except ConfigError as error:
+                raise ConfigError(f"{text}: {error}") from None
         names.append(f"{key}={_stem(value)}" if key in PATHS else text)
     return Variant(name or " ".join(names), options, overrides)
 

@@ -16,7 +16,10 @@ from yolo_lite.loss.criteria import Criterion
 from yolo_lite.model.faster_rcnn import BoxObjective, FirstStage, RawDetections
 from yolo_lite.structures import Losses, Matches, Objects, Predictions
 
-WITHOUT_EFFECT = ("obj_loss", "cls_loss", "cls_weights", "fl_gamma", "label_smoothing", "obj_pw", "cls_pw", "assigner")
+WITHOUT_EFFECT = (
+    *("obj_loss", "cls_loss", "cls_weights", "fl_gamma", "label_smoothing", "obj_pw", "cls_pw"),
+    *("dfl", "assigner", "static_epochs"),
+)
 
 
 class FasterRcnnCriterion(Criterion):
@@ -30,6 +33,8 @@ class FasterRcnnCriterion(Criterion):
 
     def __init__(self, section: LossSection) -> None:
         super().__init__(section)
+        if section.assigner.name == "anchor_ratio":  # the default of older checkpoints and hyp files
+            section = section.model_copy(update={"assigner": LossSection().assigner})
         idle = [key for key in WITHOUT_EFFECT if getattr(section, key) != getattr(LossSection(), key)]
         if idle:
             raise ConfigError(f"{', '.join(idle)}: without effect on Faster R-CNN, expected the default")

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolo_lite.config.hyp import LossSection
+from yolo_lite.loss.assigners.pairs import predicted_overlap
 from yolo_lite.loss.box import BoxLoss
 from yolo_lite.loss.classification import binary_loss, class_weights, one_hot
 from yolo_lite.loss.criteria.criterion import Criterion
-from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.distances import decode_distances, distances_to_sides
 from yolo_lite.ops.grid import Grid
 from yolo_lite.structures import Losses, Matches, Objects, Predictions, Raw
@@ -64,7 +64,7 @@ class FreeCriterion(Criterion):
         matches = super().assign(objects, grid, predictions)
         if predictions is None or self.assigns_by_predictions:
             return matches
-        iou = aligned_iou(predictions.box[matches.image, matches.slot], objects.box[matches.target])
+        iou = predicted_overlap(objects, predictions, matches.target, matches.slot)
         return matches._replace(score=matches.score * iou.clamp(min=FLOOR))
 
     def forward(self, raw: Raw, objects: Objects, matches: Matches, grid: Grid, totals: object = None) -> Losses:
