@@ -376,7 +376,7 @@ def test_the_key_anchors_is_refused():
 
 def test_the_budget_knows_what_the_head_costs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     spent: list[float] = []
-    monkeypatch.setattr("yolo_lite.model.budget.Budget.spend", lambda _, parameters, cells: spent.append(parameters))
+    monkeypatch.setattr("yolo_lite.model.budget.Budget.spend", lambda _, parameters, *more: spent.append(parameters))
     head = small(tmp_path).head
     convolutions = sum(module.weight.numel() for module in head.modules() if isinstance(module, nn.Conv2d))
     assert sum(spent[-4:]) == convolutions
