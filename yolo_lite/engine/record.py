@@ -65,14 +65,13 @@ class Record:
         """Pass batches on; the first one of a run is also drawn, and the first one here shows who learns what."""
         if state.step == 0:
             self.graph(state.model)
-        for number, batch in enumerate(batches):
-            if number == 0:
-                self.assignments = functools.partial(self._assignments, state, sheets.few_images(batch), compute)
-                if state.step == 0:
-                    sheet = sheets.training_sheet(batch, self.config.data.class_names)
-                    self._image("train/batch", "train_batch.jpg", sheet, 0)
-                    self.assignments(0)
-            yield batch
+        first = next(batches)
+        self.assignments = functools.partial(self._assignments, state, sheets.few_images(first), compute)
+        if state.step == 0:
+            self._image("train/batch", "train_batch.jpg", sheets.training_sheet(first, self.config.data.class_names), 0)
+            self.assignments(0)
+        yield first
+        yield from batches
 
     def _assignments(self, state: State, batch: Batch, compute: Compute, number: int) -> None:
         """Draw which slots learn which objects of some images; what goes by no predictions is always the same."""

@@ -18,7 +18,7 @@ from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.load import load_dataset_config, validate
 from yolo_lite.config.run import RunConfig
-from yolo_lite.config.yaml_file import read_yaml
+from yolo_lite.config.yaml_file import Document, read_yaml
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.unreadable import check_index
 from yolo_lite.engine.seams import SEAMS
@@ -51,10 +51,10 @@ def read_splits(config: RunConfig, resume: Resume | None) -> tuple[DatasetIndex,
         print("this run was begun by an older yolo_lite: of the dataset only the class names were compared")
     if resume and stored:
         _compare(stored, record, config.data_file, resume)
-    names = stored["stated_names"] if stored else names_stated(config.data_file)
-    is_told = resume is None or resume.data_moved or resume.data_changed
-    before = None if is_told or not stored else stored.get("stated")
-    return train, val, {**record, "stated_names": names, "stated": before or _stated(config.data_file)}
+    document = document_of(config.data_file)
+    names = stored["stated_names"] if stored else document and names_stated(document)
+    before = stored.get("stated") if resume and stored and not (resume.data_moved or resume.data_changed) else None
+    return train, val, {**record, "stated_names": names, "stated": before or (document and _stated(document))}
 
 
 def _record(index: DatasetIndex) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def with_data_at(config: RunConfig, data: str, content: Mapping[str, Any]) -> Ru
         ConfigError: the YAML cannot be used, or its class names are not those of the run.
     """
     file = find_yaml(data, "data")
-    check_names(file, config, content)
+    check_names(read_yaml(file), config, content)
     new = load_dataset_config(data, (), SEAMS)
     moved = config.data.model_copy(update={key: getattr(new, key) for key in PLACES})
     train = config.train.model_copy(update={"data": data})
@@ -142,11 +142,11 @@ def check_yaml(config: RunConfig, content: Mapping[str, Any], is_told: bool) -> 
 
     A YAML that is gone, and what an older yolo_lite did not keep, is not compared.
     """
-    check_names(config.data_file, config, content)
-    stored, found = content.get("data", {}).get("stated"), _stated(config.data_file)
-    if stored is None or found is None:
+    if (document := document_of(config.data_file)) is None:
         return
-    if changed := [key for key in {**stored, **found} if stored.get(key) != found.get(key)]:
+    check_names(document, config, content)
+    stored, found = content.get("data", {}).get("stated"), _stated(document)
+    if stored and (changed := [key for key in {**stored, **found} if stored.get(key) != found.get(key)]):
         problem = f"{config.data_file}: {', '.join(changed)}: changed since the run began"
         if not is_told:
             advice = "goes on with what the YAML said then, --data FILE with the images that a YAML names now"
@@ -154,26 +154,26 @@ def check_yaml(config: RunConfig, content: Mapping[str, Any], is_told: bool) -> 
         print(f"{problem}; the run goes on with what it said then")
 
 
-def _stated(data_file: str | Path) -> dict[str, str] | None:
-    """A digest of the value of each key in a dataset YAML as it is now, but for the names; None where it is gone."""
-    if not data_file or not Path(data_file).is_file():
-        return None
-    values = {key: value for key, value in read_yaml(data_file).data.items() if key not in WITHOUT_EFFECT}
+def document_of(data_file: str | Path) -> Document | None:
+    """A dataset YAML as it is now; None where it is gone."""
+    return read_yaml(data_file) if data_file and Path(data_file).is_file() else None
+
+
+def _stated(document: Document) -> dict[str, str]:
+    """A digest of the value of each key in a dataset YAML, but for the names."""
+    values = {key: value for key, value in document.data.items() if key not in WITHOUT_EFFECT}
     return {key: hashlib.sha256(repr(value).encode()).hexdigest()[:16] for key, value in values.items()}
 
 
-def check_names(data_file: str | Path, config: RunConfig, content: Mapping[str, Any]) -> None:
+def check_names(document: Document, config: RunConfig, content: Mapping[str, Any]) -> None:
     """Raise ConfigError where a dataset YAML states other class names than the run's did when it began."""
-    expected, found = content.get("data", {}).get("stated_names") or config.data.names, names_stated(data_file)
+    expected, found = content.get("data", {}).get("stated_names") or config.data.names, names_stated(document)
     if found and list(found) != list(expected):
-        raise ConfigError(f"{data_file}: {_other_names(expected, found)}")
+        raise ConfigError(f"{document.source}: {_other_names(expected, found)}")
 
 
-def names_stated(data_file: str | Path) -> list[str] | None:
-    """The class names in a dataset YAML as it is now; None where it is gone or states none."""
-    if not data_file or not Path(data_file).is_file():
-        return None
-    document = read_yaml(data_file)
+def names_stated(document: Document) -> list[str] | None:
+    """The class names in a dataset YAML; None where it states none."""
     names = document.data.get("names")
     return None if names is None else list(validate(DatasetConfig, document._replace(data={"names": names})).names)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from yolo_lite.loss.assigners.pairs import order_by, rank_in
+from yolo_lite.loss.assigners.pairs import is_first, order_by
 from yolo_lite.ops.boxes import aligned_iou
 from yolo_lite.ops.grid import Grid
 from yolo_lite.structures import Matches, Objects
@@ -64,5 +64,5 @@ def _one_object_a_slot(objects: Objects, target: Tensor, slot: Tensor, grid: Gri
     fit = aligned_iou(torch.cat((slots.centre, slots.anchor), dim=1), objects.box[target])
     place = objects.image[target] * grid.num_slots + slot
     order = order_by(target, -fit, place)
-    kept = order[rank_in(place[order]) == 0]
+    kept = order[is_first(place[order])]
     return Matches(objects.image[target[kept]], slot[kept], target[kept], torch.ones_like(fit[kept]))

@@ -105,12 +105,15 @@ def order_by(*keys: Tensor) -> Tensor:
     return order
 
 
+def is_first(group: Tensor) -> Tensor:
+    """Which rows are the first of their group, 0 or more, bool ``[P]``; the rows of a group stand together."""
+    return group.diff(prepend=group.new_full((1,), -1)) != 0
+
+
 def rank_in(group: Tensor) -> Tensor:
     """How many rows of the same group come before each row ``[P]``; the rows of a group stand together."""
     position = torch.arange(len(group), device=group.device)
-    first = torch.ones_like(group, dtype=torch.bool)
-    first[1:] = group[1:] != group[:-1]
-    return position - torch.where(first, position, 0).cummax(dim=0).values
+    return position - torch.where(is_first(group), position, 0).cummax(dim=0).values
 
 
 def largest(values: Tensor, target: Tensor, num_objects: int) -> Tensor:
@@ -160,7 +163,7 @@ def _winners(claims: Pairs, objects: Objects, grid: Grid) -> Tensor:
     has_others = (count[claims.target] > 1).byte()
     place = _places(claims, objects, grid)
     order = order_by(-claims.fit, has_others, place)
-    return order[rank_in(place[order]) == 0]
+    return order[is_first(place[order])]
 
 
 def _nearest_free(served: Pairs, taken: Pairs, objects: Objects, grid: Grid, reach: float) -> Pairs:
@@ -178,4 +181,4 @@ def _nearest_free(served: Pairs, taken: Pairs, objects: Objects, grid: Grid, rea
     sides = (slots.centre - box[:, :2]).abs() + box[:, 2:] / 2  # to the farther one in x and in y
     beyond = (sides / slots.stride - reach).clamp(min=0).amax(dim=1)
     near = near.select(order_by(-near.fit, beyond, near.target))
-    return near.select(rank_in(near.target) == 0)
+    return near.select(is_first(near.target))

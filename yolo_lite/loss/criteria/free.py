@@ -71,9 +71,8 @@ class FreeCriterion(Criterion):
         """Undivided sums; ``raw`` are logits ``box`` ``[B, N, 4R]`` and ``cls`` ``[B, N, C]`` of any float type."""
         matched, slots = raw.select(matches.image, matches.slot).float(), grid.slots.select(matches.slot)
         target_box, score = objects.box[matches.target], matches.score  # [P, 4], [P]
-        box_error = self.box(
-            decode_distances(matched["box"], slots), target_box, unit=slots.stride, image_size=grid.size
-        )
+        box = decode_distances(matched["box"], slots)
+        box_error = self.box(box, target_box, unit=slots.stride, image_size=grid.size)  # [P]
         dfl_error = distribution_focal(matched["box"], distances_to_sides(target_box, slots))  # [P]
         box_gain, cls_gain, dfl_gain = free_gains(self.section)
         return {
