@@ -601,11 +601,11 @@ def _idle_worker() -> None:
 @pytest.mark.skipif(not CAN_FORK, reason="workers are not forked here")
 def test_no_loading_process_outlives_an_evaluation(index):
     store = ImageStore(index, SIZE, "off", shared=True)
-    loader = evaluation_loader(EvaluationSet(index, store, functools.partial(canvas_size, stride=32)), 2, 2, False)
+    loader = evaluation_loader(EvaluationSet(index, store, functools.partial(canvas_size, stride=32)), 1, 2, False)
     others = set(multiprocessing.active_children())
     batches = iter(loader)
     next(batches)
-    assert len(set(multiprocessing.active_children()) - others) == 2
+    assert len(set(multiprocessing.active_children()) - others) == 2  # each has batches left that wait for a slot
     list(batches)
     assert set(multiprocessing.active_children()) <= others
 
