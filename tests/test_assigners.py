@@ -126,32 +126,38 @@ class Slow:
         dx, dy = self.offset(row, slot)
         return dx * dx + dy * dy
 
-    def nearest(self, row: int, taken: set[tuple[int, int]]) -> tuple[float, int] | None:
-        """Distance and number of the nearest free slot."""
+    def nearest(self, row: int, owner: dict[tuple[int, int], int]) -> tuple[float, int] | None:
+        """Distance and number of the nearest slot that is free, or else of an object with several."""
         x, y, w, h = self.box[row]
         if min(w, h) <= 0 or x + w / 2 <= 0 or y + h / 2 <= 0 or x - w / 2 >= self.size[0] or y - h / 2 >= self.size[1]:
             return None
         found = []
         for slot in self.slots:
-            if max(self.offset(row, slot)) < 1.5 * slot.stride and (self.image[row], slot.number) not in taken:
-                side = max(abs(slot.x - x) + w / 2, abs(slot.y - y) + h / 2)
-                found.append((max(side / slot.stride - self.reach, 0), self.distance(row, slot), slot.number))
-        return min(found)[1:] if found else None
+            holder = owner.get((self.image[row], slot.number))
+            spare = holder is None or sum(one == holder for one in owner.values()) > 1
+            if max(self.offset(row, slot)) < 1.5 * slot.stride and spare:
+                beyond = max(abs(slot.x - x) + w / 2, abs(slot.y - y) + h / 2) / slot.stride - self.reach
+                found.append((holder is not None, max(beyond, 0), self.distance(row, slot), slot.number))
+        return min(found)[2:] if found else None
 
     def settle(self, claims: dict[int, dict[int, float]]) -> dict[tuple[int, int], int]:
         """(image, slot) -> object, of the fits of each object's claims by slot."""
         owner: dict[tuple[int, int], int] = {}
         for row in self.rows:
-            if not claims.get(row) and (near := self.nearest(row, set())):
+            if not claims.get(row) and (near := self.nearest(row, {})):
                 claims[row] = {near[1]: -1 - near[0]}
         while True:
             bids = defaultdict(list)
             for row, fits in claims.items():
                 for slot, fit in fits.items():
                     bids[self.image[row], slot].append((len(fits) > 1, -fit, row))
-            owner |= {place: min(rows)[2] for place, rows in bids.items()}
+            spent = set[int]()  # objects that gave a slot up in this round
+            for place, rows in sorted(bids.items(), key=lambda bid: (min(bid[1])[1], bid[0])):
+                if place not in owner or owner[place] not in spent:
+                    spent |= {owner[place]} if place in owner else set()
+                    owner[place] = min(rows)[2]
             left = [row for row in self.rows if row not in owner.values()]
-            nearest = {row: near for row in left if (near := self.nearest(row, set(owner)))}
+            nearest = {row: near for row in left if (near := self.nearest(row, owner))}
             if not nearest:
                 return owner
             claims = {row: {slot: -far} for row, (far, slot) in nearest.items()}
@@ -622,9 +628,6 @@ side = st.one_of(st.just(0), st.floats(0.01, 200))
 sides = st.tuples(side, side)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an object that fits no better anywhere, in a corner where the other has all slots"
-)
 def test_of_equal_objects_around_a_corner_of_the_image_each_has_a_slot():
     grid = make_grid(CELLS, STRIDES, 64, 96)
     found = assign(
@@ -635,8 +638,8 @@ def test_of_equal_objects_around_a_corner_of_the_image_each_has_a_slot():
 
 @NAMES
 @given(st.lists(st.tuples(places, sides, st.integers(0, 1)), max_size=9), st.sampled_from([1.5, 15.0, math.inf]))
-@settings(max_examples=60, deadline=None, derandomize=True)  # other examples find the corner of the test above
-def test_every_visible_object_of_a_few_has_a_slot_and_no_slot_two_objects(name: str, rows, reach: float):
+@settings(max_examples=60, deadline=None)
+def test_every_visible_object_has_a_slot_that_another_can_spare_and_no_slot_two_objects(name: str, rows, reach: float):
     grid = make_grid(CELLS, STRIDES, 64, 96)
     boxes, image = [[*place, *size] for place, size, _ in rows], [image for *_, image in rows]
     objects = objects_of(*boxes, image=image)
@@ -644,8 +647,13 @@ def test_every_visible_object_of_a_few_has_a_slot_and_no_slot_two_objects(name: 
     as_dict(found)  # no (image, slot) twice
     low, high = objects.box[:, :2] - objects.box[:, 2:] / 2, objects.box[:, :2] + objects.box[:, 2:] / 2
     is_visible = ((low < high) & (high > 0) & (low < torch.tensor([96, 64]))).all(dim=1)
-    assert set(found.target.tolist()) == set(is_visible.nonzero()[:, 0].tolist())
+    assert set(found.target.tolist()) <= set(is_visible.nonzero()[:, 0].tolist())
     assert torch.equal(found.image, objects.image[found.target])
+    scene, count = Slow(objects, CELLS, 64, 96, reach), Counter(found.target.tolist())
+    holder = dict(zip(zip(found.image.tolist(), found.slot.tolist(), strict=True), found.target.tolist(), strict=True))
+    for row in set(is_visible.nonzero()[:, 0].tolist()) - set(count):  # every slot around it is all that another has
+        near = [slot.number for slot in scene.slots if max(scene.offset(row, slot)) < 1.5 * slot.stride]
+        assert near and all(count[holder[scene.image[row], slot]] == 1 for slot in near)
     offset = (grid.slots.centre[found.slot] - objects.box[found.target, :2]).abs()
     far = (offset >= objects.box[found.target, 2:] / 2).any(dim=1)  # outside its object: only what else had none
     assert (torch.bincount(found.target, minlength=len(boxes))[found.target[far]] == 1).all()

@@ -21,7 +21,9 @@ from yolo_lite.data.decode import ANY_RANGE
 from yolo_lite.data.doubts import doubts
 from yolo_lite.data.images import image_size
 from yolo_lite.data.labels import (
+    DAMAGED,
     OF_OBJECTS,
+    SYSTEM_ERROR,
     UNREADABLE,
     Annotation,
     LabelReader,
@@ -181,7 +183,7 @@ def read_image_labels(reader: LabelReader, channels: int, with_outlines: bool, i
     except (DataError, OSError) as error:
         # An error number means that the system failed, not the file: a network folder may be back next time.
         cause = error.__cause__ if isinstance(error, DataError) else error
-        kind = UNREADABLE[getattr(cause, "errno", None) is not None]
+        kind = DAMAGED if getattr(cause, "errno", None) is None else SYSTEM_ERROR
         text = str(error) if isinstance(error, DataError) else f"{file}: cannot be read: {error.strerror}"
         labels = left_out(kind, text, num_rows(reader, image, file))
     return labels if with_outlines else labels._replace(outlines=None)

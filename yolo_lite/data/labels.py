@@ -21,8 +21,9 @@ TOLERANCE = 0.01
 STEPS_PER_PIXEL = 100
 SYSTEM_ERROR = "system error"  # a kind of problem that may be gone at the next reading
 OF_OBJECTS = ("label", "xyxy", "area", "crowd")  # arrays with a row for each object
+DAMAGED = "unreadable image"
+UNREADABLE = (DAMAGED, SYSTEM_ERROR)
 # Problems of a whole image, which is then left out with every row that its labels have.
-UNREADABLE = ("unreadable image", SYSTEM_ERROR)
 OF_IMAGES = (*UNREADABLE, "labels of another image", "unlisted image")
 # What rows (see ``row_kinds``) and images (see ``turned``) say about how all of their split are to be read.
 HINTS = (

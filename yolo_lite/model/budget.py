@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from yolo_lite.config.model import ModelConfig, Row
-from yolo_lite.model.heads.detect_free import branch_widths, read_arguments
+from yolo_lite.config.model import ModelConfig
+from yolo_lite.model.heads.head import Head
 
 PARAMETERS = 2_000_000_000  # 8 GB
 OPERATIONS = 2_000_000_000_000  # multiplications of the dry run: some ten seconds on one core
@@ -51,23 +51,14 @@ class Budget:
         numbers = [one for one in arguments[:2] if isinstance(one, (int, float))]
         self.map(image.numel() * max([1, *numbers]) ** 2)
 
-    def head(self, row: Row, config: ModelConfig, maps: Sequence[Tensor]) -> None:
-        """Count the layers of a head on these maps."""
-        if row.module == "DetectFree":
-            return self._free_head(row, config, maps)
-        anchors = config.anchors if isinstance(config.anchors, int) else len((config.anchors or [[0, 0]])[0]) // 2
-        for image in maps:
-            channels, cells = anchors * (5 + config.nc), math.prod(image.shape[2:])
-            self.spend(image.shape[1] * channels, cells)
-            self.map(channels * cells)
-
-    def _free_head(self, row: Row, config: ModelConfig, maps: Sequence[Tensor]) -> None:
-        finest, arguments = maps[0].shape[1], read_arguments(config.nc, row.args)
-        for image in maps:
-            channels, cells = image.shape[1], math.prod(image.shape[2:])
-            for width, outputs in zip(branch_widths(finest, arguments), (4 * arguments.bins, config.nc), strict=True):
-                self.spend(9 * (channels + width) * width + width * outputs, cells)
-                self.map(max(width, outputs) * cells)
+    def head(self, head: type[Head], config: ModelConfig, maps: Sequence[Tensor], arguments: Sequence[Any]) -> None:
+        """Count the convolutions that a head plans on these maps."""
+        planned = head.planned([image.shape[1] for image in maps], config, *arguments)
+        for image, convolutions in zip(maps, planned, strict=True):
+            cells = math.prod(image.shape[2:])
+            for parameters, channels in convolutions:
+                self.spend(parameters, cells)
+                self.map(channels * cells)
 
     def map(self, numbers: float) -> None:
         """Look at a feature map of so many numbers."""

@@ -40,9 +40,9 @@ def build_layers(config: ModelConfig) -> list[Layer]:
             sources = _sources(row, index)
             inputs = [maps[source] for source in sources]
             if row.module in HEADS:  # the last row
-                budget.head(row, config, inputs)
-                widths = [source.shape[1] for source in inputs]
-                layers.append(Layer(HEADS[row.module](widths, _strides(inputs), config, *row.args), sources, 0))
+                head, widths = HEADS[row.module], [source.shape[1] for source in inputs]
+                budget.head(head, config, inputs, row.args)
+                layers.append(Layer(head(widths, _strides(inputs), config, *row.args), sources, 0))
                 break
             module, out_channels = _build_module(row, inputs, config, activation, budget)
             layers.append(Layer(module, sources, out_channels))

@@ -18,6 +18,7 @@ from yolo_lite.ops.boxes import aligned_iou, cxcywh_to_xyxy
 from yolo_lite.ops.grid import Grid
 from yolo_lite.structures import Objects, Predictions
 
+FLOOR = 0.1  # how much a pair counts at least: what has no overlap yet would never be learnt
 NEARBY = 1.5  # cells: how far from its centre an object that has no slot looks for one
 
 
@@ -127,12 +128,12 @@ def at_least(score: Tensor, floor: float, target: Tensor, num_objects: int) -> T
 
 
 def settle(claims: Pairs, objects: Objects, grid: Grid, reach: float = math.inf) -> Pairs:
-    """Give every slot to one object at most, and every object a slot where that is possible.
+    """Give every slot to one object at most, and every object a slot where its neighbours can spare one.
 
     An object that claims nothing claims the nearest slot. A slot goes to an object that claims no other, else to the
     best fit, and of equals to the object that comes first; being near is less than any fit. An object that lost all it
-    claimed takes the nearest slot that is free, and of several that want the same one the nearest object gets it while
-    the others go on.
+    claimed takes the nearest slot that is free, or else the nearest that an object with several gives up; that one
+    gives one up at a time. Of several that want the same slot the nearest gets it while the others go on.
 
     Nearest are the centres of slots to that of the object, of slots that see all its sides within ``reach`` cells
     before the others, and never further than NEARBY cells of their level. Objects without an area, or wholly outside
@@ -144,12 +145,15 @@ def settle(claims: Pairs, objects: Objects, grid: Grid, reach: float = math.inf)
     Returns:
         The pairs that stand, by image and slot.
     """
-    claims = claims.join(_nearest_free(claims, claims.select(claims.slot[:0]), objects, grid, reach))
+    claims = claims.join(_bids(claims, claims.select(claims.slot[:0]), objects, grid, reach))
     kept = claims.select(_winners(claims, objects, grid))
-    # Each round gives a slot away or ends, and an object wins or loses one of its few nearby slots.
-    while len((bids := _nearest_free(kept, kept, objects, grid, reach)).slot):
-        kept = kept.join(bids.select(_winners(bids, objects, grid)))
-    return kept.select(_places(kept, objects, grid).argsort())
+    # Each round serves an object or ends.
+    while len((bids := _bids(kept, kept, objects, grid, reach)).slot):
+        bids = bids.select(_winners(bids, objects, grid))
+        bids = bids.select(_one_a_holder(bids, kept, objects, grid))
+        rest = torch.isin(_places(kept, objects, grid), _places(bids, objects, grid), invert=True)
+        kept = _by_place(kept.select(rest).join(bids), objects, grid)
+    return kept
 
 
 def _places(pairs: Pairs, objects: Objects, grid: Grid) -> Tensor:
@@ -157,17 +161,37 @@ def _places(pairs: Pairs, objects: Objects, grid: Grid) -> Tensor:
     return objects.image[pairs.target] * grid.num_slots + pairs.slot
 
 
+def _by_place(pairs: Pairs, objects: Objects, grid: Grid) -> Pairs:
+    return pairs.select(_places(pairs, objects, grid).argsort())
+
+
+def _slots_of(pairs: Pairs, objects: Objects) -> Tensor:
+    """How many slots the object of each pair has ``[P]``."""
+    return torch.zeros_like(objects.label).index_add_(0, pairs.target, torch.ones_like(pairs.target))[pairs.target]
+
+
 def _winners(claims: Pairs, objects: Objects, grid: Grid) -> Tensor:
     """Rows of the claims, by rising target, that get their slot."""
-    count = torch.zeros_like(objects.label).index_add_(0, claims.target, torch.ones_like(claims.target))
-    has_others = (count[claims.target] > 1).byte()
+    has_others = (_slots_of(claims, objects) > 1).byte()
     place = _places(claims, objects, grid)
     order = order_by(-claims.fit, has_others, place)
     return order[is_first(place[order])]
 
 
-def _nearest_free(served: Pairs, taken: Pairs, objects: Objects, grid: Grid, reach: float) -> Pairs:
-    """The nearest slot that is not taken, of each object that is not served; its fit is how near it is."""
+def _one_a_holder(bids: Pairs, kept: Pairs, objects: Objects, grid: Grid) -> Tensor:
+    """Rows of the bids for slots that are free, and of the nearest one for slots of the same object."""
+    place, wanted = _places(kept, objects, grid), _places(bids, objects, grid)
+    held = torch.searchsorted(place, wanted).clamp(max=len(place) - 1)
+    holder = torch.where(place[held] == wanted, kept.target[held], len(objects.label) + bids.target)
+    order = order_by(-bids.fit, holder)
+    return order[is_first(holder[order])]
+
+
+def _bids(served: Pairs, held: Pairs, objects: Objects, grid: Grid, reach: float) -> Pairs:
+    """For each object that is not served the nearest slot that is not the only one of another.
+
+    Those that nobody holds come before the others; the fit of a bid is how near it is.
+    """
     low, high = cxcywh_to_xyxy(objects.box).split(2, dim=1)
     is_left = ((low < high) & (high > 0) & (low < image_size(grid))).all(dim=1)
     is_left[served.target] = False
@@ -176,9 +200,11 @@ def _nearest_free(served: Pairs, taken: Pairs, objects: Objects, grid: Grid, rea
         return served.select(rows)
     target, slot = slots_nearby(objects.box[rows], grid, NEARBY)
     near = Pairs(rows[target], slot, -1 - distance(objects, grid, rows[target], slot))
-    near = near.select(torch.isin(_places(near, objects, grid), _places(taken, objects, grid), invert=True))
+    only = _places(held.select(_slots_of(held, objects) == 1), objects, grid)
+    near = near.select(torch.isin(_places(near, objects, grid), only, invert=True))
+    is_held = torch.isin(_places(near, objects, grid), _places(held, objects, grid))
     slots, box = grid.slots.select(near.slot), objects.box[near.target]
     sides = (slots.centre - box[:, :2]).abs() + box[:, 2:] / 2  # to the farther one in x and in y
     beyond = (sides / slots.stride - reach).clamp(min=0).amax(dim=1)
-    near = near.select(order_by(-near.fit, beyond, near.target))
+    near = near.select(order_by(-near.fit, beyond, is_held.byte(), near.target))
     return near.select(is_first(near.target))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from yolo_lite.config.types import Count, Fraction, NotNegative, Positive
 from yolo_lite.loss.assigners.pairs import (
+    FLOOR,
     Pairs,
     at_least,
     distance,
@@ -36,7 +37,7 @@ def simota(
     radius: Positive = 2.5,
     iou_weight: NotNegative = 3.0,
     topk: Count = 10,
-    floor: Fraction = 0.1,
+    floor: Fraction = FLOOR,
 ) -> Matches:
     """The k slots inside an object and near its centre of the lowest cost (Ge et al., YOLOX, arXiv:2107.08430, eq. 1).
 

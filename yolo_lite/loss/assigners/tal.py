@@ -12,6 +12,7 @@ from torch import Tensor
 
 from yolo_lite.config.types import Count, Fraction, NotNegative
 from yolo_lite.loss.assigners.pairs import (
+    FLOOR,
     Pairs,
     at_least,
     distance,
@@ -37,7 +38,7 @@ def tal(
     alpha: NotNegative = 1.0,
     beta: NotNegative = 6.0,
     topk: Count = 13,
-    floor: Fraction = 0.1,
+    floor: Fraction = FLOOR,
 ) -> Matches:
     """The topk slots inside an object of the highest t = s^alpha u^beta (Feng et al., arXiv:2108.07755, sec. 3.2).
 

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolo_lite.config.hyp import LossSection
-from yolo_lite.loss.assigners.pairs import predicted_overlap
+from yolo_lite.loss.assigners.pairs import FLOOR, predicted_overlap
 from yolo_lite.loss.box import BoxLoss
 from yolo_lite.loss.classification import binary_loss, class_weights, one_hot
 from yolo_lite.loss.criteria.criterion import Criterion
 from yolo_lite.ops.distances import decode_distances, distances_to_sides
 from yolo_lite.ops.grid import Grid
 from yolo_lite.structures import Losses, Matches, Objects, Predictions, Raw
-
-FLOOR = 0.1  # how much a pair counts at least whose IoU grades it: what has no overlap yet would never be learnt
 
 
 def free_gains(section: LossSection) -> tuple[float, ...]:

@@ -38,6 +38,14 @@ class Detect(Head):
         self.heads = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in in_channels)
         self._start_biases()
 
+    @classmethod
+    def planned(
+        cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any
+    ) -> list[list[tuple[float, float]]]:
+        anchors = config.anchors if isinstance(config.anchors, int) else len((config.anchors or [[0, 0]])[0]) // 2
+        width = anchors * (5 + config.nc)
+        return [[(channels * width, width)] for channels in in_channels]
+
     def forward(self, maps: list[Tensor]) -> Raw:
         levels = [head(x) for head, x in zip(self.heads, maps, strict=True)]  # [B, A*(5+C), H, W] each
         # In channels-last memory the permutation undoes itself: the reshape is a view.

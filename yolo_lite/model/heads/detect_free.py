@@ -56,6 +56,17 @@ class DetectFree(Head):
         self.cls = nn.ModuleList(depthwise(channels, cls, self.num_classes, activation) for channels in in_channels)
         self._start_biases()
 
+    @classmethod
+    def planned(
+        cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any
+    ) -> list[list[tuple[float, float]]]:
+        given = read_arguments(config.nc, arguments)
+        branches = list(zip(branch_widths(in_channels[0], given), (4 * given.bins, config.nc), strict=True))
+        return [
+            [(9 * (channels + width) * width + width * outputs, max(width, outputs)) for width, outputs in branches]
+            for channels in in_channels
+        ]
+
     def forward(self, maps: list[Tensor]) -> Raw:
         levels = [
             torch.cat((box(x), cls(x)), dim=1).permute(0, 2, 3, 1).flatten(1, 2)  # [B, H * W, 4R + C]

@@ -59,6 +59,17 @@ class Head(nn.Module):
         self.strides, self.num_classes = tuple(strides), config.nc
         self._grids: dict[tuple[int, int, torch.device], Grid] = {}
 
+    @classmethod
+    def planned(
+        cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any
+    ) -> list[list[tuple[float, float]]]:
+        """Parameters and output channels of the convolutions of each level, before any is built; a head may plan more.
+
+        Raises:
+            ValueError: as when it is built.
+        """
+        return [[(channels * config.nc, config.nc)] for channels in in_channels]
+
     def __getstate__(self) -> dict[str, Any]:
         """What copies have: grids are made anew."""
         return {**self.__dict__, "_grids": {}}
