@@ -5,7 +5,6 @@ B images, N slots, C classes, R bins of a distance.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -51,9 +50,8 @@ class DetectFree(Head):
         self.bins, num_box = given.bins, 4 * given.bins
         self.columns: dict[str, int | slice] = {"box": slice(0, num_box), "cls": slice(num_box, None)}
         box, cls = branch_widths(in_channels[0], given)
-        depthwise = functools.partial(_branch, is_depthwise=given.is_depthwise)
         self.box = nn.ModuleList(_branch(channels, box, num_box, activation) for channels in in_channels)
-        self.cls = nn.ModuleList(depthwise(channels, cls, self.num_classes, activation) for channels in in_channels)
+        self.cls = nn.ModuleList(_branch(each, cls, config.nc, activation, given.is_depthwise) for each in in_channels)
         self._start_biases()
 
     @classmethod
