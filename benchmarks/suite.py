@@ -274,8 +274,8 @@ def notes(results: Results, entries: Sequence[Entry]) -> Iterator[str]:
         seeds = f"{num_seeds} seed{'s' * (num_seeds > 1)}"
         yield f"- {name}: {seeds}, {one.imgsz} px, {one.epochs} epochs, batch {one.batch_size}"
     yield "\nmAP50-95 of the last epoch: mean ± standard deviation over seeds. Difference to the first variant, paired"
-    yield "by set and seed, ± half its interval (95 %, all variants at once): noise if that includes 0. s/epoch: median,"
-    yield "with validation."
+    yield "by set and seed, ± half its interval (95 %, all variants at once): noise if that includes 0. s/epoch:"
+    yield "median, with validation."
     if failed := failures(results):
         yield "\n" + "\n".join(f"- {line}" for line in failed)
 

@@ -115,7 +115,8 @@ def initial_state(model: Any, criterion: Criterion, hyp: Hyp, compute: Compute, 
     """The state of a run that starts with the weights of ``model``, or of one that goes on."""
     device, frozen = compute.device, model.frozen(hyp.freeze)
     average, optimizer = MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp)
-    scaler = torch.amp.GradScaler(device.type, enabled=compute.dtype == torch.float16)
+    scale = 1.0 if criterion.needs_predictions else 65536.0  # undivided sums are large as they are
+    scaler = torch.amp.GradScaler(device.type, scale, enabled=compute.dtype == torch.float16)
     tally = Tally(torch.zeros(len(criterion.names), device=device), torch.zeros((), device=device))
     state = State(model, criterion, average, optimizer, scaler, tally, frozen)
     if resume:
