@@ -24,9 +24,11 @@ FREE = ("resume", "data", "project", "device", "workers", "plugin", "epochs", "s
 
 def run(options: TrainOptions) -> Result:
     """Train a new detector, or go on with a run."""
+    from yolo_lite.engine.pretrained import names_to_fetch
     from yolo_lite.engine.processes import joined
     from yolo_lite.engine.resolve import run_config
     from yolo_lite.engine.train import train
+    from yolo_lite.tools.download_weights import download_weights
 
     with joined() as processes:
         if processes.launchers:
@@ -36,7 +38,10 @@ def run(options: TrainOptions) -> Result:
         resume, config = processes.from_first(lambda: _resumed(options, bool(processes.launchers)))
         if not config and options.batch_size == "auto":
             options = processes.from_first(lambda: _with_measured_batch_size(options, processes.size))
-        return train(config or run_config(options), resume, processes)
+        config = config or run_config(options)
+        if options.download and not options.weights:
+            processes.from_first(lambda: download_weights(names_to_fetch(config.model)))
+        return train(config, resume, processes)
 
 
 def _with_measured_batch_size(options: TrainOptions, num_processes: int) -> TrainOptions:
