@@ -130,22 +130,36 @@ def _tensors(file: Path) -> dict[str, Any]:
     """The state dict in a file: weights only, by whatever torch or safetensors wrote it; ConfigError else."""
     try:
         data = read_regular(file, MOST)
-        stated = re.search(r"-([0-9a-f]{8,64})\.pth?$", file.name)  # as torch.hub names files
-        if stated and not hashlib.sha256(data).hexdigest().startswith(stated[1]):
-            raise ConfigError(f"{file}: damaged: its sha256 is not the {stated[1]}... of its name; delete it")
+    except OSError as error:
+        raise ConfigError(f"{file}: expected pretrained weights: {error.strerror}") from None
+    stated = re.search(r"-([0-9a-f]{8,64})\.pth?$", file.name)  # as torch.hub names files
+    if stated and not hashlib.sha256(data).hexdigest().startswith(stated[1]):
+        raise ConfigError(f"{file}: damaged: its sha256 is not the {stated[1]}... of its name; delete it")
+    try:
         if file.suffix == ".safetensors":
-            content = importlib.import_module("safetensors.torch").load(data)
+            content = _read_safetensors(file)
         elif data.startswith(b"PK"):
             content = read_plain(file)
         else:  # as torch before 1.6 wrote it
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ConfigError(f"{file}: expected pretrained weights: {error.strerror}") from None
     except (CheckpointError, *UNREADABLE) as error:  # type: ignore[misc]
-        reason = str(error).partition("\n")[0]
+        reason = error if isinstance(error, CheckpointError) else "damaged, or more than tensors"
         raise ConfigError(f"{file}: not weights that can be read: {reason}") from None
     for key in ("state_dict", "model"):  # of training scripts that keep more beside them
         content = content[key] if isinstance(content, dict) and isinstance(content.get(key), dict) else content
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: expected a dict of tensors, found {type(content).__name__}")
     return content
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    """A state dict; OSError, CheckpointError where it is damaged, ConfigError where the package is missing."""
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ConfigError(f"{file}: reading it needs the package safetensors: pip install safetensors") from None
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise CheckpointError(f"damaged, or not a .safetensors file of tensors: {error}") from error
