@@ -24,11 +24,9 @@ FREE = ("resume", "data", "project", "device", "workers", "plugin", "epochs", "s
 
 def run(options: TrainOptions) -> Result:
     """Train a new detector, or go on with a run."""
-    from yolo_lite.engine.pretrained import names_to_fetch
     from yolo_lite.engine.processes import joined
     from yolo_lite.engine.resolve import run_config
     from yolo_lite.engine.train import train
-    from yolo_lite.tools.download_weights import download_weights
 
     with joined() as processes:
         if processes.launchers:
@@ -40,6 +38,8 @@ def run(options: TrainOptions) -> Result:
             options = processes.from_first(lambda: _with_measured_batch_size(options, processes.size))
         config = config or run_config(options)
         if options.download and not options.weights:
+            from yolo_lite.tools.download_weights import download_weights, names_to_fetch
+
             processes.from_first(lambda: download_weights(names_to_fetch(config.model)))
         return train(config, resume, processes)
 

@@ -61,11 +61,7 @@ class TrainingRun(NamedTuple):
     def save(self, name: str, content: dict[str, Any]) -> None:
         """Write a checkpoint; the first process does it for all."""
         if self.record is not None:
-            origin = {
-                "config": self.config.plain(),
-                "data": self.data,
-                **({"source": self.source} if self.source else {}),
-            }
+            origin = {"config": self.config.plain(), "data": self.data, "source": self.source}
             save_checkpoint(self.folder / "weights" / name, {**origin, **content})
 
 
@@ -79,15 +75,12 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     model = move_model(build_model(config, resume and resume.checkpoint["model"]), compute)
     size = rounded_up(options.imgsz, model.stride)
     print(f"{options.cfg}: {model.describe(size)}")
+    source = resume.checkpoint.get("source", "") if resume else "" if options.weights else start_pretrained(model)
     train_index, val_index, data_record = read_splits(config, resume)
     model = _synchronised(model, len(train_index), options.batch_size, compute, processes) if hyp.sync_bn else model
     criterion = task.criterion(config.model, hyp, train_index.counts).to(compute.device)
-    if resume:
-        source = resume.checkpoint.get("source", "")
-    else:
-        source = (
-            start_from(options.weights, model, config.data.class_names) if options.weights else start_pretrained(model)
-        )
+    if options.weights and not resume:
+        source = start_from(options.weights, model, config.data.class_names)
     state = initial_state(model, criterion, hyp, compute, resume)
     if hyp.compile:
         model.compile_network()

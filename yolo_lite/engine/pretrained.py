@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
+from torchvision import models
 
 from yolo_lite.config.errors import CheckpointError, ConfigError, nearest
-from yolo_lite.config.model import AnyModelConfig, ModelConfig
 from yolo_lite.config.regular import read_regular
 from yolo_lite.engine.checkpoint import UNREADABLE, read_plain
 from yolo_lite.engine.checkpoint_fields import first_of
@@ -44,53 +44,45 @@ def start_pretrained(model: nn.Module) -> str:
     Raises:
         ConfigError: they are not on this machine, are not of this network, or cannot be read.
     """
-    parts: list[tuple[Any, Any]] = [(part, vars(part).get("start")) for part in model.modules()]
-    return "; ".join(_load(part, start) for part, start in parts if start and start.weights != "none")
-
-
-def names_to_fetch(config: AnyModelConfig) -> list[str]:
-    """The networks whose ImageNet weights a model starts from."""
-    if not isinstance(config, ModelConfig):
-        return [config.backbone] if config.pretrained else []
-    rows = [row.args for row in (*config.backbone, *config.head) if row.module == "Backbone"]
-    return [str(args[0]) for args in rows if args[1:] == ("imagenet",)]
+    parts = [(part, start) for part in model.modules() if isinstance(start := vars(part).get("start"), Start)]
+    return "; ".join(_load(part, start) for part, start in parts if start.weights != "none")
 
 
 def origin_of(name: str) -> Origin:
     """What is known of the ImageNet weights of a network; ConfigError where there are none."""
-    try:
-        return _of_timm(name) if name.startswith(TIMM) else _of_torchvision(name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-
-
-def _of_torchvision(name: str) -> Origin:
-    from torchvision import models
-
+    if name.startswith(TIMM):
+        return _of_timm(name)
     if name not in (known := models.list_models(module=models)):
-        raise ValueError(f"unknown network {name!r}{nearest(name, known)}")
-    url = models.get_model_weights(name)[TORCHVISIONS].url
-    file = Path(urlsplit(url).path).name
-    specs = [spec for package in PACKAGES if (spec := importlib.util.find_spec(package)) and spec.origin]
+        raise ConfigError(f"unknown network {name!r}{nearest(name, known)}")
+    if TORCHVISIONS not in (published := models.get_model_weights(name).__members__):
+        raise ConfigError(f"{name}: expected {TORCHVISIONS} among torchvision's weights, found {', '.join(published)}")
+    file = Path(urlsplit(published[TORCHVISIONS].url).path).name
+    specs = [spec for package in PACKAGES if (spec := importlib.util.find_spec(package))]
     folders = [Path(torch.hub.get_dir(), "checkpoints"), *(Path(str(spec.origin)).parent / "weights" for spec in specs)]
     there = next((folder / file for folder in folders if (folder / file).is_file()), None)
-    return Origin(url, "", there, f"torchvision's {file}, trained on ImageNet, BSD-3-Clause")
+    return Origin(published[TORCHVISIONS].url, "", there, _words(file))
+
+
+def _words(file: str) -> str:
+    """Whose weights a file holds, by its name, which is verified as it is read."""
+    every = [weights for name in models.list_models(module=models) for weights in models.get_model_weights(name)]
+    if any(each.name.startswith("IMAGENET1K_V") and each.url.endswith(f"/{file}") for each in every):
+        return f"torchvision's {file}, trained on ImageNet, BSD-3-Clause"
+    return f"{file}, with the licence of who made it"
 
 
 def _of_timm(name: str) -> Origin:
     config = timm_package(name).get_pretrained_cfg(name.removeprefix(TIMM))
     if config is None or not (config.hf_hub_id or config.url):
-        raise ValueError(f"timm has no weights of {name}")
-    licence = config.license or "whose licence timm does not tell"
-    words = f"timm's {config.architecture}.{config.tag or ''}, trained on ImageNet, {licence}"
+        raise ConfigError(f"timm has no weights of {name}")
+    words = f"timm's {config.architecture}.{config.tag}, {config.license or 'whose licence timm does not tell'}"
     if not config.hf_hub_id:
         there = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(config.url).path).name)
         return Origin(config.url, "", there if there.is_file() else None, words)
-    from huggingface_hub import try_to_load_from_cache
-
+    look = importlib.import_module("huggingface_hub").try_to_load_from_cache
     files = [config.hf_hub_filename] if config.hf_hub_filename else HUB_FILES
-    found = [try_to_load_from_cache(config.hf_hub_id, file) for file in files]
-    return Origin("", config.hf_hub_id, next((Path(file) for file in found if isinstance(file, str)), None), words)
+    found = [file for each in files if isinstance(file := look(config.hf_hub_id, each), str)]
+    return Origin("", config.hf_hub_id, Path(found[0]) if found else None, words)
 
 
 def _load(part: nn.Module, start: Start) -> str:
@@ -103,7 +95,7 @@ def _load(part: nn.Module, start: Start) -> str:
             raise ConfigError(f"{name}: its weights are not on this machine: {advice} ({origin.words})")
         file, words = origin.file, origin.words
     else:
-        file, words = Path(weights), f"{Path(weights).name}, with the licence of who made it"
+        file, words = Path(weights), _words(Path(weights).name)
     tensors = _tensors(file)
     if name.startswith(TIMM):
         tensors = _as_features(part, name, tensors)
@@ -121,8 +113,7 @@ def _as_features(part: Any, name: str, tensors: dict[str, Any]) -> dict[str, Any
     """Tensors of a whole network of timm by the names that they have where it returns maps."""
     options = {"features_only": True, "out_indices": part.feature_info.out_indices, "pretrained": True}
     overlay = {"state_dict": tensors, "custom_load": False}
-    timm = timm_package(name)
-    twin = timm.create_model(name.removeprefix(TIMM), pretrained_cfg_overlay=overlay, **options)
+    twin = timm_package(name).create_model(name.removeprefix(TIMM), pretrained_cfg_overlay=overlay, **options)
     return twin.state_dict()
 
 
@@ -136,6 +127,7 @@ def _tensors(file: Path) -> dict[str, Any]:
     if stated and not hashlib.sha256(data).hexdigest().startswith(stated[1]):
         raise ConfigError(f"{file}: damaged: its sha256 is not the {stated[1]}... of its name; delete it")
     try:
+        content: Any
         if file.suffix == ".safetensors":
             content = _read_safetensors(file)
         elif data.startswith(b"PK"):

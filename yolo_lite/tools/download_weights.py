@@ -9,8 +9,17 @@ from urllib.error import URLError
 import torch
 
 from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.model import AnyModelConfig, ModelConfig
 from yolo_lite.engine.pretrained import origin_of
 from yolo_lite.model.blocks.backbone import TIMM, timm_package
+
+
+def names_to_fetch(config: AnyModelConfig) -> list[str]:
+    """The networks whose ImageNet weights a model starts from."""
+    if not isinstance(config, ModelConfig):
+        return [config.backbone] if config.pretrained else []
+    rows = [row.args for row in (*config.backbone, *config.head) if row.module == "Backbone"]
+    return [str(args[0]) for args in rows if args[1:] == ("imagenet",)]
 
 
 def download_weights(names: Iterable[str]) -> None:
