@@ -286,6 +286,22 @@ def test_weights_of_timm_come_by_the_names_of_the_whole_network(tmp_path: Path):
 
 
 @needs_timm
+def test_weights_of_timm_that_lack_a_layer_are_refused(tmp_path: Path):
+    """timm alone would train it from random numbers, and say nothing."""
+    import timm
+
+    state = timm.create_model("test_convnext").state_dict()
+    others = timm.create_model("test_resnet").state_dict()
+    for given in ({name: tensor for name, tensor in state.items() if not name.startswith("stages.2.")}, others, {}):
+        torch.save(given, tmp_path / "mine.pth")
+        with pytest.raises(
+            ConfigError, match=r"mine.pth: expected weights of timm:test_convnext, timm says: "
+        ) as caught:
+            start_pretrained(Backbone(3, "timm:test_convnext", str(tmp_path / "mine.pth")))
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@needs_timm
 def test_weights_of_timm_are_found_in_the_hubs_cache_with_their_licence(tmp_path: Path, monkeypatch):
     import huggingface_hub
     import timm

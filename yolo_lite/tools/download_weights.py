@@ -11,7 +11,7 @@ import torch
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.model import AnyModelConfig, ModelConfig
 from yolo_lite.engine.pretrained import origin_of
-from yolo_lite.model.blocks.backbone import TIMM, timm_package
+from yolo_lite.model.blocks.backbone import TIMM, library_of
 
 
 def names_to_fetch(config: AnyModelConfig) -> list[str]:
@@ -32,7 +32,7 @@ def download_weights(names: Iterable[str]) -> None:
         origin = origin_of(name)
         try:
             if origin.file is None and origin.hub:
-                timm_package(name).create_model(name.removeprefix(TIMM), pretrained=True)
+                library_of(name).create_model(name.removeprefix(TIMM), pretrained=True)
             elif origin.file is None:
                 torch.hub.load_state_dict_from_url(origin.url, map_location="cpu", check_hash=True, weights_only=True)
         except (URLError, http.client.HTTPException, OSError, RuntimeError) as error:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from yolo_lite.config.errors import nearest
+from yolo_lite.config.errors import ConfigError, nearest
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STRIDES = (8, 16, 32)  # of the maps that come out, where the network has them
@@ -113,8 +113,7 @@ def _from_torchvision(name: str) -> tuple[nn.Module, dict[str, int]]:
     Sequences count as their parts. A run shows which of them follow from each other: each reads what the one before
     returned, until the maps are pooled.
     """
-    from torchvision import models
-
+    models = library_of(name)
     if name not in (known := models.list_models(module=models)):
         raise ValueError(f"unknown backbone {name!r}{nearest(name, known)}; those of timm are named timm:NAME")
     model = models.get_model(name, weights=None)
@@ -125,21 +124,25 @@ def _from_torchvision(name: str) -> tuple[nn.Module, dict[str, int]]:
         if given is not before or stride not in (1, 2, 4, *STRIDES):
             break
         parts[part] = int(stride)
-    kernels = [
-        max((m.kernel_size[0] for m in modules[p].modules() if isinstance(m, nn.Conv2d)), default=0) for p in parts
-    ]
+    kernels = [_largest_kernel(modules[part]) for part in parts]
     last = max((number for number, kernel in enumerate(kernels) if kernel > 1), default=-1)
     if 1 in kernels[last + 1 :]:  # it only widens the last map for the classifier: MobileNetV2's from 320 to 1,280
         parts = dict(list(parts.items())[: last + 1])
-    whole = sum(parameter.numel() for parameter in model.parameters())
+    whole = _size(model)
     for part in modules.keys() - parts.keys():
         owner, _, child = part.rpartition(".")
         delattr(model.get_submodule(owner), child)
-    if (
-        32 in parts.values() and whole > 4 * sum(parameter.numel() for parameter in model.parameters()) + 1_000_000
-    ):  # see built_within
+    if 32 in parts.values() and whole > 4 * _size(model) + 1_000_000:  # more than a checkpoint may grow to, see SPARE
         raise ValueError(f"{name} is mostly classifier, which is not used here: expected a network with a small one")
     return model, parts
+
+
+def _largest_kernel(module: nn.Module) -> int:
+    return max((each.kernel_size[0] for each in module.modules() if isinstance(each, nn.Conv2d)), default=0)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _parts(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
@@ -151,17 +154,17 @@ def _parts(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
             yield f"{prefix}{name}", child
 
 
-def timm_package(name: str) -> Any:
-    """The package timm; ValueError where it is not installed."""
+def library_of(name: str) -> Any:
+    """``timm`` or ``torchvision.models``, which take a second to import; ConfigError where timm is not installed."""
     try:
-        return importlib.import_module("timm")
-    except ImportError:
-        raise ValueError(f"{name} needs the package timm: pip install timm") from None
+        return importlib.import_module("timm" if name.startswith(TIMM) else "torchvision.models")
+    except ImportError as error:
+        raise ConfigError(f"{name} needs the package timm: pip install timm ({error})") from None
 
 
 def _from_timm(name: str) -> tuple[nn.Module, tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
     """A network of timm that returns maps, their strides, and the mean and deviation of the images of its weights."""
-    timm, model = timm_package(name), name.removeprefix(TIMM)
+    timm, model = library_of(name), name.removeprefix(TIMM)
     if model.partition(".")[0] not in (known := timm.list_models()):  # nor what timm would fetch a configuration for
         raise ValueError(f"timm has no model {model!r}{nearest(model, known)}")
     with torch.device("meta"):
