@@ -172,5 +172,5 @@ def _from_timm(name: str) -> tuple[nn.Module, tuple[int, ...], tuple[float, ...]
     at = {stride: number for number, stride in enumerate(blank.feature_info.reduction()) if stride in STRIDES}
     indices = [blank.feature_info.out_indices[number] for number in at.values()]
     body = timm.create_model(model, features_only=True, out_indices=indices) if at else blank
-    config = timm.get_pretrained_cfg(model)
-    return body, tuple(at), config.mean, config.std
+    config = timm.get_pretrained_cfg(model)  # None of a network without weights
+    return body, tuple(at), getattr(config, "mean", IMAGENET_MEAN), getattr(config, "std", IMAGENET_STD)
