@@ -125,7 +125,10 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 # Maps
 
 
-@pytest.mark.parametrize("name", NODES)
+SLOW = {"convnext_tiny": [pytest.mark.slow]}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in NODES])
 def test_maps_are_those_of_torchvisions_own_extractor(name: str):
     backbone = moved(Backbone(3, name))
     reference = models.get_model(name, weights=None).eval()
@@ -186,9 +189,7 @@ def test_a_grey_image_comes_in_as_three_equal_channels():
     assert all(torch.equal(one[stride], three[stride]) for stride in one)
 
 
-@pytest.mark.parametrize(
-    "name", ["mobilenet_v2", "resnet18", "densenet121", "convnext_tiny", "timm:mobilenetv3_small_050"]
-)
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "densenet121", "timm:mobilenetv3_small_050"])
 def test_folding_changes_no_map_and_leaves_no_normalisation_behind_a_convolution(name: str):
     if name.startswith("timm:") and not HAS_TIMM:
         pytest.skip("timm is not installed")
