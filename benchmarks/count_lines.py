@@ -41,6 +41,8 @@ BESIDE = (
     "config/yaml_file.py",
     "config/bounds.py",  # how much may come in
     "model/budget.py",
+    "model/blocks/backbone.py",  # of torchvision and timm, and where its weights come from
+    "engine/pretrained.py",
     "model/blocks/rare.py",  # of YOLOv5's ghost and transformer models
     "config/options.py",  # what the commands take, and where their files are found
     "config/find.py",

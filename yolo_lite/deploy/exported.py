@@ -148,4 +148,5 @@ def exported_subject(options: ValOptions) -> Subject:
         size=facts.imgsz,
         canvas=facts.canvas,
         batch_size=8,
+        source=facts.source,
     )

@@ -84,10 +84,11 @@ def build_model(config: RunConfig, states: Mapping[str, Any] | None) -> Any:
         raise ConfigError(f"{config.train.cfg}: {error}") from None
 
 
-def start_from(weights: str, model: Any, names: Sequence[str]) -> None:
+def start_from(weights: str, model: Any, names: Sequence[str]) -> str:
     """Take over the tensors of a checkpoint that fit by name and shape, and say which did not.
 
     Of the tensors that depend on the classes, rows of classes of the same name are taken, and rows that all share.
+    Returns where the checkpoint's own start weights come from, "" where that is nowhere.
 
     Raises:
         CheckpointError: it cannot be read, or nothing in it fits.
@@ -119,8 +120,9 @@ def start_from(weights: str, model: Any, names: Sequence[str]) -> None:
     theirs = {name: given[name] for name in anchors & given.keys() if isinstance(given[name], Tensor)}
     if any(not torch.equal(sizes, own[name].cpu()) for name, sizes in theirs.items()):
         print(f"{weights}: was trained with other anchors; those of --cfg stay")
-    if "source" in content:
-        print(f"{weights}: {content['source']}")
+    if source := content.get("source", ""):
+        print(f"{weights}: {source}")
+    return source
 
 
 def _with_rows_of(

@@ -23,6 +23,7 @@ from yolo_lite.engine.checkpoint import build_model, save_checkpoint, start_from
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
 from yolo_lite.engine.optimizer import Plan, accumulated_batches
+from yolo_lite.engine.pretrained import start_pretrained
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import Record
 from yolo_lite.engine.run_folder import training_folder
@@ -55,11 +56,12 @@ class TrainingRun(NamedTuple):
     val: Split
     record: Record | None  # kept by the first process
     data: dict[str, Any]  # what the dataset is, see engine/same_data.py
+    source: str  # where the start weights come from, and their licence
 
     def save(self, name: str, content: dict[str, Any]) -> None:
         """Write a checkpoint; the first process does it for all."""
         if self.record is not None:
-            origin = {"config": self.config.plain(), "data": self.data}
+            origin = {"config": self.config.plain(), "data": self.data, "source": self.source}
             save_checkpoint(self.folder / "weights" / name, {**origin, **content})
 
 
@@ -73,11 +75,12 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     model = move_model(build_model(config, resume and resume.checkpoint["model"]), compute)
     size = rounded_up(options.imgsz, model.stride)
     print(f"{options.cfg}: {model.describe(size)}")
+    source = resume.checkpoint.get("source", "") if resume else "" if options.weights else start_pretrained(model)
     train_index, val_index, data_record = read_splits(config, resume)
     model = _synchronised(model, len(train_index), options.batch_size, compute, processes) if hyp.sync_bn else model
     criterion = task.criterion(config.model, hyp, train_index.counts).to(compute.device)
     if options.weights and not resume:
-        start_from(options.weights, model, config.data.class_names)
+        source = start_from(options.weights, model, config.data.class_names)
     state = initial_state(model, criterion, hyp, compute, resume)
     if hyp.compile:
         model.compile_network()
@@ -102,7 +105,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     if record and options.figures:
         batches = record.batches(batches, state, compute)
     watched = WatchedBatches(batches, folder, len(train_index), processes)
-    return TrainingRun(config, folder, state, setup, train_index, watched, val, record, data_record)
+    return TrainingRun(config, folder, state, setup, train_index, watched, val, record, data_record, source)
 
 
 def _synchronised(model: Any, num_images: int, batch_size: int, compute: Compute, processes: Processes) -> Any:

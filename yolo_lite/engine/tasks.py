@@ -58,7 +58,7 @@ class Network(Inference, Protocol):
 class Task(NamedTuple):
     """One kind of training."""
 
-    build: Callable[[Any, bool], Any]  # model config, whether pretrained weights may be downloaded -> Network
+    build: Callable[[Any, bool], Any]  # model config, whether a run starts anew with it -> Network
     criterion: Callable[[Any, LossSection, np.ndarray], Criterion]  # model config, section, objects of each class [C]
     is_exported: bool = True  # whether yolo-lite export knows the model
 
@@ -73,7 +73,7 @@ def criterion_of_head(config: ModelConfig, section: LossSection, label_counts: n
 def build_faster_rcnn(config: FasterRcnnConfig, fetch: bool) -> nn.Module:
     from yolo_lite.model.faster_rcnn import FasterRcnn  # torchvision's detection models take long to import
 
-    return FasterRcnn(config, fetch=fetch)
+    return FasterRcnn(config)
 
 
 def faster_rcnn_criterion(config: FasterRcnnConfig, section: LossSection, label_counts: np.ndarray) -> Criterion:

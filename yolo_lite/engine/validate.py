@@ -48,6 +48,7 @@ class Subject(NamedTuple):
     size: int  # pixels of the longest side in the network
     canvas: Canvas
     batch_size: int
+    source: str = ""  # where start weights come from, and their licence
 
 
 class Validation(NamedTuple):
@@ -78,6 +79,8 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> V
     split = prepare_split(store, subject.canvas, batch_size, options.workers, subject.compute)._replace(limits=limits)
     choice = DetectOptions(options.conf, options.iou, limits.per_image)
     print(f"{subject.compute}, {subject.size} px")
+    if subject.source:
+        print(f"weights: {subject.source}")
     if limits.remark:
         print(limits.remark)
 
@@ -121,7 +124,8 @@ def _checkpoint(options: ValOptions) -> Subject:
     load_fitting(criterion, content["losses"], f"{options.weights}: losses")
     size = rounded_up(options.imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
-    return Subject(model, criterion, compute, config.data, config.data_file, size, canvas, config.train.batch_size)
+    known, source = (config.data, config.data_file), content.get("source", "")
+    return Subject(model, criterion, compute, *known, size, canvas, config.train.batch_size, source)
 
 
 def _dataset(subject: Subject, options: ValOptions) -> tuple[DatasetConfig, str]:

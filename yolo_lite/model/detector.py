@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import Freeze
 from yolo_lite.config.model import ModelConfig
-from yolo_lite.model.blocks import Concat, Conv
+from yolo_lite.model.blocks import Backbone, Concat, Conv
 from yolo_lite.model.builder import build_layers, dry_run
 from yolo_lite.model.heads import ClassRows, Head
 from yolo_lite.ops.grid import Grid
@@ -80,6 +80,8 @@ class Detector(nn.Module):
             if isinstance(module, Conv) and isinstance(module.norm, nn.modules.batchnorm._BatchNorm):
                 module.conv = torch.nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.norm)
                 module.norm = nn.Identity()
+            elif isinstance(module, Backbone):
+                module.fold()
         return clone
 
     def to_trace(self) -> nn.Module:
