@@ -27,13 +27,10 @@ class Frozen(NamedTuple):
             module.train(learns)
         for parameter in self.parameters:
             parameter.requires_grad_(learns)
-            # Fused SGD wants a momentum of all parameters of a group or of none; its first step from 0 is the same.
-            if (
-                learns
-                and "momentum" in optimizer.defaults
-                and optimizer.state[parameter].get("momentum_buffer") is None
-            ):
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        if learns and "momentum" in optimizer.defaults:
+            # Fused SGD wants the momentum of all parameters of a group or of none; from 0 the first step is the same.
+            for parameter in self.parameters:
+                optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
         for norm in self.norms:
             norm.eval()
 
