@@ -71,6 +71,7 @@ BESIDE = (
     "data/hand_over.py",  # how forked processes hand batches over, and what a system is short of
     "config/shortage.py",
     "engine/processes.py",  # torchrun
+    "engine/freezing.py",  # freeze, freeze_epochs, freeze_norm
     "engine/multi_scale.py",
     "engine/batch_size.py",  # --batch-size auto
     "engine/validate.py",  # what val.py does beside the evaluation

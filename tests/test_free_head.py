@@ -460,7 +460,8 @@ def test_weights_of_the_anchor_head_give_backbone_and_neck(tiny_data: Path, tmp_
     shared = [name for name in mine if not name.startswith("layers.24.")]
     assert all(torch.equal(mine[name], theirs[name]) for name in shared)
     said = capsys.readouterr().out
-    assert f"{len(shared)} of {len(mine)} tensors taken over, not: layers.24." in said
+    counts = f"{len(shared)} of {len(mine)} tensors taken over (backbone 198 of 198, neck 144 of 144, head 0 of "
+    assert f"{counts}{len(mine) - len(shared)}), not: layers.24." in said
     assert said.count("\n") == 1
 
 

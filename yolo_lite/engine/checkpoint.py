@@ -6,7 +6,8 @@ import contextlib
 import io
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from textwrap import shorten
@@ -85,16 +86,17 @@ def build_model(config: RunConfig, states: Mapping[str, Any] | None) -> Any:
 
 
 def start_from(weights: str, model: Any, names: Sequence[str]) -> str:
-    """Take over the tensors of a checkpoint that fit by name and shape, and say which did not.
+    """Take over the layers of a checkpoint whose tensors all fit by name and shape, and say which did not.
 
     Of the tensors that depend on the classes, rows of classes of the same name are taken, and rows that all share.
+    A counter or a bias that fits where the weights of its layer do not is worth nothing alone.
     Returns where the checkpoint's own start weights come from, "" where that is nowhere.
 
     Raises:
         CheckpointError: it cannot be read, or nothing in it fits.
     """
     content, class_rows = load_checkpoint(weights), model.class_rows()
-    given, own = content["ema"], model.state_dict()
+    given, own = content["ema"], {name: own for name, own in model.state_dict().items() if isinstance(own, Tensor)}
     if not isinstance(stored := content["config"].get("data"), dict):
         raise CheckpointError(f"{weights}: config.data: expected keys and values, found {shown(stored)}")
     with _in_short():
@@ -109,11 +111,13 @@ def start_from(weights: str, model: Any, names: Sequence[str]) -> str:
             found = _with_rows_of(own[name], found, class_rows[name], names, data.class_names)
         if found.shape == own[name].shape:
             taken[name] = found
+    broken = {_layer(name) for name in own.keys() - taken.keys() - anchors}
+    taken = {name: found for name, found in taken.items() if _layer(name) not in broken}
     if not taken:
-        raise CheckpointError(f"{weights}: not one tensor fits the model of --cfg by name and shape")
+        raise CheckpointError(f"{weights}: not one layer fits the model of --cfg by name and shape")
     model.load_state_dict(taken, strict=False)
     left = [name for name in own if name not in taken and name not in anchors]
-    rest = f", not: {first_of(left)}" if left else ""
+    rest = f" ({_counted(model, own.keys() - anchors, taken)}), not: {first_of(left)}" if left else ""
     print(f"{weights}: {len(taken)} of {len(taken) + len(left)} tensors taken over{rest}")
     if list(names) != list(data.class_names):
         _say_classes(names, data.class_names)
@@ -123,6 +127,21 @@ def start_from(weights: str, model: Any, names: Sequence[str]) -> str:
     if source := content.get("source", ""):
         print(f"{weights}: {source}")
     return source
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _counted(model: Any, names: Collection[str], taken: Collection[str]) -> str:
+    """``"backbone 120 of 120, neck 180 of 180, head 0 of 49"``: how many tensors of each part were taken over."""
+    parts = {"backbone": model.frozen("backbone"), "head": [model.head] if hasattr(model, "head") else []}
+    places = {f"{name}.": part for part, own in parts.items() for name, one in model.named_modules() if one in own}
+    part_of = {name: next((places[one] for one in places if name.startswith(one)), "neck") for name in names}
+    all_of, taken_of = Counter(part_of.values()), Counter(part_of[name] for name in taken)
+    return ", ".join(
+        f"{part} {taken_of[part]} of {all_of[part]}" for part in ("backbone", "neck", "head") if all_of[part]
+    )
 
 
 def _with_rows_of(
