@@ -41,8 +41,10 @@ BESIDE = (
     "config/yaml_file.py",
     "config/bounds.py",  # how much may come in
     "model/budget.py",
+    "model/gflops.py",
     "model/blocks/backbone.py",  # of torchvision and timm, and where its weights come from
     "engine/pretrained.py",
+    "engine/start.py",  # or from a checkpoint
     "model/blocks/rare.py",  # of YOLOv5's ghost and transformer models
     "config/options.py",  # what the commands take, and where their files are found
     "config/find.py",

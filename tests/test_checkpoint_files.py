@@ -31,12 +31,12 @@ from yolo_lite.engine.checkpoint import (
     load_checkpoint,
     load_trained,
     save_checkpoint,
-    start_from,
 )
 from yolo_lite.engine.checkpoint_fields import built_within, load_fitting
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.plain_pickle import check_pickle
 from yolo_lite.engine.record import with_rows
+from yolo_lite.engine.start import start_from
 from yolo_lite.engine.state import Resume, initial_state
 from yolo_lite.engine.tasks import task_of
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from yolo_lite.config.errors import CheckpointError, ConfigError, StoppedError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_hyp, load_model_config
-from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint, start_from
+from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.freezing import frozen_by
 from yolo_lite.engine.optimizer import Plan, make_optimizer, parameter_groups, rates, set_rates
+from yolo_lite.engine.start import start_from
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train, train_step
 from yolo_lite.model.detector import Detector

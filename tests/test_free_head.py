@@ -25,10 +25,11 @@ from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_model_config
 from yolo_lite.deploy.exported import load_exported
 from yolo_lite.deploy.graph import Decoded
-from yolo_lite.engine.checkpoint import save_checkpoint, start_from
+from yolo_lite.engine.checkpoint import save_checkpoint
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.optimizer import Plan
 from yolo_lite.engine.prepare import Setup
+from yolo_lite.engine.start import start_from
 from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import Step, train, train_step

@@ -24,7 +24,8 @@ from yolo_lite.cli.main import main
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.load import load_model_config
 from yolo_lite.config.model import ModelConfig
-from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint, start_from
+from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
+from yolo_lite.engine.start import start_from
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train
 from yolo_lite.model.detector import Detector
@@ -409,7 +410,7 @@ def test_rows_of_classes_by_hand():
 def test_the_class_rows_of_a_family_are_all_that_depends_on_the_number_of_classes(cfg: str):
     config = load_model_config(REPOSITORY / f"cfg/{cfg}.yaml")
     task = task_of(config)
-    few, many = (task.build(config.model_copy(update={"nc": count}), False) for count in (2, 5))
+    few, many = (task.build(config.model_copy(update={"nc": count})) for count in (2, 5))
     rows, states = few.class_rows(), (few.state_dict(), many.state_dict())
     assert {name for name in states[0] if states[0][name].shape != states[1][name].shape} == set(rows)
     for state, count in zip(states, (2, 5), strict=True):

@@ -58,7 +58,7 @@ class Network(Inference, Protocol):
 class Task(NamedTuple):
     """One kind of training."""
 
-    build: Callable[[Any, bool], Any]  # model config, whether a run starts anew with it -> Network
+    build: Callable[[Any], Any]  # model config -> Network
     criterion: Callable[[Any, LossSection, np.ndarray], Criterion]  # model config, section, objects of each class [C]
     is_exported: bool = True  # whether yolo-lite export knows the model
 
@@ -70,7 +70,7 @@ def criterion_of_head(config: ModelConfig, section: LossSection, label_counts: n
     return CRITERIA[name](section, label_counts)
 
 
-def build_faster_rcnn(config: FasterRcnnConfig, fetch: bool) -> nn.Module:
+def build_faster_rcnn(config: FasterRcnnConfig) -> nn.Module:
     from yolo_lite.model.faster_rcnn import FasterRcnn  # torchvision's detection models take long to import
 
     return FasterRcnn(config)
@@ -83,7 +83,7 @@ def faster_rcnn_criterion(config: FasterRcnnConfig, section: LossSection, label_
 
 
 TASKS: dict[str, Task] = {
-    "detect": Task(lambda config, fetch: Detector(config), criterion_of_head),
+    "detect": Task(Detector, criterion_of_head),
     "faster_rcnn": Task(build_faster_rcnn, faster_rcnn_criterion, is_exported=False),
 }
 

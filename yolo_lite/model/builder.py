@@ -20,7 +20,6 @@ from yolo_lite.model.heads import HEADS
 
 SIZE = 256  # pixels of the image that is run through the layers to find their strides
 POSITIVE = ("out_channels", "kernel", "stride", "groups", "expansion")  # parameters of a block, numbers above 0
-
 BY_STRIDE = ("Backbone", "Level")  # the one returns maps by their strides, the other reads them
 
 
@@ -36,9 +35,7 @@ def build_layers(config: ModelConfig) -> list[Layer]:
     """Build the rows, from the image to the head; ConfigError, with the row, where it does not fit."""
     layers, budget = list[Layer](), Budget()
     activation = activation_maker(config.activation)
-    maps: dict[int, Any] = {
-        -1: torch.zeros(1, config.ch, SIZE, SIZE)
-    }  # of a dry run; in a meta context without any values
+    maps: dict[int, Any] = {-1: torch.zeros(1, config.ch, SIZE, SIZE)}  # of a dry run; without values in a meta context
     for index, row in enumerate((*config.backbone, *config.head)):
         try:
             sources = _sources(row, index)
