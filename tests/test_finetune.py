@@ -272,7 +272,7 @@ def test_a_layer_is_taken_whole_or_not_at_all(tmp_path: Path, capsys: Any):
 def two_stage() -> Any:
     config = load_model_config(REPOSITORY / "cfg/faster_rcnn.yaml", ["model.nc=3"])
     torch.manual_seed(0)
-    return task_of(config).build(config, False)
+    return task_of(config).build(config)
 
 
 def test_faster_rcnn_knows_its_parts(two_stage: Any, tmp_path: Path, capsys: Any):
