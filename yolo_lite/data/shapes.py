@@ -122,7 +122,7 @@ def random_polygon(rng: np.random.Generator, outline: np.ndarray, height: int, w
 def with_hole(polygon: np.ndarray, ratio: float) -> np.ndarray:
     """The outline [K, 2], and back from its smaller copy round the same middle, as one [2 K + 2, 2]."""
     middle = polygon.mean(axis=0)
-    return join_rings([polygon, middle + ratio * (polygon - middle)])
+    return join_rings([polygon, (middle + ratio * (polygon - middle))[::-1]])  # backwards: areas are taken away
 
 
 def coverage(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
