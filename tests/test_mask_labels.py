@@ -174,10 +174,10 @@ def test_a_learnt_mask_is_the_full_mask_made_smaller():
 
 
 def test_what_is_thinner_than_a_cell_is_still_seen():
-    line = np.array([[4.2, 5.0], [60.0, 33.0], [60.0, 33.4], [4.2, 5.4]])
-    instances = Instances(np.zeros(1, int), np.array([[4.2, 5, 60, 33.4]]), np.ones(1), Outlines.pack([[line]]))
+    line = np.array([[4.2, 4.5], [60.0, 4.5], [60.0, 5.4], [4.2, 5.4]])
+    instances = Instances(np.zeros(1, int), np.array([[4.2, 4.5, 60, 5.4]]), np.ones(1), Outlines.pack([[line]]))
     assert not mask_of([line / STRIDE], (16, 16)).any()
-    assert 10 <= learnt_masks(instances, 64, 64).sum() <= 40
+    assert 13 <= learnt_masks(instances, 64, 64).sum() <= 16
 
 
 @pytest.mark.parametrize("recipe", [{}, {"degrees": 30.0}, {"shear": 20.0}, {"perspective": 0.0008, "degrees": 10.0}])
@@ -243,7 +243,7 @@ def test_masks_lie_on_their_objects_and_not_on_their_holes(holed: DatasetIndex) 
             x, y, w, h = (box / STRIDE).tolist()
             rows, columns = np.nonzero(mask.numpy())
             assert abs(columns.min() - (x - w / 2)) <= 1.2 and abs(rows.max() + 1 - (y + h / 2)) <= 1.2
-            if label == 0 and min(w, h) > 8 and max(w, h) < 1.15 * min(w, h):
+            if label == 0 and min(w, h) > 5 and max(w, h) < 1.15 * min(w, h):
                 assert mask[int(y), int(x)] == 0
                 rings += 1
     assert rings >= 3
@@ -314,14 +314,14 @@ def counts_of(mask: np.ndarray) -> list[int]:
     """Uncompressed run lengths, down the columns, from zeros on."""
     flat = np.concatenate(([0], mask.T.ravel(), [2]))
     changes = np.flatnonzero(flat[1:] != flat[:-1])
-    return np.diff(changes, prepend=0).tolist() if not mask[0, 0] else np.diff(changes, prepend=0).tolist()
+    return np.diff(changes, prepend=0).tolist()
 
 
 def test_run_lengths_of_both_kinds_are_the_mask_with_its_holes_and_parts(tmp_path, holed_mask) -> None:
     packed = pycoco.encode(np.asfortranarray(holed_mask))
     compressed = {"size": packed["size"], "counts": packed["counts"].decode()}
-    index = write_coco(tmp_path, compressed, {"size": [60, 80], "counts": counts_of(holed_mask)}, iscrowd=1)
-    assert index.crowd.all() and not index.problems
+    index = write_coco(tmp_path, compressed, {"size": [60, 80], "counts": counts_of(holed_mask)}, area=500)
+    assert not index.problems
     for row in range(2):
         assert np.array_equal(mask_of(index.outlines.of(row), (60, 80)), holed_mask)
         assert (
@@ -378,6 +378,12 @@ def save_masks(root: Path, values: np.ndarray | Image.Image, name: str = "a") ->
     mask.save(root / f"masks/{name}.png")
 
 
+def with_palette(values: np.ndarray) -> Image.Image:
+    image = Image.frombytes("P", values.shape[::-1], values.tobytes())
+    image.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+    return image
+
+
 def objects_of_masks(index: DatasetIndex) -> dict[int, np.ndarray]:
     shape = tuple(index.size[0].tolist())
     return {row: mask_of(index.outlines.of(row), shape) for row in range(len(index.label))}
@@ -387,15 +393,10 @@ def objects_of_masks(index: DatasetIndex) -> dict[int, np.ndarray]:
 def test_every_value_of_a_png_is_an_object_with_its_holes_and_parts(tmp_path, holed_mask, kind: str) -> None:
     values = np.array([0, 3, 200])[holed_mask + 2 * np.pad(np.ones((5, 5), int), ((0, 55), (75, 0)))]
     if kind == "colour":
-        save_masks(
-            tmp_path,
-            np.stack((values, values // 2, 255 - values), axis=2).astype(np.uint8)
-            * (values > 0)[..., None].astype(np.uint8),
-        )
+        colours = np.stack((values, values // 2, 255 - values), axis=2) * (values > 0)[..., None]
+        save_masks(tmp_path, colours.astype(np.uint8))
     elif kind == "palette":
-        image = Image.fromarray(values.astype(np.uint8), "L").convert("P")
-        image.putpalette(list(range(256)) * 3)
-        save_masks(tmp_path, Image.frombytes("P", image.size, values.astype(np.uint8).tobytes()))
+        save_masks(tmp_path, with_palette(values.astype(np.uint8)))
     else:
         save_masks(tmp_path, values.astype(np.uint16 if kind == "16 bits" else np.uint8))
     index = read(tmp_path, format="masks")
@@ -421,7 +422,7 @@ def test_values_of_several_classes_count_thousands(tmp_path: Path) -> None:
 def test_the_border_of_vocs_palette_is_no_object(tmp_path: Path) -> None:
     values = np.zeros((40, 50), np.uint8)
     values[5:20, 5:20], values[8:17, 8:17] = 255, 1
-    save_masks(tmp_path, Image.frombytes("P", (50, 40), values.tobytes()))
+    save_masks(tmp_path, with_palette(values))
     index = read(tmp_path, format="masks")
     assert index.num_objects == 1 and index.crowd.tolist() == [False, True]
 
@@ -431,7 +432,7 @@ def test_the_border_of_vocs_palette_is_no_object(tmp_path: Path) -> None:
     [
         (np.arange(30000, dtype=np.uint16).reshape(150, 200), ("cat",), "found 30000 values: smoothed edges"),
         (np.full((9, 9, 3), 70, np.uint8), ("cat", "dog"), "expected grey values 1000"),
-        (None, ("cat",), "not a readable image"),
+        (None, ("cat",), "expected a PNG"),
     ],
 )
 def test_a_png_that_is_no_mask_is_named(tmp_path: Path, values: Any, names: tuple[str, ...], reason: str) -> None:
