@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,10 +24,11 @@ from yolo_lite.engine.coco_ap import (
     Scores,
     detection_limits,
     ground_truth,
-    score_by_size,
     score_detections,
 )
 from yolo_lite.engine.processes import ALONE, Processes
+from yolo_lite.engine.size_scores import score_by_size
+from yolo_lite.engine.stopwatch import Stopwatch
 from yolo_lite.engine.tasks import Inference
 from yolo_lite.engine.unreadable import left_out_lines, readable_batches
 from yolo_lite.loss.criteria import Criterion
@@ -59,8 +59,8 @@ class Evaluation(NamedTuple):
 
     @property
     def fitness(self) -> float:
-        """What best.pt and early stopping go by: 0.1 mAP50 + 0.9 mAP50-95; 0 where nothing can be said."""
-        return float(np.nan_to_num(0.1 * self.scores.overall.map50 + 0.9 * self.scores.overall.map50_95))
+        """What best.pt and early stopping go by."""
+        return self.scores.fitness
 
     def metrics(self) -> dict[str, float]:
         """The figures of a row of results.csv."""
@@ -145,7 +145,7 @@ def evaluate(
     number of loading processes and whatever the clock says; batches of other sizes give it to rounding, and losses are
     means of batches. Without a criterion there are no losses. ``check`` is called before each batch and may raise.
     """
-    network, watch = model.for_inference(), _Stopwatch(compute.device)
+    network, watch = model.for_inference(), Stopwatch(compute.device)
     own: list[tuple[list[DetectionTable], Tensor, float]] = []  # of each batch, on the CPU
     unreadable: dict[int, str] = {}
     if criterion is not None:
@@ -166,7 +166,7 @@ def evaluate(
     # The batches of all processes, in the order that one process would have.
     rounds = itertools.zip_longest(*processes.gather_everywhere(own))
     tables, sums, counts = zip(*(batch for one_round in rounds for batch in one_round if batch), strict=True)
-    table = DetectionTable(*map(np.concatenate, zip(*itertools.chain(*tables), strict=True)))
+    table = DetectionTable.concat(itertools.chain(*tables))
     split, table = _readable_part(split, table, unreadable)
     scores = processes.from_first(lambda: score_detections(split.truth, table, split.limits.per_class))
     watch.lap("ap")
@@ -203,19 +203,3 @@ def _table_row(detections: Detections, batch: Batch, row: int) -> DetectionTable
     box = box.clip(0, (width, height, width, height))
     image = np.full(len(box), int(batch.position[row]))
     return DetectionTable(image, box, detections.score.cpu().double().numpy(), detections.label.cpu().numpy())
-
-
-class _Stopwatch:
-    """Seconds by stage."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds = dict.fromkeys(("load", "model", "loss", "nms", "ap"), 0.0)
-        self.device, self.last = device, time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Add the time since the last lap, until the device has finished."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.seconds[stage] += now - self.last
-        self.last = now

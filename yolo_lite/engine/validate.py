@@ -24,7 +24,7 @@ from yolo_lite.data.store import ImageStore
 from yolo_lite.data.unreadable import check_index
 from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.checkpoint_fields import load_fitting
-from yolo_lite.engine.coco_ap import DetectionTable, detection_limits, ground_truth, score_detections
+from yolo_lite.engine.coco_ap import detection_limits, ground_truth, score_detections
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute, libraries_left_uncollected, move_model
 from yolo_lite.engine.evaluate import Evaluation, evaluate, prepare_split, rounded_up
@@ -94,7 +94,7 @@ def of_classes(evaluation: Evaluation, names: Sequence[str]) -> Evaluation:
     split, table = evaluation.split, evaluation.detections
     index = only_classes(split.dataset, names)
     new_label = np.array([names.index(name) if name in names else -1 for name in split.dataset.names])[table.label]
-    table = DetectionTable(*(column[new_label >= 0] for column in table._replace(label=new_label)))
+    table = table._replace(label=new_label).select(new_label >= 0)
     split = split._replace(dataset=index, truth=ground_truth(index))
     scores = score_detections(split.truth, table, split.limits.per_class)
     return evaluation._replace(split=split, scores=scores, detections=table)

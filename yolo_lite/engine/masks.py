@@ -1,0 +1,44 @@
+"""Masks of a split as COCO's run-length code, by the library's own rasteriser, which is pycocotools'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO
+from faster_coco_eval.core import mask as coco_mask
+
+from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.outlines import of_boxes
+
+Rle = dict[str, Any]  # "size": height and width, "counts": COCO's text of the runs
+
+
+def truth_masks(index: DatasetIndex) -> list[Rle]:
+    """The mask of each object of a split with outlines, that of its box where it has none."""
+    boxes, masks = of_boxes(index.xyxy), []
+    for row, image in enumerate(index.owner.tolist()):
+        outline = (index.outlines and index.outlines.of(row)) or boxes.of(row)
+        # Read as float32, numbers of up to three decimals are what the label file says again.
+        rings = [ring.astype(float).round(3).ravel().tolist() for ring in outline]
+        masks.append(coco_mask.merge(coco_mask.frPyObjects(rings, *index.size[image].tolist())))
+    return masks
+
+
+def add_masks(annotations: Sequence[dict[str, Any]], masks: Iterable[Rle]) -> None:
+    """Give COCO's annotations their masks."""
+    for annotation, mask in zip(annotations, masks, strict=True):
+        annotation["segmentation"] = mask
+
+
+def add_found_masks(annotations: Sequence[dict[str, Any]], masks: np.ndarray) -> None:
+    """Give COCO's results their masks, whose areas count, not those of their boxes."""
+    add_masks(annotations, masks)
+    for annotation, area in zip(annotations, coco_mask.area(masks.tolist()), strict=True):
+        annotation["area"] = area
+
+
+def masks_of(truth: COCO) -> np.ndarray:
+    """The masks ``[T]`` of a ground truth, in the order of its rows."""
+    return np.array([one["segmentation"] for one in truth.dataset["annotations"]], dtype=object)
