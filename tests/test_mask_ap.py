@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import json
 import math
@@ -16,13 +15,11 @@ import pytest
 from pycocotools import mask as reference_mask
 from pycocotools.coco import COCO as ReferenceCOCO
 from pycocotools.cocoeval import COCOeval as ReferenceCOCOeval
-from test_coco_ap import make_index, make_table, random_case
+from test_coco_ap import make_table
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.data.index import DatasetIndex, index_split
-from yolo_lite.data.outlines import Outlines, join_rings
 from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_detections
-from yolo_lite.engine.confusion import find_errors
 from yolo_lite.engine.size_scores import score_by_size
 
 COCO128 = Path(__file__).parents[2] / "shared/data/coco128"

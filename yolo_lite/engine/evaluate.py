@@ -19,6 +19,7 @@ from yolo_lite.data.loader import evaluation_loader
 from yolo_lite.data.store import ImageStore
 from yolo_lite.data.unreadable import all_unreadable, without_images
 from yolo_lite.engine.coco_ap import (
+    ClassScores,
     DetectionTable,
     Limits,
     Scores,
@@ -27,13 +28,12 @@ from yolo_lite.engine.coco_ap import (
     score_detections,
 )
 from yolo_lite.engine.processes import ALONE, Processes
-from yolo_lite.engine.size_scores import score_by_size
 from yolo_lite.engine.stopwatch import Stopwatch
 from yolo_lite.engine.tasks import Inference
-from yolo_lite.engine.unreadable import left_out_lines, readable_batches
+from yolo_lite.engine.unreadable import readable_batches
 from yolo_lite.loss.criteria import Criterion
+from yolo_lite.ops.masks import rle_on_image
 from yolo_lite.ops.nms import DetectOptions
-from yolo_lite.report.table import class_table
 from yolo_lite.structures import Batch, Compute, Detections
 
 
@@ -64,52 +64,19 @@ class Evaluation(NamedTuple):
 
     def metrics(self) -> dict[str, float]:
         """The figures of a row of results.csv."""
-        overall = self.scores.overall
+        overall, masks = self.scores.overall, self.scores.mask
         return {
             "metrics/precision": overall.precision,
             "metrics/recall": overall.recall,
-            "metrics/mAP50": overall.map50,
-            "metrics/mAP50-95": overall.map50_95,
-            "metrics/mAP75": overall.map75,
+            **_average_precisions("metrics/", overall),
+            **(_average_precisions("metrics/mask_", masks.overall) if masks else {}),
             "metrics/unmatched_targets": self.unmatched_targets,
         }
 
-    def table(self) -> str:
-        """The per-class table for the terminal."""
-        index, counts = self.split.dataset, self.split.dataset.counts.tolist()
-        pairs = np.unique(np.stack((index.owner, index.label))[:, ~index.crowd], axis=1)
-        images = np.bincount(pairs[1], minlength=len(index.names))  # [C] that hold each class
-        cells = [("all", len(index), index.num_objects, self.scores.overall)]
-        cells += zip(index.names, images.tolist(), counts, self.scores.by_class, strict=True)
-        rows = [(name, held, count, s.precision, s.recall, s.map50, s.map50_95) for name, held, count, s in cells]
-        return class_table(rows) + left_out_lines(self.unreadable)
 
-    def report(self) -> dict[str, Any]:
-        """Plain data for metrics.json, with scores by size; null is what nobody knows, as AP without objects."""
-        index, by_class = self.split.dataset, self.scores.by_class
-        milliseconds = {stage: 1000 * value / len(index) for stage, value in self.seconds.items()}
-        return {
-            **_known(self.scores.overall._asdict()),
-            **_known(score_by_size(self.split.truth, self.detections, self.split.limits.per_class)._asdict()),
-            "max_det": self.split.limits.per_image,
-            "ap_max_det": self.split.limits.per_class,
-            "confidence": self.scores.confidence,
-            "per_class": {
-                name: {"objects": count, **_known(scores._asdict())}
-                for name, count, scores in zip(index.names, index.counts.tolist(), by_class, strict=True)
-            },
-            "images": len(index),
-            "unreadable_images": list(self.unreadable.values()),
-            "objects": index.num_objects,
-            **_known({"unmatched_targets": self.unmatched_targets}),
-            "losses": _known({f"{name}_loss": value for name, value in self.losses.items()}),
-            "ms_per_image": milliseconds["model"] + milliseconds["nms"],
-            "ms_per_image_by_stage": milliseconds,
-        }
-
-
-def _known(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else value for name, value in values.items()}
+def _average_precisions(prefix: str, scores: ClassScores) -> dict[str, float]:
+    names = ("mAP50", "mAP50-95", "mAP75")
+    return {prefix + name: one for name, one in zip(names, (scores.map50, scores.map50_95, scores.map75), strict=True)}
 
 
 def rounded_up(size: int, stride: int) -> int:
@@ -160,7 +127,7 @@ def evaluate(
         losses, unmatched = _batch_losses(criterion, raw, batch, network.grid(*size))
         watch.lap("loss")
         found = network.detections(raw, size, options)
-        own.append(([_table_row(one, loaded, row) for row, one in enumerate(found)], losses, unmatched))
+        own.append(([_table_row(one, split.dataset, loaded, row) for row, one in enumerate(found)], losses, unmatched))
         watch.lap("nms")
     unreadable = all_unreadable(processes.gather_everywhere(unreadable), len(split.dataset))
     # The batches of all processes, in the order that one process would have.
@@ -196,10 +163,12 @@ def _batch_losses(criterion: Criterion | None, raw: Any, batch: Batch, grid: Any
     return (torch.stack([losses[name] for name in criterion.names]) * num_images).cpu(), int(unmatched.sum())
 
 
-def _table_row(detections: Detections, batch: Batch, row: int) -> DetectionTable:
-    """Detections of one image in pixels of its file, clipped to it."""
+def _table_row(detections: Detections, index: DatasetIndex, batch: Batch, row: int) -> DetectionTable:
+    """Detections of one image in pixels of its file, clipped to it; masks where the labels have outlines."""
     height, width = batch.original_size[row].tolist()
-    box = to_original(detections.box.cpu().double().numpy(), Letterbox(*batch.letterbox[row].tolist()))
-    box = box.clip(0, (width, height, width, height))
-    image = np.full(len(box), int(batch.position[row]))
-    return DetectionTable(image, box, detections.score.cpu().double().numpy(), detections.label.cpu().numpy())
+    letterbox = Letterbox(*batch.letterbox[row].tolist())
+    box = to_original(detections.box.cpu().double().numpy(), letterbox).clip(0, (width, height, width, height))
+    image, mask = np.full(len(box), int(batch.position[row])), None
+    if detections.mask is not None and index.outlines is not None:
+        mask = np.array(rle_on_image(detections.mask, box, letterbox, height, width), dtype=object)
+    return DetectionTable(image, box, detections.score.cpu().double().numpy(), detections.label.cpu().numpy(), mask)
