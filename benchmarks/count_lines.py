@@ -48,6 +48,7 @@ BESIDE = (
     "config/old.py",  # advice for old keys
     "config/foreign.py",  # files of other programs
     "data/shapes.py",  # draws the embedded set
+    "data/masks.py",  # of outlines
     "data/writers.py",  # of convert
     "data/files.py",  # what folders, lists and patterns name, on any machine, and by which suffix
     "data/places.py",

@@ -10,7 +10,8 @@ from yolo_lite.config.hyp import Hyp
 from yolo_lite.data.augment import box_of, copy_paste
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.instances import Instances, Sample, scale_matrix, shift_matrix
-from yolo_lite.data.outlines import Outlines, Ring, join_rings, mask_of, rings_of
+from yolo_lite.data.masks import join_rings, mask_of, rings_of
+from yolo_lite.data.outlines import Outlines, Ring
 
 
 def star(x: float, y: float, radius: float, points: int = 5) -> Ring:

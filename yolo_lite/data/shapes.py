@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from yolo_lite.config.data import Generate
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.outlines import to_sixteenths
+from yolo_lite.data.masks import to_sixteenths
 
 FORMAT_VERSION = 1  # raise it when the drawing changes: sets in caches carry it in their names
 SPLITS = ("train", "val")  # the position is part of the seed
