@@ -92,7 +92,8 @@ def prepare_split(
 ) -> Split:
     """Loader and ground truth of a split; of many processes each loads whole batches, in turn."""
     part, pin_memory = slice(processes.rank, None, processes.size), compute.device.type == "cuda"
-    loader = evaluation_loader(EvaluationSet(store.index, store, canvas), batch_size, workers, pin_memory, part)
+    dataset = EvaluationSet(store.index, store, canvas, with_outlines=store.index.outlines is not None)
+    loader = evaluation_loader(dataset, batch_size, workers, pin_memory, part)
     return Split(store.index, loader, ground_truth(store.index), detection_limits(store.index))
 
 
@@ -170,5 +171,5 @@ def _table_row(detections: Detections, index: DatasetIndex, batch: Batch, row: i
     box = to_original(detections.box.cpu().double().numpy(), letterbox).clip(0, (width, height, width, height))
     image, mask = np.full(len(box), int(batch.position[row])), None
     if detections.mask is not None and index.outlines is not None:
-        mask = np.array(rle_on_image(detections.mask, box, letterbox, height, width), dtype=object)
+        mask = np.array(rle_on_image(detections.mask, torch.from_numpy(box), letterbox, height, width), dtype=object)
     return DetectionTable(image, box, detections.score.cpu().double().numpy(), detections.label.cpu().numpy(), mask)

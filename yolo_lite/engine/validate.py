@@ -48,6 +48,7 @@ class Subject(NamedTuple):
     size: int  # pixels of the longest side in the network
     canvas: Canvas
     batch_size: int
+    has_masks: bool = False  # whether it finds masks, which are then compared with outlines
 
 
 class Validation(NamedTuple):
@@ -64,7 +65,7 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> V
     """What evaluates a model on a split: the checkpoint that the options name, unless there is a subject."""
     subject = subject or _checkpoint(options)
     dataset = _dataset(subject, options)
-    index = index_split(*dataset, options.split)
+    index = index_split(*dataset, options.split, with_outlines=subject.has_masks)
     check_index(index, dataset[1], options.split)
     print(f"{options.split}: {index.describe()}")
     for name in options.classes:
