@@ -7,6 +7,7 @@ to a hole and back, as ``join_rings`` makes it, is outside there. M objects of a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import faster_coco_eval.core.mask as coco_mask
@@ -14,23 +15,49 @@ import numpy as np
 
 from yolo_lite.data.instances import Instances
 from yolo_lite.data.outlines import Ring, of_boxes
+from yolo_lite.data.turned import ROUNDED
 
 STRIDE = 4  # pixels of the network input to one of a mask that is learnt
 
 
+def runs_of(rings: Sequence[Ring], height: int, width: int) -> dict[str, Any]:
+    """COCO's run lengths ``{"size", "counts"}`` of the pixels inside any of the rings, to the bit those of pycocotools.
+
+    Its lines lead through fifths of a pixel: rings are rounded to 1/100, as files state them and float32 does not.
+    """
+    polygons = [ring.astype(np.float64).round(2).ravel().tolist() for ring in rings if len(ring) > 2]
+    return coco_mask.merge(coco_mask.frPyObjects(polygons or [[0.0] * 6], height, width))
+
+
 def mask_of(rings: Sequence[Ring], shape: tuple[int, ...]) -> np.ndarray:
-    """Pixels ``[H, W]`` inside any of the rings, as COCO's own programs draw them."""
+    """Pixels ``[H, W]`` inside any of the rings."""
     mask = np.zeros(shape[:2], dtype=np.uint8)
-    rings = [ring for ring in rings if len(ring) > 2]
-    if rings:
+    if any(len(ring) for ring in rings):
         corner = np.concatenate(rings)
         low, high = np.floor(corner.min(axis=0)).clip(0), np.ceil(corner.max(axis=0)).clip(max=shape[1::-1])
         (left, top), (right, bottom) = low.astype(int).tolist(), high.astype(int).tolist()
         if left < right and top < bottom:  # the rest would be slow
-            polygons = [(ring - low).ravel().tolist() for ring in rings]
-            runs = coco_mask.merge(coco_mask.frPyObjects(polygons, bottom - top, right - left))
+            runs = runs_of([ring - low for ring in rings], bottom - top, right - left)
             mask[top:bottom, left:right] = coco_mask.decode(runs)
     return mask
+
+
+def mask_of_runs(runs: Any, size: tuple[int, int]) -> np.ndarray:
+    """The mask of COCO's run lengths, compressed or as a list of counts, of an image of (height, width) pixels.
+
+    Raises:
+        ValueError: they are damaged, or of an image of another size, which may be turned.
+    """
+    stated, counts = runs.get("size"), runs.get("counts")
+    sides = stated if isinstance(stated, list) and all(isinstance(side, int) for side in stated) else []
+    if len(sides) != 2 or np.abs(np.sort(sides) - np.sort(size)).max() > ROUNDED:
+        raise ValueError(f"expected run lengths of {list(size)} (height, width), found size {stated!r:.60}")
+    try:
+        if isinstance(counts, list):
+            runs = coco_mask.frPyObjects({"size": sides, "counts": counts}, *sides)
+        return coco_mask.decode(runs)
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:  # whatever the library makes of wrong types
+        raise ValueError(f"run lengths that cannot be read: {error}") from error
 
 
 def rings_of(mask: np.ndarray) -> list[Ring]:

@@ -41,7 +41,7 @@ SEVERITY = {
     **dict.fromkeys(("fractions for pixels", "wrong columns"), "error"),
     **dict.fromkeys(("not a number", "not finite", "unknown class", "outside the image", "without area"), "error"),
     **dict.fromkeys(("images without label file", "crowds", "image listed twice", "paired by name alone"), "warning"),
-    **dict.fromkeys(("filename of another image", "labels of no image"), "warning"),
+    **dict.fromkeys(("filename of another image", "labels of no image", "unreadable mask"), "warning"),
     **dict.fromkeys(("class without objects", "duplicate image", "missing labels", "orphaned labels"), "warning"),
     **dict.fromkeys(("clip in two splits", "unread image", "range of 16 bits"), "warning"),
     **dict.fromkeys(("annotations of other images", "repeated object", "too small", "too narrow"), "warning"),
