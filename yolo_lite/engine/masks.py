@@ -10,6 +10,7 @@ from faster_coco_eval import COCO
 from faster_coco_eval.core import mask as coco_mask
 
 from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.masks import runs_of
 from yolo_lite.data.outlines import of_boxes
 
 Rle = dict[str, Any]  # "size": height and width, "counts": COCO's text of the runs
@@ -17,13 +18,9 @@ Rle = dict[str, Any]  # "size": height and width, "counts": COCO's text of the r
 
 def truth_masks(index: DatasetIndex) -> list[Rle]:
     """The mask of each object of a split with outlines, that of its box where it has none."""
-    boxes, masks = of_boxes(index.xyxy), []
-    for row, image in enumerate(index.owner.tolist()):
-        outline = (index.outlines and index.outlines.of(row)) or boxes.of(row)
-        # Read as float32, numbers of up to three decimals are what the label file says again.
-        rings = [ring.astype(float).round(3).ravel().tolist() for ring in outline]
-        masks.append(coco_mask.merge(coco_mask.frPyObjects(rings, *index.size[image].tolist())))
-    return masks
+    boxes, sizes = of_boxes(index.xyxy), index.size[index.owner].tolist()
+    outlines = ((index.outlines and index.outlines.of(row)) or boxes.of(row) for row in range(len(index.label)))
+    return [runs_of(rings, height, width) for rings, (height, width) in zip(outlines, sizes, strict=True)]
 
 
 def add_masks(annotations: Sequence[dict[str, Any]], masks: Iterable[Rle]) -> None:
