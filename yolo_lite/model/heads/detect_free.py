@@ -49,10 +49,10 @@ class DetectFree(Head):
             raise ValueError("DetectFree has no anchors: leave the key anchors out")
         given, activation = read_arguments(config.nc, arguments), activation_maker(config.activation)
         self.bins, num_box = given.bins, 4 * given.bins
-        self.columns: dict[str, int | slice] = {"box": slice(0, num_box), "cls": slice(num_box, None)}
+        self.columns: dict[str, int | slice] = {"box": slice(0, num_box), "cls": slice(num_box, num_box + config.nc)}
         box, cls = branch_widths(in_channels[0], given)
-        depthwise = functools.partial(_branch, is_depthwise=given.is_depthwise)
-        self.box = nn.ModuleList(_branch(channels, box, num_box, activation) for channels in in_channels)
+        depthwise = functools.partial(conv_branch, is_depthwise=given.is_depthwise)
+        self.box = nn.ModuleList(conv_branch(channels, box, num_box, activation) for channels in in_channels)
         self.cls = nn.ModuleList(depthwise(channels, cls, self.num_classes, activation) for channels in in_channels)
         self._start_biases()
 
@@ -69,10 +69,14 @@ class DetectFree(Head):
 
     def forward(self, maps: list[Tensor]) -> Raw:
         levels = [
-            torch.cat((box(x), cls(x)), dim=1).permute(0, 2, 3, 1).flatten(1, 2)  # [B, H * W, 4R + C]
-            for box, cls, x in zip(self.box, self.cls, maps, strict=True)
+            torch.cat([branch(x) for branch in branches], dim=1).permute(0, 2, 3, 1).flatten(1, 2)  # [B, H * W, 4R + C]
+            for x, *branches in zip(maps, *self.branches(), strict=True)
         ]
         return Raw(torch.cat(levels, dim=1), self.columns)
+
+    def branches(self) -> tuple[nn.ModuleList, ...]:
+        """In the order of their outputs, each a branch a level."""
+        return self.box, self.cls
 
     def boxes(self, raw: Raw, grid: Grid, slot: Tensor | slice = slice(None)) -> Tensor:
         return decode_distances(raw["box"], grid.slots.select(slot))
@@ -121,7 +125,7 @@ def branch_widths(finest: int, arguments: Arguments) -> tuple[int, int]:
     return max(finest // 4, 4 * arguments.bins, 16), finest
 
 
-def _branch(
+def conv_branch(
     in_channels: int, width: int, outputs: int, activation: Activation, is_depthwise: bool = False
 ) -> nn.Sequential:
     layers: list[nn.Module] = []

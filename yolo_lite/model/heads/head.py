@@ -24,16 +24,18 @@ class ClassRows(NamedTuple):
     num_groups: int
     shared: int
     per_class: int
+    shared_behind: int = 0
 
     def count(self, num_classes: int) -> int:
         """Rows of a tensor for so many classes."""
-        return self.num_groups * (self.shared + num_classes * self.per_class)
+        return self.num_groups * (self.shared + num_classes * self.per_class + self.shared_behind)
 
     def of(self, classes: Sequence[int], num_classes: int) -> list[int]:
         """The shared rows and those of some classes, group by group."""
         own = [self.shared + each * self.per_class + row for each in classes for row in range(self.per_class)]
-        size = self.shared + num_classes * self.per_class
-        return [group * size + row for group in range(self.num_groups) for row in (*range(self.shared), *own)]
+        size = self.count(num_classes) // self.num_groups
+        rows = (*range(self.shared), *own, *range(size - self.shared_behind, size))
+        return [group * size + row for group in range(self.num_groups) for row in rows]
 
 
 class Head(nn.Module):
@@ -123,4 +125,5 @@ class Head(nn.Module):
         def boxes_of(row: Tensor, label: Tensor) -> Tensor:
             return cxcywh_to_xyxy(self.boxes(rows.select(row), grid, slot[row]))
 
-        return select_detections(self.scores(rows), boxes_of, options)
+        mask = rows["coefficient"] if "coefficient" in rows.columns else None
+        return select_detections(self.scores(rows), boxes_of, options, mask)

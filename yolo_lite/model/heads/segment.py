@@ -1,0 +1,161 @@
+"""The heads that find masks beside boxes: prototypes of an image, and what each slot makes of them.
+
+B images, N slots, C classes, H W input size. As in YOLACT (arXiv:1904.02689): the mask of a detection is the sum of the
+prototypes of its image, each times a coefficient of the slot; logits at stride 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from yolo_lite.config.bounds import WIDTH
+from yolo_lite.config.model import ModelConfig, scaled_width
+from yolo_lite.model.blocks.standard import Activation, Conv, activation_maker
+from yolo_lite.model.heads.detect import Detect
+from yolo_lite.model.heads.detect_free import DetectFree, conv_branch
+from yolo_lite.model.heads.head import ClassRows, Head
+from yolo_lite.ops.grid import Grid
+from yolo_lite.ops.masks import STRIDE
+from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.structures import Detections, Raw
+
+Planned = list[list[tuple[float, float]]]
+
+
+class Arguments(NamedTuple):
+    """The last words of a row of a model YAML."""
+
+    prototypes: int = 32  # and coefficients of a slot
+    width: int = 256  # channels before the prototypes; width_multiple scales them
+
+
+class Prototypes(nn.Module):
+    """The finest level, stride 8, to prototypes at stride 4."""
+
+    def __init__(self, in_channels: int, width: int, prototypes: int, activation: Activation) -> None:
+        super().__init__()
+        self.before = Conv(in_channels, width, 3, activation=activation)
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+        self.behind = Conv(width, width, 3, activation=activation)
+        self.mix = Conv(width, prototypes, activation=activation)
+
+    def forward(self, finest: Tensor) -> Tensor:
+        return self.mix(self.behind(self.upsample(self.before(finest))))
+
+
+class Masks(Head):
+    """What both heads with masks have beside the head that they come from, the next of their bases."""
+
+    task = "segment"
+    prototypes: Prototypes
+
+    def forward(self, maps: list[Tensor]) -> Raw:
+        return replace(super().forward(maps), maps={"prototype": self.prototypes(maps[0])})
+
+    def predictions(self, raw: Raw, grid: Grid) -> Tensor:
+        """``[B, N, 5+C+32]``: what the head without masks puts out, then the coefficients."""
+        return torch.cat((super().predictions(raw, grid), raw["coefficient"]), dim=-1)
+
+    def detections(self, raw: Raw, grid: Grid, options: DetectOptions) -> Detections:
+        """Detections of one image, ``mask`` ``[K, H/4, W/4]`` float32 logits, not cropped to their boxes."""
+        found, prototype = super().detections(raw, grid, options), raw["prototype"].float()
+        assert found.mask is not None  # [K, 32]
+        return found._replace(mask=torch.einsum("kc,chw->khw", found.mask, prototype))
+
+
+class Segment(Masks, Detect):
+    """YOLO's anchor head with masks.
+
+    Beside those of ``Detect`` its outputs are ``coefficient`` ``[B, N, 32]`` and the map ``prototype``
+    ``[B, 32, H/4, W/4]``. A row gives ``[nc, anchors, 32, 256]``, prototypes and their width, as YOLOv5's files do.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig, *arguments: Any
+    ) -> None:
+        given = read_arguments("Segment", 2, arguments, strides)
+        super().__init__(in_channels, strides, config, *arguments[:2], more=given.prototypes)
+        self.columns["coefficient"] = slice(5 + self.num_classes, None)
+        self.prototypes = _prototypes(in_channels[0], given, config)
+
+    @classmethod
+    def planned(cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any) -> Planned:
+        given = read_arguments("Segment", 2, arguments)
+        wider = config.model_copy(
+            update={"nc": config.nc + given.prototypes}
+        )  # a coefficient is an output as a class is
+        return _with_prototypes(super().planned(in_channels, wider), in_channels[0], given, config)
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """The coefficients of an anchor are shared by all classes, as its box is."""
+        behind = self.num_outputs - 5 - self.num_classes
+        return {name: rows._replace(shared_behind=behind) for name, rows in super().class_rows().items()}
+
+
+class SegmentFree(Masks, DetectFree):
+    """The head without anchors, with masks: coefficients come from a third branch, as wide as the one of boxes.
+
+    Its outputs are ``coefficient`` ``[B, N, 32]`` and ``prototype`` ``[B, 32, H/4, W/4]`` beside those of
+    ``DetectFree``. A row gives ``[nc, 32, 256]``: prototypes and their width.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig, *arguments: Any
+    ) -> None:
+        given = read_arguments("SegmentFree", 1, arguments, strides)
+        super().__init__(in_channels, strides, config, *arguments[:1])
+        activation, width = activation_maker(config.activation), _coefficient_width(in_channels[0], given)
+        self.columns["coefficient"] = slice(4 * self.bins + self.num_classes, None)
+        self.coefficient = nn.ModuleList(
+            conv_branch(channels, width, given.prototypes, activation) for channels in in_channels
+        )
+        self.prototypes = _prototypes(in_channels[0], given, config)
+
+    @classmethod
+    def planned(cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any) -> Planned:
+        given = read_arguments("SegmentFree", 1, arguments)
+        levels, width = super().planned(in_channels, config, *arguments[:1]), _coefficient_width(in_channels[0], given)
+        for level, channels in zip(levels, in_channels, strict=True):
+            parameters = 9 * (channels + width) * width + width * given.prototypes
+            level.append((parameters, max(width, given.prototypes)))
+        return _with_prototypes(levels, in_channels[0], given, config)
+
+    def branches(self) -> tuple[nn.ModuleList, ...]:
+        return *super().branches(), self.coefficient
+
+
+def read_arguments(head: str, skipped: int, arguments: Sequence[Any], strides: Sequence[int] = (8,)) -> Arguments:
+    """The arguments of a row behind those of the head without masks; ValueError where they do not fit."""
+    own = arguments[skipped:]
+    given = Arguments(*own, *Arguments()[len(own) :]) if len(own) <= 2 else None
+    if given is None or not all(type(number) is int and 1 <= number <= WIDTH for number in given):
+        words = ", ".join(("nc", "anchors")[:skipped])
+        expected = f"[{words}, prototypes, width], both of 1 to {WIDTH:,}"
+        raise ValueError(f"{head} takes {expected}, found {list(arguments)!r:.200}")
+    if strides[0] != 2 * STRIDE:
+        raise ValueError(f"{head} needs a finest level of stride {2 * STRIDE}, found strides {list(strides)}")
+    return given
+
+
+def _prototypes(in_channels: int, given: Arguments, config: ModelConfig) -> Prototypes:
+    activation = activation_maker(config.activation)
+    return Prototypes(in_channels, scaled_width(given.width, config), given.prototypes, activation)
+
+
+def _coefficient_width(finest: int, given: Arguments) -> int:
+    return max(finest // 4, given.prototypes, 16)
+
+
+def _with_prototypes(levels: Planned, finest: int, given: Arguments, config: ModelConfig) -> Planned:
+    """What is planned on each level, with the prototype branch on the first.
+
+    At stride 4 a level has four times the cells: four times the parameters and channels on the cells of the finest.
+    """
+    width = scaled_width(given.width, config)
+    large = 4 * (9 * width**2 + width * given.prototypes)
+    return [[*levels[0], (9 * finest * width, width), (large, 4 * max(width, given.prototypes))], *levels[1:]]
