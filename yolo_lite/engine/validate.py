@@ -122,7 +122,8 @@ def _checkpoint(options: ValOptions) -> Subject:
     load_fitting(criterion, content["losses"], f"{options.weights}: losses")
     size = rounded_up(options.imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
-    return Subject(model, criterion, compute, config.data, config.data_file, size, canvas, config.train.batch_size)
+    batch_size, masks = config.train.batch_size, task.has_masks
+    return Subject(model, criterion, compute, config.data, config.data_file, size, canvas, batch_size, masks)
 
 
 def _dataset(subject: Subject, options: ValOptions) -> tuple[DatasetConfig, str]:
