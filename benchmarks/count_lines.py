@@ -48,7 +48,8 @@ BESIDE = (
     "config/old.py",  # advice for old keys
     "config/foreign.py",  # files of other programs
     "data/shapes.py",  # draws the embedded set
-    "data/masks.py",  # of outlines
+    "data/masks.py",  # what segmentation adds
+    "data/readers/masks.py",
     "data/writers.py",  # of convert
     "data/files.py",  # what folders, lists and patterns name, on any machine, and by which suffix
     "data/places.py",

@@ -99,6 +99,13 @@ Texts = Annotated[Sequence[str], PlainValidator(_texts)]
 Data = Annotated[
     StrPath, Field(description="dataset YAML, an export (see adopt), or the name of a YAML that yolo_lite brings")
 ]
+ChosenData = Annotated[
+    StrPath | None,
+    Field(
+        description="dataset YAML, an export (see adopt), or the name of a YAML that yolo_lite brings (default: the "
+        "embedded set, data/shapes.yaml, or data/shapes_holes.yaml for a model that learns masks)"
+    ),
+]
 TrainedData = Annotated[StrPath | None, Field(description="dataset YAML or export (default: what it was trained with)")]
 Model = Annotated[StrPath, Field(description="model YAML, or the name of one that yolo_lite brings")]
 Hyperparameters = Annotated[StrPath, Field(description="hyperparameter YAML")]
@@ -143,7 +150,7 @@ class RunOptions(Options):
 
     cfg: Model = "cfg/yolo_s.yaml"
     hyp: StrPath | None = option(None, "hyperparameter YAML (default: cfg/hyp.yaml or cfg/hyp_faster_rcnn.yaml)")
-    data: Data = DEFAULT_DATA
+    data: ChosenData = None
     weights: StrPath | None = option(None, "checkpoint to start from (default: from scratch)")
     epochs: Count | None = option(None, "default: what the dataset YAML suggests, else 100")
     batch_size: Annotated[Count | Literal["auto"] | None, described("1 or more, or auto"), Flag(metavar="N")] = option(
@@ -293,9 +300,10 @@ class CompareOptions(RunOptions):
 
 
 class ShowOptions(Options):
-    """Draw the first training batches as the network would see them, with their boxes."""
+    """Draw the first training batches as the network would see them, with their boxes and masks."""
 
-    data: Data = DEFAULT_DATA
+    data: ChosenData = None
+    cfg: Model = option("cfg/yolo_s.yaml", "model YAML: whether it learns masks")
     hyp: Hyperparameters = "cfg/hyp.yaml"
     imgsz: SuggestedSize = None
     batches: Annotated[Count, Field(le=1000)] = option(2, "how many, of 8 images each")
@@ -362,7 +370,7 @@ class DownloadOptions(Options):
 class FitOptions(Options):
     """A dataset as a model would see it."""
 
-    data: Data = DEFAULT_DATA
+    data: ChosenData = None
     cfg: Model = option("cfg/yolo_s.yaml", "model YAML, for its anchors")
     hyp: Hyperparameters = option("cfg/hyp.yaml", "hyperparameter YAML, for anchor_t")
     imgsz: SuggestedSize = None
