@@ -74,6 +74,9 @@ BESIDE = (
     "engine/multi_scale.py",
     "engine/batch_size.py",  # --batch-size auto
     "engine/validate.py",  # what val.py does beside the evaluation
+    "engine/size_scores.py",  # figures of metrics.json alone
+    "engine/masks.py",  # of a split as COCO's run-length code
+    "engine/stopwatch.py",
     "engine/detection_files.py",  # --save-json, --save-txt
     "engine/archive.py",  # verifies what is read
     "engine/plain_pickle.py",

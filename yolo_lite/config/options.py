@@ -139,7 +139,10 @@ Folder = Annotated[str, PlainValidator(_path), AfterValidator(check_text)]
 Name = Annotated[Folder, Field(description="folder of this run; a number is added if it exists")]
 ExistOk = Annotated[bool, Field(description="write into an existing folder")]
 Overwrite = Annotated[bool, Field(description="overwrite an existing file")]
-SaveTxt = Annotated[bool, Field(description="labels/*.txt: class cx cy w h confidence, in fractions of the image")]
+SAVE_TXT = (
+    "labels/*.txt: class cx cy w h confidence, or of masks class x y x y ... confidence, in fractions of the image"
+)
+SaveTxt = Annotated[bool, Field(description=SAVE_TXT)]
 
 
 class RunOptions(Options):
@@ -198,7 +201,7 @@ class ValOptions(Options):
     )
     coco_rules: bool = option(False, "AP counts 100 detections of an image and class, however crowded the images are")
     classes: Classes = ()
-    save_json: bool = option(False, "predictions.json and ground_truth.json in COCO's format, boxes in pixels")
+    save_json: bool = option(False, "predictions.json and ground_truth.json in COCO's format, in pixels")
     save_txt: SaveTxt = False
     plugin: Plugins = ()
     project: Project = "runs/val"
@@ -224,8 +227,8 @@ class PredictOptions(Options):
     agnostic_nms: bool = option(False, "a better box of any class drops a box, not only one of its own class")
     no_save: bool = option(False, "no annotated images and videos")
     save_txt: SaveTxt = False
-    save_json: bool = option(False, "predictions.json: boxes xyxy in pixels, names, scores")
-    save_crop: bool = option(False, "crops/CLASS/*.jpg")
+    save_json: bool = option(False, "predictions.json: boxes xyxy in pixels, names, scores, masks as RLE")
+    save_crop: bool = option(False, "crops/CLASS/*.jpg; of masks *.png, transparent outside")
     plugin: Plugins = ()
     project: Project = "runs/predict"
     name: Name = "exp"

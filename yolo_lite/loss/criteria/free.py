@@ -42,7 +42,7 @@ class FreeCriterion(Criterion):
     ``label_smoothing`` and ``cls_weights`` act on the rows of matched slots, ``cls_pw`` on every positive term.
     """
 
-    names = ("box", "cls", "dfl")
+    names: tuple[str, ...] = ("box", "cls", "dfl")
     assigners = ("tal", "simota", "atss")
 
     def __init__(self, section: LossSection, label_counts: np.ndarray) -> None:
