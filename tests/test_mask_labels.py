@@ -27,10 +27,11 @@ from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.instances import Instances
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import evaluation_loader, training_loader
-from yolo_lite.data.masks import STRIDE, join_rings, learnt_masks, mask_of, mask_of_runs, rings_of, runs_of
+from yolo_lite.data.masks import join_rings, learnt_masks, mask_of, mask_of_runs, rings_of, runs_of
 from yolo_lite.data.outlines import Outlines, Ring
 from yolo_lite.data.shapes import draw_image, ensure_shapes
 from yolo_lite.data.store import CAN_FORK, ImageStore
+from yolo_lite.ops.masks import STRIDE
 from yolo_lite.tools.convert import convert
 from yolo_lite.tools.doctor import diagnose
 from yolo_lite.tools.doctor_report import make_report
