@@ -52,6 +52,8 @@ BESIDE = (
     "config/old.py",  # advice for old keys
     "config/foreign.py",  # files of other programs
     "data/shapes.py",  # draws the embedded set
+    "data/masks.py",  # what segmentation adds
+    "data/readers/masks.py",
     "data/writers.py",  # of convert
     "data/files.py",  # what folders, lists and patterns name, on any machine, and by which suffix
     "data/places.py",
@@ -76,6 +78,9 @@ BESIDE = (
     "engine/multi_scale.py",
     "engine/batch_size.py",  # --batch-size auto
     "engine/validate.py",  # what val.py does beside the evaluation
+    "engine/size_scores.py",  # figures of metrics.json alone
+    "engine/masks.py",  # of a split as COCO's run-length code
+    "engine/stopwatch.py",
     "engine/detection_files.py",  # --save-json, --save-txt
     "engine/archive.py",  # verifies what is read
     "engine/plain_pickle.py",

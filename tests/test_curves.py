@@ -17,13 +17,12 @@ from yolo_lite.data.index import DatasetIndex, only_classes
 from yolo_lite.engine.coco_ap import (
     IN_CROWD,
     DetectionTable,
-    SizeScores,
     ground_truth,
     match,
-    score_by_size,
     score_detections,
 )
 from yolo_lite.engine.confusion import Errors, find_errors
+from yolo_lite.engine.size_scores import SizeScores, score_by_size
 from yolo_lite.report.evaluation import LARGEST, Curves, _most_frequent, ap_image, confusion_image, curves_image
 from yolo_lite.report.results_csv import results_image
 

@@ -15,7 +15,8 @@ import numpy as np
 from yolo_lite.config.hyp import AugmentSection
 from yolo_lite.data.instances import Instances, Sample, scale_matrix, shift_matrix
 from yolo_lite.data.letterbox import GREY, on_canvas
-from yolo_lite.data.outlines import Outlines, mask_of, rings_of
+from yolo_lite.data.masks import mask_of, rings_of
+from yolo_lite.data.outlines import Outlines
 
 MIN_SIDE = 2.0  # pixels; smaller boxes are dropped
 MIN_VISIBLE = 0.1  # of the whole object's area
