@@ -7,16 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, rows_of, tiny_config
+from test_resume import assert_same_run, go_on, last_of, send, stop_after
 from torch import Tensor
 
-from yolo_lite.config.errors import ConfigError
+from yolo_lite.config.errors import ConfigError, StoppedError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_hyp, load_model_config
 from yolo_lite.config.model import ModelConfig
+from yolo_lite.engine.checkpoint import save_checkpoint, start_from
 from yolo_lite.engine.multi_scale import multi_scaled
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.tasks import TASKS, task_of
+from yolo_lite.engine.train import train
 from yolo_lite.loss.criteria import segment
 from yolo_lite.loss.criteria.segment import mask_loss, windows_of
 from yolo_lite.loss.mask import MASK_LOSSES
@@ -484,3 +487,43 @@ def test_mask_losses_that_do_not_fit_are_refused_in_one_line(text: str, words: s
 
 def test_no_mask_loss_has_a_parameter_named_as_the_gain():
     assert not any("gain" in SEAMS["MASK_LOSSES"].parameters(name) for name in MASK_LOSSES)
+
+
+# -------------------------------------------------------------------------------------------------------------- a run
+
+
+def test_a_run_with_masks_at_several_sizes_goes_on_to_the_bit(tiny_data: Path, tmp_path: Path, monkeypatch):
+    keys = ("multi_scale=0.5", "mask_loss={bce: 1, dice: 1}", "mask_norm=step", "box_loss=wiou")
+    words = ("--cfg", "yolo_n_seg", "--set", *keys)
+    straight = train(tiny_config(tiny_data, tmp_path / "straight", *words)).folder
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2, send(15))
+        with pytest.raises(StoppedError):
+            train(tiny_config(tiny_data, tmp_path / "stopped", *words))
+    go_on(tmp_path / "stopped")
+    assert_same_run(last_of(tmp_path / "stopped").parents[1], straight)
+    row = rows_of(straight)[-1]
+    assert 0 < float(row["train/mask_loss"]) < 1 and 0 < float(row["val/mask_loss"]) < 1
+
+
+def test_a_model_with_masks_starts_from_one_without(tmp_path: Path):
+    """All but the outputs of the head and the prototypes."""
+    torch.manual_seed(0)
+    given, own = (Detector(model_config(cfg, nc=2)) for cfg in ("yolo_n", "yolo_n_seg"))
+    content = {"config": {"data": {"names": ["cat", "dog"]}}, "ema": given.state_dict(), "losses": {}, "epoch": 1}
+    save_checkpoint(tmp_path / "given.pt", content)
+    start_from(str(tmp_path / "given.pt"), own, ("cat", "dog"))
+    body = [name for name in own.state_dict() if not name.startswith("layers.24.")]
+    assert len(body) > 300 and all(torch.equal(own.state_dict()[name], given.state_dict()[name]) for name in body)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_with_masks_puts_out_the_same():
+    detector = Detector(model_config(nc=3)).eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = detector(images)
+        detector.compile_network()
+        found = detector(images)
+    torch.testing.assert_close(found.slots, expected.slots, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found["prototype"], expected["prototype"], rtol=1e-3, atol=1e-3)
