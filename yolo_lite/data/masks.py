@@ -16,8 +16,7 @@ import numpy as np
 from yolo_lite.data.instances import Instances
 from yolo_lite.data.outlines import Ring, of_boxes
 from yolo_lite.data.turned import ROUNDED
-
-STRIDE = 4  # pixels of the network input to one of a mask that is learnt
+from yolo_lite.ops.masks import STRIDE
 
 
 def runs_of(rings: Sequence[Ring], height: int, width: int) -> dict[str, Any]:
