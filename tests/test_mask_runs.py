@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from conftest import REPOSITORY
 
+from yolo_lite.cli.arguments import read_options
 from yolo_lite.cli.main import main, train_main
-from yolo_lite.config.options import ShowOptions
+from yolo_lite.config.options import ShowOptions, TrainOptions
 from yolo_lite.engine.resolve import run_config, shared_config
 
 SEGMENT = str(REPOSITORY / "cfg/yolo_n_seg.yaml")
@@ -18,7 +19,7 @@ SEGMENT = str(REPOSITORY / "cfg/yolo_n_seg.yaml")
 
 def test_a_model_of_masks_learns_the_set_with_holes_unless_data_are_named() -> None:
     def data_of(*words: str) -> str:
-        return Path(run_config(train_options(list(words))).data_file).name
+        return Path(run_config(read_options(TrainOptions, list(words), "train.py")).data_file).name
 
     assert data_of("--cfg", SEGMENT) == "shapes_holes.yaml" and data_of() == "shapes.yaml"
     assert data_of("--cfg", SEGMENT, "--data", "data/shapes.yaml") == "shapes.yaml"
