@@ -23,6 +23,7 @@ BESIDE = (
     "loss/mask*.py",  # of masks
     "loss/criteria/segment.py",
     "model/heads/segment.py",
+    "model/heads/class_rows.py",  # of a start from other weights
     "ops/masks.py",
     "config/summed.py",
     "model/heads/detect_free.py",  # the second head: a newcomer reads one, with its criterion and its assigner

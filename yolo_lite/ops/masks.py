@@ -1,4 +1,4 @@
-"""Masks of objects: cropped to boxes, and taken from the network's output to the pixels of the image file.
+"""Masks of objects: in boxes, and from the network's output to the pixels of the image file.
 
 K masks of h x w cells, each ``STRIDE`` pixels of the network input wide; the image file has H x W pixels.
 """
@@ -15,50 +15,25 @@ from torch import Tensor
 STRIDE = 4  # pixels of the network input a cell of a mask
 
 
-def inside(box: Tensor, height: int, width: int, margin: float = 0.0) -> Tensor:
-    """Which cells have their middle in a box or on its border, ``[K, height, width]`` bool.
-
-    Args:
-        box: ``[K, 4]`` xyxy, in cells.
-        margin: cells by which boxes grow to each side.
-    """
+def inside(box: Tensor, height: int, width: int) -> Tensor:
+    """Which cells have their middle in a box ``[K, 4]``, xyxy in cells, ``[K, height, width]`` bool."""
     left, top, right, bottom = box[:, :, None].unbind(dim=1)  # [K, 1] each
     x, y = (torch.arange(size, device=box.device) + 0.5 for size in (width, height))
-    is_column = (x >= left - margin) & (x <= right + margin)  # [K, width]
-    return ((y >= top - margin) & (y <= bottom + margin))[:, :, None] & is_column[:, None, :]
-
-
-def crop(mask: Tensor, box: Tensor, outside: float | None = None) -> Tensor:
-    """Masks ``[K, h, w]`` with ``outside`` wherever a box ``[K, 4]``, xyxy in cells, does not reach.
-
-    None is -inf for logits and 0 for labels.
-    """
-    value = (-torch.inf if mask.is_floating_point() else 0) if outside is None else outside
-    return mask.masked_fill(~inside(box, *mask.shape[1:]), value)
-
-
-def masks_on_image(
-    logits: Tensor, box: Tensor, letterbox: Sequence[float], height: int, width: int
-) -> np.ndarray:  # of all at once; ``rle_on_image`` needs room for one
-    """Masks 0 or 1 of the image file, ``[K, height, width]`` uint8: logits made larger linearly, > 0, in their box.
-
-    Args:
-        logits: ``[K, h, w]``, at stride 4 of the network input.
-        box: ``[K, 4]`` xyxy in pixels of the image file.
-        letterbox: ``scale_x, scale_y, left, top`` of the image in the network input.
-    """
-    masks = np.zeros((len(logits), height, width), dtype=np.uint8)
-    for mask, (left, top, part) in zip(masks, _windows(logits, box, letterbox, height, width), strict=True):
-        mask[top : top + part.shape[0], left : left + part.shape[1]] = part
-    return masks
+    return ((y >= top) & (y <= bottom))[:, :, None] & ((x >= left) & (x <= right))[:, None, :]
 
 
 def rle_on_image(
     logits: Tensor, box: Tensor, letterbox: Sequence[float], height: int, width: int
 ) -> list[dict[str, Any]]:
-    """The masks of ``masks_on_image`` as compressed RLE of COCO, ``{"size": [height, width], "counts": bytes}``.
+    """Masks in the image file as compressed RLE of COCO, ``{"size": [height, width], "counts": bytes}``.
 
-    Only the pixels in the boxes are ever written out.
+    Logits are made larger linearly; a pixel belongs to a mask where they are > 0 and its middle is in the box. Only the
+    pixels in the boxes are ever written out.
+
+    Args:
+        logits: ``[K, h, w]``, at stride 4 of the network input.
+        box: ``[K, 4]`` xyxy in pixels of the image file.
+        letterbox: ``scale_x, scale_y, left, top`` of the image in the network input.
     """
     from faster_coco_eval.core import mask as coco_mask  # no detector waits for it
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from yolo_lite.config.summed import Summed
 from yolo_lite.loss.criteria.anchor import AnchorCriterion
 from yolo_lite.loss.criteria.criterion import Criterion, Totals
-from yolo_lite.loss.criteria.free import FreeCriterion, free_gains
+from yolo_lite.loss.criteria.free import BOX_UNIT, FreeCriterion
 from yolo_lite.loss.mask import MASK_LOSSES
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.grid import Grid
@@ -92,8 +92,7 @@ class SegmentFreeCriterion(Masked, FreeCriterion):
 
     def forward(self, raw: Raw, objects: Objects, matches: Matches, grid: Grid, totals: object = None) -> Losses:
         losses = super().forward(raw, objects, matches, grid, totals)
-        gain = free_gains(self.section.model_copy(update={"box": self.section.mask}))[0]  # as that of the box
-        return losses | {"mask": self.mask_loss(raw, objects, matches, matches.score) * gain}
+        return losses | {"mask": self.mask_loss(raw, objects, matches, matches.score) * self.section.mask * BOX_UNIT}
 
 
 def mask_loss(raw: Raw, objects: Objects, matches: Matches, weight: Tensor, losses: Summed) -> Tensor:
