@@ -47,28 +47,31 @@ def _windows(
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Left, top and pixels ``[rows, columns]`` bool of each mask, those with their middle in the box.
 
-    Interpolation is linear along each axis, a matrix of weights each, exact in float32; behind the outermost cells
-    their values go on.
+    Interpolation is linear along each axis, a matrix of weights each of the cells that the box needs, exact in float32;
+    behind the outermost cells their values go on.
     """
     scale_x, scale_y, left, top = map(float, letterbox)
     limit = np.array([width, height, width, height])
     edges = np.ceil(np.nan_to_num(box.detach().double().cpu().numpy()) - 0.5).clip(0, limit).astype(int)
     for mask, (first_x, first_y, last_x, last_y) in zip(logits.detach().float().cpu().numpy(), edges, strict=True):
-        rows = _weights(first_y, last_y, scale_y, top, mask.shape[0])
-        columns = _weights(first_x, last_x, scale_x, left, mask.shape[1])
-        yield int(first_x), int(first_y), rows @ mask @ columns.T > 0
+        row, rows = _weights(first_y, last_y, scale_y, top, mask.shape[0])
+        column, columns = _weights(first_x, last_x, scale_x, left, mask.shape[1])
+        cells = mask[row : row + rows.shape[1], column : column + columns.shape[1]]
+        yield int(first_x), int(first_y), rows @ cells @ columns.T > 0
 
 
-def _weights(first: int, last: int, scale: float, offset: float, cells: int) -> np.ndarray:
-    """How much each cell counts for each of the pixels first..last - 1 of an axis, ``[last - first, cells]``."""
-    place = ((np.arange(first, last) + 0.5) * scale + offset) / STRIDE - 0.5
-    distance = np.abs(place.clip(0, cells - 1)[:, None] - np.arange(cells))
-    return np.maximum(1 - distance, 0).astype(np.float32)
+def _weights(first: int, last: int, scale: float, offset: float, cells: int) -> tuple[int, np.ndarray]:
+    """The first cell that the pixels first..last - 1 of an axis need, and weights ``[last - first, needed]``."""
+    place = (((np.arange(first, last) + 0.5) * scale + offset) / STRIDE - 0.5).clip(0, cells - 1)
+    low, high = (int(place[0]), min(int(place[-1]) + 2, cells)) if len(place) else (0, 0)
+    distance = np.abs(place[:, None] - np.arange(low, high))
+    return low, np.maximum(1 - distance, 0).astype(np.float32)
 
 
 def _counts(left: int, top: int, part: np.ndarray, height: int, width: int) -> list[int]:
     """Lengths of the runs of 0 and 1 in turn, down the columns of the image, from the pixels of a window."""
-    columns = np.pad(part.T, ((0, 0), (1, 1))).astype(np.int8)  # [columns, 1 + rows + 1]
+    columns = np.zeros((part.shape[1], 1 + part.shape[0] + 1), np.int8)
+    columns[:, 1:-1] = part.T
     step = np.diff(columns, axis=1)  # 1 where a run starts, -1 behind its end
     column, row = np.nonzero(step)
     place = (left + column) * height + top + row
