@@ -70,7 +70,10 @@ def test_another_path_is_no_name_and_the_error_lists_the_names(given: str, here:
 def test_a_misspelt_name_is_answered_with_the_names_and_the_nearest(here: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["check", "--data", "coco182"]) == 2
     looked = f"error: coco182: no such file (looked in {here})"
-    assert capsys.readouterr().err == f"{looked}; yolo_lite brings coco, coco128, shapes, voc (nearest: 'coco128')\n"
+    assert (
+        capsys.readouterr().err
+        == f"{looked}; yolo_lite brings coco, coco128, shapes, shapes_holes, voc (nearest: 'coco128')\n"
+    )
 
 
 def test_the_loaders_know_the_names(here: Path):
