@@ -20,7 +20,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "yolo_lite"
 
 CORE = ("structures.py", "ops/*", "config/*", "loss/*", "model/*", "data/*", "engine/*")
 BESIDE = (
-    "loss/mask*.py",  # of semantic segmentation
+    "loss/mask*.py",  # of masks
+    "loss/criteria/segment.py",
+    "model/heads/segment.py",
+    "model/heads/class_rows.py",  # of a start from other weights
+    "ops/masks.py",
+    "config/summed.py",
     "model/heads/detect_free.py",  # the second head: a newcomer reads one, with its criterion and its assigner
     "ops/distances.py",
     "loss/criteria/free.py",

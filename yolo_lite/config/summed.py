@@ -50,7 +50,7 @@ class Summed(Section):
         if self.gains == (1.0,) and not self.choices[0].parameters:
             return self.choices[0].name
         return {
-            choice.name: {**choice.parameters, "gain": gain} if choice.parameters else gain
+            choice.name: choice.parameters | ({} if gain == 1 else {"gain": gain}) if choice.parameters else gain
             for choice, gain in zip(self.choices, self.gains, strict=True)
         }
 

@@ -1,4 +1,4 @@
-"""Masks of objects: cropped to boxes, and taken from the network's output to the pixels of the image file.
+"""Masks of objects: in boxes, and from the network's output to the pixels of the image file.
 
 K masks of h x w cells, each ``STRIDE`` pixels of the network input wide; the image file has H x W pixels.
 """
@@ -15,50 +15,25 @@ from torch import Tensor
 STRIDE = 4  # pixels of the network input a cell of a mask
 
 
-def inside(box: Tensor, height: int, width: int, margin: float = 0.0) -> Tensor:
-    """Which cells have their middle in a box or on its border, ``[K, height, width]`` bool.
-
-    Args:
-        box: ``[K, 4]`` xyxy, in cells.
-        margin: cells by which boxes grow to each side.
-    """
+def inside(box: Tensor, height: int, width: int) -> Tensor:
+    """Which cells have their middle in a box ``[K, 4]``, xyxy in cells, ``[K, height, width]`` bool."""
     left, top, right, bottom = box[:, :, None].unbind(dim=1)  # [K, 1] each
     x, y = (torch.arange(size, device=box.device) + 0.5 for size in (width, height))
-    is_column = (x >= left - margin) & (x <= right + margin)  # [K, width]
-    return ((y >= top - margin) & (y <= bottom + margin))[:, :, None] & is_column[:, None, :]
-
-
-def crop(mask: Tensor, box: Tensor, outside: float | None = None) -> Tensor:
-    """Masks ``[K, h, w]`` with ``outside`` wherever a box ``[K, 4]``, xyxy in cells, does not reach.
-
-    None is -inf for logits and 0 for labels.
-    """
-    value = (-torch.inf if mask.is_floating_point() else 0) if outside is None else outside
-    return mask.masked_fill(~inside(box, *mask.shape[1:]), value)
-
-
-def masks_on_image(
-    logits: Tensor, box: Tensor, letterbox: Sequence[float], height: int, width: int
-) -> np.ndarray:  # of all at once; ``rle_on_image`` needs room for one
-    """Masks 0 or 1 of the image file, ``[K, height, width]`` uint8: logits made larger linearly, > 0, in their box.
-
-    Args:
-        logits: ``[K, h, w]``, at stride 4 of the network input.
-        box: ``[K, 4]`` xyxy in pixels of the image file.
-        letterbox: ``scale_x, scale_y, left, top`` of the image in the network input.
-    """
-    masks = np.zeros((len(logits), height, width), dtype=np.uint8)
-    for mask, (left, top, part) in zip(masks, _windows(logits, box, letterbox, height, width), strict=True):
-        mask[top : top + part.shape[0], left : left + part.shape[1]] = part
-    return masks
+    return ((y >= top) & (y <= bottom))[:, :, None] & ((x >= left) & (x <= right))[:, None, :]
 
 
 def rle_on_image(
     logits: Tensor, box: Tensor, letterbox: Sequence[float], height: int, width: int
 ) -> list[dict[str, Any]]:
-    """The masks of ``masks_on_image`` as compressed RLE of COCO, ``{"size": [height, width], "counts": bytes}``.
+    """Masks in the image file as compressed RLE of COCO, ``{"size": [height, width], "counts": bytes}``.
 
-    Only the pixels in the boxes are ever written out.
+    Logits are made larger linearly; a pixel belongs to a mask where they are > 0 and its middle is in the box. Only the
+    pixels in the boxes are ever written out.
+
+    Args:
+        logits: ``[K, h, w]``, at stride 4 of the network input.
+        box: ``[K, 4]`` xyxy in pixels of the image file.
+        letterbox: ``scale_x, scale_y, left, top`` of the image in the network input.
     """
     from faster_coco_eval.core import mask as coco_mask  # no detector waits for it
 
@@ -72,28 +47,31 @@ def _windows(
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Left, top and pixels ``[rows, columns]`` bool of each mask, those with their middle in the box.
 
-    Interpolation is linear along each axis, a matrix of weights each, exact in float32; behind the outermost cells
-    their values go on.
+    Interpolation is linear along each axis, a matrix of weights each of the cells that the box needs, exact in float32;
+    behind the outermost cells their values go on.
     """
     scale_x, scale_y, left, top = map(float, letterbox)
     limit = np.array([width, height, width, height])
     edges = np.ceil(np.nan_to_num(box.detach().double().cpu().numpy()) - 0.5).clip(0, limit).astype(int)
     for mask, (first_x, first_y, last_x, last_y) in zip(logits.detach().float().cpu().numpy(), edges, strict=True):
-        rows = _weights(first_y, last_y, scale_y, top, mask.shape[0])
-        columns = _weights(first_x, last_x, scale_x, left, mask.shape[1])
-        yield int(first_x), int(first_y), rows @ mask @ columns.T > 0
+        row, rows = _weights(first_y, last_y, scale_y, top, mask.shape[0])
+        column, columns = _weights(first_x, last_x, scale_x, left, mask.shape[1])
+        cells = mask[row : row + rows.shape[1], column : column + columns.shape[1]]
+        yield int(first_x), int(first_y), rows @ cells @ columns.T > 0
 
 
-def _weights(first: int, last: int, scale: float, offset: float, cells: int) -> np.ndarray:
-    """How much each cell counts for each of the pixels first..last - 1 of an axis, ``[last - first, cells]``."""
-    place = ((np.arange(first, last) + 0.5) * scale + offset) / STRIDE - 0.5
-    distance = np.abs(place.clip(0, cells - 1)[:, None] - np.arange(cells))
-    return np.maximum(1 - distance, 0).astype(np.float32)
+def _weights(first: int, last: int, scale: float, offset: float, cells: int) -> tuple[int, np.ndarray]:
+    """The first cell that the pixels first..last - 1 of an axis need, and weights ``[last - first, needed]``."""
+    place = (((np.arange(first, last) + 0.5) * scale + offset) / STRIDE - 0.5).clip(0, cells - 1)
+    low, high = (int(place[0]), min(int(place[-1]) + 2, cells)) if len(place) else (0, 0)
+    distance = np.abs(place[:, None] - np.arange(low, high))
+    return low, np.maximum(1 - distance, 0).astype(np.float32)
 
 
 def _counts(left: int, top: int, part: np.ndarray, height: int, width: int) -> list[int]:
     """Lengths of the runs of 0 and 1 in turn, down the columns of the image, from the pixels of a window."""
-    columns = np.pad(part.T, ((0, 0), (1, 1))).astype(np.int8)  # [columns, 1 + rows + 1]
+    columns = np.zeros((part.shape[1], 1 + part.shape[0] + 1), np.int8)
+    columns[:, 1:-1] = part.T
     step = np.diff(columns, axis=1)  # 1 where a run starts, -1 behind its end
     column, row = np.nonzero(step)
     place = (left + column) * height + top + row

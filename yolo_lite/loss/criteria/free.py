@@ -21,6 +21,8 @@ from yolo_lite.ops.distances import decode_distances, distances_to_sides
 from yolo_lite.ops.grid import Grid
 from yolo_lite.structures import Losses, Matches, Objects, Predictions, Raw
 
+BOX_UNIT = 150
+
 
 def free_gains(section: LossSection) -> tuple[float, ...]:
     """Gains of box, cls and dfl: 7.5, 0.5 and 1.5 for the defaults of hyp.yaml, whose box gain is that of Detect.
@@ -28,7 +30,7 @@ def free_gains(section: LossSection) -> tuple[float, ...]:
     Detect's box loss is a mean over pairs beside class losses that are means over classes; here all are sums over the
     summed scores, in which the classes of all slots count.
     """
-    return section.box * 150, section.cls, section.dfl
+    return section.box * BOX_UNIT, section.cls, section.dfl
 
 
 class FreeCriterion(Criterion):

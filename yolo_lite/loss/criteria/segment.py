@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from yolo_lite.config.summed import Summed
 from yolo_lite.loss.criteria.anchor import AnchorCriterion
 from yolo_lite.loss.criteria.criterion import Criterion, Totals
-from yolo_lite.loss.criteria.free import FreeCriterion, free_gains
+from yolo_lite.loss.criteria.free import BOX_UNIT, FreeCriterion
 from yolo_lite.loss.mask import MASK_LOSSES
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.grid import Grid
@@ -33,44 +33,35 @@ USUAL_SHARE = 1 / 16  # of the input that a window covers: the unit of areas whe
 IGNORED = -100
 
 
-class Windows(NamedTuple):
-    """The windows of some objects or pairs, in cells, int64."""
+def windows_of(box: Tensor, size: tuple[int, int]) -> Tensor:
+    """Left, top, columns, rows and area of windows in cells, ``[M, 5]`` int64, each of a cell or more.
 
-    left: Tensor  # [M]
-    top: Tensor
-    width: Tensor
-    height: Tensor
-
-    @property
-    def area(self) -> Tensor:
-        return self.width * self.height
-
-
-def windows_of(box: Tensor, size: tuple[int, int]) -> Windows:
-    """Windows of boxes cxcywh ``[M, 4]`` in pixels of an input of ``size`` (height, width); each has a cell or more."""
-    limit = torch.tensor([size[1], size[0]], device=box.device) // STRIDE  # columns, rows
-    edges = cxcywh_to_xyxy(box) / STRIDE
-    first = torch.minimum((edges[:, :2] - MARGIN - 0.5).ceil().long().clamp(min=0), limit - 1)
-    last = torch.minimum((edges[:, 2:] + MARGIN + 0.5).floor().long(), limit)
-    return Windows(*first.unbind(dim=1), *(last - first).clamp(min=1).unbind(dim=1))
+    Args:
+        box: ``[M, 4]`` cxcywh in pixels of an input of ``size`` (height, width).
+    """
+    edges, most = cxcywh_to_xyxy(box) / STRIDE, (size[1] // STRIDE, size[0] // STRIDE)
+    first = [(edges[:, k] - MARGIN - 0.5).ceil().long().clamp(0, most[k] - 1) for k in (0, 1)]
+    last = [(edges[:, k + 2] + MARGIN + 0.5).floor().long().clamp(max=most[k]) for k in (0, 1)]
+    columns, rows = ((last[k] - first[k]).clamp(min=1) for k in (0, 1))
+    return torch.stack((*first, columns, rows, columns * rows), dim=1)
 
 
 class Masked(Criterion):
     """What the criteria of both heads with masks share; the next of their bases is that of the head without."""
 
     def assign(self, objects: Objects, grid: Grid, predictions: Predictions | None = None) -> Matches:
+        """Which slot learns which object, and how much its mask counts: all the same, or by the area of its window."""
         matches = super().assign(objects, grid, predictions)
-        return matches._replace(area=windows_of(objects.box, grid.size).area[matches.target].float())
+        share = torch.ones_like(matches.score)
+        if self.section.mask_norm == "step":
+            usual = USUAL_SHARE * grid.size[0] * grid.size[1] / STRIDE**2
+            share = windows_of(objects.box, grid.size)[matches.target, 4] / usual
+        return matches._replace(share=share)
 
-    def share(self, matches: Matches) -> Tensor:
-        """How much each mask counts, ``[P]`` float32: all the same, or by the area of their windows."""
-        assert matches.area is not None
-        return matches.area if self.section.mask_norm == "step" else torch.ones_like(matches.area)
-
-    def graded_share(self, matches: Matches, size: tuple[int, int]) -> Tensor:
-        """The same beside losses that are divided by the summed scores of a step, ``[P]``."""
-        usual = USUAL_SHARE * size[0] * size[1] / STRIDE**2 if self.section.mask_norm == "step" else 1.0
-        return matches.score * self.share(matches) / usual
+    def mask_loss(self, raw: Raw, objects: Objects, matches: Matches, weight: Tensor) -> Tensor:
+        """The loss by the key ``mask_loss``, where each pair has a weight ``[P]``; without its gain."""
+        assert matches.share is not None
+        return mask_loss(raw, objects, matches, weight * matches.share, self.section.mask_loss)
 
 
 class SegmentCriterion(Masked, AnchorCriterion):
@@ -83,17 +74,15 @@ class SegmentCriterion(Masked, AnchorCriterion):
         images, positives = super().totals(matches, grids, num_images)
         counts = torch.zeros_like(positives)
         for match, grid in zip(matches, grids, strict=True):
-            counts.index_add_(0, grid.level[match.slot], self.share(match))
+            assert match.share is not None
+            counts.index_add_(0, grid.level[match.slot], match.share)
         return images, positives, counts
 
     def forward(self, raw: Raw, objects: Objects, matches: Matches, grid: Grid, totals: Totals | None) -> Losses:
         losses = super().forward(raw, objects, matches, grid, totals and totals[:2])
-        if totals is None:
-            weight = self.graded_share(matches, grid.size)
-        else:
-            weight = self.share(matches) / totals[2][grid.level[matches.slot]]
-        gain = self.section.mask * 3 / len(grid.levels)
-        return losses | {"mask": mask_loss(raw, objects, matches, weight, self.section.mask_loss) * gain}
+        weight = matches.score if totals is None else 1 / totals[2][grid.level[matches.slot]]
+        gain = self.section.mask * 3 / len(grid.levels)  # as that of the box
+        return losses | {"mask": self.mask_loss(raw, objects, matches, weight) * gain}
 
 
 class SegmentFreeCriterion(Masked, FreeCriterion):
@@ -103,9 +92,7 @@ class SegmentFreeCriterion(Masked, FreeCriterion):
 
     def forward(self, raw: Raw, objects: Objects, matches: Matches, grid: Grid, totals: object = None) -> Losses:
         losses = super().forward(raw, objects, matches, grid, totals)
-        gain = free_gains(self.section.model_copy(update={"box": self.section.mask}))[0]  # in the unit of box
-        weight = self.graded_share(matches, grid.size)
-        return losses | {"mask": mask_loss(raw, objects, matches, weight, self.section.mask_loss) * gain}
+        return losses | {"mask": self.mask_loss(raw, objects, matches, matches.score) * self.section.mask * BOX_UNIT}
 
 
 def mask_loss(raw: Raw, objects: Objects, matches: Matches, weight: Tensor, losses: Summed) -> Tensor:
@@ -191,17 +178,17 @@ def _groups(objects: Objects, target: Tensor, shape: Sequence[int]) -> list[Grou
     """The work of pairs with these objects ``[P]`` on prototypes of ``shape`` ``[B, h, w, K]``, planned on the host."""
     _, height, width, depth = shape
     windows = windows_of(objects.box, (height * STRIDE, width * STRIDE))
-    table = torch.stack((objects.image, *windows, windows.area), dim=1)  # [M, 6]
+    table = torch.cat((objects.image[:, None], windows), dim=1)  # [M, 6]
     plan, pairs = (
         part.numpy() for part in torch.cat((table.flatten(), target)).cpu().split([table.numel(), len(target)])
     )
     rows, counts = np.unique(pairs, return_counts=True)  # of the objects that have a pair
     first, of_object = np.cumsum(counts) - counts, np.argsort(pairs, kind="stable")
     area = plan.reshape(-1, 6)[rows, 5]
-    size = np.ceil(np.log2(area) / 2).astype(int)  # windows of 1 cell, to 4, to 16, to 64, ...
+    size = np.ceil(np.log2(area)).astype(int)  # windows of 1 cell, 2, to 4, to 8, ...: those of a group are padded
     order, most = np.argsort(size, kind="stable"), counts.max(initial=0)
     groups = []
-    for some in _chunks(size[order], lambda one: MOST_NUMBERS // (4**one * (depth + 10 * most))):
+    for some in _chunks(size[order], lambda one: MOST_NUMBERS // (2**one * (depth + 10 * most))):
         chosen = order[some]
         rank = np.arange(counts[chosen].max())
         place = (first[chosen, None] + rank).clip(max=len(pairs) - 1)
@@ -213,7 +200,7 @@ def _groups(objects: Objects, target: Tensor, shape: Sequence[int]) -> list[Grou
 
 def _group(table: Tensor, own: Tensor, longest: int, pair: Tensor, shape: Sequence[int]) -> Group:
     _, height, width, _ = shape
-    image, left, top, columns, _, area = table[own].unsqueeze(2).unbind(dim=1)  # [m, 1] each
+    image, left, top, columns, _, area = table[own, :, None].unbind(dim=1)  # [m, 1] each
     number = torch.arange(longest, device=own.device)  # [S], row by row of a window
     is_cell = number < area
     number = number * is_cell

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.model import ModelConfig
-from yolo_lite.model.heads.head import ClassRows, Head
+from yolo_lite.model.heads.class_rows import ClassRows
+from yolo_lite.model.heads.head import Head
 from yolo_lite.ops.grid import Grid, decode_anchors
 from yolo_lite.structures import Raw
 

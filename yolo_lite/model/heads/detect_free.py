@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from yolo_lite.config.model import ModelConfig
 from yolo_lite.model.blocks.standard import Activation, Conv, activation_maker
-from yolo_lite.model.heads.head import ClassRows, Head
+from yolo_lite.model.heads.class_rows import ClassRows
+from yolo_lite.model.heads.head import Head
 from yolo_lite.ops.distances import decode_distances
 from yolo_lite.ops.grid import Grid
 from yolo_lite.structures import Raw

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from yolo_lite.config.bounds import WIDTH
 from yolo_lite.config.model import ModelConfig, scaled_width
-from yolo_lite.model.blocks.standard import Activation, Conv, activation_maker
+from yolo_lite.model.blocks.standard import Conv, activation_maker
+from yolo_lite.model.heads.class_rows import ClassRows
 from yolo_lite.model.heads.detect import Detect
 from yolo_lite.model.heads.detect_free import DetectFree, conv_branch
-from yolo_lite.model.heads.head import ClassRows, Head
+from yolo_lite.model.heads.head import Head
 from yolo_lite.ops.grid import Grid
 from yolo_lite.ops.masks import STRIDE
 from yolo_lite.ops.nms import DetectOptions
@@ -37,12 +38,13 @@ class Arguments(NamedTuple):
 class Prototypes(nn.Module):
     """The finest level, stride 8, to prototypes at stride 4."""
 
-    def __init__(self, in_channels: int, width: int, prototypes: int, activation: Activation) -> None:
+    def __init__(self, in_channels: int, given: Arguments, config: ModelConfig) -> None:
         super().__init__()
+        width, activation = scaled_width(given.width, config), activation_maker(config.activation)
         self.before = Conv(in_channels, width, 3, activation=activation)
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
         self.behind = Conv(width, width, 3, activation=activation)
-        self.mix = Conv(width, prototypes, activation=activation)
+        self.mix = Conv(width, given.prototypes, activation=activation)
 
     def forward(self, finest: Tensor) -> Tensor:
         return self.mix(self.behind(self.upsample(self.before(finest))))
@@ -81,7 +83,7 @@ class Segment(Masks, Detect):
         given = read_arguments("Segment", 2, arguments, strides)
         super().__init__(in_channels, strides, config, *arguments[:2], more=given.prototypes)
         self.columns["coefficient"] = slice(5 + self.num_classes, None)
-        self.prototypes = _prototypes(in_channels[0], given, config)
+        self.prototypes = Prototypes(in_channels[0], given, config)
 
     @classmethod
     def planned(cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any) -> Planned:
@@ -114,7 +116,7 @@ class SegmentFree(Masks, DetectFree):
         self.coefficient = nn.ModuleList(
             conv_branch(channels, width, given.prototypes, activation) for channels in in_channels
         )
-        self.prototypes = _prototypes(in_channels[0], given, config)
+        self.prototypes = Prototypes(in_channels[0], given, config)
 
     @classmethod
     def planned(cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any) -> Planned:
@@ -140,11 +142,6 @@ def read_arguments(head: str, skipped: int, arguments: Sequence[Any], strides: S
     if strides[0] != 2 * STRIDE:
         raise ValueError(f"{head} needs a finest level of stride {2 * STRIDE}, found strides {list(strides)}")
     return given
-
-
-def _prototypes(in_channels: int, given: Arguments, config: ModelConfig) -> Prototypes:
-    activation = activation_maker(config.activation)
-    return Prototypes(in_channels, scaled_width(given.width, config), given.prototypes, activation)
 
 
 def _coefficient_width(finest: int, given: Arguments) -> int:
