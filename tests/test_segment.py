@@ -207,6 +207,18 @@ def test_rows_that_make_no_head_are_refused(row: str, words: str, tmp_path: Path
     assert words in str(error.value)
 
 
+@every_head
+def test_the_budget_knows_what_the_head_costs(cfg: str):
+    """Weights of the convolutions, those at stride 4 four times, for they are planned on the cells of stride 8."""
+    detector = Detector(model_config(cfg))
+    channels = [detector.layers[row].merge.conv.out_channels for row in (17, 20, 23)]
+    planned = type(detector.head).planned(channels, detector.config, *detector.config.head[-1].args)
+    built = sum(parameter.numel() for parameter in detector.head.parameters() if parameter.ndim == 4)
+    fine = detector.head.prototypes
+    built += 3 * (fine.behind.conv.weight.numel() + fine.mix.conv.weight.numel())
+    assert sum(parameters for level in planned for parameters, _ in level) == built
+
+
 def test_a_model_file_may_leave_out_prototypes_and_width():
     row = ["nc", "anchors"]
     head = model_config().head

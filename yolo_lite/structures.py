@@ -115,7 +115,6 @@ class Matches(NamedTuple):
     slot: Tensor  # [P] int64, index on the slot axis
     target: Tensor  # [P] int64, row of Objects
     score: Tensor  # [P] float32, how much the pair counts; 1 where an assigner does not grade its pairs
-    share: Tensor | None = None  # [P] float32, how much its mask counts, where the task learns masks
 
 
 class Detections(NamedTuple):

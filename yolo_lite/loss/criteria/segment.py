@@ -46,21 +46,27 @@ def windows_of(box: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack((*first, columns, rows, columns * rows), dim=1)
 
 
+class MaskMatches(Matches):
+    """Pairs as other criteria have them, which also say how much the mask of each counts."""
+
+    share: Tensor  # [P] float32
+
+
 class Masked(Criterion):
     """What the criteria of both heads with masks share; the next of their bases is that of the head without."""
 
-    def assign(self, objects: Objects, grid: Grid, predictions: Predictions | None = None) -> Matches:
+    def assign(self, objects: Objects, grid: Grid, predictions: Predictions | None = None) -> MaskMatches:
         """Which slot learns which object, and how much its mask counts: all the same, or by the area of its window."""
-        matches = super().assign(objects, grid, predictions)
-        share = torch.ones_like(matches.score)
+        matches = MaskMatches(*super().assign(objects, grid, predictions))
+        matches.share = torch.ones_like(matches.score)
         if self.section.mask_norm == "step":
             usual = USUAL_SHARE * grid.size[0] * grid.size[1] / STRIDE**2
-            share = windows_of(objects.box, grid.size)[matches.target, 4] / usual
-        return matches._replace(share=share)
+            matches.share = windows_of(objects.box, grid.size)[matches.target, 4] / usual
+        return matches
 
     def mask_loss(self, raw: Raw, objects: Objects, matches: Matches, weight: Tensor) -> Tensor:
         """The loss by the key ``mask_loss``, where each pair has a weight ``[P]``; without its gain."""
-        assert matches.share is not None
+        assert isinstance(matches, MaskMatches)
         return mask_loss(raw, objects, matches, weight * matches.share, self.section.mask_loss)
 
 
@@ -74,7 +80,7 @@ class SegmentCriterion(Masked, AnchorCriterion):
         images, positives = super().totals(matches, grids, num_images)
         counts = torch.zeros_like(positives)
         for match, grid in zip(matches, grids, strict=True):
-            assert match.share is not None
+            assert isinstance(match, MaskMatches)
             counts.index_add_(0, grid.level[match.slot], match.share)
         return images, positives, counts
 

@@ -42,10 +42,10 @@ class Detect(Head):
 
     @classmethod
     def planned(
-        cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any
+        cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any, more: int = 0
     ) -> list[list[tuple[float, float]]]:
         anchors = config.anchors if isinstance(config.anchors, int) else len((config.anchors or [[0, 0]])[0]) // 2
-        width = anchors * (5 + config.nc)
+        width = anchors * (5 + config.nc + more)
         return [[(channels * width, width)] for channels in in_channels]
 
     def forward(self, maps: list[Tensor]) -> Raw:

@@ -18,7 +18,7 @@ from yolo_lite.config.model import ModelConfig, scaled_width
 from yolo_lite.model.blocks.standard import Conv, activation_maker
 from yolo_lite.model.heads.class_rows import ClassRows
 from yolo_lite.model.heads.detect import Detect
-from yolo_lite.model.heads.detect_free import DetectFree, conv_branch
+from yolo_lite.model.heads.detect_free import DetectFree
 from yolo_lite.model.heads.head import Head
 from yolo_lite.ops.grid import Grid
 from yolo_lite.ops.masks import STRIDE
@@ -51,10 +51,35 @@ class Prototypes(nn.Module):
 
 
 class Masks(Head):
-    """What both heads with masks have beside the head that they come from, the next of their bases."""
+    """What both heads with masks have beside the head that they come from, the next of their bases.
+
+    Its outputs are ``coefficient`` ``[B, N, 32]`` and the map ``prototype`` ``[B, 32, H/4, W/4]`` beside those of that.
+    """
 
     task = "segment"
-    prototypes: Prototypes
+    columns: dict[str, int | slice]
+    words: tuple[str, ...] = ("nc",)  # of a row, before prototypes and width
+
+    def __init__(
+        self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig, *arguments: Any
+    ) -> None:
+        given, more = read_arguments(type(self), arguments, strides)
+        super().__init__(in_channels, strides, config, *arguments[: len(self.words)], **more)
+        self.columns["coefficient"] = slice(-given.prototypes, None)
+        self.prototypes = Prototypes(in_channels[0], given, config)
+
+    @classmethod
+    def planned(cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any, more: int = 0) -> Planned:
+        """Those of the head without masks, and the prototype branch on the finest level.
+
+        At stride 4 there are four times the cells: four times the parameters and channels on the cells of stride 8.
+        """
+        given, own = read_arguments(cls, arguments)
+        levels: Planned = super().planned(in_channels, config, *arguments[: len(cls.words)], **own)
+        width = scaled_width(given.width, config)
+        large = 4 * (9 * width**2 + width * given.prototypes)
+        levels[0] += [(9 * in_channels[0] * width, width), (large, 4 * max(width, given.prototypes))]
+        return levels
 
     def forward(self, maps: list[Tensor]) -> Raw:
         return replace(super().forward(maps), maps={"prototype": self.prototypes(maps[0])})
@@ -71,27 +96,9 @@ class Masks(Head):
 
 
 class Segment(Masks, Detect):
-    """YOLO's anchor head with masks.
+    """YOLO's anchor head with masks; a row gives ``[nc, anchors, 32, 256]``, as YOLOv5's files do."""
 
-    Beside those of ``Detect`` its outputs are ``coefficient`` ``[B, N, 32]`` and the map ``prototype``
-    ``[B, 32, H/4, W/4]``. A row gives ``[nc, anchors, 32, 256]``, prototypes and their width, as YOLOv5's files do.
-    """
-
-    def __init__(
-        self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig, *arguments: Any
-    ) -> None:
-        given = read_arguments("Segment", 2, arguments, strides)
-        super().__init__(in_channels, strides, config, *arguments[:2], more=given.prototypes)
-        self.columns["coefficient"] = slice(5 + self.num_classes, None)
-        self.prototypes = Prototypes(in_channels[0], given, config)
-
-    @classmethod
-    def planned(cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any) -> Planned:
-        given = read_arguments("Segment", 2, arguments)
-        wider = config.model_copy(
-            update={"nc": config.nc + given.prototypes}
-        )  # a coefficient is an output as a class is
-        return _with_prototypes(super().planned(in_channels, wider), in_channels[0], given, config)
+    words = ("nc", "anchors")
 
     def class_rows(self) -> dict[str, ClassRows]:
         """The coefficients of an anchor are shared by all classes, as its box is."""
@@ -100,59 +107,18 @@ class Segment(Masks, Detect):
 
 
 class SegmentFree(Masks, DetectFree):
-    """The head without anchors, with masks: coefficients come from a third branch, as wide as the one of boxes.
-
-    Its outputs are ``coefficient`` ``[B, N, 32]`` and ``prototype`` ``[B, 32, H/4, W/4]`` beside those of
-    ``DetectFree``. A row gives ``[nc, 32, 256]``: prototypes and their width.
-    """
-
-    def __init__(
-        self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig, *arguments: Any
-    ) -> None:
-        given = read_arguments("SegmentFree", 1, arguments, strides)
-        super().__init__(in_channels, strides, config, *arguments[:1])
-        activation, width = activation_maker(config.activation), _coefficient_width(in_channels[0], given)
-        self.columns["coefficient"] = slice(4 * self.bins + self.num_classes, None)
-        self.coefficient = nn.ModuleList(
-            conv_branch(channels, width, given.prototypes, activation) for channels in in_channels
-        )
-        self.prototypes = Prototypes(in_channels[0], given, config)
-
-    @classmethod
-    def planned(cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any) -> Planned:
-        given = read_arguments("SegmentFree", 1, arguments)
-        levels, width = super().planned(in_channels, config, *arguments[:1]), _coefficient_width(in_channels[0], given)
-        for level, channels in zip(levels, in_channels, strict=True):
-            parameters = 9 * (channels + width) * width + width * given.prototypes
-            level.append((parameters, max(width, given.prototypes)))
-        return _with_prototypes(levels, in_channels[0], given, config)
-
-    def branches(self) -> tuple[nn.ModuleList, ...]:
-        return *super().branches(), self.coefficient
+    """The head without anchors, with masks, whose coefficients come from a third branch; a row is ``[nc, 32, 256]``."""
 
 
-def read_arguments(head: str, skipped: int, arguments: Sequence[Any], strides: Sequence[int] = (8,)) -> Arguments:
-    """The arguments of a row behind those of the head without masks; ValueError where they do not fit."""
-    own = arguments[skipped:]
+def read_arguments(
+    head: type[Masks], arguments: Sequence[Any], strides: Sequence[int] = (2 * STRIDE,)
+) -> tuple[Arguments, dict[str, int]]:
+    """What a row says of masks, also as the head without masks is told it; ValueError where it does not fit."""
+    own = arguments[len(head.words) :]
     given = Arguments(*own, *Arguments()[len(own) :]) if len(own) <= 2 else None
     if given is None or not all(type(number) is int and 1 <= number <= WIDTH for number in given):
-        words = ", ".join(("nc", "anchors")[:skipped])
-        expected = f"[{words}, prototypes, width], both of 1 to {WIDTH:,}"
-        raise ValueError(f"{head} takes {expected}, found {list(arguments)!r:.200}")
+        expected = f"[{', '.join(head.words)}, prototypes, width], both of 1 to {WIDTH:,}"
+        raise ValueError(f"{head.__name__} takes {expected}, found {list(arguments)!r:.200}")
     if strides[0] != 2 * STRIDE:
-        raise ValueError(f"{head} needs a finest level of stride {2 * STRIDE}, found strides {list(strides)}")
-    return given
-
-
-def _coefficient_width(finest: int, given: Arguments) -> int:
-    return max(finest // 4, given.prototypes, 16)
-
-
-def _with_prototypes(levels: Planned, finest: int, given: Arguments, config: ModelConfig) -> Planned:
-    """What is planned on each level, with the prototype branch on the first.
-
-    At stride 4 a level has four times the cells: four times the parameters and channels on the cells of the finest.
-    """
-    width = scaled_width(given.width, config)
-    large = 4 * (9 * width**2 + width * given.prototypes)
-    return [[*levels[0], (9 * finest * width, width), (large, 4 * max(width, given.prototypes))], *levels[1:]]
+        raise ValueError(f"{head.__name__} needs a finest level of stride {2 * STRIDE}, found strides {list(strides)}")
+    return given, {"more": given.prototypes}
