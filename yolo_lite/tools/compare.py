@@ -49,9 +49,8 @@ class Run(NamedTuple):
 class Outcome(NamedTuple):
     """The result of a finished run; ``metrics`` is empty if its loss was no longer finite."""
 
-    metrics: dict[
-        str, float
-    ]  # METRICS, and those of masks where there are some, of the last epoch: the best one would flatter the noisier variant
+    # METRICS, and those of masks where there are some, of the last epoch: the best would flatter the noisier variant.
+    metrics: dict[str, float]
     seconds: float | None  # of all epochs; None where the run was interrupted
     problem: str | None
 
