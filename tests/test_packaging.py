@@ -30,7 +30,7 @@ def test_every_yaml_of_the_repository_has_a_name():
     masks = ["yolo_n_seg", "yolo_n_seg_free", "yolo_s_seg"]
     assert sorted(own_yamls("model")) == sorted(["faster_rcnn", *sizes, *masks])
     assert [*own_yamls("hyp")] == ["hyp", "hyp_faster_rcnn"]
-    assert [*own_yamls("data")] == ["coco", "coco128", "shapes", "voc"]
+    assert [*own_yamls("data")] == ["coco", "coco128", "shapes", "shapes_holes", "voc"]
     found = {path for kind in ("model", "hyp", "data") for path in own_yamls(kind).values()}
     assert found == {*(REPOSITORY / "cfg").glob("*.yaml"), *(REPOSITORY / "data").glob("*.yaml")}
 
