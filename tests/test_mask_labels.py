@@ -27,11 +27,11 @@ from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.instances import Instances
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import evaluation_loader, training_loader
-from yolo_lite.data.masks import join_rings, learnt_masks, mask_of, mask_of_runs, rings_of, runs_of
+from yolo_lite.data.masks import STRIDE, join_rings, learnt_masks, mask_of, mask_of_runs, rings_of, runs_of
 from yolo_lite.data.outlines import Outlines, Ring
 from yolo_lite.data.shapes import draw_image, ensure_shapes
 from yolo_lite.data.store import CAN_FORK, ImageStore
-from yolo_lite.ops.masks import STRIDE
+from yolo_lite.ops import masks as found
 from yolo_lite.tools.convert import convert
 from yolo_lite.tools.doctor import diagnose
 from yolo_lite.tools.doctor_report import make_report
@@ -156,7 +156,7 @@ def test_a_learnt_mask_has_the_cells_whose_middles_are_inside():
     boxes = np.array([[8.0, 4, 24, 16], [4, 4, 12, 12], [0, 0, 32, 32]])
     outlines = Outlines.pack([[np.array([[8.0, 4], [24, 4], [24, 16], [8, 16]])], [], [ring_with_hole(16, 16, 15, 9)]])
     masks = learnt_masks(Instances(np.arange(3), boxes, np.ones(3), outlines), 32, 40)
-    assert masks.shape == (3, 8, 10) and masks.dtype == np.uint8
+    assert masks.shape == (3, 8, 10) and masks.dtype == np.uint8 and found.STRIDE == STRIDE
     expected = np.zeros((2, 8, 10), np.uint8)
     expected[0, 1:4, 2:6] = expected[1, 1:3, 1:3] = 1  # the second has a box alone
     assert np.array_equal(masks[:2], expected)

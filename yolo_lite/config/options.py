@@ -99,13 +99,8 @@ Texts = Annotated[Sequence[str], PlainValidator(_texts)]
 Data = Annotated[
     StrPath, Field(description="dataset YAML, an export (see adopt), or the name of a YAML that yolo_lite brings")
 ]
-ChosenData = Annotated[
-    StrPath | None,
-    Field(
-        description="dataset YAML, an export (see adopt), or the name of a YAML that yolo_lite brings (default: the "
-        "embedded set, data/shapes.yaml, or data/shapes_holes.yaml for a model that learns masks)"
-    ),
-]
+_CHOSEN = "dataset YAML, an export (see adopt), or the name of a brought YAML (default: shapes; for masks shapes_holes)"
+ChosenData = Annotated[StrPath | None, Field(description=_CHOSEN)]
 TrainedData = Annotated[StrPath | None, Field(description="dataset YAML or export (default: what it was trained with)")]
 Model = Annotated[StrPath, Field(description="model YAML, or the name of one that yolo_lite brings")]
 Hyperparameters = Annotated[StrPath, Field(description="hyperparameter YAML")]

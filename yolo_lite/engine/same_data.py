@@ -19,6 +19,7 @@ from yolo_lite.config.find import find_yaml
 from yolo_lite.config.load import load_dataset_config, validate
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import Document, read_yaml
+from yolo_lite.data.doubts import without_outlines
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.unreadable import check_index
 from yolo_lite.engine.seams import SEAMS
@@ -43,6 +44,8 @@ def read_splits(config: RunConfig, resume: Resume | None) -> tuple[DatasetIndex,
         val = index_split(config.data, config.data_file, "val", masks)
         for index, split in ((train, "train"), (val, "val")):
             check_index(index, config.data_file, split)
+            if masks and (line := without_outlines(index)):
+                print(f"{split}: {line}")
     except DataError as error:
         if resume is None or resume.data_moved:
             raise

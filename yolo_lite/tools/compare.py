@@ -49,7 +49,7 @@ class Run(NamedTuple):
 class Outcome(NamedTuple):
     """The result of a finished run; ``metrics`` is empty if its loss was no longer finite."""
 
-    # METRICS, those of masks too where there are some; of the last epoch: the best would flatter the noisier variant
+    # METRICS, and those of masks where there are some, of the last epoch: the best would flatter the noisier variant.
     metrics: dict[str, float]
     seconds: float | None  # of all epochs; None where the run was interrupted
     problem: str | None
