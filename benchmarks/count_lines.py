@@ -46,6 +46,10 @@ BESIDE = (
     "config/yaml_file.py",
     "config/bounds.py",  # how much may come in
     "model/budget.py",
+    "model/gflops.py",
+    "model/blocks/backbone.py",  # of torchvision and timm, and where its weights come from
+    "engine/pretrained.py",
+    "engine/start.py",  # or from a checkpoint
     "model/blocks/rare.py",  # of YOLOv5's ghost and transformer models
     "config/options.py",  # what the commands take, and where their files are found
     "config/find.py",
@@ -76,9 +80,11 @@ BESIDE = (
     "data/hand_over.py",  # how forked processes hand batches over, and what a system is short of
     "config/shortage.py",
     "engine/processes.py",  # torchrun
+    "engine/freezing.py",  # freeze, freeze_epochs, freeze_norm
     "engine/multi_scale.py",
     "engine/batch_size.py",  # --batch-size auto
     "engine/validate.py",  # what val.py does beside the evaluation
+    "engine/evaluation_report.py",
     "engine/size_scores.py",  # figures of metrics.json alone
     "engine/masks.py",  # of a split as COCO's run-length code
     "engine/stopwatch.py",

@@ -6,10 +6,10 @@
 A variant is ``NAME=KEY=VALUE,KEY=VALUE``, with the keys of ``yolo-lite compare``: those of hyp.yaml, ``model.KEY``,
 ``data.KEY``, and ``model``, ``imgsz``, ``epochs``, ``batch_size``, ``weights``; without keys it is the defaults.
 Differences are those to the first variant with the same seed on the same set. They are more than noise where the
-interval of Student's t for paired samples excludes 0: for each set, a question of its own (of twenty equal pairs of
-variant and set one looks different), and for all pairs of set and seed together, which is the verdict. Ranks go by the
-mean of a set; equal means share theirs, a variant that failed comes last. Seconds are those of training and
-validation, without the start.
+interval of Student's t for paired samples excludes 0: for each set, a question of its own (of twenty sets on which all
+variants are equal one shows a difference), and for all pairs of set and seed together, which is the verdict on these
+sets. Ranks go by the mean of a set; equal means share theirs, a variant that failed comes last. Seconds are those of
+training and validation, without the start.
 
 Every run has a folder of its own, ``PROJECT/SET/NAME/seedN``. Stopped, the same command goes on; with more sets, seeds
 or variants it trains what is not there yet. Table and image are written anew after each set and seed.
@@ -274,7 +274,8 @@ def notes(results: Results, entries: Sequence[Entry]) -> Iterator[str]:
         seeds = f"{num_seeds} seed{'s' * (num_seeds > 1)}"
         yield f"- {name}: {seeds}, {one.imgsz} px, {one.epochs} epochs, batch {one.batch_size}"
     yield "\nmAP50-95 of the last epoch: mean ± standard deviation over seeds. Difference to the first variant, paired"
-    yield "by set and seed, ± half its 95 % interval: noise if that includes 0. s/epoch: median, with validation."
+    yield "by set and seed, ± half its interval (95 %, all variants at once): noise if that includes 0. s/epoch:"
+    yield "median, with validation."
     if failed := failures(results):
         yield "\n" + "\n".join(f"- {line}" for line in failed)
 

@@ -31,12 +31,12 @@ from yolo_lite.engine.checkpoint import (
     load_checkpoint,
     load_trained,
     save_checkpoint,
-    start_from,
 )
 from yolo_lite.engine.checkpoint_fields import built_within, load_fitting
 from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.plain_pickle import check_pickle
 from yolo_lite.engine.record import with_rows
+from yolo_lite.engine.start import start_from
 from yolo_lite.engine.state import Resume, initial_state
 from yolo_lite.engine.tasks import task_of
 
@@ -82,7 +82,7 @@ def state_of(config: Any, resume: Resume | None) -> Any:
     """The state of a run, as ``prepare`` makes it."""
     task = task_of(config.model)
     with built_within(resume.checkpoint["model"] if resume else None, "last.pt"):
-        model = task.build(config.model, False)
+        model = task.build(config.model)
     criterion = task.criterion(config.model, config.hyp, np.zeros(config.model.nc))
     return initial_state(model, criterion, config.hyp, choose_compute("cpu", "fp32", False), resume)
 
@@ -320,7 +320,7 @@ def field_trials(whole: Path, folder: Path, count: int, seed: int) -> dict[str, 
     """Trials by how they ended; whatever is no UserError comes through."""
     content, dice, ends = torch.load(whole, weights_only=True), random.Random(seed), {"refused": 0, "read": 0}
     config = config_of(content, whole)
-    MODELS[:] = [task_of(config.model).build(config.model, False)]
+    MODELS[:] = [task_of(config.model).build(config.model)]
     path = folder / "last.pt"
     for number in range(count):
         changed, name = with_one_change(content, dice)

@@ -179,7 +179,7 @@ def test_a_finished_comparison_is_read_not_trained(compared: Path, tiny_data: Pa
 def test_another_configuration_in_the_same_folder_is_refused(compared: Path, tiny_data: Path, capsys):
     vary = ["--vary", "box_loss=ciou,siou", "--seeds", "2", "--project", str(compared.parent), "--set", "lr0=0.002"]
     assert main(["compare", *words(tiny_data, *vary)]) == 2
-    assert "another hyp.lr0: found 0.0015, expected 0.002; choose another --name" in capsys.readouterr().err
+    assert "another hyp.lr0: found 0.0015, expected 0.002; choose another name or --project" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("first_checkpoint_lost", [False, pytest.param(True, marks=pytest.mark.slow)])

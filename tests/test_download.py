@@ -641,8 +641,10 @@ def test_the_public_sets_have_the_classes_that_torchvision_knows():
     assert names["voc"] == tuple(voc[1:]) and len(names["voc"]) == 20 and len(names["coco"]) == 80
 
 
-def test_only_the_command_knows_how_to_download():
+def test_only_the_command_and_the_flag_know_how_to_download():
     package = REPOSITORY / "yolo_lite"
     knows = {str(path.relative_to(package)) for path in package.rglob("*.py") if "tools.download" in path.read_text()}
     opens = {str(path.relative_to(package)) for path in package.rglob("*.py") if "urllib.request" in path.read_text()}
-    assert knows == {"cli/download.py"} and opens == {"tools/download.py"}
+    loads = {str(path.relative_to(package)) for path in package.rglob("*.py") if "_from_url" in path.read_text()}
+    assert loads == {"tools/download_weights.py"}  # of pretrained weights
+    assert knows == {"cli/download.py", "cli/train.py"} and opens == {"tools/download.py"}

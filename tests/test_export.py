@@ -67,7 +67,7 @@ def weights(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny_config(tiny_data, folder, "--cfg", str(folder / "small.yaml"), "--set", "precision=fp32")
     torch.manual_seed(0)
     task = task_of(config.model)
-    model = task.build(config.model, False)
+    model = task.build(config.model)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # what fusing has to fold
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
@@ -368,7 +368,7 @@ def test_a_file_that_differs_is_not_left_and_the_older_one_stays(weights: Path, 
 def test_only_yolo_models_are_exported(tiny_data: Path, tmp_path, capsys):
     files = ["--cfg", str(REPOSITORY / "cfg/faster_rcnn.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp_faster_rcnn.yaml")]
     config = tiny_config(tiny_data, tmp_path, *files)
-    ema = task_of(config.model).build(config.model, False).state_dict()
+    ema = task_of(config.model).build(config.model).state_dict()
     save_checkpoint(tmp_path / "two.pt", {"config": config.plain(), "epoch": 0, "ema": ema, "losses": {}})
     message = "only YOLO models can be exported, found the family faster_rcnn"
     assert message in refused(capsys, "--weights", tmp_path / "two.pt")

@@ -38,7 +38,7 @@ def small_weights(head: str, data: Path, folder: Path) -> Path:
     config = tiny_config(data, folder, "--cfg", str(folder / "small.yaml"), "--set", "precision=fp32")
     torch.manual_seed(0)
     task = task_of(config.model)
-    model = task.build(config.model, False)
+    model = task.build(config.model)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # what fusing has to fold; outputs stay as large as inputs
             nn.init.uniform_(module.running_mean, -0.2, 0.2)

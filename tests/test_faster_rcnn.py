@@ -345,20 +345,8 @@ def test_validation_losses_repeat_and_touch_no_generator_and_no_state(scene: Sce
     assert all(torch.equal(value, before[name]) for name, value in few.state_dict().items())
 
 
-def test_nothing_is_fetched_unless_asked(monkeypatch: pytest.MonkeyPatch):
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("fetched")
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
-    FasterRcnn(config(TINY))
-    FasterRcnn(config(TINY + "pretrained: true\n"), fetch=False)
-    with pytest.raises(AssertionError, match="fetched"):
-        FasterRcnn(config(TINY + "pretrained: true\n"))
-
-
 def test_from_scratch_all_parameters_learn_and_pretrained_the_first_stages_are_frozen():
-    scratch, pretrained = model(), FasterRcnn(config(TINY + "pretrained: true\n"), fetch=False)
+    scratch, pretrained = model(), FasterRcnn(config(TINY + "pretrained: true\n"))
     assert all(parameter.requires_grad for parameter in scratch.parameters())
     assert any(isinstance(module, nn.BatchNorm2d) for module in scratch.modules())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in pretrained.modules())

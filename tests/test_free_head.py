@@ -20,13 +20,16 @@ from torchvision.ops import generalized_box_iou_loss
 
 from yolo_lite.cli.main import main
 from yolo_lite.config.errors import ConfigError, StoppedError
+from yolo_lite.config.foreign import ConfigWarning
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_model_config
 from yolo_lite.deploy.exported import load_exported
 from yolo_lite.deploy.graph import Decoded
-from yolo_lite.engine.checkpoint import save_checkpoint, start_from
+from yolo_lite.engine.checkpoint import save_checkpoint
+from yolo_lite.engine.device import choose_compute
 from yolo_lite.engine.optimizer import Plan
 from yolo_lite.engine.prepare import Setup
+from yolo_lite.engine.start import start_from
 from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import Step, train, train_step
@@ -459,7 +462,8 @@ def test_weights_of_the_anchor_head_give_backbone_and_neck(tiny_data: Path, tmp_
     shared = [name for name in mine if not name.startswith("layers.24.")]
     assert all(torch.equal(mine[name], theirs[name]) for name in shared)
     said = capsys.readouterr().out
-    assert f"{len(shared)} of {len(mine)} tensors taken over, not: layers.24." in said
+    counts = f"{len(shared)} of {len(mine)} tensors taken over (backbone 198 of 198, neck 144 of 144, head 0 of "
+    assert f"{counts}{len(mine) - len(shared)}), not: layers.24." in said
     assert said.count("\n") == 1
 
 
@@ -495,6 +499,17 @@ def test_an_assigner_that_fits_another_head_is_refused_in_one_line(tiny_data: Pa
     assert "--set assigner" in str(error.value) and "\n" not in str(error.value)
     assert "fits DetectFree, of auto, tal, simota, atss, found anchor_ratio" in str(error.value)
     assert tiny_config(tiny_data, tmp_path, "--set", key).hyp.assigner.name == "anchor_ratio"
+
+
+def test_keys_of_the_anchor_head_are_said_to_have_no_effect():
+    with pytest.warns(ConfigWarning, match=r"^obj, anchor_t: without effect on DetectFree$"):
+        FreeCriterion(Hyp(obj=2.0, anchor_t=3.0, dfl=1.0), np.ones(3))
+
+
+def test_in_fp16_undivided_sums_start_unscaled(tmp_path: Path):
+    half = choose_compute("cpu", "bf16", True)._replace(dtype=torch.float16)
+    state = initial_state(small(tmp_path), FreeCriterion(Hyp(), np.ones(3)), Hyp(), half)
+    assert state.scaler.get_scale() == 1.0
 
 
 def test_auto_is_the_assigner_of_the_head_and_takes_no_parameters(tiny_data: Path, tmp_path: Path):

@@ -222,6 +222,22 @@ def test_a_process_forked_meanwhile_has_its_own_stderr_and_listener(tmp_path, ca
     assert capfd.readouterr().err == "the child\n"
 
 
+def test_words_about_an_image_end_nothing_where_the_terminal_is_gone():
+    kept, (ours, theirs) = os.dup(2), pytest.importorskip("pty").openpty()
+    os.dup2(theirs, 2)
+    for end in (theirs, ours):
+        os.close(end)
+    try:
+        with LISTENER.silence():
+            os.write(2, b"Corrupt JPEG data: 3 extraneous bytes before marker 0xd9\nsomebody else\n")
+        assert LISTENER.kept < 0 and LISTENER.users == 0
+        with pytest.raises(OSError, match="Input/output error"):  # it leads where it led
+            os.write(2, b"lost")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def test_without_a_stderr_images_are_read(tmp_path):
     (tmp_path / "a.jpg").write_bytes(photograph())
     code = "import os, sys; from yolo_lite.data.images import read_image as r; os.close(2); print(r(sys.argv[1]).shape)"

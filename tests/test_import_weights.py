@@ -24,7 +24,8 @@ from yolo_lite.cli.main import main
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.load import load_model_config
 from yolo_lite.config.model import ModelConfig
-from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint, start_from
+from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
+from yolo_lite.engine.start import start_from
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train
 from yolo_lite.model.detector import Detector
@@ -430,7 +431,7 @@ def test_rows_of_classes_by_hand():
 def test_the_class_rows_of_a_family_are_all_that_depends_on_the_number_of_classes(cfg: str):
     config = load_model_config(REPOSITORY / f"cfg/{cfg}.yaml")
     task = task_of(config)
-    few, many = (task.build(config.model_copy(update={"nc": count}), False) for count in (2, 5))
+    few, many = (task.build(config.model_copy(update={"nc": count})) for count in (2, 5))
     rows, states = few.class_rows(), (few.state_dict(), many.state_dict())
     assert {name for name in states[0] if states[0][name].shape != states[1][name].shape} == set(rows)
     for state, count in zip(states, (2, 5), strict=True):
@@ -483,10 +484,11 @@ def test_a_start_names_the_tensors_that_do_not_fit_and_refuses_where_none_does(
     model, weights = yolo_n(3), saved(small, NAMES, tmp_path / "a.pt")
     model.layers[0].conv = nn.Conv2d(3, 16, 3)
     start_from(weights, model, NAMES)
-    assert "347 of 349 tensors taken over, not: layers.0.conv.weight, layers.0.conv.bias" in capsys.readouterr().out
+    counts = "347 of 349 tensors taken over (backbone 197 of 199, neck 144 of 144, head 6 of 6)"
+    assert f"{counts}, not: layers.0.conv.weight, layers.0.conv.bias\n" in capsys.readouterr().out
     other = nn.Linear(2, 2)
     other.class_rows = dict
-    with pytest.raises(CheckpointError, match="not one tensor fits the model of --cfg"):
+    with pytest.raises(CheckpointError, match="not one layer fits the model of --cfg"):
         start_from(weights, other, NAMES)
 
 

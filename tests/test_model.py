@@ -19,7 +19,8 @@ from yolo_lite.config.yaml_file import parse_yaml
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.model.blocks.standard import Conv, activation_maker
 from yolo_lite.model.builder import scaled_repeats, scaled_width
-from yolo_lite.model.detector import Detector, gflops
+from yolo_lite.model.detector import Detector
+from yolo_lite.model.gflops import gflops
 from yolo_lite.model.heads import Detect
 
 # Unfused parameters of YOLOv5 v6 by size and number of classes.

@@ -112,9 +112,11 @@ def test_an_overflow_in_fp16_is_the_scalers_business():
     assert equal_states(dict(state.model.named_parameters()), before)
 
 
-def test_a_gradient_that_no_scale_helps_is_a_problem_in_fp16_too():
+@pytest.mark.parametrize(("scale", "problem", "after"), [(1.0, "", 0.5), (2.0**-16, "gradient", 2.0**-16)])
+def test_a_gradient_that_no_scale_helps_is_a_problem_in_fp16_too(scale: float, problem: str, after: float):
+    """At 1 one may help: undivided sums are thousands of times the gradient."""
     state, setup = fresh(Hyp())
-    state.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     next(state.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     step = train_step(state, [random_batch(2, seed=1).to(setup.compute)], setup)
-    assert step.problem == "gradient" and state.scaler.get_scale() == 1.0
+    assert step.problem == problem and state.scaler.get_scale() == after

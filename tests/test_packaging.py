@@ -28,8 +28,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_yaml_of_the_repository_has_a_name():
     sizes = [f"yolo_{size}{kind}" for size in "lmnsx" for kind in ("", "_free")]
     masks = ["yolo_n_seg", "yolo_n_seg_free", "yolo_s_seg"]
-    assert sorted(own_yamls("model")) == sorted(["faster_rcnn", *sizes, *masks])
-    assert [*own_yamls("hyp")] == ["hyp", "hyp_faster_rcnn"]
+    backbones = [f"yolo_{name}" for name in ("convnext", "mobilenet", "mobilenet_free", "mobilenet_v3", "resnet18")]
+    assert [*own_yamls("model")] == ["faster_rcnn", *sorted([*sizes, *masks, *backbones])]
+    assert [*own_yamls("hyp")] == ["hyp", "hyp_faster_rcnn", "hyp_finetune"]
     assert [*own_yamls("data")] == ["coco", "coco128", "shapes", "shapes_holes", "voc"]
     found = {path for kind in ("model", "hyp", "data") for path in own_yamls(kind).values()}
     assert found == {*(REPOSITORY / "cfg").glob("*.yaml"), *(REPOSITORY / "data").glob("*.yaml")}

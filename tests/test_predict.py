@@ -136,7 +136,7 @@ def test_faster_rcnn_predicts_as_it_validates(tiny_data: Path, tmp_path: Path):
     small = ["model.rpn_pre_nms=[100, 100]", "model.rpn_post_nms=[50, 50]"]
     config = tiny_config(tiny_data, tmp_path, *files, "--set", *small)
     task = task_of(config.model)
-    model = task.build(config.model, False)
+    model = task.build(config.model)
     losses = task.criterion(config.model, config.hyp, np.ones(config.model.nc))
     states = {"ema": model.state_dict(), "losses": losses.state_dict()}
     assert_predicts_what_validation_finds(weights_of(tmp_path, {"config": config.plain(), "epoch": 0, **states}), 64, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import os
@@ -121,8 +122,31 @@ def recipe_of(box_loss: str) -> Hyp:
 def store_steps(processes: Processes, folder: Path) -> None:
     for name, (counts, box_loss, cfg) in CASES.items():
         torch.save(one_step(processes, counts, recipe_of(box_loss), cfg), folder / f"{name}.{processes.rank}")
+    torch.save(thawed(processes), folder / f"thawed.{processes.rank}")
     check_statistics(processes)
     check_collectives(processes)
+
+
+def thawed(processes: Processes) -> dict[str, torch.Tensor]:
+    """How far an epoch with a frozen backbone and a step after it move; in that the second process has no image.
+
+    Statistics stand still: they are those of a share otherwise.
+    """
+    hyp = Hyp(optimizer="SGD", lr0=1.0, freeze="backbone", freeze_epochs=1, warmup_epochs=0.0)
+    compute, plan = choose_compute("cpu", "fp32", channels_last=False), Plan(4, 1, 4)
+    torch.manual_seed(0)
+    model = Detector(load_model_config(REPOSITORY / "cfg/yolo_n.yaml").model_copy(update={"nc": 3}))
+    state, start = initial_state(model, AnchorCriterion(hyp, np.ones(3)), hyp, compute), copy.deepcopy(model)
+    for epoch, count in ((0, 3), (0, 2), (1, 1)):
+        state.epoch = epoch
+        state.in_training()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        batch = part_of(random_batch(count, seed=count), processes)
+        train_step(state, [batch.to(compute)], Setup(hyp, compute, plan, 0, processes))
+    pairs = zip(model.named_parameters(), start.parameters(), strict=True)
+    return {name: (parameter - before).detach() for (name, parameter), before in pairs}
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +167,16 @@ def test_two_processes_give_the_gradient_of_one(case: str, steps_of_two: Path):
         assert found.keys() == alone.keys()
         for name, value in alone.items():
             assert (found[name] - value).norm() <= 1e-5 * value.norm() + 1e-12, name
+
+
+@pytest.mark.processes
+def test_two_processes_thaw_like_one(steps_of_two: Path):
+    alone = thawed(ALONE)
+    for rank in (0, 1):
+        found = torch.load(steps_of_two / f"thawed.{rank}", weights_only=True)
+        for name, moved in alone.items():
+            assert (found[name] - moved).norm() <= 1e-3 * moved.norm() + 1e-6, name
+    assert alone["layers.0.conv.weight"].norm() > 1e-5 < alone["layers.9.merge.conv.weight"].norm()
 
 
 def check_statistics(processes: Processes) -> None:

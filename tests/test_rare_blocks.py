@@ -31,7 +31,8 @@ from yolo_lite.engine.train import train, train_step
 from yolo_lite.loss.criteria import AnchorCriterion
 from yolo_lite.model.blocks.rare import C3TR, C3Ghost, GhostBottleneck, GhostConv, TransformerLayer
 from yolo_lite.model.blocks.standard import C3
-from yolo_lite.model.detector import Detector, gflops
+from yolo_lite.model.detector import Detector
+from yolo_lite.model.gflops import gflops
 
 
 def ghost_yaml(size: str) -> str:

@@ -55,6 +55,14 @@ def trained(data: Path, folder: Path, model: str, *words: str) -> list[dict[str,
         return list(csv.DictReader(file))
 
 
+def test_a_criterion_without_predictions_refuses_an_assigner_that_goes_by_them(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(AssertionError, match="assert 2 == 0"):
+        trained(tiny_data, tmp_path, CENTRE, "assigner=best_overlap")
+    assert "error: assigner best_overlap: goes by predictions, CentreCriterion gives none\n" in capsys.readouterr().err
+
+
 def losses_of(row: dict[str, str]) -> dict[str, float]:
     return {key[6:-5]: float(value) for key, value in row.items() if key.startswith("train/") and key.endswith("_loss")}
 

@@ -90,7 +90,7 @@ def test_tensorboard_holds_graph_pr_curves_and_hyperparameters(tiny_run: Path) -
 @pytest.mark.parametrize("cfg", ["yolo_n", "faster_rcnn"])
 def test_the_graph_leaves_the_model_and_random_numbers_as_they_are(cfg: str, tmp_path: Path) -> None:
     config = load_model_config(REPOSITORY / f"cfg/{cfg}.yaml")
-    model, board = task_of(config).build(config, False).train(), TensorBoard(tmp_path)
+    model, board = task_of(config).build(config).train(), TensorBoard(tmp_path)
     before, drawn = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
     board.graph(model.to_trace(), torch.zeros(1, 3, 64, 64))
     board.close()
@@ -116,7 +116,7 @@ def test_a_model_that_cannot_be_traced_has_no_graph(tiny_data: Path, tmp_path: P
 
 def test_assigned_anchors_are_those_of_the_loss_each_in_its_cell() -> None:
     config, batch = load_model_config(REPOSITORY / "cfg/yolo_n.yaml"), random_batch(3, seed=0)
-    model, criterion = task_of(config).build(config, False), AnchorCriterion(Hyp(), np.ones(80))
+    model, criterion = task_of(config).build(config), AnchorCriterion(Hyp(), np.ones(80))
     anchors = assigned_cells(model, criterion, batch, choose_compute("cpu", "fp32", channels_last=False))
     grid = model.grid(*batch.images.shape[2:])
     matches = criterion.assign(batch.objects, grid)

@@ -31,6 +31,8 @@ def run(options: PredictOptions) -> None:
     """
     media = find_media(options.source, lambda line: tqdm.write(line, file=sys.stderr))
     model = predictor.load(str(options.weights), str(options.device), options.imgsz)
+    if model.source:
+        tqdm.write(f"weights: {model.source}")
     classes = options.classes or None
     choice = model.options(options.conf, options.iou, options.max_det, classes, options.agnostic_nms)
     writes = not options.no_save or options.save_txt or options.save_json or options.save_crop

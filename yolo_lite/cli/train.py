@@ -36,7 +36,12 @@ def run(options: TrainOptions) -> Result:
         resume, config = processes.from_first(lambda: _resumed(options, bool(processes.launchers)))
         if not config and options.batch_size == "auto":
             options = processes.from_first(lambda: _with_measured_batch_size(options, processes.size))
-        return train(config or run_config(options), resume, processes)
+        config = config or run_config(options)
+        if options.download and not options.weights:
+            from yolo_lite.tools.download_weights import download_weights, names_to_fetch
+
+            processes.from_first(lambda: download_weights(names_to_fetch(config.model)))
+        return train(config, resume, processes)
 
 
 def _with_measured_batch_size(options: TrainOptions, num_processes: int) -> TrainOptions:

@@ -23,7 +23,7 @@ class FasterRcnnConfig(Section):
     family: Literal["faster_rcnn"]
     nc: Classes = 80  # without the background
     backbone: Annotated[str, chosen_from("BACKBONES")] = "mobilenet_v3_large"
-    pretrained: bool = False  # true fetches torchvision's ImageNet weights of the backbone, and freezes its first part
+    pretrained: bool = False  # true: torchvision's ImageNet weights of the backbone, whose first part is frozen
     levels: Count | None = None  # coarsest stages that the pyramid reads; null: the last 2 of mobilenets, 4 of resnets
     anchors: AnchorSizes = (32.0, 64.0, 128.0, 256.0, 512.0)  # pixels
     aspect_ratios: PositiveNumbers = (0.5, 1.0, 2.0)  # height / width

@@ -18,6 +18,7 @@ class OptimSection(Section):
 
     optimizer: Literal["SGD", "AdamW"] = "AdamW"
     lr0: Positive = 0.0015
+    backbone_lr: NotNegative = 1.0  # factor on the learning rate of the backbone
     lrf: Fraction = 0.01  # last learning rate, as a fraction of lr0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # beta1 of AdamW
     weight_decay: NotNegative = 0.0005
@@ -31,6 +32,8 @@ class OptimSection(Section):
     patience: CountOrZero = 100  # epochs without progress before the run ends; 0 is never
     min_epochs: CountOrZero = 0  # before which patience ends no run
     freeze: Freeze = ()
+    freeze_epochs: CountOrZero = 0  # the first ones, in which it holds; 0 is the whole run
+    freeze_norm: bool = False  # the backbone's batch statistics stand still
     nonfinite: Literal["skip", "stop"] = "skip"  # what becomes of a step whose loss or gradient is not finite
 
 

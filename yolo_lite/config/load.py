@@ -75,9 +75,9 @@ def override(document: Document, overrides: Sequence[str], prefix: str) -> Docum
     changes, flags = dict[str, Any](), dict[str, str]()
     for text in overrides:
         key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text}: expected key=value")
         if key.startswith(prefix or PREFIXES) == bool(prefix):
+            if not equals:
+                raise ConfigError(f"--set {text}: expected key=value")
             name = key.removeprefix(prefix)
             flags[name] = f"--set {text}"
             try:

@@ -167,6 +167,7 @@ class TrainOptions(RunOptions):
     name: Name = "exp"
     exist_ok: ExistOk = False
     no_figures: bool = option(False, "no curves, images and graph: they take seconds")
+    download: bool = option(False, "fetch the pretrained weights that the model YAML names, if they are not here")
     resume: Annotated[bool | StrPath | None, PlainValidator(_resume)] = option(
         None, "go on with a run: its folder or last.pt, or the latest below --project"
     )
@@ -349,7 +350,7 @@ class AdoptOptions(Options):
 
 
 class DownloadOptions(Options):
-    """Fetch a public set: coco128, voc, coco; verify and unpack it.
+    """Fetch a public set (coco128, voc, coco), or ImageNet weights of a backbone (mobilenet_v2, timm:NAME).
 
     The same command goes on where it was stopped.
     """
@@ -357,7 +358,7 @@ class DownloadOptions(Options):
     name: Annotated[
         StrPath,
         Flag(metavar="NAME", positional=True),
-        Field(description="coco128, voc, coco, or a dataset YAML with the key download"),
+        Field(description="coco128, voc, coco, a dataset YAML with the key download, or a backbone"),
     ]
     into: Annotated[StrPath | None, Flag(metavar="FOLDER")] = option(None, "default: the key path of its YAML")
 

@@ -102,7 +102,8 @@ class Listener:
             unfinished = _UNFINISHED.search(text)  # libpng writes the end of a line by itself
             text = text[: unfinished.start()] if unfinished else text
             self.passed_on += len(text)
-            os.write(self.kept, _LINES.sub(b"", text))
+            with suppress(OSError):  # the terminal is gone, or its disk is full: a run goes on
+                os.write(self.kept, _LINES.sub(b"", text))
 
     def _lead_back(self) -> None:
         if self.kept >= 0:

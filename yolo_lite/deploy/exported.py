@@ -159,4 +159,5 @@ def exported_subject(options: ValOptions) -> Subject:
         canvas=facts.canvas,
         batch_size=8,
         has_masks=facts.task == "segment",
+        source=facts.source,
     )

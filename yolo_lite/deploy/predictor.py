@@ -50,6 +50,7 @@ class Predictor:
     detect: Detect
     channels: int = 3  # of the images
     white: int = ANY_RANGE  # value of a white pixel in files of 16 bits
+    source: str = ""  # where start weights come from, and their licence
 
     def predict(self, images: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
         """Detect on an image; for a list of them, or a tensor ``[B, 3, H, W]``, a list comes back.
@@ -148,13 +149,14 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
     if is_exported(weights):
         exported, compute = load_exported(weights, device, imgsz)
         facts, detect = exported.facts, functools.partial(_detect, exported, compute)
-        return Predictor(facts.names, facts.imgsz, facts.canvas, detect, facts.channels, facts.white)
-    _, model, config, _ = load_trained(weights)
+        return Predictor(facts.names, facts.imgsz, facts.canvas, detect, facts.channels, facts.white, facts.source)
+    _, model, config, content = load_trained(weights)
     compute = choose_compute(device, config.hyp.precision, config.hyp.channels_last)
     size = rounded_up(imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
     detect = functools.partial(_detect, move_model(model, compute).for_inference(), compute)
-    return Predictor(config.data.class_names, size, canvas, detect, config.data.channels, config.data.white)
+    kind = (config.data.channels, config.data.white)
+    return Predictor(config.data.class_names, size, canvas, detect, *kind, content.get("source", ""))
 
 
 @torch.inference_mode()

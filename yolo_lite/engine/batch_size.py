@@ -51,9 +51,10 @@ def memory_share(config: RunConfig, compute: Compute, count: int) -> float:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(compute.device)
     task, hyp = task_of(config.model), config.hyp
-    model: Any = move_model(task.build(config.model, False), compute)
+    model: Any = move_model(task.build(config.model), compute)
     criterion = task.criterion(config.model, hyp, np.ones(config.model.nc)).to(compute.device)
     state = initial_state(model, criterion, hyp, compute)
+    state.epoch = hyp.freeze_epochs  # the first in which all learn that will
     state.in_training()
     largest = math.ceil(config.train.imgsz * (1 + hyp.multi_scale))
     size, _ = padded_size(largest, largest, model.stride)

@@ -6,30 +6,25 @@ import contextlib
 import io
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from textwrap import shorten
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import torch
-from torch import Tensor
 
 import yolo_lite
-from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.durable import replacing
 from yolo_lite.config.errors import CheckpointError, ConfigError
-from yolo_lite.config.load import load_run_config, validate
+from yolo_lite.config.load import load_run_config
 from yolo_lite.config.old import upgraded
 from yolo_lite.config.run import RunConfig
-from yolo_lite.config.yaml_file import Document
 from yolo_lite.engine.archive import ADVICE, UNKNOWN, read_archive, record_of, seal
-from yolo_lite.engine.checkpoint_fields import built_within, check_fields, first_of, in_short, load_fitting, shown
+from yolo_lite.engine.checkpoint_fields import built_within, check_fields, in_short, load_fitting
 from yolo_lite.engine.plain_pickle import check_pickle
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.tasks import Task, task_of
-from yolo_lite.model.heads import ClassRows
 
 FORMAT = 4
 OLDEST = 3  # that is still read, though such a run cannot go on
@@ -70,7 +65,7 @@ def load_trained(path: str | Path) -> Trained:
     config = config_of(content, path)
     task = task_of(config.model)
     with built_within(content["ema"], path):
-        model = task.build(config.model, False)
+        model = task.build(config.model)
     load_fitting(model, content["ema"], f"{path}: ema")
     return Trained(task, model, config, content)
 
@@ -79,81 +74,19 @@ def build_model(config: RunConfig, states: Mapping[str, Any] | None) -> Any:
     """The model of a run, and for one that goes on no larger than its tensors ``states``; ConfigError as the task's."""
     try:
         with built_within(states, f"--resume {config.train.cfg}"):
-            return task_of(config.model).build(config.model, not (states or config.train.weights))
+            return task_of(config.model).build(config.model)
     except ConfigError as error:
         raise ConfigError(f"{config.train.cfg}: {error}") from None
 
 
-def start_from(weights: str, model: Any, names: Sequence[str]) -> None:
-    """Take over the tensors of a checkpoint that fit by name and shape, and say which did not.
-
-    Of the tensors that depend on the classes, rows of classes of the same name are taken, and rows that all share.
-
-    Raises:
-        CheckpointError: it cannot be read, or nothing in it fits.
-    """
-    content, class_rows = load_checkpoint(weights), model.class_rows()
-    given, own = content["ema"], model.state_dict()
-    if not isinstance(stored := content["config"].get("data"), dict):
-        raise CheckpointError(f"{weights}: config.data: expected keys and values, found {shown(stored)}")
-    with _in_short():
-        data = validate(DatasetConfig, Document(f"{weights} (config)", stored, {}))
-    anchors = {name for name in own if name.rpartition(".")[2] == "anchors"}  # which are those of --cfg
-    taken = {}
-    for name in own.keys() & given.keys() - anchors:
-        found = given[name]
-        if not isinstance(found, Tensor):
-            continue
-        if name in class_rows:
-            found = _with_rows_of(own[name], found, class_rows[name], names, data.class_names)
-        if found.shape == own[name].shape:
-            taken[name] = found
-    if not taken:
-        raise CheckpointError(f"{weights}: not one tensor fits the model of --cfg by name and shape")
-    model.load_state_dict(taken, strict=False)
-    left = [name for name in own if name not in taken and name not in anchors]
-    rest = f", not: {first_of(left)}" if left else ""
-    print(f"{weights}: {len(taken)} of {len(taken) + len(left)} tensors taken over{rest}")
-    if list(names) != list(data.class_names):
-        _say_classes(names, data.class_names)
-    theirs = {name: given[name] for name in anchors & given.keys() if isinstance(given[name], Tensor)}
-    if any(not torch.equal(sizes, own[name].cpu()) for name, sizes in theirs.items()):
-        print(f"{weights}: was trained with other anchors; those of --cfg stay")
-    if "source" in content:
-        print(f"{weights}: {content['source']}")
-
-
-def _with_rows_of(
-    own: Tensor, given: Tensor, rows: ClassRows, own_names: Sequence[str], given_names: Sequence[str]
-) -> Tensor:
-    """``own`` with the rows of ``given`` that mean the same; ``given`` itself where it is laid out in another way."""
-    if given.ndim != own.ndim or given.shape[1:] != own.shape[1:] or len(given) != rows.count(len(given_names)):
-        return given
-    shared = [name for name in own_names if name in given_names]
-    to, source = ([names.index(name) for name in shared] for names in (own_names, given_names))
-    merged = own.clone()
-    merged[rows.of(to, len(own_names))] = given[rows.of(source, len(given_names))].to(own)
-    return merged
-
-
-def _say_classes(own: Sequence[str], given: Sequence[str]) -> None:
-    kinds = {
-        "taken over": [name for name in own if name in given],
-        "new": [name for name in own if name not in given],
-        "left behind": [name for name in given if name not in own],
-    }
-    parts = [f"{kind}: {shorten(', '.join(names), 200)}" for kind, names in kinds.items() if names]
-    print(f"rows of classes {'; '.join(parts)}")
-
-
 def config_of(checkpoint: dict[str, Any], path: str | Path) -> RunConfig:
     """The resolved configuration that a checkpoint was trained with; ConfigError where it is unusable."""
-    with _in_short():
+    with shortened():
         return load_run_config(checkpoint["config"], f"{path} (config)", SEAMS)
 
 
 @contextlib.contextmanager
-def _in_short() -> Iterator[None]:
+def shortened() -> Iterator[None]:
     """Shorten what is wrong with a configuration that nobody typed, and that may hold anything."""
     try:
         yield

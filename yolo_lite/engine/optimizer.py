@@ -15,20 +15,23 @@ from yolo_lite.config.hyp import Hyp
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Named groups: ``weights`` decay, ``norms`` and ``biases`` do not."""
+def parameter_groups(model: Any, weight_decay: float, backbone_lr: float = 1.0) -> list[dict[str, object]]:
+    """Named groups: ``weights`` decay, ``norms`` and ``biases`` do not; the backbone's apart where its rate differs."""
+    slower = model.frozen("backbone") if backbone_lr != 1 else []
+    of_backbone = {id(parameter) for module in slower for parameter in module.parameters()}
     groups: dict[str, list[nn.Parameter]] = {"weights": [], "norms": [], "biases": []}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             kind = "biases" if name.endswith("bias") else "norms" if isinstance(module, NORMS) else "weights"
-            groups[kind].append(parameter)
-    decay = {"weights": weight_decay, "norms": 0.0, "biases": 0.0}
-    return [{"name": kind, "params": params, "weight_decay": decay[kind]} for kind, params in groups.items()]
+            groups.setdefault(f"backbone_{kind}" if id(parameter) in of_backbone else kind, []).append(parameter)
+    decay = {name: weight_decay if name.endswith("weights") else 0.0 for name in groups}
+    factor = {name: {"lr_factor": backbone_lr} if name.startswith("backbone_") else {} for name in groups}
+    return [{"name": name, "params": groups[name], "weight_decay": decay[name], **factor[name]} for name in groups]
 
 
 def make_optimizer(model: nn.Module, hyp: Hyp) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW with ``momentum`` as beta1."""
-    groups = parameter_groups(model, hyp.weight_decay)
+    groups = parameter_groups(model, hyp.weight_decay, hyp.backbone_lr)
     # One fused pass over all parameters: on a CPU five times quicker than torch's default for AdamW.
     options: dict[str, Any] = {"lr": hyp.lr0, "fused": next(model.parameters()).device.type in ("cpu", "cuda")}
     if hyp.optimizer == "AdamW":
@@ -98,7 +101,8 @@ def rates(step: int, plan: Plan, hyp: Hyp) -> Rates:
 def set_rates(optimizer: torch.optim.Optimizer, now: Rates) -> None:
     """Write the schedule into the groups, found by name."""
     for group in optimizer.param_groups:
-        group["lr"] = now.bias_lr if group["name"] == "biases" else now.lr
+        lr = now.bias_lr if group["name"].endswith("biases") else now.lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)
         if "momentum" in group:
             group["momentum"] = now.momentum
         else:

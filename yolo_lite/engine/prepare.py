@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import Hyp
@@ -19,14 +18,16 @@ from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import CAN_FORK, ImageStore
-from yolo_lite.engine.checkpoint import build_model, save_checkpoint, start_from
+from yolo_lite.engine.checkpoint import build_model, save_checkpoint
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
 from yolo_lite.engine.optimizer import Plan, accumulated_batches
-from yolo_lite.engine.processes import ALONE, Processes
+from yolo_lite.engine.pretrained import start_pretrained
+from yolo_lite.engine.processes import ALONE, Processes, synchronised
 from yolo_lite.engine.record import Record
 from yolo_lite.engine.run_folder import training_folder
 from yolo_lite.engine.same_data import read_splits
+from yolo_lite.engine.start import start_from
 from yolo_lite.engine.state import Resume, State, initial_state
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.unreadable import WatchedBatches
@@ -56,11 +57,12 @@ class TrainingRun(NamedTuple):
     val: Split
     record: Record | None  # kept by the first process
     data: dict[str, Any]  # what the dataset is, see engine/same_data.py
+    source: str  # where the start weights come from, and their licence
 
     def save(self, name: str, content: dict[str, Any]) -> None:
         """Write a checkpoint; the first process does it for all."""
         if self.record is not None:
-            origin = {"config": self.config.plain(), "data": self.data}
+            origin = {"config": self.config.plain(), "data": self.data, "source": self.source}
             save_checkpoint(self.folder / "weights" / name, {**origin, **content})
 
 
@@ -74,11 +76,13 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     model = move_model(build_model(config, resume and resume.checkpoint["model"]), compute)
     size = rounded_up(options.imgsz, model.stride)
     print(f"{options.cfg}: {model.describe(size)}")
+    source = resume.checkpoint.get("source", "") if resume else "" if options.weights else start_pretrained(model)
     train_index, val_index, data_record = read_splits(config, resume)
-    model = _synchronised(model, len(train_index), options.batch_size, compute, processes) if hyp.sync_bn else model
+    if hyp.sync_bn:
+        model = synchronised(model, len(train_index), options.batch_size, processes)
     criterion = task.criterion(config.model, hyp, train_index.counts).to(compute.device)
     if options.weights and not resume:
-        start_from(options.weights, model, config.data.class_names)
+        source = start_from(options.weights, model, config.data.class_names)
     state = initial_state(model, criterion, hyp, compute, resume)
     if hyp.compile:
         model.compile_network()
@@ -103,20 +107,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     if record and options.figures:
         batches = record.batches(batches, state, compute)
     watched = WatchedBatches(batches, folder, len(train_index), processes)
-    return TrainingRun(config, folder, state, setup, train_index, watched, val, record, data_record)
-
-
-def _synchronised(model: Any, num_images: int, batch_size: int, compute: Compute, processes: Processes) -> Any:
-    """The model with batch statistics of all processes. They wait for each other: none may be without an image."""
-    if compute.device.type == "cpu":
-        raise ConfigError("sync_bn: torch synchronises batch statistics on GPUs only, expected false on the CPU")
-    smallest = min(batch_size, num_images % batch_size or batch_size)
-    if smallest < processes.size:
-        raise ConfigError(
-            f"sync_bn: expected an image for each of {processes.size} processes in every batch, found {smallest} in "
-            f"the smallest of {num_images} images with --batch-size {batch_size}; choose another batch size"
-        )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return TrainingRun(config, folder, state, setup, train_index, watched, val, record, data_record, source)
 
 
 def _batches(index: DatasetIndex, size: int, options: RunSection, state: State, setup: Setup) -> Iterator[Batch]:

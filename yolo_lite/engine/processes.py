@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
-from yolo_lite.config.errors import LostProcessError
+from yolo_lite.config.errors import ConfigError, LostProcessError
 
 T = TypeVar("T")
 
@@ -177,3 +177,16 @@ def _lost_processes_named(processes: Processes) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0][:200]
         told = f"another process of this run has ended or does not answer ({reason}); see its own message"
         raise LostProcessError(f"process {processes.rank} of {processes.size}: {told}") from error
+
+
+def synchronised(model: Any, num_images: int, batch_size: int, processes: Processes) -> Any:
+    """The model with batch statistics of all processes. They wait for each other: none may be without an image."""
+    if next(model.parameters()).device.type == "cpu":
+        raise ConfigError("sync_bn: torch synchronises batch statistics on GPUs only, expected false on the CPU")
+    smallest = min(batch_size, num_images % batch_size or batch_size)
+    if smallest < processes.size:
+        raise ConfigError(
+            f"sync_bn: expected an image for each of {processes.size} processes in every batch, found {smallest} in "
+            f"the smallest of {num_images} images with --batch-size {batch_size}; choose another batch size"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)

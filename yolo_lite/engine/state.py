@@ -7,17 +7,17 @@ step seeds torch's by (seed, step). Where a run stands is therefore all that a r
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.run import RunConfig, SavePeriod
 from yolo_lite.engine.checkpoint_fields import check_state
+from yolo_lite.engine.freezing import Frozen, frozen_by
 from yolo_lite.engine.optimizer import MovingAverage, make_optimizer
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.structures import Compute
@@ -52,7 +52,7 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     tally: Tally
-    frozen: Sequence[nn.Module] = ()  # modules that learn nothing
+    frozen: Frozen
     epoch: int = 0  # epochs done
     step: int = 0  # optimizer steps done, skipped ones too
     best_fitness: float = -1.0
@@ -60,11 +60,10 @@ class State:
     rows: list[dict[str, float]] = field(default_factory=list)  # the figures of each whole epoch
 
     def in_training(self) -> None:
-        """Everything in training mode but what is frozen: its batch statistics stand still too."""
+        """Everything in training mode but what is frozen in this epoch: its batch statistics stand still too."""
         self.model.train()
         self.criterion.train()
-        for module in self.frozen:
-            module.eval()
+        self.frozen.hold(self.epoch, self.optimizer)
 
     def averaged(self) -> dict[str, Any]:
         """What best.pt holds beside the configuration: the averaged weights."""
@@ -113,16 +112,15 @@ def is_finished(epoch: int, best_epoch: int, config: RunConfig) -> bool:
 
 def initial_state(model: Any, criterion: Criterion, hyp: Hyp, compute: Compute, resume: Resume | None = None) -> State:
     """The state of a run that starts with the weights of ``model``, or of one that goes on."""
-    device, frozen = compute.device, model.frozen(hyp.freeze)
+    device, frozen = compute.device, frozen_by(hyp, model)
     average, optimizer = MovingAverage(model, hyp.ema_decay), make_optimizer(model, hyp)
-    scaler = torch.amp.GradScaler(device.type, enabled=compute.dtype == torch.float16)
+    scale = 1.0 if criterion.needs_predictions else 65536.0  # undivided sums are large as they are
+    scaler = torch.amp.GradScaler(device.type, scale, enabled=compute.dtype == torch.float16)
     tally = Tally(torch.zeros(len(criterion.names), device=device), torch.zeros((), device=device))
     state = State(model, criterion, average, optimizer, scaler, tally, frozen)
     if resume:
         check_state(resume.checkpoint, state, resume.folder / "weights/last.pt")
         state.restore(resume.checkpoint)
-    for module in frozen:
-        module.requires_grad_(False)
     return state
 
 

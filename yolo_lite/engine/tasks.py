@@ -58,7 +58,7 @@ class Network(Inference, Protocol):
 class Task(NamedTuple):
     """One kind of training."""
 
-    build: Callable[[Any, bool], Any]  # model config, whether pretrained weights may be downloaded -> Network
+    build: Callable[[Any], Any]  # model config -> Network
     criterion: Callable[[Any, LossSection, np.ndarray], Criterion]  # model config, section, objects of each class [C]
     is_exported: bool = True  # whether yolo-lite export knows the model
     has_masks: bool = False  # whether it learns and finds them: outlines are loaded, drawn and compared
@@ -71,10 +71,10 @@ def criterion_of_head(config: ModelConfig, section: LossSection, label_counts: n
     return CRITERIA[name](section, label_counts)
 
 
-def build_faster_rcnn(config: FasterRcnnConfig, fetch: bool) -> nn.Module:
+def build_faster_rcnn(config: FasterRcnnConfig) -> nn.Module:
     from yolo_lite.model.faster_rcnn import FasterRcnn  # torchvision's detection models take long to import
 
-    return FasterRcnn(config, fetch=fetch)
+    return FasterRcnn(config)
 
 
 def faster_rcnn_criterion(config: FasterRcnnConfig, section: LossSection, label_counts: np.ndarray) -> Criterion:
@@ -84,8 +84,8 @@ def faster_rcnn_criterion(config: FasterRcnnConfig, section: LossSection, label_
 
 
 TASKS: dict[str, Task] = {
-    "detect": Task(lambda config, fetch: Detector(config), criterion_of_head),
-    "segment": Task(lambda config, fetch: Detector(config), criterion_of_head, has_masks=True),
+    "detect": Task(Detector, criterion_of_head),
+    "segment": Task(Detector, criterion_of_head, has_masks=True),
     "faster_rcnn": Task(build_faster_rcnn, faster_rcnn_criterion, is_exported=False),
 }
 

@@ -227,8 +227,9 @@ def _update(state: State, losses: Tensor, norm: Tensor) -> str:
     An overflow of the gradient in fp16 is the scaler's: it skips the step, and scales less.
     """
     loss_is_finite, gradient_is_finite = torch.stack((losses.isfinite().all(), norm.isfinite())).tolist()
-    # Without a scaler the scale is 1; with one there is nothing left to lower at 1.
-    if not loss_is_finite or not (gradient_is_finite or state.scaler.get_scale() > 1):
+    # Without a scaler there is nothing to lower; undivided sums may need a scale well below 1.
+    lowest = 2.0**-16 if state.scaler.is_enabled() else 1.0
+    if not loss_is_finite or not (gradient_is_finite or state.scaler.get_scale() > lowest):
         state.scaler.update(state.scaler.get_scale())
         return "gradient" if loss_is_finite else "loss"
     state.scaler.step(state.optimizer)

@@ -49,6 +49,7 @@ class Subject(NamedTuple):
     canvas: Canvas
     batch_size: int
     has_masks: bool = False  # whether it finds masks, which are then compared with outlines
+    source: str = ""  # where start weights come from, and their licence
 
 
 class Validation(NamedTuple):
@@ -79,6 +80,8 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> V
     split = prepare_split(store, subject.canvas, batch_size, options.workers, subject.compute)._replace(limits=limits)
     choice = DetectOptions(options.conf, options.iou, limits.per_image)
     print(f"{subject.compute}, {subject.size} px")
+    if subject.source:
+        print(f"weights: {subject.source}")
     if limits.remark:
         print(limits.remark)
 
@@ -122,8 +125,8 @@ def _checkpoint(options: ValOptions) -> Subject:
     load_fitting(criterion, content["losses"], f"{options.weights}: losses")
     size = rounded_up(options.imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
-    batch_size, masks = config.train.batch_size, task.has_masks
-    return Subject(model, criterion, compute, config.data, config.data_file, size, canvas, batch_size, masks)
+    known = (config.data, config.data_file, size, canvas, config.train.batch_size)
+    return Subject(model, criterion, compute, *known, task.has_masks, content.get("source", ""))
 
 
 def _dataset(subject: Subject, options: ValOptions) -> tuple[DatasetConfig, str]:

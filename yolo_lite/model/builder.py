@@ -18,6 +18,7 @@ from yolo_lite.model.heads import HEADS
 
 SIZE = 256  # pixels of the image that is run through the layers to find their strides
 POSITIVE = ("out_channels", "kernel", "stride", "groups", "expansion")  # parameters of a block, numbers above 0
+BY_STRIDE = ("Backbone", "Level")  # the one returns maps by their strides, the other reads them
 
 
 class Layer(NamedTuple):
@@ -32,11 +33,13 @@ def build_layers(config: ModelConfig) -> list[Layer]:
     """Build the rows, from the image to the head; ConfigError, with the row, where it does not fit."""
     layers, budget = list[Layer](), Budget()
     activation = activation_maker(config.activation)
-    maps = {-1: torch.zeros(1, config.ch, SIZE, SIZE)}  # of a dry run; in a meta context without any values
+    maps: dict[int, Any] = {-1: torch.zeros(1, config.ch, SIZE, SIZE)}  # of a dry run; without values in a meta context
     for index, row in enumerate((*config.backbone, *config.head)):
         try:
             sources = _sources(row, index)
             inputs = [maps[source] for source in sources]
+            if any(isinstance(each, dict) for each in inputs) != (row.module == "Level"):
+                raise ValueError("Level rows read a Backbone, and nothing else does")
             if row.module in HEADS:  # the last row
                 head, widths = HEADS[row.module], [source.shape[1] for source in inputs]
                 budget.head(head, config, inputs, row.args)
@@ -45,12 +48,13 @@ def build_layers(config: ModelConfig) -> list[Layer]:
             module, out_channels = _build_module(row, inputs, config, activation, budget)
             layers.append(Layer(module, sources, out_channels))
             maps[index] = found = dry_run(module, inputs if row.module == "Concat" else inputs[0])
-            if not (isinstance(found, Tensor) and found.ndim == 4 and found.shape[1] == out_channels):
+            is_map = isinstance(found, Tensor) and found.ndim == 4 and found.shape[1] == out_channels
+            if not is_map and row.module not in BY_STRIDE:
                 shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__  # of a plugin's block
                 raise ValueError(f"expected a map [B, {out_channels}, H, W] to come out, found {shape}")
         except ConfigError:
             raise
-        except (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:  # torch's too
+        except (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError, AssertionError) as error:
             number = index - len(config.backbone)
             place = f"backbone row {index}" if number < 0 else f"head row {number}"
             raise ConfigError(f"{place} (layer {index}) {row}: {error}") from error
@@ -88,7 +92,9 @@ def _build_module(
     """The block of a row, or several of them one after the other, and the channels that leave it."""
     if row.module not in BLOCKS:
         raise ValueError(f"unknown module {row.module!r}{nearest(row.module, BLOCKS)}")
-    block, in_channels = BLOCKS[row.module], sum(each.shape[1] for each in maps)
+    if row.module in BY_STRIDE and row.repeats > 1:
+        raise ValueError(f"expected one {row.module}, found {row.repeats}")
+    block, in_channels = BLOCKS[row.module], sum(each.shape[1] for each in maps if isinstance(each, Tensor))
     if row.module == "Concat":
         budget.map(sum(each.numel() for each in maps))
         return Concat(*row.args), in_channels

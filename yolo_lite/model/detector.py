@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import Freeze
 from yolo_lite.config.model import ModelConfig
-from yolo_lite.model.blocks import Concat, Conv
-from yolo_lite.model.builder import build_layers, dry_run
+from yolo_lite.model.blocks import Backbone, Concat, Conv
+from yolo_lite.model.builder import build_layers
+from yolo_lite.model.gflops import gflops
 from yolo_lite.model.heads import ClassRows, Head
 from yolo_lite.ops.grid import Grid
 from yolo_lite.ops.nms import DetectOptions
@@ -80,6 +80,8 @@ class Detector(nn.Module):
             if isinstance(module, Conv) and isinstance(module.norm, nn.modules.batchnorm._BatchNorm):
                 module.conv = torch.nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.norm)
                 module.norm = nn.Identity()
+            elif isinstance(module, Backbone):
+                module.fold()
         return clone
 
     def to_trace(self) -> nn.Module:
@@ -92,28 +94,3 @@ class Detector(nn.Module):
         layers = sum(1 for module in self.modules() if not any(True for _ in module.children()))
         parameters = sum(parameter.numel() for parameter in self.parameters())
         return f"{layers} layers, {parameters:,} parameters, {gflops(self, size):.1f} GFLOPs at {size} px"
-
-
-def gflops(detector: Detector, image_size: int) -> float:
-    """Operations (10^9) of convolutions and linear layers for an image; a multiplication and an addition are two.
-
-    Of an attention its linear layers count, not the products between cells, which are few at the coarsest level.
-
-    Their number grows with the area: it is counted on a small image. (torch's counter gives the same, but imports
-    torch's compiler, which takes more than a second.)
-    """
-    side, operations = 2 * detector.stride, 0
-
-    def count(module: nn.Module, _: Any, output: Any) -> None:
-        nonlocal operations
-        found: Tensor = output[0] if isinstance(output, tuple) else output  # of an attention, with its weights
-        weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
-        operations += 2 * found.numel() // len(weights[-1]) * sum(weight.numel() for weight in weights)
-
-    kinds = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
-    counted = [module for module in detector.modules() if isinstance(module, kinds)]
-    hooks = [module.register_forward_hook(count) for module in counted]
-    dry_run(detector, torch.zeros(1, detector.config.ch, side, side, device=next(counted[0].parameters()).device))
-    for hook in hooks:
-        hook.remove()
-    return operations * (image_size / side) ** 2 / 1e9

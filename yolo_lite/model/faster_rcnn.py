@@ -33,12 +33,12 @@ from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import Freeze
 from yolo_lite.config.model import FasterRcnnConfig
 from yolo_lite.model.backbones import BACKBONES
+from yolo_lite.model.blocks.backbone import IMAGENET_MEAN, IMAGENET_STD, Start
 from yolo_lite.model.heads import ClassRows
 from yolo_lite.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from yolo_lite.ops.nms import DetectOptions, select_detections
 from yolo_lite.structures import Detections, Objects
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STRIDE = 32  # sides of the network input must be multiples of it
 SMALLEST_SIDE = 0.01  # pixels; candidates with a shorter side are dropped, as in torchvision
 MAKERS = {"mobilenet": partial(mobilenet_backbone, fpn=True), "resnet": resnet_fpn_backbone}  # by the kind of backbone
@@ -99,10 +99,7 @@ class StageLosses(NamedTuple):
 
 
 class FasterRcnn(nn.Module):
-    """A two-stage detector from image to raw detections, and its losses.
-
-    Args:
-        fetch: whether ``pretrained: true`` may download the weights; False where others are loaded afterwards.
+    """A two-stage detector from image to raw detections, and its losses; the run loads what ``pretrained`` names.
 
     Raises:
         ConfigError: levels or anchors do not fit the backbone.
@@ -110,9 +107,9 @@ class FasterRcnn(nn.Module):
 
     stride = STRIDE
 
-    def __init__(self, config: FasterRcnnConfig, *, fetch: bool = True) -> None:
+    def __init__(self, config: FasterRcnnConfig) -> None:
         super().__init__()
-        parts: Any = _assemble(config, fetch)
+        parts: Any = _assemble(config)
         self.config = config
         self.backbone, self.rpn, self.roi_heads = parts.backbone, parts.rpn, parts.roi_heads
         self.mean = nn.Buffer(torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -256,22 +253,22 @@ def _fixed_randomness(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _assemble(config: FasterRcnnConfig, fetch: bool) -> FasterRCNN:
+def _assemble(config: FasterRcnnConfig) -> FasterRCNN:
     """torchvision's model, of which only the parts are used."""
     kind, pretrained = BACKBONES[config.backbone], config.pretrained
     levels = config.levels or kind.levels
     if levels >= kind.stages:
         raise ConfigError(f"levels: expected {kind.stages - 1} or less for {config.backbone}, found {levels}")
-    try:  # pretrained: frozen batch normalisation and first stages; from scratch everything learns: as in torchvision
-        backbone = MAKERS[kind.maker](
-            backbone_name=config.backbone,
-            weights="IMAGENET1K_V1" if pretrained and fetch else None,
-            norm_layer=FrozenBatchNorm2d if pretrained else nn.BatchNorm2d,
-            trainable_layers=kind.trained if pretrained else kind.stages,
-            returned_layers=list(range(kind.stages - levels, kind.stages)),
-        )
-    except OSError as error:
-        raise ConfigError(f"pretrained: torchvision cannot fetch the weights of {config.backbone}: {error}") from error
+    # Pretrained: frozen batch normalisation and first stages; from scratch everything learns: as in torchvision.
+    backbone: Any = MAKERS[kind.maker](
+        backbone_name=config.backbone,
+        weights=None,
+        norm_layer=FrozenBatchNorm2d if pretrained else nn.BatchNorm2d,
+        trainable_layers=kind.trained if pretrained else kind.stages,
+        returned_layers=list(range(kind.stages - levels, kind.stages)),
+    )
+    if pretrained:
+        backbone.body.start = Start(config.backbone, "imagenet", "features." if kind.maker == "mobilenet" else "")
     maps = levels + 1  # of the pyramid, the pooled last one included
     sizes = config.anchors if isinstance(config.anchors[0], tuple) else (config.anchors,) * maps
     if len(sizes) != maps:

@@ -135,7 +135,7 @@ def check_same_run(run: Run) -> None:
         found, expected = stored.get(key), wanted.get(key)
         if found != expected:
             other = f"{run.folder}: holds a run with another {key}: found {found!r}, expected {expected!r}"
-            raise ConfigError(f"{other}; choose another --name")
+            raise ConfigError(f"{other}; choose another name or --project")
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.hyp import LossSection
 from yolo_lite.config.seams import Choice
 from yolo_lite.loss.assigners import ASSIGNERS
@@ -70,7 +71,7 @@ class Criterion(nn.Module):
 
     def predictions(self, raw: Raw, grid: Grid) -> Predictions:
         """What the network predicts for every slot, for an assigner that goes by it."""
-        raise NotImplementedError
+        raise ConfigError(f"assigner {self.assigner.name}: goes by predictions, {type(self).__name__} gives none")
 
     def totals(self, matches: Sequence[Matches], grids: Sequence[Grid], num_images: int) -> Totals:
         """What losses are divided by: counts over some batches, which are added up over the processes of a step."""

@@ -6,12 +6,14 @@ B images, N slots, C classes, P matched pairs, R bins of a distance.
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from yolo_lite.config.foreign import ConfigWarning
 from yolo_lite.config.hyp import LossSection
 from yolo_lite.loss.assigners.pairs import FLOOR, predicted_overlap
 from yolo_lite.loss.box import BoxLoss
@@ -50,6 +52,9 @@ class FreeCriterion(Criterion):
     def __init__(self, section: LossSection, label_counts: np.ndarray) -> None:
         super().__init__(section)
         self.needs_predictions = True
+        keys = ("obj", "obj_loss", "obj_pw", "anchor_t")
+        if idle := [key for key in keys if getattr(section, key) != getattr(LossSection(), key)]:
+            warnings.warn(f"{', '.join(idle)}: without effect on DetectFree", ConfigWarning, stacklevel=2)
         self.box = BoxLoss(section.box_loss.name, **section.box_loss.parameters)
         self.cls = binary_loss(section.cls_loss, section.cls_pw, section.fl_gamma)
         self.class_weight = nn.Buffer(class_weights(section.cls_weights, label_counts))  # [C]

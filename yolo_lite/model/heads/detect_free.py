@@ -5,7 +5,6 @@ B images, N slots, C classes, R bins of a distance.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -52,9 +51,9 @@ class DetectFree(Head):
         self.bins, num_box = given.bins, 4 * given.bins
         self.columns: dict[str, int | slice] = {"box": slice(0, num_box), "cls": slice(num_box, num_box + config.nc)}
         box, cls, own = branch_widths(in_channels[0], given, more)
-        depthwise = functools.partial(conv_branch, is_depthwise=given.is_depthwise)
+        classes = (cls, config.nc, activation, given.is_depthwise)
         self.box = nn.ModuleList(conv_branch(channels, box, num_box, activation) for channels in in_channels)
-        self.cls = nn.ModuleList(depthwise(channels, cls, self.num_classes, activation) for channels in in_channels)
+        self.cls = nn.ModuleList(conv_branch(channels, *classes) for channels in in_channels)
         self.more = nn.ModuleList(conv_branch(channels, own, more, activation) for channels in in_channels if more)
         self._start_biases()
 
