@@ -584,4 +584,4 @@ def test_a_plugin_may_bring_a_backbone(tmp_path: Path):
         config = FasterRcnnConfig.model_validate(
             {"family": "faster_rcnn", "backbone": "resnet101", "nc": 2}, context=SEAMS
         )
-        assert sum(isinstance(one, nn.Conv2d) for one in build_faster_rcnn(config, False).modules()) > 100
+        assert sum(isinstance(one, nn.Conv2d) for one in build_faster_rcnn(config).modules()) > 100

@@ -118,7 +118,7 @@ class CountCriterion(CentreCriterion):
         return {"box": sum(super().forward(raw, objects, matches, grid, totals).values())}
 
 
-def build_counter(config, fetch: bool) -> Detector:
+def build_counter(config) -> Detector:
     return Detector(config)
 
 
@@ -156,8 +156,6 @@ BOX_LOSSES = {"power_iou": power_iou}
 ASSIGNERS = {"best_overlap": best_overlap}
 HEADS = {"CentreHead": CentreHead}
 CRITERIA = {"CentreHead": CentreCriterion}
-TASKS = {
-    "count": Task(lambda config, fetch: Detector(config), lambda _, section, counts: CountCriterion(section, counts))
-}
+TASKS = {"count": Task(Detector, lambda _, section, counts: CountCriterion(section, counts))}
 AUGMENTATIONS = {"swap_channels": swap_channels}
 EXPORT_FORMATS = {"toy": ExportFormat(".toy", write_pickled, load_pickled)}
