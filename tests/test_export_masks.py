@@ -44,13 +44,10 @@ def small_weights(head: str, data: Path, folder: Path) -> Path:
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.1, 0.3)
     for name, parameter in model.layers[-1].named_parameters():
-        if (
-            name.startswith(("heads", "cls", "coefficient"))
-            and name.endswith("weight")
-            and parameter.shape[2:] == (1, 1)
-        ):
+        of_outputs = name.startswith(("heads.", "cls.", "more."))
+        if of_outputs and name.endswith("weight") and parameter.shape[2:] == (1, 1):
             nn.init.normal_(parameter, std=0.5)
-        elif name.startswith(("heads", "cls", "coefficient")) and name.endswith("bias"):
+        elif of_outputs and name.endswith("bias"):
             parameter.data.zero_()
     states = {"ema": model.state_dict(), "losses": task.criterion(config.model, config.hyp, np.ones(5)).state_dict()}
     save_checkpoint(folder / f"{head}.pt", {"config": config.plain(), "epoch": 0, **states})

@@ -15,9 +15,10 @@ from yolo_lite.config.errors import ConfigError, StoppedError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_hyp, load_model_config
 from yolo_lite.config.model import ModelConfig
-from yolo_lite.engine.checkpoint import save_checkpoint, start_from
+from yolo_lite.engine.checkpoint import save_checkpoint
 from yolo_lite.engine.multi_scale import multi_scaled
 from yolo_lite.engine.seams import SEAMS
+from yolo_lite.engine.start import start_from
 from yolo_lite.engine.tasks import TASKS, task_of
 from yolo_lite.engine.train import train
 from yolo_lite.loss.criteria import segment
