@@ -20,7 +20,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "yolo_lite"
 
 CORE = ("structures.py", "ops/*", "config/*", "loss/*", "model/*", "data/*", "engine/*")
 BESIDE = (
-    "loss/mask*.py",  # of semantic segmentation
+    "loss/mask*.py",  # of masks
+    "loss/criteria/segment.py",
+    "model/heads/segment.py",
+    "model/heads/class_rows.py",  # of a start from other weights
+    "ops/masks.py",
+    "config/summed.py",
     "model/heads/detect_free.py",  # the second head: a newcomer reads one, with its criterion and its assigner
     "ops/distances.py",
     "loss/criteria/free.py",
@@ -52,6 +57,8 @@ BESIDE = (
     "config/old.py",  # advice for old keys
     "config/foreign.py",  # files of other programs
     "data/shapes.py",  # draws the embedded set
+    "data/masks.py",  # what segmentation adds
+    "data/readers/masks.py",
     "data/writers.py",  # of convert
     "data/files.py",  # what folders, lists and patterns name, on any machine, and by which suffix
     "data/places.py",
@@ -77,6 +84,10 @@ BESIDE = (
     "engine/multi_scale.py",
     "engine/batch_size.py",  # --batch-size auto
     "engine/validate.py",  # what val.py does beside the evaluation
+    "engine/evaluation_report.py",
+    "engine/size_scores.py",  # figures of metrics.json alone
+    "engine/masks.py",  # of a split as COCO's run-length code
+    "engine/stopwatch.py",
     "engine/detection_files.py",  # --save-json, --save-txt
     "engine/archive.py",  # verifies what is read
     "engine/plain_pickle.py",

@@ -26,6 +26,7 @@ from yolo_lite.report.comparison import VariantRow, comparison_image, comparison
 from yolo_lite.tools.compare import (
     Outcome,
     Run,
+    _write,
     compare,
     mean_and_deviation,
     paired_difference,
@@ -101,6 +102,22 @@ def test_pairs_are_made_by_seed():
     # The seeds differ far more than the variants: without pairs the difference would drown.
     rows = summarise({"a": [outcome(0.1), outcome(0.9)], "b": [outcome(0.11), outcome(0.9101)]})
     assert rows[1].verdict == "better"
+
+
+def test_masks_are_compared_beside_boxes(tmp_path: Path):
+    def both(boxes: float, masks: float) -> Outcome:
+        own = outcome(boxes).metrics
+        return Outcome({**own, **{key.replace("/", "/mask_"): masks * own[key] / boxes for key in own}}, 10.0, None)
+
+    outcomes = {"bce": [both(0.5, 0.4), both(0.51, 0.41)], "dice": [both(0.5, 0.5), both(0.51, 0.5101)]}
+    table = _write(tmp_path, [0, 1], outcomes)
+    boxes, masks = table.split("masks:")
+    assert boxes.startswith("boxes:") and "noise" in boxes and "better" in masks and "0.4050" in masks
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert [row["map50_95"][0] for row in content["mask_variants"]] == pytest.approx([0.405, 0.50505])
+    assert [row["map50_95"][0] for row in content["variants"]] == pytest.approx([0.505, 0.505])
+    plain = _write(tmp_path, [0, 1], {"a": [outcome(0.5)] * 2, "b": [outcome(0.6)] * 2})
+    assert "masks" not in plain and "mask_variants" not in (tmp_path / "comparison.json").read_text()
 
 
 def test_the_table_has_a_row_a_variant():

@@ -17,13 +17,12 @@ from yolo_lite.data.index import DatasetIndex, only_classes
 from yolo_lite.engine.coco_ap import (
     IN_CROWD,
     DetectionTable,
-    SizeScores,
     ground_truth,
     match,
-    score_by_size,
     score_detections,
 )
 from yolo_lite.engine.confusion import Errors, find_errors
+from yolo_lite.engine.size_scores import SizeScores, score_by_size
 from yolo_lite.report.evaluation import LARGEST, Curves, _most_frequent, ap_image, confusion_image, curves_image
 from yolo_lite.report.results_csv import results_image
 
@@ -220,7 +219,7 @@ def test_only_classes_leaves_their_ap_as_it_was() -> None:
     whole = score_detections(ground_truth(index), table)
     chosen = only_classes(index, ["class 2", "class 0"])
     kept = np.isin(table.label, (0, 2))
-    fewer = DetectionTable(*(column[kept] for column in table))._replace(label=(table.label[kept] == 0).astype(int))
+    fewer = table.select(kept)._replace(label=(table.label[kept] == 0).astype(int))
     alone = score_detections(ground_truth(chosen), fewer)
     assert [row[:3] for row in alone.by_class] == [whole.by_class[2][:3], whole.by_class[0][:3]]
 

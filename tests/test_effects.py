@@ -20,7 +20,8 @@ from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.instances import Sample
 from yolo_lite.data.letterbox import GREY
 from yolo_lite.data.loader import training_loader
-from yolo_lite.data.outlines import Outlines, Ring, mask_of
+from yolo_lite.data.masks import mask_of
+from yolo_lite.data.outlines import Outlines, Ring
 from yolo_lite.data.store import CAN_FORK, ImageStore
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.ops.streams import NamedGenerators, Stream

@@ -25,6 +25,7 @@ from yolo_lite.config.options import ValOptions
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.store import ImageStore
+from yolo_lite.engine import evaluation_report
 from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.coco_ap import DetectionTable, ground_truth
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
@@ -165,9 +166,9 @@ def test_a_perfect_detector_of_a_crowded_image_scores_one_in_training() -> None:
     setup = SimpleNamespace(processes=ALONE, compute=CPU)
     result = _validate(SimpleNamespace(setup=setup, state=state, val=split), SimpleNamespace(check=lambda: None))
     assert result.scores.overall == pytest.approx((1, 1, 1, 1, 1)) and result.fitness == pytest.approx(1)
-    report = result.report()
-    assert [report[name] for name in ("max_det", "ap_max_det", "ar")] == pytest.approx([512, 512, 1])
-    assert report["ar_100"] == pytest.approx(100 / 256, abs=1e-3)
+    content = evaluation_report.report(result)
+    assert [content[name] for name in ("max_det", "ap_max_det", "ar")] == pytest.approx([512, 512, 1])
+    assert content["ar_100"] == pytest.approx(100 / 256, abs=1e-3)
 
 
 @pytest.mark.skipif(not CROWDED.is_file(), reason=f"the crowded set is not there: {CROWDED}")
@@ -186,9 +187,9 @@ def test_a_perfect_detector_of_a_crowded_image_scores_one_in_val(
 
 def test_table_and_report_count_what_the_split_holds(val_index: DatasetIndex) -> None:
     result = evaluated(val_index, Oracle(), 64, batch_size=8)
-    first = result.table().splitlines()[1].split()
+    first = evaluation_report.table(result).splitlines()[1].split()
     assert first[:3] == ["all", str(len(val_index)), str(len(val_index.label))]
-    plain = json.loads(json.dumps(result.report()))
+    plain = json.loads(json.dumps(evaluation_report.report(result)))
     assert sum(row["objects"] for row in plain["per_class"].values()) == len(val_index.label)
     assert plain["map50_95"] == pytest.approx(1.0) and plain["images"] == len(val_index)
 
@@ -257,7 +258,7 @@ def test_saved_json_of_a_fair_detector_gives_pycocotools_its_figures(val_index: 
     expected = pycocotools_figures(tmp_path)
     assert 0.2 < expected[0] < 0.8 and expected[6] < expected[8]
     for result in results:
-        assert figures_of(result.report()) == pytest.approx(expected, abs=1e-6, nan_ok=True)
+        assert figures_of(evaluation_report.report(result)) == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 def test_saved_json_has_the_ids_of_a_coco_file(val_index: DatasetIndex, tmp_path: Path) -> None:

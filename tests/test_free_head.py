@@ -392,8 +392,9 @@ def test_the_budget_knows_what_the_head_costs(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_widths_of_the_branches():
-    assert branch_widths(64, Arguments()) == (64, 64) and branch_widths(320, Arguments()) == (80, 320)
-    assert branch_widths(64, Arguments(bins=1)) == (16, 64) and branch_widths(16, Arguments(bins=1)) == (16, 16)
+    assert branch_widths(64, Arguments())[:2] == (64, 64) and branch_widths(320, Arguments(), 32) == (80, 320, 80)
+    assert branch_widths(64, Arguments(bins=1))[:2] == (16, 64)
+    assert branch_widths(16, Arguments(bins=1), 32) == (16, 16, 32)
 
 
 @pytest.mark.parametrize(("size", "parameters", "operations"), [("n", 2_524_048, 7.1), ("s", 9_153_136, 24.0)])

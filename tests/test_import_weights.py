@@ -39,17 +39,21 @@ CFG = REPOSITORY / "cfg/yolo_n.yaml"
 needs_yolov5n = pytest.mark.skipif(not YOLOV5N.is_dir(), reason="../shared/weights/yolov5n is not there")
 
 
-def yolo_n(num_classes: int, seed: int = 0) -> Detector:
+def yolo_n(num_classes: int, seed: int = 0, cfg: Path = CFG) -> Detector:
     torch.manual_seed(seed)
-    config = load_model_config(CFG)
+    config = load_model_config(cfg)
     assert isinstance(config, ModelConfig)
     return Detector(config.model_copy(update={"nc": num_classes})).eval()
 
 
 @pytest.fixture(scope="module")
 def small() -> Detector:
-    """yolo_n for 3 classes with numbers that half precision holds; tests do not change it."""
-    model = yolo_n(3)
+    """yolo_n for 3 classes; tests do not change it."""
+    return in_half(yolo_n(3))
+
+
+def in_half(model: Detector) -> Detector:
+    """With numbers that half precision holds."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point():
             tensor.data = tensor.data.half().float()
@@ -64,6 +68,8 @@ def their_state(model: Detector) -> dict[str, torch.Tensor]:
             state["model.24.anchors"] = tensor / torch.tensor([8.0, 16.0, 32.0]).view(3, 1, 1)
             continue
         name = name.replace("layers.", "model.").replace("norm", "bn").replace("24.heads", "24.m")
+        for own, theirs in (("before", "cv1"), ("behind", "cv2"), ("mix", "cv3")):
+            name = name.replace(f"24.prototypes.{own}", f"24.proto.{theirs}")
         name = name.replace("model.9.merge", "model.9.cv2").replace("merge", "cv3").replace("bottlenecks", "m")
         name = re.sub("deep|reduce", "cv1", re.sub("plain|expand", "cv2", name))
         state[name] = tensor
@@ -82,6 +88,10 @@ def their_class(monkeypatch: pytest.MonkeyPatch) -> type[nn.Module]:
 
 @pytest.fixture
 def their_file(small: Detector, their_class: type[nn.Module], tmp_path: Path) -> Path:
+    return write_theirs(small, their_class, tmp_path)
+
+
+def write_theirs(small: Detector, their_class: type[nn.Module], tmp_path: Path) -> Path:
     """A checkpoint as YOLOv5 writes it: a pickled tree of modules of its own classes, in half precision."""
     model = their_class()
     for name, tensor in their_state(small).items():
@@ -174,6 +184,17 @@ def test_a_checkpoint_of_theirs_becomes_the_same_network(small: Detector, their_
     with zipfile.ZipFile(their_file) as file:
         assert b"models.common" in file.read("theirs/data.pkl")
     assert equal_states(build_detector(read_checkpoint(their_file)).state_dict(), small.state_dict())
+
+
+def test_a_segmentation_checkpoint_of_theirs_becomes_the_same_network(their_class, tmp_path: Path, capsys):
+    """Built by what is known of theirs: no real file is at hand."""
+    model = in_half(yolo_n(3, cfg=REPOSITORY / "cfg/yolo_n_seg.yaml"))
+    file, output = write_theirs(model, their_class, tmp_path), tmp_path / "ours.pt"
+    assert main(["import", str(file), "--output", str(output)]) == 0
+    content = load_checkpoint(output)
+    assert equal_states(content["ema"], model.state_dict())
+    assert config_of(content, output).model.head[-1].args == ("nc", "anchors", 32, 256)
+    assert "converted from YOLOv5's theirs.pt" in content["source"]
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])

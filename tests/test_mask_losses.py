@@ -19,7 +19,7 @@ from yolo_lite.loss.mask import MASK_LOSSES
 
 OVERLAP = ("iou", "iou_log", "dice", "tversky", "lovasz")
 SOFT = ("iou", "iou_log", "dice", "tversky")  # of TP, FP and FN
-PIXELWISE = ("ce", "focal")
+PIXELWISE = ("bce", "ce", "focal")
 IGNORED = 255
 
 every_loss = pytest.mark.parametrize("name", MASK_LOSSES)
@@ -108,7 +108,7 @@ def slow_overlap(name: str, p: list[float], truth: list[int], logit: list[float]
 
 
 def slow_pixel(name: str, p: list[float], label: int) -> float:
-    if name == "ce":
+    if name in ("bce", "ce"):
         return -math.log(p[label])
     return -(0.75 if label == 0 else 0.25) * (1 - p[label]) ** 2 * math.log(p[label])
 
@@ -295,6 +295,8 @@ OPTIONS = [
         if name in OVERLAP
         else [{}, {"gamma": 0.5}, {"gamma": 0.0}]
         if name == "focal"
+        else [{}, {"positive_weight": 3.0}]
+        if name == "bce"
         else [{}, {"weight": 1}, {"label_smoothing": 0.1}]
     )
 ] + [(name, {"smooth": 0.0, "absent": absent}) for name in SOFT for absent in ("area", "formula", "skip")]
@@ -445,6 +447,14 @@ def test_parameters_follow_one_pattern(name):
 
 
 # -------------------------------------------------------------------------------------------- laws between losses
+
+
+def test_weighted_bce_equals_torch_on_a_binary_mask():
+    logits, target = random_case(1)
+    found = MASK_LOSSES["bce"](logits, target, positive_weight=3.0)
+    truth = target[:, None].double()
+    expected = F.binary_cross_entropy_with_logits(logits, truth, pos_weight=torch.tensor(3.0).double())
+    torch.testing.assert_close(found, expected)
 
 
 @binary_and_not

@@ -27,10 +27,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_yaml_of_the_repository_has_a_name():
     sizes = [f"yolo_{size}{kind}" for size in "lmnsx" for kind in ("", "_free")]
+    masks = ["yolo_n_seg", "yolo_n_seg_free", "yolo_s_seg"]
     backbones = [f"yolo_{name}" for name in ("convnext", "mobilenet", "mobilenet_free", "mobilenet_v3", "resnet18")]
-    assert [*own_yamls("model")] == ["faster_rcnn", *sorted([*sizes, *backbones])]
+    assert [*own_yamls("model")] == ["faster_rcnn", *sorted([*sizes, *masks, *backbones])]
     assert [*own_yamls("hyp")] == ["hyp", "hyp_faster_rcnn", "hyp_finetune"]
-    assert [*own_yamls("data")] == ["coco", "coco128", "shapes", "voc"]
+    assert [*own_yamls("data")] == ["coco", "coco128", "shapes", "shapes_holes", "voc"]
     found = {path for kind in ("model", "hyp", "data") for path in own_yamls(kind).values()}
     assert found == {*(REPOSITORY / "cfg").glob("*.yaml"), *(REPOSITORY / "data").glob("*.yaml")}
 
@@ -71,7 +72,10 @@ def test_another_path_is_no_name_and_the_error_lists_the_names(given: str, here:
 def test_a_misspelt_name_is_answered_with_the_names_and_the_nearest(here: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["check", "--data", "coco182"]) == 2
     looked = f"error: coco182: no such file (looked in {here})"
-    assert capsys.readouterr().err == f"{looked}; yolo_lite brings coco, coco128, shapes, voc (nearest: 'coco128')\n"
+    assert (
+        capsys.readouterr().err
+        == f"{looked}; yolo_lite brings coco, coco128, shapes, shapes_holes, voc (nearest: 'coco128')\n"
+    )
 
 
 def test_the_loaders_know_the_names(here: Path):

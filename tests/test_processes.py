@@ -77,7 +77,7 @@ def one_step(processes: Processes, counts: Sequence[int], hyp: Hyp, cfg: str = "
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
     state.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
-    batches = [part_of(random_batch(count, seed=count), processes) for count in counts]
+    batches = [part_of(with_masks(random_batch(count, seed=count)), processes) for count in counts]
     step = train_step(
         state,
         [batch.to(compute) for batch in batches],
@@ -85,6 +85,12 @@ def one_step(processes: Processes, counts: Sequence[int], hyp: Hyp, cfg: str = "
     )
     gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     return {**gradients, "losses": step.losses, "norm": step.norm, **state.criterion.state_dict()}
+
+
+def with_masks(batch: Batch) -> Batch:
+    """A mask of every object, which models without masks do not look at."""
+    mask = torch.rand(len(batch.objects.label), 16, 16, generator=torch.Generator().manual_seed(0)) > 0.5
+    return batch._replace(objects=batch.objects._replace(mask=mask.to(torch.uint8)))
 
 
 def part_of(batch: Batch, processes: Processes) -> Batch:
@@ -104,11 +110,13 @@ CASES = {
     "uneven": ((5, 3), "wiou", "yolo_n"),
     "one image": ((1,), "ciou", "yolo_n"),
     "divided by scores": ((5, 3), "wiou", "yolo_n_free"),
+    "masks": ((5, 1), "wiou", "yolo_n_seg"),
+    "masks divided by scores": ((5, 1), "wiou", "yolo_n_seg_free"),
 }
 
 
 def recipe_of(box_loss: str) -> Hyp:
-    return Hyp(box_loss=box_loss, clip_norm=0.0)
+    return Hyp(box_loss=box_loss, clip_norm=0.0, mask_norm="step")
 
 
 def store_steps(processes: Processes, folder: Path) -> None:

@@ -92,8 +92,9 @@ class Raw:
         return self.maps[name] if name in self.maps else self.slots[..., self.columns[name]]
 
     def select(self, *rows: Tensor | int) -> Raw:
-        """The outputs of some slots, gathered once for all names: ``raw.select(image, slot)`` gives ``[P, ...]``."""
-        return replace(self, slots=self.slots[rows])
+        """The outputs of an image, by number, or of some slots: ``raw.select(image, slot)`` gives ``[P, ...]``."""
+        maps = {name: each[rows[0]] for name, each in self.maps.items()} if isinstance(rows[0], int) else self.maps
+        return replace(self, slots=self.slots[rows], maps=maps)
 
     def float(self) -> Raw:
         return replace(self, slots=self.slots.float())

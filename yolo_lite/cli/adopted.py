@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from yolo_lite.config.errors import UserError
 from yolo_lite.config.find import own_yamls
@@ -20,10 +20,12 @@ RunOptions = TypeVar("RunOptions", TrainOptions, CheckOptions)
 ADOPTED = "data.yaml"  # in a run folder
 
 
-def is_export(data: str | os.PathLike[str]) -> bool:
+def is_export(data: str | os.PathLike[str] | None) -> TypeGuard[str | os.PathLike[str]]:
     """Whether ``--data`` is a folder or an archive; a bare word that also names a dataset YAML is that."""
     from yolo_lite.tools.unpack import is_archive
 
+    if data is None:
+        return False
     given = os.fspath(data)
     if os.path.isdir(given):
         return os.sep in given or "/" in given or given not in own_yamls("data")

@@ -8,7 +8,7 @@ from yolo_lite.engine.seams import SEAMS
 TITLES = {
     "key box_loss (and rpn_box_loss)": "BOX_LOSSES",
     "keys obj_loss and cls_loss": "CLS_LOSSES",
-    "segmentation masks": "MASK_LOSSES",
+    "key mask_loss": "MASK_LOSSES",
     "key assigner": "ASSIGNERS",
 }
 

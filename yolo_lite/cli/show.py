@@ -1,4 +1,4 @@
-"""``yolo-lite show``: images of augmented batches with their boxes."""
+"""``yolo-lite show``: images of augmented batches with their boxes and, of a model that learns them, masks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.resolve import shared_config
 from yolo_lite.engine.run_folder import make_run_folder
 from yolo_lite.engine.sheets import SHOWN_IMAGES, training_sheet
+from yolo_lite.engine.tasks import task_of
 from yolo_lite.report.drawing import write_image
 
 
@@ -22,10 +23,11 @@ def run(options: ShowOptions) -> None:
     """Write ``batch_1.png``, ... into a run folder."""
     config, count = shared_config(options), options.batches
     hyp, size = config.hyp, config.train.imgsz
-    index = index_split(config.data, config.data_file, "train", with_outlines=hyp.needs_outlines)
+    has_masks = task_of(config.model).has_masks
+    index = index_split(config.data, config.data_file, "train", has_masks or hyp.needs_outlines)
     print(f"train: {index.describe()}")
     store = ImageStore(index, size, "off", shared=False)
-    dataset = TrainingSet(index, store, size, hyp, options.seed, mosaic_epochs=count)
+    dataset = TrainingSet(index, store, size, hyp, options.seed, count, has_masks)
     loader = training_loader(dataset, SHOWN_IMAGES, workers=0, epochs=range(count), pin_memory=False)
     shown = list(itertools.islice(loader, count))
     for why in dict(one for batch in shown for one in batch.unreadable).values():

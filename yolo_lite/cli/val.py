@@ -16,6 +16,7 @@ def run(options: ValOptions, in_folder: bool = True) -> dict[str, Any]:
         in_folder: write metrics.json and images into a run folder.
     """
     from yolo_lite.deploy.exported import exported_subject, is_exported
+    from yolo_lite.engine import evaluation_report
     from yolo_lite.engine.run_folder import make_run_folder
     from yolo_lite.engine.validate import of_classes, prepare_validation, write_results
 
@@ -24,9 +25,9 @@ def run(options: ValOptions, in_folder: bool = True) -> dict[str, Any]:
     evaluation = validation()
     if options.classes:
         evaluation = of_classes(evaluation, options.classes)
-    report = evaluation.report()
+    report = evaluation_report.report(evaluation)
     stages = ", ".join(f"{stage} {milliseconds:.1f}" for stage, milliseconds in report["ms_per_image_by_stage"].items())
-    print(f"{evaluation.table()}\nmilliseconds an image: {stages}")
+    print(f"{evaluation_report.table(evaluation)}\nmilliseconds an image: {stages}")
     if folder:
         write_results(folder, evaluation, report, options)
         print(f"{folder / 'metrics.json'}, images beside it")

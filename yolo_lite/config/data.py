@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, Strict, ValidationInfo, field_valid
 from yolo_lite.config.bounds import CLASSES, IMAGES, SOURCES, at_most, check_name
 from yolo_lite.config.errors import nearest
 from yolo_lite.config.seams import Section, chosen_from
-from yolo_lite.config.types import APath, Channels, Classes, Count, ImageSize, Listed, Seed, described, is_int
+from yolo_lite.config.types import APath, Channels, Classes, Count, Fraction, ImageSize, Listed, Seed, described, is_int
 
 
 class Generate(Section):
@@ -24,6 +24,7 @@ class Generate(Section):
     val: Annotated[Count, Field(le=IMAGES)]
     image_size: ImageSize
     seed: Seed = 0
+    holes: Fraction = 0.0  # of the circles and hearts, which then are rings and frames
 
 
 def _stays_below(path: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from yolo_lite.config.seams import Choice, Section, chosen_from
+from yolo_lite.config.summed import Summed, summed_from
 from yolo_lite.config.types import Count, CountOrZero, Fraction, Listed, NotNegative, Positive, Several, described
 
 Freeze = Annotated[Listed[CountOrZero] | Literal["backbone"], described("backbone, or a list of rows, counted from 0")]
@@ -47,12 +48,15 @@ class LossSection(Section):
     rpn_box_loss: Annotated[Choice, chosen_from("BOX_LOSSES")] = Choice(name="smooth_l1")  # first stage of Faster R-CNN
     obj_loss: Annotated[Choice, chosen_from("CLS_LOSSES")] = Choice(name="bce")
     cls_loss: Annotated[Choice, chosen_from("CLS_LOSSES")] = Choice(name="bce")
+    mask_loss: Annotated[Summed, summed_from("MASK_LOSSES")] = Summed(choices=(Choice(name="bce"),))
     cls_weights: ClassWeights = None
     box: NotNegative = 0.05
     rpn_box: NotNegative = 1.0  # first stage of Faster R-CNN
     obj: NotNegative = 1.0
     cls: NotNegative = 0.5
     dfl: NotNegative = 1.5  # of heads that predict distributions
+    mask: NotNegative = 0.05
+    mask_norm: Literal["area", "step"] = "area"  # how masks are averaged: each counts the same, or each pixel
     obj_pw: Positive = 1.0
     cls_pw: Positive = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
@@ -128,6 +129,14 @@ class ModelConfig(Section):
         if blocks > BLOCKS:
             raise ValueError(f"expected at most {BLOCKS:,} blocks of all rows, found {blocks:,.0f} with depth_multiple")
         return self
+
+
+def scaled_width(width: int, config: ModelConfig) -> int:
+    """Channels of a block: ``width * width_multiple``, rounded up to ``channel_multiple``."""
+    scaled = math.ceil(width * config.width_multiple / config.channel_multiple) * config.channel_multiple
+    if scaled > WIDTH:
+        raise ValueError(f"expected at most {WIDTH:,} channels, found {scaled:,} after width_multiple")
+    return scaled
 
 
 # Model YAMLs by their key ``family``.

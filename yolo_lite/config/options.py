@@ -99,6 +99,8 @@ Texts = Annotated[Sequence[str], PlainValidator(_texts)]
 Data = Annotated[
     StrPath, Field(description="dataset YAML, an export (see adopt), or the name of a YAML that yolo_lite brings")
 ]
+_CHOSEN = "dataset YAML, an export (see adopt), or the name of a brought YAML (default: shapes; for masks shapes_holes)"
+ChosenData = Annotated[StrPath | None, Field(description=_CHOSEN)]
 TrainedData = Annotated[StrPath | None, Field(description="dataset YAML or export (default: what it was trained with)")]
 Model = Annotated[StrPath, Field(description="model YAML, or the name of one that yolo_lite brings")]
 Hyperparameters = Annotated[StrPath, Field(description="hyperparameter YAML")]
@@ -132,7 +134,10 @@ Folder = Annotated[str, PlainValidator(_path), AfterValidator(check_text)]
 Name = Annotated[Folder, Field(description="folder of this run; a number is added if it exists")]
 ExistOk = Annotated[bool, Field(description="write into an existing folder")]
 Overwrite = Annotated[bool, Field(description="overwrite an existing file")]
-SaveTxt = Annotated[bool, Field(description="labels/*.txt: class cx cy w h confidence, in fractions of the image")]
+SAVE_TXT = (
+    "labels/*.txt: class cx cy w h confidence, or of masks class x y x y ... confidence, in fractions of the image"
+)
+SaveTxt = Annotated[bool, Field(description=SAVE_TXT)]
 
 
 class RunOptions(Options):
@@ -140,7 +145,7 @@ class RunOptions(Options):
 
     cfg: Model = "cfg/yolo_s.yaml"
     hyp: StrPath | None = option(None, "hyperparameter YAML (default: cfg/hyp.yaml or cfg/hyp_faster_rcnn.yaml)")
-    data: Data = DEFAULT_DATA
+    data: ChosenData = None
     weights: StrPath | None = option(None, "checkpoint to start from (default: from scratch)")
     epochs: Count | None = option(None, "default: what the dataset YAML suggests, else 100")
     batch_size: Annotated[Count | Literal["auto"] | None, described("1 or more, or auto"), Flag(metavar="N")] = option(
@@ -192,7 +197,7 @@ class ValOptions(Options):
     )
     coco_rules: bool = option(False, "AP counts 100 detections of an image and class, however crowded the images are")
     classes: Classes = ()
-    save_json: bool = option(False, "predictions.json and ground_truth.json in COCO's format, boxes in pixels")
+    save_json: bool = option(False, "predictions.json and ground_truth.json in COCO's format, in pixels")
     save_txt: SaveTxt = False
     plugin: Plugins = ()
     project: Project = "runs/val"
@@ -218,8 +223,8 @@ class PredictOptions(Options):
     agnostic_nms: bool = option(False, "a better box of any class drops a box, not only one of its own class")
     no_save: bool = option(False, "no annotated images and videos")
     save_txt: SaveTxt = False
-    save_json: bool = option(False, "predictions.json: boxes xyxy in pixels, names, scores")
-    save_crop: bool = option(False, "crops/CLASS/*.jpg")
+    save_json: bool = option(False, "predictions.json: boxes xyxy in pixels, names, scores, masks as RLE")
+    save_crop: bool = option(False, "crops/CLASS/*.jpg; of masks *.png, transparent outside")
     plugin: Plugins = ()
     project: Project = "runs/predict"
     name: Name = "exp"
@@ -291,9 +296,10 @@ class CompareOptions(RunOptions):
 
 
 class ShowOptions(Options):
-    """Draw the first training batches as the network would see them, with their boxes."""
+    """Draw the first training batches as the network would see them, with their boxes and masks."""
 
-    data: Data = DEFAULT_DATA
+    data: ChosenData = None
+    cfg: Model = option("cfg/yolo_s.yaml", "model YAML: whether it learns masks")
     hyp: Hyperparameters = "cfg/hyp.yaml"
     imgsz: SuggestedSize = None
     batches: Annotated[Count, Field(le=1000)] = option(2, "how many, of 8 images each")
@@ -360,7 +366,7 @@ class DownloadOptions(Options):
 class FitOptions(Options):
     """A dataset as a model would see it."""
 
-    data: Data = DEFAULT_DATA
+    data: ChosenData = None
     cfg: Model = option("cfg/yolo_s.yaml", "model YAML, for its anchors")
     hyp: Hyperparameters = option("cfg/hyp.yaml", "hyperparameter YAML, for anchor_t")
     imgsz: SuggestedSize = None

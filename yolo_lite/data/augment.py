@@ -15,7 +15,8 @@ import numpy as np
 from yolo_lite.config.hyp import AugmentSection
 from yolo_lite.data.instances import Instances, Sample, scale_matrix, shift_matrix
 from yolo_lite.data.letterbox import GREY, on_canvas
-from yolo_lite.data.outlines import Outlines, mask_of, rings_of
+from yolo_lite.data.masks import mask_of, rings_of
+from yolo_lite.data.outlines import Outlines
 
 MIN_SIDE = 2.0  # pixels; smaller boxes are dropped
 MIN_VISIBLE = 0.1  # of the whole object's area
@@ -112,7 +113,8 @@ def copy_paste(host: Sample, donor: Sample, rng: np.random.Generator) -> Sample:
     assert moved.outlines
     rings = [moved.outlines.of(row) for row in range(len(moved))]
     masks = [mask_of(own, shape) for own in rings]
-    rows = np.flatnonzero([mask.any() for mask in masks])
+    num_pixels = [cv2.countNonZero(mask) for mask in masks]
+    rows = np.flatnonzero(num_pixels)
     if not len(rows):
         return host
     cover = np.bitwise_or.reduce([masks[row] for row in rows])
@@ -122,7 +124,7 @@ def copy_paste(host: Sample, donor: Sample, rng: np.random.Generator) -> Sample:
     for new, row in enumerate(rows):
         points, area = np.concatenate(rings[row]), sum(cv2.contourArea(np.float32(ring)) for ring in rings[row])
         pasted.xyxy[new] = _overlap(np.concatenate((points.min(axis=0), points.max(axis=0))), box_of(masks[row]))
-        pasted.share[new] = min(masks[row].sum() / max(area, 1), 1.0)
+        pasted.share[new] = min(num_pixels[row] / max(area, 1), 1.0)
     return Sample(image, Instances.concat([_hide(host.instances, cover), pasted]))
 
 
@@ -157,7 +159,7 @@ def _hide(instances: Instances, cover: np.ndarray) -> Instances:
         if not outlines[row]:
             mask[round(y1) : round(y2), round(x1) : round(x2)] = 1
         seen = mask & ~cover
-        num_pixels, num_seen = int(mask.sum()), int(seen.sum())
+        num_pixels, num_seen = cv2.countNonZero(mask), cv2.countNonZero(seen)
         if num_seen < num_pixels:
             share[row] *= num_seen / num_pixels
             xyxy[row] = _overlap(xyxy[row], box_of(seen) if num_seen else (x1, y1, x1, y1))

@@ -12,7 +12,7 @@ from yolo_lite.config.hyp import AugmentSection
 from yolo_lite.data import augment, effects
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.instances import Instances, Sample, scale_matrix
-from yolo_lite.data.letterbox import Canvas, Letterbox, on_canvas, to_canvas
+from yolo_lite.data.letterbox import Canvas, Letterbox, on_canvas
 from yolo_lite.data.store import ImageStore
 from yolo_lite.data.unreadable import first_readable, reason_of
 from yolo_lite.ops.streams import NamedGenerators, Stream
@@ -42,6 +42,15 @@ def repeat_factors(index: DatasetIndex, threshold: float) -> np.ndarray:
     np.maximum.at(weight, image, np.maximum(1, np.sqrt(threshold / frequency[label])))
     weight[weight == 0] = weight[weight > 0].mean()
     return weight
+
+
+def objects_of(index: DatasetIndex, position: int, with_outlines: bool) -> Instances:
+    """The objects of an image, in its pixels."""
+    height, width = index.size[position]
+    label, xyxy = index.objects(position)
+    packed = index.outlines if with_outlines else None
+    outlines = packed and packed.select(index.rows(position)).within(xyxy, (width, height))
+    return Instances(label, xyxy, np.ones(len(label)), outlines)
 
 
 @dataclass(eq=False)
@@ -78,6 +87,9 @@ class TrainingSet:
             sample = augment.mixup(sample, self._warped(other, epoch, random), random["mixup"])
         sample = effects.apply_effects(sample, self.hyp, random)
         instances = sample.instances.select(augment.worth_learning(sample.instances))
+        if self.with_outlines and instances.outlines is None:
+            wanted = "masks are drawn from outlines: expected functions (image, instances, rng), see data/effects.py"
+            raise ConfigError(f"augmentations: {wanted}")
         instances = instances if self.with_outlines else replace(instances, outlines=None)
         size = tuple(self.index.size[position].tolist())
         # The image of a training sample has been warped: it has no letterbox to undo.
@@ -122,10 +134,7 @@ class TrainingSet:
         """One image, or the next that can be read, and its objects, in pixels of the resized image."""
         position, image = first_readable(self.store.__getitem__, position, len(self), self.unreadable)
         height, width = self.index.size[position]
-        label, xyxy = self.index.objects(position)
-        packed = self.index.outlines if with_outlines else None
-        outlines = packed and packed.select(self.index.rows(position)).within(xyxy, (width, height))
-        instances = Instances(label, xyxy, np.ones(len(label)), outlines)
+        instances = objects_of(self.index, position, with_outlines)
         return Sample(image, instances.warped(scale_matrix(image.shape[1] / width, image.shape[0] / height)))
 
 
@@ -136,6 +145,7 @@ class EvaluationSet:
     index: DatasetIndex
     store: ImageStore
     canvas: Canvas
+    with_outlines: bool = False  # samples come with the outlines of their objects, as TrainingSet's
 
     def __len__(self) -> int:
         return len(self.index)
@@ -153,6 +163,5 @@ class EvaluationSet:
             why = ((position, reason_of(error)),)
             return DatasetItem(np.zeros((0, 0, 3), np.uint8), none, position, original, Letterbox(1.0, 1.0, 0, 0), why)
         image, letterbox = on_canvas(pixels, original, self.shape(position))
-        label, xyxy = self.index.objects(position)
-        instances = Instances(label, to_canvas(xyxy, letterbox), np.ones(len(label)))
+        instances = objects_of(self.index, position, self.with_outlines).warped(scale_matrix(*letterbox))
         return DatasetItem(image, instances, position, original, letterbox)

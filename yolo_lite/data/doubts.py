@@ -61,6 +61,13 @@ def doubts_of_sizes(index: DatasetIndex, longest: int, anchors: np.ndarray | Non
     return [line for line in lines if line]
 
 
+def without_outlines(index: DatasetIndex) -> str:
+    """A line where objects of an index with outlines have none; else empty."""
+    assert index.outlines
+    count = int((~index.crowd & (np.diff(index.outlines.first_ring) == 0)).sum())
+    return f"{count} of {index.num_objects} objects have no outline: masks of their boxes are learnt" if count else ""
+
+
 def too_small(sizes: np.ndarray, longest: int) -> str:
     """A line where many objects are too small to be learnt; ``sizes`` are those of ``training_sizes``. Else empty."""
     shortest = sizes.min(axis=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import math
 import mmap
 import multiprocessing
 import os
@@ -39,6 +40,7 @@ from yolo_lite.structures import Batch, Objects
 
 PREFETCH = 2  # batches that each process has ready or under way, as a DataLoader's have
 SECONDS_AFTER_SIGTERM = 10  # for which a loading process goes on
+MASK = Objects._fields.index("mask")
 _PROCESSES = ", the limit of processes is reached (ulimit -u)"
 ADVICE = "try --workers 0 (the main process loads) or a smaller --batch-size"
 
@@ -190,7 +192,9 @@ def _answer(loader: ForkedLoader, number: int, batches: Iterator[Sequence[Any]],
     """The next batch for ``_copied``, its images in the slot, or what went wrong; pickled."""
     try:
         batch = loader.collate([loader.dataset[key] for key in next(batches)], slot)
-        columns = [one.numpy() if isinstance(one, Tensor) else one for one in (*batch.objects, *batch[2:])]
+        columns: list[Any] = [one.numpy() if isinstance(one, Tensor) else one for one in (*batch.objects, *batch[2:])]
+        if (mask := columns[MASK]) is not None:
+            columns[MASK] = np.packbits(mask), mask.shape  # an eighth of it to be sent
         return pickle.dumps((batch.images.permute(0, 2, 3, 1).shape, columns))
     except Exception as error:  # handed on, whatever it is: the main process waits
         if words := shortage(error):
@@ -203,6 +207,9 @@ def _copied(answer: tuple[tuple[int, ...], list[Any]], slot: memoryview, pin_mem
     shape, columns = answer  # [B, H, W, 3]
     images = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
     np.copyto(images.numpy(), np.ndarray(shape, np.uint8, slot))
+    if columns[MASK] is not None:
+        bits, masks = columns[MASK]
+        columns[MASK] = np.unpackbits(bits, count=math.prod(masks)).reshape(masks)
     tensors = [torch.from_numpy(one) if isinstance(one, np.ndarray) else one for one in columns]
     if pin_memory:
         tensors = [one.pin_memory() if isinstance(one, Tensor) else one for one in tensors]

@@ -119,6 +119,7 @@ def index_split(config: DatasetConfig, data_file: str | Path, split: str, with_o
     """
     files = split_files(config, data_file, split)
     reader = files.reader
+    reader.with_outlines = with_outlines
     rules = (config.names, config.channels, HAS_TIFFFILE, files.root, files.sources, reader.kpt_shape, with_outlines)
     read = partial(read_image_labels, reader, config.channels, with_outlines)
     kept = index_cache.read_changed(files, read, split, *rules)

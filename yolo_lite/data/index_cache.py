@@ -30,7 +30,7 @@ from yolo_lite.data.shapes import cache_folder
 from yolo_lite.data.split import SplitFiles
 
 # Raise it with every change of what the readers, ``images`` or ``labels`` make of the same files.
-FORMAT = 8
+FORMAT = 9
 # A file may change twice within one tick of its file system's clock (2 s for FAT), and the second change not show.
 SETTLED_AFTER = 2_000_000_000  # ns
 STAMPED_TOGETHER = 500  # images that are looked at in a row

@@ -179,6 +179,7 @@ class LabelReader:
     path: Path | None = None  # the one file of all images, in a format that has one
     drop_repeats = True  # whether an object counts once that is stated several times
     numbers_classes = False  # whether labels have the numbers of classes instead of their names
+    with_outlines = True  # whether they are asked for
     reading = ""  # how the rows of the split are to be understood, where they do not say it one by one
     folders: Sequence[str] = ()  # of images, that the sources of the splits name
     kpt_shape: tuple[int, int] | None = None  # keypoints of a pose row and numbers of each, where the YAML says it

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet
 from yolo_lite.data.hand_over import ForkedLoader, Loader, start_worker
+from yolo_lite.data.masks import learnt_masks
 from yolo_lite.data.store import CAN_FORK
 from yolo_lite.ops.boxes import xyxy_to_cxcywh
 from yolo_lite.ops.streams import Stream
@@ -72,7 +73,7 @@ def same_shape_batches(dataset: EvaluationSet, batch_size: int) -> list[list[int
 
 
 def collate(items: list[DatasetItem], memory: memoryview | None = None) -> Batch:
-    """Join samples of the same shape, their images in ``memory`` if it is given; boxes become cxcywh."""
+    """Join samples of one shape, their images in ``memory`` if it is given; boxes become cxcywh, outlines masks."""
     unreadable = tuple(one for item in items for one in item.unreadable)
     items = [item for item in items if item.image.size]
     if not items:
@@ -84,8 +85,10 @@ def collate(items: list[DatasetItem], memory: memoryview | None = None) -> Batch
     # In memory they are [B, H, W, 3]: seen as [B, 3, H, W] they are channels-last without a copy.
     place = None if memory is None else np.ndarray((len(items), *arrays[0].shape), np.uint8, memory)
     images = torch.from_numpy(np.stack(arrays, out=place)).permute(0, 3, 1, 2)
+    masks = [learnt_masks(own, *arrays[0].shape[:2]) for own in instances if own.outlines]
+    mask = torch.from_numpy(np.concatenate(masks)) if masks else None
     sizes, letterboxes = torch.tensor(original_size), torch.tensor(letterbox, dtype=torch.float64)
-    return Batch(images, Objects(image, label, box), torch.tensor(position), sizes, letterboxes, unreadable)
+    return Batch(images, Objects(image, label, box, mask), torch.tensor(position), sizes, letterboxes, unreadable)
 
 
 # A process's part of a batch with fewer images than processes. No network sees it: three channels do for any dataset.

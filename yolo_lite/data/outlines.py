@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 Ring = np.ndarray  # [q, 2] float, the corners of a polygon
@@ -156,36 +155,3 @@ def warp_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Points ``[n, 2]`` through a 3x3 matrix; NaN where perspective puts them behind the viewer."""
     moved = points @ matrix[:, :2].T + matrix[:, 2]  # [n, 3]
     return moved[:, :2] / np.where(moved[:, 2:] > 0, moved[:, 2:], np.nan)
-
-
-def join_rings(rings: Sequence[Ring]) -> Ring:
-    """One polygon float64 ``[q, 2]`` of several: lines of no width lead from each to the next, and back."""
-    if len(rings) == 1:
-        return rings[0].astype(np.float64)
-    closed = [np.concatenate((ring, ring[:1])) for ring in rings]
-    back = [ring[:1] for ring in rings[-2:0:-1]]
-    return np.concatenate(closed + back).astype(np.float64)
-
-
-def to_sixteenths(points: np.ndarray) -> np.ndarray:
-    """Points for cv2 with shift=4: whole 1/16 pixels, counted from the middle of the first pixel."""
-    return np.round((points - 0.5) * 16).astype(np.int32)
-
-
-def mask_of(rings: Sequence[Ring], shape: tuple[int, ...]) -> np.ndarray:
-    """Pixels uint8 ``[H, W]``, 1 inside any of the rings."""
-    mask = np.zeros(shape[:2], dtype=np.uint8)
-    for ring in rings:
-        if len(ring):
-            cv2.fillPoly(mask, [to_sixteenths(ring)], 1, shift=4)
-    return mask
-
-
-def rings_of(mask: np.ndarray) -> list[Ring]:
-    """The inverse of ``mask_of``: a ring for each connected part, which leads round the holes of the part too."""
-    contours, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    rings: dict[int, list[Ring]] = {}
-    for number, contour in enumerate(contours):
-        parent = int(hierarchy[0, number, 3])  # -1 for the outside of a part
-        rings.setdefault(number if parent < 0 else parent, []).append(contour.reshape(-1, 2) + 0.5)
-    return [join_rings(own) for own in rings.values()]

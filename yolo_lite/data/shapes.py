@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from yolo_lite.config.data import Generate
 from yolo_lite.config.errors import DataError
-from yolo_lite.data.outlines import to_sixteenths
+from yolo_lite.data.masks import join_rings, to_sixteenths
 
 FORMAT_VERSION = 1  # raise it when the drawing changes: sets in caches carry it in their names
 SPLITS = ("train", "val")  # the position is part of the seed
@@ -23,6 +23,8 @@ SMALLEST, LARGEST = 0.20, 0.60  # longest side of an object, as a part of the im
 LEAST_VISIBLE = 0.85  # of an object's area, once all later objects are drawn over it
 HUE_SPREAD = 28.0  # degrees: every class has a range of hues of its own, backgrounds and clutter have them all
 LEAST_CONTRAST = 100.0  # BGR distance between an object and nearly every pixel along its edge
+HOLED = ("circle", "heart")  # classes that may have holes
+HOLE = (0.4, 0.6)  # of the sides of its object
 Shape = tuple[int, np.ndarray]  # index into SHAPE_CLASSES; outline [K, 2], whole even where a later object hides a part
 
 
@@ -117,6 +119,12 @@ def random_polygon(rng: np.random.Generator, outline: np.ndarray, height: int, w
     return points + place * ((width, height) - points.max(axis=0))
 
 
+def with_hole(polygon: np.ndarray, ratio: float) -> np.ndarray:
+    """The outline [K, 2], and back from its smaller copy round the same middle, as one [2 K + 2, 2]."""
+    middle = polygon.mean(axis=0)
+    return join_rings([polygon, (middle + ratio * (polygon - middle))[::-1]])  # backwards: areas are taken away
+
+
 def coverage(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
     """The part of each pixel that lies inside a polygon [K, 2], of 4 x 4 finer ones: [H, W] float32, 0..1."""
     fine = np.zeros((height * 4, width * 4), np.uint8)
@@ -150,7 +158,7 @@ def fill_shape(canvas: np.ndarray, alpha: np.ndarray, class_index: int, rng: np.
 
 def draw_image(spec: Generate, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
     """Image [H, W, 3] uint8 BGR and its objects, whatever the numbers of images in the spec."""
-    rng = np.random.default_rng([spec.seed, SPLITS.index(split), index])
+    rng, of_holes = (np.random.default_rng([spec.seed, SPLITS.index(split), index, *more]) for more in ((), (1,)))
     height, width = (round(ratio * spec.image_size) for ratio in rng.choice(SIDE_RATIOS))
     count = 0 if rng.random() < 0.08 else int(rng.integers(1, 6))  # some images hold no object
     canvas = draw_background(rng, height, width)
@@ -158,11 +166,16 @@ def draw_image(spec: Generate, split: str, index: int) -> tuple[np.ndarray, list
     seen = np.zeros((height, width), int)  # number of the object on top, 0 for none
     areas = np.zeros(1)  # pixels of the whole objects by their numbers
     for class_index in rng.integers(len(SHAPE_CLASSES), size=count).tolist():
+        name = SHAPE_CLASSES[class_index]
+        has_hole, ratio = name in HOLED and of_holes.random() < spec.holes, of_holes.uniform(*HOLE)
         for _ in range(20):  # places are tried
-            polygon = random_polygon(rng, OUTLINES[SHAPE_CLASSES[class_index]], height, width)
+            polygon = random_polygon(rng, OUTLINES[name], height, width)
             alpha = coverage(polygon, height, width)
             cover = alpha > 0.5
             if (np.bincount(seen[~cover], minlength=len(areas)) >= LEAST_VISIBLE * areas).all():
+                if has_hole:  # objects lie where they lie without holes
+                    polygon = with_hole(polygon, ratio)
+                    alpha = coverage(polygon, height, width)
                 canvas = fill_shape(cast_shadow(canvas, alpha, rng), alpha, class_index, rng)
                 seen[cover] = len(areas)
                 areas = np.append(areas, cover.sum())
@@ -207,7 +220,8 @@ def cache_folder() -> Path:
 def ensure_shapes(spec: Generate, cache: Path | None = None) -> Path:
     """The folder of the set, drawn first if it is not there yet. Raises DataError if the cache cannot be written."""
     cache = cache or cache_folder()
-    folder = cache / f"shapes-v{FORMAT_VERSION}-{spec.train}-{spec.val}-{spec.image_size}-{spec.seed}"
+    holes = f"-holes-{spec.holes:g}" if spec.holes else ""
+    folder = cache / f"shapes-v{FORMAT_VERSION}-{spec.train}-{spec.val}-{spec.image_size}-{spec.seed}{holes}"
     if (folder / "images").is_dir():
         return folder
     try:

@@ -17,7 +17,7 @@ import numpy as np
 
 from yolo_lite.config.bounds import printable
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.data.outlines import join_rings
+from yolo_lite.data.masks import join_rings
 from yolo_lite.data.readers.voc import EDGES
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh, xyxy_to_xywh
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
@@ -21,16 +22,18 @@ from yolo_lite.data.dataset import EvaluationSet
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.store import ImageStore
 from yolo_lite.deploy.exported import Exported, load_exported
-from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, as_tuple, extra
-from yolo_lite.deploy.graph import INPUT, Decoded, Suppressed, detections_of
+from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, extra
+from yolo_lite.deploy.graph import INPUT, Decoded, Suppressed, as_tuple, detections_of
 from yolo_lite.engine.checkpoint import Trained, load_trained
 from yolo_lite.engine.coco_ap import detection_limits
 from yolo_lite.engine.evaluate import rounded_up
+from yolo_lite.ops.masks import STRIDE, inside
 from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.structures import Detections
 
 NUM_CHECKED = 16  # images on which a file is compared with PyTorch
 TOLERANCE = 1e-4  # of boxes, in sides of the input, and of scores
-LEAST_FOUND = {"fp32": 0.99, "fp16": 0.9, "int8": 0.5}  # share of PyTorch's detections
+LEAST_FOUND = {"fp32": 0.99, "fp16": 0.9, "int8": 0.5}  # share of PyTorch's detections, and of the cells of their masks
 SURE = DetectOptions(confidence=0.25, iou=0.45)  # the detections that are looked for
 # With what lies between them, convolutions hand over 8 bits: quicker, and nearer to fp32, than convolutions alone.
 INT8_OPERATIONS = ["Conv", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "Resize"]
@@ -44,15 +47,17 @@ class Agreement(NamedTuple):
     found: int  # of PyTorch's detections
     expected: int
     images: int
+    mask: float = math.nan  # share of the cells in their boxes on which masks of the same detections agree
 
     def __str__(self) -> str:
         raw = f"boxes within {self.box:.1e} of the side, scores within {self.score:.1e}; "
-        return f"{'' if math.isnan(self.box) else raw}{self.found} of {self.expected} detections found again"
+        masks = "" if math.isnan(self.mask) else f", their masks agree on {self.mask:.2%} of the cells"
+        return f"{'' if math.isnan(self.box) else raw}{self.found} of {self.expected} detections found again{masks}"
 
     def is_enough(self, precision: str) -> bool:
         """fp16 and int8 are meant to differ, but not beyond recognition."""
         exact = precision != "fp32" or math.isnan(self.box) or max(self.box, self.score) <= TOLERANCE
-        return exact and self.found >= LEAST_FOUND[precision] * self.expected
+        return exact and self.found >= LEAST_FOUND[precision] * self.expected and not self.mask < LEAST_FOUND[precision]
 
 
 def load_exportable(options: ExportOptions) -> Trained:
@@ -119,6 +124,7 @@ def _facts(trained: Trained, options: ExportOptions) -> Facts:
         dynamic=tuple(options.dynamic),
         precision="int8" if options.int8 else "fp16" if options.half else "fp32",
         nms=options.nms,
+        task="segment" if trained.task.has_masks else "detect",
         yolo_lite=yolo_lite.__version__,
         source=content.get("source", ""),
     )
@@ -138,17 +144,30 @@ def _sample_images(index: DatasetIndex, facts: Facts, most: int) -> Iterator[Ten
 def _compare(exported: Exported, reference: nn.Module, images: Iterable[Tensor], options: DetectOptions) -> Agreement:
     """Run a file and PyTorch's network on the same images."""
     box, score, found, expected, number = [], [], 0, 0, 0
+    cells, scores = np.zeros(2, dtype=np.int64), slice(4, 5 + len(exported.facts.names))
     for image in images:
         number += 1
         ours, theirs = as_tuple(reference(image)), exported(image)
-        if len(ours) == 1:
+        if not exported.facts.nms:
             difference = (ours[0] - theirs[0]).abs()
             box.append(float(difference[..., :4].max()) / max(image.shape[2:]))
-            score.append(float(difference[..., 4:].max()))
+            score.append(float(difference[..., scores].max()))
         here, there = (detections_of(outputs, options)[0] for outputs in (ours, theirs))
         same = (here.label[:, None] == there.label) & (box_iou(here.box, there.box) > 0.5)
         found, expected = found + int(same.any(dim=1).sum()), expected + len(here.label)
-    return Agreement(max(box, default=math.nan), max(score, default=math.nan), found, expected, number)
+        cells += _equal_cells(here, there, same)
+    masks = float(cells[0] / cells[1]) if cells[1] else math.nan
+    return Agreement(max(box, default=math.nan), max(score, default=math.nan), found, expected, number, masks)
+
+
+def _equal_cells(here: Detections, there: Detections, same: Tensor) -> tuple[int, int]:
+    """On how many cells in their boxes masks of the same detections agree, and how many cells these are."""
+    if here.mask is None or there.mask is None or not same.any():
+        return 0, 0
+    rows = same.any(dim=1)
+    cells = inside(here.box[rows] / STRIDE, *here.mask.shape[1:])
+    agree = (here.mask[rows] > 0) == (there.mask[same.int().argmax(dim=1)[rows]] > 0)
+    return int((agree & cells).sum()), int(cells.sum())
 
 
 def _quantise(path: Path, images: Iterable[Tensor], batch: int) -> None:

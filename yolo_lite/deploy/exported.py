@@ -55,9 +55,11 @@ class Exported:
         except UNREADABLE as error:
             told = f"cannot be run on images {list(images.shape)}: {first_line(error)}"
             raise CheckpointError(f"{self.path}: {told}") from error
-        if not are_outputs(outputs, len(images), self.facts.nms, len(self.facts.names)):
+        facts = self.facts
+        if not are_outputs(outputs, len(images), facts.nms, len(facts.names), facts.task):
             found = ", ".join(map(shown, outputs))
-            expected = f"those of {len(self.facts.names)} classes {'with' if self.facts.nms else 'without'} NMS"
+            kind = f"{'with' if facts.nms else 'without'} NMS{', with masks' if facts.task == 'segment' else ''}"
+            expected = f"those of {len(facts.names)} classes {kind}"
             raise CheckpointError(f"{self.path}: expected outputs as its metadata says, {expected}, found {found}")
         return outputs
 
@@ -72,15 +74,23 @@ class Exported:
         return detections_of(raw, options)
 
 
-def are_outputs(outputs: Sequence[Any], num_images: int, nms: bool, num_classes: int) -> bool:
+def are_outputs(outputs: Sequence[Any], num_images: int, nms: bool, num_classes: int, task: str = "detect") -> bool:
     """Whether a file's outputs have the shapes, and labels and counts the range, that ``graph`` gives them."""
-    if len(outputs) != len(OUTPUTS[nms]) or not all(isinstance(output, Tensor) for output in outputs):
+    if len(outputs) != len(OUTPUTS[task][nms]) or not all(isinstance(output, Tensor) for output in outputs):
         return False
-    if not nms:
-        (predictions,) = outputs
-        is_real = predictions.is_floating_point() and predictions.ndim == 3
-        return is_real and predictions.shape[::2] == (num_images, 5 + num_classes)
-    boxes, scores, labels, counts = outputs
+    maps = outputs[-1] if task == "segment" else None
+    if maps is not None and not (maps.is_floating_point() and maps.ndim == 4 and len(maps) == num_images):
+        return False
+    if nms:
+        return _are_found(outputs, num_images, num_classes) and (maps is None or maps.shape[1] == outputs[1].shape[1])
+    predictions, columns = outputs[0], 5 + num_classes + (0 if maps is None else maps.shape[1])
+    is_real = predictions.is_floating_point() and predictions.ndim == 3
+    return is_real and predictions.shape[::2] == (num_images, columns)
+
+
+def _are_found(outputs: Sequence[Tensor], num_images: int, num_classes: int) -> bool:
+    """Whether outputs are those of ``graph.Suppressed``, masks apart."""
+    boxes, scores, labels, counts = outputs[:4]
     if scores.ndim != 2 or not (boxes.is_floating_point() and scores.is_floating_point()):
         return False
     shapes = boxes.shape == (*scores.shape, 4) and labels.shape == scores.shape and counts.shape == (num_images,)
@@ -148,5 +158,6 @@ def exported_subject(options: ValOptions) -> Subject:
         size=facts.imgsz,
         canvas=facts.canvas,
         batch_size=8,
+        has_masks=facts.task == "segment",
         source=facts.source,
     )

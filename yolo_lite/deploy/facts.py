@@ -34,7 +34,7 @@ class Facts(NamedTuple):
     dynamic: Annotated[tuple[Literal["batch", "size"], ...], Field(strict=False, max_length=2)]  # what is not fixed
     precision: Literal["fp32", "fp16", "int8"]
     nms: bool  # whether the outputs are detections
-    task: str = "detect"
+    task: Literal["detect", "segment"] = "detect"
     yolo_lite: str = ""  # the version that wrote it
     source: str = ""  # where imported weights come from, and their licence
     white: Annotated[int, Field(ge=1, le=65535)] = 65535  # value of a white pixel in 16-bit images

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from yolo_lite.config.errors import CheckpointError, UserError
 from yolo_lite.config.regular import read_regular
 from yolo_lite.deploy.facts import Facts as Facts
-from yolo_lite.deploy.graph import INPUT, OUTPUTS
+from yolo_lite.deploy.graph import INPUT, OUTPUTS, as_tuple
 from yolo_lite.engine.archive import read_archive, seal
 
 OPSET = 17
@@ -49,16 +49,13 @@ def extra(name: str) -> Any:
         raise UserError(f'{name} is not installed: pip install -e ".[export]" brings it') from None
 
 
-def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (outputs,) if isinstance(outputs, Tensor) else outputs
-
-
 def write_onnx(network: nn.Module, example: Tensor, facts: Facts, path: Path) -> None:
-    onnx, outputs = extra("onnx"), OUTPUTS[facts.nms]
+    onnx, outputs = extra("onnx"), OUTPUTS[facts.task][facts.nms]
     axes = {name: {0: "batch"} if "batch" in facts.dynamic else {} for name in (INPUT, *outputs)}
     if "size" in facts.dynamic:
         axes[INPUT] |= {2: "height", 3: "width"}
         axes[outputs[0]] |= {} if facts.nms else {1: "slots"}
+        axes[outputs[-1]] |= {2: "mask_height", 3: "mask_width"} if facts.task == "segment" else {}
     torch.onnx.export(
         network,
         (example,),

@@ -13,9 +13,11 @@ import numpy as np
 
 from yolo_lite.config.errors import DataError, UserError
 from yolo_lite.config.options import PredictOptions
+from yolo_lite.data.masks import rings_of
 from yolo_lite.deploy.sources import Frame
 from yolo_lite.engine.detection_files import yolo_rows
-from yolo_lite.report.drawing import as_rgb, draw_boxes, write_image
+from yolo_lite.engine.masks import Rle, decoded, plain
+from yolo_lite.report.drawing import as_rgb, draw_boxes, draw_masks, write_image
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Prediction:
     score: np.ndarray  # [K] float64 in 0..1
     label: np.ndarray  # [K] int64, index of `names`
     names: tuple[str, ...]  # of all classes
+    rle: tuple[Rle, ...] | None = None  # COCO's run-length code of K masks, where the model finds some
 
     def __len__(self) -> int:
         return len(self.score)
@@ -41,12 +44,31 @@ class Prediction:
         """The name of each detection's class, ``[K]``."""
         return [self.names[label] for label in self.label]
 
+    @property
+    def mask(self) -> np.ndarray | None:
+        """The pixels of each detection, bool ``[K, H, W]``; None where the model finds no masks.
+
+        They are decoded at every call. ``rle`` needs a thousandth of the memory: pycocotools reads it.
+        """
+        if self.rle is None:
+            return None
+        masks = np.zeros((len(self), *self.image.shape[:2]), dtype=bool)
+        for row, mask in enumerate(decoded(self.rle)):
+            masks[row] = mask
+        return masks
+
+    @property
+    def polygons(self) -> list[list[np.ndarray]] | None:
+        """The rings ``[q, 2]`` of each detection in pixels, one for each part, which leads round its holes too."""
+        return None if self.rle is None else [rings_of(mask) for mask in decoded(self.rle)]
+
     def plot(self) -> np.ndarray:
-        """The image with boxes, names and scores, uint8 ``[H, W, 3]`` RGB."""
-        return draw_boxes(self.image, self.xyxy, self.label, self.names, self.score)
+        """The image with masks, boxes, names and scores, uint8 ``[H, W, 3]`` RGB."""
+        drawn = self.image if self.rle is None else draw_masks(self.image, decoded(self.rle), self.label)
+        return draw_boxes(drawn, self.xyxy, self.label, self.names, self.score)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: file, size, and lists of boxes (xyxy in pixels), labels, names and scores."""
+        """Plain data: file, size, and lists of boxes (xyxy in pixels), labels, names and scores; masks as RLE."""
         return {
             "file": self.frame.file,
             **({} if self.frame.number is None else {"frame": self.frame.number}),
@@ -56,6 +78,7 @@ class Prediction:
             "labels": self.label.tolist(),
             "names": self.class_names,
             "scores": self.score.round(5).tolist(),
+            **({} if self.rle is None else {"masks": [*map(plain, self.rle)]}),
         }
 
     def to_json(self) -> str:
@@ -74,7 +97,7 @@ class Prediction:
             raise UserError("to_supervision() needs the library supervision: pip install supervision") from None
         xyxy, score = self.xyxy.astype(np.float32), self.score.astype(np.float32)
         names = {"class_name": np.array(self.class_names, dtype=str)}
-        return Detections(xyxy=xyxy, confidence=score, class_id=self.label, data=names)
+        return Detections(xyxy=xyxy, mask=self.mask, confidence=score, class_id=self.label, data=names)
 
 
 def _opened(folder: Path) -> TextIO:
@@ -98,7 +121,8 @@ class Outputs:
         if not self.options.no_save:
             self._draw(prediction)
         if self.options.save_txt:
-            rows = yolo_rows(prediction.label, prediction.xyxy, prediction.score, prediction.image.shape[:2])
+            size = prediction.image.shape[:2]
+            rows = yolo_rows(prediction.label, prediction.xyxy, prediction.score, size, prediction.rle)
             self._file(f"labels/{place}.txt").write_text(rows, encoding="utf-8")
         if self._records:
             self._records.write(self._separator + prediction.to_json())
@@ -135,9 +159,16 @@ class Outputs:
         self._video.write(cv2.cvtColor(prediction.plot(), cv2.COLOR_RGB2BGR))
 
     def _write_crops(self, prediction: Prediction, place: Path) -> None:
-        """The pixels of each detection that covers any, in a folder named by its class, without what is path syntax."""
+        """The pixels of each detection that covers any, in a folder named by its class, without what is path syntax.
+
+        Where there are masks, what lies outside them is transparent.
+        """
         low, high = np.floor(prediction.xyxy[:, :2]).astype(int), np.ceil(prediction.xyxy[:, 2:]).astype(int)
         for number, row in enumerate(np.flatnonzero((low < high).all(axis=1))):
             (left, top), (right, bottom) = low[row], high[row]
             name = re.sub(r"[^\w .-]", "_", prediction.names[prediction.label[row]]).strip(". ") or "_"
-            write_image(self._file(f"crops/{name}/{place}_{number}.jpg"), prediction.image[top:bottom, left:right])
+            pixels, suffix = prediction.image[top:bottom, left:right], "jpg"
+            if prediction.rle is not None:
+                [mask] = decoded([prediction.rle[row]])
+                pixels, suffix = np.dstack((pixels, 255 * mask[top:bottom, left:right])), "png"
+            write_image(self._file(f"crops/{name}/{place}_{number}.{suffix}"), pixels)

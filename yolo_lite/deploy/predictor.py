@@ -22,6 +22,7 @@ from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import rounded_up
 from yolo_lite.engine.tasks import Inference
+from yolo_lite.ops.masks import rle_on_image
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Compute, Detections, as_floats
 
@@ -120,7 +121,10 @@ class Predictor:
     def _prediction(self, one: _Waiting, found: Detections) -> Prediction:
         height, width = one.frame.image.shape[:2]
         box = to_original(found.box.cpu().double().numpy(), one.letterbox).clip(0, (width, height, width, height))
-        return Prediction(one.frame, box, found.score.cpu().double().numpy(), found.label.cpu().numpy(), self.names)
+        score, label, rle = found.score.cpu().double().numpy(), found.label.cpu().numpy(), None
+        if found.mask is not None:
+            rle = tuple(rle_on_image(found.mask, torch.from_numpy(box), one.letterbox, height, width))
+        return Prediction(one.frame, box, score, label, self.names, rle)
 
 
 def _same_shape_batches(images: Iterable[_Waiting], batch_size: int) -> Iterator[list[_Waiting]]:

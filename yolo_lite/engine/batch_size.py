@@ -19,6 +19,7 @@ from yolo_lite.engine.prepare import Setup
 from yolo_lite.engine.state import initial_state
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train_step
+from yolo_lite.ops.masks import STRIDE
 from yolo_lite.structures import Batch, Compute, Objects
 
 LARGEST = 1024
@@ -57,17 +58,19 @@ def memory_share(config: RunConfig, compute: Compute, count: int) -> float:
     state.in_training()
     largest = math.ceil(config.train.imgsz * (1 + hyp.multi_scale))
     size, _ = padded_size(largest, largest, model.stride)
-    batch = random_batch(count, size, config.data.channels, compute)
+    batch = random_batch(count, size, config.data.channels, compute, task.has_masks)
     for _ in range(2):  # the optimizer's memory comes with its first step
         train_step(state, [batch], Setup(hyp, compute, Plan(1, 1, 1), seed=0))
     total = torch.cuda.get_device_properties(compute.device).total_memory
     return torch.cuda.max_memory_reserved(compute.device) / total
 
 
-def random_batch(count: int, size: int, channels: int, compute: Compute) -> Batch:
-    """Noise with ``OBJECTS`` boxes an image, on the device."""
+def random_batch(count: int, size: int, channels: int, compute: Compute, has_masks: bool = False) -> Batch:
+    """Noise with ``OBJECTS`` boxes, and masks, an image, on the device."""
     images = torch.rand(count, channels, size, size, device=compute.device).to(memory_format=compute.memory_format)
     owner = torch.arange(count, device=compute.device).repeat_interleave(OBJECTS)
     box = torch.rand(len(owner), 4, device=compute.device) * size / 2 + size / 8
+    cells = (len(owner), size // STRIDE, size // STRIDE)
+    mask = torch.ones(cells, dtype=torch.uint8, device=compute.device) if has_masks else None
     nothing = torch.zeros(count, 0)
-    return Batch(images, Objects(owner, torch.zeros_like(owner), box), torch.arange(count), nothing, nothing)
+    return Batch(images, Objects(owner, torch.zeros_like(owner), box, mask), torch.arange(count), nothing, nothing)

@@ -1,11 +1,13 @@
 """COCO average precision by faster-coco-eval, curves over confidence, precision and recall at the best F1.
 
-D detections of a split, C classes, boxes in pixels of the original images.
+D detections of a split, C classes, boxes and masks in pixels of the original images. ``kind`` says what is compared:
+``bbox`` or ``segm``.
 """
 
 from __future__ import annotations
 
-from collections import Counter, namedtuple
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.writers import coco_dict
+from yolo_lite.engine.masks import add_found_masks, add_masks, truth_masks
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
 from yolo_lite.report.evaluation import Curves, mean_of_known
 
@@ -28,6 +31,17 @@ class DetectionTable(NamedTuple):
     xyxy: np.ndarray  # [D, 4] float64
     score: np.ndarray  # [D] float64
     label: np.ndarray  # [D] int64
+    mask: np.ndarray | None = None  # [D] dicts, COCO's run-length code, where masks are found and scored
+
+    def select(self, rows: np.ndarray) -> DetectionTable:
+        """Some of the detections, by index or by a choice of bools."""
+        columns: Any = (None if column is None else column[rows] for column in self)
+        return DetectionTable(*columns)
+
+    @staticmethod
+    def concat(parts: Iterable[DetectionTable]) -> DetectionTable:
+        columns: Any = (None if own[0] is None else np.concatenate(own) for own in zip(*parts, strict=True))
+        return DetectionTable(*columns)
 
 
 class ClassScores(NamedTuple):
@@ -74,58 +88,57 @@ class Scores(NamedTuple):
     by_class: list[ClassScores]
     confidence: float  # at which precision and recall stand: the best mean F1 at IoU 0.5
     curves: Curves  # at IoU 0.5
+    mask: Scores | None = None  # of the same detections by their masks, where they have some
+
+    @property
+    def fitness(self) -> float:
+        """0.1 mAP50 + 0.9 mAP50-95, 0 where nothing can be said; with masks the mean of both."""
+        own = float(np.nan_to_num(0.1 * self.overall.map50 + 0.9 * self.overall.map50_95))
+        return (own + self.mask.fitness) / 2 if self.mask else own
 
 
-# COCO's AP and recall by the size of objects, recall by the number of detections; NaN without such objects. Small is
-# below 32 x 32 pixels of the image file, large from 96 x 96; ``area`` of the ground truth counts. What has no number in
-# its name is of as many detections as AP counts.
-SizeScores = namedtuple("SizeScores", "ap_small ap_medium ap_large ar_1 ar_10 ar_100 ar_small ar_medium ar_large ar")
 ALL_SIZES = {"areaRng": [[0, 1e10]], "areaRngLbl": ["all"]}  # at once, which is quicker
 
 
 def ground_truth(index: DatasetIndex) -> COCO:
-    """The objects of a split in COCO's form; image ids and category ids are positions, counted from 0."""
-    return COCO(coco_dict(index, range(len(index)), range(len(index.names))))
+    """The objects of a split in COCO's form, with masks where it has outlines; ids are positions, counted from 0."""
+    content = coco_dict(index, range(len(index)), range(len(index.names)))
+    if index.outlines is not None:
+        add_masks(content["annotations"], truth_masks(index))
+    return COCO(content)
 
 
-def score_detections(truth: COCO, table: DetectionTable, limit: int = COCO_LIMIT) -> Scores:
+def score_detections(truth: COCO, table: DetectionTable, limit: int = COCO_LIMIT, kind: str = "bbox") -> Scores:
     """COCO's AP (101 recall points, all areas) of a table against a split.
 
     ``image`` and ``label`` of the table are the ids of ``truth``; ``limit`` detections of an image and class count
     (``maxDets`` of pycocotools), but for precision, recall and the curves, which count all.
     """
-    results = _load_results(truth, table)
-    evaluation = _run_coco(truth, results, maxDets=[limit], **ALL_SIZES)
+    results = load_results(truth, table, kind)
+    evaluation = run_coco(truth, results, kind, maxDets=[limit], **ALL_SIZES)
     # precision [T, R, C, areas, max detections], -1 where a class has no objects
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
-    curves = _curves(truth, table, match(truth, results), np.where(precision[0] < 0, np.nan, precision[0]).T)
+    curves = _curves(truth, table, match(truth, results, kind), np.where(precision[0] < 0, np.nan, precision[0]).T)
     best, confidence = _best_f1(curves)
     rows = np.stack((mean_of_known(ap, 0), ap[0], ap[5], *best), axis=1)  # [C, 5]
     by_class = [ClassScores(*row) for row in rows.tolist()]
-    return Scores(ClassScores(*mean_of_known(rows, 0).tolist()), by_class, confidence, curves)
+    masks = None if table.mask is None or kind == "segm" else score_detections(truth, table, limit, "segm")
+    return Scores(ClassScores(*mean_of_known(rows, 0).tolist()), by_class, confidence, curves, masks)
 
 
-def score_by_size(truth: COCO, table: DetectionTable, limit: int = COCO_LIMIT) -> SizeScores:
-    """What COCO adds to AP; it costs as much again, several times over: not for every epoch."""
-    evaluation = _run_coco(truth, _load_results(truth, table), maxDets=sorted({1, 10, 100, limit}))
-    evaluation.summarize()
-    stats = np.where(evaluation.stats < 0, np.nan, evaluation.stats).tolist()
-    return SizeScores(*(stats[place] for place in (*range(3, 9), -3, -2, -1, -4)))
-
-
-def match(truth: COCO, detections: DetectionTable | COCO, any_class: bool = False) -> np.ndarray:
+def match(truth: COCO, detections: DetectionTable | COCO, kind: str = "bbox", any_class: bool = False) -> np.ndarray:
     """Which object each detection ``[D]`` finds by COCO's greedy rule at IoU 0.5, as its row in the ground truth.
 
     From the best score down, each detection of an image takes the free object that it overlaps most. One that finds
     none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``. All are matched,
     however many AP counts; with ``any_class`` with objects of any class.
     """
-    results = _load_results(truth, detections) if isinstance(detections, DetectionTable) else detections
+    results = load_results(truth, detections, kind) if isinstance(detections, DetectionTable) else detections
     found = np.full(len(results.anns), UNMATCHED)
     # At several thresholds a pair of the library's "matched" may stem from any of them: it is asked about one alone.
     parameters = {"iouThrs": np.array([0.5]), "maxDets": [max(len(results.anns), 1)], "useCats": int(not any_class)}
-    pairs = _run_coco(truth, results, **parameters, **ALL_SIZES).eval["matched"]
+    pairs = run_coco(truth, results, kind, **parameters, **ALL_SIZES).eval["matched"]
     annotations = truth.dataset["annotations"]
     rows = {one["id"]: IN_CROWD if one["iscrowd"] else row for row, one in enumerate(annotations)}
     for detection, thing in (pair.split("_") for pair in pairs):
@@ -133,15 +146,18 @@ def match(truth: COCO, detections: DetectionTable | COCO, any_class: bool = Fals
     return found
 
 
-def _load_results(truth: COCO, table: DetectionTable) -> COCO:
+def load_results(truth: COCO, table: DetectionTable, kind: str) -> COCO:
     """The detections in COCO's form; their ids count from 1, in the order of the table."""
     rows = np.column_stack((table.image, xyxy_to_xywh(table.xyxy), table.score, table.label))
-    return truth.loadRes(rows)
+    results = truth.loadRes(rows)
+    if kind == "segm" and table.mask is not None:
+        add_found_masks(results.dataset["annotations"], table.mask)
+    return results
 
 
-def _run_coco(truth: COCO, results: COCO, **parameters: Any) -> Any:
+def run_coco(truth: COCO, results: COCO, kind: str, **parameters: Any) -> Any:
     """COCO's evaluation; ``parameters`` are those of pycocotools' ``Params`` that differ from its defaults."""
-    evaluation = COCOeval_faster(truth, results, "bbox", print_function=lambda *_: None)
+    evaluation = COCOeval_faster(truth, results, kind, print_function=lambda *_: None)
     vars(evaluation.params).update(parameters)
     evaluation.evaluate()
     evaluation.accumulate()

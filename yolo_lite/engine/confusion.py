@@ -1,7 +1,8 @@
 """Confusion matrix and worst images.
 
 D detections above a confidence, C classes. Detections and objects are paired whatever their classes, by COCO's greedy
-rule at IoU 0.5 (``coco_ap.match``): each object is found once at most, second detections of it are false.
+rule at IoU 0.5 (``coco_ap.match``), of their masks where they have some: each object is found once at most, second
+detections of it are false.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from faster_coco_eval import COCO
 
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.engine.coco_ap import IN_CROWD, DetectionTable, match
+from yolo_lite.engine.masks import masks_of
 
 SHOWN_CONFIDENCE = 0.25
 
@@ -52,14 +54,17 @@ class Errors(NamedTuple):
 
 
 def find_errors(index: DatasetIndex, truth: COCO, table: DetectionTable) -> Errors:
-    """Pair the detections above 0.25 with the objects of a split; ``truth`` is its ``coco_ap.ground_truth``."""
-    confident = DetectionTable(*(column[table.score > SHOWN_CONFIDENCE] for column in table))
-    matched = match(truth, confident, any_class=True)
-    *columns, matched = (column[matched != IN_CROWD] for column in (*confident, matched))
-    detections, hits = DetectionTable(*columns), matched >= 0
+    """Pair the detections above 0.25 with the objects of a split, by their masks where they have some.
+
+    ``truth`` is ``coco_ap.ground_truth`` of the split.
+    """
+    confident, kind = table.select(table.score > SHOWN_CONFIDENCE), "bbox" if table.mask is None else "segm"
+    matched = match(truth, confident, kind, any_class=True)
+    detections, matched = confident.select(matched != IN_CROWD), matched[matched != IN_CROWD]
+    hits = matched >= 0
     taken_for, found_as = (np.full(count, len(index.names)) for count in (len(matched), len(index.label)))
     taken_for[hits] = index.label[matched[hits]]
     found_as[matched[hits]] = detections.label[hits]
-    objects = DetectionTable(index.owner, index.xyxy, np.ones(len(index.label)), index.label)
-    objects = DetectionTable(*(column[~index.crowd] for column in objects))
-    return Errors(detections, taken_for, objects, found_as[~index.crowd])
+    masks = None if table.mask is None else masks_of(truth)
+    objects = DetectionTable(index.owner, index.xyxy, np.ones(len(index.label)), index.label, masks)
+    return Errors(detections, taken_for, objects.select(~index.crowd), found_as[~index.crowd])

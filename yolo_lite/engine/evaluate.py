@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -20,20 +19,21 @@ from yolo_lite.data.loader import evaluation_loader
 from yolo_lite.data.store import ImageStore
 from yolo_lite.data.unreadable import all_unreadable, without_images
 from yolo_lite.engine.coco_ap import (
+    ClassScores,
     DetectionTable,
     Limits,
     Scores,
     detection_limits,
     ground_truth,
-    score_by_size,
     score_detections,
 )
 from yolo_lite.engine.processes import ALONE, Processes
+from yolo_lite.engine.stopwatch import Stopwatch
 from yolo_lite.engine.tasks import Inference
-from yolo_lite.engine.unreadable import left_out_lines, readable_batches
+from yolo_lite.engine.unreadable import readable_batches
 from yolo_lite.loss.criteria import Criterion
+from yolo_lite.ops.masks import rle_on_image
 from yolo_lite.ops.nms import DetectOptions
-from yolo_lite.report.table import class_table
 from yolo_lite.structures import Batch, Compute, Detections
 
 
@@ -59,57 +59,24 @@ class Evaluation(NamedTuple):
 
     @property
     def fitness(self) -> float:
-        """What best.pt and early stopping go by: 0.1 mAP50 + 0.9 mAP50-95; 0 where nothing can be said."""
-        return float(np.nan_to_num(0.1 * self.scores.overall.map50 + 0.9 * self.scores.overall.map50_95))
+        """What best.pt and early stopping go by."""
+        return self.scores.fitness
 
     def metrics(self) -> dict[str, float]:
         """The figures of a row of results.csv."""
-        overall = self.scores.overall
+        overall, masks = self.scores.overall, self.scores.mask
         return {
             "metrics/precision": overall.precision,
             "metrics/recall": overall.recall,
-            "metrics/mAP50": overall.map50,
-            "metrics/mAP50-95": overall.map50_95,
-            "metrics/mAP75": overall.map75,
+            **_average_precisions("metrics/", overall),
+            **(_average_precisions("metrics/mask_", masks.overall) if masks else {}),
             "metrics/unmatched_targets": self.unmatched_targets,
         }
 
-    def table(self) -> str:
-        """The per-class table for the terminal."""
-        index, counts = self.split.dataset, self.split.dataset.counts.tolist()
-        pairs = np.unique(np.stack((index.owner, index.label))[:, ~index.crowd], axis=1)
-        images = np.bincount(pairs[1], minlength=len(index.names))  # [C] that hold each class
-        cells = [("all", len(index), index.num_objects, self.scores.overall)]
-        cells += zip(index.names, images.tolist(), counts, self.scores.by_class, strict=True)
-        rows = [(name, held, count, s.precision, s.recall, s.map50, s.map50_95) for name, held, count, s in cells]
-        return class_table(rows) + left_out_lines(self.unreadable)
 
-    def report(self) -> dict[str, Any]:
-        """Plain data for metrics.json, with scores by size; null is what nobody knows, as AP without objects."""
-        index, by_class = self.split.dataset, self.scores.by_class
-        milliseconds = {stage: 1000 * value / len(index) for stage, value in self.seconds.items()}
-        return {
-            **_known(self.scores.overall._asdict()),
-            **_known(score_by_size(self.split.truth, self.detections, self.split.limits.per_class)._asdict()),
-            "max_det": self.split.limits.per_image,
-            "ap_max_det": self.split.limits.per_class,
-            "confidence": self.scores.confidence,
-            "per_class": {
-                name: {"objects": count, **_known(scores._asdict())}
-                for name, count, scores in zip(index.names, index.counts.tolist(), by_class, strict=True)
-            },
-            "images": len(index),
-            "unreadable_images": list(self.unreadable.values()),
-            "objects": index.num_objects,
-            **_known({"unmatched_targets": self.unmatched_targets}),
-            "losses": _known({f"{name}_loss": value for name, value in self.losses.items()}),
-            "ms_per_image": milliseconds["model"] + milliseconds["nms"],
-            "ms_per_image_by_stage": milliseconds,
-        }
-
-
-def _known(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else value for name, value in values.items()}
+def _average_precisions(prefix: str, scores: ClassScores) -> dict[str, float]:
+    names = ("mAP50", "mAP50-95", "mAP75")
+    return {prefix + name: one for name, one in zip(names, (scores.map50, scores.map50_95, scores.map75), strict=True)}
 
 
 def rounded_up(size: int, stride: int) -> int:
@@ -125,7 +92,8 @@ def prepare_split(
 ) -> Split:
     """Loader and ground truth of a split; of many processes each loads whole batches, in turn."""
     part, pin_memory = slice(processes.rank, None, processes.size), compute.device.type == "cuda"
-    loader = evaluation_loader(EvaluationSet(store.index, store, canvas), batch_size, workers, pin_memory, part)
+    dataset = EvaluationSet(store.index, store, canvas, with_outlines=store.index.outlines is not None)
+    loader = evaluation_loader(dataset, batch_size, workers, pin_memory, part)
     return Split(store.index, loader, ground_truth(store.index), detection_limits(store.index))
 
 
@@ -145,7 +113,7 @@ def evaluate(
     number of loading processes and whatever the clock says; batches of other sizes give it to rounding, and losses are
     means of batches. Without a criterion there are no losses. ``check`` is called before each batch and may raise.
     """
-    network, watch = model.for_inference(), _Stopwatch(compute.device)
+    network, watch = model.for_inference(), Stopwatch(compute.device)
     own: list[tuple[list[DetectionTable], Tensor, float]] = []  # of each batch, on the CPU
     unreadable: dict[int, str] = {}
     if criterion is not None:
@@ -160,13 +128,13 @@ def evaluate(
         losses, unmatched = _batch_losses(criterion, raw, batch, network.grid(*size))
         watch.lap("loss")
         found = network.detections(raw, size, options)
-        own.append(([_table_row(one, loaded, row) for row, one in enumerate(found)], losses, unmatched))
+        own.append(([_table_row(one, split.dataset, loaded, row) for row, one in enumerate(found)], losses, unmatched))
         watch.lap("nms")
     unreadable = all_unreadable(processes.gather_everywhere(unreadable), len(split.dataset))
     # The batches of all processes, in the order that one process would have.
     rounds = itertools.zip_longest(*processes.gather_everywhere(own))
     tables, sums, counts = zip(*(batch for one_round in rounds for batch in one_round if batch), strict=True)
-    table = DetectionTable(*map(np.concatenate, zip(*itertools.chain(*tables), strict=True)))
+    table = DetectionTable.concat(itertools.chain(*tables))
     split, table = _readable_part(split, table, unreadable)
     scores = processes.from_first(lambda: score_detections(split.truth, table, split.limits.per_class))
     watch.lap("ap")
@@ -196,26 +164,12 @@ def _batch_losses(criterion: Criterion | None, raw: Any, batch: Batch, grid: Any
     return (torch.stack([losses[name] for name in criterion.names]) * num_images).cpu(), int(unmatched.sum())
 
 
-def _table_row(detections: Detections, batch: Batch, row: int) -> DetectionTable:
-    """Detections of one image in pixels of its file, clipped to it."""
+def _table_row(detections: Detections, index: DatasetIndex, batch: Batch, row: int) -> DetectionTable:
+    """Detections of one image in pixels of its file, clipped to it; masks where the labels have outlines."""
     height, width = batch.original_size[row].tolist()
-    box = to_original(detections.box.cpu().double().numpy(), Letterbox(*batch.letterbox[row].tolist()))
-    box = box.clip(0, (width, height, width, height))
-    image = np.full(len(box), int(batch.position[row]))
-    return DetectionTable(image, box, detections.score.cpu().double().numpy(), detections.label.cpu().numpy())
-
-
-class _Stopwatch:
-    """Seconds by stage."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds = dict.fromkeys(("load", "model", "loss", "nms", "ap"), 0.0)
-        self.device, self.last = device, time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Add the time since the last lap, until the device has finished."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.seconds[stage] += now - self.last
-        self.last = now
+    letterbox = Letterbox(*batch.letterbox[row].tolist())
+    box = to_original(detections.box.cpu().double().numpy(), letterbox).clip(0, (width, height, width, height))
+    image, mask = np.full(len(box), int(batch.position[row])), None
+    if detections.mask is not None and index.outlines is not None:
+        mask = np.array(rle_on_image(detections.mask, torch.from_numpy(box), letterbox, height, width), dtype=object)
+    return DetectionTable(image, box, detections.score.cpu().double().numpy(), detections.label.cpu().numpy(), mask)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch.nn import functional as F
 
+from yolo_lite.ops.masks import STRIDE
 from yolo_lite.ops.streams import Stream
 from yolo_lite.structures import Batch
 
@@ -28,4 +29,9 @@ def _scaled(batch: Batch, scale: float, stride: int) -> Batch:
         return batch
     images = F.interpolate(batch.images, size=size, mode="bilinear", align_corners=False)
     factors = batch.objects.box.new_tensor([size[1] / width, size[0] / height] * 2)
-    return batch._replace(images=images, objects=batch.objects._replace(box=batch.objects.box * factors))
+    objects = batch.objects._replace(box=batch.objects.box * factors)
+    if objects.mask is not None:
+        cells = [side // STRIDE for side in size]
+        mask = F.interpolate(objects.mask[:, None].float(), size=cells, mode="bilinear", align_corners=False)[:, 0]
+        objects = objects._replace(mask=(mask >= 0.5).to(objects.mask.dtype))
+    return batch._replace(images=images, objects=objects)

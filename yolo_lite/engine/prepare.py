@@ -42,6 +42,7 @@ class Setup(NamedTuple):
     plan: Plan
     seed: int
     processes: Processes = ALONE
+    has_masks: bool = False  # whether labels are outlines, of which masks are drawn
 
 
 class TrainingRun(NamedTuple):
@@ -87,7 +88,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
         model.compile_network()
     accumulated = accumulated_batches(hyp, options.batch_size)
     plan = Plan(num_batches(len(train_index), options.batch_size), accumulated, options.epochs, options.first_epochs)
-    setup = Setup(hyp, compute, plan, options.seed, processes)
+    setup = Setup(hyp, compute, plan, options.seed, processes, task.has_masks)
     batches = _batches(train_index, size, options, state, setup)  # workers start meanwhile
     store = ImageStore(val_index, size, hyp.cache, shared=False)  # decoded images are read in this process
     print(f"val:   {store.describe()}")
@@ -117,7 +118,7 @@ def _batches(index: DatasetIndex, size: int, options: RunSection, state: State, 
     store = ImageStore(index, size, hyp.cache, options.workers > 0)
     print(f"train: {store.describe()}")
     mosaic_epochs = options.epochs - min(hyp.close_mosaic, options.epochs // 3)
-    dataset = TrainingSet(index, store, size, hyp, options.seed, mosaic_epochs)
+    dataset = TrainingSet(index, store, size, hyp, options.seed, mosaic_epochs, setup.has_masks)
     epochs, first_batch = range(state.epoch, options.epochs), state.tally.steps * setup.plan.batches_per_step
     pin_memory, share = setup.compute.device.type == "cuda", setup.processes.share_of
     return iter(training_loader(dataset, options.batch_size, options.workers, epochs, pin_memory, first_batch, share))

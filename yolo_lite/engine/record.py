@@ -18,7 +18,7 @@ from yolo_lite.config.durable import sync, write_text
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.regular import read_text
 from yolo_lite.config.run import RunConfig
-from yolo_lite.engine import sheets
+from yolo_lite.engine import evaluation_report, sheets
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.engine.state import State
@@ -28,6 +28,7 @@ from yolo_lite.report.tensorboard import EVENTS, TensorBoard, first_gap
 from yolo_lite.structures import Batch, Compute
 
 FIGURES_OF_A_RUN = 8  # how often the images of an evaluation are drawn
+AP_SHOWN = ("mAP50", "mAP50-95")  # in the line of an epoch
 EPOCHS_BETWEEN_FIGURES = 5  # at least: they take seconds
 
 
@@ -109,9 +110,9 @@ class Record:
             key: value if isinstance(value, (int, float)) else printable(str(value)) for key, value in values.items()
         }
         self.board.hyperparameters(plain, [key for key in rows[-1] if key.startswith(("metrics/", "val/"))])
-        text = json.dumps(evaluation.report(), indent=2)
+        text = json.dumps(evaluation_report.report(evaluation), indent=2)
         write_text(self.folder / "metrics.json", text + "\n")
-        print(f"last epoch:\n{evaluation.table()}")
+        print(f"last epoch:\n{evaluation_report.table(evaluation)}")
 
     def _scalars(self, row: Row) -> None:
         self.board.scalars({key: value for key, value in row.items() if key != "epoch"}, int(row["epoch"]))
@@ -187,5 +188,6 @@ def closing_line(folder: Path, state: State, save: Callable[[str, dict[str, Any]
 def say(row: Mapping[str, float], seconds: float, epochs: int) -> None:
     """An epoch in one line of the terminal."""
     losses = "  ".join(f"{key[6:-5]} {row[key]:.4f}" for key in row if key.startswith("train/") and "_loss" in key)
-    metrics = f"mAP50 {row['metrics/mAP50']:.4f}  mAP50-95 {row['metrics/mAP50-95']:.4f}"
+    kinds = [kind for kind in ("", "mask_") if f"metrics/{kind}mAP50" in row]
+    metrics = "  ".join(f"{kind}{name} {row[f'metrics/{kind}{name}']:.4f}" for kind in kinds for name in AP_SHOWN)
     print(f"epoch {int(row['epoch']):>3}/{epochs}  {losses}  {metrics}  {seconds:.1f} s", flush=True)

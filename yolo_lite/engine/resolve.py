@@ -12,14 +12,16 @@ from yolo_lite.config.find import find_yaml
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_hyp, load_model_config, validate
 from yolo_lite.config.model import AnyModelConfig, ModelConfig
-from yolo_lite.config.options import Options, TrainOptions
+from yolo_lite.config.options import DEFAULT_DATA, Options, TrainOptions
 from yolo_lite.config.run import RunConfig, RunSection
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.data.names import load_dataset
 from yolo_lite.engine.seams import SEAMS
+from yolo_lite.engine.tasks import task_of
 from yolo_lite.loss.criteria import CRITERIA, Criterion
 
 DEFAULT_HYP = {"yolo": "cfg/hyp.yaml", "faster_rcnn": "cfg/hyp_faster_rcnn.yaml"}  # by family
+DATA_OF_MASKS = "data/shapes_holes.yaml"
 T = TypeVar("T")
 
 
@@ -42,7 +44,9 @@ def run_config(options: TrainOptions) -> RunConfig:
 
     model = attempt(load_model_config, options.cfg)
     hyp_file = str(options.hyp or DEFAULT_HYP[model.family if model else "yolo"])
-    hyp, data = attempt(load_hyp, hyp_file), attempt(load_dataset, options.data)
+    has_masks = model is not None and task_of(model).has_masks
+    data_yaml = str(options.data or (DATA_OF_MASKS if has_masks else DEFAULT_DATA))
+    hyp, data = attempt(load_hyp, hyp_file), attempt(load_dataset, data_yaml)
     if not (model and hyp and data):
         raise ConfigError("\n".join(problems))
     _check_fit(options, hyp_file, model, hyp, data)
@@ -51,11 +55,11 @@ def run_config(options: TrainOptions) -> RunConfig:
     # What is given comes before what the dataset suggests, and that before the defaults.
     own = {name: getattr(options, name, None) for name in RunSection.model_fields}
     given = {name: value for name, value in own.items() if value is not None}
-    files = {"hyp": hyp_file, "plugin": absolute(options)}
+    files = {"hyp": hyp_file, "data": data_yaml, "plugin": absolute(options)}
     plain = {**data.suggested.model_dump(exclude_none=True), **given, **files, "figures": not options.no_figures}
     flags = {name: f"--{name.replace('_', '-')}" for name in plain}
     train = validate(RunSection, Document("train.py", plain, {}, flags))
-    data_file = str(find_yaml(options.data, "data").resolve())
+    data_file = str(find_yaml(data_yaml, "data").resolve())
     return RunConfig(train=train, hyp=hyp, model=model, data=data, data_file=data_file)
 
 

@@ -19,10 +19,12 @@ from yolo_lite.config.find import find_yaml
 from yolo_lite.config.load import load_dataset_config, validate
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.yaml_file import Document, read_yaml
+from yolo_lite.data.doubts import without_outlines
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.unreadable import check_index
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.state import Resume
+from yolo_lite.engine.tasks import task_of
 
 # Keys of a dataset YAML that say where a set lies, and in which form; what it means was settled when the run began.
 PLACES = ("path", "train", "val", "test", "labels", "format", "download", "generate")
@@ -36,16 +38,22 @@ def read_splits(config: RunConfig, resume: Resume | None) -> tuple[DatasetIndex,
         ConfigError: the set is no longer what the run began with, and was not said to be changed.
         DataError: a split cannot be read.
     """
+    masks = task_of(config.model).has_masks
     try:
-        train = index_split(config.data, config.data_file, "train", with_outlines=config.hyp.needs_outlines)
-        val = index_split(config.data, config.data_file, "val")
+        train = index_split(config.data, config.data_file, "train", masks or config.hyp.needs_outlines)
+        val = index_split(config.data, config.data_file, "val", masks)
         for index, split in ((train, "train"), (val, "val")):
             check_index(index, config.data_file, split)
+            if masks and (line := without_outlines(index)):
+                print(f"{split}: {line}")
     except DataError as error:
         if resume is None or resume.data_moved:
             raise
         raise DataError(f"{error}\nif the dataset has moved: --resume {resume.folder} --data NEW.yaml") from None
-    record = {"names": list(train.names), "train": _record(train), "val": _record(val)}
+    record = {
+        "names": list(train.names),
+        **{one: _record(index, masks) for one, index in (("train", train), ("val", val))},
+    }
     stored = resume.checkpoint.get("data") if resume else None
     if resume and resume.data_moved and not stored:
         print("this run was begun by an older yolo_lite: of the dataset only the class names were compared")
@@ -57,7 +65,7 @@ def read_splits(config: RunConfig, resume: Resume | None) -> tuple[DatasetIndex,
     return train, val, {**record, "stated_names": names, "stated": before or (document and _stated(document))}
 
 
-def _record(index: DatasetIndex) -> dict[str, Any]:
+def _record(index: DatasetIndex, masks: bool) -> dict[str, Any]:
     """Counts of a split, digests of what has to be equal in the same order, and one of each image."""
 
     def digest(*arrays: np.ndarray) -> str:
@@ -65,7 +73,7 @@ def _record(index: DatasetIndex) -> dict[str, Any]:
 
     sizes, labels = digest(index.size), digest(index.first, index.label, index.crowd)
     counts = {"images": len(index), "objects": index.counts.tolist()}
-    digests = {"sizes": sizes, "labels": labels, "boxes": digest(index.xyxy)}
+    digests = {"sizes": sizes, "labels": labels, "boxes": digest(index.xyxy, *((masks and index.outlines) or ()))}
     return {**counts, **digests, "each": torch.from_numpy(_each_image(index))}
 
 

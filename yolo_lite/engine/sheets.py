@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 
@@ -14,10 +15,11 @@ from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import GREY
 from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors, find_errors
 from yolo_lite.engine.evaluate import Evaluation
+from yolo_lite.engine.masks import decoded
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
-from yolo_lite.report.drawing import as_rgb, contact_sheet, draw_boxes, draw_outlines, enlarge, titled
+from yolo_lite.report.drawing import as_rgb, contact_sheet, draw_boxes, draw_masks, draw_outlines, enlarge, titled
 from yolo_lite.report.evaluation import ap_image, confusion_image, curves_image
 from yolo_lite.structures import Batch, Compute
 
@@ -54,12 +56,15 @@ def few_images(batch: Batch, most: int = 16) -> Batch:
 
 
 def training_sheet(batch: Batch, names: tuple[str, ...], most: int = SHOWN_IMAGES) -> np.ndarray:
-    """The first images of a batch (uint8, on the CPU) with their boxes, RGB."""
+    """The first images of a batch (uint8, on the CPU) with their boxes and masks, RGB."""
     images = []
     for row in range(min(len(batch.images), most)):
         own = batch.objects.select(batch.objects.image == row)
-        image = as_rgb(batch.images[row].permute(1, 2, 0).numpy())
-        images.append(draw_boxes(*enlarge(image, cxcywh_to_xyxy(own.box).numpy()), own.label.numpy(), names))
+        image, labels = as_rgb(batch.images[row].permute(1, 2, 0).numpy()), own.label.numpy()
+        if own.mask is not None:
+            masks = (cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_NEAREST) for mask in own.mask.numpy())
+            image = draw_masks(image, masks, labels)
+        images.append(draw_boxes(*enlarge(image, cxcywh_to_xyxy(own.box).numpy()), labels, names))
     return contact_sheet(images, columns=4)
 
 
@@ -100,7 +105,8 @@ def prediction_sheet(index: DatasetIndex, errors: Errors, positions: np.ndarray,
         for title, table, wrong, score in sides:
             own = table.image == position
             shown = own & wrong if only_errors else own
-            larger, boxes = enlarge(image, table.xyxy)
+            masks = [] if table.mask is None else decoded(table.mask[shown])
+            larger, boxes = enlarge(draw_masks(image, masks, table.label[shown]) if masks else image, table.xyxy)
             larger = draw_outlines(larger, boxes[own & ~shown])
             scores = None if score is None else score[shown]
             larger = draw_boxes(larger, boxes[shown], table.label[shown], index.names, scores)
@@ -122,6 +128,7 @@ def figures(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray]]:
     index, scores = evaluation.split.dataset, evaluation.scores
     errors = find_errors(index, evaluation.split.truth, evaluation.detections)
     rule = f"detections above confidence {SHOWN_CONFIDENCE}, paired with objects at IoU 0.5 whatever their classes"
+    rule = rule if scores.mask is None else f"{rule}, by their masks"
     spread = np.linspace(0, len(index) - 1, min(4, len(index))).round().astype(int)
     yield "val_predictions.jpg", prediction_sheet(index, errors, spread, only_errors=False)
     worst = np.argsort(-errors.by_image(len(index)), kind="stable")[:6]
@@ -129,3 +136,6 @@ def figures(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray]]:
     yield "curves.png", curves_image(scores.curves, index.names)
     yield "confusion_matrix.png", confusion_image(errors.matrix(len(index.names)), index.names, rule)
     yield "ap_by_class.png", ap_image(index.names, scores.curves.objects, np.array(scores.by_class)[:, :2])
+    if masks := scores.mask:
+        yield "mask_curves.png", curves_image(masks.curves, index.names)
+        yield "mask_ap_by_class.png", ap_image(index.names, masks.curves.objects, np.array(masks.by_class)[:, :2])

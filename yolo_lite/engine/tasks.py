@@ -61,6 +61,7 @@ class Task(NamedTuple):
     build: Callable[[Any], Any]  # model config -> Network
     criterion: Callable[[Any, LossSection, np.ndarray], Criterion]  # model config, section, objects of each class [C]
     is_exported: bool = True  # whether yolo-lite export knows the model
+    has_masks: bool = False  # whether it learns and finds them: outlines are loaded, drawn and compared
 
 
 def criterion_of_head(config: ModelConfig, section: LossSection, label_counts: np.ndarray) -> Criterion:
@@ -84,6 +85,7 @@ def faster_rcnn_criterion(config: FasterRcnnConfig, section: LossSection, label_
 
 TASKS: dict[str, Task] = {
     "detect": Task(Detector, criterion_of_head),
+    "segment": Task(Detector, criterion_of_head, has_masks=True),
     "faster_rcnn": Task(build_faster_rcnn, faster_rcnn_criterion, is_exported=False),
 }
 

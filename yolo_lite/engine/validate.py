@@ -24,7 +24,7 @@ from yolo_lite.data.store import ImageStore
 from yolo_lite.data.unreadable import check_index
 from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.checkpoint_fields import load_fitting
-from yolo_lite.engine.coco_ap import DetectionTable, detection_limits, ground_truth, score_detections
+from yolo_lite.engine.coco_ap import detection_limits, ground_truth, score_detections
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute, libraries_left_uncollected, move_model
 from yolo_lite.engine.evaluate import Evaluation, evaluate, prepare_split, rounded_up
@@ -48,6 +48,7 @@ class Subject(NamedTuple):
     size: int  # pixels of the longest side in the network
     canvas: Canvas
     batch_size: int
+    has_masks: bool = False  # whether it finds masks, which are then compared with outlines
     source: str = ""  # where start weights come from, and their licence
 
 
@@ -65,7 +66,7 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> V
     """What evaluates a model on a split: the checkpoint that the options name, unless there is a subject."""
     subject = subject or _checkpoint(options)
     dataset = _dataset(subject, options)
-    index = index_split(*dataset, options.split)
+    index = index_split(*dataset, options.split, with_outlines=subject.has_masks)
     check_index(index, dataset[1], options.split)
     print(f"{options.split}: {index.describe()}")
     for name in options.classes:
@@ -97,7 +98,7 @@ def of_classes(evaluation: Evaluation, names: Sequence[str]) -> Evaluation:
     split, table = evaluation.split, evaluation.detections
     index = only_classes(split.dataset, names)
     new_label = np.array([names.index(name) if name in names else -1 for name in split.dataset.names])[table.label]
-    table = DetectionTable(*(column[new_label >= 0] for column in table._replace(label=new_label)))
+    table = table._replace(label=new_label).select(new_label >= 0)
     split = split._replace(dataset=index, truth=ground_truth(index))
     scores = score_detections(split.truth, table, split.limits.per_class)
     return evaluation._replace(split=split, scores=scores, detections=table)
@@ -124,8 +125,8 @@ def _checkpoint(options: ValOptions) -> Subject:
     load_fitting(criterion, content["losses"], f"{options.weights}: losses")
     size = rounded_up(options.imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
-    known, source = (config.data, config.data_file), content.get("source", "")
-    return Subject(model, criterion, compute, *known, size, canvas, config.train.batch_size, source)
+    known = (config.data, config.data_file, size, canvas, config.train.batch_size)
+    return Subject(model, criterion, compute, *known, task.has_masks, content.get("source", ""))
 
 
 def _dataset(subject: Subject, options: ValOptions) -> tuple[DatasetConfig, str]:

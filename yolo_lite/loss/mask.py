@@ -11,7 +11,7 @@ pixel and a class.
 Overlap losses (iou, iou_log, dice, tversky, lovasz) are one number per image and class, over the image's pixels that
 are not ignored: TP = sum p y, FP = sum p (1 - y), FN = sum (1 - p) y. All C classes count, the background too.
 
-reduction   overlap losses                                    ce, focal
+reduction   overlap losses                                    bce, ce, focal
 "none"      ``[B, C]``, 0 where nothing counts                ``[B, H, W]``, 0 where ignored
 "sum"       sum of these                                      sum of these
 "mean"      sum / number of (image, class) that count         sum / number of pixels (ce: / sum of their weights)
@@ -249,6 +249,18 @@ def ce(pixels: Pixels, *, weight: Tensor | None = None, label_smoothing: float =
 
 
 @_mask_loss
+def bce(pixels: Pixels, *, positive_weight: float = 1.0) -> tuple[Tensor, Tensor]:
+    """-w ln p of the true class, binary cross-entropy; w is 1 for class 0, the background.
+
+    Unlike ``ce`` "mean" divides by the number of pixels, whatever their weights.
+    """
+    log_p = pixels.pair_logits.log_softmax(dim=1).gather(1, pixels.label[:, None])[:, 0]  # [B, N]
+    valid = pixels.valid[:, 0].to(log_p.dtype)
+    loss = -log_p * valid * (1 + (positive_weight - 1) * (pixels.label > 0))
+    return loss.unflatten(1, pixels.size), valid
+
+
+@_mask_loss
 def focal(pixels: Pixels, *, gamma: float = 2.0, alpha: float | None = 0.25) -> tuple[Tensor, Tensor]:
     """-alpha_t (1 - p_t)^gamma ln p_t, p_t the probability of the true class (Lin et al., arXiv:1708.02002, eq. 5).
 
@@ -263,4 +275,6 @@ def focal(pixels: Pixels, *, gamma: float = 2.0, alpha: float | None = 0.25) -> 
     return (loss * valid).unflatten(1, pixels.size), valid
 
 
-MASK_LOSSES: dict[str, MaskLoss] = {loss.__name__: loss for loss in (iou, iou_log, dice, tversky, lovasz, ce, focal)}
+MASK_LOSSES: dict[str, MaskLoss] = {
+    loss.__name__: loss for loss in (iou, iou_log, dice, tversky, lovasz, bce, ce, focal)
+}

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from yolo_lite.config.bounds import WIDTH
 from yolo_lite.config.errors import ConfigError, nearest
-from yolo_lite.config.model import ModelConfig, Row
+from yolo_lite.config.model import ModelConfig, Row, scaled_width
 from yolo_lite.config.seams import read_argument
 from yolo_lite.model.blocks import BLOCKS
 from yolo_lite.model.blocks.standard import Activation, Concat, activation_maker
@@ -61,14 +59,6 @@ def build_layers(config: ModelConfig) -> list[Layer]:
             place = f"backbone row {index}" if number < 0 else f"head row {number}"
             raise ConfigError(f"{place} (layer {index}) {row}: {error}") from error
     return layers
-
-
-def scaled_width(width: int, config: ModelConfig) -> int:
-    """Channels of a block: ``width * width_multiple``, rounded up to ``channel_multiple``."""
-    scaled = math.ceil(width * config.width_multiple / config.channel_multiple) * config.channel_multiple
-    if scaled > WIDTH:
-        raise ValueError(f"expected at most {WIDTH:,} channels, found {scaled:,} after width_multiple")
-    return scaled
 
 
 def scaled_repeats(repeats: int, config: ModelConfig) -> int:

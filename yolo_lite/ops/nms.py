@@ -32,13 +32,14 @@ class DetectOptions(NamedTuple):
 
 
 def select_detections(
-    score: Tensor, boxes_of: Callable[[Tensor, Tensor], Tensor], options: DetectOptions
+    score: Tensor, boxes_of: Callable[[Tensor, Tensor], Tensor], options: DetectOptions, mask: Tensor | None = None
 ) -> Detections:
     """Multi-label detections of one image; boxes xyxy in the pixels of ``boxes_of``.
 
     Args:
         score: ``[S, C]`` in 0..1, of the slots that may hold a detection.
         boxes_of: boxes xyxy ``[K, 4]`` by row and label, ``[K]`` each, of ``score``: only the best are decoded.
+        mask: ``[S, ...]``, what makes the mask of a row, which detections take along.
     """
     if options.classes is not None:
         score = score * _is_wanted(torch.arange(score.shape[1], device=score.device), options.classes)
@@ -47,7 +48,7 @@ def select_detections(
     best, order = score.flatten()[candidate].sort(descending=True, stable=True)
     best, candidate = best[: options.num_candidates], candidate[order[: options.num_candidates]]
     row, label = candidate // score.shape[1], candidate % score.shape[1]
-    return survivors(Detections(boxes_of(row, label), best, label), options)
+    return survivors(Detections(boxes_of(row, label), best, label, None if mask is None else mask[row]), options)
 
 
 def _is_wanted(label: Tensor, classes: tuple[int, ...]) -> Tensor:

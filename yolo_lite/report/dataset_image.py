@@ -27,12 +27,14 @@ class DatasetShape(NamedTuple):
     per_image: np.ndarray  # [n] objects
     longest: int  # pixels, the longest side of the network input
     anchors: np.ndarray | None  # [levels, anchors a level, 2], pixels
+    filled: np.ndarray | Sequence[float] = ()  # [outlines] area of each as a part of its box
 
 
 def dataset_image(shape: DatasetShape) -> np.ndarray:
     """Counts of classes by split; of one split sizes with anchors, aspect ratios, objects per image, centres; RGB."""
     figure, split, colour = new_figure(13.6, 7.7), shape.split, COLOURS[shape.split]
-    panels = figure.subplot_mosaic("aaaa;bcde", height_ratios=(1, 1.15))
+    has_outlines = len(shape.filled) > 0
+    panels = figure.subplot_mosaic("aaaaa;bcdef" if has_outlines else "aaaa;bcde", height_ratios=(1, 1.15))
     classes, sizes, ratios, per_image, centres = (panels[name] for name in "abcde")
     _draw_classes(classes, shape)
     _draw_sizes(sizes, shape)
@@ -47,8 +49,11 @@ def dataset_image(shape: DatasetShape) -> np.ndarray:
     *_, image = centres.hist2d(shape.centre[:, 0], shape.centre[:, 1], bins=32, range=((0, 1), (0, 1)))
     centres.set(xlabel="x, part of the width", ylabel="y, part of the height", title=f"{split}: centres", ylim=(1, 0))
     figure.colorbar(image, ax=centres, shrink=0.7)
-    for axes in (sizes, ratios, per_image, centres):
-        axes.set_box_aspect(1)
+    if has_outlines:
+        panels["f"].hist(shape.filled, bins=40, range=(0, 1), color=colour)
+        panels["f"].set(xlabel="area, part of the box", title=f"{split}: outlines")
+    for axes in panels.values():
+        axes.set_box_aspect(None if axes is classes else 1)
     return pixels(figure)
 
 

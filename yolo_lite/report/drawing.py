@@ -1,4 +1,4 @@
-"""Boxes drawn on images, and images put together on sheets.
+"""Boxes and masks drawn on images, and images put together on sheets.
 
 Every image is uint8 [H, W, 3] in RGB order; boxes are xyxy in pixels, [K, 4]. Nothing is drawn into an argument.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import colorsys
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -64,6 +64,19 @@ def draw_outlines(image: np.ndarray, xyxy: np.ndarray, labels: np.ndarray | None
     for i, box in reversed(_pixel_boxes(xyxy, image.shape).items()):
         colour = WHITE if labels is None else class_colour(int(labels[i]))
         cv2.rectangle(canvas, box[:2], box[2:], colour, width)
+    return canvas
+
+
+def draw_masks(image: np.ndarray, masks: Iterable[np.ndarray], labels: np.ndarray) -> np.ndarray:
+    """A copy of the image tinted by K masks uint8 ``[H, W]``, 1 inside, with a line along their borders."""
+    canvas, line = np.array(image, order="C"), max(1, round(max(image.shape[:2]) / 640))
+    for mask, label in zip(masks, labels, strict=True):
+        left, top, width, height = cv2.boundingRect(mask)
+        part, inside = canvas[top : top + height, left : left + width], mask[top : top + height, left : left + width]
+        colour = class_colour(int(label))
+        part[inside > 0] = (0.6 * part[inside > 0] + 0.4 * np.array(colour)).round().astype(np.uint8)
+        outlines, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(canvas, outlines, -1, colour, line, offset=(left, top))
     return canvas
 
 

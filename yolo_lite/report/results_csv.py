@@ -19,6 +19,10 @@ PANELS = {
     "precision and recall": ("metrics/precision", "metrics/recall"),
     "learning rate": ("lr/weights", "lr/norms", "lr/biases"),
 }
+MASK_PANELS = {
+    "mask loss": ("train/mask_loss", "val/mask_loss"),
+    "mask AP": ("metrics/mask_mAP50", "metrics/mask_mAP75", "metrics/mask_mAP50-95"),
+}
 
 Row = Mapping[str, float]  # the figures of an epoch, "epoch" among them, by the names of the columns
 
@@ -44,10 +48,11 @@ def results_rows(text: str) -> list[dict[str, float]]:
 
 
 def results_image(rows: Sequence[Row]) -> np.ndarray:
-    """Six panels of curves over epochs, from the columns that are there; RGB."""
+    """Six panels of curves over epochs, or with masks eight, from the columns that are there; RGB."""
     epochs = [row["epoch"] for row in rows]
-    figure = new_figure(13, 7.5)
-    for axes, (title, keys) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
+    panels = PANELS | (MASK_PANELS if "metrics/mask_mAP50" in rows[0] else {})
+    figure, columns = new_figure(13 * len(panels) / 6, 7.5), len(panels) // 2
+    for axes, (title, keys) in zip(figure.subplots(2, columns).flat, panels.items(), strict=True):
         present = [key for key in keys if key in rows[0]]
         marker = "o" if len(rows) == 1 else None  # a line of one point is nothing
         for key, style in zip(present, ("-", "--", ":"), strict=False):  # lines that lie on one another are all seen

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-ClassRow = tuple[str, int, int, float, float, float, float]  # the columns of HEADER, ratios in 0..1
-HEADER = ("class", "images", "objects", "precision", "recall", "mAP50", "mAP50-95")
+ClassRow = tuple[Any, ...]  # the columns of HEADER: a name, two counts, ratios in 0..1; those of masks may lack
+HEADER = ("class", "images", "objects", "precision", "recall", "mAP50", "mAP50-95", "mask50", "mask50-95")
 
 
 def aligned_table(rows: Sequence[Sequence[str]]) -> str:
@@ -34,7 +35,7 @@ def shortened(name: str) -> str:
 
 def class_table(rows: Sequence[ClassRow]) -> str:
     """The rows below a header; a dash where a ratio is NaN."""
-    table: list[Sequence[str]] = [HEADER]
+    table: list[Sequence[str]] = [HEADER[: len(rows[0])]]
     for name, images, objects, *ratios in rows:
         cells = ("-" if math.isnan(ratio) else f"{ratio:.3f}" for ratio in ratios)
         table.append((shortened(name), str(images), str(objects), *cells))

@@ -28,6 +28,7 @@ from yolo_lite.report.comparison import VariantRow, comparison_image, comparison
 from yolo_lite.report.drawing import write_image
 
 METRICS = ("metrics/mAP50-95", "metrics/mAP75", "metrics/mAP50")
+MASK_METRICS = tuple(key.replace("metrics/", "metrics/mask_") for key in METRICS)
 CONFIDENCE = 0.95  # with which the intervals of all variants hold at the same time
 # May differ between a run and its continuation; of files it is what they say that may not.
 FREE_FLAGS = {f"train.{flag}" for flag in ("device", "workers", "exist_ok", "cfg", "hyp", "data")}
@@ -48,7 +49,8 @@ class Run(NamedTuple):
 class Outcome(NamedTuple):
     """The result of a finished run; ``metrics`` is empty if its loss was no longer finite."""
 
-    metrics: dict[str, float]  # METRICS of the last epoch: the best one would flatter the noisier variant
+    # METRICS, and those of masks where there are some, of the last epoch: the best would flatter the noisier variant.
+    metrics: dict[str, float]
     seconds: float | None  # of all epochs; None where the run was interrupted
     problem: str | None
 
@@ -92,18 +94,26 @@ def trained(runs: Sequence[Run]) -> Iterator[Outcome]:
 def _write(folder: Path, seeds: list[int], outcomes: dict[str, list[Outcome]]) -> str:
     """Write table, JSON and image of the results so far; returns the table."""
     rows = summarise(outcomes)
-    table = comparison_table(rows)
+    table, panels = comparison_table(rows), {"": rows}
+    if any(MASK_METRICS[0] in outcome.metrics for own in outcomes.values() for outcome in own):
+        panels = {"boxes": rows, "masks": summarise(outcomes, MASK_METRICS)}
+        table = "\n\n".join(f"{title}:\n\n{comparison_table(own)}" for title, own in panels.items())
     content = {
         "seeds": seeds,
         "confidence": CONFIDENCE,
-        "variants": [{**row._asdict(), "verdict": row.verdict} for row in rows],
+        "variants": _plain(rows),
+        **({"mask_variants": _plain(panels["masks"])} if "masks" in panels else {}),
         "runs": {variant: [outcome._asdict() for outcome in own] for variant, own in outcomes.items()},
     }
     content = json.loads(json.dumps(content), parse_constant=lambda _: None)  # JSON knows no NaN
     (folder / "comparison.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / "comparison.md").write_text(table + "\n", encoding="utf-8")
-    write_image(folder / "comparison.png", comparison_image({"": rows}))
+    write_image(folder / "comparison.png", comparison_image(panels))
     return table
+
+
+def _plain(rows: Sequence[VariantRow]) -> list[dict[str, Any]]:
+    return [{**row._asdict(), "verdict": row.verdict} for row in rows]
 
 
 def finish(run: Run) -> Outcome:
@@ -154,10 +164,10 @@ def _train(run: Run) -> Outcome:
             except DivergedError as error:  # this variant cannot be trained: the others can
                 return Outcome({}, None, str(error))
         metrics, seconds = result.metrics, None if resume else sum(result.seconds)
-    return Outcome({key: metrics[key] for key in METRICS}, seconds, None)
+    return Outcome({key: metrics[key] for key in (*METRICS, *MASK_METRICS) if key in metrics}, seconds, None)
 
 
-def summarise(outcomes: dict[str, list[Outcome]]) -> list[VariantRow]:
+def summarise(outcomes: dict[str, list[Outcome]], keys: Sequence[str] = METRICS) -> list[VariantRow]:
     """Make one row a variant: mean and standard deviation, and the paired difference to the first variant.
 
     A difference is more than noise if the interval of Student's t for paired samples excludes 0. The intervals are
@@ -166,7 +176,7 @@ def summarise(outcomes: dict[str, list[Outcome]]) -> list[VariantRow]:
     """
     confidence, rows = 1 - (1 - CONFIDENCE) / max(len(outcomes) - 1, 1), list[VariantRow]()
     for variant, own in outcomes.items():
-        values = [[outcome.metrics.get(key, math.nan) for outcome in own] for key in METRICS]
+        values = [[outcome.metrics.get(key, math.nan) for outcome in own] for key in keys]
         map50_95, map75, map50 = map(mean_and_deviation, values)
         difference, half_width = paired_difference(values[0], rows[0].values, confidence) if rows else (None, None)
         times = [outcome.seconds for outcome in own if outcome.seconds is not None]

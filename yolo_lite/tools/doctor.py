@@ -29,6 +29,7 @@ from yolo_lite.data.labels import SYSTEM_ERROR, LabelReader, Labels, Problem
 from yolo_lite.data.readers import FORMATS
 from yolo_lite.data.split import SplitFiles, dataset_root, split_files
 from yolo_lite.data.suffixes import KNOWN_IMAGES, SAME_FORMAT, image_suffixes
+from yolo_lite.data.writers import WRITERS
 from yolo_lite.tools.convert import write_dataset
 from yolo_lite.tools.divide import CLIP, FRAME_WORDS, clip_of
 
@@ -41,7 +42,9 @@ SEVERITY = {
     **dict.fromkeys(("fractions for pixels", "wrong columns"), "error"),
     **dict.fromkeys(("not a number", "not finite", "unknown class", "outside the image", "without area"), "error"),
     **dict.fromkeys(("images without label file", "crowds", "image listed twice", "paired by name alone"), "warning"),
-    **dict.fromkeys(("filename of another image", "labels of no image"), "warning"),
+    **dict.fromkeys(
+        ("filename of another image", "labels of no image", "unreadable mask", "outline of another box"), "warning"
+    ),
     **dict.fromkeys(("class without objects", "duplicate image", "missing labels", "orphaned labels"), "warning"),
     **dict.fromkeys(("clip in two splits", "unread image", "range of 16 bits"), "warning"),
     **dict.fromkeys(("annotations of other images", "repeated object", "too small", "too narrow"), "warning"),
@@ -143,13 +146,14 @@ def write_cleaned(diagnosis: Diagnosis, folder: Path) -> Path:
     """
     config, reader = diagnosis.config, next(iter(diagnosis.readers.values()))
     to = next(name for name, kind in FORMATS.items() if kind is type(reader))
+    to = to if to in WRITERS else "coco"
     root = dataset_root(config, diagnosis.data_file)
     examined, splits = diagnosis.examined.items(), dict[str, DatasetIndex]()
     held_out = {one.digest for split, rows in examined for one in rows if split != "train" and one.is_usable}
     for split, rows in examined:  # every image once, and none of val and test in train
         usable = [one for one in rows if one.is_usable and not (split == "train" and one.digest in held_out)]
         once = {one.digest: one for one in reversed(usable)}  # the first of each content
-        splits[split] = _index_of(list(reversed(once.values())), diagnosis.readers[split], config, outlines=True)
+        splits[split] = _index_of(list(reversed(once.values())), diagnosis.readers[split], config)
         if not splits[split].num_objects:
             raise DataError(f"--fix-into: no object would be left in the split {split!r}")
     return write_dataset(splits, root, folder, to, polygons=True, copy_images=True)
@@ -160,10 +164,8 @@ def _index_of(
     reader: LabelReader,
     config: DatasetConfig,
     others: Sequence[str] = (),
-    outlines: bool = False,
 ) -> DatasetIndex:
     paths, labels = [str(one.path) for one in examined], Labels.concat([one.read for one in examined])
-    labels = labels if outlines else labels._replace(outlines=None)
     ids = reader.ids([paths[i] for i in labels.usable])
     return index_of(paths, labels, *ids, config, reader.remarks([*paths, *others], labels.hints))
 
@@ -207,9 +209,23 @@ def _examine(reader: LabelReader, split: str, channels: int, image: Path, labels
         if kind == "unreadable image" and not os.path.lexists(image):
             kind = "missing image"
         findings.append(Finding(kind, split, str(labels) if len(read.usable) else path, problem.text))
+    if num := _untrusted(read):
+        text = f"{num} of {len(read.label)} objects have outlines that do not fill their boxes (IoU below 0.5)"
+        findings.append(
+            Finding("outline of another box", split, path, f"{image}: {text}: masks are those of the boxes")
+        )
     if not has_labels:
         findings.append(Finding("missing labels", split, path, f"{image}: background, for there is no {labels}"))
     return Examined(image, digest, labels, read, findings)
+
+
+def _untrusted(read: Labels) -> int:
+    """Objects of an image whose outlines are not used, as they are not of their boxes."""
+    if not read.outlines or not len(read.usable):
+        return 0
+    height, width = read.size[0].tolist()
+    used = read.outlines.within(read.xyxy, (width, height))
+    return int((np.diff(read.outlines.first_ring) > np.diff(used.first_ring)).sum())
 
 
 def _with_pixels(read: Labels, image: Path, channels: int) -> Labels:

@@ -55,8 +55,11 @@ def write_report(folder: Path, report: dict[str, Any], diagnosis: Diagnosis, anc
         index, longest, learnt = diagnosis.splits[split], diagnosis.longest, ~diagnosis.splits[split].crowd
         counts = {split: index.counts for split, index in diagnosis.splits.items()}
         centre = (xyxy_to_cxcywh(index.xyxy)[:, :2] / index.size[index.owner, ::-1])[learnt]
+        drawn = learnt & (num_rings(index) > 0)
+        areas = index.outlines.area[drawn] if index.outlines else np.zeros(0)
+        filled = areas / (index.xyxy[:, 2:] - index.xyxy[:, :2])[drawn].prod(axis=1)
         per_image, size = np.bincount(index.owner[learnt], minlength=len(index)), training_sizes(index, longest)
-        shape = DatasetShape(index.names, counts, split, size, centre, per_image, longest, anchors)
+        shape = DatasetShape(index.names, counts, split, size, centre, per_image, longest, anchors, filled)
         write_image(folder / "dataset.png", dataset_image(shape))
 
 
@@ -72,6 +75,8 @@ def _describe(index: DatasetIndex, longest: int, anchors: np.ndarray | None, anc
         "backgrounds": index.num_backgrounds,
         "objects": index.num_objects,
         "crowds": int(index.crowd.sum()),
+        "outlines": int((num_rings(index)[~index.crowd] > 0).sum()),
+        "in several parts": int((num_rings(index)[~index.crowd] > 1).sum()),
         "rows": len(index.label) + sum(count for _, count in index.left_out),
         "left_out": dict(index.left_out),
         "side": _quantiles(sizes.prod(axis=1) ** 0.5),
@@ -79,6 +84,11 @@ def _describe(index: DatasetIndex, longest: int, anchors: np.ndarray | None, anc
         "anchor_recall": _share(fits, label >= 0),
         "classes": classes,
     }
+
+
+def num_rings(index: DatasetIndex) -> np.ndarray:
+    """The rings ``[T]`` of each object's outline."""
+    return np.diff(index.outlines.first_ring) if index.outlines else np.zeros(len(index.label), np.int64)
 
 
 def _share(fits: np.ndarray | None, chosen: np.ndarray) -> float | None:
@@ -109,7 +119,8 @@ def report_text(report: dict[str, Any], examples: int | None = EXAMPLES) -> str:
 
 
 def _split_table(splits: dict[str, Any]) -> str:
-    columns = ("listed", "images", "backgrounds", "objects", "crowds")
+    columns = ["listed", "images", "backgrounds", "objects", "crowds"]
+    columns += ["outlines", "in several parts"] if any(one["outlines"] for one in splits.values()) else []
     rows = [["", *columns, "side, pixels", "width / height", "anchors"]]
     for split, one in splits.items():
         spans = (_span(one["side"]), _span(one["aspect_ratio"]), _percent(one["anchor_recall"]))

@@ -24,7 +24,8 @@ from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.model.blocks.standard import C3, SPP, SPPF, Bottleneck, Conv
 from yolo_lite.model.detector import Detector
-from yolo_lite.model.heads import Detect
+from yolo_lite.model.heads import Detect, Segment
+from yolo_lite.model.heads.segment import Prototypes
 from yolo_lite.tools.torch_file import read_torch_file, tensors_of
 from yolo_lite.tools.unpack import read_npz
 
@@ -38,6 +39,8 @@ THEIR_NAMES: dict[type[nn.Module], dict[str, str]] = {
     SPP: {"reduce": "cv1", "merge": "cv2"},
     SPPF: {"reduce": "cv1", "merge": "cv2"},
     Detect: {"heads": "m"},
+    Segment: {"heads": "m", "prototypes": "proto"},
+    Prototypes: {"before": "cv1", "behind": "cv2", "mix": "cv3"},
 }
 
 

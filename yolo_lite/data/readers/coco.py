@@ -22,6 +22,7 @@ import numpy as np
 from yolo_lite.config.errors import DataError, nearest
 from yolo_lite.config.regular import read_regular
 from yolo_lite.data.labels import Annotation, LabelReader, Problem, Stated
+from yolo_lite.data.masks import mask_of_runs, rings_of
 from yolo_lite.data.outlines import Ring
 from yolo_lite.data.readers.coco_pairing import Row, paired
 from yolo_lite.data.turned import around_turned
@@ -99,7 +100,10 @@ class CocoReader(LabelReader):
         seen = set()
         numbers = dict.fromkeys(plain_id(record["id"]) for record in records)
         for row in itertools.chain.from_iterable(self.rows[number] for number in numbers):
-            one = self._object(row, size)
+            rings = self._outline(row, size)
+            if isinstance(rings, Problem):
+                yield rings
+            one = self._object(row, () if isinstance(rings, Problem) else rings, size)
             if len(records) > 1 and isinstance(one, Annotation) and (one.label, one.xyxy) in seen:
                 one = Problem("repeated object", f"{one.where}: repeats one of the same image under another id")
             elif isinstance(one, Annotation):
@@ -131,13 +135,25 @@ class CocoReader(LabelReader):
             problems.append(Problem("annotations of no image", text, rows=len(self.strays)))
         return problems
 
-    def _object(self, row: Row, size: tuple[int, int]) -> Annotation | Problem:
+    def _outline(self, row: Row, size: tuple[int, int]) -> tuple[Ring, ...] | Problem:
+        """The rings of an annotation; of run lengths, which take long to decode, where they are needed."""
+        outline = row.get("segmentation")
+        if not isinstance(outline, dict):
+            return _rings(outline)
+        if row.get("bbox") and not self.with_outlines:
+            return ()
+        try:
+            mask = mask_of_runs(outline, size)
+        except ValueError as error:
+            return Problem("unreadable mask", f"{self.path}: annotation {row.get('id')}: {error}", rows=0)
+        return tuple(ring.astype(np.float32) for ring in rings_of(mask)) if mask.any() else ()
+
+    def _object(self, row: Row, rings: tuple[Ring, ...], size: tuple[int, int]) -> Annotation | Problem:
         where, number = f"{self.path}: annotation {row.get('id')}", plain_id(row.get("category_id"))
         if number not in self.labels:
             name = self.categories.get(number, row.get("category_id"))
             found = f"found {name!r}{nearest(str(name), self.names)}"
             return Problem("unknown class", f"{where}: expected a class of the dataset YAML, {found}")
-        rings, is_crowd = _rings(row.get("segmentation")), _is_true(row.get("iscrowd"))
         try:
             x, y, width, height = (float(value) for value in row["bbox"])
             box: tuple[float, ...] = (x, y, x + width, y + height)
@@ -155,7 +171,7 @@ class CocoReader(LabelReader):
         if not any(box) and rings:  # labelme's and VIA's: the outline has it
             corners = np.concatenate(rings).astype(np.float64)
             box = (*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
-        return Annotation(where, self.labels[number], box, rings, _area(row), is_crowd)
+        return Annotation(where, self.labels[number], box, rings, _area(row), _is_true(row.get("iscrowd")))
 
 
 def plain_id(value: Any) -> Any:
@@ -186,7 +202,7 @@ def _area(row: Row) -> float | None:
 
 
 def _rings(polygons: Any) -> tuple[Ring, ...]:
-    """The outlines of an object: a list of polygons, or one polygon alone; none of anything else (run-length masks)."""
+    """The outlines of an object: a list of polygons, or one polygon alone; none of anything else."""
     if not isinstance(polygons, list) or not polygons:
         return ()
     try:

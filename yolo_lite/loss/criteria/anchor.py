@@ -45,7 +45,7 @@ class AnchorCriterion(Criterion):
         label_counts: objects of each class in the training split ``[C]``, for ``cls_weights``.
     """
 
-    names = ("box", "obj", "cls")
+    names: tuple[str, ...] = ("box", "obj", "cls")
 
     def __init__(self, section: LossSection, label_counts: np.ndarray) -> None:
         super().__init__(section)

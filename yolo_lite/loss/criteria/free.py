@@ -23,6 +23,8 @@ from yolo_lite.ops.distances import decode_distances, distances_to_sides
 from yolo_lite.ops.grid import Grid
 from yolo_lite.structures import Losses, Matches, Objects, Predictions, Raw
 
+BOX_UNIT = 150
+
 
 def free_gains(section: LossSection) -> tuple[float, ...]:
     """Gains of box, cls and dfl: 7.5, 0.5 and 1.5 for the defaults of hyp.yaml, whose box gain is that of Detect.
@@ -30,7 +32,7 @@ def free_gains(section: LossSection) -> tuple[float, ...]:
     Detect's box loss is a mean over pairs beside class losses that are means over classes; here all are sums over the
     summed scores, in which the classes of all slots count.
     """
-    return section.box * 150, section.cls, section.dfl
+    return section.box * BOX_UNIT, section.cls, section.dfl
 
 
 class FreeCriterion(Criterion):
@@ -44,7 +46,7 @@ class FreeCriterion(Criterion):
     ``label_smoothing`` and ``cls_weights`` act on the rows of matched slots, ``cls_pw`` on every positive term.
     """
 
-    names = ("box", "cls", "dfl")
+    names: tuple[str, ...] = ("box", "cls", "dfl")
     assigners = ("tal", "simota", "atss")
 
     def __init__(self, section: LossSection, label_counts: np.ndarray) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.config.model import ModelConfig
-from yolo_lite.model.heads.head import ClassRows, Head
+from yolo_lite.model.heads.class_rows import ClassRows
+from yolo_lite.model.heads.head import Head
 from yolo_lite.ops.grid import Grid, decode_anchors
 from yolo_lite.structures import Raw
 
@@ -27,30 +28,31 @@ class Detect(Head):
     """
 
     def __init__(
-        self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig, *arguments: Any
-    ) -> None:
+        self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig, *arguments: Any, more: int = 0
+    ) -> None:  # as many outputs of a slot more, of a subclass
         super().__init__(in_channels, strides, config)
         if arguments and (arguments[0] not in ("nc", config.nc) or arguments[1:] not in ((), ("anchors",))):
             raise ValueError(f"Detect takes [nc, anchors], the words for the file's own keys, found {list(arguments)}")
         self.anchors = nn.Buffer(checked_anchors(config, self.strides))  # [L, A, 2] pixels
-        self.num_outputs = 5 + self.num_classes
+        self.num_outputs = 5 + self.num_classes + more
+        self.columns: dict[str, int | slice] = COLUMNS | {"cls": slice(5, 5 + self.num_classes)}
         width = self.anchors.shape[1] * self.num_outputs
         self.heads = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in in_channels)
         self._start_biases()
 
     @classmethod
     def planned(
-        cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any
+        cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any, more: int = 0
     ) -> list[list[tuple[float, float]]]:
         anchors = config.anchors if isinstance(config.anchors, int) else len((config.anchors or [[0, 0]])[0]) // 2
-        width = anchors * (5 + config.nc)
+        width = anchors * (5 + config.nc + more)
         return [[(channels * width, width)] for channels in in_channels]
 
     def forward(self, maps: list[Tensor]) -> Raw:
         levels = [head(x) for head, x in zip(self.heads, maps, strict=True)]  # [B, A*(5+C), H, W] each
         # In channels-last memory the permutation undoes itself: the reshape is a view.
         slots = [level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, self.num_outputs) for level in levels]
-        return Raw(torch.cat(slots, dim=1), COLUMNS)
+        return Raw(torch.cat(slots, dim=1), self.columns)
 
     def boxes(self, raw: Raw, grid: Grid, slot: Tensor | slice = slice(None)) -> Tensor:
         return decode_anchors(raw["box"].contiguous(), grid.slots.select(slot))
@@ -80,7 +82,7 @@ class Detect(Head):
         for head, stride in zip(self.heads, self.strides, strict=True):
             bias = head.get_parameter("bias").view(-1, self.num_outputs)  # [A, 5+C]
             bias[:, COLUMNS["obj"]] += math.log(8 / (640 / stride) ** 2)
-            bias[:, COLUMNS["cls"]] += math.log(0.6 / (self.num_classes - 0.99999))
+            bias[:, self.columns["cls"]] += math.log(0.6 / (self.num_classes - 0.99999))
 
 
 def checked_anchors(config: ModelConfig, strides: Sequence[int]) -> Tensor:

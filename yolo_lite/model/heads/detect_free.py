@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from yolo_lite.config.model import ModelConfig
 from yolo_lite.model.blocks.standard import Activation, Conv, activation_maker
-from yolo_lite.model.heads.head import ClassRows, Head
+from yolo_lite.model.heads.class_rows import ClassRows
+from yolo_lite.model.heads.head import Head
 from yolo_lite.ops.distances import decode_distances
 from yolo_lite.ops.grid import Grid
 from yolo_lite.structures import Raw
@@ -41,34 +42,37 @@ class DetectFree(Head):
     """
 
     def __init__(
-        self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig, *arguments: Any
-    ) -> None:
+        self, in_channels: Sequence[int], strides: Sequence[int], config: ModelConfig, *arguments: Any, more: int = 0
+    ) -> None:  # outputs of a third branch, of a subclass
         super().__init__(in_channels, strides, config)
         if config.anchors is not None:
             raise ValueError("DetectFree has no anchors: leave the key anchors out")
         given, activation = read_arguments(config.nc, arguments), activation_maker(config.activation)
         self.bins, num_box = given.bins, 4 * given.bins
-        self.columns: dict[str, int | slice] = {"box": slice(0, num_box), "cls": slice(num_box, None)}
-        box, cls = branch_widths(in_channels[0], given)
-        self.box = nn.ModuleList(_branch(channels, box, num_box, activation) for channels in in_channels)
-        self.cls = nn.ModuleList(_branch(each, cls, config.nc, activation, given.is_depthwise) for each in in_channels)
+        self.columns: dict[str, int | slice] = {"box": slice(0, num_box), "cls": slice(num_box, num_box + config.nc)}
+        box, cls, own = branch_widths(in_channels[0], given, more)
+        classes = (cls, config.nc, activation, given.is_depthwise)
+        self.box = nn.ModuleList(conv_branch(channels, box, num_box, activation) for channels in in_channels)
+        self.cls = nn.ModuleList(conv_branch(channels, *classes) for channels in in_channels)
+        self.more = nn.ModuleList(conv_branch(channels, own, more, activation) for channels in in_channels if more)
         self._start_biases()
 
     @classmethod
     def planned(
-        cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any
+        cls, in_channels: Sequence[int], config: ModelConfig, *arguments: Any, more: int = 0
     ) -> list[list[tuple[float, float]]]:
         given = read_arguments(config.nc, arguments)
-        branches = list(zip(branch_widths(in_channels[0], given), (4 * given.bins, config.nc), strict=True))
+        widths, outputs = branch_widths(in_channels[0], given, more), (4 * given.bins, config.nc, more)
+        branches = [(width, number) for width, number in zip(widths, outputs, strict=True) if number]
         return [
-            [(9 * (channels + width) * width + width * outputs, max(width, outputs)) for width, outputs in branches]
+            [(9 * (channels + width) * width + width * number, max(width, number)) for width, number in branches]
             for channels in in_channels
         ]
 
     def forward(self, maps: list[Tensor]) -> Raw:
         levels = [
-            torch.cat((box(x), cls(x)), dim=1).permute(0, 2, 3, 1).flatten(1, 2)  # [B, H * W, 4R + C]
-            for box, cls, x in zip(self.box, self.cls, maps, strict=True)
+            torch.cat([branch(x) for branch in branches], dim=1).permute(0, 2, 3, 1).flatten(1, 2)  # [B, H * W, 4R + C]
+            for x, *branches in zip(maps, self.box, self.cls, *([self.more] if self.more else []), strict=True)
         ]
         return Raw(torch.cat(levels, dim=1), self.columns)
 
@@ -110,16 +114,16 @@ def read_arguments(num_classes: int, arguments: Sequence[Any]) -> Arguments:
     return Arguments(bins, is_depthwise)
 
 
-def branch_widths(finest: int, arguments: Arguments) -> tuple[int, int]:
-    """Channels of the box and the class branch, the same on all levels, from those of the finest level.
+def branch_widths(finest: int, arguments: Arguments, more: int = 0) -> tuple[int, int, int]:
+    """Channels of the box, the class and the third branch, the same on all levels, from those of the finest level.
 
     Classes have as many as the finest level, as in YOLOX (arXiv:2107.08430: 256 times the width). A box needs fewer:
     a quarter, but no fewer than it has outputs, nor than 16. Coarse levels have the wider maps, but few cells.
     """
-    return max(finest // 4, 4 * arguments.bins, 16), finest
+    return max(finest // 4, 4 * arguments.bins, 16), finest, max(finest // 4, more, 16)
 
 
-def _branch(
+def conv_branch(
     in_channels: int, width: int, outputs: int, activation: Activation, is_depthwise: bool = False
 ) -> nn.Sequential:
     layers: list[nn.Module] = []

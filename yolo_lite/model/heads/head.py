@@ -6,34 +6,17 @@ B images, L levels, A anchors a level, N slots, C classes, H W input size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.model import ModelConfig
+from yolo_lite.model.heads.class_rows import ClassRows
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
 from yolo_lite.ops.grid import Grid, make_grid
 from yolo_lite.ops.nms import DetectOptions, select_detections
 from yolo_lite.structures import Detections, Raw
-
-
-class ClassRows(NamedTuple):
-    """How the rows of a tensor belong to classes: in each group some are shared by all, the others follow by class."""
-
-    num_groups: int
-    shared: int
-    per_class: int
-
-    def count(self, num_classes: int) -> int:
-        """Rows of a tensor for so many classes."""
-        return self.num_groups * (self.shared + num_classes * self.per_class)
-
-    def of(self, classes: Sequence[int], num_classes: int) -> list[int]:
-        """The shared rows and those of some classes, group by group."""
-        own = [self.shared + each * self.per_class + row for each in classes for row in range(self.per_class)]
-        size = self.shared + num_classes * self.per_class
-        return [group * size + row for group in range(self.num_groups) for row in (*range(self.shared), *own)]
 
 
 class Head(nn.Module):
@@ -123,4 +106,5 @@ class Head(nn.Module):
         def boxes_of(row: Tensor, label: Tensor) -> Tensor:
             return cxcywh_to_xyxy(self.boxes(rows.select(row), grid, slot[row]))
 
-        return select_detections(self.scores(rows), boxes_of, options)
+        mask = rows["coefficient"] if "coefficient" in rows.columns else None
+        return select_detections(self.scores(rows), boxes_of, options, mask)
