@@ -81,15 +81,35 @@ def weights(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "small.pt"
 
 
-@pytest.fixture(scope="module")
-def detector(weights: Path) -> Detector:
+Export = Callable[..., Path]
+
+
+def detector_of(weights: Path) -> Detector:
+    """The averaged network of a checkpoint, ready for inference."""
     content = load_checkpoint(weights)
     model = Detector(config_of(content, weights).model)
     model.load_state_dict(content["ema"])
     return model.for_inference()
 
 
-Export = Callable[..., Path]
+def exporter(weights: Path, folder: Path) -> Export:
+    """Export through the command line, each variant once."""
+    made = dict[tuple[str, ...], Path]()
+
+    def make(kind: str, *flags: str) -> Path:
+        key = (kind, *flags)
+        if key not in made:
+            path = folder / f"{len(made)}{SUFFIX[kind]}"
+            assert main(["export", "--weights", str(weights), "--format", kind, "-o", str(path), *flags]) == 0
+            made[key] = path
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def detector(weights: Path) -> Detector:
+    return detector_of(weights)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,19 +121,7 @@ def few_pictures() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def export(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """Export through the command line, each variant once."""
-    folder, made = tmp_path_factory.mktemp("files"), dict[tuple[str, ...], Path]()
-
-    def make(kind: str, *flags: str) -> Path:
-        key = (kind, *flags)
-        if key not in made:
-            path = folder / f"{len(made)}{SUFFIX[kind]}"
-            words = ["export", "--weights", str(weights), "--format", kind, "-o", str(path), *flags]
-            assert main(words) == 0
-            made[key] = path
-        return made[key]
-
-    return make
+    return exporter(weights, tmp_path_factory.mktemp("files"))
 
 
 def pictures(number: int, height: int, width: int) -> Tensor:

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
-from test_export import DYNAMIC, FORMATS, SHAPES, SMALL, SUFFIX, assert_same, needs_onnx, pictures
+from test_export import (
+    DYNAMIC,
+    FORMATS,
+    SHAPES,
+    SMALL,
+    Export,
+    assert_same,
+    detector_of,
+    exporter,
+    few_pictures,  # noqa: F401, a fixture
+    needs_onnx,
+    pictures,
+)
 from torch import Tensor, nn
 
 from yolo_lite import evaluate, load
 from yolo_lite.cli.main import main
-from yolo_lite.deploy import export as export_module
 from yolo_lite.deploy.exported import are_outputs, load_exported
 from yolo_lite.deploy.formats import EXPORT_FORMATS
 from yolo_lite.deploy.graph import Decoded, detections_of
-from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
+from yolo_lite.engine.checkpoint import save_checkpoint
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.model.detector import Detector
 from yolo_lite.ops.nms import DetectOptions
@@ -27,7 +37,6 @@ from yolo_lite.ops.nms import DetectOptions
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # which trace, save and load
 ROWS = {"anchor": "Segment, [nc, anchors, 8, 16]", "free": "SegmentFree, [nc, 8, 16]"}
 NMS = ("--nms", "--conf", "0.3", "--iou", "0.4", "--max-det", "20", *DYNAMIC)
-Export = Callable[..., Path]
 
 
 def small_weights(head: str, data: Path, folder: Path) -> Path:
@@ -59,38 +68,14 @@ def weights(request: pytest.FixtureRequest, tiny_data: Path, tmp_path_factory: p
     return small_weights(request.param, tiny_data, tmp_path_factory.mktemp("masks"))
 
 
-def detector_of(weights: Path) -> Detector:
-    content = load_checkpoint(weights)
-    model = Detector(config_of(content, weights).model)
-    model.load_state_dict(content["ema"])
-    return model.for_inference()
-
-
 @pytest.fixture(scope="module")
 def detector(weights: Path) -> Detector:
     return detector_of(weights)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_pictures() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_module, "NUM_CHECKED", 2)
-        yield
-
-
 @pytest.fixture(scope="module")
 def export(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
-    folder, made = tmp_path_factory.mktemp("files"), dict[tuple[str, ...], Path]()
-
-    def make(kind: str, *flags: str) -> Path:
-        key = (kind, *flags)
-        if key not in made:
-            path = folder / f"{len(made)}{SUFFIX[kind]}"
-            assert main(["export", "--weights", str(weights), "--format", kind, "-o", str(path), *flags]) == 0
-            made[key] = path
-        return made[key]
-
-    return make
+    return exporter(weights, tmp_path_factory.mktemp("files"))
 
 
 @pytest.mark.parametrize("head", ROWS)
