@@ -525,8 +525,8 @@ def test_comparisons_vary_what_a_plugin_brings(tiny_data: Path, tmp_path: Path, 
     assert main(["compare", *words]) == 0  # finished: its folders are read, by the same plugin
 
 
-def test_the_example_of_the_readme_is_a_plugin_whose_loss_and_block_work(tmp_path: Path):
-    text = (REPOSITORY / "README.md").read_text().split("```python\n# my.py\n")[1].split("```")[0]
+def test_the_example_of_the_pages_is_a_plugin_whose_loss_and_block_work(tmp_path: Path):
+    text = (REPOSITORY / "docs/extending.md").read_text().split("```python\n# my.py\n")[1].split("```")[0]
     (tmp_path / "my.py").write_text(text)
     predicted = torch.tensor([[0.0, 0, 2, 3]], requires_grad=True)
     with loaded([str(tmp_path / "my.py")]):
