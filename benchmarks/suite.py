@@ -47,6 +47,7 @@ from yolo_lite.data.inputs import dataset_inputs
 from yolo_lite.data.outputs import check_place
 from yolo_lite.report.comparison import VariantRow, comparison_image, mean_text, spread_text
 from yolo_lite.report.drawing import write_image
+from yolo_lite.report.figure import new_figure, pixels
 from yolo_lite.report.results_csv import results_rows
 from yolo_lite.report.table import markdown_table
 from yolo_lite.tools.compare import METRICS, Outcome, Run, summarise, trained, variant_folder
@@ -134,6 +135,8 @@ def run_suite(entries: Sequence[Entry], flags: argparse.Namespace) -> str:
         if number % num_variants == 0:
             text = table(results, flags.reach)
             write_report(Path(flags.output or flags.project / "suite"), results, text, entries, flags.words)
+            if flags.curves is not None:
+                write_image(flags.curves, curves_image(results))
     return text
 
 
@@ -251,6 +254,27 @@ def write_report(stem: Path, results: Results, text: str, entries: Sequence[Entr
     write_image(image, comparison_image(panels(results)))
 
 
+def curves_image(results: Results) -> np.ndarray:
+    """mAP50-95 over epochs, a panel for each set: every seed a thin line, the mean of each variant a thick one; RGB."""
+    figure = new_figure(4.2 * len(results) + 0.5, 3.8)
+    places = list(figure.subplots(1, len(results), squeeze=False).flat)
+    for axes, (name, of_variants) in zip(places, results.items(), strict=True):
+        for number, (variant, own) in enumerate(of_variants.items()):
+            curves = [[value for value, _ in one.curve] for one in own]
+            for curve in curves:
+                axes.plot(range(1, len(curve) + 1), curve, color=f"C{number}", alpha=0.3, linewidth=0.8)
+            whole = min(map(len, curves))  # a run that failed has a shorter curve
+            mean = np.mean([curve[:whole] for curve in curves], axis=0)
+            axes.plot(range(1, whole + 1), mean, color=f"C{number}", linewidth=2, label=variant)
+        axes.set_title(label_of(name), fontsize=11, loc="left", fontweight="bold")
+        axes.set(xlabel="epoch", ylim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    places[0].set_ylabel("mAP50-95")
+    places[-1].legend(fontsize=9, loc="lower right")
+    return pixels(figure)
+
+
 def panels(results: Results) -> dict[str, list[VariantRow]]:
     """What the image shows: each set, then the differences of all pairs of set and seed."""
     of_sets = {label_of(name): rows_of(own, SETS[name].counts) for name, own in results.items()}
@@ -303,6 +327,7 @@ def read_flags(words: Sequence[str] | None) -> argparse.Namespace:
     add("--reach", type=float, metavar="MAP", help="a column with the seconds until mAP50-95 is MAP")
     add("--project", type=Path, default=Path("runs/suite"), help=f"where runs lie {default}")
     add("--output", type=Path, metavar="STEM", help="write STEM.md and STEM.png (default: PROJECT/suite)")
+    add("--curves", type=Path, metavar="FILE.png", help="mAP50-95 over epochs, as an image")
     add("--device", default="", help="cpu, 0, ... (default: a GPU if any)")
     add("--workers", type=int, default=2, help=f"processes that load data {default}")
     flags = parser.parse_args(words)

@@ -95,6 +95,14 @@ def test_the_image_has_a_panel_a_set_and_one_of_the_pairs():
     assert list(suite.panels({"one": given["one"]})) == ["one"]
 
 
+def test_curves_have_a_panel_a_set_and_end_where_a_run_failed():
+    given = results(one={"a": [0.5, 0.6], "b": [0.9, None]}, two={"a": [0.5, 0.6], "b": [0.9, 1.0]})
+    both, one = suite.curves_image(given), suite.curves_image({"one": given["one"]})
+    assert both.shape[0] == one.shape[0] and both.shape[1] > 1.5 * one.shape[1]
+    without = suite.curves_image({"one": {"a": given["one"]["a"]}})
+    assert (one != without).any()  # b is there
+
+
 def test_ranks_are_shared_and_failures_last():
     assert ranks([0.5, 0.7, 0.5, math.nan]) == [2.5, 1, 2.5, 4]
     assert ranks([math.nan, 0.1, math.nan]) == [2.5, 1, 2.5]
@@ -159,6 +167,7 @@ def small(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 def run_suite(project: Path, *words: str) -> int:
     own = ["--project", str(project), "--workers", "0", "--device", "cpu", "--reach", "0"]
+    own += ["--curves", str(project / "curves.png")]
     return suite.main([*VARIANTS, *own, *words])
 
 
@@ -179,6 +188,7 @@ def test_every_run_has_a_folder_and_a_clock(done: Path):
     found = cells(text[text.index("| set") : text.index("\n\n", text.index("| set"))])
     assert all(float(line[-2]) > 0 and line[-1].isdigit() for line in found.values())
     assert "one: 1 seed, 32 px, 2 epochs, batch 10" in text and (done / "suite.png").stat().st_size > 5000
+    assert (done / "curves.png").stat().st_size > 5000
     configs = {path.read_text() for path in done.glob("one/*/seed0/config.yaml")}
     assert len(configs) == 2 and sum("width_multiple: 0.125" in one and "lr0: 0.002" in one for one in configs) == 1
 
