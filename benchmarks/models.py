@@ -143,7 +143,8 @@ def main() -> None:
     data = load_dataset_config(flags.data)
     with tempfile.TemporaryDirectory() as folder:
         models = [prepare(cfg, data, flags, Path(folder)) for cfg in flags.cfg]
-        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {flags.imgsz} px, batch {flags.batch_size}")
+        threads = torch.get_num_threads()
+        print(f"torch {torch.__version__}, {threads} threads, {flags.imgsz} px, batch {flags.batch_size}")
         print(f"ratios (x): seconds to those of {models[0].name}\n\n{table(models, flags)}")
 
 
