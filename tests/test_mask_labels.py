@@ -502,6 +502,21 @@ def test_masks_become_cocos_file_and_stay_what_they_are(tmp_path, holed_mask) ->
     assert np.array_equal(objects_of_masks(index)[0], holed_mask)  # one row holds the hole and both parts
 
 
+def test_rows_of_outlines_that_lead_out_of_the_image_keep_their_objects(tmp_path: Path) -> None:
+    """COCO's rows have boxes too, those of YOLO outlines alone: what sticks out would cost the object."""
+    inside, beside = [10, 10, 40, 10, 40, 40, 10, 40], [200, 10, 220, 10, 220, 20]
+    outlines = ([[10, -7, 40, -7, 40, 40, 10, 40]], [inside, beside], [beside])
+    before = write_coco(tmp_path / "set", *outlines, bbox=[9, 0, 32, 40])
+    (tmp_path / "data.yaml").write_text("path: set\ntrain: images\nlabels: labels.json\nformat: coco\nnames: [cat]\n")
+    config = load_dataset_config(tmp_path / "data.yaml")
+    rows = convert(config, str(tmp_path / "data.yaml"), "yolo", tmp_path / "rows", polygons=True)
+    after = index_split(load_dataset_config(rows), rows, "train", with_outlines=True)
+    assert before.num_objects == 3 and not after.left_out
+    assert after.xyxy.tolist() == [[10, 0, 40, 40], [10, 10, 40, 40], [9, 0, 41, 40]]  # the last has the box alone
+    expected, masks = objects_of_masks(before), objects_of_masks(after)
+    assert all(np.array_equal(masks[row], expected[row]) for row in (0, 1)) and not masks[2].any()
+
+
 # -------------------------------------------------------------------------------------------------------------- doctor
 
 
