@@ -14,7 +14,7 @@ import dataclasses
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def batches_of(predictor: Predictor, predict: Callable[[Predictor], None]) -> li
     """The batches that the network sees while `predict` runs."""
     seen: list[Tensor] = []
 
-    def spy(images: Tensor, options: DetectOptions) -> list[Detections]:
+    def spy(images: Tensor, options: DetectOptions) -> Iterable[Detections]:
         seen.append(images)
         return predictor.detect(images, options)
 

@@ -47,7 +47,8 @@ def test_a_hair_outside_is_clipped(tmp_path):
     ("row", "reason"),
     [
         ("0 0.5 0.5 0.2", "found 4 columns"),
-        ("0 0.5 0.5 0.2 0.2 0.9", "found 6 columns"),  # a sixth column may be a score: not a polygon
+        ("0 0.5 0.5 0.2 0.2 0.9", r"found 6 columns \(the last a confidence, as of --save-txt\?\)"),  # not a polygon
+        ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.9", r"found 8 columns \(the last a confidence, as of --save-txt\?\)"),
         ("0 0.1 0.1 0.3 0.1 0.3 0.2 0.1", "found 8 columns"),
         ("0", "found 1 columns"),
         ("0 nan 0.5 0.2 0.2", "finite"),

@@ -20,10 +20,11 @@ from test_coco_ap import make_index, make_table, random_case
 
 from yolo_lite.config.data import DatasetConfig
 from yolo_lite.data.index import DatasetIndex, index_split
-from yolo_lite.data.masks import rings_of
+from yolo_lite.data.masks import rings_of, runs_of
 from yolo_lite.data.outlines import Outlines
 from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_detections
 from yolo_lite.engine.confusion import find_errors
+from yolo_lite.engine.masks import truth_masks
 from yolo_lite.engine.size_scores import score_by_size
 
 COCO128 = Path(__file__).parents[2] / "shared/data/coco128"
@@ -248,6 +249,15 @@ def test_worst_images_go_by_masks_and_equal_a_slow_loop(seed: int) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- empty
+
+
+def test_an_outline_that_leads_far_away_has_the_pixels_of_its_part_in_the_image() -> None:
+    """COCO's code follows every line, in memory, as far as it leads."""
+    index = make_index([[(0, [1, 2, 30, 40])], [(0, [1, 2, 30, 40])]], 1)
+    rings = [[np.array([[1, 2], [30, 2], [30, 40], [1, far]], np.float32)] for far in (5e3, 1e9)]
+    near, far = truth_masks(dataclasses.replace(index, outlines=Outlines.pack(rings)))
+    assert reference_mask.area(near) == reference_mask.area(far) == 29 * 98
+    assert near == runs_of(rings[0], 100, 100)
 
 
 def test_no_detections_score_zero_and_no_objects_nan() -> None:

@@ -335,9 +335,13 @@ def test_run_lengths_of_both_kinds_are_the_mask_with_its_holes_and_parts(tmp_pat
     [
         ({"size": [60, 80], "counts": "zzz"}, "cannot be read"),
         ({"size": [60, 80], "counts": [4000, 20]}, "cannot be read"),
-        ({"size": [60, 80], "counts": [-1, 4801]}, "cannot be read"),
-        ({"size": [60, 80], "counts": None}, "cannot be read"),
-        ({"size": [60, 80]}, "cannot be read"),
+        (
+            {"size": [60, 80], "counts": [-1, 4801]},
+            "expected counts of run lengths, a text or whole numbers, found [-1",
+        ),
+        ({"size": [60, 80], "counts": [2400.0, 2400]}, "expected counts of run lengths, a text or whole numbers"),
+        ({"size": [60, 80], "counts": None}, "expected counts of run lengths, a text or whole numbers, found None"),
+        ({"size": [60, 80]}, "expected counts of run lengths, a text or whole numbers, found None"),
         ({"size": [600000, 800000], "counts": "a"}, "expected run lengths of"),
         ({"size": "60x80", "counts": "a"}, "found size '60x80'"),
         ({}, "found size None"),
@@ -420,6 +424,34 @@ def test_values_of_several_classes_count_thousands(tmp_path: Path) -> None:
     assert index.account == "4 rows in the label files = 3 objects + 1 left out (1 unknown class)"
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_what_is_transparent_in_a_png_is_no_object(tmp_path: Path, mode: str) -> None:
+    values, alpha = np.full((40, 50), 9, np.uint8), np.zeros((40, 50), np.uint8)
+    alpha[5:20, 5:20], values[30:35, 5:10], alpha[30:35, 5:10] = 255, 0, 255
+    mask = Image.fromarray(values).convert(mode)
+    mask.putalpha(Image.fromarray(alpha))
+    save_masks(tmp_path, mask)
+    index = read(tmp_path, format="masks")
+    assert index.xyxy.tolist() == [[5, 5, 20, 20]] and not index.problems
+    if mode == "LA":  # numbers as without transparency
+        assert read(tmp_path, format="masks", names=("cat", "dog")).num_objects == 1
+
+
+def test_a_png_of_the_stored_image_turns_with_it_wherever_its_objects_lie(tmp_path: Path) -> None:
+    """A mask of the sides before EXIF turns the image has the pixels of the stored one: no box has to tell."""
+    values = np.zeros((40, 50), np.uint8)
+    values[10:20, 5:10] = 1  # fits the turned image too
+    save_masks(tmp_path, values)
+    stored = Image.new("RGB", (50, 40))
+    turned = stored.getexif()
+    turned[0x0112] = 6  # a quarter, clockwise
+    stored.save(tmp_path / "images/a.jpg", exif=turned)
+    index = read(tmp_path, format="masks")
+    assert index.size.tolist() == [[50, 40]] and index.num_objects == 1
+    [mask] = objects_of_masks(index).values()
+    assert np.array_equal(mask, np.rot90(values, -1))
+
+
 def test_the_border_of_vocs_palette_is_no_object(tmp_path: Path) -> None:
     values = np.zeros((40, 50), np.uint8)
     values[5:20, 5:20], values[8:17, 8:17] = 255, 1
@@ -468,6 +500,21 @@ def test_masks_become_cocos_file_and_stay_what_they_are(tmp_path, holed_mask) ->
     rows = convert(config, str(tmp_path / "data.yaml"), "yolo", tmp_path / "rows", polygons=True)
     index = index_split(load_dataset_config(rows), rows, "train", with_outlines=True)
     assert np.array_equal(objects_of_masks(index)[0], holed_mask)  # one row holds the hole and both parts
+
+
+def test_rows_of_outlines_that_lead_out_of_the_image_keep_their_objects(tmp_path: Path) -> None:
+    """COCO's rows have boxes too, those of YOLO outlines alone: what sticks out would cost the object."""
+    inside, beside = [10, 10, 40, 10, 40, 40, 10, 40], [200, 10, 220, 10, 220, 20]
+    outlines = ([[10, -7, 40, -7, 40, 40, 10, 40]], [inside, beside], [beside])
+    before = write_coco(tmp_path / "set", *outlines, bbox=[9, 0, 32, 40])
+    (tmp_path / "data.yaml").write_text("path: set\ntrain: images\nlabels: labels.json\nformat: coco\nnames: [cat]\n")
+    config = load_dataset_config(tmp_path / "data.yaml")
+    rows = convert(config, str(tmp_path / "data.yaml"), "yolo", tmp_path / "rows", polygons=True)
+    after = index_split(load_dataset_config(rows), rows, "train", with_outlines=True)
+    assert before.num_objects == 3 and not after.left_out
+    assert after.xyxy.tolist() == [[10, 0, 40, 40], [10, 10, 40, 40], [9, 0, 41, 40]]  # the last has the box alone
+    expected, masks = objects_of_masks(before), objects_of_masks(after)
+    assert all(np.array_equal(masks[row], expected[row]) for row in (0, 1)) and not masks[2].any()
 
 
 # -------------------------------------------------------------------------------------------------------------- doctor

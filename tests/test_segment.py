@@ -26,7 +26,7 @@ from yolo_lite.loss.criteria.segment import mask_loss, windows_of
 from yolo_lite.loss.mask import MASK_LOSSES
 from yolo_lite.model.detector import Detector
 from yolo_lite.ops.nms import DetectOptions
-from yolo_lite.structures import Batch, Matches, Objects, Raw
+from yolo_lite.structures import Batch, Detections, Matches, Objects, Raw
 
 HEADS = ("yolo_n_seg", "yolo_n_seg_free")
 every_head = pytest.mark.parametrize("cfg", HEADS)
@@ -149,6 +149,19 @@ def test_the_mask_of_a_detection_is_its_slots_coefficients_times_the_prototypes_
             slot = (score[image, :, found.label[row]] == found.score[row]).nonzero()[:, 0]
             expected = torch.einsum("sc,chw->shw", raw["coefficient"][image, slot], raw["prototype"][image])
             assert min((one - found.mask[row]).abs().max() for one in expected) < 1e-5
+
+
+def test_detections_of_a_batch_come_one_image_after_the_other(monkeypatch):
+    """Three hundred masks of an image are 31 MB at 640 px: those of a batch are never in memory together."""
+    detector = Detector(model_config(nc=3)).eval()
+    made, head = list[Detections](), type(detector.head)
+    alone = head.detections
+    monkeypatch.setattr(head, "detections", lambda *given: made.append(alone(*given)) or made[-1])
+    with torch.no_grad():
+        stream = iter(detector.detections(detector(torch.rand(2, 3, 32, 32)), (32, 32), DetectOptions()))
+        for number, found in enumerate(stream, 1):
+            assert len(made) == number and found is made[-1]
+    assert len(made) == 2
 
 
 @every_head
@@ -485,9 +498,16 @@ def test_mask_losses_are_read_and_written_as_yaml_has_them(text: str, plain, tmp
         ("{bce: 0}", "mask_loss: bce: expected a gain above 0, or parameters, found 0"),
         ("{bce: true}", "expected a gain above 0, or parameters, found True"),
         ("{tversky: {alphaa: 1}}", "mask_loss.tversky.alphaa: unknown parameter (nearest: 'alpha')"),
+        ("{tversky: {alpha: -1}}", "mask_loss.tversky.alpha: expected 0 or more, found -1"),
+        ("{dice: {smooth: -1}}", "mask_loss.dice.smooth: expected 0 or more, found -1"),
+        ("{iou_log: {floor: 1}}", "mask_loss.iou_log.floor: expected less than 1, found 1"),
+        ("{bce: {positive_weight: 0}}", "mask_loss.bce.positive_weight: expected more than 0, found 0"),
+        ("{ce: {label_smoothing: 2}}", "mask_loss.ce.label_smoothing: expected 1 or less, found 2"),
+        ("{focal: {gamma: -1, gain: 1}}", "mask_loss.focal.gamma: expected 0 or more, found -1"),
         ("{tversky: {alpha: x}}", "mask_loss.tversky.alpha: expected a number, found 'x'"),
         ("[bce]", "expected a name, names with gains as in {bce: 1, dice: 1}"),
         ("{}", "expected a name, names with gains"),
+        ("{choices: [bce]}", "mask_loss: choices: expected a gain above 0, or parameters, found ['bce']"),
     ],
 )
 def test_mask_losses_that_do_not_fit_are_refused_in_one_line(text: str, words: str, tmp_path: Path):

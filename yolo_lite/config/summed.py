@@ -27,7 +27,7 @@ class Summed(Section):
         """``"bce"``, ``{"bce": 1, "dice": 0.5}`` or ``{"bce": 1, "tversky": {"alpha": 0.3, "gain": 0.5}}``."""
         if isinstance(value, str):
             return {"choices": (Choice(name=value),)}
-        if isinstance(value, Summed) or (isinstance(value, dict) and "choices" in value):
+        if isinstance(value, Summed) or (isinstance(value, dict) and isinstance(value.get("choices"), tuple)):
             return value
         if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value):
             expected = (

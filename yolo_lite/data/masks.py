@@ -52,11 +52,14 @@ def mask_of_runs(runs: Any, size: tuple[int, int]) -> np.ndarray:
     sides = stated if isinstance(stated, list) and all(isinstance(side, int) for side in stated) else []
     if len(sides) != 2 or np.abs(np.sort(sides) - np.sort(size)).max() > ROUNDED:
         raise ValueError(f"expected run lengths of {list(size)} (height, width), found size {stated!r:.60}")
+    is_list = isinstance(counts, list) and all(type(one) is int and 0 <= one < 2**32 for one in counts)
+    if not (is_list or isinstance(counts, (str, bytes))):
+        raise ValueError(f"expected counts of run lengths, a text or whole numbers, found {counts!r:.60}")
     try:
-        if isinstance(counts, list):
+        if is_list:
             runs = coco_mask.frPyObjects({"size": sides, "counts": counts}, *sides)
         return coco_mask.decode(runs)
-    except (RuntimeError, TypeError, ValueError, KeyError) as error:  # whatever the library makes of wrong types
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"run lengths that cannot be read: {error}") from error
 
 

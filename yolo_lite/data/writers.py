@@ -16,6 +16,7 @@ from xml.etree.ElementTree import SubElement
 import numpy as np
 
 from yolo_lite.config.bounds import printable
+from yolo_lite.data.dataset import objects_of
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.masks import join_rings
 from yolo_lite.data.readers.voc import EDGES
@@ -23,14 +24,17 @@ from yolo_lite.ops.box_arrays import xyxy_to_cxcywh, xyxy_to_xywh
 
 
 def write_yolo(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
-    """Write a text file for each image below ``labels``; crowds are left out, for the format has none."""
+    """Write a text file for each image below ``labels``; crowds are left out, for the format has none.
+
+    Of outlines the part in the image is written: the format's readers leave out what leads outside.
+    """
     for position, name in enumerate(names):
-        text = ""
-        for thing in index.rows(position):
-            rings = index.outlines.of(thing) if polygons and index.outlines else []
-            points = join_rings(rings) if rings else xyxy_to_cxcywh(index.xyxy[thing]).reshape(2, 2)
+        text, own = "", objects_of(index, position, with_outlines=polygons)
+        for row, label in enumerate(own.label):
+            rings = [ring for ring in own.outlines.of(row) if len(ring)] if own.outlines else []
+            points = join_rings(rings) if rings else xyxy_to_cxcywh(own.xyxy[row]).reshape(2, 2)
             fractions = (points / index.size[position, ::-1]).ravel()
-            text += f"{index.label[thing]} {' '.join(f'{value:.8g}' for value in fractions)}\n"
+            text += f"{label} {' '.join(f'{value:.8g}' for value in fractions)}\n"
         path = folder / "labels" / name.with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="ascii")

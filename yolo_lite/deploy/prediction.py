@@ -96,7 +96,7 @@ class Prediction:
         except ImportError:
             raise UserError("to_supervision() needs the library supervision: pip install supervision") from None
         xyxy, score = self.xyxy.astype(np.float32), self.score.astype(np.float32)
-        names = {"class_name": np.array(self.class_names, dtype=str)}
+        names: dict[str, Any] = {"class_name": np.array(self.class_names, dtype=str)}
         return Detections(xyxy=xyxy, mask=self.mask, confidence=score, class_id=self.label, data=names)
 
 

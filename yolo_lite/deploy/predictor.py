@@ -27,7 +27,7 @@ from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Compute, Detections, as_floats
 
 # Images uint8 [B, 3, H, W] RGB -> for each the detections, boxes xyxy in pixels of the network's input.
-Detect = Callable[[Tensor, DetectOptions], list[Detections]]
+Detect = Callable[[Tensor, DetectOptions], Iterable[Detections]]
 BATCHES_WAITING = 2  # images that wait for others of their shape, in batches
 
 
@@ -160,8 +160,8 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
 
 
 @torch.inference_mode()
-def _detect(network: Inference, compute: Compute, images: Tensor, options: DetectOptions) -> list[Detections]:
+def _detect(network: Inference, compute: Compute, images: Tensor, options: DetectOptions) -> Iterator[Detections]:
     images = as_floats(images, compute)
     with compute.autocast():
         raw = network(images)
-    return network.detections(raw, (images.shape[2], images.shape[3]), options)
+    yield from network.detections(raw, (images.shape[2], images.shape[3]), options)

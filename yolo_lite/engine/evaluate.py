@@ -75,8 +75,7 @@ class Evaluation(NamedTuple):
 
 
 def _average_precisions(prefix: str, scores: ClassScores) -> dict[str, float]:
-    names = ("mAP50", "mAP50-95", "mAP75")
-    return {prefix + name: one for name, one in zip(names, (scores.map50, scores.map50_95, scores.map75), strict=True)}
+    return {f"{prefix}mAP50": scores.map50, f"{prefix}mAP50-95": scores.map50_95, f"{prefix}mAP75": scores.map75}
 
 
 def rounded_up(size: int, stride: int) -> int:

@@ -18,8 +18,9 @@ Rle = dict[str, Any]  # "size": height and width, "counts": COCO's text of the r
 
 def truth_masks(index: DatasetIndex) -> list[Rle]:
     """The mask of each object of a split with outlines, that of its box where it has none."""
-    boxes, sizes = of_boxes(index.xyxy), index.size[index.owner].tolist()
-    outlines = ((index.outlines and index.outlines.of(row)) or boxes.of(row) for row in range(len(index.label)))
+    boxes, sizes, far = of_boxes(index.xyxy), index.size[index.owner].tolist(), 2 * int(index.size.max(initial=1))
+    known = index.outlines and index.outlines.clipped((-far, -far), (far, far))  # a line takes memory by its length
+    outlines = ((known and known.of(row)) or boxes.of(row) for row in range(len(index.label)))
     return [runs_of(rings, height, width) for rings, (height, width) in zip(outlines, sizes, strict=True)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -30,8 +30,8 @@ class Inference(Protocol):
     def grid(self, height: int, width: int) -> Any:
         """Where the slots lie for inputs of this size in pixels; None where the model assigns by itself."""
 
-    def detections(self, raw: Any, size: tuple[int, int], options: DetectOptions) -> list[Detections]:
-        """Detections of each image, boxes xyxy in pixels of the input of ``size`` (height, width)."""
+    def detections(self, raw: Any, size: tuple[int, int], options: DetectOptions) -> Iterable[Detections]:
+        """Detections of one image after the other, boxes xyxy in pixels of the input of ``size`` (height, width)."""
 
 
 class Network(Inference, Protocol):

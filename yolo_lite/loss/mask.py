@@ -35,12 +35,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from yolo_lite.config.types import Fraction, NotNegative, Positive
 from yolo_lite.ops.safe import safe_ratio
 
 MaskLoss = Callable[..., Tensor]
@@ -121,14 +123,18 @@ def _mask_loss(formula: Callable[..., tuple[Tensor, Tensor]]) -> MaskLoss:
 
 
 @_mask_loss
-def iou(pixels: Pixels, *, smooth: float = 1.0, absent: Absent = "area") -> tuple[Tensor, Tensor]:
+def iou(pixels: Pixels, *, smooth: NotNegative = 1.0, absent: Absent = "area") -> tuple[Tensor, Tensor]:
     """1 - (TP + smooth) / (TP + FP + FN + smooth), soft Jaccard (Rahman and Wang, ISVC 2016; smooth is ours)."""
     return _lost_share(pixels, 1.0, 1.0, smooth, absent)
 
 
 @_mask_loss
 def iou_log(
-    pixels: Pixels, *, smooth: float = 1.0, absent: Absent = "area", floor: float = 1e-6
+    pixels: Pixels,
+    *,
+    smooth: NotNegative = 1.0,
+    absent: Absent = "area",
+    floor: Annotated[float, Field(gt=0, lt=1)] = 1e-6,
 ) -> tuple[Tensor, Tensor]:
     """-ln max(J, floor), J the index of ``iou``: at most -ln floor = 13.8, and constant there.
 
@@ -140,14 +146,19 @@ def iou_log(
 
 
 @_mask_loss
-def dice(pixels: Pixels, *, smooth: float = 1.0, absent: Absent = "area") -> tuple[Tensor, Tensor]:
+def dice(pixels: Pixels, *, smooth: NotNegative = 1.0, absent: Absent = "area") -> tuple[Tensor, Tensor]:
     """1 - (2 TP + smooth) / (2 TP + FP + FN + smooth) (Milletari et al., arXiv:1606.04797, without its squares)."""
     return _lost_share(pixels, 0.5, 0.5, smooth / 2, absent)
 
 
 @_mask_loss
 def tversky(
-    pixels: Pixels, *, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0, absent: Absent = "area"
+    pixels: Pixels,
+    *,
+    alpha: NotNegative = 0.3,
+    beta: NotNegative = 0.7,
+    smooth: NotNegative = 1.0,
+    absent: Absent = "area",
 ) -> tuple[Tensor, Tensor]:
     """1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth) (Salehi et al., arXiv:1706.05721).
 
@@ -228,7 +239,7 @@ def _jaccard_steps(truth: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @_mask_loss
-def ce(pixels: Pixels, *, weight: Tensor | None = None, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+def ce(pixels: Pixels, *, weight: Tensor | None = None, label_smoothing: Fraction = 0.0) -> tuple[Tensor, Tensor]:
     """-w ln p of the true class, cross-entropy (weighted as in Ronneberger et al., arXiv:1505.04597, by class).
 
     As in torch "mean" divides by the sum of the weights, so that it is a weighted mean; it is 0, not NaN, where all
@@ -249,7 +260,7 @@ def ce(pixels: Pixels, *, weight: Tensor | None = None, label_smoothing: float =
 
 
 @_mask_loss
-def bce(pixels: Pixels, *, positive_weight: float = 1.0) -> tuple[Tensor, Tensor]:
+def bce(pixels: Pixels, *, positive_weight: Positive = 1.0) -> tuple[Tensor, Tensor]:
     """-w ln p of the true class, binary cross-entropy; w is 1 for class 0, the background.
 
     Unlike ``ce`` "mean" divides by the number of pixels, whatever their weights.
@@ -261,7 +272,7 @@ def bce(pixels: Pixels, *, positive_weight: float = 1.0) -> tuple[Tensor, Tensor
 
 
 @_mask_loss
-def focal(pixels: Pixels, *, gamma: float = 2.0, alpha: float | None = 0.25) -> tuple[Tensor, Tensor]:
+def focal(pixels: Pixels, *, gamma: NotNegative = 2.0, alpha: Fraction | None = 0.25) -> tuple[Tensor, Tensor]:
     """-alpha_t (1 - p_t)^gamma ln p_t, p_t the probability of the true class (Lin et al., arXiv:1708.02002, eq. 5).
 
     alpha_t is 1 - alpha for class 0, the background, and alpha for the others; ``None`` leaves it out.

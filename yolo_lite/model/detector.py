@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +56,9 @@ class Detector(nn.Module):
     def grid(self, height: int, width: int) -> Grid:
         return self.head.grid(height, width)
 
-    def detections(self, raw: Raw, size: tuple[int, int], options: DetectOptions) -> list[Detections]:
+    def detections(self, raw: Raw, size: tuple[int, int], options: DetectOptions) -> Iterator[Detections]:
         grid = self.grid(*size)
-        return [self.head.detections(raw.select(image), grid, options) for image in range(len(raw.slots))]
+        return (self.head.detections(raw.select(image), grid, options) for image in range(len(raw.slots)))
 
     def class_rows(self) -> dict[str, ClassRows]:
         prefix = f"layers.{len(self.layers) - 1}."

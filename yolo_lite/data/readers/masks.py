@@ -14,7 +14,7 @@ import numpy as np
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.decode import check_shape, damage_told, opened
-from yolo_lite.data.labels import Annotation, FileReader, Problem, Stated
+from yolo_lite.data.labels import Annotation, FileReader, Problem, Stated, counted
 from yolo_lite.data.masks import rings_of
 
 OF_A_CLASS = 1000  # values
@@ -31,6 +31,10 @@ class MasksReader(FileReader):
     def _by_twins(self, folder: str) -> list[str]:
         return [*super()._by_twins(folder)[:-1], os.path.join(folder, "masks")]  # beside images lie images
 
+    def decide(self, hints: np.ndarray) -> str:
+        """Where EXIF swaps the sides of a file, it has the pixels of the stored image, whatever its boxes fit."""
+        return "stored" if counted(hints)["swapped"] else ""
+
     def parse(self, content: bytes, path: str, size: tuple[int, int]) -> Iterator[Annotation | Problem | Stated]:
         try:
             with damage_told(path):
@@ -43,13 +47,13 @@ class MasksReader(FileReader):
             expected = f"grey values {OF_A_CLASS} * class + number of {len(self.names)} classes"
             yield Problem("unreadable labels", f"{path}: expected {expected}, found colours", rows=0)
             return
-        found, place = np.unique(values, return_inverse=True)
+        found, counts = np.unique(values, return_counts=True)
         if len(found) > MOST:
             text = f"expected a value an object, found {len(found)} values: smoothed edges, or a photograph?"
             yield Problem("unreadable labels", f"{path}: {text}", rows=0)
             return
-        order = np.argsort(place.ravel(), kind="stable")  # the pixels of each value, one value behind the other
-        parts = np.split(order, np.searchsorted(place.ravel()[order], np.arange(1, len(found))))
+        order = np.argsort(values, axis=None, kind="stable")  # the pixels of each value, one value behind the other
+        parts = np.split(order, np.cumsum(counts)[:-1])
         for value, pixels in zip(found.tolist(), parts, strict=True):
             if value:
                 yield self._object(value, pixels, values.shape, mode, path)
@@ -73,11 +77,15 @@ class MasksReader(FileReader):
 
 
 def _values(content: bytes) -> tuple[np.ndarray, str]:
-    """The values int64 ``[H, W]`` of a file's pixels, colours as one number, and Pillow's name of their mode."""
+    """The values ``[H, W]`` of a file's pixels, colours as one number, and Pillow's name of their mode.
+
+    They are 0 where the file is transparent.
+    """
     image = opened(io.BytesIO(content))
     if image is None:
         raise DataError("expected a PNG")
     check_shape((image.height, image.width, 3))
-    if image.mode in ("1", "L", "P") or image.mode.startswith("I"):
-        return np.asarray(image).astype(np.int64), image.mode
-    return np.asarray(image.convert("RGB")).astype(np.int64) @ (65536, 256, 1), "RGB"
+    is_seen = np.asarray(image.getchannel("A")) > 0 if "A" in image.getbands() else 1
+    if image.mode in ("1", "L", "LA", "P") or image.mode.startswith("I"):
+        return np.asarray(image.getchannel(0) if image.mode == "LA" else image) * is_seen, image.mode
+    return np.asarray(image.convert("RGB")).astype(np.int64) @ (65536, 256, 1) * is_seen, "RGB"

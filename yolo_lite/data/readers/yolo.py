@@ -54,7 +54,7 @@ class YoloReader(FileReader):
         if len(values) > 6:
             yield from hints_of(np.array(values[1:]))
         if not self._has_columns(len(values)):
-            hint = " (the last a confidence, as predict --save-txt writes it?)" if len(values) == 6 else ""
+            hint = " (the last a confidence, as of --save-txt?)" if len(values) > 5 and len(values) % 2 == 0 else ""
             yield Problem("wrong columns", f"{where}: expected {self._expected()}, found {len(values)} columns{hint}")
         elif values[0] != int(values[0]) or not 0 <= values[0] <= most:
             yield Problem("unknown class", f"{where}: expected a class in 0..{most}, found {words[0]}")
