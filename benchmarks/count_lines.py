@@ -82,6 +82,11 @@ BESIDE = (
     "engine/processes.py",  # torchrun
     "engine/freezing.py",  # freeze, freeze_epochs, freeze_norm
     "engine/multi_scale.py",
+    "data/balance.py",  # how often images are drawn
+    "ops/tiles.py",  # --tile: large images in windows
+    "data/tiles.py",
+    "data/views.py",
+    "engine/tiles.py",
     "engine/batch_size.py",  # --batch-size auto
     "engine/validate.py",  # what val.py does beside the evaluation
     "engine/evaluation_report.py",

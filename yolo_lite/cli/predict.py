@@ -36,7 +36,7 @@ def run(options: PredictOptions) -> None:
     classes = options.classes or None
     choice = model.options(options.conf, options.iou, options.max_det, classes, options.agnostic_nms)
     writes = not options.no_save or options.save_txt or options.save_json or options.save_crop
-    batch_size = 1 if any(one.kind == "live" for one in media) else options.batch_size  # nothing live waits
+    tiles, batch_size = model.tiles(options.tile, options.overlap), options.batch_size
     count, start = Counter[str](), time.perf_counter()
 
     def skip(problem: DataError) -> None:
@@ -44,7 +44,10 @@ def run(options: PredictOptions) -> None:
         tqdm.write(f"passed over: {problem}", file=sys.stderr)
 
     with memory_errors_explained(batch_size, model.size):
-        stream = model.run(read_frames(media, skip, model.channels, model.white), choice, batch_size)
+        frames = read_frames(media, skip, model.channels, model.white)
+        is_live = any(one.kind == "live" for one in media)  # there one frame does not wait for the next
+        parts = ([frame] for frame in frames) if is_live else [frames]
+        stream = itertools.chain.from_iterable(model.run(part, choice, batch_size, tiles) for part in parts)
         first = next(stream, None)
         if first is None:
             raise DataError(f"--source {' '.join(options.source)}: not one of {count['skipped']} inputs can be read")

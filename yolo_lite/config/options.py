@@ -17,7 +17,7 @@ from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, model_va
 
 from yolo_lite.config.bounds import check_path, check_text
 from yolo_lite.config.seams import Section
-from yolo_lite.config.types import Count, CountOrZero, Fraction, ImageSize, Seed, described
+from yolo_lite.config.types import Count, CountOrZero, Fraction, ImageSize, Seed, Tile, described
 
 DEFAULT_DATA = "data/shapes.yaml"  # the embedded set
 
@@ -126,6 +126,13 @@ Device = Annotated[str | int, PlainValidator(str), Field(description="cpu, 0, cu
 Workers = Annotated[CountOrZero, Field(description="processes that load data (default: one for each core, at most 8)")]
 Confidence = Annotated[Fraction, described("0..1"), Field(description="lowest confidence")]
 Overlap = Annotated[Fraction, described("0..1"), Field(description="IoU above which NMS drops a box")]
+ChosenTile = Annotated[
+    Tile | None,
+    Field(description="also look at windows of so many pixels of larger images; 0: none (default: as trained)"),
+]
+TileOverlap = Annotated[
+    float, Field(ge=0, le=0.9, description="least share of a window that the next one sees too"), described("0..0.9")
+]
 MaxDetections = Annotated[Count, Field(description="most detections in an image")]
 Classes = Annotated[Texts, Flag(metavar="NAME"), Field(description="only these classes (default: all)")]
 Split = Literal["train", "val", "test"]
@@ -187,6 +194,8 @@ class ValOptions(Options):
     data: TrainedData = None
     split: Split = option("val", "part of the dataset")
     imgsz: TrainedSize = None
+    tile: ChosenTile = None
+    overlap: TileOverlap = 0.2
     batch_size: Count | None = option(None, "default: as trained; scores of other sizes agree to rounding")
     device: Device = ""
     workers: Workers = Field(default_factory=default_workers)
@@ -214,7 +223,9 @@ class PredictOptions(Options):
         Field(description="images, videos, folders, patterns, list files; a camera; a URL (rtsp, rtmp, udp, http)"),
     ]
     imgsz: TrainedSize = None
-    batch_size: Count = option(8, "images at once; scores of other sizes agree to rounding")
+    tile: ChosenTile = None
+    overlap: TileOverlap = 0.2
+    batch_size: Count = option(8, "images or windows at once; scores of other sizes agree to rounding")
     device: Device = ""
     conf: Confidence = 0.25
     iou: Overlap = 0.45

@@ -127,6 +127,7 @@ def _facts(trained: Trained, options: ExportOptions) -> Facts:
         task="segment" if trained.task.has_masks else "detect",
         yolo_lite=yolo_lite.__version__,
         source=content.get("source", ""),
+        tile=config.hyp.tile,
     )
 
 

@@ -13,7 +13,7 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.load import validate
 from yolo_lite.config.seams import expected_words
-from yolo_lite.config.types import Several
+from yolo_lite.config.types import Several, Tile
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.engine.checkpoint_fields import shown
@@ -38,6 +38,7 @@ class Facts(NamedTuple):
     yolo_lite: str = ""  # the version that wrote it
     source: str = ""  # where imported weights come from, and their licence
     white: Annotated[int, Field(ge=1, le=65535)] = 65535  # value of a white pixel in 16-bit images
+    tile: Tile = 0  # pixels of a window's side in training, 0 without
 
     def strings(self) -> dict[str, str]:
         return {name: json.dumps(value, ensure_ascii=False) for name, value in self._asdict().items()}

@@ -20,8 +20,8 @@ from yolo_lite.data.inputs import dataset_inputs
 from yolo_lite.data.letterbox import Canvas, canvas_size
 from yolo_lite.data.names import load_dataset
 from yolo_lite.data.outputs import Inputs
-from yolo_lite.data.store import ImageStore
 from yolo_lite.data.unreadable import check_index
+from yolo_lite.data.views import open_store
 from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.checkpoint_fields import load_fitting
 from yolo_lite.engine.coco_ap import detection_limits, ground_truth, score_detections
@@ -33,6 +33,7 @@ from yolo_lite.engine.sheets import figures
 from yolo_lite.engine.tasks import Inference
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.ops.tiles import Tiles
 from yolo_lite.report.drawing import write_image
 from yolo_lite.structures import Compute
 
@@ -50,6 +51,7 @@ class Subject(NamedTuple):
     batch_size: int
     has_masks: bool = False  # whether it finds masks, which are then compared with outlines
     source: str = ""  # where start weights come from, and their licence
+    tile: int = 0  # pixels of a window's side in training, 0 without
 
 
 class Validation(NamedTuple):
@@ -74,12 +76,13 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> V
             raise ConfigError(f"--classes: expected names of classes, found {name!r}{nearest(name, index.names)}")
     if len(set(options.classes)) < len(options.classes):
         raise ConfigError(f"--classes: expected each name once, found {' '.join(options.classes)}")
-    store = ImageStore(index, subject.size, "off", options.workers > 0)
+    tiles = Tiles(subject.tile if options.tile is None else options.tile, options.overlap)
+    store = open_store(index, subject.size, "off", options.workers > 0, tiles)
     batch_size = options.batch_size or subject.batch_size
     limits = detection_limits(index, options.max_det, options.coco_rules)
     split = prepare_split(store, subject.canvas, batch_size, options.workers, subject.compute)._replace(limits=limits)
     choice = DetectOptions(options.conf, options.iou, limits.per_image)
-    print(f"{subject.compute}, {subject.size} px")
+    print(f"{subject.compute}, {subject.size} px{tiles}")
     if subject.source:
         print(f"weights: {subject.source}")
     if limits.remark:
@@ -126,7 +129,7 @@ def _checkpoint(options: ValOptions) -> Subject:
     size = rounded_up(options.imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
     known = (config.data, config.data_file, size, canvas, config.train.batch_size)
-    return Subject(model, criterion, compute, *known, task.has_masks, content.get("source", ""))
+    return Subject(model, criterion, compute, *known, task.has_masks, content.get("source", ""), config.hyp.tile)
 
 
 def _dataset(subject: Subject, options: ValOptions) -> tuple[DatasetConfig, str]:
