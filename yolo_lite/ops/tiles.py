@@ -59,7 +59,7 @@ def merge(
 
     A box is dropped for a better one of its class if, as far as both could be seen, they overlap by an IoU above
     ``options.iou``, or if a seam cuts it and more than that share of it lies in the better one. Where a seam cuts the
-    better one, it ends where the dropped one does: its pieces become one object. Without seams this is NMS.
+    better one, it ends where a dropped one does that was seen further: they become one. Without seams this is NMS.
     """
     sides, left = box * OUTWARD, np.argsort(-score, kind="stable")
     group = np.zeros_like(label) if options.agnostic else label
@@ -95,11 +95,11 @@ def _area(sides: np.ndarray) -> np.ndarray:
 def _completed(
     one: np.ndarray, seen: np.ndarray, sides: np.ndarray, sight: np.ndarray, same: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """A box, how far it was seen, and whose sides took the place of those that a seam cut."""
-    one, seen, others = one.copy(), seen.copy(), []
+    """A box, how far it was seen, and the rows, best first, whose sides took the place of those that a seam cut."""
+    one, seen, new = one.copy(), seen.copy(), []
     for side in np.flatnonzero(np.isfinite(seen)) if len(same) else ():
-        furthest = same[sides[same, side].argmax()]
-        if sides[furthest, side] > one[side]:
-            one[side], seen[side] = sides[furthest, side], sight[furthest, side]
-            others.append(int(furthest))
-    return one, seen, [*dict.fromkeys(others)]
+        further = same[sight[same, side].argmax()]  # the first of equals: the best
+        if sight[further, side] > seen[side]:
+            one[side], seen[side] = sides[further, side], sight[further, side]
+            new.append(int(further))
+    return one, seen, [*dict.fromkeys(new)]
