@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_predict import CANVAS, COLOURS, NAMES, detect_colours, painted
+from pycocotools import mask as coco_mask
+from test_evaluate import CPU, Ones, Oracle, Shaky, figures_of, pycocotools_figures
+from test_loader import assert_same
+from test_masks_found import MaskOracle
+from test_predict import CANVAS, COLOURS, NAMES, detect_colours, painted, write
+from test_resume import assert_same_run, go_on, send, stop_after
 from torch import Tensor
 
-from yolo_lite.config.errors import ConfigError
+from yolo_lite import load
+from yolo_lite.config.errors import ConfigError, StoppedError
+from yolo_lite.config.hyp import Hyp
+from yolo_lite.config.load import load_dataset_config
+from yolo_lite.data.dataset import TrainingSet
+from yolo_lite.data.index import DatasetIndex, index_split
+from yolo_lite.data.instances import Instances, Sample
+from yolo_lite.data.letterbox import GREY
+from yolo_lite.data.loader import training_loader
+from yolo_lite.data.outlines import Outlines
+from yolo_lite.data.store import ImageStore
+from yolo_lite.data.tiles import WHOLE_CHANCE, random_view
+from yolo_lite.data.views import open_store
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.predictor import Predictor
 from yolo_lite.deploy.sources import Frame
+from yolo_lite.engine import evaluation_report
+from yolo_lite.engine.detection_files import write_coco_json
+from yolo_lite.engine.evaluate import Evaluation, evaluate, prepare_split
+from yolo_lite.engine.train import train
 from yolo_lite.ops.nms import DetectOptions, class_nms
 from yolo_lite.ops.tiles import Tiles, merge, sight_of, views_of
 from yolo_lite.structures import Detections
@@ -220,3 +246,165 @@ def test_windows_are_looked_at_in_batches_and_few_images_wait():
 def test_a_tile_or_overlap_out_of_range_is_told(choice: dict[str, float], said: str):
     with pytest.raises(ConfigError, match=said):
         PARTS.predict(painted(64, 64), **choice)
+
+
+# ------------------------------------------------------------------------------------------------------- validate
+
+
+def tiled(index: DatasetIndex, model: Oracle, size: int, batch_size: int, tiles: Tiles) -> Evaluation:
+    store = open_store(index, size, "off", False, tiles)
+    split = prepare_split(store, CANVAS, batch_size, workers=0, compute=CPU)
+    model.batches = iter([batch for batch in split.loader if len(batch.images)])
+    return evaluate(model, split, Ones(Hyp()), CPU, DetectOptions())
+
+
+@pytest.fixture(scope="module")
+def val_index(tiny_data: Path) -> DatasetIndex:
+    return index_split(load_dataset_config(tiny_data), tiny_data, "val")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(("tile", "overlap", "size"), [(32, 0.5, 32), (40, 0.1, 64), (48, 0.0, 96)])
+def test_the_labels_as_views_show_them_score_one_over_whole_images(val_index, tile: int, overlap: float, size: int):
+    """Seen in pieces, objects are put together again: the detections are the labels, in pixels of the whole images."""
+    result = tiled(val_index, Oracle(), size, 3, Tiles(tile, overlap))
+    assert result.split.dataset is val_index and len(result.detections.score) == val_index.num_objects
+    assert result.scores.overall == pytest.approx((1.0, 1.0, 1.0, 1.0, 1.0))
+    assert result.losses == pytest.approx({"box": 1.0, "obj": 1.0, "cls": 1.0}) and result.unmatched_targets == 0
+    for position in range(len(val_index)):
+        found, (_, xyxy) = result.detections.select(result.detections.image == position), val_index.objects(position)
+        assert np.allclose(np.sort(found.xyxy, axis=0), np.sort(xyxy, axis=0), atol=1e-3)
+
+
+@pytest.mark.quick
+def test_ap_of_whole_images_in_tiles_is_that_of_pycocotools(val_index: DatasetIndex, tmp_path: Path):
+    results = [tiled(val_index, Shaky(), 64, batch_size, Tiles(40, 0.2)) for batch_size in (8, 1)]
+    write_coco_json(tmp_path, results[0].detections, results[0].split)
+    expected = pycocotools_figures(tmp_path)
+    assert 0.1 < expected[0] < 0.9
+    for result in results:
+        assert figures_of(evaluation_report.report(result)) == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.quick
+def test_images_that_fit_a_tile_are_validated_as_without_one(val_index: DatasetIndex):
+    one, other = (tiled(val_index, Shaky(), 96, 3, Tiles(tile)) for tile in (64, 0))
+    assert one.split.views is not None and other.split.views is None and len(one.detections.score) > 20
+    by_image = other.detections.select(np.argsort(other.detections.image, kind="stable"))
+    for mine, theirs in zip(one.detections[:4], by_image[:4], strict=True):
+        assert np.array_equal(mine, theirs)
+    assert one.scores.overall == other.scores.overall and one.losses == other.losses
+
+
+@pytest.mark.quick
+def test_an_unreadable_image_is_left_out_with_all_its_views(tmp_path: Path):
+    _, index = drawn_set(tmp_path)
+    Path(index.path(1)).write_bytes(b"no image")
+    result = tiled(index, Oracle(), 64, 4, Tiles(64, 0.3))
+    assert list(result.unreadable) == [1] and len(result.split.dataset) == len(index) - 1
+    assert result.scores.overall == pytest.approx((1.0, 1.0, 1.0, 1.0, 1.0))
+
+
+@pytest.mark.quick
+def test_masks_of_pieces_become_one(tmp_path: Path):
+    _, index = drawn_set(tmp_path)
+    boxes = [np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]) for x1, y1, x2, y2 in index.xyxy]
+    index = dataclasses.replace(index, outlines=Outlines.pack([[box] for box in boxes]))
+    result = tiled(index, MaskOracle(), 256, 4, Tiles(64, 0.3))  # a cell of a mask is a pixel of the image
+    assert result.scores.mask is not None and result.detections.mask is not None
+    assert len(result.detections.score) == index.num_objects and result.scores.mask.overall.map50 == pytest.approx(1)
+    for box, mask in zip(result.detections.xyxy, result.detections.mask, strict=True):
+        x, y, width, height = coco_mask.toBbox(mask)
+        assert (
+            abs(np.array([x, y, x + width, y + height]) - box).max() <= 4
+        )  # pixels of the whole image, 3 a cell there
+
+
+# ------------------------------------------------------------------------------------------------------- training
+
+FLAT = {"mosaic": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, "translate": 0.0, "scale": 0.0, "fliplr": 0.0}
+
+
+def drawn_set(folder: Path) -> tuple[Path, DatasetIndex]:
+    """Six images of 200 x 140 pixels with some coloured boxes, and their labels."""
+    shapes = [SEAMED, SEAMED[:2], [(0, 100, 70, 160, 120)], SEAMED[1:], [(2, 0, 0, 9, 9), (1, 180, 120, 200, 140)], []]
+    for number, boxes in enumerate(shapes):
+        write(folder / f"images/{number}.png", painted(140, 200, *boxes))
+        rows = [(c, (x1 + x2) / 400, (y1 + y2) / 280, (x2 - x1) / 200, (y2 - y1) / 140) for c, x1, y1, x2, y2 in boxes]
+        text = "".join(f"{' '.join(map(repr, row))}\n" for row in rows)
+        (folder / "labels").mkdir(exist_ok=True)
+        (folder / f"labels/{number}.txt").write_text(text)
+    data = folder / "data.yaml"
+    data.write_text(f"path: {folder}\ntrain: images\nval: images\nnames: [red, green, blue]\n")
+    return data, index_split(load_dataset_config(data), data, "train")
+
+
+def windows_set(index: DatasetIndex, tile: int, seed: int = 0, **hyp: float) -> TrainingSet:
+    return TrainingSet(index, ImageStore(index, None, "off", True), 96, Hyp(tile=tile, **hyp), seed, 99)
+
+
+def test_a_window_shows_its_objects_where_the_labels_say(tmp_path: Path):
+    """Colours under each box, none outside of the boxes."""
+    _, index = drawn_set(tmp_path)
+    dataset, kinds = windows_set(index, 48, **FLAT), set[str]()
+    for epoch in range(40):
+        image, instances, *_ = dataset[epoch, epoch % 5]
+        rest = np.where(image.min(axis=2, keepdims=True) == GREY, 0, image)
+        for label, (left, top, right, bottom) in zip(instances.label, instances.xyxy, strict=True):
+            assert image[math.ceil(top) : int(bottom), math.ceil(left) : int(right), label].mean() > 200
+            rest[max(int(top) - 1, 0) : int(bottom) + 2, max(int(left) - 1, 0) : int(right) + 2, label] = 0
+        if epoch % 5 in (1, 4):  # small objects, of which less than a tenth, or 2 pixels, is not learnt
+            assert min((rest > 127).any(axis=(axis, 2)).sum() for axis in (0, 1)) <= 6
+        kinds |= {"cut" if share < 0.99 else "whole" for share in instances.share}
+    assert kinds == {"cut", "whole"}
+
+
+@pytest.mark.parametrize("mosaic", [0.0, 1.0])
+def test_windows_are_a_pure_function_of_seed_epoch_and_index(tmp_path: Path, mosaic: float):
+    _, index = drawn_set(tmp_path)
+    keys = [(epoch, position) for epoch in range(3) for position in range(len(index))]
+    one, other = (windows_set(index, 48, mosaic=mosaic, mixup=0.3) for _ in range(2))
+    mine = {key: one[key] for key in keys}
+    for key in reversed(keys):
+        assert np.array_equal(mine[key].image, other[key].image)
+        assert np.array_equal(mine[key].instances.xyxy, other[key].instances.xyxy)
+    assert not np.array_equal(mine[0, 0].image, mine[1, 0].image)
+    assert not np.array_equal(mine[0, 0].image, windows_set(index, 48, 1, mosaic=mosaic)[0, 0].image)
+
+
+def test_windows_go_on_in_the_middle_of_an_epoch_and_with_any_number_of_workers(tmp_path: Path):
+    _, index = drawn_set(tmp_path)
+    whole = list(training_loader(windows_set(index, 48), 2, 0, range(3), False))
+    resumed = training_loader(windows_set(index, 48), 2, 2, range(1, 3), False, first_batch=1)
+    assert_same(whole[4:], resumed)
+
+
+def test_windows_and_whole_images_are_shown_as_often_as_they_should(tmp_path: Path):
+    """Every pixel of an image is looked at, those around objects more often."""
+    sample = Sample(
+        painted(140, 200, SEAMED[1]), Instances(np.array([1]), np.array([SEAMED[1][1:]], float), np.ones(1))
+    )
+    shown = [random_view(sample, 48, 48, np.random.default_rng(seed)) for seed in range(600)]
+    windows = [one.instances for one in shown if one.image.shape[:2] == (48, 48)]
+    assert {one.image.shape[:2] for one in shown} == {(34, 48), (48, 48)}
+    assert len(windows) / 600 == pytest.approx(1 - WHOLE_CHANCE, abs=0.05)
+    assert 0.4 < sum(len(one) > 0 and one.share[0] == 1 for one in windows) / len(windows) < 0.75
+    bare = sample._replace(instances=sample.instances.select(np.zeros(0, int)))
+    bare = bare._replace(image=np.arange(140 * 200, dtype=np.float32).reshape(140, 200, 1))
+    views = [random_view(bare, 48, 48, np.random.default_rng(seed)).image for seed in range(600)]
+    y, x = np.divmod([image[0, 0, 0] for image in views if image.shape == (48, 48, 1)], 200)
+    for starts, last in ((x, 200 - 48), (y, 140 - 48)):
+        assert starts.min() <= 3 and starts.max() >= last - 3 and starts.mean() == pytest.approx(last / 2, abs=8)
+
+
+@pytest.mark.slow
+def test_a_run_on_windows_goes_on_to_the_bit(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = ("--set", "tile=32", "nominal_batch=8")
+    straight = train(tiny_config(tiny_data, tmp_path / "straight", *recipe)).folder
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 4, send(signal.SIGTERM))
+        with pytest.raises(StoppedError):
+            train(tiny_config(tiny_data, tmp_path / "stopped", *recipe))
+    go_on(tmp_path / "stopped")
+    assert_same_run(tmp_path / "stopped/exp", straight)
+    assert load(straight / "weights/best.pt").tile == 32
