@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import math
 import signal
 from collections.abc import Iterator
@@ -17,16 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from test_evaluate import CPU, Ones, Oracle, Shaky, figures_of, pycocotools_figures
+from test_export import exporter, weights  # noqa: F401, a fixture
 from test_loader import assert_same
 from test_masks_found import MaskOracle
-from test_predict import CANVAS, COLOURS, NAMES, detect_colours, painted, write
+from test_predict import CANVAS, COLOURS, NAMES, detect_colours, make_film, painted, predict, weights_of, write
 from test_resume import assert_same_run, go_on, send, stop_after
 from torch import Tensor
 
 from yolo_lite import load
-from yolo_lite.config.errors import ConfigError, StoppedError
+from yolo_lite.config.errors import CheckpointError, ConfigError, StoppedError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_dataset_config
+from yolo_lite.config.options import ValOptions
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.instances import Instances, Sample
@@ -36,13 +40,16 @@ from yolo_lite.data.outlines import Outlines
 from yolo_lite.data.store import ImageStore
 from yolo_lite.data.tiles import WHOLE_CHANCE, random_view
 from yolo_lite.data.views import open_store
+from yolo_lite.deploy.facts import Facts, read_facts
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.predictor import Predictor
 from yolo_lite.deploy.sources import Frame
 from yolo_lite.engine import evaluation_report
+from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.detection_files import write_coco_json
 from yolo_lite.engine.evaluate import Evaluation, evaluate, prepare_split
 from yolo_lite.engine.train import train
+from yolo_lite.engine.validate import prepare_validation
 from yolo_lite.ops.nms import DetectOptions, class_nms
 from yolo_lite.ops.tiles import Tiles, merge, sight_of, views_of
 from yolo_lite.structures import Detections
@@ -233,7 +240,7 @@ def test_windows_are_looked_at_in_batches_and_few_images_wait():
             pulled += 1
             yield Frame(painted(140, 200))
 
-    for number, _ in enumerate(Predictor(NAMES, 64, CANVAS, detect).run(frames(), DetectOptions(), 8, Tiles(64))):
+    for number, _ in enumerate(Predictor(NAMES, 64, CANVAS, detect).run(frames(), DetectOptions(), Tiles(64), 8)):
         most = max(most, pulled - number)
     views = len(views_of(140, 200, Tiles(64)))
     assert sum(sizes) == 12 * views and sizes.count(8) >= 12 * (views - 1) // 8
@@ -241,11 +248,68 @@ def test_windows_are_looked_at_in_batches_and_few_images_wait():
 
 
 @pytest.mark.parametrize(
-    ("choice", "said"), [({"tile": 16}, "tile: expected 0, or 32"), ({"overlap": 1.0}, "overlap: expected 0..0.9")]
+    ("choice", "said"), [({"tile": 16}, "found 16 and 0.2"), ({"overlap": 1.0}, "found None and 1.0")]
 )
 def test_a_tile_or_overlap_out_of_range_is_told(choice: dict[str, float], said: str):
     with pytest.raises(ConfigError, match=said):
         PARTS.predict(painted(64, 64), **choice)
+
+
+def test_images_and_videos_in_tiles_from_the_command_line(tmp_path: Path, monkeypatch, capsys):
+    asked = list[int]()
+    counted = functools.partial(counting, asked)
+    monkeypatch.setattr("yolo_lite.deploy.predictor.load", lambda *_: Predictor(NAMES, 64, CANVAS, counted, tile=48))
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "set/a.png", painted(140, 200, *SEAMED))
+    make_film(tmp_path / "set/b.avi", num_frames=3)
+    assert predict("--source", "set", "--tile", "64", "--overlap", "0.3", "--save-json", "--batch-size", "5") == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "set/a.png: 2 red, 1 green, 1 blue",
+        "set/b.avi: 3 frames, 3 red",
+    ]
+    views, of_film = (len(views_of(*size, Tiles(64, 0.3))) for size in ((140, 200), (64, 96)))
+    assert sum(asked) == views + 3 * of_film and max(asked) == 5
+    records = json.loads((tmp_path / "runs/predict/exp/predictions.json").read_text())
+    assert [len(one["boxes"]) for one in records] == [4, 1, 1, 1] and records[0]["width"] == 200
+    for words, tiles in (((), Tiles(48)), (("--tile", "0"), Tiles(0))):  # as trained, and without
+        asked.clear()
+        assert predict("--source", "set/a.png", "--no-save", *words) == 0
+        assert sum(asked) == len(views_of(140, 200, tiles))
+    assert predict("--source", "set", "--tile", "20") == 2
+    assert "--tile: expected 0, or 32 to 8192 pixels, found 20" in capsys.readouterr().err
+
+
+def counting(asked: list[int], images: Tensor, options: DetectOptions) -> list[Detections]:
+    asked.append(len(images))
+    return components(images, options)
+
+
+def test_an_exported_file_knows_the_tile_of_its_training():
+    facts = Facts(("a",), 3, 32, 64, 64, 1, (), "fp32", False, tile=640)
+    strings = facts.strings()
+    assert read_facts(strings).tile == 640 and read_facts({**strings, "tile": ""}).tile == 0
+    with pytest.raises(CheckpointError, match="metadata tile: expected .*, found 7"):
+        read_facts({**strings, "tile": "7"})
+
+
+def test_an_exported_file_finds_in_tiles_what_the_checkpoint_finds(weights: Path, tmp_path: Path):
+    """Windows and the whole go through a file of one fixed size, two at once."""
+    content = load_checkpoint(weights)
+    content["config"]["hyp"]["tile"] = 64
+    path = weights_of(tmp_path, content)
+    file = exporter(path, tmp_path)("torchscript", "--batch-size", "2")
+    image = np.random.default_rng(0).integers(0, 256, (64, 130, 3), dtype=np.uint8)
+    model, exported = (load(one, device="cpu") for one in (path, file))
+    assert model.tile == exported.tile == 64
+    square = dataclasses.replace(model, canvas=exported.canvas)
+    for choice in ({}, {"tile": 0}, {"tile": 48, "overlap": 0.5}):
+        mine, theirs = (one.predict(image, conf=0.4, **choice) for one in (square, exported))
+        assert isinstance(mine, Prediction) and isinstance(theirs, Prediction) and len(mine) == len(theirs) > 10
+        np.testing.assert_allclose(theirs.score, mine.score, atol=1e-4)
+    evaluation = prepare_validation(
+        ValOptions(weights=path, data=content["config"]["data_file"], device="cpu", workers=0, tile=32)
+    )()
+    assert evaluation.split.views is not None and len(evaluation.split.views.view) == 8 * (1 + 9)
 
 
 # ------------------------------------------------------------------------------------------------------- validate

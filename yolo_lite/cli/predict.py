@@ -34,20 +34,20 @@ def run(options: PredictOptions) -> None:
     if model.source:
         tqdm.write(f"weights: {model.source}")
     classes = options.classes or None
-    choice = model.options(options.conf, options.iou, options.max_det, classes, options.agnostic_nms)
+    kept = {"max_det": options.max_det, "classes": classes, "agnostic_nms": options.agnostic_nms}
+    choice, tiles = model.chosen(options.tile, options.overlap, conf=options.conf, iou=options.iou, **kept)
     writes = not options.no_save or options.save_txt or options.save_json or options.save_crop
-    tiles, batch_size = model.tiles(options.tile, options.overlap), options.batch_size
     count, start = Counter[str](), time.perf_counter()
 
     def skip(problem: DataError) -> None:
         count["skipped"] += 1
         tqdm.write(f"passed over: {problem}", file=sys.stderr)
 
-    with memory_errors_explained(batch_size, model.size):
+    with memory_errors_explained(options.batch_size, model.size):
         frames = read_frames(media, skip, model.channels, model.white)
         is_live = any(one.kind == "live" for one in media)  # there one frame does not wait for the next
         parts = ([frame] for frame in frames) if is_live else [frames]
-        stream = itertools.chain.from_iterable(model.run(part, choice, batch_size, tiles) for part in parts)
+        stream = itertools.chain.from_iterable(model.run(part, choice, tiles, options.batch_size) for part in parts)
         first = next(stream, None)
         if first is None:
             raise DataError(f"--source {' '.join(options.source)}: not one of {count['skipped']} inputs can be read")

@@ -135,14 +135,14 @@ class EvaluationSet:
     with_outlines: bool = False  # samples come with the outlines of their objects, as TrainingSet's
 
     def __len__(self) -> int:
-        return len(self.store)
+        return len(self.store.image)
 
     def shape(self, number: int) -> tuple[int, int]:
         """Height and width of the network input for this image."""
-        return self.canvas(*self.store.shape(number))
+        return self.canvas(*self.store.shape[number].tolist())
 
     def __getitem__(self, number: int) -> DatasetItem:
-        position = self.store.position(number)
+        position = int(self.store.image[number])
         original = tuple(self.index.size[position].tolist())
         try:
             image, letterbox = self.store.on_canvas(number, self.canvas)

@@ -75,6 +75,7 @@ class ImageStore:
         self.index = index
         fitted = [fitted_size(height, width, longest or max(height, width)) for height, width in index.size.tolist()]
         self.size = np.array(fitted, dtype=np.int64)  # [n, 2] height and width
+        self.image, self.shape = np.arange(len(index)), self.size  # of what evaluation sees, by its number
         self.first = offsets_of(self.size.prod(axis=1) * index.channels)  # [n + 1] bytes
         self.num_bytes = int(self.first[-1])
         # Behind the pixels stands a mark for each image; what this process has found right is not checked again.
@@ -118,22 +119,10 @@ class ImageStore:
         kept = "kept decoded in memory, shared by all workers" if self.memory else "decoded anew at every use"
         return f"{size}, {free_memory() / 2**30:.1f} GiB free: {kept}"
 
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def position(self, number: int) -> int:
-        """The row in the index of what evaluation sees under a number."""
-        return number
-
-    def shape(self, number: int) -> tuple[int, int]:
-        """Height and width of it, resized."""
-        height, width = self.size[number].tolist()
-        return height, width
-
     def on_canvas(self, number: int, canvas: Canvas) -> tuple[np.ndarray, Letterbox]:
-        """It as the network reads it, and where its image lies."""
+        """What evaluation sees under a number as the network reads it, and where its image lies."""
         height, width = self.index.size[number].tolist()
-        return on_canvas(self[number], (height, width), canvas(*self.shape(number)))
+        return on_canvas(self[number], (height, width), canvas(*self.shape[number].tolist()))
 
     def __getitem__(self, position: int) -> np.ndarray:
         """Pixels uint8 ``[h, w, channels]``; they must not be written to."""

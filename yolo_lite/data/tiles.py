@@ -14,9 +14,8 @@ OBJECT_CHANCE = 0.5  # of a window to be laid over an object: most of a large im
 def view_on_canvas(image: np.ndarray, view: np.ndarray, longest: int, canvas: Canvas) -> tuple[np.ndarray, Letterbox]:
     """A view ``[4]`` of an image as the network reads it, and where the image lies, which may reach beyond it."""
     left, top, right, bottom = view.tolist()
-    part = image[top:bottom, left:right]
-    resized = resize(part, *fitted_size(*part.shape[:2], longest))
-    padded, place = on_canvas(resized, part.shape[:2], canvas(*resized.shape[:2]))
+    resized = resize(image[top:bottom, left:right], *fitted_size(bottom - top, right - left, longest))
+    padded, place = on_canvas(resized, (bottom - top, right - left), canvas(resized.shape[0], resized.shape[1]))
     return padded, place._replace(left=place.left - left * place.scale_x, top=place.top - top * place.scale_y)
 
 
@@ -32,13 +31,10 @@ def random_view(sample: Sample, tile: int, longest: int, rng: np.random.Generato
     if near < OBJECT_CHANCE and len(boxes):
         box = boxes[int(chosen * len(boxes))]
         # The window holds the object, or lies in it where that is larger.
-        ends = np.sort((box[2:] - side, box[:2]), axis=0)
-        low, high = ends.clip(low, high)
-    left, top = np.rint(low + np.array(place) * (high - low)).astype(int).tolist()
-    right, bottom = left + int(side[0]), top + int(side[1])
+        low, high = np.sort((box[2:] - side, box[:2]), axis=0).clip(low, high)
+    corner = np.rint(low + np.array(place) * (high - low)).astype(np.int64)
+    view = np.concatenate((corner, corner + side))
+    image, lies = view_on_canvas(sample.image, view, longest, lambda height, width: (height, width))
+    left, top, right, bottom = view.tolist()
     seen = sample.instances.clipped((left, top), (right, bottom))
-    seen = seen.select(seen.share > 0)
-    part = sample.image[top:bottom, left:right]
-    image = resize(part, *fitted_size(*part.shape[:2], longest))
-    x, y = image.shape[1] / part.shape[1], image.shape[0] / part.shape[0]
-    return Sample(image, seen.warped(scale_matrix(x, y, -left * x, -top * y)))
+    return Sample(image, seen.select(seen.share > 0).warped(scale_matrix(*lies)))

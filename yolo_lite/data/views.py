@@ -20,23 +20,13 @@ class ViewStore(ImageStore):
         super().__init__(index, None, cache, shared)
         views = [views_of(height, width, tiles) for height, width in index.size.tolist()]
         self.longest, self.view = longest, np.concatenate(views)  # [V, 4]
-        self.image = np.repeat(np.arange(len(index)), list(map(len, views)))  # [V]
-        sides = (self.view[:, 2:] - self.view[:, :2])[:, ::-1]
-        self.view_size = np.array([fitted_size(height, width, longest) for height, width in sides.tolist()])
+        self.image = np.repeat(self.image, list(map(len, views)))
+        sides = (self.view[:, 2:] - self.view[:, :2]).tolist()
+        self.shape = np.array([fitted_size(height, width, longest) for width, height in sides])
         self.last: tuple[int, np.ndarray] | None = None  # image: its views come one after the other
 
-    def __len__(self) -> int:
-        return len(self.view)
-
-    def position(self, number: int) -> int:
-        return int(self.image[number])
-
-    def shape(self, number: int) -> tuple[int, int]:
-        height, width = self.view_size[number].tolist()
-        return height, width
-
     def on_canvas(self, number: int, canvas: Canvas) -> tuple[np.ndarray, Letterbox]:
-        position = self.position(number)
+        position = int(self.image[number])
         if self.last is None or self.last[0] != position:
             self.last = position, self[position]
         return view_on_canvas(self.last[1], self.view[number], self.longest, canvas)

@@ -28,7 +28,7 @@ from yolo_lite.engine.tasks import Inference
 from yolo_lite.engine.tiles import of_image
 from yolo_lite.ops.masks import rle_on_image
 from yolo_lite.ops.nms import DetectOptions
-from yolo_lite.ops.tiles import WHOLE, Tiles, views_of
+from yolo_lite.ops.tiles import Tiles, views_of
 from yolo_lite.structures import Compute, Detections, as_floats
 
 # Images uint8 [B, 3, H, W] RGB -> for each the detections, boxes xyxy in pixels of the network's input.
@@ -63,47 +63,35 @@ class Predictor:
     source: str = ""  # where start weights come from, and their licence
     tile: int = 0  # pixels of a window's side in training, 0 without
 
-    def predict(
-        self, images: Any, batch_size: int = 8, tile: int | None = None, overlap: float = 0.2, **choice: Any
-    ) -> Prediction | list[Prediction]:
+    def predict(self, images: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
         """Detect on an image; for a list of them, or a tensor ``[B, 3, H, W]``, a list comes back.
 
         Args:
             images: a path, a numpy array (uint8 ``[H, W, 3]`` **RGB**: turn round what ``cv2.imread`` gives; or grey
                 ``[H, W]``), a PIL image, a tensor (``[3, H, W]`` or ``[B, 3, H, W]`` RGB, uint8 or floats in 0..1), or
                 a list of these. Instead of 3 channels arrays and tensors may have those of the model.
-            tile: also look at windows of so many pixels of images that are larger; 0: none; None: as trained.
-            overlap: the share of a window that the next one sees too, or more.
-            choice: ``conf=0.25, iou=0.45, max_det=300, classes=None, agnostic_nms=False``, see ``options``.
+            choice: ``conf=0.25, iou=0.45, max_det=300, classes=None, agnostic_nms=False``, see ``options``, and
+                ``tile=None, overlap=0.2``, see ``chosen``.
 
         Raises:
             UserError: an image cannot be read or is of another type or shape; an option is out of range.
         """
         several = isinstance(images, (list, tuple)) or (isinstance(images, Tensor) and images.ndim == 4)
         frames = (as_frame(image, self.channels, self.white) for image in (images if several else [images]))
-        found = list(self.run(frames, self.options(**choice), batch_size, self.tiles(tile, overlap)))
+        found = list(self.run(frames, *self.chosen(**choice), batch_size))
         return found if several else found[0]
 
-    def stream(
-        self,
-        *sources: str,
-        skip: Skip = None,
-        batch_size: int = 8,
-        tile: int | None = None,
-        overlap: float = 0.2,
-        **choice: Any,
-    ) -> Iterator[Prediction]:
+    def stream(self, *sources: str, skip: Skip = None, batch_size: int = 8, **choice: Any) -> Iterator[Prediction]:
         """Detect on what ``--source`` takes, with little in memory; ``skip`` gets the errors of unreadable inputs."""
-        frames, tiles = read_frames(find_media(sources), skip, self.channels, self.white), self.tiles(tile, overlap)
-        return self.run(frames, self.options(**choice), batch_size, tiles)
+        frames = read_frames(find_media(sources), skip, self.channels, self.white)
+        return self.run(frames, *self.chosen(**choice), batch_size)
 
-    def tiles(self, tile: int | None = None, overlap: float = 0.2) -> Tiles:
-        """The windows of large images, as by the flags ``--tile`` and ``--overlap``."""
-        if tile and not 32 <= tile <= 8192:
-            raise ConfigError(f"tile: expected 0, or 32 to 8192 pixels, found {tile}")
-        if not 0 <= overlap <= 0.9:
-            raise ConfigError(f"overlap: expected 0..0.9, found {overlap}")
-        return Tiles(self.tile if tile is None else tile, overlap)
+    def chosen(self, tile: int | None = None, overlap: float = 0.2, **choice: Any) -> tuple[DetectOptions, Tiles]:
+        """``options``, and the windows of ``tile`` pixels of larger images; 0: none, None: as trained."""
+        if (tile and not 32 <= tile <= 8192) or not 0 <= overlap <= 0.9:
+            wanted = "expected 0, or 32 to 8192 pixels, and 0..0.9"
+            raise ConfigError(f"tile and overlap: {wanted}, found {tile} and {overlap}")
+        return self.options(**choice), Tiles(self.tile if tile is None else tile, overlap)
 
     def options(
         self,
@@ -130,7 +118,7 @@ class Predictor:
         raise ConfigError(f"classes: unknown name {word!r}{nearest(word, self.names)}")
 
     def run(
-        self, frames: Iterable[Frame], options: DetectOptions, batch_size: int, tiles: Tiles = WHOLE
+        self, frames: Iterable[Frame], options: DetectOptions, tiles: Tiles, batch_size: int
     ) -> Iterator[Prediction]:
         """Detect on frames in batches of views of one shape; predictions come in the order of the frames."""
         if batch_size < 1:
@@ -150,7 +138,7 @@ class Predictor:
     def _views(self, frames: Iterable[Frame], tiles: Tiles) -> Iterator[_Waiting]:
         number = itertools.count()
         for frame in frames:
-            views = views_of(*frame.image.shape[:2], tiles)
+            views = views_of(frame.image.shape[0], frame.image.shape[1], tiles)
             for row, view in enumerate(views, 1):
                 canvas, place = view_on_canvas(frame.image, view, self.size, self.canvas)
                 yield _Waiting(next(number), frame, view, row == len(views), canvas, place)

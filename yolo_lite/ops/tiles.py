@@ -25,9 +25,6 @@ class Tiles(NamedTuple):
         return f", and windows of {self.size} px of the image that overlap by {self.overlap:g}" if self.size else ""
 
 
-WHOLE = Tiles()
-
-
 def views_of(height: int, width: int, tiles: Tiles) -> np.ndarray:
     """The views ``[V, 4]`` int64 of an image: the whole and, where it does not fit into one, its windows in rows."""
     whole = np.array([[0, 0, width, height]])
