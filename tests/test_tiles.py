@@ -19,10 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from test_evaluate import CPU, Ones, Oracle, Shaky, figures_of, pycocotools_figures
-from test_export import exporter, weights  # noqa: F401, a fixture
 from test_loader import assert_same
 from test_masks_found import MaskOracle
-from test_predict import CANVAS, COLOURS, NAMES, detect_colours, make_film, painted, predict, weights_of, write
+from test_predict import CANVAS, COLOURS, NAMES, detect_colours, make_film, painted, predict, write
 from test_resume import assert_same_run, go_on, send, stop_after
 from torch import Tensor
 
@@ -30,7 +29,6 @@ from yolo_lite import load
 from yolo_lite.config.errors import CheckpointError, ConfigError, StoppedError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.load import load_dataset_config
-from yolo_lite.config.options import ValOptions
 from yolo_lite.data.dataset import TrainingSet
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.instances import Instances, Sample
@@ -45,11 +43,9 @@ from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.predictor import Predictor
 from yolo_lite.deploy.sources import Frame
 from yolo_lite.engine import evaluation_report
-from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.detection_files import write_coco_json
 from yolo_lite.engine.evaluate import Evaluation, evaluate, prepare_split
 from yolo_lite.engine.train import train
-from yolo_lite.engine.validate import prepare_validation
 from yolo_lite.ops.nms import DetectOptions, class_nms
 from yolo_lite.ops.tiles import Tiles, merge, sight_of, views_of
 from yolo_lite.structures import Detections
@@ -58,7 +54,7 @@ from yolo_lite.structures import Detections
 
 
 @given(height=st.integers(1, 400), width=st.integers(1, 400), size=st.integers(32, 200), overlap=st.floats(0, 0.9))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_windows_cover_every_pixel_and_overlap_as_they_should(height: int, width: int, size: int, overlap: float):
     whole, *windows = views_of(height, width, Tiles(size, overlap)).tolist()
     assert whole == [0, 0, width, height]
@@ -129,7 +125,7 @@ def merged_pieces(views: np.ndarray, *objects: tuple[float, float, float, float]
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_an_object_on_a_seam_counts_once_and_is_whole(data: st.DataObject):
     """Whatever the order of the scores, and whether or not the whole image shows it; it may be larger than a window."""
     tiles = Tiles(64, data.draw(st.sampled_from([0.1, 0.2, 0.5])))
@@ -288,28 +284,8 @@ def test_an_exported_file_knows_the_tile_of_its_training():
     facts = Facts(("a",), 3, 32, 64, 64, 1, (), "fp32", False, tile=640)
     strings = facts.strings()
     assert read_facts(strings).tile == 640 and read_facts({**strings, "tile": ""}).tile == 0
-    with pytest.raises(CheckpointError, match="metadata tile: expected .*, found 7"):
+    with pytest.raises(CheckpointError, match=r"metadata tile: expected .*, found 7"):
         read_facts({**strings, "tile": "7"})
-
-
-def test_an_exported_file_finds_in_tiles_what_the_checkpoint_finds(weights: Path, tmp_path: Path):
-    """Windows and the whole go through a file of one fixed size, two at once."""
-    content = load_checkpoint(weights)
-    content["config"]["hyp"]["tile"] = 64
-    path = weights_of(tmp_path, content)
-    file = exporter(path, tmp_path)("torchscript", "--batch-size", "2")
-    image = np.random.default_rng(0).integers(0, 256, (64, 130, 3), dtype=np.uint8)
-    model, exported = (load(one, device="cpu") for one in (path, file))
-    assert model.tile == exported.tile == 64
-    square = dataclasses.replace(model, canvas=exported.canvas)
-    for choice in ({}, {"tile": 0}, {"tile": 48, "overlap": 0.5}):
-        mine, theirs = (one.predict(image, conf=0.4, **choice) for one in (square, exported))
-        assert isinstance(mine, Prediction) and isinstance(theirs, Prediction) and len(mine) == len(theirs) > 10
-        np.testing.assert_allclose(theirs.score, mine.score, atol=1e-4)
-    evaluation = prepare_validation(
-        ValOptions(weights=path, data=content["config"]["data_file"], device="cpu", workers=0, tile=32)
-    )()
-    assert evaluation.split.views is not None and len(evaluation.split.views.view) == 8 * (1 + 9)
 
 
 # ------------------------------------------------------------------------------------------------------- validate
@@ -374,7 +350,7 @@ def test_masks_of_pieces_become_one(tmp_path: Path):
     _, index = drawn_set(tmp_path)
     boxes = [np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]) for x1, y1, x2, y2 in index.xyxy]
     index = dataclasses.replace(index, outlines=Outlines.pack([[box] for box in boxes]))
-    result = tiled(index, MaskOracle(), 256, 4, Tiles(64, 0.3))  # a cell of a mask is a pixel of the image
+    result = tiled(index, MaskOracle(), 128, 4, Tiles(64, 0.3))  # a cell of a mask is 2 pixels of a window
     assert result.scores.mask is not None and result.detections.mask is not None
     assert len(result.detections.score) == index.num_objects and result.scores.mask.overall.map50 == pytest.approx(1)
     for box, mask in zip(result.detections.xyxy, result.detections.mask, strict=True):
