@@ -26,7 +26,7 @@ def _by_image(table: DetectionTable, views: ViewStore, options: DetectOptions) -
     image = views.image[table.image]
     order = np.argsort(image, kind="stable")
     found, first = np.unique(image[order], return_index=True)
-    for position, rows in zip(found.tolist(), np.split(order, first[1:]), strict=True):
+    for position, rows in zip(found.tolist(), np.split(order, first)[1:], strict=True):
         own, size = table.select(rows), views.index.size[position]
         whole = of_image(own, views.view[own.image], size, options)
         yield whole._replace(image=np.full(len(whole.score), position))
