@@ -71,7 +71,7 @@ def draw(image: np.ndarray, label: int, corner: tuple[int, int], size: int, colo
     """One object, ``size`` pixels wide and high, in place."""
     (left, top), end = corner, size - 1
     if label == 0:
-        cv2.ellipse(image, (left + size // 2, top + size // 2), (size // 2, size // 2), 0, 0, 360, colour, cv2.FILLED)
+        cv2.circle(image, (8 * (2 * left + end), 8 * (2 * top + end)), 8 * end, colour, cv2.FILLED, shift=4)
     elif label == 1:
         cv2.rectangle(image, corner, (left + end, top + end), colour, cv2.FILLED)
     elif label == 2:

@@ -66,9 +66,11 @@ def merge(
         one, seen, own, new = sides[best], sight[best], list[int](), [int(best)]
         while new:
             own += new
-            near = left[group[left] == group[best]]
+            kept = group[left] != group[best]
+            near = left[~kept]
             same, is_piece = _compared(one, seen, sides[near], sight[near], options.iou)
-            left = left[~np.isin(left, near[same | is_piece])]
+            kept[~kept] = ~(same | is_piece)
+            left = left[kept]
             one, seen, new = _completed(one, seen, sides, sight, near[same])
         boxes.append(one * OUTWARD)
         rows.append(own)
