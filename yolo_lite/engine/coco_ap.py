@@ -127,8 +127,10 @@ def score_detections(truth: COCO, table: DetectionTable, limit: int = COCO_LIMIT
     return Scores(ClassScores(*mean_of_known(rows, 0).tolist()), by_class, confidence, curves, masks)
 
 
-def match(truth: COCO, detections: DetectionTable | COCO, kind: str = "bbox", any_class: bool = False) -> np.ndarray:
-    """Which object each detection ``[D]`` finds by COCO's greedy rule at IoU 0.5, as its row in the ground truth.
+def match(
+    truth: COCO, detections: DetectionTable | COCO, kind: str = "bbox", any_class: bool = False, iou: float = 0.5
+) -> np.ndarray:
+    """Which object each detection ``[D]`` finds by COCO's greedy rule at an IoU, as its row in the ground truth.
 
     From the best score down, each detection of an image takes the free object that it overlaps most. One that finds
     none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``. All are matched,
@@ -137,7 +139,7 @@ def match(truth: COCO, detections: DetectionTable | COCO, kind: str = "bbox", an
     results = load_results(truth, detections, kind) if isinstance(detections, DetectionTable) else detections
     found = np.full(len(results.anns), UNMATCHED)
     # At several thresholds a pair of the library's "matched" may stem from any of them: it is asked about one alone.
-    parameters = {"iouThrs": np.array([0.5]), "maxDets": [max(len(results.anns), 1)], "useCats": int(not any_class)}
+    parameters = {"iouThrs": np.array([iou]), "maxDets": [max(len(results.anns), 1)], "useCats": int(not any_class)}
     pairs = run_coco(truth, results, kind, **parameters, **ALL_SIZES).eval["matched"]
     annotations = truth.dataset["annotations"]
     rows = {one["id"]: IN_CROWD if one["iscrowd"] else row for row, one in enumerate(annotations)}
