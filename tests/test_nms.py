@@ -116,9 +116,11 @@ def test_agnostic_nms_drops_a_box_for_a_better_one_of_another_class_and_classes_
     found = Detections(box, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 2]))
     assert survivors(found, DetectOptions(agnostic=True)).label.tolist() == [0, 2]
     assert survivors(found, DetectOptions()).label.tolist() == [0, 1, 2]
-    assert survivors(found, DetectOptions(agnostic=True, classes=(1, 2))).label.tolist() == [1, 2]
-    assert survivors(found, DetectOptions(max_detections=1, classes=(2,))).score.tolist() == pytest.approx([0.7])
-    assert survivors(found, DetectOptions(classes=())).box.shape == (0, 4)
+    assert survivors(found, DetectOptions(agnostic=True, by_class=(1.0, 0.001, 0.001))).label.tolist() == [1, 2]
+    assert survivors(
+        found, DetectOptions(max_detections=1, by_class=(1.0, 1.0, 0.001))
+    ).score.tolist() == pytest.approx([0.7])
+    assert survivors(found, DetectOptions(by_class=(1.0,) * 3)).box.shape == (0, 4)
 
 
 def test_class_nms_of_nothing():
@@ -138,7 +140,7 @@ def test_class_nms_of_nothing():
         DetectOptions(max_detections=7),
         DetectOptions(max_candidates=25),
         DetectOptions(confidence=0.0, iou=1.0, max_detections=10**6, max_candidates=10**6),
-        DetectOptions(classes=(0, 2), max_candidates=25),
+        DetectOptions(by_class=(0.3, 1.0, 0.2), max_candidates=25),
         DetectOptions(iou=0.3, agnostic=True),
     ],
     ids=["defaults", "strict", "few detections", "few candidates", "everything", "two classes", "agnostic"],

@@ -34,6 +34,7 @@ def run(options: PredictOptions) -> None:
     if model.source:
         tqdm.write(f"weights: {model.source}")
     classes = options.classes or None
+    tqdm.write(f"confidence: {model.lowest_scores(options.conf).told}")
     choice = model.options(options.conf, options.iou, options.max_det, classes, options.agnostic_nms)
     writes = not options.no_save or options.save_txt or options.save_json or options.save_crop
     batch_size = 1 if any(one.kind == "live" for one in media) else options.batch_size  # nothing live waits

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 HINT = "; go on with --resume"  # where it was interrupted
 # What may be given beside --resume.
 FREE = ("resume", "data", "project", "device", "workers", "plugin", "epochs", "save_period", "changed_data")
+POINTS = ("precision", "recall")  # of its end
 
 
 def run(options: TrainOptions) -> Result:
@@ -127,12 +128,14 @@ def _with_changes(config: RunConfig, done: int, options: TrainOptions) -> RunCon
     from yolo_lite.engine.resolve import absolute
 
     fields, given = TrainOptions.model_fields, options.model_fields_set
-    others = [name for name in fields if name in given - {*FREE} and getattr(options, name) != fields[name].default]
+    others = [
+        name for name in fields if name in given - {*FREE, *POINTS} and getattr(options, name) != fields[name].default
+    ]
     if others:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise ConfigError(f"--resume goes on with the run's own configuration: leave out {names}, or start a new run")
     old = config.train
-    wanted = {"device", "workers", "epochs", "save_period"} & given
+    wanted = {"device", "workers", "epochs", "save_period", *POINTS} & given
     changes: dict[str, Any] = {name: getattr(options, name) for name in wanted if getattr(options, name) != ""}
     if options.plugin:
         changes["plugin"] = absolute(options)

@@ -160,4 +160,5 @@ def exported_subject(options: ValOptions) -> Subject:
         batch_size=8,
         has_masks=facts.task == "segment",
         source=facts.source,
+        points=facts.points,
     )

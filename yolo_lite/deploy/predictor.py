@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolo_lite.config.confidence import ConfidenceChoice, confidence_choice
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.data.decode import ANY_RANGE
 from yolo_lite.data.letterbox import Canvas, Letterbox, canvas_size, fitted_size, on_canvas, resize, to_original
@@ -21,6 +22,7 @@ from yolo_lite.deploy.sources import Frame, Skip, as_frame, find_media, read_fra
 from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import rounded_up
+from yolo_lite.engine.operating_points import Lowest, Points, lowest_scores
 from yolo_lite.engine.tasks import Inference
 from yolo_lite.ops.masks import rle_on_image
 from yolo_lite.ops.nms import DetectOptions
@@ -51,6 +53,7 @@ class Predictor:
     channels: int = 3  # of the images
     white: int = ANY_RANGE  # value of a white pixel in files of 16 bits
     source: str = ""  # where start weights come from, and their licence
+    points: Points | None = None  # from which confidence on it is used
 
     def predict(self, images: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
         """Detect on an image; for a list of them, or a tensor ``[B, 3, H, W]``, a list comes back.
@@ -59,7 +62,7 @@ class Predictor:
             images: a path, a numpy array (uint8 ``[H, W, 3]`` **RGB**: turn round what ``cv2.imread`` gives; or grey
                 ``[H, W]``), a PIL image, a tensor (``[3, H, W]`` or ``[B, 3, H, W]`` RGB, uint8 or floats in 0..1), or
                 a list of these. Instead of 3 channels arrays and tensors may have those of the model.
-            choice: ``conf=0.25, iou=0.45, max_det=300, classes=None, agnostic_nms=False``, see ``options``.
+            choice: ``conf="auto", iou=0.45, max_det=300, classes=None, agnostic_nms=False``, see ``options``.
 
         Raises:
             UserError: an image cannot be read or is of another type or shape; an option is out of range.
@@ -77,20 +80,34 @@ class Predictor:
 
     def options(
         self,
-        conf: float = 0.25,
+        conf: float | str | Mapping[str, float] = "auto",
         iou: float = 0.45,
         max_det: int = 300,
         classes: Sequence[str] | None = None,
         agnostic_nms: bool = False,
     ) -> DetectOptions:
-        """How detections are chosen, as by the flags of ``yolo-lite predict``; ``classes`` are names or numbers."""
-        for name, value in (("conf", conf), ("iou", iou)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name}: expected 0..1, found {value}")
+        """How detections are chosen, as by the flags of ``yolo-lite predict``; ``classes`` are names or numbers.
+
+        ``conf`` is a number, ``"f1"``, ``"precision"`` or ``"recall"``: what validation found for them, ``"auto"``: f1
+        where that is known, else 0.25, or numbers by class, ``{"cat": 0.4}``.
+        """
+        if not 0 <= iou <= 1:
+            raise ConfigError(f"iou: expected 0..1, found {iou}")
         if max_det < 1:
             raise ConfigError(f"max_det: expected 1 or more, found {max_det}")
-        labels = None if classes is None else tuple(map(self._label, classes))
-        return DetectOptions(conf, iou, max_det, classes=labels, agnostic=agnostic_nms)
+        lowest = self.lowest_scores(conf)
+        by_class = lowest.by_class
+        if classes is not None:
+            wanted, every = {*map(self._label, classes)}, by_class or [lowest.confidence] * len(self.names)
+            by_class = tuple(one if label in wanted else 1.0 for label, one in enumerate(every))
+        return DetectOptions(lowest.confidence, iou, max_det, by_class=by_class, agnostic=agnostic_nms)
+
+    def lowest_scores(self, conf: float | str | Mapping[str, float] | ConfidenceChoice) -> Lowest:
+        """What a choice of the lowest confidence comes to for this detector; ConfigError where it does not fit."""
+        try:
+            return lowest_scores(confidence_choice(conf), self.points, self.names)
+        except ValueError as error:
+            raise error if isinstance(error, ConfigError) else ConfigError(f"conf: {error}") from None
 
     def _label(self, word: str) -> int:
         if word in self.names:
@@ -149,14 +166,17 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
     if is_exported(weights):
         exported, compute = load_exported(weights, device, imgsz)
         facts, detect = exported.facts, functools.partial(_detect, exported, compute)
-        return Predictor(facts.names, facts.imgsz, facts.canvas, detect, facts.channels, facts.white, facts.source)
+        return Predictor(
+            facts.names, facts.imgsz, facts.canvas, detect, facts.channels, facts.white, facts.source, facts.points
+        )
     _, model, config, content = load_trained(weights)
     compute = choose_compute(device, config.hyp.precision, config.hyp.channels_last)
     size = rounded_up(imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
     detect = functools.partial(_detect, move_model(model, compute).for_inference(), compute)
     kind = (config.data.channels, config.data.white)
-    return Predictor(config.data.class_names, size, canvas, detect, *kind, content.get("source", ""))
+    known = (content.get("source", ""), content.get("operating_points"))
+    return Predictor(config.data.class_names, size, canvas, detect, *kind, *known)
 
 
 @torch.inference_mode()

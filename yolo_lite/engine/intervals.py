@@ -11,7 +11,7 @@ objects is therefore never below 2 / (N + 4)^2, what two hits and two misses mor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from faster_coco_eval import COCO
@@ -119,12 +119,10 @@ def weighted_ap(found: np.ndarray, weights: np.ndarray, objects: np.ndarray) -> 
     return np.stack(ap)
 
 
-def interval(value: float, half_width: float) -> list[float] | None:
-    """Lower and upper end, inside 0..1; None where there is nothing to say."""
-    ends = np.clip([value - half_width, value + half_width], 0, 1)
-    return None if np.isnan(ends).any() else ends.tolist()
-
-
-def intervals(figures: Mapping[str, Any], half_width: np.ndarray) -> dict[str, list[float] | None]:
-    """The 95 % interval ``[low, high]`` of each of FIGURES, for metrics.json."""
-    return {name: interval(figures[name], width) for name, width in zip(FIGURES, half_width.tolist(), strict=False)}
+def intervals(figures: Mapping[str, float | None], half_width: np.ndarray) -> dict[str, list[float] | None]:
+    """The 95 % interval ``[low, high]`` of each of FIGURES, inside 0..1; None of what has no objects."""
+    known = {name: (figures[name], width) for name, width in zip(FIGURES, half_width.tolist(), strict=True)}
+    return {
+        name: None if value is None else [max(value - width, 0.0), min(value + width, 1.0)]
+        for name, (value, width) in known.items()
+    }
