@@ -88,7 +88,7 @@ BESIDE = (
     "config/confidence.py",  # --conf, and what validation finds for it
     "engine/operating_points.py",
     "engine/intervals.py",  # how far figures are sure
-    "engine/close_run.py",
+    "engine/best.py",
     "engine/size_scores.py",  # figures of metrics.json alone
     "engine/masks.py",  # of a split as COCO's run-length code
     "engine/stopwatch.py",

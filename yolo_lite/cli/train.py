@@ -25,6 +25,7 @@ POINTS = ("precision", "recall")  # of its end
 
 def run(options: TrainOptions) -> Result:
     """Train a new detector, or go on with a run."""
+    from yolo_lite.engine.best import try_best
     from yolo_lite.engine.processes import joined
     from yolo_lite.engine.resolve import run_config
     from yolo_lite.engine.train import train
@@ -42,7 +43,10 @@ def run(options: TrainOptions) -> Result:
             from yolo_lite.tools.download_weights import download_weights, names_to_fetch
 
             processes.from_first(lambda: download_weights(names_to_fetch(config.model)))
-        return train(config, resume, processes)
+        result = train(config, resume, processes)
+        if processes.is_first:
+            try_best(config, result.folder, result.best_epoch)
+        return result
 
 
 def _with_measured_batch_size(options: TrainOptions, num_processes: int) -> TrainOptions:

@@ -29,7 +29,7 @@ def run(options: ValOptions, in_folder: bool = True) -> dict[str, Any]:
     evaluation = validation()
     if options.classes:
         evaluation = of_classes(evaluation, options.classes)
-    evaluation, judgement = judge(evaluation, options.split, validation.points, (options.precision, options.recall))
+    evaluation, judgement = judge(evaluation, options.split, validation.points, options.precision, options.recall)
     report = evaluation_report.report(evaluation, judgement)
     stages = ", ".join(f"{stage} {milliseconds:.1f}" for stage, milliseconds in report["ms_per_image_by_stage"].items())
     print(evaluation_report.table(evaluation, judgement))

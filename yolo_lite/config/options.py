@@ -126,7 +126,7 @@ TrainedSize = Annotated[Count | None, Field(description="longest side in pixels 
 Device = Annotated[str | int, PlainValidator(str), Field(description="cpu, 0, cuda:1, mps (default: a GPU if any)")]
 Workers = Annotated[CountOrZero, Field(description="processes that load data (default: one for each core, at most 8)")]
 Confidence = Annotated[Fraction, described("0..1"), Field(description="lowest confidence")]
-_LOWEST = "lowest confidence: a number; f1, precision or recall: as found by val; cat=0.4,dog=0.6; auto: f1 if found, else 0.25"
+_LOWEST = "lowest confidence: 0.3; f1, precision, recall as val found them; cat=0.4,dog=0.6; auto: f1 if known, or 0.25"
 ChosenConfidence = Annotated[
     float | str | Mapping[str, float], PlainValidator(confidence_choice), Field(description=_LOWEST)
 ]

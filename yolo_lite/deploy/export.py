@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 import yolo_lite
+from yolo_lite.config.confidence import confidence_choice
 from yolo_lite.config.errors import ConfigError, UserError
 from yolo_lite.config.options import ExportOptions
 from yolo_lite.data.dataset import EvaluationSet
@@ -84,8 +85,8 @@ def export(trained: Trained, options: ExportOptions, path: Path, index: DatasetI
     """
     facts, form = _facts(trained, options), EXPORT_FORMATS[options.format]
     max_det = detection_limits(index, options.max_det).per_image
-    confidence = lowest_scores(options.conf, trained.content.get("operating_points"), facts.names)
-    chosen = DetectOptions(confidence.confidence, options.iou, max_det, by_class=confidence.by_class)
+    lowest = lowest_scores(confidence_choice(options.conf), facts.points, facts.names)
+    chosen = DetectOptions(lowest.confidence, options.iou, max_det, by_class=lowest.by_class)
     choice = chosen if options.nms else SURE
 
     def network(dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -43,7 +43,7 @@ class Facts(NamedTuple):
     @property
     def points(self) -> dict[str, Any] | None:
         """The operating points as plain data."""
-        return self.operating_points and self.operating_points.model_dump(exclude_unset=True)
+        return None if self.operating_points is None else self.operating_points.model_dump(exclude_unset=True)
 
     def strings(self) -> dict[str, str]:
         plain = {**self._asdict(), "operating_points": self.points}

@@ -85,7 +85,7 @@ class Suppressed(nn.Module):
     def __init__(self, decoded: Decoded, options: DetectOptions, for_onnx: bool) -> None:
         super().__init__()
         self.decoded, self.options, self.num_classes = decoded, options, decoded.detector.config.nc
-        self.lowest = None if options.by_class is None else options.by_label()
+        self.lowest = None if options.by_class is None else torch.tensor(options.by_class)
         self.keep = _OnnxKeep.apply if for_onnx else _keep
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

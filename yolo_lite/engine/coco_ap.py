@@ -120,7 +120,7 @@ def score_detections(truth: COCO, table: DetectionTable, limit: int = COCO_LIMIT
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
     curves = _curves(truth, table, match(truth, results, kind), np.where(precision[0] < 0, np.nan, precision[0]).T)
-    best, confidence = _best_f1(curves)
+    best, confidence = ratios_at(curves)
     rows = np.stack((mean_of_known(ap, 0), ap[0], ap[5], *best), axis=1)  # [C, 5]
     by_class = [ClassScores(*row) for row in rows.tolist()]
     masks = None if table.mask is None or kind == "segm" else score_detections(truth, table, limit, "segm")
@@ -178,9 +178,10 @@ def _curves(truth: COCO, table: DetectionTable, found: np.ndarray, interpolated:
     return Curves(CONFIDENCES, hits, above, np.array([objects[label] for label in labels]), interpolated)
 
 
-def _best_f1(curves: Curves) -> tuple[np.ndarray, float]:
-    """Precision and recall ``[2, C]`` at the confidence (in steps of 0.001) with the best mean F1 over classes."""
+def ratios_at(curves: Curves, row: int | None = None) -> tuple[np.ndarray, float]:
+    """Precision and recall ``[2, C]``, and the confidence, of a row of the curves, or of the best mean F1."""
     present = curves.objects > 0
-    best = int(mean_of_known(curves.f1[present], 0).argmax()) if present.any() else 0
-    chosen = np.stack((np.nan_to_num(curves.precision[:, best]), curves.recall[:, best]))
-    return np.where(present, chosen, np.nan), float(curves.confidence[best])
+    if row is None:
+        row = int(mean_of_known(curves.f1[present], 0).argmax()) if present.any() else 0
+    chosen = np.stack((np.nan_to_num(curves.precision[:, row]), curves.recall[:, row]))
+    return np.where(present, chosen, np.nan), float(curves.confidence[row])

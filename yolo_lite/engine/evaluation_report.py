@@ -10,7 +10,7 @@ import numpy as np
 from yolo_lite.engine.coco_ap import Scores
 from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.engine.intervals import intervals
-from yolo_lite.engine.operating_points import Judgement, described, point_table
+from yolo_lite.engine.operating_points import Judgement, point_table
 from yolo_lite.engine.size_scores import score_by_size
 from yolo_lite.engine.unreadable import left_out_lines
 from yolo_lite.report.table import ClassRow, class_table, with_interval
@@ -30,24 +30,21 @@ def table(evaluation: Evaluation, judgement: Judgement | None = None) -> str:
     masks = [(s.map50, s.map50_95) for s in (found.overall, *found.by_class)] if found else [()] * len(boxes)
     rows: list[ClassRow] = [(*row[:3], *row[3], *row[4]) for row in zip(*columns, boxes, masks, strict=True)]
     if judgement:
-        widths = [
-            own[:, columns]
-            for own, columns in zip(judgement[1:], ((2, 3, 1, 0), (1, 0)), strict=True)
-            if own is not None
-        ]
-        halves = np.concatenate(widths, axis=1).tolist()
-        rows = [(*row[:3], *map(with_interval, row[3:], own)) for row, own in zip(rows, halves, strict=True)]
+        halves = judgement.half_widths[:, [2, 3, 1, 0]]
+        if judgement.mask_half_widths is not None:
+            halves = np.concatenate((halves, judgement.mask_half_widths[:, [1, 0]]), axis=1)
+        rows = [(*row[:3], *map(with_interval, row[3:], own)) for row, own in zip(rows, halves.tolist(), strict=True)]
     return class_table(rows) + left_out_lines(evaluation.unreadable)
 
 
-def points(evaluation: Evaluation, judgement: Judgement, split: str, with_classes: bool = True) -> str:
+def points(evaluation: Evaluation, judgement: Judgement, split: str) -> str:
     """The operating points and what they come to, for the terminal."""
     found, index, curves = judgement.points, evaluation.split.dataset, evaluation.scores.curves
     here = {"split": split, "images": len(index), "objects": int(curves.objects.sum())}
     is_own = all(found[key] == value for key, value in here.items())
-    told = "these flatter themselves: another split tells" if is_own else f"here on {described(here)}"
-    rows = point_table(found, curves, index.names, with_classes)
-    return f"operating points (confidences), found on {described(found)}; {told}\n{rows}"
+    told = "where they look better than they are" if is_own else f"tried on {split}"
+    origin = f"{found['split']} ({found['images']} images, {found['objects']} objects)"
+    return f"operating points: confidences found on {origin}, {told}\n{point_table(found, curves, index.names)}"
 
 
 def report(evaluation: Evaluation, judgement: Judgement | None = None) -> dict[str, Any]:

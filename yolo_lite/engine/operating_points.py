@@ -1,7 +1,7 @@
 """From which confidence on a detector is used: that of the best F1, of a wanted precision, of a wanted recall.
 
 They are found on one split, mostly val, and kept as plain data in checkpoints, exported files and metrics.json. What
-they come to is known from another split alone: on their own they look better than they are.
+they are worth another split tells: where they were found they look better than they are.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import numpy as np
 
 from yolo_lite.config.confidence import DEFAULT, POINTS, ConfidenceChoice
 from yolo_lite.config.errors import ConfigError, nearest
-from yolo_lite.engine.coco_ap import ClassScores, Scores
+from yolo_lite.engine.coco_ap import ClassScores, Scores, ratios_at
 from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.engine.intervals import half_widths
 from yolo_lite.report.evaluation import Curves, mean_of_known
 from yolo_lite.report.table import aligned_table, shortened
 
 Points = dict[str, Any]  # as ``checkpoint_fields.OperatingPoints``
-TITLES = {"f1": "best F1", "precision": "precision {}", "recall": "recall {}"}
 
 
 class Judgement(NamedTuple):
@@ -32,22 +31,19 @@ class Judgement(NamedTuple):
 
 
 def judge(
-    evaluation: Evaluation,
-    split: str,
-    known: Points | None = None,
-    wanted: tuple[float | None, float | None] = (None, None),
+    evaluation: Evaluation, split: str, known: Points | None, precision: float | None, recall: float | None
 ) -> tuple[Evaluation, Judgement]:
     """An evaluation whose precision and recall stand at the best F1 of ``known``, points that were found elsewhere.
 
-    Without them, or where a precision or recall is ``wanted`` which they lack, points are found on the evaluation.
+    Without them, or where a precision or recall is wanted that they lack, points are found on the evaluation itself.
     """
-    asked = [(name, one) for name, one in zip(POINTS[1:], wanted, strict=True) if one is not None]
-    is_known = known and all(known.get(name, {}).get("wanted") == one for name, one in asked)
-    points = known if known and is_known else find_points(evaluation, split, *wanted)
-    if (confidence := points["f1"]["all"]) is not None:
+    wanted = {name: one for name, one in (("precision", precision), ("recall", recall)) if one is not None}
+    if not known or any(known.get(name, {}).get("wanted") != one for name, one in wanted.items()):
+        known = find_points(evaluation, split, precision, recall)
+    if (confidence := known["f1"]["all"]) is not None:
         evaluation = evaluation._replace(scores=scores_at(evaluation.scores, confidence))
     masks = half_widths(evaluation, "segm") if evaluation.scores.mask else None
-    return evaluation, Judgement(points, half_widths(evaluation), masks)
+    return evaluation, Judgement(known, half_widths(evaluation), masks)
 
 
 def find_points(
@@ -55,103 +51,74 @@ def find_points(
 ) -> Points:
     """The operating points of an evaluation, for all classes together (means over classes) and for each one.
 
-    The best F1 is looked for, and where they are wanted the lowest confidence that reaches a precision and the highest
-    that reaches a recall; None is what nothing reaches.
+    They are the confidence of the best F1 and, where they are wanted, the lowest one that reaches a precision and the
+    highest that reaches a recall; None where none does.
     """
-    index, curves = evaluation.split.dataset, evaluation.scores.curves
-    origin = {"split": split, "images": len(index), "objects": int(curves.objects.sum())}
-    points = {"f1": _point(curves, index.names, curves.f1, _best)}
+    names, curves = evaluation.split.dataset.names, evaluation.scores.curves
+    points: Points = {"split": split, "images": len(evaluation.split.dataset), "objects": int(curves.objects.sum())}
+    points["f1"] = _point(curves, names, curves.f1, lambda own: np.flatnonzero(own >= max(own.max(), 1e-9))[:1])
+    # A mean of classes may miss what all of them reach by a rounding error.
     if precision is not None:
-        first = _point(curves, index.names, curves.precision, lambda values: _first(values >= precision - 1e-12))
-        points["precision"] = {"wanted": precision, **first}
+        at = _point(curves, names, curves.precision, lambda values: np.flatnonzero(values >= precision - 1e-12)[:1])
+        points["precision"] = {"wanted": precision, **at}
     if recall is not None:
-        last = _point(curves, index.names, curves.recall, lambda values: _last(values >= recall - 1e-12))
-        points["recall"] = {"wanted": recall, **last}
-    return {**origin, **points}
+        at = _point(curves, names, curves.recall, lambda values: np.flatnonzero(values >= recall - 1e-12)[-1:])
+        points["recall"] = {"wanted": recall, **at}
+    return points
 
 
-def _point(curves: Curves, names: Sequence[str], values: np.ndarray, find: Callable[[np.ndarray], int | None]) -> Any:
-    """A confidence for all and for each class that has objects, where ``find`` says of ``values [C, N]``."""
+def _point(
+    curves: Curves, names: Sequence[str], values: np.ndarray, find: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, Any]:
+    """The confidences where ``find`` says, of the curve ``[N]`` of all and of each class that has objects."""
 
-    def confidence(row: int | None) -> float | None:
-        return None if row is None else float(curves.confidence[row])
+    def confidence(own: np.ndarray) -> float | None:
+        return next(iter(curves.confidence[find(own)].tolist()), None)
 
     present = np.flatnonzero(curves.objects > 0).tolist()
-    every = confidence(find(mean_of_known(values[present], 0))) if present else None
-    return {"all": every, "by_class": {names[label]: confidence(find(values[label])) for label in present}}
-
-
-def _best(values: np.ndarray) -> int | None:
-    return int(values.argmax()) if values.max() > 0 else None
-
-
-def _first(reached: np.ndarray) -> int | None:
-    return int(reached.argmax()) if reached.any() else None
-
-
-def _last(reached: np.ndarray) -> int | None:
-    return int(np.flatnonzero(reached)[-1]) if reached.any() else None
-
-
-def row_at(confidence: float) -> int:
-    """The row of curves at a confidence of a point."""
-    return min(max(round(confidence * 1000), 1), 1000) - 1
+    every = confidence(mean_of_known(values[present], 0)) if present else None
+    return {"all": every, "by_class": {names[label]: confidence(values[label]) for label in present}}
 
 
 def scores_at(scores: Scores, confidence: float) -> Scores:
     """The same scores, with precision and recall at another confidence."""
-    row, present = row_at(confidence), scores.curves.objects > 0
-    ratios = np.nan_to_num(scores.curves.precision[:, row]), scores.curves.recall[:, row]
-    chosen = np.where(present, np.stack(ratios), np.nan)  # [2, C]
-    overall, *by_class = (
-        ClassScores(*own[:3], *pair)
-        for own, pair in zip(
-            (scores.overall, *scores.by_class), [mean_of_known(chosen, 1).tolist(), *chosen.T.tolist()], strict=True
-        )
-    )
+    ratios, _ = ratios_at(scores.curves, row_at(confidence))
+    rows = np.column_stack((np.array(scores.by_class)[:, :3], ratios.T))
+    overall = ClassScores(*scores.overall[:3], *mean_of_known(ratios, 1).tolist())
     masks = scores.mask and scores_at(scores.mask, confidence)
-    return scores._replace(overall=overall, by_class=by_class, confidence=confidence, mask=masks)
+    return Scores(overall, [ClassScores(*row) for row in rows.tolist()], confidence, scores.curves, masks)
 
 
-def described(points: Points) -> str:
-    """``"val: 64 images, 190 objects"``."""
-    return f"{points['split']}: {points['images']} images, {points['objects']} objects"
+def row_at(confidence: float) -> int:
+    """The row of curves that has the confidence of a point."""
+    return min(max(round(confidence * 1000), 1), 1000) - 1
 
 
-def title(points: Points, name: str) -> str:
-    """``"precision 0.95"``."""
-    return TITLES[name].format(points[name].get("wanted"))
+def title(points: Points, kind: str) -> str:
+    """``"best F1"``, ``"precision 0.95"``."""
+    return "best F1" if kind == "f1" else f"{kind} {points[kind]['wanted']:g}"
 
 
-def point_table(points: Points, curves: Curves, names: Sequence[str], with_classes: bool = True) -> str:
-    """A row for all classes and each one: the confidence of each point, and precision and recall that it has here."""
-    kinds = [name for name in POINTS if name in points]
-    header = ["class", *(cell for name in kinds for cell in (title(points, name), "precision", "recall"))]
-    present = np.flatnonzero(curves.objects > 0).tolist()
-    rows = [("all", "all", present), *((shortened(names[label]), names[label], [label]) for label in present)]
-    table = [header]
-    for shown, name, labels in rows[: None if with_classes else 1]:
-        cells = [shown]
+def point_table(points: Points, curves: Curves, names: Sequence[str]) -> str:
+    """For all classes and each one: the confidence of each point, and the precision and recall that it has here."""
+    kinds, present = [kind for kind in POINTS if kind in points], np.flatnonzero(curves.objects > 0).tolist()
+    rows = [["class", *(cell for kind in kinds for cell in (title(points, kind), "precision", "recall"))]]
+    for name, labels in [("all", present), *((names[label], [label]) for label in present)]:
+        row = [shortened(name)]
         for kind in kinds:
-            one = points[kind]["all"] if name == "all" and labels is present else points[kind]["by_class"].get(name)
-            cells += _cells(one, curves, labels)
-        table.append(cells)
-    return aligned_table(table)
-
-
-def _cells(confidence: float | None, curves: Curves, labels: Sequence[int]) -> list[str]:
-    if confidence is None:
-        return ["never", "-", "-"]
-    row = row_at(confidence)
-    ratios = (mean_of_known(values[labels, row], 0) for values in (curves.precision, curves.recall))
-    return [f"{confidence:.3f}", *("-" if np.isnan(one) else f"{one:.3f}" for one in ratios)]
+            one = points[kind]["all"] if labels is present else points[kind]["by_class"].get(name)
+            ratios = [values[labels, row_at(one or 1)] for values in (curves.precision, curves.recall)]
+            means = [float(mean_of_known(values, 0)) if one else np.nan for values in ratios]
+            row += [f"{one:.3f}" if one else "never", *("-" if np.isnan(mean) else f"{mean:.3f}" for mean in means)]
+        rows.append(row)
+    return aligned_table(rows)
 
 
 class Lowest(NamedTuple):
     """What ``--conf`` comes to for a model."""
 
     confidence: float  # scores lie above it
-    by_class: tuple[float, ...] | None  # and for each class above these, where they differ
+    by_class: tuple[float, ...] | None  # instead of it, for each class, where they differ
     told: str
 
 
@@ -165,28 +132,28 @@ def lowest_scores(choice: ConfidenceChoice, points: Points | None, names: Sequen
         if name not in names:
             raise ConfigError(f"conf: unknown class {name!r}{nearest(name, names)}")
     base, told = _base(choice.base, points, names)
-    every = [choice.by_class.get(name, own) for name, own in zip(names, base, strict=True)]
-    if choice.by_class:
-        told = ", ".join([*(f"{name} {value:g}" for name, value in choice.by_class.items()), f"others {told}"])
+    every = [choice.by_class.get(name, one) for name, one in zip(names, base, strict=True)]
+    own = "".join(f"{name} {one:g}, " for name, one in choice.by_class.items())
+    told = f"{own}others {told}" if own else told
     return Lowest(min(every), tuple(every) if len({*every}) > 1 else None, told)
 
 
 def _base(base: float | str, points: Points | None, names: Sequence[str]) -> tuple[list[float], str]:
-    """For each class what its scores must lie above, and in words where that comes from."""
+    """What the scores of each class must lie above, and in words where that comes from."""
     if base == "auto":
         base = "f1" if points and points["f1"]["all"] is not None else DEFAULT
     if not isinstance(base, str):
         return [base] * len(names), f"{base:g}"
-    kind, _, own = base.partition("/")
+    kind, _, by_class = base.partition("/")
     if not points or points.get(kind, {}).get("all") is None:
         flag = "" if kind == "f1" else f" --{kind} 0.95"
-        raise ConfigError(f"conf {base}: these weights know no such confidence; val.py{flag} --save-points finds it")
-    every, by_class = points[kind]["all"], points[kind]["by_class"] if own else {}
-    told = f"{'of each class' if own else f'{every:g}'} ({title(points, kind)} on {points['split']})"
-    return [_below(every if (one := by_class.get(name)) is None else one) for name in names], told
+        raise ConfigError(f"conf: {base} is not known of these weights; val.py{flag} --save-points may find it")
+    every, own = points[kind]["all"], points[kind]["by_class"] if by_class else {}
+    told = f"{'of each class' if by_class else f'{every:g}'} ({title(points, kind)} on {points['split']})"
+    return [_below(own.get(name) or every) for name in names], told
 
 
 def _below(confidence: float) -> float:
     """The largest float32 below a confidence: scores above it are those from the confidence on, which curves count."""
     near = np.float32(confidence)
-    return float(near if near < confidence else np.nextafter(near, np.float32(-1)))
+    return float(near if near < confidence else np.nextafter(near, np.float32(0)))

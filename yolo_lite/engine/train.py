@@ -17,14 +17,13 @@ from tqdm import tqdm
 from yolo_lite.config.errors import DataError, DivergedError, ShortageError, StoppedError
 from yolo_lite.config.run import RunConfig
 from yolo_lite.config.shortage import memory_errors_explained
-from yolo_lite.engine.close_run import close_run
 from yolo_lite.engine.device import deterministic, libraries_left_uncollected
 from yolo_lite.engine.evaluate import Evaluation, evaluate
 from yolo_lite.engine.multi_scale import multi_scaled
 from yolo_lite.engine.optimizer import rates, set_rates
 from yolo_lite.engine.prepare import Setup, TrainingRun, prepare
 from yolo_lite.engine.processes import ALONE, Processes
-from yolo_lite.engine.record import say
+from yolo_lite.engine.record import closing_line, say
 from yolo_lite.engine.state import Resume, Saving, State, is_finished
 from yolo_lite.engine.stop import StopRequest, stop_requests
 from yolo_lite.ops.nms import DetectOptions
@@ -101,7 +100,9 @@ def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
         say(state.rows[-1], seconds[-1], plan.epochs)
     if state.epoch < plan.epochs:
         print(f"stopped: no progress for {run.config.hyp.patience} epochs (key patience)")
-    close_run(run, evaluation, stop)
+    if run.record is not None:
+        run.record.finish(state.rows, evaluation)
+        print(closing_line(run.folder, state, run.save))
     return Result(run.folder, state.best_epoch, evaluation.metrics(), seconds)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,10 +30,6 @@ class DetectOptions(NamedTuple):
         """Ten for each detection, but 3000 at least, unless ``max_candidates`` says it."""
         return max(3000, 10 * self.max_detections) if self.max_candidates is None else self.max_candidates
 
-    def by_label(self, device: torch.device | str = "cpu") -> Tensor:
-        """What the scores of each class must lie above, ``[C]``."""
-        return torch.tensor(self.by_class, device=device)
-
 
 def select_detections(
     score: Tensor, boxes_of: Callable[[Tensor, Tensor], Tensor], options: DetectOptions, mask: Tensor | None = None
@@ -45,7 +41,7 @@ def select_detections(
         boxes_of: boxes xyxy ``[K, 4]`` by row and label, ``[K]`` each, of ``score``: only the best are decoded.
         mask: ``[S, ...]``, what makes the mask of a row, which detections take along.
     """
-    lowest: Any = options.confidence if options.by_class is None else options.by_label(score.device)
+    lowest: float | Tensor = options.confidence if options.by_class is None else score.new_tensor(options.by_class)
     candidate = (score > lowest).flatten().nonzero().squeeze(1)
     # A stable sort: equal scores keep the order of the slots, on every device.
     best, order = score.flatten()[candidate].sort(descending=True, stable=True)
@@ -61,8 +57,8 @@ def survivors(candidates: Detections, options: DetectOptions) -> Detections:
     alone give enough survivors, these are the first survivors of all candidates too.
     """
     if options.by_class is not None:
-        lowest = options.by_label(candidates.score.device)[candidates.label]
-        candidates = candidates.select(candidates.score > lowest)
+        score, label = candidates.score, candidates.label
+        candidates = candidates.select(score > score.new_tensor(options.by_class)[label])
     candidates = candidates.select(slice(options.num_candidates))
     box, score, label = candidates[:3]
     group = torch.zeros_like(label) if options.agnostic else label

@@ -76,7 +76,7 @@ def curves_image(curves: Curves, names: Sequence[str], points: Mapping[str, Any]
 
 
 def _mark_points(axes: Any, points: Mapping[str, Any], panel: str, values: Mapping[str, np.ndarray]) -> None:
-    """The operating points in a panel over confidence, and what each class has ``[N]`` at its own point of that panel."""
+    """The operating points in a panel over confidence; of each class ``[N]`` its own point of that panel."""
     for kind, line in POINT_LINES.items():
         if (point := points.get(kind)) and point["all"] is not None:
             reached = f"{kind} {point['wanted']:g}" if "wanted" in point else "best F1"
