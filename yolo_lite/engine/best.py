@@ -7,7 +7,7 @@ from pathlib import Path
 
 from yolo_lite.config.durable import write_text
 from yolo_lite.config.errors import UserError
-from yolo_lite.config.options import ValOptions
+from yolo_lite.config.options import Split, ValOptions
 from yolo_lite.config.run import RunConfig
 from yolo_lite.data.split import sources_of
 from yolo_lite.engine import evaluation_report
@@ -22,14 +22,15 @@ def try_best(config: RunConfig, folder: Path, epoch: int) -> None:
 
     What cannot be read is said: the run itself is finished.
     """
-    for split in ("val", "test") if sources_of(config.data, "test") else ("val",):
+    splits: tuple[Split, ...] = ("val", "test") if sources_of(config.data, "test") else ("val",)
+    for split in splits:
         try:
             _try_on(split, config, folder, epoch)
         except UserError as error:
             print(f"best.pt is not tried on {split}: {error}")
 
 
-def _try_on(split: str, config: RunConfig, folder: Path, epoch: int) -> None:
+def _try_on(split: Split, config: RunConfig, folder: Path, epoch: int) -> None:
     train, best, path = config.train, folder / "weights" / "best.pt", folder / "metrics.json"
     validation = prepare_validation(ValOptions(weights=best, split=split, device=train.device, workers=train.workers))
     known = None if split == "val" else validation.points

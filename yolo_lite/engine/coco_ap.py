@@ -141,8 +141,7 @@ def match(
     # At several thresholds a pair of the library's "matched" may stem from any of them: it is asked about one alone.
     parameters = {"iouThrs": np.array([iou]), "maxDets": [max(len(results.anns), 1)], "useCats": int(not any_class)}
     pairs = run_coco(truth, results, kind, **parameters, **ALL_SIZES).eval["matched"]
-    annotations = truth.dataset["annotations"]
-    rows = {one["id"]: IN_CROWD if one["iscrowd"] else row for row, one in enumerate(annotations)}
+    rows = {one["id"]: IN_CROWD if one["iscrowd"] else row for row, one in enumerate(truth.dataset["annotations"])}
     for detection, thing in (pair.split("_") for pair in pairs):
         found[int(detection) - 1] = rows[int(thing)]
     return found

@@ -156,4 +156,4 @@ def _base(base: float | str, points: Points | None, names: Sequence[str]) -> tup
 def _below(confidence: float) -> float:
     """The largest float32 below a confidence: scores above it are those from the confidence on, which curves count."""
     near = np.float32(confidence)
-    return float(near if near < confidence else np.nextafter(near, np.float32(0)))
+    return float(near if float(near) < confidence else np.nextafter(near, np.float32(0)))
