@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import equal_states
 from test_coco_ap import make_index, make_table, pycocotools_figures, random_case, slow_true_positives
 
-from yolo_lite import load
-from yolo_lite.cli.main import main
+from yolo_lite import evaluate, load
 from yolo_lite.config.confidence import confidence_choice
 from yolo_lite.config.errors import ConfigError
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.deploy.facts import Facts, read_facts
 from yolo_lite.deploy.graph import Suppressed, detections_of
 from yolo_lite.engine import evaluation_report
-from yolo_lite.engine.checkpoint import load_checkpoint
+from yolo_lite.engine.best import try_best
+from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
 from yolo_lite.engine.checkpoint_fields import OperatingPoints
 from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_detections
 from yolo_lite.engine.evaluate import Evaluation, Split
@@ -351,49 +351,32 @@ def test_curves_show_the_points() -> None:
     assert not np.array_equal(curves_image(curves, names, points)[:-60], curves_image(curves, names)[:-60])
 
 
-def test_a_run_ends_with_what_best_pt_is_worth_and_predict_goes_by_it(
-    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_best_pt_learns_how_it_is_used_and_is_tried_on_test(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    data = tiny_data.parent / "tiny_with_test.yaml"
-    data.write_text(tiny_data.read_text() + "\ntest: images/val\n")
-    words = [
-        "--cfg",
-        str(REPOSITORY / "cfg/yolo_n.yaml"),
-        "--hyp",
-        str(REPOSITORY / "cfg/hyp.yaml"),
-        "--data",
-        str(data),
-    ]
-    words += [
-        "--epochs",
-        "1",
-        "--batch-size",
-        "8",
-        "--imgsz",
-        "64",
-        "--no-figures",
-        "--device",
-        "cpu",
-        "--workers",
-        "0",
-    ]
-    assert main(["train", *words, "--recall", "0.1"]) == 0
-    said, best = capsys.readouterr().out, tmp_path / "runs/train/exp/weights/best.pt"
-    metrics = json.loads((tmp_path / "runs/train/exp/metrics.json").read_text())
+    content = load_checkpoint(tiny_run / "weights/best.pt")
+    config = config_of(content, "best.pt")
+    data = config.data.model_copy(update={"test": ("images/val",)})
+    config = config.model_copy(
+        update={"data": data, "train": config.train.model_copy(update={"recall": 0.1, "figures": False})}
+    )
+    best = tmp_path / "weights/best.pt"
+    best.parent.mkdir()
+    save_checkpoint(best, {**content, "config": config.plain()})
+    shutil.copy(tiny_run / "metrics.json", tmp_path)
+    try_best(config, tmp_path, content["epoch"])
+    metrics, said = json.loads((tmp_path / "metrics.json").read_text()), capsys.readouterr().out
     points = load_checkpoint(best)["operating_points"]
     assert points == metrics["operating_points"] and points["split"] == "val" and points["recall"]["wanted"] == 0.1
-    assert metrics["best"]["epoch"] == 1 and {"val", "test"} < metrics["best"].keys()
-    assert "best.pt on test" in said and "intervals" in metrics["best"]["test"]
+    assert metrics["best"].keys() == {"epoch", "val", "test"} and "intervals" in metrics["best"]["test"]
+    assert (
+        "best.pt on test" in said and metrics["map50"] == json.loads((tiny_run / "metrics.json").read_text())["map50"]
+    )
+    assert equal_states(load_checkpoint(best)["ema"], content["ema"])
 
-    small = tmp_path / "small.pt"
-    shutil.copy(best, small)
-    device = ["--device", "cpu", "--workers", "0"]
-    assert main(["val", "--weights", str(small), "--precision", "0", "--save-points", *device]) == 0
-    own = load_checkpoint(small)["operating_points"]
-    assert own["precision"]["wanted"] == 0 and own["f1"] == points["f1"] and "recall" not in own
-    model = load(small, device="cpu")
-    assert model.points == own
-    value = own["f1"]["all"]
-    told = "0.25" if value is None else f"{value:g} (best F1 on val)"
-    assert model.lowest_scores("auto").told == told
+    report = evaluate(weights=best, precision=0, save_points=True, device="cpu", workers=0)
+    own = load_checkpoint(best)["operating_points"]
+    assert own == report["operating_points"] and own["precision"]["wanted"] == 0 and "recall" not in own
+    assert own["f1"] == points["f1"] and load(best, device="cpu").points == own
+    with pytest.raises(ConfigError, match=r"--save-points: expected a checkpoint, found x\.onnx"):
+        evaluate(weights="x.onnx", save_points=True)
