@@ -285,7 +285,7 @@ def test_what_is_no_confidence_is_refused(value: Any) -> None:
 
 def test_a_choice_goes_by_what_the_weights_know() -> None:
     def lowest(value: Any, points: Any = POINTS) -> tuple[Any, ...]:
-        return tuple(lowest_scores(confidence_choice(value), points, ("cat", "dog")))
+        return tuple(lowest_scores(value, points, ("cat", "dog")))
 
     below = float(np.nextafter(np.float32(0.4), np.float32(0)))  # float32(0.4) is above 0.4
     assert lowest("auto") == lowest("f1") == (below, None, "0.4 (best F1 on val)")
@@ -313,7 +313,7 @@ def test_from_a_point_on_means_the_detections_that_its_curves_count(confidence: 
     own = np.float32(confidence)
     scores = np.array([np.nextafter(own, np.float32(0)), own, np.nextafter(own, np.float32(2))])
     points = {**POINTS, "f1": {"all": confidence, "by_class": {}}}
-    lowest = lowest_scores(confidence_choice("f1"), points, ("cat",)).confidence
+    lowest = lowest_scores("f1", points, ("cat",)).confidence
     shown = (torch.from_numpy(scores) > lowest).tolist()
     assert shown == (scores.astype(float) >= np.arange(1, 1001)[row_at(confidence)] / 1000).tolist()
 

@@ -18,6 +18,7 @@ from yolo_lite.config.shortage import memory_errors_explained
 from yolo_lite.deploy import predictor
 from yolo_lite.deploy.prediction import Outputs, Prediction
 from yolo_lite.deploy.sources import count_frames, find_media, inputs_of, read_frames
+from yolo_lite.engine.operating_points import lowest_scores
 from yolo_lite.engine.run_folder import make_run_folder
 from yolo_lite.engine.stop import stop_requests
 
@@ -34,7 +35,8 @@ def run(options: PredictOptions) -> None:
     if model.source:
         tqdm.write(f"weights: {model.source}")
     classes = options.classes or None
-    tqdm.write(f"confidence: {model.lowest_scores(options.conf).told}")
+    if model.points:
+        tqdm.write(f"confidence: {lowest_scores(options.conf, model.points, model.names).told}")
     choice = model.options(options.conf, options.iou, options.max_det, classes, options.agnostic_nms)
     writes = not options.no_save or options.save_txt or options.save_json or options.save_crop
     batch_size = 1 if any(one.kind == "live" for one in media) else options.batch_size  # nothing live waits

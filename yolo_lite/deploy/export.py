@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 import yolo_lite
-from yolo_lite.config.confidence import confidence_choice
 from yolo_lite.config.errors import ConfigError, UserError
 from yolo_lite.config.options import ExportOptions
 from yolo_lite.data.dataset import EvaluationSet
@@ -85,7 +84,7 @@ def export(trained: Trained, options: ExportOptions, path: Path, index: DatasetI
     """
     facts, form = _facts(trained, options), EXPORT_FORMATS[options.format]
     max_det = detection_limits(index, options.max_det).per_image
-    lowest = lowest_scores(confidence_choice(options.conf), facts.points, facts.names)
+    lowest = lowest_scores(options.conf, facts.points, facts.names)
     chosen = DetectOptions(lowest.confidence, options.iou, max_det, by_class=lowest.by_class)
     choice = chosen if options.nms else SURE
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_lite.config.confidence import ConfidenceChoice, confidence_choice
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.data.decode import ANY_RANGE
 from yolo_lite.data.letterbox import Canvas, Letterbox, canvas_size, fitted_size, on_canvas, resize, to_original
@@ -22,7 +21,7 @@ from yolo_lite.deploy.sources import Frame, Skip, as_frame, find_media, read_fra
 from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import rounded_up
-from yolo_lite.engine.operating_points import Lowest, Points, lowest_scores
+from yolo_lite.engine.operating_points import Points, lowest_scores
 from yolo_lite.engine.tasks import Inference
 from yolo_lite.ops.masks import rle_on_image
 from yolo_lite.ops.nms import DetectOptions
@@ -95,19 +94,12 @@ class Predictor:
             raise ConfigError(f"iou: expected 0..1, found {iou}")
         if max_det < 1:
             raise ConfigError(f"max_det: expected 1 or more, found {max_det}")
-        lowest = self.lowest_scores(conf)
+        lowest = lowest_scores(conf, self.points, self.names)
         by_class = lowest.by_class
         if classes is not None:
             wanted, every = {*map(self._label, classes)}, by_class or [lowest.confidence] * len(self.names)
             by_class = tuple(one if label in wanted else 1.0 for label, one in enumerate(every))
         return DetectOptions(lowest.confidence, iou, max_det, by_class=by_class, agnostic=agnostic_nms)
-
-    def lowest_scores(self, conf: float | str | Mapping[str, float] | ConfidenceChoice) -> Lowest:
-        """What a choice of the lowest confidence comes to for this detector; ConfigError where it does not fit."""
-        try:
-            return lowest_scores(confidence_choice(conf), self.points, self.names)
-        except ValueError as error:
-            raise error if isinstance(error, ConfigError) else ConfigError(f"conf: {error}") from None
 
     def _label(self, word: str) -> int:
         if word in self.names:

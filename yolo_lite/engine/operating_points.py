@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from yolo_lite.config.confidence import DEFAULT, POINTS, ConfidenceChoice
+from yolo_lite.config.confidence import DEFAULT, POINTS, confidence_choice
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.engine.coco_ap import ClassScores, Scores, ratios_at
 from yolo_lite.engine.evaluate import Evaluation
@@ -122,12 +122,16 @@ class Lowest(NamedTuple):
     told: str
 
 
-def lowest_scores(choice: ConfidenceChoice, points: Points | None, names: Sequence[str]) -> Lowest:
-    """Resolve a choice by the operating points that a file of weights knows, if it knows any.
+def lowest_scores(conf: Any, points: Points | None, names: Sequence[str]) -> Lowest:
+    """Resolve what ``confidence_choice`` takes by the operating points that a file of weights knows, if it knows any.
 
     Raises:
-        ConfigError: it names a class that there is not, or a point that the file does not know.
+        ConfigError: it is no choice, or names a class that there is not, or a point that the file does not know.
     """
+    try:
+        choice = confidence_choice(conf)
+    except ValueError as error:
+        raise ConfigError(f"conf: {error}") from None
     for name in choice.by_class:
         if name not in names:
             raise ConfigError(f"conf: unknown class {name!r}{nearest(name, names)}")
