@@ -90,6 +90,10 @@ BESIDE = (
     "engine/batch_size.py",  # --batch-size auto
     "engine/validate.py",  # what val.py does beside the evaluation
     "engine/evaluation_report.py",
+    "config/confidence.py",  # --conf, and what validation finds for it
+    "engine/operating_points.py",
+    "engine/intervals.py",  # how far figures are sure
+    "engine/best.py",
     "engine/size_scores.py",  # figures of metrics.json alone
     "engine/masks.py",  # of a split as COCO's run-length code
     "engine/stopwatch.py",

@@ -280,7 +280,7 @@ def test_a_pil_image_that_is_cut_off_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"conf": 7}, r"conf: expected 0\.\.1, found 7"),
+        ({"conf": 7}, r"conf: expected 0\.\.1, auto, f1, .*, found 7"),
         ({"iou": float("nan")}, r"iou: expected 0\.\.1, found nan"),
         ({"max_det": 0}, "max_det: expected 1 or more, found 0"),
         ({"batch_size": 0}, "batch_size: expected 1 or more, found 0"),

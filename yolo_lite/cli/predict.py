@@ -18,6 +18,7 @@ from yolo_lite.config.shortage import memory_errors_explained
 from yolo_lite.deploy import predictor
 from yolo_lite.deploy.prediction import Outputs, Prediction
 from yolo_lite.deploy.sources import count_frames, find_media, inputs_of, read_frames
+from yolo_lite.engine.operating_points import lowest_scores
 from yolo_lite.engine.run_folder import make_run_folder
 from yolo_lite.engine.stop import stop_requests
 
@@ -34,6 +35,8 @@ def run(options: PredictOptions) -> None:
     if model.source:
         tqdm.write(f"weights: {model.source}")
     classes = options.classes or None
+    if model.points:
+        tqdm.write(f"confidence: {lowest_scores(options.conf, model.points, model.names).told}")
     kept = {"max_det": options.max_det, "classes": classes, "agnostic_nms": options.agnostic_nms}
     choice, tiles = model.chosen(options.tile, options.overlap, conf=options.conf, iou=options.iou, **kept)
     writes = not options.no_save or options.save_txt or options.save_json or options.save_crop

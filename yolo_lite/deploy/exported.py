@@ -161,4 +161,5 @@ def exported_subject(options: ValOptions) -> Subject:
         has_masks=facts.task == "segment",
         source=facts.source,
         tile=facts.tile,
+        points=facts.points,
     )

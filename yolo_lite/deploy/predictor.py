@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.coco_ap import DetectionTable
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import rounded_up
+from yolo_lite.engine.operating_points import Points, lowest_scores
 from yolo_lite.engine.tasks import Inference
 from yolo_lite.engine.tiles import of_image
 from yolo_lite.ops.masks import rle_on_image
@@ -62,6 +63,7 @@ class Predictor:
     white: int = ANY_RANGE  # value of a white pixel in files of 16 bits
     source: str = ""  # where start weights come from, and their licence
     tile: int = 0  # pixels of a window's side in training, 0 without
+    points: Points | None = None  # from which confidence on it is used
 
     def predict(self, images: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
         """Detect on an image; for a list of them, or a tensor ``[B, 3, H, W]``, a list comes back.
@@ -70,7 +72,7 @@ class Predictor:
             images: a path, a numpy array (uint8 ``[H, W, 3]`` **RGB**: turn round what ``cv2.imread`` gives; or grey
                 ``[H, W]``), a PIL image, a tensor (``[3, H, W]`` or ``[B, 3, H, W]`` RGB, uint8 or floats in 0..1), or
                 a list of these. Instead of 3 channels arrays and tensors may have those of the model.
-            choice: ``conf=0.25, iou=0.45, max_det=300, classes=None, agnostic_nms=False``, see ``options``, and
+            choice: ``conf="auto", iou=0.45, max_det=300, classes=None, agnostic_nms=False``, see ``options``, and
                 ``tile=None, overlap=0.2``, see ``chosen``.
 
         Raises:
@@ -95,20 +97,27 @@ class Predictor:
 
     def options(
         self,
-        conf: float = 0.25,
+        conf: float | str | Mapping[str, float] = "auto",
         iou: float = 0.45,
         max_det: int = 300,
         classes: Sequence[str] | None = None,
         agnostic_nms: bool = False,
     ) -> DetectOptions:
-        """How detections are chosen, as by the flags of ``yolo-lite predict``; ``classes`` are names or numbers."""
-        for name, value in (("conf", conf), ("iou", iou)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name}: expected 0..1, found {value}")
+        """How detections are chosen, as by the flags of ``yolo-lite predict``; ``classes`` are names or numbers.
+
+        ``conf`` is a number, ``"f1"``, ``"precision"`` or ``"recall"``: what validation found for them, ``"auto"``: f1
+        where that is known, else 0.25, or numbers by class, ``{"cat": 0.4}``.
+        """
+        if not 0 <= iou <= 1:
+            raise ConfigError(f"iou: expected 0..1, found {iou}")
         if max_det < 1:
             raise ConfigError(f"max_det: expected 1 or more, found {max_det}")
-        labels = None if classes is None else tuple(map(self._label, classes))
-        return DetectOptions(conf, iou, max_det, classes=labels, agnostic=agnostic_nms)
+        lowest = lowest_scores(conf, self.points, self.names)
+        by_class = lowest.by_class
+        if classes is not None:
+            wanted, every = {*map(self._label, classes)}, by_class or [lowest.confidence] * len(self.names)
+            by_class = tuple(one if label in wanted else 1.0 for label, one in enumerate(every))
+        return DetectOptions(lowest.confidence, iou, max_det, by_class=by_class, agnostic=agnostic_nms)
 
     def _label(self, word: str) -> int:
         if word in self.names:
@@ -185,15 +194,16 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
     if is_exported(weights):
         exported, compute = load_exported(weights, device, imgsz)
         facts, detect = exported.facts, functools.partial(_detect, exported, compute)
-        known = (facts.channels, facts.white, facts.source, facts.tile)
+        known = (facts.channels, facts.white, facts.source, facts.tile, facts.points)
         return Predictor(facts.names, facts.imgsz, facts.canvas, detect, *known)
     _, model, config, content = load_trained(weights)
     compute = choose_compute(device, config.hyp.precision, config.hyp.channels_last)
     size = rounded_up(imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
     detect = functools.partial(_detect, move_model(model, compute).for_inference(), compute)
-    known = (config.data.channels, config.data.white, content.get("source", ""), config.hyp.tile)
-    return Predictor(config.data.class_names, size, canvas, detect, *known)
+    kind = (config.data.channels, config.data.white)
+    known = (content.get("source", ""), config.hyp.tile, content.get("operating_points"))
+    return Predictor(config.data.class_names, size, canvas, detect, *kind, *known)
 
 
 @torch.inference_mode()
