@@ -202,8 +202,8 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
     canvas = functools.partial(canvas_size, stride=model.stride)
     detect = functools.partial(_detect, move_model(model, compute).for_inference(), compute)
     kind = (config.data.channels, config.data.white)
-    known = (content.get("source", ""), config.hyp.tile, content.get("operating_points"))
-    return Predictor(config.data.class_names, size, canvas, detect, *kind, *known)
+    own = (content.get("source", ""), config.hyp.tile, content.get("operating_points"))
+    return Predictor(config.data.class_names, size, canvas, detect, *kind, *own)
 
 
 @torch.inference_mode()
