@@ -201,9 +201,9 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
     size = rounded_up(imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
     detect = functools.partial(_detect, move_model(model, compute).for_inference(), compute)
-    kind = (config.data.channels, config.data.white)
-    own = (content.get("source", ""), config.hyp.tile, content.get("operating_points"))
-    return Predictor(config.data.class_names, size, canvas, detect, *kind, *own)
+    own = (config.data.channels, config.data.white, content.get("source", ""), config.hyp.tile)
+    points = content.get("operating_points")
+    return Predictor(config.data.class_names, size, canvas, detect, *own, points)
 
 
 @torch.inference_mode()
