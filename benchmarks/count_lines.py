@@ -82,9 +82,18 @@ BESIDE = (
     "engine/processes.py",  # torchrun
     "engine/freezing.py",  # freeze, freeze_epochs, freeze_norm
     "engine/multi_scale.py",
+    "data/balance.py",  # how often images are drawn
+    "ops/tiles.py",  # --tile: large images in windows
+    "data/tiles.py",
+    "data/views.py",
+    "engine/tiles.py",
     "engine/batch_size.py",  # --batch-size auto
     "engine/validate.py",  # what val.py does beside the evaluation
     "engine/evaluation_report.py",
+    "config/confidence.py",  # --conf, and what validation finds for it
+    "engine/operating_points.py",
+    "engine/intervals.py",  # how far figures are sure
+    "engine/best.py",
     "engine/size_scores.py",  # figures of metrics.json alone
     "engine/masks.py",  # of a split as COCO's run-length code
     "engine/stopwatch.py",

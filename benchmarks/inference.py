@@ -80,7 +80,7 @@ def measure(batch_size: int, flags: argparse.Namespace) -> str:
     media = find_media([flags.source])[: flags.pictures]
 
     def predict(by: Predictor) -> None:
-        for _ in by.run(read_frames(media, print), by.options(), batch_size):
+        for _ in by.run(read_frames(media, print), *by.chosen(), batch_size):
             pass
 
     batches = batches_of(predictor, predict)

@@ -181,6 +181,9 @@ def test_the_result_of_a_run_is_plain(tiny_data: Path, tmp_path: Path):
     assert isinstance(result, tuple) and isinstance(result.folder, Path)
     assert {"metrics/mAP50", "metrics/mAP50-95"} <= json.loads(json.dumps(result.metrics)).keys()
     assert len(result.seconds) == 1 == result.best_epoch
+    metrics = json.loads((result.folder / "metrics.json").read_text())
+    points = load_checkpoint(result.folder / "weights/best.pt")["operating_points"]
+    assert metrics["best"]["epoch"] == 1 and metrics["operating_points"] == points and points["split"] == "val"
 
 
 def test_resume_goes_on_with_a_run_and_refuses_other_options(tiny_data: Path, tiny_run: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -25,10 +26,13 @@ from yolo_lite.deploy import export as export_module
 from yolo_lite.deploy.exported import Exported, exported_subject, load_exported
 from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts
 from yolo_lite.deploy.graph import Decoded, detections_of
+from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.engine.checkpoint import config_of, load_checkpoint, save_checkpoint
 from yolo_lite.engine.tasks import task_of
+from yolo_lite.engine.validate import prepare_validation
 from yolo_lite.model.detector import Detector
 from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.ops.tiles import Tiles, views_of
 from yolo_lite.structures import Detections
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
@@ -440,3 +444,30 @@ def test_yolov5n_is_the_same_on_16_photographs(kind, tmp_path, monkeypatch, caps
     words = ["--weights", str(checkpoint), "--data", str(data), "--format", kind, *DYNAMIC]
     assert main(["export", *words]) == 0
     assert "16 images: boxes within" in capsys.readouterr().out  # 1e-4, else it would have been refused
+
+
+# ------------------------------------------------------------------------------------------------------------ tiles
+
+
+def test_an_exported_file_finds_in_tiles_what_the_checkpoint_finds(weights: Path, tmp_path: Path):
+    """Windows and the whole go through a file of one fixed size, two at once."""
+    content = load_checkpoint(weights)
+    content["config"]["hyp"]["tile"] = 64
+    path = tmp_path / "tiled.pt"
+    save_checkpoint(path, {key: value for key, value in content.items() if key not in ("format", "yolo_lite")})
+    file = exporter(path, tmp_path)("torchscript", "--batch-size", "2")
+    image = np.random.default_rng(0).integers(0, 256, (64, 130, 3), dtype=np.uint8)
+    model, exported = (load(one, device="cpu") for one in (path, file))
+    assert model.tile == exported.tile == 64
+    square = dataclasses.replace(model, canvas=exported.canvas)
+    for choice in ({}, {"tile": 0}, {"tile": 48, "overlap": 0.5}):
+        mine, theirs = (one.predict(image, conf=0.4, **choice) for one in (square, exported))
+        assert isinstance(mine, Prediction) and isinstance(theirs, Prediction) and len(mine) == len(theirs) > 10
+        np.testing.assert_allclose(theirs.score, mine.score, atol=1e-4)
+    known = {"data": content["config"]["data_file"], "device": "cpu", "workers": 0, "conf": 0.5, "max_det": 5}
+    for options in (ValOptions(weights=file, **known), ValOptions(weights=file, tile=32, overlap=0.5, **known)):
+        views = prepare_validation(options, exported_subject(options))().split.views
+        tiles = Tiles(options.tile or 64, options.overlap)
+        assert views is not None
+        sizes = views.index.size.tolist()
+        assert np.array_equal(views.view, np.concatenate([views_of(*size, tiles) for size in sizes]))

@@ -21,7 +21,8 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.data import store as store_module
-from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet, repeat_factors
+from yolo_lite.data.balance import draw_order, repeat_factors
+from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet
 from yolo_lite.data.hand_over import start_worker
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.instances import Instances
@@ -29,7 +30,6 @@ from yolo_lite.data.letterbox import GREY, Letterbox, canvas_size, fitted_size, 
 from yolo_lite.data.loader import (
     EpochBatches,
     collate,
-    draw_order,
     evaluation_loader,
     num_batches,
     same_shape_batches,

@@ -64,9 +64,9 @@ def slow_detections(raw: torch.Tensor, grid: Grid, options: DetectOptions) -> li
         centre = left + (2 * x - 0.5) * stride, top + (2 * y - 0.5) * stride
         half = 2 * w * w * anchor[0], 2 * h * h * anchor[1]
         box = [centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]]
-        wanted = range(len(classes)) if options.classes is None else options.classes
-        scores = [(obj * p, label) for label, p in enumerate(classes) if label in wanted]
-        found += [(score, label, slot, box) for score, label in scores if score > options.confidence]
+        lowest = options.by_class or [options.confidence] * len(classes)
+        scores = [(obj * p, label) for label, p in enumerate(classes)]
+        found += [(score, label, slot, box) for score, label in scores if score > lowest[label]]
     found = sorted(found, key=lambda row: -row[0])[: options.max_candidates]
     score, label, _, box = zip(*found, strict=True) if found else ((), (), (), ())
     group = torch.zeros(len(label)) if options.agnostic else torch.tensor(label)
@@ -116,9 +116,11 @@ def test_agnostic_nms_drops_a_box_for_a_better_one_of_another_class_and_classes_
     found = Detections(box, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 2]))
     assert survivors(found, DetectOptions(agnostic=True)).label.tolist() == [0, 2]
     assert survivors(found, DetectOptions()).label.tolist() == [0, 1, 2]
-    assert survivors(found, DetectOptions(agnostic=True, classes=(1, 2))).label.tolist() == [1, 2]
-    assert survivors(found, DetectOptions(max_detections=1, classes=(2,))).score.tolist() == pytest.approx([0.7])
-    assert survivors(found, DetectOptions(classes=())).box.shape == (0, 4)
+    assert survivors(found, DetectOptions(agnostic=True, by_class=(1.0, 0.001, 0.001))).label.tolist() == [1, 2]
+    assert survivors(
+        found, DetectOptions(max_detections=1, by_class=(1.0, 1.0, 0.001))
+    ).score.tolist() == pytest.approx([0.7])
+    assert survivors(found, DetectOptions(by_class=(1.0,) * 3)).box.shape == (0, 4)
 
 
 def test_class_nms_of_nothing():
@@ -138,13 +140,14 @@ def test_class_nms_of_nothing():
         DetectOptions(max_detections=7),
         DetectOptions(max_candidates=25),
         DetectOptions(confidence=0.0, iou=1.0, max_detections=10**6, max_candidates=10**6),
-        DetectOptions(classes=(0, 2), max_candidates=25),
+        DetectOptions(by_class=(0.3, 1.0, 0.2), max_candidates=25),
         DetectOptions(iou=0.3, agnostic=True),
     ],
     ids=["defaults", "strict", "few detections", "few candidates", "everything", "two classes", "agnostic"],
 )
 def test_detections_equal_a_slow_loop(num_classes, options):
     raw, grid = random_raw(2, num_classes, seed=num_classes), small_grid()
+    options = options._replace(by_class=options.by_class and options.by_class[:num_classes])
     for image, found in zip(raw, select(raw, grid, options), strict=True):
         expected = slow_detections(image, grid, options)
         assert len(expected) > 0

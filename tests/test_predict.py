@@ -38,6 +38,7 @@ from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.validate import prepare_validation
 from yolo_lite.ops.nms import DetectOptions, survivors
+from yolo_lite.ops.tiles import Tiles
 from yolo_lite.structures import Detections
 
 NAMES = ("red", "green", "blue")
@@ -174,7 +175,7 @@ def test_a_batch_holds_one_shape_and_few_pictures_wait():
             yield Frame(painted(64, 64) if number else painted(64, 20))
 
     most = 0
-    for number, _ in enumerate(Predictor(NAMES, 64, CANVAS, detect).run(frames(), DetectOptions(), 4)):
+    for number, _ in enumerate(Predictor(NAMES, 64, CANVAS, detect).run(frames(), DetectOptions(), Tiles(), 4)):
         most = max(most, pulled - number)
     assert most <= BATCHES_WAITING * 4 + 4
     assert all(shape[2:] in ((96, 96), (96, 64)) for shape in seen) and seen.count((4, 3, 96, 96)) >= 99
@@ -197,7 +198,7 @@ def test_the_same_batch_gives_the_same_bits_and_another_one_agrees_to_rounding(c
 def test_a_live_picture_does_not_wait_for_others():
     pulled: list[int] = []
     frames = (pulled.append(number) or Frame(painted(64, 64)) for number in range(9))  # type: ignore[func-returns-value]
-    for number, _ in enumerate(COLOURS.run(frames, DetectOptions(), 1)):
+    for number, _ in enumerate(COLOURS.run(frames, DetectOptions(), Tiles(), 1)):
         assert pulled[-1] == number
 
 
@@ -279,7 +280,7 @@ def test_a_pil_image_that_is_cut_off_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"conf": 7}, r"conf: expected 0\.\.1, found 7"),
+        ({"conf": 7}, r"conf: expected 0\.\.1, auto, f1, .*, found 7"),
         ({"iou": float("nan")}, r"iou: expected 0\.\.1, found nan"),
         ({"max_det": 0}, "max_det: expected 1 or more, found 0"),
         ({"batch_size": 0}, "batch_size: expected 1 or more, found 0"),

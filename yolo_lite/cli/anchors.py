@@ -18,7 +18,7 @@ def run(options: AnchorsOptions) -> None:
     anchor_t, longest, old = config.hyp.anchor_t, config.train.imgsz, model_anchors(config.model)
     if old is None:
         raise ConfigError(f"--cfg {options.cfg}: expected a YOLO with anchors, such as cfg/yolo_s.yaml")
-    size = training_sizes(index_split(config.data, config.data_file, "train"), longest)
+    size = training_sizes(index_split(config.data, config.data_file, "train"), longest, config.hyp.tile)
     new = fit_anchors(size, old.shape[0] * old.shape[1], anchor_t, options.seed).reshape(old.shape)
     print(f"{len(size)} objects at {longest} px; recall: an anchor's sides differ by less than {anchor_t:g} times")
     print(f"{'':<8}{'recall':>8}{'mean ratio':>12}")

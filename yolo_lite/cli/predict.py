@@ -18,6 +18,7 @@ from yolo_lite.config.shortage import memory_errors_explained
 from yolo_lite.deploy import predictor
 from yolo_lite.deploy.prediction import Outputs, Prediction
 from yolo_lite.deploy.sources import count_frames, find_media, inputs_of, read_frames
+from yolo_lite.engine.operating_points import lowest_scores
 from yolo_lite.engine.run_folder import make_run_folder
 from yolo_lite.engine.stop import stop_requests
 
@@ -34,17 +35,22 @@ def run(options: PredictOptions) -> None:
     if model.source:
         tqdm.write(f"weights: {model.source}")
     classes = options.classes or None
-    choice = model.options(options.conf, options.iou, options.max_det, classes, options.agnostic_nms)
+    if model.points:
+        tqdm.write(f"confidence: {lowest_scores(options.conf, model.points, model.names).told}")
+    kept = {"max_det": options.max_det, "classes": classes, "agnostic_nms": options.agnostic_nms}
+    choice, tiles = model.chosen(options.tile, options.overlap, conf=options.conf, iou=options.iou, **kept)
     writes = not options.no_save or options.save_txt or options.save_json or options.save_crop
-    batch_size = 1 if any(one.kind == "live" for one in media) else options.batch_size  # nothing live waits
     count, start = Counter[str](), time.perf_counter()
 
     def skip(problem: DataError) -> None:
         count["skipped"] += 1
         tqdm.write(f"passed over: {problem}", file=sys.stderr)
 
-    with memory_errors_explained(batch_size, model.size):
-        stream = model.run(read_frames(media, skip, model.channels, model.white), choice, batch_size)
+    with memory_errors_explained(options.batch_size, model.size):
+        frames = read_frames(media, skip, model.channels, model.white)
+        is_live = any(one.kind == "live" for one in media)  # there one frame does not wait for the next
+        parts = ([frame] for frame in frames) if is_live else [frames]
+        stream = itertools.chain.from_iterable(model.run(part, choice, tiles, options.batch_size) for part in parts)
         first = next(stream, None)
         if first is None:
             raise DataError(f"--source {' '.join(options.source)}: not one of {count['skipped']} inputs can be read")

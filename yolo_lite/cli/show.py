@@ -26,7 +26,7 @@ def run(options: ShowOptions) -> None:
     has_masks = task_of(config.model).has_masks
     index = index_split(config.data, config.data_file, "train", has_masks or hyp.needs_outlines)
     print(f"train: {index.describe()}")
-    store = ImageStore(index, size, "off", shared=False)
+    store = ImageStore(index, None if hyp.tile else size, "off", shared=False)
     dataset = TrainingSet(index, store, size, hyp, options.seed, count, has_masks)
     loader = training_loader(dataset, SHOWN_IMAGES, workers=0, epochs=range(count), pin_memory=False)
     shown = list(itertools.islice(loader, count))

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 HINT = "; go on with --resume"  # where it was interrupted
 # What may be given beside --resume.
 FREE = ("resume", "data", "project", "device", "workers", "plugin", "epochs", "save_period", "changed_data")
+POINTS = ("precision", "recall")  # of its end
 
 
 def run(options: TrainOptions) -> Result:
     """Train a new detector, or go on with a run."""
+    from yolo_lite.engine.best import try_best
     from yolo_lite.engine.processes import joined
     from yolo_lite.engine.resolve import run_config
     from yolo_lite.engine.train import train
@@ -41,7 +43,10 @@ def run(options: TrainOptions) -> Result:
             from yolo_lite.tools.download_weights import download_weights, names_to_fetch
 
             processes.from_first(lambda: download_weights(names_to_fetch(config.model)))
-        return train(config, resume, processes)
+        result = train(config, resume, processes)
+        if processes.is_first:
+            try_best(config, result.folder, result.best_epoch)
+        return result
 
 
 def _with_measured_batch_size(options: TrainOptions, num_processes: int) -> TrainOptions:
@@ -127,12 +132,14 @@ def _with_changes(config: RunConfig, done: int, options: TrainOptions) -> RunCon
     from yolo_lite.engine.resolve import absolute
 
     fields, given = TrainOptions.model_fields, options.model_fields_set
-    others = [name for name in fields if name in given - {*FREE} and getattr(options, name) != fields[name].default]
+    others = [
+        name for name in fields if name in given - {*FREE, *POINTS} and getattr(options, name) != fields[name].default
+    ]
     if others:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise ConfigError(f"--resume goes on with the run's own configuration: leave out {names}, or start a new run")
     old = config.train
-    wanted = {"device", "workers", "epochs", "save_period"} & given
+    wanted = {"device", "workers", "epochs", "save_period", *POINTS} & given
     changes: dict[str, Any] = {name: getattr(options, name) for name in wanted if getattr(options, name) != ""}
     if options.plugin:
         changes["plugin"] = absolute(options)

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from yolo_lite.config.seams import Choice, Section, chosen_from
 from yolo_lite.config.summed import Summed, summed_from
-from yolo_lite.config.types import Count, CountOrZero, Fraction, Listed, NotNegative, Positive, Several, described
+from yolo_lite.config.types import Count, CountOrZero, Fraction, Listed, NotNegative, Positive, Several, Tile, described
 
 Freeze = Annotated[Listed[CountOrZero] | Literal["backbone"], described("backbone, or a list of rows, counted from 0")]
 
@@ -105,6 +105,7 @@ class AugmentSection(Section):
     erasing: Fraction = 0.0  # chance of a rectangle turned grey
     augmentations: Augmentations = ()  # of plugins, one after the other
     balance: Fraction = 0.0  # images with classes that fewer than this share show are drawn more often; 0 is off
+    tile: Tile = 0  # pixels of a window's side: training and validation look at images in windows; 0 is off
     multi_scale: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0.5: each step at 0.5 to 1.5 times --imgsz
 
     @property

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, model_validator
 
 from yolo_lite.config.bounds import check_path, check_text
+from yolo_lite.config.confidence import confidence_choice
 from yolo_lite.config.seams import Section
-from yolo_lite.config.types import Count, CountOrZero, Fraction, ImageSize, Seed, described
+from yolo_lite.config.types import Count, CountOrZero, Fraction, ImageSize, Seed, Tile, described
 
 DEFAULT_DATA = "data/shapes.yaml"  # the embedded set
 
@@ -125,7 +126,19 @@ TrainedSize = Annotated[Count | None, Field(description="longest side in pixels 
 Device = Annotated[str | int, PlainValidator(str), Field(description="cpu, 0, cuda:1, mps (default: a GPU if any)")]
 Workers = Annotated[CountOrZero, Field(description="processes that load data (default: one for each core, at most 8)")]
 Confidence = Annotated[Fraction, described("0..1"), Field(description="lowest confidence")]
+_LOWEST = "lowest confidence: 0.3; f1, precision, recall as val found them; cat=0.4,dog=0.6; auto: f1 if known, or 0.25"
+ChosenConfidence = Annotated[
+    float | str | Mapping[str, float], PlainValidator(confidence_choice), Field(description=_LOWEST)
+]
+Wanted = Annotated[Fraction | None, described("0..1"), Flag(metavar="P")]
 Overlap = Annotated[Fraction, described("0..1"), Field(description="IoU above which NMS drops a box")]
+ChosenTile = Annotated[
+    Tile | None,
+    Field(description="also look at windows of so many pixels of larger images; 0: none (default: as trained)"),
+]
+TileOverlap = Annotated[
+    float, Field(ge=0, le=0.9, description="least share of a window that the next one sees too"), described("0..0.9")
+]
 MaxDetections = Annotated[Count, Field(description="most detections in an image")]
 Classes = Annotated[Texts, Flag(metavar="NAME"), Field(description="only these classes (default: all)")]
 Split = Literal["train", "val", "test"]
@@ -172,6 +185,8 @@ class TrainOptions(RunOptions):
         None, "go on with a run: its folder or last.pt, or the latest below --project"
     )
     changed_data: bool = option(False, "with --resume: the dataset is no longer what the run began with, go on with it")
+    precision: Wanted = option(None, "find from which confidence on best.pt reaches it, see --conf of predict")
+    recall: Wanted = option(None, "find up to which confidence best.pt reaches it")
     save_period: Annotated[
         str | float | None, described("a number of epochs, or minutes such as 10min"), Flag(metavar="N")
     ] = option(
@@ -187,6 +202,8 @@ class ValOptions(Options):
     data: TrainedData = None
     split: Split = option("val", "part of the dataset")
     imgsz: TrainedSize = None
+    tile: ChosenTile = None
+    overlap: TileOverlap = 0.2
     batch_size: Count | None = option(None, "default: as trained; scores of other sizes agree to rounding")
     device: Device = ""
     workers: Workers = Field(default_factory=default_workers)
@@ -197,6 +214,9 @@ class ValOptions(Options):
     )
     coco_rules: bool = option(False, "AP counts 100 detections of an image and class, however crowded the images are")
     classes: Classes = ()
+    precision: Wanted = option(None, "find the lowest confidence that reaches it, for each class and all")
+    recall: Wanted = option(None, "find the highest confidence that reaches it")
+    save_points: bool = option(False, "keep what was found in the checkpoint, for predict and export")
     save_json: bool = option(False, "predictions.json and ground_truth.json in COCO's format, in pixels")
     save_txt: SaveTxt = False
     plugin: Plugins = ()
@@ -214,9 +234,11 @@ class PredictOptions(Options):
         Field(description="images, videos, folders, patterns, list files; a camera; a URL (rtsp, rtmp, udp, http)"),
     ]
     imgsz: TrainedSize = None
-    batch_size: Count = option(8, "images at once; scores of other sizes agree to rounding")
+    tile: ChosenTile = None
+    overlap: TileOverlap = 0.2
+    batch_size: Count = option(8, "images or windows at once; scores of other sizes agree to rounding")
     device: Device = ""
-    conf: Confidence = 0.25
+    conf: ChosenConfidence = "auto"
     iou: Overlap = 0.45
     max_det: MaxDetections = 300
     classes: Classes = ()
@@ -259,7 +281,7 @@ class ExportOptions(Options):
     half: bool = option(False, "fp16 weights and layers; inputs and outputs stay fp32")
     int8: bool = option(False, "int8 convolutions, ONNX only, calibrated on --data")
     nms: bool = option(False, "NMS in the file: boxes, scores, labels, counts come out")
-    conf: Confidence = option(0.25, "of --nms: lowest confidence")
+    conf: ChosenConfidence = option("auto", "of --nms: lowest confidence, as of predict")
     iou: Overlap = option(0.45, "of --nms: IoU above which a box is dropped")
     max_det: Count | None = option(
         None, "of --nms: most detections of an image (default: 300, or twice the objects of the most crowded of --data)"

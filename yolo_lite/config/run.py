@@ -11,7 +11,7 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.model import AnyModelConfig
 from yolo_lite.config.seams import Section
-from yolo_lite.config.types import Count, CountOrZero, ImageSize, Listed, Positive, Seed
+from yolo_lite.config.types import Count, CountOrZero, Fraction, ImageSize, Listed, Positive, Seed
 
 
 class SavePeriod(Section):
@@ -51,6 +51,8 @@ class RunSection(Section):
     name: str = "exp"
     exist_ok: bool = False
     save_period: Annotated[SavePeriod, BeforeValidator(parse_save_period)] = SavePeriod(number=1.0, unit="epochs")
+    precision: Fraction | None = None  # wanted of best.pt's operating points, see engine/operating_points.py
+    recall: Fraction | None = None
     figures: bool = True  # curves, images and the graph, in the folder and in TensorBoard
     first_epochs: Count | None = None  # as first planned, where --resume was given another --epochs
     # Absolute paths, for the record: a file that a checkpoint or a config.yaml names is never executed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Predicate
 from pydantic import AfterValidator, Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -41,6 +41,7 @@ def described(expected: str) -> WrapValidator:
     return WrapValidator(check)
 
 
+Tile = Annotated[ImageSize | Literal[0], described("0, or 32 to 8192 pixels")]
 # A list for each level, all of one length.
 Level = Annotated[Several[Positive], at_most(ANCHORS, "numbers")]
 Levels = Annotated[

@@ -9,10 +9,11 @@ import numpy as np
 
 from yolo_lite.config.errors import ConfigError, DataError
 from yolo_lite.config.hyp import AugmentSection
-from yolo_lite.data import augment, effects
+from yolo_lite.data import augment, effects, tiles
+from yolo_lite.data.balance import repeat_factors
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.instances import Instances, Sample, scale_matrix
-from yolo_lite.data.letterbox import Canvas, Letterbox, on_canvas
+from yolo_lite.data.letterbox import Canvas, Letterbox
 from yolo_lite.data.store import ImageStore
 from yolo_lite.data.unreadable import first_readable, reason_of
 from yolo_lite.ops.streams import NamedGenerators, Stream
@@ -27,21 +28,6 @@ class DatasetItem(NamedTuple):
     original_size: tuple[int, int]  # height, width
     letterbox: Letterbox
     unreadable: tuple[tuple[int, str], ...] = ()  # positions and reasons of images in whose place others are, or none
-
-
-def repeat_factors(index: DatasetIndex, threshold: float) -> np.ndarray:
-    """Weights ``[n]`` of images by their rarest class (repeat factors, Gupta et al., arXiv:1908.03195).
-
-    A class that occurs in a fraction f of the images weighs max(1, sqrt(threshold / f)), an image as much as its rarest
-    class. Backgrounds weigh as much as the other images do on average, so they keep their part of an epoch.
-    """
-    pairs = np.stack((index.owner, index.label))[:, ~index.crowd]
-    image, label = np.unique(pairs, axis=1)  # each class of an image once
-    frequency = np.bincount(label, minlength=len(index.names)) / len(index)
-    weight = np.zeros(len(index))
-    np.maximum.at(weight, image, np.maximum(1, np.sqrt(threshold / frequency[label])))
-    weight[weight == 0] = weight[weight > 0].mean()
-    return weight
 
 
 def objects_of(index: DatasetIndex, position: int, with_outlines: bool) -> Instances:
@@ -124,18 +110,19 @@ class TrainingSet:
     def _pasted(self, position: int, epoch: int, random: NamedGenerators) -> Sample:
         """One image, with objects of another pasted in with the chance ``copy_paste``."""
         if not self._mixes("copy_paste", epoch, random):
-            return self._load(position, self.loads_outlines)
+            return self._load(position, self.loads_outlines, random)
         [other] = self._partners(1, random["copy_paste"])
-        host, donor = self._load(position, with_outlines=True), self._load(other, with_outlines=True)
+        host, donor = (self._load(one, True, random) for one in (position, other))
         image, instances = augment.copy_paste(host, donor, random["copy_paste"])
         return Sample(image, instances if self.loads_outlines else replace(instances, outlines=None))
 
-    def _load(self, position: int, with_outlines: bool) -> Sample:
-        """One image, or the next that can be read, and its objects, in pixels of the resized image."""
+    def _load(self, position: int, with_outlines: bool, random: NamedGenerators) -> Sample:
+        """One image or a view of it, or the next that can be read, and its objects, in pixels of the resized image."""
         position, image = first_readable(self.store.__getitem__, position, len(self), self.unreadable)
         height, width = self.index.size[position]
         instances = objects_of(self.index, position, with_outlines)
-        return Sample(image, instances.warped(scale_matrix(image.shape[1] / width, image.shape[0] / height)))
+        sample = Sample(image, instances.warped(scale_matrix(image.shape[1] / width, image.shape[0] / height)))
+        return tiles.random_view(sample, self.hyp.tile, self.size, random["tile"]) if self.hyp.tile else sample
 
 
 @dataclass(eq=False)
@@ -148,20 +135,20 @@ class EvaluationSet:
     with_outlines: bool = False  # samples come with the outlines of their objects, as TrainingSet's
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.store.image)
 
-    def shape(self, position: int) -> tuple[int, int]:
+    def shape(self, number: int) -> tuple[int, int]:
         """Height and width of the network input for this image."""
-        return self.canvas(*self.store.size[position].tolist())
+        return self.canvas(*self.store.shape[number].tolist())
 
-    def __getitem__(self, position: int) -> DatasetItem:
+    def __getitem__(self, number: int) -> DatasetItem:
+        position = int(self.store.image[number])
         original = tuple(self.index.size[position].tolist())
         try:
-            pixels = self.store[position]
+            image, letterbox = self.store.on_canvas(number, self.canvas)
         except DataError as error:  # ``collate`` leaves it out
             none = Instances(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
             why = ((position, reason_of(error)),)
             return DatasetItem(np.zeros((0, 0, 3), np.uint8), none, position, original, Letterbox(1.0, 1.0, 0, 0), why)
-        image, letterbox = on_canvas(pixels, original, self.shape(position))
         instances = objects_of(self.index, position, self.with_outlines).warped(scale_matrix(*letterbox))
-        return DatasetItem(image, instances, position, original, letterbox)
+        return DatasetItem(image, instances, number, original, letterbox)

@@ -46,17 +46,20 @@ def doubts(index: DatasetIndex, files: SplitFiles) -> Iterator[Problem]:
     yield from _pixel_range(files.images, index.white)
 
 
-def training_sizes(index: DatasetIndex, longest: int) -> np.ndarray:
-    """The sizes ``[T, 2]`` of all objects but crowds in images whose longest side is scaled to ``longest``."""
-    sizes, which = np.unique(index.size, axis=0, return_inverse=True)
+def training_sizes(index: DatasetIndex, longest: int, tile: int = 0) -> np.ndarray:
+    """The sizes ``[T, 2]`` of all objects but crowds in images, or windows, whose longest side is ``longest``."""
+    seen = np.minimum(index.size, tile) if tile else index.size
+    sizes, which = np.unique(seen, axis=0, return_inverse=True)
     fitted = np.array([fitted_size(height, width, longest) for height, width in sizes.tolist()]).reshape(-1, 2)
     scale = (fitted / sizes)[which.reshape(-1)][index.owner, ::-1]
     return ((index.xyxy[:, 2:] - index.xyxy[:, :2]) * scale)[~index.crowd]
 
 
-def doubts_of_sizes(index: DatasetIndex, longest: int, anchors: np.ndarray | None, anchor_t: float) -> list[str]:
+def doubts_of_sizes(
+    index: DatasetIndex, longest: int, anchors: np.ndarray | None, anchor_t: float, tile: int = 0
+) -> list[str]:
     """Lines about objects that a model of these anchors ``[A, 2]`` cannot learn at ``longest`` pixels."""
-    sizes = training_sizes(index, longest)
+    sizes = training_sizes(index, longest, tile)
     lines = too_small(sizes, longest), "" if anchors is None else unmatched(sizes, longest, anchors, anchor_t)
     return [line for line in lines if line]
 
@@ -75,7 +78,7 @@ def too_small(sizes: np.ndarray, longest: int) -> str:
     if small <= LARGE_SHARE * len(shortest):
         return ""
     text = f"{small} of {len(shortest)} objects teach nothing: they are {MIN_SIDE:g} pixels or less wide or high"
-    return f"{text} at {longest} px; a larger --imgsz, or images that are cut into tiles, would keep them"
+    return f"{text} at {longest} px; a larger --imgsz, or windows (the key tile), would keep them"
 
 
 def unmatched(sizes: np.ndarray, longest: int, anchors: np.ndarray, anchor_t: float) -> str:

@@ -17,8 +17,8 @@ class Letterbox(NamedTuple):
 
     scale_x: float
     scale_y: float
-    left: int
-    top: int
+    left: float
+    top: float
 
 
 def fitted_size(height: int, width: int, longest: int) -> tuple[int, int]:

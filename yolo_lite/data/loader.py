@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from yolo_lite.data.balance import draw_order
 from yolo_lite.data.dataset import DatasetItem, EvaluationSet, TrainingSet
 from yolo_lite.data.hand_over import ForkedLoader, Loader, start_worker
 from yolo_lite.data.masks import learnt_masks
@@ -55,14 +56,6 @@ class EpochBatches(Sampler[Sequence[tuple[int, int]]]):
             for start in range(first * self.batch_size, self.num_images, self.batch_size):
                 yield self.share([(epoch, int(index)) for index in order[start : start + self.batch_size]])
             first = 0
-
-
-def draw_order(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw n images ``[n]`` in random order, each in proportion to its weight, rounded up or down."""
-    total = weights.cumsum()
-    # Systematic resampling: one random number shifts a comb of n teeth over the summed weights.
-    teeth = (np.arange(len(weights)) + rng.random()) * (total[-1] / len(weights))
-    return rng.permutation(np.searchsorted(total, teeth, side="right").clip(max=len(weights) - 1))
 
 
 def same_shape_batches(dataset: EvaluationSet, batch_size: int) -> list[list[int]]:

@@ -21,7 +21,7 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.data.images import read_image
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.index_cache import stamp_of
-from yolo_lite.data.letterbox import fitted_size, resize
+from yolo_lite.data.letterbox import Canvas, Letterbox, fitted_size, on_canvas, resize
 from yolo_lite.data.outlines import offsets_of
 from yolo_lite.data.shapes import cache_folder
 
@@ -59,7 +59,7 @@ def _number_in(path: str, word: str = "") -> int:
 
 
 class ImageStore:
-    """The images of an index, resized so that the longest side has ``longest`` pixels.
+    """The images of an index, resized so that the longest side has ``longest`` pixels; None: as large as they are.
 
     Args:
         cache: "off" decodes at every call; "ram" keeps every decoded image; "auto" does so when the whole set takes
@@ -71,10 +71,11 @@ class ImageStore:
         DataError: the disk has no room for the file, or it cannot be written.
     """
 
-    def __init__(self, index: DatasetIndex, longest: int, cache: str, shared: bool) -> None:
+    def __init__(self, index: DatasetIndex, longest: int | None, cache: str, shared: bool) -> None:
         self.index = index
-        fitted = [fitted_size(height, width, longest) for height, width in index.size.tolist()]
+        fitted = [fitted_size(height, width, longest or max(height, width)) for height, width in index.size.tolist()]
         self.size = np.array(fitted, dtype=np.int64)  # [n, 2] height and width
+        self.image, self.shape = np.arange(len(index)), self.size  # of what evaluation sees, by its number
         self.first = offsets_of(self.size.prod(axis=1) * index.channels)  # [n + 1] bytes
         self.num_bytes = int(self.first[-1])
         # Behind the pixels stands a mark for each image; what this process has found right is not checked again.
@@ -117,6 +118,11 @@ class ImageStore:
             return f"{size}: kept decoded in {self.file}, {there} there already{_others(self.file)}"
         kept = "kept decoded in memory, shared by all workers" if self.memory else "decoded anew at every use"
         return f"{size}, {free_memory() / 2**30:.1f} GiB free: {kept}"
+
+    def on_canvas(self, number: int, canvas: Canvas) -> tuple[np.ndarray, Letterbox]:
+        """What evaluation sees under a number as the network reads it, and where its image lies."""
+        height, width = self.index.size[number].tolist()
+        return on_canvas(self[number], (height, width), canvas(*self.shape[number].tolist()))
 
     def __getitem__(self, position: int) -> np.ndarray:
         """Pixels uint8 ``[h, w, channels]``; they must not be written to."""

@@ -25,8 +25,10 @@ from yolo_lite.deploy.exported import Exported, load_exported
 from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts, extra
 from yolo_lite.deploy.graph import INPUT, Decoded, Suppressed, as_tuple, detections_of
 from yolo_lite.engine.checkpoint import Trained, load_trained
+from yolo_lite.engine.checkpoint_fields import OperatingPoints
 from yolo_lite.engine.coco_ap import detection_limits
 from yolo_lite.engine.evaluate import rounded_up
+from yolo_lite.engine.operating_points import lowest_scores
 from yolo_lite.ops.masks import STRIDE, inside
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.structures import Detections
@@ -82,7 +84,9 @@ def export(trained: Trained, options: ExportOptions, path: Path, index: DatasetI
     """
     facts, form = _facts(trained, options), EXPORT_FORMATS[options.format]
     max_det = detection_limits(index, options.max_det).per_image
-    choice = DetectOptions(options.conf, options.iou, max_det) if options.nms else SURE
+    lowest = lowest_scores(options.conf, facts.points, facts.names)
+    chosen = DetectOptions(lowest.confidence, options.iou, max_det, by_class=lowest.by_class)
+    choice = chosen if options.nms else SURE
 
     def network(dtype: torch.dtype = torch.float32) -> nn.Module:
         decoded = Decoded(trained.model.for_inference(), dtype)
@@ -127,6 +131,8 @@ def _facts(trained: Trained, options: ExportOptions) -> Facts:
         task="segment" if trained.task.has_masks else "detect",
         yolo_lite=yolo_lite.__version__,
         source=content.get("source", ""),
+        tile=config.hyp.tile,
+        operating_points=OperatingPoints(**points) if (points := content.get("operating_points")) else None,
     )
 
 

@@ -160,4 +160,6 @@ def exported_subject(options: ValOptions) -> Subject:
         batch_size=8,
         has_masks=facts.task == "segment",
         source=facts.source,
+        tile=facts.tile,
+        points=facts.points,
     )

@@ -13,10 +13,10 @@ from yolo_lite.config.data import DatasetConfig
 from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.load import validate
 from yolo_lite.config.seams import expected_words
-from yolo_lite.config.types import Several
+from yolo_lite.config.types import Several, Tile
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.data.letterbox import canvas_size
-from yolo_lite.engine.checkpoint_fields import shown
+from yolo_lite.engine.checkpoint_fields import OperatingPoints, shown
 
 Pixels = Annotated[int, Field(ge=1, le=2**14)]  # of a side
 LONGEST = 1 << 20  # characters of a fact
@@ -38,9 +38,17 @@ class Facts(NamedTuple):
     yolo_lite: str = ""  # the version that wrote it
     source: str = ""  # where imported weights come from, and their licence
     white: Annotated[int, Field(ge=1, le=65535)] = 65535  # value of a white pixel in 16-bit images
+    tile: Tile = 0  # pixels of a window's side in training, 0 without
+    operating_points: OperatingPoints | None = None  # from which confidence on it is used
+
+    @property
+    def points(self) -> dict[str, Any] | None:
+        """The operating points as plain data."""
+        return None if self.operating_points is None else self.operating_points.model_dump(exclude_unset=True)
 
     def strings(self) -> dict[str, str]:
-        return {name: json.dumps(value, ensure_ascii=False) for name, value in self._asdict().items()}
+        plain = {**self._asdict(), "operating_points": self.points}
+        return {name: json.dumps(value, ensure_ascii=False) for name, value in plain.items()}
 
     def canvas(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the input for a resized image: validation's, or the one square that was exported."""

@@ -85,6 +85,7 @@ class Suppressed(nn.Module):
     def __init__(self, decoded: Decoded, options: DetectOptions, for_onnx: bool) -> None:
         super().__init__()
         self.decoded, self.options, self.num_classes = decoded, options, decoded.detector.config.nc
+        self.lowest = None if options.by_class is None else torch.tensor(options.by_class)
         self.keep = _OnnxKeep.apply if for_onnx else _keep
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -96,7 +97,8 @@ class Suppressed(nn.Module):
         score, candidate = scores.flatten(1).topk(options.num_candidates)  # [B, K]
         slot, label = candidate // self.num_classes, candidate % self.num_classes
         box = cxcywh_to_xyxy(predictions[..., :4].gather(1, slot[..., None].expand(-1, -1, 4)))
-        good = score * (score > options.confidence)
+        lowest = options.confidence if self.lowest is None else self.lowest[label]
+        good = score * (score > lowest)
         good = good * self.keep(box, good, label, options.iou, self.num_classes)
         best, order = good.topk(options.max_detections)
         found = (best > 0)[..., None]

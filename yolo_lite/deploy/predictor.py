@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,16 +15,21 @@ from torch import Tensor
 
 from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.data.decode import ANY_RANGE
-from yolo_lite.data.letterbox import Canvas, Letterbox, canvas_size, fitted_size, on_canvas, resize, to_original
+from yolo_lite.data.letterbox import Canvas, Letterbox, canvas_size, to_original
+from yolo_lite.data.tiles import view_on_canvas
 from yolo_lite.deploy.exported import is_exported, load_exported
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.sources import Frame, Skip, as_frame, find_media, read_frames
 from yolo_lite.engine.checkpoint import load_trained
+from yolo_lite.engine.coco_ap import DetectionTable
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import rounded_up
+from yolo_lite.engine.operating_points import Points, lowest_scores
 from yolo_lite.engine.tasks import Inference
+from yolo_lite.engine.tiles import of_image
 from yolo_lite.ops.masks import rle_on_image
 from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.ops.tiles import Tiles, views_of
 from yolo_lite.structures import Compute, Detections, as_floats
 
 # Images uint8 [B, 3, H, W] RGB -> for each the detections, boxes xyxy in pixels of the network's input.
@@ -32,12 +38,17 @@ BATCHES_WAITING = 2  # images that wait for others of their shape, in batches
 
 
 class _Waiting(NamedTuple):
-    """An image on its way to the network."""
+    """A view of an image on its way to the network."""
 
-    number: int
+    number: int  # of all views
     frame: Frame
+    view: np.ndarray  # [4] xyxy in pixels of the image
+    is_last: bool  # of its image
     canvas: np.ndarray  # uint8 [H, W, channels], what the network reads
     letterbox: Letterbox
+
+
+_Found = tuple[_Waiting, DetectionTable]
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ class Predictor:
     channels: int = 3  # of the images
     white: int = ANY_RANGE  # value of a white pixel in files of 16 bits
     source: str = ""  # where start weights come from, and their licence
+    tile: int = 0  # pixels of a window's side in training, 0 without
+    points: Points | None = None  # from which confidence on it is used
 
     def predict(self, images: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
         """Detect on an image; for a list of them, or a tensor ``[B, 3, H, W]``, a list comes back.
@@ -59,38 +72,52 @@ class Predictor:
             images: a path, a numpy array (uint8 ``[H, W, 3]`` **RGB**: turn round what ``cv2.imread`` gives; or grey
                 ``[H, W]``), a PIL image, a tensor (``[3, H, W]`` or ``[B, 3, H, W]`` RGB, uint8 or floats in 0..1), or
                 a list of these. Instead of 3 channels arrays and tensors may have those of the model.
-            choice: ``conf=0.25, iou=0.45, max_det=300, classes=None, agnostic_nms=False``, see ``options``.
+            choice: ``conf="auto", iou=0.45, max_det=300, classes=None, agnostic_nms=False``, see ``options``, and
+                ``tile=None, overlap=0.2``, see ``chosen``.
 
         Raises:
             UserError: an image cannot be read or is of another type or shape; an option is out of range.
         """
         several = isinstance(images, (list, tuple)) or (isinstance(images, Tensor) and images.ndim == 4)
         frames = (as_frame(image, self.channels, self.white) for image in (images if several else [images]))
-        found = list(self.run(frames, self.options(**choice), batch_size))
+        found = list(self.run(frames, *self.chosen(**choice), batch_size))
         return found if several else found[0]
 
     def stream(self, *sources: str, skip: Skip = None, batch_size: int = 8, **choice: Any) -> Iterator[Prediction]:
         """Detect on what ``--source`` takes, with little in memory; ``skip`` gets the errors of unreadable inputs."""
-        return self.run(
-            read_frames(find_media(sources), skip, self.channels, self.white), self.options(**choice), batch_size
-        )
+        frames = read_frames(find_media(sources), skip, self.channels, self.white)
+        return self.run(frames, *self.chosen(**choice), batch_size)
+
+    def chosen(self, tile: int | None = None, overlap: float = 0.2, **choice: Any) -> tuple[DetectOptions, Tiles]:
+        """``options``, and the windows of ``tile`` pixels of larger images; 0: none, None: as trained."""
+        if (tile and not 32 <= tile <= 8192) or not 0 <= overlap <= 0.9:
+            wanted = "expected 0, or 32 to 8192 pixels, and 0..0.9"
+            raise ConfigError(f"tile and overlap: {wanted}, found {tile} and {overlap}")
+        return self.options(**choice), Tiles(self.tile if tile is None else tile, overlap)
 
     def options(
         self,
-        conf: float = 0.25,
+        conf: float | str | Mapping[str, float] = "auto",
         iou: float = 0.45,
         max_det: int = 300,
         classes: Sequence[str] | None = None,
         agnostic_nms: bool = False,
     ) -> DetectOptions:
-        """How detections are chosen, as by the flags of ``yolo-lite predict``; ``classes`` are names or numbers."""
-        for name, value in (("conf", conf), ("iou", iou)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name}: expected 0..1, found {value}")
+        """How detections are chosen, as by the flags of ``yolo-lite predict``; ``classes`` are names or numbers.
+
+        ``conf`` is a number, ``"f1"``, ``"precision"`` or ``"recall"``: what validation found for them, ``"auto"``: f1
+        where that is known, else 0.25, or numbers by class, ``{"cat": 0.4}``.
+        """
+        if not 0 <= iou <= 1:
+            raise ConfigError(f"iou: expected 0..1, found {iou}")
         if max_det < 1:
             raise ConfigError(f"max_det: expected 1 or more, found {max_det}")
-        labels = None if classes is None else tuple(map(self._label, classes))
-        return DetectOptions(conf, iou, max_det, classes=labels, agnostic=agnostic_nms)
+        lowest = lowest_scores(conf, self.points, self.names)
+        by_class = lowest.by_class
+        if classes is not None:
+            wanted, every = {*map(self._label, classes)}, by_class or [lowest.confidence] * len(self.names)
+            by_class = tuple(one if label in wanted else 1.0 for label, one in enumerate(every))
+        return DetectOptions(lowest.confidence, iou, max_det, by_class=by_class, agnostic=agnostic_nms)
 
     def _label(self, word: str) -> int:
         if word in self.names:
@@ -99,36 +126,54 @@ class Predictor:
             return int(word)
         raise ConfigError(f"classes: unknown name {word!r}{nearest(word, self.names)}")
 
-    def run(self, frames: Iterable[Frame], options: DetectOptions, batch_size: int) -> Iterator[Prediction]:
-        """Detect on frames in batches of one shape; predictions come in the order of the frames."""
+    def run(
+        self, frames: Iterable[Frame], options: DetectOptions, tiles: Tiles, batch_size: int
+    ) -> Iterator[Prediction]:
+        """Detect on frames in batches of views of one shape; predictions come in the order of the frames."""
         if batch_size < 1:
             raise ConfigError(f"batch_size: expected 1 or more, found {batch_size}")
-        due, ready = 0, {}
-        waiting = (self._prepare(number, frame) for number, frame in enumerate(frames))
-        for batch in _same_shape_batches(waiting, batch_size):
+        due, ready, own = 0, dict[int, _Found](), list[_Found]()  # views, and those of the image that is due
+        for batch in _same_shape_batches(self._views(frames, tiles), batch_size):
             images = torch.from_numpy(np.stack([one.canvas for one in batch])).permute(0, 3, 1, 2)
             for one, found in zip(batch, self.detect(images, options), strict=True):
-                ready[one.number] = self._prediction(one, found)
+                ready[one.number] = one, _in_view(one, found)
             while due in ready:
-                yield ready.pop(due)
+                own.append(ready.pop(due))
                 due += 1
+                if own[-1][0].is_last:
+                    yield self._prediction(own, options)
+                    own = []
 
-    def _prepare(self, number: int, frame: Frame) -> _Waiting:
-        original = (frame.image.shape[0], frame.image.shape[1])
-        resized = resize(frame.image, *fitted_size(*original, self.size))
-        return _Waiting(number, frame, *on_canvas(resized, original, self.canvas(*resized.shape[:2])))
+    def _views(self, frames: Iterable[Frame], tiles: Tiles) -> Iterator[_Waiting]:
+        number = itertools.count()
+        for frame in frames:
+            views = views_of(frame.image.shape[0], frame.image.shape[1], tiles)
+            for row, view in enumerate(views, 1):
+                canvas, place = view_on_canvas(frame.image, view, self.size, self.canvas)
+                yield _Waiting(next(number), frame, view, row == len(views), canvas, place)
 
-    def _prediction(self, one: _Waiting, found: Detections) -> Prediction:
-        height, width = one.frame.image.shape[:2]
-        box = to_original(found.box.cpu().double().numpy(), one.letterbox).clip(0, (width, height, width, height))
-        score, label, rle = found.score.cpu().double().numpy(), found.label.cpu().numpy(), None
-        if found.mask is not None:
-            rle = tuple(rle_on_image(found.mask, torch.from_numpy(box), one.letterbox, height, width))
-        return Prediction(one.frame, box, score, label, self.names, rle)
+    def _prediction(self, own: list[_Found], options: DetectOptions) -> Prediction:
+        """What was found in all views of an image."""
+        views, tables = zip(*own, strict=True)
+        table, frame = DetectionTable.concat(tables), views[0].frame
+        view = np.stack([one.view for one in views])[table.image - views[0].number]
+        table = of_image(table, view, frame.image.shape[:2], options)
+        rle = None if table.mask is None else tuple(table.mask)
+        return Prediction(frame, table.xyxy, table.score, table.label, self.names, rle)
+
+
+def _in_view(one: _Waiting, found: Detections) -> DetectionTable:
+    """What was found in a view, inside of it and in pixels of the image; ``image`` is its number."""
+    box = to_original(found.box.cpu().double().numpy(), one.letterbox).clip(*np.tile(one.view.reshape(2, 2), 2))
+    score, label, rle = found.score.cpu().double().numpy(), found.label.cpu().numpy(), None
+    if found.mask is not None:
+        masks = rle_on_image(found.mask, torch.from_numpy(box), one.letterbox, *one.frame.image.shape[:2])
+        rle = np.array(masks, dtype=object)
+    return DetectionTable(np.full(len(box), one.number), box, score, label, rle)
 
 
 def _same_shape_batches(images: Iterable[_Waiting], batch_size: int) -> Iterator[list[_Waiting]]:
-    """Images whose canvases have one shape; none waits for more than two batches of others."""
+    """Views whose canvases have one shape; none waits for more than two batches of others."""
     groups: dict[tuple[int, ...], list[_Waiting]] = {}  # the one with the oldest image comes first
     for image in images:
         shape = image.canvas.shape
@@ -149,14 +194,16 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Pre
     if is_exported(weights):
         exported, compute = load_exported(weights, device, imgsz)
         facts, detect = exported.facts, functools.partial(_detect, exported, compute)
-        return Predictor(facts.names, facts.imgsz, facts.canvas, detect, facts.channels, facts.white, facts.source)
+        known = (facts.channels, facts.white, facts.source, facts.tile, facts.points)
+        return Predictor(facts.names, facts.imgsz, facts.canvas, detect, *known)
     _, model, config, content = load_trained(weights)
     compute = choose_compute(device, config.hyp.precision, config.hyp.channels_last)
     size = rounded_up(imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
     detect = functools.partial(_detect, move_model(model, compute).for_inference(), compute)
-    kind = (config.data.channels, config.data.white)
-    return Predictor(config.data.class_names, size, canvas, detect, *kind, content.get("source", ""))
+    own = (config.data.channels, config.data.white, content.get("source", ""), config.hyp.tile)
+    points = content.get("operating_points")
+    return Predictor(config.data.class_names, size, canvas, detect, *own, points)
 
 
 @torch.inference_mode()

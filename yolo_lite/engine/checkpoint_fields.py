@@ -24,7 +24,7 @@ from torch.nn.modules.module import (
 
 from yolo_lite.config.errors import CheckpointError
 from yolo_lite.config.seams import Section, expected_words
-from yolo_lite.config.types import NotNegative, Positive
+from yolo_lite.config.types import Fraction, NotNegative, Positive
 
 WholeNumber = Annotated[int, Field(ge=0, le=2**53)]
 Figure = Annotated[float, Field(allow_inf_nan=True)]  # mAP is NaN where nothing was to be found
@@ -62,6 +62,25 @@ class DataRecord(Fields):
     stated: dict[str, str] | None = None  # not of a run that an older yolo_lite began
 
 
+class OperatingPoint(Fields):
+    """Confidences that reach something, None where none does."""
+
+    all: Fraction | None
+    by_class: dict[str, Fraction | None]
+    wanted: Fraction = None  # type: ignore[assignment]  # of precision and recall
+
+
+class OperatingPoints(Fields):
+    """From which confidence on a detector is used, see engine/operating_points.py, and on what that was found."""
+
+    split: str
+    images: WholeNumber
+    objects: WholeNumber
+    f1: OperatingPoint
+    precision: OperatingPoint = None  # type: ignore[assignment]
+    recall: OperatingPoint = None  # type: ignore[assignment]
+
+
 class Averaged(Fields):
     """What every checkpoint holds, best.pt and imported weights too."""
 
@@ -74,6 +93,7 @@ class Averaged(Fields):
     metrics: dict[str, Figure] = Field(default_factory=dict)
     data: DataRecord = None  # type: ignore[assignment]  # missing in imported weights, never None
     source: str = ""
+    operating_points: OperatingPoints = None  # type: ignore[assignment]  # where they were looked for
     rows: list[dict[str, Figure]] = Field(default_factory=list)  # figures of each epoch
 
 

@@ -120,15 +120,17 @@ def score_detections(truth: COCO, table: DetectionTable, limit: int = COCO_LIMIT
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
     curves = _curves(truth, table, match(truth, results, kind), np.where(precision[0] < 0, np.nan, precision[0]).T)
-    best, confidence = _best_f1(curves)
+    best, confidence = ratios_at(curves)
     rows = np.stack((mean_of_known(ap, 0), ap[0], ap[5], *best), axis=1)  # [C, 5]
     by_class = [ClassScores(*row) for row in rows.tolist()]
     masks = None if table.mask is None or kind == "segm" else score_detections(truth, table, limit, "segm")
     return Scores(ClassScores(*mean_of_known(rows, 0).tolist()), by_class, confidence, curves, masks)
 
 
-def match(truth: COCO, detections: DetectionTable | COCO, kind: str = "bbox", any_class: bool = False) -> np.ndarray:
-    """Which object each detection ``[D]`` finds by COCO's greedy rule at IoU 0.5, as its row in the ground truth.
+def match(
+    truth: COCO, detections: DetectionTable | COCO, kind: str = "bbox", any_class: bool = False, iou: float = 0.5
+) -> np.ndarray:
+    """Which object each detection ``[D]`` finds by COCO's greedy rule at an IoU, as its row in the ground truth.
 
     From the best score down, each detection of an image takes the free object that it overlaps most. One that finds
     none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``. All are matched,
@@ -137,10 +139,9 @@ def match(truth: COCO, detections: DetectionTable | COCO, kind: str = "bbox", an
     results = load_results(truth, detections, kind) if isinstance(detections, DetectionTable) else detections
     found = np.full(len(results.anns), UNMATCHED)
     # At several thresholds a pair of the library's "matched" may stem from any of them: it is asked about one alone.
-    parameters = {"iouThrs": np.array([0.5]), "maxDets": [max(len(results.anns), 1)], "useCats": int(not any_class)}
+    parameters = {"iouThrs": np.array([iou]), "maxDets": [max(len(results.anns), 1)], "useCats": int(not any_class)}
     pairs = run_coco(truth, results, kind, **parameters, **ALL_SIZES).eval["matched"]
-    annotations = truth.dataset["annotations"]
-    rows = {one["id"]: IN_CROWD if one["iscrowd"] else row for row, one in enumerate(annotations)}
+    rows = {one["id"]: IN_CROWD if one["iscrowd"] else row for row, one in enumerate(truth.dataset["annotations"])}
     for detection, thing in (pair.split("_") for pair in pairs):
         found[int(detection) - 1] = rows[int(thing)]
     return found
@@ -176,9 +177,10 @@ def _curves(truth: COCO, table: DetectionTable, found: np.ndarray, interpolated:
     return Curves(CONFIDENCES, hits, above, np.array([objects[label] for label in labels]), interpolated)
 
 
-def _best_f1(curves: Curves) -> tuple[np.ndarray, float]:
-    """Precision and recall ``[2, C]`` at the confidence (in steps of 0.001) with the best mean F1 over classes."""
+def ratios_at(curves: Curves, row: int | None = None) -> tuple[np.ndarray, float]:
+    """Precision and recall ``[2, C]``, and the confidence, of a row of the curves, or of the best mean F1."""
     present = curves.objects > 0
-    best = int(mean_of_known(curves.f1[present], 0).argmax()) if present.any() else 0
-    chosen = np.stack((np.nan_to_num(curves.precision[:, best]), curves.recall[:, best]))
-    return np.where(present, chosen, np.nan), float(curves.confidence[best])
+    if row is None:
+        row = int(mean_of_known(curves.f1[present], 0).argmax()) if present.any() else 0
+    chosen = np.stack((np.nan_to_num(curves.precision[:, row]), curves.recall[:, row]))
+    return np.where(present, chosen, np.nan), float(curves.confidence[row])

@@ -11,13 +11,13 @@ import torch
 from faster_coco_eval import COCO
 from torch import Tensor
 
-from yolo_lite.data.dataset import EvaluationSet
 from yolo_lite.data.hand_over import Loader
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import Canvas, Letterbox, padded_size, to_original
 from yolo_lite.data.loader import evaluation_loader
 from yolo_lite.data.store import ImageStore
 from yolo_lite.data.unreadable import all_unreadable, without_images
+from yolo_lite.data.views import ViewStore, evaluation_set
 from yolo_lite.engine.coco_ap import (
     ClassScores,
     DetectionTable,
@@ -30,6 +30,7 @@ from yolo_lite.engine.coco_ap import (
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.stopwatch import Stopwatch
 from yolo_lite.engine.tasks import Inference
+from yolo_lite.engine.tiles import joined
 from yolo_lite.engine.unreadable import readable_batches
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.masks import rle_on_image
@@ -44,6 +45,7 @@ class Split(NamedTuple):
     loader: Loader
     truth: COCO
     limits: Limits = Limits()
+    views: ViewStore | None = None  # where the loader yields views of images
 
 
 class Evaluation(NamedTuple):
@@ -91,9 +93,9 @@ def prepare_split(
 ) -> Split:
     """Loader and ground truth of a split; of many processes each loads whole batches, in turn."""
     part, pin_memory = slice(processes.rank, None, processes.size), compute.device.type == "cuda"
-    dataset = EvaluationSet(store.index, store, canvas, with_outlines=store.index.outlines is not None)
-    loader = evaluation_loader(dataset, batch_size, workers, pin_memory, part)
-    return Split(store.index, loader, ground_truth(store.index), detection_limits(store.index))
+    loader = evaluation_loader(evaluation_set(store, canvas), batch_size, workers, pin_memory, part)
+    views = store if isinstance(store, ViewStore) else None
+    return Split(store.index, loader, ground_truth(store.index), detection_limits(store.index), views)
 
 
 @torch.inference_mode()
@@ -113,7 +115,7 @@ def evaluate(
     means of batches. Without a criterion there are no losses. ``check`` is called before each batch and may raise.
     """
     network, watch = model.for_inference(), Stopwatch(compute.device)
-    own: list[tuple[list[DetectionTable], Tensor, float]] = []  # of each batch, on the CPU
+    own: list[tuple[list[DetectionTable], Tensor, np.ndarray]] = []  # of each batch, on the CPU
     unreadable: dict[int, str] = {}
     if criterion is not None:
         criterion.eval()
@@ -133,14 +135,14 @@ def evaluate(
     # The batches of all processes, in the order that one process would have.
     rounds = itertools.zip_longest(*processes.gather_everywhere(own))
     tables, sums, counts = zip(*(batch for one_round in rounds for batch in one_round if batch), strict=True)
-    table = DetectionTable.concat(itertools.chain(*tables))
+    table = joined(itertools.chain(*tables), split.views, options)
     split, table = _readable_part(split, table, unreadable)
     scores = processes.from_first(lambda: score_detections(split.truth, table, split.limits.per_class))
     watch.lap("ap")
-    means = sum(sums, torch.zeros(())) / len(split.dataset)
+    means = sum(sums, torch.zeros(())) / sum(map(len, tables))
     by_name = {} if criterion is None else dict(zip(criterion.names, means.tolist(), strict=True))
-    unmatched = sum(counts) / max(split.dataset.num_objects, 1)
-    return Evaluation(split, scores, by_name, unmatched, table, watch.seconds, unreadable)
+    unmatched, targets = sum(counts).tolist()
+    return Evaluation(split, scores, by_name, unmatched / max(targets, 1), table, watch.seconds, unreadable)
 
 
 def _readable_part(split: Split, table: DetectionTable, unreadable: Mapping[int, str]) -> tuple[Split, DetectionTable]:
@@ -152,15 +154,16 @@ def _readable_part(split: Split, table: DetectionTable, unreadable: Mapping[int,
     return split._replace(dataset=index, truth=ground_truth(index)), table
 
 
-def _batch_losses(criterion: Criterion | None, raw: Any, batch: Batch, grid: Any) -> tuple[Tensor, float]:
-    """Losses of a batch, in the order of the names, times its images, on the CPU; how many objects no slot learns."""
+def _batch_losses(criterion: Criterion | None, raw: Any, batch: Batch, grid: Any) -> tuple[Tensor, np.ndarray]:
+    """Losses of a batch, in the order of the names, times its images, on the CPU; objects no slot learns, and all."""
     if criterion is None:
-        return torch.zeros(0), np.nan
+        return torch.zeros(0), np.array([np.nan, 0])
     num_images = len(batch.images)
     losses, matches = criterion.losses_of_batch(raw, batch.objects, grid, num_images)
     unmatched = torch.ones_like(batch.objects.label)
     unmatched[slice(None) if grid is None else matches.target] = 0  # without a grid the model assigns by itself
-    return (torch.stack([losses[name] for name in criterion.names]) * num_images).cpu(), int(unmatched.sum())
+    counts = np.array([int(unmatched.sum()), len(unmatched)])
+    return (torch.stack([losses[name] for name in criterion.names]) * num_images).cpu(), counts
 
 
 def _table_row(detections: Detections, index: DatasetIndex, batch: Batch, row: int) -> DetectionTable:

@@ -18,6 +18,7 @@ from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.loader import num_batches, training_loader
 from yolo_lite.data.store import CAN_FORK, ImageStore
+from yolo_lite.data.views import open_store
 from yolo_lite.engine.checkpoint import build_model, save_checkpoint
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
@@ -31,6 +32,7 @@ from yolo_lite.engine.start import start_from
 from yolo_lite.engine.state import Resume, State, initial_state
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.unreadable import WatchedBatches
+from yolo_lite.ops.tiles import Tiles
 from yolo_lite.structures import Batch, Compute
 
 
@@ -90,7 +92,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     plan = Plan(num_batches(len(train_index), options.batch_size), accumulated, options.epochs, options.first_epochs)
     setup = Setup(hyp, compute, plan, options.seed, processes, task.has_masks)
     batches = _batches(train_index, size, options, state, setup)  # workers start meanwhile
-    store = ImageStore(val_index, size, hyp.cache, shared=False)  # decoded images are read in this process
+    store = open_store(val_index, size, hyp.cache, False, Tiles(hyp.tile))  # decoded images are read in this process
     print(f"val:   {store.describe()}")
     canvas = functools.partial(canvas_size, stride=model.stride)
     val = prepare_split(store, canvas, options.batch_size, options.workers, compute, processes)
@@ -101,7 +103,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
     if processes.is_first:
         head = getattr(model, "head", None) if criterion.assigner.name == "anchor_ratio" else None
         anchors = None if head is None else head.anchor_sizes().reshape(-1, 2).cpu().numpy()
-        for line in doubts_of_sizes(train_index, size, anchors, hyp.anchor_t):
+        for line in doubts_of_sizes(train_index, size, anchors, hyp.anchor_t, hyp.tile):
             print(f"train: {line}")
     record = Record(folder, config, state.rows) if processes.is_first else None
     if record and options.figures:
@@ -115,7 +117,7 @@ def _batches(index: DatasetIndex, size: int, options: RunSection, state: State, 
     hyp = setup.hyp
     if hyp.augmentations and options.workers and not CAN_FORK:
         raise ConfigError("augmentations: a plugin reaches loading processes only on Linux: expected --workers 0 here")
-    store = ImageStore(index, size, hyp.cache, options.workers > 0)
+    store = ImageStore(index, None if hyp.tile else size, hyp.cache, options.workers > 0)
     print(f"train: {store.describe()}")
     mosaic_epochs = options.epochs - min(hyp.close_mosaic, options.epochs // 3)
     dataset = TrainingSet(index, store, size, hyp, options.seed, mosaic_epochs, setup.has_masks)

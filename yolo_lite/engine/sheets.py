@@ -16,6 +16,7 @@ from yolo_lite.data.letterbox import GREY
 from yolo_lite.engine.confusion import SHOWN_CONFIDENCE, Errors, find_errors
 from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.engine.masks import decoded
+from yolo_lite.engine.operating_points import Points
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 from yolo_lite.ops.boxes import cxcywh_to_xyxy
@@ -123,7 +124,7 @@ def _pixels(index: DatasetIndex, position: int) -> np.ndarray:
         return np.full((*index.size[position], index.channels), GREY, np.uint8)
 
 
-def figures(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray]]:
+def figures(evaluation: Evaluation, points: Points | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """The images of an evaluation, RGB, and the names of their files: photographs are JPEG, twenty times quicker."""
     index, scores = evaluation.split.dataset, evaluation.scores
     errors = find_errors(index, evaluation.split.truth, evaluation.detections)
@@ -133,7 +134,7 @@ def figures(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray]]:
     yield "val_predictions.jpg", prediction_sheet(index, errors, spread, only_errors=False)
     worst = np.argsort(-errors.by_image(len(index)), kind="stable")[:6]
     yield "worst_images.jpg", prediction_sheet(index, errors, worst, only_errors=True)
-    yield "curves.png", curves_image(scores.curves, index.names)
+    yield "curves.png", curves_image(scores.curves, index.names, points)
     yield "confusion_matrix.png", confusion_image(errors.matrix(len(index.names)), index.names, rule)
     yield "ap_by_class.png", ap_image(index.names, scores.curves.objects, np.array(scores.by_class)[:, :2])
     if masks := scores.mask:

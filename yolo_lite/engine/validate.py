@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from yolo_lite.config.data import DatasetConfig
-from yolo_lite.config.errors import ConfigError, DataError, nearest
+from yolo_lite.config.errors import CheckpointError, ConfigError, DataError, nearest
 from yolo_lite.config.find import find_yaml
 from yolo_lite.config.options import ValOptions
 from yolo_lite.config.shortage import memory_errors_explained
@@ -20,19 +20,21 @@ from yolo_lite.data.inputs import dataset_inputs
 from yolo_lite.data.letterbox import Canvas, canvas_size
 from yolo_lite.data.names import load_dataset
 from yolo_lite.data.outputs import Inputs
-from yolo_lite.data.store import ImageStore
 from yolo_lite.data.unreadable import check_index
-from yolo_lite.engine.checkpoint import load_trained
+from yolo_lite.data.views import open_store
+from yolo_lite.engine.checkpoint import FORMAT, load_checkpoint, load_trained, save_checkpoint
 from yolo_lite.engine.checkpoint_fields import load_fitting
 from yolo_lite.engine.coco_ap import detection_limits, ground_truth, score_detections
 from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute, libraries_left_uncollected, move_model
 from yolo_lite.engine.evaluate import Evaluation, evaluate, prepare_split, rounded_up
+from yolo_lite.engine.operating_points import Points
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.sheets import figures
 from yolo_lite.engine.tasks import Inference
 from yolo_lite.loss.criteria import Criterion
 from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.ops.tiles import Tiles
 from yolo_lite.report.drawing import write_image
 from yolo_lite.structures import Compute
 
@@ -50,6 +52,8 @@ class Subject(NamedTuple):
     batch_size: int
     has_masks: bool = False  # whether it finds masks, which are then compared with outlines
     source: str = ""  # where start weights come from, and their licence
+    tile: int = 0  # pixels of a window's side in training, 0 without
+    points: Points | None = None  # from which confidence on it is used
 
 
 class Validation(NamedTuple):
@@ -57,6 +61,7 @@ class Validation(NamedTuple):
 
     run: Callable[[], Evaluation]
     inputs: Inputs  # what it reads
+    points: Points | None = None  # that the model knows
 
     def __call__(self) -> Evaluation:
         return self.run()
@@ -74,12 +79,13 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> V
             raise ConfigError(f"--classes: expected names of classes, found {name!r}{nearest(name, index.names)}")
     if len(set(options.classes)) < len(options.classes):
         raise ConfigError(f"--classes: expected each name once, found {' '.join(options.classes)}")
-    store = ImageStore(index, subject.size, "off", options.workers > 0)
+    tiles = Tiles(subject.tile if options.tile is None else options.tile, options.overlap)
+    store = open_store(index, subject.size, "off", options.workers > 0, tiles)
     batch_size = options.batch_size or subject.batch_size
     limits = detection_limits(index, options.max_det, options.coco_rules)
     split = prepare_split(store, subject.canvas, batch_size, options.workers, subject.compute)._replace(limits=limits)
     choice = DetectOptions(options.conf, options.iou, limits.per_image)
-    print(f"{subject.compute}, {subject.size} px")
+    print(f"{subject.compute}, {subject.size} px{tiles}")
     if subject.source:
         print(f"weights: {subject.source}")
     if limits.remark:
@@ -90,7 +96,7 @@ def prepare_validation(options: ValOptions, subject: Subject | None = None) -> V
         with memory_errors_explained(batch_size, subject.size):
             return evaluate(subject.model, split, subject.criterion, subject.compute, choice)
 
-    return Validation(validation, dataset_inputs(*dataset, [index]))
+    return Validation(validation, dataset_inputs(*dataset, [index]), subject.points)
 
 
 def of_classes(evaluation: Evaluation, names: Sequence[str]) -> Evaluation:
@@ -104,15 +110,26 @@ def of_classes(evaluation: Evaluation, names: Sequence[str]) -> Evaluation:
     return evaluation._replace(split=split, scores=scores, detections=table)
 
 
-def write_results(folder: Path, evaluation: Evaluation, report: dict[str, Any], options: ValOptions) -> None:
+def write_results(
+    folder: Path, evaluation: Evaluation, report: dict[str, Any], options: ValOptions, points: Points | None = None
+) -> None:
     """metrics.json, images, and the detections in the forms that are asked for."""
     (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    for name, image_rgb in figures(evaluation):
+    for name, image_rgb in figures(evaluation, points):
         write_image(folder / name, image_rgb)
     if options.save_json:
         write_coco_json(folder, evaluation.detections, evaluation.split)
     if options.save_txt:
         write_yolo_txt(folder, evaluation.detections, evaluation.split)
+
+
+def save_points(weights: str, points: Points) -> None:
+    """Keep operating points in a checkpoint; CheckpointError where an older yolo_lite wrote it."""
+    content = load_checkpoint(weights)
+    if content["format"] != FORMAT:
+        raise CheckpointError(f"--save-points: {weights}: written by an older yolo_lite, which knew none")
+    save_checkpoint(Path(weights), {**content, "operating_points": points})
+    print(f"{weights}: keeps its operating points")
 
 
 def _checkpoint(options: ValOptions) -> Subject:
@@ -126,7 +143,8 @@ def _checkpoint(options: ValOptions) -> Subject:
     size = rounded_up(options.imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
     known = (config.data, config.data_file, size, canvas, config.train.batch_size)
-    return Subject(model, criterion, compute, *known, task.has_masks, content.get("source", ""))
+    own = (content.get("source", ""), config.hyp.tile, content.get("operating_points"))
+    return Subject(model, criterion, compute, *known, task.has_masks, *own)
 
 
 def _dataset(subject: Subject, options: ValOptions) -> tuple[DatasetConfig, str]:

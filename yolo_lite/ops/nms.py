@@ -22,7 +22,7 @@ class DetectOptions(NamedTuple):
     iou: float = 0.6  # a box that overlaps a better one of its class by more is dropped
     max_detections: int = 300  # for one image
     max_candidates: int | None = None  # best scores of one image that enter NMS; None: ``num_candidates``
-    classes: tuple[int, ...] | None = None  # labels that are looked for; None: all
+    by_class: tuple[float, ...] | None = None  # instead of confidence, for each class; 1: it is not looked for
     agnostic: bool = False  # a box is dropped for a better one of any class
 
     @property
@@ -41,18 +41,13 @@ def select_detections(
         boxes_of: boxes xyxy ``[K, 4]`` by row and label, ``[K]`` each, of ``score``: only the best are decoded.
         mask: ``[S, ...]``, what makes the mask of a row, which detections take along.
     """
-    if options.classes is not None:
-        score = score * _is_wanted(torch.arange(score.shape[1], device=score.device), options.classes)
-    candidate = (score > options.confidence).flatten().nonzero().squeeze(1)
+    lowest: float | Tensor = options.confidence if options.by_class is None else score.new_tensor(options.by_class)
+    candidate = (score > lowest).flatten().nonzero().squeeze(1)
     # A stable sort: equal scores keep the order of the slots, on every device.
     best, order = score.flatten()[candidate].sort(descending=True, stable=True)
     best, candidate = best[: options.num_candidates], candidate[order[: options.num_candidates]]
     row, label = candidate // score.shape[1], candidate % score.shape[1]
     return survivors(Detections(boxes_of(row, label), best, label, None if mask is None else mask[row]), options)
-
-
-def _is_wanted(label: Tensor, classes: tuple[int, ...]) -> Tensor:
-    return torch.isin(label, torch.tensor(classes, dtype=label.dtype, device=label.device))
 
 
 def survivors(candidates: Detections, options: DetectOptions) -> Detections:
@@ -61,8 +56,9 @@ def survivors(candidates: Detections, options: DetectOptions) -> Detections:
     NMS costs the square of its boxes, and a box is only ever dropped for a better one: where the best candidates
     alone give enough survivors, these are the first survivors of all candidates too.
     """
-    if options.classes is not None:
-        candidates = candidates.select(_is_wanted(candidates.label, options.classes))
+    if options.by_class is not None:
+        score, label = candidates.score, candidates.label
+        candidates = candidates.select(score > score.new_tensor(options.by_class)[label])
     candidates = candidates.select(slice(options.num_candidates))
     box, score, label = candidates[:3]
     group = torch.zeros_like(label) if options.agnostic else label

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from yolo_lite.report.figure import label_of, new_figure, pixels
 NAMED_CLASSES = 10  # with more of them every class is a thin grey line: no ten colours more can be told apart
 NUMBERED = 15  # classes: with more of them there is no room for numbers
 LARGEST = 40  # classes: of more, those with the most objects are shown
+POINT_LINES = {"f1": "--", "precision": ":", "recall": "-."}  # how operating points are drawn
 RECALLS = np.linspace(0, 1, 101)
 
 
@@ -40,8 +41,12 @@ class Curves(NamedTuple):
         return 2 * self.hits / np.maximum(self.above + self.objects[:, None], 1)
 
 
-def curves_image(curves: Curves, names: Sequence[str]) -> np.ndarray:
-    """Four panels at IoU 0.5, a line for each class that has objects and a thick one for their mean; RGB."""
+def curves_image(curves: Curves, names: Sequence[str], points: Mapping[str, Any] | None = None) -> np.ndarray:
+    """Four panels at IoU 0.5, a line for each class that has objects and a thick one for their mean; RGB.
+
+    Operating points (engine/operating_points.py) are lines where the confidence of all classes is, and in the panel of
+    what they reach dots where that of each class is.
+    """
     present = np.flatnonzero(curves.objects > 0).tolist()
     named = len(present) <= NAMED_CLASSES
     figure = new_figure(11, 9)
@@ -62,10 +67,27 @@ def curves_image(curves: Curves, names: Sequence[str]) -> np.ndarray:
         told = f"mAP50 {mean.mean():.3f}" if x_name == "recall" else f"best {mean[best]:.3f} from {x[best]:.3f} on"
         axes.set(title=f"{y_name} over {x_name}: {told}", xlabel=x_name, ylabel=y_name, xlim=(0, 1), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
+        if points and x_name == "confidence":
+            _mark_points(axes, points, y_name, {names[label]: values[label] for label in present} if named else {})
     # One legend for all four, below them: inside a panel it would hide lines.
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle("at IoU 0.5", fontsize=10)
     return pixels(figure)
+
+
+def _mark_points(axes: Any, points: Mapping[str, Any], panel: str, values: Mapping[str, np.ndarray]) -> None:
+    """The operating points in a panel over confidence; of each class ``[N]`` its own point of that panel."""
+    for kind, line in POINT_LINES.items():
+        if (point := points.get(kind)) and point["all"] is not None:
+            reached = f"{kind} {point['wanted']:g}" if "wanted" in point else "best F1"
+            axes.axvline(point["all"], color="0.35", linestyle=line, label=f"{reached} on {points['split']}")
+    point = points.get(panel.lower(), {})
+    if "wanted" in point:
+        axes.axhline(point["wanted"], color="0.35", linewidth=0.6)
+    for place, (name, own) in enumerate(values.items()):
+        if (confidence := point.get("by_class", {}).get(name)) is not None:
+            row = max(round(confidence * len(own)) - 1, 0)
+            axes.plot(confidence, own[row], "o", color=f"C{place}", markersize=6, markeredgecolor="black")
 
 
 def mean_of_known(values: np.ndarray, axis: int) -> np.ndarray:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-ClassRow = tuple[Any, ...]  # the columns of HEADER: a name, two counts, ratios in 0..1; those of masks may lack
+ClassRow = tuple[
+    Any, ...
+]  # the columns of HEADER: a name, two counts, ratios in 0..1 or texts; those of masks may lack
 HEADER = ("class", "images", "objects", "precision", "recall", "mAP50", "mAP50-95", "mask50", "mask50-95")
 
 
@@ -33,10 +35,18 @@ def shortened(name: str) -> str:
     return name if len(name) <= 24 else f"{name[:23]}…"
 
 
+def with_interval(ratio: float, half_width: float = math.nan) -> str:
+    """``"0.567 ±.02"``, ``"0.567"`` where nobody knows how far it is sure, or a dash where it is NaN itself."""
+    if math.isnan(ratio) or math.isnan(half_width):
+        return "-" if math.isnan(ratio) else f"{ratio:.3f}"
+    digits = 2 if half_width >= 0.0095 else 3
+    return f"{ratio:.3f} ±{f'{half_width:.{digits}f}'.removeprefix('0')}"
+
+
 def class_table(rows: Sequence[ClassRow]) -> str:
     """The rows below a header; a dash where a ratio is NaN."""
     table: list[Sequence[str]] = [HEADER[: len(rows[0])]]
     for name, images, objects, *ratios in rows:
-        cells = ("-" if math.isnan(ratio) else f"{ratio:.3f}" for ratio in ratios)
+        cells = (ratio if isinstance(ratio, str) else with_interval(ratio) for ratio in ratios)
         table.append((shortened(name), str(images), str(objects), *cells))
     return aligned_table(table)
