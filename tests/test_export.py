@@ -341,7 +341,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
         (("--format", "torchscript", "--int8"), "ONNX Runtime quantises ONNX only"),
         (("--format", "torch_export", "--nms", "--dynamic", "batch"), "expected --format onnx, found torch_export"),
         (("--format", "torchscript", "-o", "model.onnx"), "expected a name that ends with .torchscript"),
-        (("--conf", "1.5"), "--conf: expected 0..1, found 1.5"),
+        (("--conf", "1.5"), "--conf: expected 0..1, auto, f1"),
         (("--batch-size", "0"), "--batch-size: expected 1 or more, found 0"),
     ],
 )
