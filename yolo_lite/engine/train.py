@@ -61,8 +61,7 @@ def train(config: RunConfig, resume: Resume | None = None, processes: Processes 
     explained = memory_errors_explained(config.train.batch_size, config.train.imgsz, remark)
     with libraries_left_uncollected(), explained, deterministic(config.hyp.deterministic):
         run = prepare(config, resume, processes)
-        board = contextlib.closing(run.record.board) if run.record else contextlib.nullcontext()
-        with board, stop_requests(run.folder) as stop:
+        with run.record or contextlib.nullcontext(), stop_requests(run.folder) as stop:
             return _run_epochs(run, stop)
 
 
