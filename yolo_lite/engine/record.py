@@ -23,7 +23,7 @@ from yolo_lite.config.run import RunConfig
 from yolo_lite.engine import evaluation_report, sheets
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.evaluate import Evaluation
-from yolo_lite.engine.state import State
+from yolo_lite.engine.state import State, is_finished
 from yolo_lite.report.drawing import write_image
 from yolo_lite.report.loggers import LOGGERS, Logger
 from yolo_lite.report.results_csv import Row, results_image, results_rows, results_text
@@ -112,12 +112,14 @@ class Record(contextlib.AbstractContextManager["Record"]):
         if is_due and self.config.train.figures:
             self._figures(evaluation, number)
 
-    def finish(self, rows: Sequence[Row], evaluation: Evaluation) -> None:
+    def finish(self, state: State, evaluation: Evaluation) -> None:
         """The last epoch: images, metrics.json, the per-class table."""
-        number = int(rows[-1]["epoch"])
+        number = state.epoch
+        if number < self.config.train.epochs and is_finished(number, state.best_epoch, self.config):
+            print(f"stopped: no progress for {self.config.hyp.patience} epochs (key patience)")
         if self.config.train.figures:
             self._figures(evaluation, number)
-            self._image("figures/results", "results.png", results_image(rows), number)
+            self._image("figures/results", "results.png", results_image(state.rows), number)
         text = json.dumps(evaluation_report.report(evaluation), indent=2)
         write_text(self.folder / "metrics.json", text + "\n")
         print(f"last epoch:\n{evaluation_report.table(evaluation)}")

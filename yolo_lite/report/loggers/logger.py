@@ -1,4 +1,4 @@
-"""What a logger may do; a subclass writes the methods that it needs, the others do nothing."""
+"""What a logger may do: a subclass writes the methods that it needs, the others do nothing."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from yolo_lite.report.results_csv import Row
 
 
 class Logger:
-    """Takes the figures and images of a run. It is made with the parameters that ``loggers`` gives to its name."""
+    """Takes the figures and images of a run; made with the parameters that the key ``loggers`` gives to its name."""
 
     def start(self, folder: Path, values: Mapping[str, float | str], rows: Sequence[Row]) -> None:
-        """Begin, or go on after the epochs of ``rows``: a kill may have kept the last of them from the log, or more.
+        """Begin in a run folder, which holds config.yaml, or go on after the epochs of ``rows``.
 
-        Args:
-            folder: the run's, in which config.yaml lies.
-            values: the options and hyperparameters that change a result.
+        ``values`` are the options and hyperparameters. A killed run may have logged more than ``rows``, a crash less.
         """
 
     def row(self, row: Row) -> None:
-        """Take the figures of an epoch: its number ``epoch``, counted from 1, the columns of results.csv, clocks."""
+        """Take the figures of an epoch: ``epoch``, counted from 1, the columns of results.csv, and seconds."""
 
     def image(self, tag: str, image_rgb: np.ndarray, step: int) -> None:
         """Take an image uint8 ``[H, W, 3]`` of what there is after ``step`` epochs."""
