@@ -26,7 +26,7 @@ from yolo_lite.report.loggers import Logger
 
 
 class Diary(Logger):
-    def __init__(self, *, place: str, stop_at: int = 0):
+    def __init__(self, *, place: str = '', stop_at: int = 0):
         self.place, self.stop_at = Path(place), stop_at
 
     def write(self, *words):
@@ -108,7 +108,9 @@ def test_one_or_no_logger_need_no_list(tmp_path: Path):
         assert [choice.name for choice in load_hyp(tmp_path / "hyp.yaml", (), SEAMS).loggers] == names
 
 
-def test_a_package_that_is_missing_is_said_before_anything_is_written(tiny_data: Path, tmp_path: Path, monkeypatch, capsys):
+def test_a_package_that_is_missing_is_said_before_anything_is_written(
+    tiny_data: Path, tmp_path: Path, monkeypatch, capsys
+):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     assert train_main(words(tiny_data, tmp_path / "runs", "--set", "loggers=mlflow")) == 2
     assert capsys.readouterr().err == "error: loggers: mlflow needs mlflow: pip install mlflow\n"
@@ -155,7 +157,7 @@ def test_mlflow_holds_rows_parameters_and_images_and_goes_on_where_a_kill_stoppe
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
     (folder / "mlflow_run.txt").write_text("0" * 32)
-    with pytest.raises(OSError, match="MLflow: Run '0+' not found"):
+    with pytest.raises(OSError, match=r"MLflow: Run '0+' not found"):
         MLflow(uri=uri).start(folder, values, [row(1)])
     anew = MLflow(uri=uri)
     anew.start(folder, values, [])

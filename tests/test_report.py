@@ -21,9 +21,9 @@ from yolo_lite.report.drawing import (
     write_image,
 )
 from yolo_lite.report.evaluation import Curves
+from yolo_lite.report.loggers.tensorboard import TensorBoard
 from yolo_lite.report.results_csv import results_rows, results_text
 from yolo_lite.report.table import class_table
-from yolo_lite.report.loggers.tensorboard import TensorBoard
 
 NAMES = ["RBC", "WBC", "Platelets"]
 

@@ -63,6 +63,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Hyp, int], fl
             trained.append(f"{run.folder.parent.name}/{run.folder.name}")
             return Outcome(dict.fromkeys(METRICS, rows[-1][METRICS[0]]), 1.0, None)
 
+        monkeypatch.setattr(compare_module, "comparison_image", lambda panels: np.zeros((2, 2, 3), np.uint8))
         for module in (compare_module, search_module):
             monkeypatch.setattr(module, "finish", finish)
         return trained
@@ -168,7 +169,7 @@ def test_the_first_trial_is_the_default_where_the_space_holds_it(space: Path, tm
 
 def test_trials_end_early_by_the_median_of_those_before(space: Path, tmp_path: Path, scored):
     scored(hill)
-    assert main(words(space, tmp_path, "--trials", "30", "--seeds", "1")) == 0
+    assert main(words(space, tmp_path, "--trials", "24", "--seeds", "1")) == 0
     done, complete, pruned = trials(tmp_path), [], 0
     for trial in done:
         ends = [
@@ -186,9 +187,9 @@ def test_trials_end_early_by_the_median_of_those_before(space: Path, tmp_path: P
 
 def test_trials_learn_from_those_before(space: Path, tmp_path: Path, scored):
     scored(hill)
-    assert main(words(space, tmp_path, "--trials", "40", "--seeds", "1")) == 0
+    assert main(words(space, tmp_path, "--trials", "30", "--seeds", "1")) == 0
     away = [abs(np.log(trial.params["lr0"] / 0.004)) for trial in trials(tmp_path)]
-    assert np.median(away[20:]) < 0.6 * np.median(away[1:11])
+    assert np.median(away[18:]) < 0.6 * np.median(away[1:11])
 
 
 def test_keys_that_do_not_agree_fail_their_trial_alone(space: Path, tmp_path: Path, scored, capsys):
@@ -266,7 +267,7 @@ def test_a_search_that_trains_goes_on_in_the_middle_of_a_trial(tiny_data: Path, 
     monkeypatch.setattr(train_module, "say", stop_in_the_second_trial)
     assert main(command) == 130
     assert main(command) == 0
-    assert said[:6] == [1, 2, 1, 2, 1, 1]  # not the first epoch of the second trial again
+    assert said == [1, 2, 1, 2, 1]  # not the first epoch of the second trial again
     done = trials(tmp_path)
     assert [one.state for one in done] == ["complete", "complete", "pruned"]
     assert [len(one.values) for one in done] == [2, 2, 1]

@@ -156,9 +156,9 @@ def _train(run: Run, until: Rule) -> Outcome:
     if checkpoint.exists():
         check_resumable(content := load_checkpoint(checkpoint), checkpoint)
         resume = Resume(run.folder, with_rows(content, run.folder))
-    epochs = [resume.checkpoint[name] for name in ("epoch", "best_epoch")] if resume else []
-    if resume and (is_finished(*epochs, run.config) or until(resume.checkpoint["rows"])):
-        metrics, seconds = resume.checkpoint["metrics"], None
+    done = resume.checkpoint if resume else {}
+    if done and (is_finished(done["epoch"], done["best_epoch"], run.config) or until(done["rows"])):
+        metrics, seconds = done["metrics"], None
     else:
         with open(run.folder / "log.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
             try:

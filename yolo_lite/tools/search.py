@@ -24,6 +24,7 @@ from yolo_lite.tools.compare import MASK_METRICS, METRICS, Run, check_same_run, 
 try:
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.trial import TrialState, create_trial
 except ModuleNotFoundError:
     raise ConfigError("yolo-lite search needs Optuna: pip install optuna") from None
 
@@ -45,23 +46,22 @@ class Search(NamedTuple):
 
     space: Space
     make_run: Callable[[str, Sequence[str], int], Run]  # from a name, key=value texts and a seed
-    default: Run
+    default: Run  # whose seed every trial has, and Optuna
     folder: Path
-
-    @property
-    def seed(self) -> int:
-        """Of every trial, and of Optuna."""
-        return self.default.seed
 
     def changes(self, params: Mapping[str, Any]) -> list[str]:
         """What parameters change in the default, as ``key=value``."""
-        plain, texts = self.default.config.plain()["hyp"], []
+        plain, texts = plain_hyp(self.default), []
         for key, value in params.items():
             if isinstance(one := self.space[key], FloatDistribution):
                 value = min(max(float(f"{value:.{DIGITS}g}"), one.low), one.high)
             if value not in (plain[key], _text(plain[key])):
                 texts.append(f"{key}={_text(value)}")
         return texts
+
+
+def plain_hyp(run: Run) -> dict[str, Any]:
+    return run.config.hyp.model_dump(mode="json")
 
 
 def read_space(path: str) -> Space:
@@ -112,7 +112,7 @@ def search(plan: Search, num_trials: int) -> list[Trial]:
         changes = plan.changes(params)
         print(f"trial {number}: {' '.join(changes) or 'the default'}: ", end="", flush=True)
         try:
-            run = plan.make_run(trial_name(number), changes, plan.seed)
+            run = plan.make_run(f"trial{number:03}", changes, plan.default.seed)
         except ConfigError as error:  # keys that do not agree with each other
             trial = Trial(params, [], str(error))
         else:
@@ -125,37 +125,31 @@ def search(plan: Search, num_trials: int) -> list[Trial]:
     return done
 
 
-def trial_name(number: int) -> str:
-    return f"trial{number:03}"
-
-
 def ask(plan: Search, done: Sequence[Trial]) -> optuna.Trial:
     """The trial after those that are done; the first is the default where the space holds it."""
-    config = plan.default.config
-    seed = int(np.random.SeedSequence([plan.seed, len(done)]).generate_state(1)[0])
+    seed = int(np.random.SeedSequence([plan.default.seed, len(done)]).generate_state(1)[0])
     sampler = optuna.samplers.TPESampler(seed=seed)
-    pruner = optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=config.train.epochs // 4)
+    pruner = optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=plan.default.config.train.epochs // 4)
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
     for params, values, state in done:  # what has failed is as bad as what is pruned before its first epoch
-        fate, value = ("COMPLETE", values[-1]) if state == "complete" else ("PRUNED", None)
-        told = {"params": params, "distributions": plan.space, "intermediate_values": dict(enumerate(values))}
-        study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState[fate], value=value, **told))
-    if not done:
-        plain = config.plain()["hyp"]
-        default = {key: plain[key] if _is_number(one) else _text(plain[key]) for key, one in plan.space.items()}
-        if all(_holds(one, default[key]) for key, one in plan.space.items()):
-            study.enqueue_trial(default)
+        ended: dict[str, Any] = {"state": TrialState.PRUNED}
+        if state == "complete":
+            ended = {"state": TrialState.COMPLETE, "value": values[-1]}
+        steps = dict(enumerate(values))
+        study.add_trial(create_trial(params=params, distributions=plan.space, intermediate_values=steps, **ended))
+    plain = plain_hyp(plan.default)
+    default = {key: _held(one, plain[key]) for key, one in plan.space.items()}
+    if not done and None not in default.values():
+        study.enqueue_trial(default)
     return study.ask(plan.space)
 
 
-def _is_number(one: BaseDistribution) -> bool:
-    return not isinstance(one, CategoricalDistribution)
-
-
-def _holds(one: Any, value: Any) -> bool:
-    if not _is_number(one):
-        return value in one.choices
-    return one.low <= value <= one.high and (not one.step or round((value - one.low) / one.step, 6) % 1 == 0)
+def _held(one: Any, value: Any) -> Any:
+    """A value as a distribution has it, None where it does not."""
+    if isinstance(one, CategoricalDistribution):
+        return _text(value) if _text(value) in one.choices else None
+    is_on_grid = not one.step or round((value - one.low) / one.step, 6) % 1 == 0
+    return value if one.low <= value <= one.high and is_on_grid else None
 
 
 def _carried_out(run: Run, asked: optuna.Trial) -> Trial:
@@ -187,13 +181,14 @@ def confirm(plan: Search, done: Sequence[Trial], num_seeds: int) -> str:
     print(f"best: trial {best}, mAP50-95 {value:.4f}: {' '.join(changes) or 'the default'}", flush=True)
     if not changes:
         return f"no trial of {len(done)} came above the default: nothing is gained"
-    seeds, variants = range(plan.seed + 1, plan.seed + 1 + num_seeds), {"default": [], trial_name(best): changes}
+    seeds = range(plan.default.seed + 1, plan.default.seed + 1 + num_seeds)
+    variants = {"default": [], f"trial{best:03}": changes}
     runs = [plan.make_run(name, texts, seed) for seed in seeds for name, texts in variants.items()]
     table = compare(runs, plan.folder)
     content = json.loads(read_text(plan.folder / "comparison.json"))
-    told = f"on the fresh seeds {seeds[0]} to {seeds[-1]} trial {best} "
-    told += verdict(*content.get("mask_variants", content["variants"]), len(done))
-    hyp = yaml.safe_dump(runs[1].config.plain()["hyp"], sort_keys=False, allow_unicode=True)
+    default, found = content.get("mask_variants", content["variants"])
+    told = f"on the fresh seeds {seeds[0]} to {seeds[-1]} trial {best} {verdict(default, found, len(done))}"
+    hyp = yaml.safe_dump(plain_hyp(runs[1]), sort_keys=False, allow_unicode=True)
     write_text(plan.folder / "winner.yaml", "".join(f"# {line}\n" for line in told.splitlines()) + hyp)
     return f"{table}\n\n{told}"
 
@@ -210,7 +205,9 @@ def verdict(default: Mapping[str, Any], found: Mapping[str, Any], num_trials: in
     if half_width is not None:
         told += f", {gain:+.4f} ± {half_width:.4f} (95 %)"
     if spread:
-        told += f"\nnoise: runs of the default vary by {spread:.4f} (standard deviation) from seed to seed; the best of "
+        told += (
+            f"\nnoise: runs of the default vary by {spread:.4f} (standard deviation) from seed to seed; the best of "
+        )
         told += f"{num_trials} that are no better would be expected {expected_luck(num_trials) * spread:.4f} above it"
     return told
 
