@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import sys
 from collections.abc import Callable
@@ -34,14 +35,15 @@ EPOCHS = 8
 
 
 @pytest.fixture
-def space(tmp_path: Path) -> Path:
+def space(tiny_data: Path, tmp_path: Path) -> Path:
+    shutil.copy(tiny_data, tmp_path)
     (tmp_path / "space.yaml").write_text(SPACE)
     return tmp_path / "space.yaml"
 
 
 def words(space: Path, project: Path, *more: str) -> list[str]:
     files = ["--cfg", str(REPOSITORY / "cfg/yolo_n.yaml"), "--hyp", str(REPOSITORY / "cfg/hyp.yaml")]
-    files += ["--data", str(REPOSITORY / "data/shapes.yaml"), "--space", str(space), "--project", str(project)]
+    files += ["--data", str(space.with_name("tiny.yaml")), "--space", str(space), "--project", str(project)]
     return ["search", *files, "--epochs", str(EPOCHS), "--workers", "0", "--device", "cpu", *more]
 
 
@@ -99,10 +101,14 @@ def test_a_space_holds_ranges_and_choices_of_keys(space: Path):
         ("mosaic: {low: 0, high: 2}", "space.yaml:1: mosaic: expected 1 or less, found 2"),
         ("close_mosaic: {low: 0.5, high: 2}", "space.yaml:1: close_mosaic: expected a whole number, found 0.5"),
         ("box_loss: [ciou, siuo]", "space.yaml:1: box_loss: unknown name 'siuo' (nearest: 'siou')"),
-        ("lr0: {low: 0.1, hihg: 1}", "space.yaml:1: lr0: expected {low: A, high: B}, with log: true or step: S"),
+        (
+            "lr0: {low: 0.1, hihg: 1}",
+            "space.yaml:1: lr0: expected {low: A, high: B}, of numbers, with log: true or step: S",
+        ),
         ("lr0: 0.1", "space.yaml:1: lr0: expected {low: A, high: B}"),
         ("lr0: [0.1]", "a list of two or more choices, found [0.1]"),
         ("lr0: {low: 0.2, high: 0.1}", "space.yaml:1: lr0: "),
+        ("cos_lr: {low: false, high: true}", "space.yaml:1: cos_lr: expected {low: A, high: B}, of numbers"),
         ("box: {low: 0, high: 0.1, log: true}", "space.yaml:1: box: "),
     ],
 )

@@ -72,17 +72,18 @@ def read_space(path: str) -> Space:
 
 def _distribution(document: Document, key: str, given: Any) -> BaseDistribution:
     place = f"{document.source}:{document.lines.get((key,), 1)}: {key}"
+    field = Hyp.model_fields.get(key)
+    kind = {int: IntDistribution, float: FloatDistribution}.get(type(field.default)) if field else FloatDistribution
     is_range = isinstance(given, dict) and {"low", "high"} <= given.keys() <= {"low", "high", "log", "step"}
-    if not is_range and not (isinstance(given, list) and len(given) > 1):
-        expected = "{low: A, high: B}, with log: true or step: S where wanted, or a list of two or more choices"
+    if not (is_range and kind) and not (isinstance(given, list) and len(given) > 1):
+        expected = "{low: A, high: B}, of numbers, with log: true or step: S, or a list of two or more choices"
         raise ConfigError(f"{place}: expected {expected}, found {given!r}")
     for value in (given["low"], given["high"]) if is_range else given:
         validate(Hyp, document._replace(data={key: value}), SEAMS)
-    if not is_range:
+    if not kind or not is_range:
         return CategoricalDistribution([_text(value) for value in given])
-    is_whole = isinstance(Hyp.model_fields[key].default, int)
     try:
-        return IntDistribution(**given) if is_whole else FloatDistribution(**given)
+        return kind(**given)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{place}: {error}") from None
 
@@ -107,8 +108,8 @@ def search(plan: Search, num_trials: int) -> list[Trial]:
         raise ConfigError(f"{path}: holds a search of {content['space']}, expected {space}; choose another --name")
     done = [Trial(*trial) for trial in content["trials"]]
     for number in range(max(num_trials, len(done))):
-        asked = ask(plan, done[:number])
-        params = done[number].params if number < len(done) else asked.params
+        asked = ask(plan, done) if number == len(done) else None
+        params = asked.params if asked else done[number].params
         changes = plan.changes(params)
         print(f"trial {number}: {' '.join(changes) or 'the default'}: ", end="", flush=True)
         try:
@@ -117,11 +118,12 @@ def search(plan: Search, num_trials: int) -> list[Trial]:
             trial = Trial(params, [], str(error))
         else:
             check_same_run(run)
-            trial = done[number] if number < len(done) else _carried_out(run, asked)
+            trial = _carried_out(run, asked) if asked else done[number]
         ended = {"complete": "", "pruned": f" after epoch {len(trial.values)}, below the median"}
         print(f"{trial.values[-1]:.4f}{ended[trial.state]}" if trial.state in ended else trial.state, flush=True)
-        done[number:] = [trial, *done[number + 1 :]]
-        write_text(path, json.dumps({"space": space, "trials": done}) + "\n")
+        if asked:
+            done.append(trial)
+            write_text(path, json.dumps({"space": space, "trials": done}) + "\n")
     return done
 
 
@@ -165,10 +167,10 @@ def _carried_out(run: Run, asked: optuna.Trial) -> Trial:
                 break
         return bool(pruned)
 
-    state = finish(run, is_pruned).problem or "complete"
-    if state == "complete" and is_pruned(results_rows(read_text(run.folder / "results.csv"))):  # of earlier epochs too
-        state = "pruned"
-    return Trial(asked.params, values, state if np.isfinite(values).all() else "mAP50-95 is not a number")
+    if problem := finish(run, is_pruned).problem:
+        return Trial(asked.params, [], problem)
+    state = "pruned" if is_pruned(results_rows(read_text(run.folder / "results.csv"))) else "complete"
+    return Trial(asked.params, values, state) if np.isfinite(values).all() else Trial(asked.params, [], "mAP is NaN")
 
 
 def confirm(plan: Search, done: Sequence[Trial], num_seeds: int) -> str:
@@ -205,10 +207,8 @@ def verdict(default: Mapping[str, Any], found: Mapping[str, Any], num_trials: in
     if half_width is not None:
         told += f", {gain:+.4f} ± {half_width:.4f} (95 %)"
     if spread:
-        told += (
-            f"\nnoise: runs of the default vary by {spread:.4f} (standard deviation) from seed to seed; the best of "
-        )
-        told += f"{num_trials} that are no better would be expected {expected_luck(num_trials) * spread:.4f} above it"
+        luck = f"of {num_trials} trials no better than it the best is expected {expected_luck(num_trials) * spread:.4f}"
+        told += f"\nnoise: the default varies by {spread:.4f} (standard deviation) from seed to seed; {luck} above it"
     return told
 
 
