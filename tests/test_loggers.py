@@ -147,7 +147,7 @@ def test_mlflow_holds_rows_parameters_and_images_and_goes_on_where_a_kill_stoppe
 
     client = mlflow.MlflowClient(tracking_uri=uri)
     (run,) = client.search_runs([client.get_experiment_by_name("yolo_lite").experiment_id])
-    assert (run.info.run_name, run.info.status) == ("exp", "FINISHED")
+    assert (run.info.run_name, run.info.status) == (f"{tmp_path.name}/exp", "FINISHED")
     assert run.data.params == {key: str(value) for key, value in values.items()}
     for key in row(1):
         points = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]

@@ -65,7 +65,8 @@ class MLflow(Logger):
 
         known = self._client.get_experiment_by_name(self._experiment)
         experiment = known.experiment_id if known else self._client.create_experiment(self._experiment)
-        run = self._client.create_run(experiment, run_name=folder.name).info.run_id
+        name = "/".join(folder.parts[-2:])  # trial003/seed0
+        run = self._client.create_run(experiment, run_name=name).info.run_id
         params = [Param(key, str(value)) for key, value in values.items()]
         for first in range(0, len(params), MOST_PARAMETERS):
             self._client.log_batch(run, params=params[first : first + MOST_PARAMETERS])
