@@ -67,6 +67,8 @@ def plain_hyp(run: Run) -> dict[str, Any]:
 def read_space(path: str) -> Space:
     """The distributions of a space.yaml; ConfigError for what hyp.yaml may not have."""
     document = read_yaml(path)
+    if not document.data:
+        raise ConfigError(f"{path}: expected keys of hyp.yaml, found none")
     return {key: _distribution(document, key, given) for key, given in document.data.items()}
 
 
@@ -75,7 +77,10 @@ def _distribution(document: Document, key: str, given: Any) -> BaseDistribution:
     field = Hyp.model_fields.get(key)
     kind = {int: IntDistribution, float: FloatDistribution}.get(type(field.default)) if field else FloatDistribution
     is_range = isinstance(given, dict) and {"low", "high"} <= given.keys() <= {"low", "high", "log", "step"}
-    if not (is_range and kind) and not (isinstance(given, list) and len(given) > 1):
+    if is_range:
+        steps = int if kind is IntDistribution else (int, float)
+        is_range = bool(kind and isinstance(given.get("log", False), bool) and isinstance(given.get("step", 1), steps))
+    if not is_range and not (isinstance(given, list) and len(given) > 1):
         expected = "{low: A, high: B}, of numbers, with log: true or step: S, or a list of two or more choices"
         raise ConfigError(f"{place}: expected {expected}, found {given!r}")
     for value in (given["low"], given["high"]) if is_range else given:
