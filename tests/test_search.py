@@ -194,6 +194,7 @@ def test_trials_end_early_by_the_median_of_those_before(space: Path, tmp_path: P
     assert 5 <= pruned <= 20
 
 
+@pytest.mark.slow
 def test_trials_learn_from_those_before(space: Path, tmp_path: Path, scored):
     scored(hill)
     assert main(words(space, tmp_path, "--trials", "30", "--seeds", "1")) == 0
