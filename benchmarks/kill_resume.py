@@ -27,7 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tqdm import tqdm
 
 from yolo_lite.engine.checkpoint import load_checkpoint
-from yolo_lite.report.tensorboard import EVENTS
+from yolo_lite.report.loggers.tensorboard import EVENTS
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 

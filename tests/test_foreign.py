@@ -124,7 +124,7 @@ def test_flags_of_yolov5_under_other_names():
     ("command", "words", "expected"),
     [
         ("train", "--image-weights", "--image-weights: images of rare classes are drawn more often by key balance"),
-        ("train", "--evolve", "--evolve: there is no evolution: yolo-lite compare --vary"),
+        ("train", "--evolve", "--evolve: yolo-lite search finds keys of hyp.yaml"),
         ("train", "--adam", "--adam: --optimizer AdamW"),
         ("train", "--nosave", "last.pt less often with --save-period N"),
         ("train", "--device 0,1", "--device 0,1: for 2 GPUs: torchrun --nproc_per_node=2 train.py"),

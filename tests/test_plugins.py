@@ -40,6 +40,7 @@ from yolo_lite.model.builder import build_layers
 from yolo_lite.model.detector import Detector
 from yolo_lite.model.heads import HEADS
 from yolo_lite.plugins import loaded
+from yolo_lite.report.loggers import LOGGERS
 
 # The same figures as giou and as anchor_ratio, but by names of their own: runs with them can be compared to the bit.
 TWINS = """\
@@ -539,7 +540,7 @@ def test_all_dicts_that_hyp_or_rows_name_can_be_added_to():
     assert {name: seam.entries for name, seam in SEAMS.items()} == {
         **{"BLOCKS": BLOCKS, "ACTIVATIONS": ACTIVATIONS, "HEADS": HEADS, "BACKBONES": BACKBONES, "TASKS": TASKS},
         **{"ASSIGNERS": ASSIGNERS, "CRITERIA": CRITERIA, "FORMATS": FORMATS, "AUGMENTATIONS": AUGMENTATIONS},
-        **{"BOX_LOSSES": BOX_LOSSES, "CLS_LOSSES": CLS_LOSSES, "MASK_LOSSES": MASK_LOSSES},
+        **{"BOX_LOSSES": BOX_LOSSES, "CLS_LOSSES": CLS_LOSSES, "MASK_LOSSES": MASK_LOSSES, "LOGGERS": LOGGERS},
     }
 
 

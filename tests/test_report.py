@@ -21,9 +21,9 @@ from yolo_lite.report.drawing import (
     write_image,
 )
 from yolo_lite.report.evaluation import Curves
+from yolo_lite.report.loggers.tensorboard import TensorBoard
 from yolo_lite.report.results_csv import results_rows, results_text
 from yolo_lite.report.table import class_table
-from yolo_lite.report.tensorboard import TensorBoard
 
 NAMES = ["RBC", "WBC", "Platelets"]
 
@@ -236,31 +236,37 @@ def test_a_text_that_is_no_results_table_is_refused(text):
         results_rows(text)
 
 
+def started(folder, rows=()):
+    (folder / "config.yaml").write_text("lr0: 0.01")
+    board = TensorBoard()
+    board.start(folder, {}, rows)
+    return board
+
+
 def test_tensorboard_reads_back_what_was_logged(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    board = TensorBoard(tmp_path)
+    board = started(tmp_path)
     for step in range(3):
-        board.scalars({"loss/box": 0.5 / (step + 1), "mAP50": float(step)}, step)
+        board.row({"epoch": step, "loss/box": 0.5 / (step + 1), "mAP50": float(step)})
     board.image("labels", grey_picture(), 2)
-    board.text("config", "**lr0** 0.01")
-    board.close()
+    board.end(finished=True)
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in events.Scalars("mAP50")] == [(0, 0.0), (1, 1.0), (2, 2.0)]
     assert [e.value for e in events.Scalars("loss/box")] == pytest.approx([0.5, 0.25, 0.5 / 3])
     encoded = np.frombuffer(events.Images("labels")[0].encoded_image_string, np.uint8)
     assert np.abs(cv2.imdecode(encoded, cv2.IMREAD_COLOR) - grey_picture().astype(int)).max() <= 1  # a JPEG
-    assert events.Tensors("config/text_summary")[0].tensor_proto.string_val == [b"**lr0** 0.01"]
+    assert events.Tensors("config/text_summary")[0].tensor_proto.string_val == [b"```yaml\nlr0: 0.01\n```"]
 
 
 def test_tensorboard_has_the_counts_of_pr_curves_missed_objects_too(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
-    board, confidence = TensorBoard(tmp_path), np.linspace(0.001, 1, 1000)
+    board, confidence = started(tmp_path), np.linspace(0.001, 1, 1000)
     above = np.array([np.where(confidence <= 0.5, 6, 0)])  # six detections at .5, four of them right, of five objects
     board.pr_curves({"cat": 0}, Curves(confidence, above * 4 // 6, above, np.array([5]), np.ones((1, 101))), 3)
-    board.close()
+    board.end(finished=False)
     (event,) = EventAccumulator(str(tmp_path)).Reload().Tensors("pr/cat")
     table = make_ndarray(event.tensor_proto)  # tp fp tn fn precision recall, by 128 thresholds
     assert event.step == 3 and table.shape == (6, 128)
@@ -279,12 +285,12 @@ def test_thin_boxes_have_the_colours_of_their_classes_or_are_white():
 def test_purging_hides_the_steps_that_a_resumed_run_repeats(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for purge_step, steps in ((None, range(4)), (2, range(2, 5))):
-        board = TensorBoard(tmp_path, purge_step)
+    for done, steps in ((0, range(1, 5)), (2, range(3, 6))):
+        board = started(tmp_path, [{"epoch": step, "loss": 0.0} for step in range(1, done + 1)])
         for step in steps:
-            board.scalars({"loss": 0.0}, step)
-        board.close()
-    assert [e.step for e in EventAccumulator(str(tmp_path)).Reload().Scalars("loss")] == [0, 1, 2, 3, 4]
+            board.row({"epoch": step, "loss": 0.0})
+        board.end(finished=False)
+    assert [e.step for e in EventAccumulator(str(tmp_path)).Reload().Scalars("loss")] == [1, 2, 3, 4, 5]
 
 
 # the table
@@ -319,13 +325,13 @@ def test_a_full_disk_names_the_folder_and_closing_hides_nothing(tmp_path, monkey
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    board = TensorBoard(tmp_path)
+    board = started(tmp_path)
     monkeypatch.setattr(board._writer, "add_scalar", fail)
     with pytest.raises(OSError, match="No space left") as caught:
-        board.scalars({"a": 1.0}, 1)
+        board.row({"epoch": 1, "a": 1.0})
     assert caught.value.filename == str(tmp_path)
     monkeypatch.setattr(board._writer, "close", fail)
-    board.close()
+    board.end(finished=False)
     assert f"{tmp_path}: the curves are not complete: No space left on device" in capsys.readouterr().out
 
 

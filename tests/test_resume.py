@@ -34,7 +34,7 @@ from yolo_lite.engine.record import Record
 from yolo_lite.engine.state import Saving
 from yolo_lite.engine.stop import stop_requests
 from yolo_lite.engine.train import train
-from yolo_lite.report.tensorboard import EVENTS
+from yolo_lite.report.loggers.tensorboard import EVENTS
 
 # 20 pictures in batches of 4, two batches a step: 3 steps an epoch, the last one of a single batch.
 RECIPE = ("--epochs", "4", "--batch-size", "4", "--set", "nominal_batch=8", "mixup=0.3", "box_loss=wiou")

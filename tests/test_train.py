@@ -29,7 +29,7 @@ from yolo_lite.engine.state import Resume
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train
 from yolo_lite.loss.criteria import AnchorCriterion
-from yolo_lite.report.tensorboard import TensorBoard
+from yolo_lite.report.loggers.tensorboard import TensorBoard
 
 TAGS = {
     *(f"{split}/{name}_loss" for split in ("train", "val") for name in ("box", "obj", "cls")),
@@ -87,13 +87,20 @@ def test_tensorboard_holds_graph_pr_curves_and_hyperparameters(tiny_run: Path) -
     assert {metric.name.tag for metric in metrics} <= set(run.Tags()["tensors"])
 
 
+def started(folder: Path) -> TensorBoard:
+    (folder / "config.yaml").write_text("lr0: 0.01\n")
+    board = TensorBoard()
+    board.start(folder, {}, [])
+    return board
+
+
 @pytest.mark.parametrize("cfg", ["yolo_n", "faster_rcnn"])
 def test_the_graph_leaves_the_model_and_random_numbers_as_they_are(cfg: str, tmp_path: Path) -> None:
     config = load_model_config(REPOSITORY / f"cfg/{cfg}.yaml")
-    model, board = task_of(config).build(config).train(), TensorBoard(tmp_path)
+    model, board = task_of(config).build(config).train(), started(tmp_path)
     before, drawn = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
     board.graph(model.to_trace(), torch.zeros(1, 3, 64, 64))
-    board.close()
+    board.end(finished=False)
     assert equal_states(model.state_dict(), before) and torch.equal(torch.get_rng_state(), drawn)
     assert all(module.training for module in model.modules())
 
@@ -108,9 +115,8 @@ def test_a_model_that_cannot_be_traced_has_no_graph(tiny_data: Path, tmp_path: P
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("a block of a plugin")
 
-    record = Record(tmp_path, with_figures(tiny_config(tiny_data, tmp_path)), [])
-    record.graph(Untraceable())
-    record.board.close()
+    with Record(tmp_path, with_figures(tiny_config(tiny_data, tmp_path)), [], [TensorBoard()]) as record:
+        record.graph(Untraceable())
     assert "no graph of this model: a block of a plugin" in capsys.readouterr().out
 
 

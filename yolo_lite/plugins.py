@@ -27,10 +27,12 @@ from yolo_lite.engine.seams import SEAMS as SEAMS_OF_A_RUN
 from yolo_lite.engine.tasks import Task
 from yolo_lite.model.backbones import Backbone
 from yolo_lite.model.heads import Head
+from yolo_lite.report.loggers import Logger
 
 SEAMS = {**SEAMS_OF_A_RUN, "EXPORT_FORMATS": Seam(EXPORT_FORMATS, is_open=True)}
 # Of the dicts that hold no functions.
 ENTRY_TYPES = {"TASKS": Task, "EXPORT_FORMATS": ExportFormat, "BACKBONES": Backbone}
+BASES = {"HEADS": Head, "LOGGERS": Logger}  # of whose entries
 
 _loaded: list[Path] = []
 
@@ -149,8 +151,8 @@ def _entry_problem(dict_name: str, name: Any, value: Any) -> str | None:
         return "the name is taken, expected one that neither yolo_lite nor another plugin has"
     if kind := ENTRY_TYPES.get(dict_name):
         return None if isinstance(value, kind) else f"expected a {kind.__name__}, found {value!r}"
-    if dict_name == "HEADS" and not (isinstance(value, type) and issubclass(value, Head)):
-        return f"expected a subclass of Head, found {value!r}"
+    if (base := BASES.get(dict_name)) and not (isinstance(value, type) and issubclass(value, base)):
+        return f"expected a subclass of {base.__name__}, found {value!r}"
     if not callable(value):
         return f"expected a function or a class, found {value!r}"
     try:

@@ -50,8 +50,10 @@ KEYS: dict[str, Callable[[Sequence[str]], str]] = {
 # What these ask for is so in any case.
 ALWAYS = ("--noautoanchor", "--save-conf", "--verbose", "--local-rank", "--inplace", "--plots", "--save")
 
-_NO_TRACKER = "curves and figures are in TensorBoard and results.csv, nothing is sent anywhere"
-_NO_EVOLUTION = "there is no evolution: yolo-lite compare --vary KEY=A,B trains variants with several seeds"
+_NO_TRACKER = (
+    "curves are in results.csv, and where the key loggers says: TensorBoard; nothing is sent that it does not name"
+)
+_NO_EVOLUTION = "yolo-lite search finds keys of hyp.yaml, by trials that learn from one another"
 _NO_WINDOW = "nothing is shown in a window: annotated images are in the run folder"
 _DRAWING = "what is drawn is fixed: in Python found.xyxy and found.class_names are there to draw from"
 _MOBILE = "that is for a format that is not written: --format onnx, torchscript, torch_export"

@@ -26,7 +26,7 @@ T = TypeVar("T")
 # Each command is a module of this folder with run(options), whose int is the exit status if it returns one, and,
 # where it can go on after Ctrl-C, a HINT how.
 MODULES = {"import": "import_weights"}  # of commands whose name Python keeps for itself
-LONG = ("train", "compare")  # what they have to say is in files too: they go on when their terminal is gone
+LONG = ("train", "compare", "search")  # what they have to say is in files too: they go on when their terminal is gone
 SCRIPTS = {"train": "train.py", "val": "val.py"}
 
 

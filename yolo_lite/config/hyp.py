@@ -76,10 +76,9 @@ class LossSection(Section):
         return self
 
 
-Augmentations = Annotated[
-    Listed[Annotated[Choice, chosen_from("AUGMENTATIONS")]],
-    BeforeValidator(lambda value: [value] if isinstance(value, (str, dict)) else value),
-]
+_ONE_OR_MORE = BeforeValidator(lambda value: [value] if isinstance(value, (str, dict)) else value)
+Augmentations = Annotated[Listed[Annotated[Choice, chosen_from("AUGMENTATIONS")]], _ONE_OR_MORE]
+Loggers = Annotated[Listed[Annotated[Choice, chosen_from("LOGGERS")]], _ONE_OR_MORE]
 
 
 class AugmentSection(Section):
@@ -127,3 +126,4 @@ class Hyp(AugmentSection, LossSection, OptimSection):
     compile: bool = False
     deterministic: bool = False
     sync_bn: bool = False
+    loggers: Loggers = (Choice(name="tensorboard"),)  # where figures and images go, beside the run's folder

@@ -317,6 +317,20 @@ class CompareOptions(RunOptions):
     name: Name = option("exp", "folder of this comparison")
 
 
+class SearchOptions(RunOptions):
+    """Search keys of hyp.yaml with trials that learn from one another (Optuna), and test the best against the default.
+
+    A trial below the median of those before ends early. The same command goes on where it was stopped.
+    """
+
+    space: Annotated[StrPath, Field(description="YAML: keys of hyp.yaml with {low, high} (log, step) or a list")]
+    trials: Count = option(30, "how many in all; more of them go on with a search that has ended")
+    batch_size: Count | None = option(None, "of every trial (default: the dataset's, or 16)")
+    seeds: Count = option(5, "fresh ones, after --seed, with which the best trial is tested against the default")
+    project: Project = option("runs/search", "folder of searches")
+    name: Name = option("exp", "folder of this search")
+
+
 class ShowOptions(Options):
     """Draw the first training batches as the network would see them, with their boxes and masks."""
 
@@ -424,6 +438,7 @@ COMMANDS: dict[str, type[Options]] = {
     "import": ImportOptions,
     "export": ExportOptions,
     "compare": CompareOptions,
+    "search": SearchOptions,
     "show": ShowOptions,
     "losses": LossesOptions,
     "convert": ConvertOptions,

@@ -37,7 +37,7 @@ class Seam(NamedTuple):
     is_open: bool = False  # what else an entry takes comes from elsewhere, such as a row of a model YAML
 
     def __str__(self) -> str:
-        return f"({', '.join((*self.positional, *self.by_name))}, ...)"
+        return f"({', '.join((*self.positional, *self.by_name, '...'))})"
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """What YAML may set of an entry: the parameters behind its ``*``, but those that are handed over."""

@@ -25,7 +25,7 @@ from yolo_lite.engine.evaluate import Split, prepare_split, rounded_up
 from yolo_lite.engine.optimizer import Plan, accumulated_batches
 from yolo_lite.engine.pretrained import start_pretrained
 from yolo_lite.engine.processes import ALONE, Processes, synchronised
-from yolo_lite.engine.record import Record
+from yolo_lite.engine.record import Record, loggers_of
 from yolo_lite.engine.run_folder import training_folder
 from yolo_lite.engine.same_data import read_splits
 from yolo_lite.engine.start import start_from
@@ -71,7 +71,7 @@ class TrainingRun(NamedTuple):
 def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> TrainingRun:
     """Model, data and run folder."""
     options, hyp = config.train, config.hyp
-    task = task_of(config.model)
+    task, loggers = task_of(config.model), loggers_of(hyp) if processes.is_first else []
     compute = choose_compute(options.device, hyp.precision, hyp.channels_last, processes.local_rank)
     print(compute if processes.size == 1 else f"{compute}, {processes.size} processes")
     torch.manual_seed(options.seed)
@@ -105,7 +105,7 @@ def prepare(config: RunConfig, resume: Resume | None, processes: Processes) -> T
         anchors = None if head is None else head.anchor_sizes().reshape(-1, 2).cpu().numpy()
         for line in doubts_of_sizes(train_index, size, anchors, hyp.anchor_t, hyp.tile):
             print(f"train: {line}")
-    record = Record(folder, config, state.rows) if processes.is_first else None
+    record = Record(folder, config, state.rows, loggers) if processes.is_first else None
     if record and options.figures:
         batches = record.batches(batches, state, compute)
     watched = WatchedBatches(batches, folder, len(train_index), processes)

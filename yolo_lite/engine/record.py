@@ -1,7 +1,8 @@
-"""What a run leaves behind while it goes on: results.csv, TensorBoard, images, lines in the terminal."""
+"""What a run leaves behind while it goes on: results.csv, what its loggers take, images, lines in the terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -14,53 +15,68 @@ import torch
 import yaml
 
 from yolo_lite.config.bounds import printable
-from yolo_lite.config.durable import sync, write_text
-from yolo_lite.config.errors import CheckpointError
+from yolo_lite.config.durable import write_text
+from yolo_lite.config.errors import CheckpointError, ConfigError
+from yolo_lite.config.hyp import Hyp
 from yolo_lite.config.regular import read_text
 from yolo_lite.config.run import RunConfig
 from yolo_lite.engine import evaluation_report, sheets
 from yolo_lite.engine.checkpoint import load_checkpoint
 from yolo_lite.engine.evaluate import Evaluation
-from yolo_lite.engine.state import State
+from yolo_lite.engine.state import State, is_finished
 from yolo_lite.report.drawing import write_image
+from yolo_lite.report.loggers import LOGGERS, Logger
 from yolo_lite.report.results_csv import Row, results_image, results_rows, results_text
-from yolo_lite.report.tensorboard import EVENTS, TensorBoard, first_gap
 from yolo_lite.structures import Batch, Compute
 
 FIGURES_OF_A_RUN = 8  # how often the images of an evaluation are drawn
 AP_SHOWN = ("mAP50", "mAP50-95")  # in the line of an epoch
 EPOCHS_BETWEEN_FIGURES = 5  # at least: they take seconds
+FLAGS = ("cfg", "data", "weights", "epochs", "batch_size", "imgsz", "seed")  # that change a result
 
 
-class Record:
+def loggers_of(hyp: Hyp) -> list[Logger]:
+    """The loggers that a run names; ConfigError where the package of one is not installed."""
+    loggers = []
+    for choice in hyp.loggers:
+        try:
+            loggers.append(LOGGERS[choice.name](**choice.parameters))
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"loggers: {choice.name} needs {error.name}: pip install {error.name}") from None
+    return loggers
+
+
+class Record(contextlib.AbstractContextManager["Record"]):
     """The record of a run in ``folder``; that of the epochs done, whose rows are given, is made whole again."""
 
-    def __init__(self, folder: Path, config: RunConfig, rows: Sequence[Row]) -> None:
-        self.folder, self.config = folder, config
+    def __init__(self, folder: Path, config: RunConfig, rows: Sequence[Row], loggers: Sequence[Logger]) -> None:
+        self.folder, self.config, self.loggers, self.is_finished = folder, config, loggers, False
         self.assignments: Callable[[int], None] | None = None  # draws those after so many epochs
-        text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
-        write_text(folder / "config.yaml", text)
+        plain = config.plain()
+        write_text(folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
         if rows:
             keep_other_table(folder / "results.csv", table := results_text(rows))
             write_text(folder / "results.csv", table)
         else:  # of a run that was here before
             (folder / "results.csv").unlink(missing_ok=True)
-        # Points that a killed run wrote after its last checkpoint are hidden; those that a crash took are added again.
-        gap = first_gap(folder, rows)
-        self.board = TensorBoard(folder, purge_step=gap)
-        for row in rows:
-            if row["epoch"] >= gap:
-                self._scalars(row)
-        if not rows:
-            self.board.text("config", f"```yaml\n{text}\n```")
+        values = {key: getattr(config.train, key) for key in FLAGS} | plain["hyp"]
+        values = {key: one if isinstance(one, (int, float)) else printable(str(one)) for key, one in values.items()}
+        for logger in loggers:
+            logger.start(folder, values, rows)
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.ExitStack() as stack:  # where one fails the others end too
+            for logger in self.loggers:
+                stack.callback(logger.end, self.is_finished)
 
     def graph(self, model: Any) -> None:
         """The operations of a network; the size of the image changes none of them."""
         side = 2 * model.stride
-        try:
-            self.board.graph(model.to_trace(), torch.zeros(1, self.config.data.channels, side, side))
-        except RuntimeError as error:  # a plugin's block may do what cannot be traced
-            print(f"TensorBoard has no graph of this model: {str(error).strip().splitlines()[0]}")
+        for logger in self.loggers:
+            try:
+                logger.graph(model.to_trace(), torch.zeros(1, self.config.data.channels, side, side))
+            except RuntimeError as error:  # a plugin's block may do what cannot be traced
+                print(f"there is no graph of this model: {str(error).strip().splitlines()[0]}")
 
     def batches(self, batches: Iterator[Batch], state: State, compute: Compute) -> Iterator[Batch]:
         """Pass batches on; the first one of a run is also drawn, and the first one here shows who learns what."""
@@ -88,34 +104,26 @@ class Record:
         number = int(rows[-1]["epoch"])
         # Without seconds: a resumed run would differ from one that was not stopped.
         write_text(self.folder / "results.csv", results_text(rows))
-        self._scalars({**rows[-1], **seconds})
-        self.board.flush()
-        for file in self.folder.glob(EVENTS):
-            sync(file)
+        for logger in self.loggers:
+            logger.row({**rows[-1], **seconds})
         epochs = self.config.train.epochs
         every = max(epochs // FIGURES_OF_A_RUN, EPOCHS_BETWEEN_FIGURES)
         is_due = number % every == 0 and number < epochs  # those of the last epoch come with the end of the run
         if is_due and self.config.train.figures:
             self._figures(evaluation, number)
 
-    def finish(self, rows: Sequence[Row], evaluation: Evaluation) -> None:
+    def finish(self, state: State, evaluation: Evaluation) -> None:
         """The last epoch: images, metrics.json, the per-class table."""
-        number = int(rows[-1]["epoch"])
+        number = state.epoch
+        if number < self.config.train.epochs and is_finished(number, state.best_epoch, self.config):
+            print(f"stopped: no progress for {self.config.hyp.patience} epochs (key patience)")
         if self.config.train.figures:
             self._figures(evaluation, number)
-            self._image("figures/results", "results.png", results_image(rows), number)
-        flags = ("cfg", "data", "weights", "epochs", "batch_size", "imgsz", "seed")  # that change a result
-        values = {**{key: getattr(self.config.train, key) for key in flags}, **self.config.plain()["hyp"]}
-        plain = {
-            key: value if isinstance(value, (int, float)) else printable(str(value)) for key, value in values.items()
-        }
-        self.board.hyperparameters(plain, [key for key in rows[-1] if key.startswith(("metrics/", "val/"))])
+            self._image("figures/results", "results.png", results_image(state.rows), number)
         text = json.dumps(evaluation_report.report(evaluation), indent=2)
         write_text(self.folder / "metrics.json", text + "\n")
         print(f"last epoch:\n{evaluation_report.table(evaluation)}")
-
-    def _scalars(self, row: Row) -> None:
-        self.board.scalars({key: value for key, value in row.items() if key != "epoch"}, int(row["epoch"]))
+        self.is_finished = True
 
     def _figures(self, evaluation: Evaluation, number: int) -> None:
         if self.assignments is not None:
@@ -124,10 +132,12 @@ class Record:
             self._image(f"figures/{Path(name).stem}", name, image_rgb, number)
         curves = evaluation.scores.curves
         present = {name: row for row, name in enumerate(evaluation.split.dataset.names) if curves.objects[row]}
-        self.board.pr_curves(present, curves, number)
+        for logger in self.loggers:
+            logger.pr_curves(present, curves, number)
 
     def _image(self, tag: str, name: str, image_rgb: np.ndarray, step: int) -> None:
-        self.board.image(tag, image_rgb, step)
+        for logger in self.loggers:
+            logger.image(tag, image_rgb, step)
         write_image(self.folder / name, image_rgb)
 
 

@@ -15,6 +15,7 @@ from yolo_lite.model.backbones import BACKBONES
 from yolo_lite.model.blocks import BLOCKS
 from yolo_lite.model.blocks.standard import ACTIVATIONS
 from yolo_lite.model.heads import HEADS
+from yolo_lite.report.loggers import LOGGERS
 
 SEAMS: dict[str, Seam] = {
     "BLOCKS": Seam(BLOCKS, by_name=("in_channels",), is_open=True),
@@ -27,6 +28,7 @@ SEAMS: dict[str, Seam] = {
     "MASK_LOSSES": Seam(MASK_LOSSES, ("logits", "target"), context=("ignore_index", "reduction")),
     "AUGMENTATIONS": Seam(AUGMENTATIONS, ("image", "instances", "rng"), is_open=True),
     "FORMATS": Seam(FORMATS, ("root", "place", "names")),
+    "LOGGERS": Seam(LOGGERS),
     "BACKBONES": Seam(BACKBONES, is_open=True),
     "TASKS": Seam(TASKS, is_open=True),
 }

@@ -1,15 +1,25 @@
-"""Being asked to stop: by Ctrl-C, by SIGTERM, as schedulers and containers send it before they kill, or by SIGHUP."""
+"""Being asked to stop: by Ctrl-C, by SIGTERM, as schedulers and containers send it before they kill, or by SIGHUP.
+
+A search ends a run that promises little between two epochs, by a ``Rule`` over what they came to.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
 from yolo_lite.config.errors import StoppedError
+from yolo_lite.report.results_csv import Row
+
+Rule = Callable[[Sequence[Row]], bool]  # whether a run ends after the epochs whose rows these are
+
+
+def never(_: Sequence[Row]) -> bool:
+    return False
 
 
 class StopRequest:

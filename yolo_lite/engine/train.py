@@ -25,7 +25,7 @@ from yolo_lite.engine.prepare import Setup, TrainingRun, prepare
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.record import closing_line, say
 from yolo_lite.engine.state import Resume, Saving, State, is_finished
-from yolo_lite.engine.stop import StopRequest, stop_requests
+from yolo_lite.engine.stop import Rule, StopRequest, never, stop_requests
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.ops.streams import Stream
 from yolo_lite.structures import Batch
@@ -50,8 +50,8 @@ class Step(NamedTuple):
     problem: str  # what was not finite; "" where the step was taken
 
 
-def train(config: RunConfig, resume: Resume | None = None, processes: Processes = ALONE) -> Result:
-    """Train a model, or go on with a run.
+def train(config: RunConfig, resume: Resume | None = None, processes: Processes = ALONE, until: Rule = never) -> Result:
+    """Train a model, or go on with a run; ``until`` may end it after any of its epochs.
 
     Raises:
         UserError: the configuration or the data cannot be used, or loss and gradient are no longer finite.
@@ -61,12 +61,11 @@ def train(config: RunConfig, resume: Resume | None = None, processes: Processes 
     explained = memory_errors_explained(config.train.batch_size, config.train.imgsz, remark)
     with libraries_left_uncollected(), explained, deterministic(config.hyp.deterministic):
         run = prepare(config, resume, processes)
-        board = contextlib.closing(run.record.board) if run.record else contextlib.nullcontext()
-        with board, stop_requests(run.folder) as stop:
-            return _run_epochs(run, stop)
+        with run.record or contextlib.nullcontext(), stop_requests(run.folder) as stop:
+            return _run_epochs(run, stop, until)
 
 
-def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
+def _run_epochs(run: TrainingRun, stop: StopRequest, until: Rule) -> Result:
     """Train, validate, record, save; to the last epoch, until nothing improves, or until asked to stop."""
     state, plan = run.state, run.setup.plan
     saving = Saving(run.config.train.save_period, plan.steps_per_epoch, state.step)
@@ -87,7 +86,7 @@ def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
             raise ended.at(f"{place}; go on with --resume {run.folder / 'weights' / 'last.pt'}") from ended
         run.batches.say("val", evaluation.unreadable, "it is left out, with its objects")
         _close_epoch(state, evaluation)
-        goes_on = not is_finished(state.epoch, state.best_epoch, run.config)
+        goes_on = not is_finished(state.epoch, state.best_epoch, run.config) and not until(state.rows)
         if run.record is not None:
             # First the record, then the checkpoint, each on the disk before the next: what last.pt says is there.
             spent = {"time/train": trained - start, "time/data_wait": waited, "time/validation": validated - trained}
@@ -98,10 +97,8 @@ def _run_epochs(run: TrainingRun, stop: StopRequest) -> Result:
             run.save("last.pt", state.everything())
         seconds.append(perf_counter() - start)
         say(state.rows[-1], seconds[-1], plan.epochs)
-    if state.epoch < plan.epochs:
-        print(f"stopped: no progress for {run.config.hyp.patience} epochs (key patience)")
     if run.record is not None:
-        run.record.finish(state.rows, evaluation)
+        run.record.finish(state, evaluation)
         print(closing_line(run.folder, state, run.save))
     return Result(run.folder, state.best_epoch, evaluation.metrics(), seconds)
 

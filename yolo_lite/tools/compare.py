@@ -23,6 +23,7 @@ from yolo_lite.engine.record import with_rows
 from yolo_lite.engine.run_folder import owned
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.state import Resume, is_finished
+from yolo_lite.engine.stop import Rule, never
 from yolo_lite.engine.train import train
 from yolo_lite.report.comparison import VariantRow, comparison_image, comparison_table
 from yolo_lite.report.drawing import write_image
@@ -31,7 +32,7 @@ METRICS = ("metrics/mAP50-95", "metrics/mAP75", "metrics/mAP50")
 MASK_METRICS = tuple(key.replace("metrics/", "metrics/mask_") for key in METRICS)
 CONFIDENCE = 0.95  # with which the intervals of all variants hold at the same time
 # May differ between a run and its continuation; of files it is what they say that may not.
-FREE_FLAGS = {f"train.{flag}" for flag in ("device", "workers", "exist_ok", "cfg", "hyp", "data")}
+FREE_FLAGS = {"hyp.loggers", *(f"train.{flag}" for flag in ("device", "workers", "exist_ok", "cfg", "hyp", "data"))}
 
 
 class Run(NamedTuple):
@@ -116,11 +117,11 @@ def _plain(rows: Sequence[VariantRow]) -> list[dict[str, Any]]:
     return [{**row._asdict(), "verdict": row.verdict} for row in rows]
 
 
-def finish(run: Run) -> Outcome:
+def finish(run: Run, until: Rule = never) -> Outcome:
     """Train a run, or the rest of it, and keep its outcome; ``check_same_run`` has seen its folder."""
     path = run.folder / "outcome.json"
     if not path.exists():
-        text = json.dumps(_train(run)._asdict()) + "\n"
+        text = json.dumps(_train(run, until)._asdict()) + "\n"
         write_text(path, text)  # never half written
     return Outcome(**json.loads(path.read_text(encoding="utf-8")))
 
@@ -146,7 +147,7 @@ def _flat(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in parts.items() if key not in FREE_FLAGS} | place
 
 
-def _train(run: Run) -> Outcome:
+def _train(run: Run, until: Rule) -> Outcome:
     """Train a run, or the rest of it; its output goes to log.txt in its folder."""
     run.folder.mkdir(parents=True, exist_ok=True)
     owned(run.folder)
@@ -155,12 +156,13 @@ def _train(run: Run) -> Outcome:
     if checkpoint.exists():
         check_resumable(content := load_checkpoint(checkpoint), checkpoint)
         resume = Resume(run.folder, with_rows(content, run.folder))
-    if resume and is_finished(resume.checkpoint["epoch"], resume.checkpoint["best_epoch"], run.config):
-        metrics, seconds = resume.checkpoint["metrics"], None
+    done = resume.checkpoint if resume else {}
+    if done and (is_finished(done["epoch"], done["best_epoch"], run.config) or until(done["rows"])):
+        metrics, seconds = done["metrics"], None
     else:
         with open(run.folder / "log.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
             try:
-                result = train(run.config, resume)
+                result = train(run.config, resume, until=until)
             except DivergedError as error:  # this variant cannot be trained: the others can
                 return Outcome({}, None, str(error))
         metrics, seconds = result.metrics, None if resume else sum(result.seconds)

@@ -1,8 +1,9 @@
-"""Numbers, images and texts for TensorBoard."""
+"""Figures and images for TensorBoard."""
 
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,25 +13,39 @@ import numpy as np
 from PIL import Image
 
 from yolo_lite.report.evaluation import Curves
+from yolo_lite.report.loggers.logger import Logger
+from yolo_lite.report.results_csv import Row
 
 EVENTS = "events.out.tfevents.*"  # files of TensorBoard
 PR_THRESHOLDS = 128  # of the curves in the PR CURVES tab
 
 
-class TensorBoard:
-    """An event file in `folder`; a resumed run hides what was logged from step `purge_step` on."""
+class TensorBoard(Logger):
+    """An event file in the run's folder, where ``tensorboard --logdir`` finds it."""
 
-    def __init__(self, folder: str | Path, purge_step: int | None = None):
+    def start(self, folder: Path, values: Mapping[str, float | str], rows: Sequence[Row]) -> None:
         # imported here since it costs about 2 s, which commands that log nothing need not pay
         from torch.utils.tensorboard import SummaryWriter
 
-        self.folder = str(folder)
-        self._writer = SummaryWriter(self.folder, purge_step=purge_step, flush_secs=20)
+        self.folder, self._values, self._columns = folder, values, list[str]()
+        # Points that a killed run wrote after its last checkpoint are hidden; those that a crash took are added again.
+        gap = first_gap(folder, rows)
+        self._writer = SummaryWriter(str(folder), purge_step=gap, flush_secs=20)
+        for row in rows:
+            if row["epoch"] >= gap:
+                self._scalars(row)
+        if not rows:
+            text = (folder / "config.yaml").read_text(encoding="utf-8")
+            self._add(self._writer.add_text, "config", f"```yaml\n{text}\n```", 0)
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Adds a point to the curve of each tag; "loss/box" and "loss/obj" share a section."""
-        for tag, value in values.items():
-            self._add(self._writer.add_scalar, tag, value, step)
+    def row(self, row: Row) -> None:
+        """Adds a point to the curve of each column; "loss/box" and "loss/obj" share a section."""
+        self._columns = [*row]
+        self._scalars(row)
+        self._add(self._writer.flush)
+        for file in self.folder.glob(EVENTS):
+            with open(file, "rb+") as events:
+                os.fsync(events.fileno())
 
     def image(self, tag: str, image_rgb: np.ndarray, step: int) -> None:
         """Adds an image uint8 ``[H, W, 3]``."""
@@ -43,9 +58,6 @@ class TensorBoard:
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.getvalue())
         summary = Summary(value=[Summary.Value(tag=tag, image=image)])
         self._add(self._writer._get_file_writer().add_summary, summary, step)
-
-    def text(self, tag: str, markdown: str) -> None:
-        self._add(self._writer.add_text, tag, markdown, 0)
 
     def pr_curves(self, names: Mapping[str, int], curves: Curves, step: int) -> None:
         """Adds precision over recall of each class, given with its row of the curves; missed objects count."""
@@ -65,34 +77,38 @@ class TensorBoard:
             traced = torch.jit.trace(module, inputs, check_trace=False, strict=False)
             self._add(self._writer.add_graph, traced, inputs, False, False)  # not verbose, not strict
 
-    def hyperparameters(self, values: Mapping[str, float | str], metrics: list[str]) -> None:
-        """Adds a line to the HPARAMS tab: the values beside the last points of the scalars that are named."""
-        from torch.utils.tensorboard.summary import hparams
-
-        # SummaryWriter.add_hparams would make a second run, in a folder below, with points of its own.
-        for summary in hparams(dict(values), dict.fromkeys(metrics, 0.0)):
-            self._add(self._writer._get_file_writer().add_summary, summary)
-
-    def flush(self) -> None:
-        """Writes what is still buffered, and waits for it."""
-        self._add(self._writer.flush)
-
-    def close(self) -> None:
-        """Writes what is still buffered. Where that fails it is said: what ends a run is not lost for its curves."""
+    def end(self, finished: bool) -> None:
+        """Where what is left cannot be written it is said: what ends a run is not lost for its curves."""
+        if finished:
+            self._hyperparameters()
         try:
             self._writer.close()
         except OSError as error:
             print(f"{self.folder}: the curves are not complete: {error.strerror}")
+
+    def _hyperparameters(self) -> None:
+        """Adds a line to the HPARAMS tab: the values beside the last points of metrics and validation losses."""
+        from torch.utils.tensorboard.summary import hparams
+
+        # SummaryWriter.add_hparams would make a second run, in a folder below, with points of its own.
+        shown = [column for column in self._columns if column.startswith(("metrics/", "val/"))]
+        for summary in hparams(dict(self._values), dict.fromkeys(shown, 0.0)):
+            self._add(self._writer._get_file_writer().add_summary, summary)
+
+    def _scalars(self, row: Row) -> None:
+        for tag, value in row.items():
+            if tag != "epoch":
+                self._add(self._writer.add_scalar, tag, value, int(row["epoch"]))
 
     def _add(self, add: Callable[..., None], *values: Any) -> None:
         """The writer's thread tells what befell it, such as a full disk, at the next call, but not where."""
         try:
             add(*values)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, self.folder) from error
+            raise OSError(error.errno, error.strerror, str(self.folder)) from error
 
 
-def first_gap(folder: Path, rows: Sequence[Mapping[str, float]]) -> int:
+def first_gap(folder: Path, rows: Sequence[Row]) -> int:
     """The first of the epochs that the event files in a folder do not hold whole, 1 + the last row's where none lacks.
 
     A file counts up to where it is damaged: TensorBoard shows no more of it.
