@@ -199,6 +199,7 @@ class ValOptions(Options):
     classes: Classes = ()
     save_json: bool = option(False, "predictions.json and ground_truth.json in COCO's format, in pixels")
     save_txt: SaveTxt = False
+    review: bool = option(False, "review/review.html: its mistakes as images, doubtful labels as YOLO and COCO rows")
     plugin: Plugins = ()
     project: Project = "runs/val"
     name: Name = "exp"
