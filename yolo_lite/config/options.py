@@ -226,6 +226,9 @@ class PredictOptions(Options):
     save_txt: SaveTxt = False
     save_json: bool = option(False, "predictions.json: boxes xyxy in pixels, names, scores, masks as RLE")
     save_crop: bool = option(False, "crops/CLASS/*.jpg; of masks *.png, transparent outside")
+    save_background: Annotated[Written | None, Flag(metavar="DIR")] = option(
+        None, "where nothing is: a new folder for images with detections, which are false, to train with as background"
+    )
     plugin: Plugins = ()
     project: Project = "runs/predict"
     name: Name = "exp"

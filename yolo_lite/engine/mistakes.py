@@ -18,10 +18,10 @@ from yolo_lite.ops.box_arrays import xyxy_to_xywh
 
 NEAR = 0.1  # IoU from which a detection has to do with a label (t_b of TIDE: Bolya et al., 2020)
 KINDS = {
-    "doubtful labels": "Confident detections where no label is: one may be missing. The most confident first.",
-    "wrong classes": "Label and detection lie on one another (IoU 0.5), of two classes. The most confident first.",
+    "doubtful labels": "Detections where no label is, as sure as half of the right ones: is one missing? The surest first.",
+    "wrong classes": "Label and detection lie on one another (IoU 0.5), of two classes. The surest first.",
     "misses": f"Labels that no detection above confidence {SHOWN_CONFIDENCE} finds, of any class. The largest first.",
-    "false alarms": "All other detections that find no label. The most confident first.",
+    "false alarms": "All other detections that find no label. The surest first.",
 }
 
 
@@ -57,10 +57,9 @@ def find_mistakes(evaluation: Evaluation) -> dict[str, list[Mistake]]:
             kind, label, note = "wrong classes", int(objects.label[thing]), ""
         elif overlap >= NEAR:
             name = names[objects.label[near[row]]]
-            is_second = overlap >= 0.5
-            note = f"second detection of a {name}" if is_second else f"IoU {overlap:.2f} with a {name}: badly placed"
+            note = f"overlaps a {name} by IoU {overlap:.2f}" + (", which a better one finds" if overlap >= 0.5 else "")
         elif found.score[row] >= sure:
-            kind, note = "doubtful labels", f"half of the right detections have {sure:.2f} or more"
+            kind, note = "doubtful labels", ""
         mistakes[kind].append(_mistake(found, row, label, int(found.label[row]), thing, note))
     mistakes["misses"] = _misses(evaluation, errors)
     return mistakes

@@ -71,12 +71,12 @@ def _write_crops(place: Path, evaluation: Evaluation, mistakes: Mistakes) -> dic
     made: dict[tuple[str, int], bytes] = {}
     for image, group in itertools.groupby(shown, key=lambda one: one[2].image):
         pixels, own = as_rgb(pixels_of(index, image)), np.flatnonzero(table.image == image)
-        lines = [(box, WHITE, 1) for box in index.objects(image)[1]]
-        lines += [(table.xyxy[row], class_colour(int(table.label[row])), 1) for row in own]
+        lines = [(box, WHITE, 2) for box in index.objects(image)[1]]
+        lines += [(table.xyxy[row], class_colour(int(table.label[row])), 2) for row in own]
         for kind, number, one in group:
             label = max(one.found, one.label) if min(one.found, one.label) < 0 else one.found
             drawn = pixels if one.mask is None else draw_masks(pixels, decoded([one.mask]), np.array([label]))
-            made[kind, number] = crop(drawn, [(one.xyxy, class_colour(label), 3), *lines])
+            made[kind, number] = crop(drawn, [(one.xyxy, class_colour(label), 4), *lines])
     crops: dict[str, list[bytes]] = {}
     for kind in mistakes:
         (place / "crops" / kind.replace(" ", "_")).mkdir(parents=True)

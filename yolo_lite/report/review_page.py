@@ -25,7 +25,7 @@ nav { position: sticky; top: 0; background: var(--back); padding: .5rem 0; borde
 nav a { color: inherit; margin-right: 1rem; white-space: nowrap }
 h2 { scroll-margin-top: 4rem } p, small { color: var(--soft) } b { font-weight: 600 }
 .wide { overflow-x: auto } table { border-collapse: collapse }
-td, th { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
+td, th { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line) }
 td:first-child, th:first-child { text-align: left }
 .cards { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 45%), 1fr)) }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: .4rem; overflow: hidden }
