@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def with_images(index: DatasetIndex, folder: Path, *names: str) -> DatasetIndex:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         Image.new("RGB", tuple(index.size[0, ::-1].tolist()), "grey").save(folder / name, "JPEG")
-    return dataclasses.replace(index, paths=np.array([str(folder / name).encode() for name in names]))
+    return dataclasses.replace(index, paths=np.array([os.fsencode(folder / name) for name in names]))
 
 
 # ---------------------------------------------------------------------------------------------------- the mistakes
@@ -198,12 +199,12 @@ def test_a_page_of_5000_images_is_bounded_and_counts_what_it_leaves_out(tmp_path
     assert "10 other classes" in text
 
 
-@pytest.mark.parametrize("box", [[0.0, 0, 2, 2], [99.0, 0, 100, 50], [0.0, 0, 100, 40], [100.0, 100, 100, 100]])
+@pytest.mark.parametrize("box", [[0.0, 0, 2, 2], [99.0, 0, 100, 50], [0.0, 0, 100, 40], [98.0, 98, 100, 100]])
 def test_a_crop_shows_a_box_anywhere_with_what_is_around_it(box: list[float]) -> None:
     image = np.full((100, 100, 3), 90, np.uint8)
     jpeg = crop(image, [(np.array(box), (255, 0, 0), 4), (np.array([0.0, 0, 100, 100]), (255, 255, 255), 2)])
-    folded = np.asarray(Image.open(io.BytesIO(jpeg)))
-    assert max(folded.shape[:2]) == SIDE and (folded[..., 0].astype(int) - folded[..., 1] > 100).any()
+    pixels = np.asarray(Image.open(io.BytesIO(jpeg)))
+    assert max(pixels.shape[:2]) == SIDE and (pixels[..., 0].astype(int) - pixels[..., 1] > 60).any()
     assert (image == 90).all()
 
 
@@ -259,3 +260,8 @@ def test_no_review_is_written_over(tmp_path: Path) -> None:
     index = with_images(make_index([[(0, BOX)]], 1), tmp_path / "set", "a.jpg")
     for name in ("review", "review2", "review3"):
         assert str(tmp_path / name / "review.html") in write_review(tmp_path, evaluation_of(index, make_table()))
+
+
+@pytest.mark.parametrize("box", [[100.0, 100, 100, 100], [0.0, 50, 0, 50]])
+def test_a_box_without_area_at_the_border_is_no_end_of_a_run(box: list[float]) -> None:
+    assert crop(np.full((100, 100, 3), 90, np.uint8), [(np.array(box), (255, 0, 0), 4)])
