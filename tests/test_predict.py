@@ -584,7 +584,9 @@ def test_background_is_the_images_with_detections_byte_for_byte_with_empty_label
     assert Path("new/background/images/a/1.png").read_bytes() == (colours / "images/a/1.png").read_bytes()
     assert all(Path(f"new/background/labels/{name}.txt").read_bytes() == b"" for name in names)
     assert not Path("runs").exists()
-    (colours / "set.yaml").write_text("path: .\ntrain: [images/b/labelled.png, new/background/images]\nval: images\nnames: [a]")
+    (colours / "set.yaml").write_text(
+        "path: .\ntrain: [images/b/labelled.png, new/background/images]\nval: images\nnames: [a]"
+    )
     index = index_split(load_dataset_config("set.yaml"), "set.yaml", "train")
     assert (len(index), index.num_backgrounds, index.num_objects) == (4, 3, 1)
     assert predict(*words) == 2 and "expected a new folder or an empty one" in capsys.readouterr().err

@@ -145,11 +145,35 @@ class Reader(HTMLParser):
         self.text.append(data)
 
 
-ALLOWED = set("html head meta title style body h1 h2 p nav a div table tr th td figure img figcaption b small".split())
+ALLOWED = set(
+    [
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "h1",
+        "h2",
+        "p",
+        "nav",
+        "a",
+        "div",
+        "table",
+        "tr",
+        "th",
+        "td",
+        "figure",
+        "img",
+        "figcaption",
+        "b",
+        "small",
+    ]
+)
 
 
 def test_names_of_users_are_text_and_nothing_is_fetched(tmp_path: Path) -> None:
-    evil, file = '<script>alert(1)</script>&"\'', "\"><img src=http:x onerror=alert(1)> '&.jpg"
+    evil, file = "<script>alert(1)</script>&\"'", "\"><img src=http:x onerror=alert(1)> '&.jpg"
     index = with_images(make_index([[(0, BOX), (0, FAR)], []], 2), tmp_path / "set", file, "b\udcff.jpg")
     index = dataclasses.replace(index, names=(evil, "javascript:alert(1)"), size=np.full((2, 2), 100))
     table = make_table((0, 0, 0.5, BOX), (0, 1, 0.9, FAR), (1, 0, 0.9, FAR), (0, 1, 0.4, OTHER))
@@ -157,7 +181,18 @@ def test_names_of_users_are_text_and_nothing_is_fetched(tmp_path: Path) -> None:
     page = Reader((tmp_path / "review/review.html").read_text(encoding="utf-8"))
     assert {tag for tag, _ in page.tags} <= ALLOWED
     values = [(name, value or "") for _, attributes in page.tags for name, value in attributes.items()]
-    assert {name for name, _ in values} <= {"lang", "charset", "http-equiv", "content", "name", "href", "id", "class", "src", "alt"}
+    assert {name for name, _ in values} <= {
+        "lang",
+        "charset",
+        "http-equiv",
+        "content",
+        "name",
+        "href",
+        "id",
+        "class",
+        "src",
+        "alt",
+    }
     assert all(value.startswith("data:image/jpeg;base64,") for name, value in values if name == "src")
     assert all(value[0] == "#" for name, value in values if name == "href")
     assert ("content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in values
@@ -209,7 +244,9 @@ def test_a_crop_shows_a_box_anywhere_with_what_is_around_it(box: list[float]) ->
 
 
 def test_a_page_has_a_card_for_each_crop() -> None:
-    page = Reader(review_page("t", "", [["class"], ["a"]], [Chapter("misses", "", 2, [Card(b"x", "h", ("", "n"))] * 2)]))
+    page = Reader(
+        review_page("t", "", [["class"], ["a"]], [Chapter("misses", "", 2, [Card(b"x", "h", ("", "n"))] * 2)])
+    )
     assert sum(tag == "figure" for tag, _ in page.tags) == 2 and page.text.count("n") == 2
 
 
@@ -226,20 +263,25 @@ def read_back(folder: Path, words: str, names: tuple[str, ...]) -> DatasetIndex:
 @pytest.mark.parametrize("form", ["yolo", "coco"])
 @pytest.mark.parametrize("has_masks", [False, True])
 def test_rows_read_back_are_the_labels_and_the_doubtful_ones(form: str, has_masks: bool, tmp_path: Path) -> None:
-    objects = [[(0, BOX), (1, OTHER), (0, FAR)], [(1, BOX)], [], [(0, BOX)]]
+    objects = [[(1, [0.0, 80, 9, 90]), (0, BOX), (1, OTHER), (0, FAR)], [(1, BOX)], [], [(0, BOX)]]
     index = with_images(make_index(objects, 2), tmp_path / "set", "a.jpg", "b.jpg", "c.d.jpg", "right.jpg")
     index = dataclasses.replace(index, category_id=np.array([3, 7]), image_id=np.arange(4) + 10)
+    index.crowd[0] = True
     rows = [(0, 0, 0.9, BOX), (0, 0, 0.95, [50.0, 50, 60, 60]), (1, 0, 0.8, BOX), (2, 1, 0.99, OTHER), (3, 0, 0.9, BOX)]
     table = make_table(*rows)
     if has_masks:
         index = dataclasses.replace(index, outlines=of_boxes(index.xyxy))
-        boxes = ground_truth(dataclasses.replace(make_index([[(0, row[3])] for row in rows], 1), outlines=of_boxes(table.xyxy)))
-        table = table._replace(mask=np.array([one["segmentation"] for one in boxes.dataset["annotations"]], dtype=object))
+        boxes = ground_truth(
+            dataclasses.replace(make_index([[(0, row[3])] for row in rows], 1), outlines=of_boxes(table.xyxy))
+        )
+        table = table._replace(
+            mask=np.array([one["segmentation"] for one in boxes.dataset["annotations"]], dtype=object)
+        )
     write_review(tmp_path, evaluation_of(index, table))
     (tmp_path / "set/right.jpg").unlink()
     words = {"yolo": "labels: review/labels", "coco": "format: coco\nlabels: review/annotations.json"}[form]
     found = read_back(tmp_path, words, index.names)
-    expected = [[*objects[0], (0, [50.0, 50, 60, 60])], objects[1], [(1, OTHER)]]
+    expected = [[*objects[0][1:], (0, [50.0, 50, 60, 60])], objects[1], [(1, OTHER)]]
     for position, own in enumerate(expected):
         label, xyxy = found.objects(position)
         assert label.tolist() == [label for label, _ in own]
@@ -250,8 +292,12 @@ def test_rows_read_back_are_the_labels_and_the_doubtful_ones(form: str, has_mask
     if form == "coco":
         content = json.loads((tmp_path / "review/annotations.json").read_text())
         told = [one["attributes"].get("review") for one in content["annotations"]]
-        assert told == [None, "misses", "misses", "doubtful labels", "wrong classes", "doubtful labels"]
-        assert content["annotations"][4]["attributes"] == {"review": "wrong classes", "found_as": "class 0", "confidence": 0.8}
+        assert told == [None, None, "misses", "misses", "doubtful labels", "wrong classes", "doubtful labels"]
+        assert content["annotations"][5]["attributes"] == {
+            "review": "wrong classes",
+            "found_as": "class 0",
+            "confidence": 0.8,
+        }
         assert [one["id"] for one in content["images"]] == [10, 11, 12]
     assert (tmp_path / "review/classes.txt").read_text() == "class 0\nclass 1\n"
 

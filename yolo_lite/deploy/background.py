@@ -56,5 +56,7 @@ def _with_labels(images: Sequence[str]) -> set[str]:
     found = set()
     for reader in (YoloReader, VocReader):
         labels, there = reader(Path(), None, ()).label_files(images)
-        found |= {image for image, label, own in zip(images, labels, there, strict=True) if own and os.path.getsize(label)}
+        found |= {
+            image for image, label, own in zip(images, labels, there, strict=True) if own and os.path.getsize(label)
+        }
     return found

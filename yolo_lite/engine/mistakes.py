@@ -18,7 +18,7 @@ from yolo_lite.ops.box_arrays import xyxy_to_xywh
 
 NEAR = 0.1  # IoU from which a detection has to do with a label (t_b of TIDE: Bolya et al., 2020)
 KINDS = {
-    "doubtful labels": "Detections where no label is, as sure as half of the right ones: is one missing? The surest first.",
+    "doubtful labels": "Detections where no label is, as sure as half of the right ones. The surest first.",
     "wrong classes": "Label and detection lie on one another (IoU 0.5), of two classes. The surest first.",
     "misses": f"Labels that no detection above confidence {SHOWN_CONFIDENCE} finds, of any class. The largest first.",
     "false alarms": "All other detections that find no label. The surest first.",
@@ -34,7 +34,7 @@ class Mistake(NamedTuple):
     score: float  # of the detection, else 0
     xyxy: np.ndarray  # [4] float64, pixels of the image: of the detection; of a miss the object's
     mask: Rle | None
-    row: int  # of the object, of those of the split that are no crowds, or -1
+    row: int  # of the object in the index, or -1
     note: str
 
 
@@ -43,12 +43,12 @@ def find_mistakes(evaluation: Evaluation) -> dict[str, list[Mistake]]:
 
     A label is doubtful where a detection overlaps none by ``NEAR``, and is as sure as half of the right ones are.
     """
-    names, truth = evaluation.split.dataset.names, evaluation.split.truth
-    errors = find_errors(evaluation.split.dataset, truth, evaluation.detections)
+    index = evaluation.split.dataset
+    errors = find_errors(index, evaluation.split.truth, evaluation.detections)
     found, objects, right = errors.detections, errors.objects, errors.detections.score[~errors.is_false]
     sure = float(np.median(right)) if len(right) else np.inf
     mistakes: dict[str, list[Mistake]] = {kind: [] for kind in KINDS}
-    overlaps, near = _overlaps(errors)
+    (overlaps, near), rows = _overlaps(errors), np.append(np.flatnonzero(~index.crowd), -1)
     best_first = np.argsort(-found.score, kind="stable")
     for row in best_first[errors.is_false[best_first]].tolist():
         thing, overlap, label = int(errors.finds[row]), overlaps[row], -1
@@ -56,16 +56,16 @@ def find_mistakes(evaluation: Evaluation) -> dict[str, list[Mistake]]:
         if thing >= 0:
             kind, label, note = "wrong classes", int(objects.label[thing]), ""
         elif overlap >= NEAR:
-            name = names[objects.label[near[row]]]
+            name = index.names[objects.label[near[row]]]
             note = f"overlaps a {name} by IoU {overlap:.2f}" + (", which a better one finds" if overlap >= 0.5 else "")
         elif found.score[row] >= sure:
             kind, note = "doubtful labels", ""
-        mistakes[kind].append(_mistake(found, row, label, int(found.label[row]), thing, note))
-    mistakes["misses"] = _misses(evaluation, errors)
+        mistakes[kind].append(_mistake(found, row, label, int(found.label[row]), int(rows[thing]), note))
+    mistakes["misses"] = _misses(evaluation, errors, rows)
     return mistakes
 
 
-def _misses(evaluation: Evaluation, errors: Errors) -> list[Mistake]:
+def _misses(evaluation: Evaluation, errors: Errors, rows: np.ndarray) -> list[Mistake]:
     """The objects that nothing finds, the largest first, and what finds them at a lower confidence."""
     split, table, objects = evaluation.split, evaluation.detections, errors.objects
     missed = np.flatnonzero(errors.found_as == len(split.dataset.names))
@@ -76,7 +76,9 @@ def _misses(evaluation: Evaluation, errors: Errors) -> list[Mistake]:
     notes = {row: f"only as {split.dataset.names[label]} {score:.3f}" for row, label, score in found}
     largest_first = missed[np.argsort(-(xyxy_to_xywh(objects.xyxy)[missed, 2:].prod(axis=1)), kind="stable")]
     return [
-        _mistake(objects, row, int(objects.label[row]), -1, row, notes.get(row, "nothing here, however unsure"))
+        _mistake(
+            objects, row, int(objects.label[row]), -1, int(rows[row]), notes.get(row, "nothing here, however unsure")
+        )
         for row in largest_first.tolist()
     ]
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,95 +32,73 @@ from yolo_lite.engine.mistakes import KINDS, Mistake, find_mistakes
 from yolo_lite.engine.run_folder import unique_stems
 from yolo_lite.engine.sheets import pixels_of
 from yolo_lite.report.drawing import WHITE, as_rgb, class_colour, draw_masks
-from yolo_lite.report.review_page import Card, Chapter, crop, review_page
+from yolo_lite.report.review_page import Card, Chapter, Outline, crop, review_page
 
-MOST_SHOWN, LARGEST = 100, 3 * 2**20  # mistakes of a kind, bytes of their crops
-MOST_ROWS = 50  # classes, and pairs of them, in a table
+MOST_SHOWN, LARGEST = 100, 3 * 2**20  # mistakes of a kind on a page, bytes of their crops
+MOST_ROWS = 50  # classes in a table
 HEADER = ("kind", "image", "left", "top", "right", "bottom", "label", "found_as", "confidence", "note", "crop")
+LEGEND = "In the images: thick the mistake, in the colour of its class; thin the other detections; white the labels."
 
 Mistakes = Mapping[str, Sequence[Mistake]]
 
 
 def write_review(folder: Path, evaluation: Evaluation) -> str:
-    """Write a folder ``review``, of which none is written over, and return what it holds, in a line."""
+    """Write a folder ``review``, or ``review2`` where that is there; what it holds comes back, in a line."""
     index, mistakes = evaluation.split.dataset, find_mistakes(evaluation)
     numbered = (folder / f"review{number}" for number in itertools.count(2))
     place = next(one for one in itertools.chain((folder / "review",), numbered) if not one.exists())
-    paths = [index.path(position) for position in range(len(index))]
-    root = os.path.commonpath([os.path.dirname(path) for path in paths])
-    names = [printable(os.path.relpath(path, root)) for path in paths]
-    crops = _write_crops(place, evaluation, mistakes)
-    _write_table(place, index, names, mistakes, crops)
-    rows = _write_rows(place, index, names, mistakes)
-    counts = ", ".join(f"{len(own)} {kind}" for kind, own in mistakes.items())
-    text = (
-        f"{len(index):,} images, {index.num_objects:,} objects, detections above confidence {SHOWN_CONFIDENCE}. {rows}."
-        " In the images: thick the mistake, in the colour of its class; thin other detections; white the labels."
-    )
-    chapters = [_chapter(index, names, kind, mistakes[kind], crops[kind]) for kind in mistakes]
+    root = os.path.commonpath([os.path.dirname(index.path(position)) for position in range(len(index))])
+    names = [printable(os.path.relpath(index.path(position), root)) for position in range(len(index))]
+    crops = {kind: _crops(evaluation, own[:MOST_SHOWN]) for kind, own in mistakes.items()}
+    table: list[Sequence[object]] = [HEADER]
+    for kind, own in mistakes.items():
+        files = [f"crops/{kind.replace(' ', '_')}/{number:03}.jpg" for number in range(1, len(crops[kind]) + 1)]
+        (place / "crops" / kind.replace(" ", "_")).mkdir(parents=True)
+        for file, jpeg in zip(files, crops[kind], strict=True):
+            (place / file).write_bytes(jpeg)
+        for one, file in zip(own, files + [""] * (len(own) - len(files)), strict=True):
+            classes = ("" if label < 0 else index.names[label] for label in (one.label, one.found))
+            score = "" if one.found < 0 else f"{one.score:.4f}"
+            table.append((kind, names[one.image], *one.xyxy.round(2).tolist(), *classes, score, one.note, file))
+    with (place / "mistakes.csv").open("w", encoding="utf-8", newline="", errors="backslashreplace") as csv_file:
+        csv.writer(csv_file).writerows(table)
+    counts = f"{len(index):,} images, {index.num_objects:,} objects, detections above confidence {SHOWN_CONFIDENCE}."
+    text = f"{counts} {_write_rows(place, index, names, mistakes)}. {LEGEND}"
+    chapters = [_chapter(index, names, kind, own, crops[kind]) for kind, own in mistakes.items()]
     page = review_page("What it gets wrong", text, _by_class(index, mistakes), chapters)
     (place / "review.html").write_text(page, encoding="utf-8", errors="backslashreplace")
-    return f"{counts}; {place / 'review.html'}"
+    return f"{', '.join(f'{len(own)} {kind}' for kind, own in mistakes.items())}; {place / 'review.html'}"
 
 
-def _write_crops(place: Path, evaluation: Evaluation, mistakes: Mistakes) -> dict[str, list[bytes]]:
-    """The first crops of each kind, as many as a page holds, as files too."""
+def _crops(evaluation: Evaluation, mistakes: Sequence[Mistake]) -> list[bytes]:
+    """The first mistakes with what is around them, as many as fit into ``LARGEST``, as JPEG."""
     index, table = evaluation.split.dataset, evaluation.detections
-    table = table.select(table.score > SHOWN_CONFIDENCE)
-    shown = [(kind, number, own) for kind in mistakes for number, own in enumerate(mistakes[kind][:MOST_SHOWN])]
-    shown.sort(key=lambda one: one[2].image)  # each image is read once
-    made: dict[tuple[str, int], bytes] = {}
-    for image, group in itertools.groupby(shown, key=lambda one: one[2].image):
+    table, crops = table.select(table.score > SHOWN_CONFIDENCE), [b""] * len(mistakes)
+    by_image = sorted(range(len(mistakes)), key=lambda number: mistakes[number].image)  # each is read once
+    for image, numbers in itertools.groupby(by_image, key=lambda number: mistakes[number].image):
         pixels, own = as_rgb(pixels_of(index, image)), np.flatnonzero(table.image == image)
-        lines = [(box, WHITE, 2) for box in index.objects(image)[1]]
+        lines: list[Outline] = [(box, WHITE, 2) for box in index.objects(image)[1]]
         lines += [(table.xyxy[row], class_colour(int(table.label[row])), 2) for row in own]
-        for kind, number, one in group:
-            label = max(one.found, one.label) if min(one.found, one.label) < 0 else one.found
+        for number in numbers:
+            one = mistakes[number]
+            label = one.label if one.found < 0 else one.found
             drawn = pixels if one.mask is None else draw_masks(pixels, decoded([one.mask]), np.array([label]))
-            made[kind, number] = crop(drawn, [(one.xyxy, class_colour(label), 4), *lines])
-    crops: dict[str, list[bytes]] = {}
-    for kind in mistakes:
-        (place / "crops" / kind.replace(" ", "_")).mkdir(parents=True)
-        own_crops = [made[kind, number] for number in range(min(len(mistakes[kind]), MOST_SHOWN))]
-        fits = itertools.accumulate(map(len, own_crops))
-        crops[kind] = [one for one, total in zip(own_crops, fits, strict=True) if total <= LARGEST]
-        for number, jpeg in enumerate(crops[kind]):
-            (place / _crop_name(kind, number)).write_bytes(jpeg)
-    return crops
-
-
-def _crop_name(kind: str, number: int) -> str:
-    return f"crops/{kind.replace(' ', '_')}/{number + 1:03}.jpg"
-
-
-def _write_table(
-    place: Path, index: DatasetIndex, names: Sequence[str], mistakes: Mistakes, crops: Mapping[str, Sequence[bytes]]
-) -> None:
-    """mistakes.csv: every mistake, those too that the page leaves out."""
-    with (place / "mistakes.csv").open("w", encoding="utf-8", newline="", errors="backslashreplace") as file:
-        rows = csv.writer(file)
-        rows.writerow(HEADER)
-        for kind, own in mistakes.items():
-            for number, one in enumerate(own):
-                label, found = ("" if row < 0 else index.names[row] for row in (one.label, one.found))
-                score = "" if one.found < 0 else f"{one.score:.4f}"
-                crop_name = _crop_name(kind, number) if number < len(crops[kind]) else ""
-                box = one.xyxy.round(2).tolist()
-                rows.writerow((kind, names[one.image], *box, label, found, score, one.note, crop_name))
+            crops[number] = crop(drawn, [(one.xyxy, class_colour(label), 4), *lines])
+    return crops[: np.searchsorted(np.cumsum([*map(len, crops)]), LARGEST, side="right")]
 
 
 def _chapter(
     index: DatasetIndex, names: Sequence[str], kind: str, own: Sequence[Mistake], crops: Sequence[bytes]
 ) -> Chapter:
-    text, titles = KINDS[kind], [_title(index, one) for one in own]
-    if kind == "wrong classes" and own:
-        text += f" {_counted(titles)}."
-    if len(own) > len(crops):
-        limits = f"a page has {MOST_SHOWN} of a kind and {LARGEST >> 20} MiB of them at most"
-        left_out = _counted(titles[len(crops) :])
-        text += (
-            f" {len(crops)} are shown, for {limits}; {len(own) - len(crops):,} more are in mistakes.csv: {left_out}."
+    """What a page shows of one kind, and what it leaves out."""
+    labels = ([label for label in (one.label, one.found) if label >= 0] for one in own)
+    titles = [" found as ".join(index.names[label] for label in few) for few in labels]
+    text = f"{KINDS[kind]} {_counted(titles)}."
+    if left_out := titles[len(crops) :]:
+        limits = (
+            f"{len(crops)} are shown, for a page holds {MOST_SHOWN} of a kind and {LARGEST >> 20} MiB of them at most"
         )
+        text += f" {limits}; {len(left_out):,} more are in mistakes.csv: {_counted(left_out)}."
     cards = []
     for one, title, jpeg in zip(own, titles, crops, strict=False):
         left, top, right, bottom = one.xyxy.round().astype(int).tolist()
@@ -128,59 +107,50 @@ def _chapter(
     return Chapter(kind, text, len(own), cards)
 
 
-def _title(index: DatasetIndex, one: Mistake) -> str:
-    words = [index.names[label] for label in (one.label, one.found) if label >= 0]
-    return " found as ".join(words)
-
-
 def _counted(titles: Sequence[str]) -> str:
-    """The most frequent texts with their counts, and how many others there are."""
-    *first, others = *(counts := Counter(titles).most_common())[:10], counts[10:]
-    rest = [f"{sum(count for _, count in others):,} of {len(others)} other kinds"] if others else []
-    return ", ".join([*(f"{count:,} {title:.60}" for title, count in first), *rest])
+    """The ten most frequent titles with their counts, and how many others there are."""
+    counts = Counter(titles).most_common()
+    rest = [f"{sum(count for _, count in counts[10:]):,} of {len(counts) - 10} others"] if len(counts) > 10 else []
+    return ", ".join([*(f"{count:,} {title:.60}" for title, count in counts[:10]), *rest]) or "None"
 
 
 def _by_class(index: DatasetIndex, mistakes: Mistakes) -> list[list[str]]:
     """A row for each class, that with the most mistakes first: its objects, and its mistakes of each kind."""
-    classes = len(index.names)
-    labels = ([own.found if own.label < 0 else own.label for own in mistakes[kind]] for kind in mistakes)
-    counts = np.array([index.counts, *(np.bincount(np.array(own, np.int64), minlength=classes) for own in labels)])
-    order = np.argsort(-counts[1:].sum(axis=0), kind="stable")
-    rows = [(index.names[label], counts[:, label]) for label in order[:MOST_ROWS]]
+    labels = ([one.found if one.label < 0 else one.label for one in own] for own in mistakes.values())
+    counts = (np.bincount(np.array(own, np.int64), minlength=len(index.names)) for own in labels)
+    table = np.stack((index.counts, *counts), axis=1)  # [C, kinds]
+    order = np.argsort(-table[:, 1:].sum(axis=1), kind="stable")
+    rows = [(index.names[label], table[label]) for label in order[:MOST_ROWS]]
     if len(order) > MOST_ROWS:
-        rows.append((f"{len(order) - MOST_ROWS} other classes", counts[:, order[MOST_ROWS:]].sum(axis=1)))
-    rows.append(("all", counts.sum(axis=1)))
+        rows.append((f"{len(order) - MOST_ROWS} other classes", table[order[MOST_ROWS:]].sum(axis=0)))
+    rows.append(("all", table.sum(axis=0)))
     return [["class", "objects", *mistakes], *([name, *(f"{one:,}" for one in own)] for name, own in rows)]
 
 
 def _write_rows(place: Path, index: DatasetIndex, names: Sequence[str], mistakes: Mistakes) -> str:
     """The labels of all images in which one may be wrong, doubtful ones added, for annotation tools.
 
-    A text file of YOLO's rows each, and COCO's annotations.json, whose annotations say why in their ``attributes``.
+    YOLO's text files, and COCO's annotations.json, whose annotations say why in their ``attributes``.
     """
-    added = mistakes["doubtful labels"]
-    row_of = [*np.flatnonzero(~index.crowd).tolist(), *range(len(index.label), len(index.label) + len(added))]
-    about: dict[int, dict[str, object]] = {}
+    added, about = mistakes["doubtful labels"], dict[int, dict[str, object]]()
     for kind in ("misses", "wrong classes", "doubtful labels"):
-        for number, one in enumerate(mistakes[kind]):
-            row = len(index.label) + number if one.row < 0 else row_of[one.row]
-            found = {"found_as": index.names[one.found], "confidence": round(one.score, 4)} if one.found >= 0 else {}
-            about[row] = {"review": kind, **found}
-    larger, order = _with_objects(index, added)
-    images = sorted({int(one) for one in larger.owner[np.isin(order, [*about])]})
-    if not images:
+        for row, one in enumerate(mistakes[kind], len(index.label)):
+            found = {} if one.found < 0 else {"found_as": index.names[one.found], "confidence": round(one.score, 4)}
+            about[row if one.row < 0 else one.row] = {"review": kind, **found}
+    larger, rows = _with_objects(index, added)
+    is_kept = np.isin(np.arange(len(index)), larger.owner[np.isin(rows, [*about])])
+    if not is_kept.any():
         return "No label is in doubt"
-    kept, positions = without_images(larger, np.setdiff1d(np.arange(len(index)), images))
+    kept, positions = without_images(larger, np.flatnonzero(~is_kept))
     stems = unique_stems([index.path(position) for position in range(len(index))])
     write_yolo(kept, [Path(f"{stems[one]}.txt") for one in positions], place, "", polygons=kept.outlines is not None)
     (place / "classes.txt").write_text("".join(f"{name}\n" for name in index.names), encoding="utf-8")
     content = coco_content(kept, [Path(names[one]) for one in positions])
-    of_kept = order[np.isin(larger.owner, images)]
-    for annotation, row in zip(content["annotations"], of_kept.tolist(), strict=True):
+    for annotation, row in zip(content["annotations"], rows[is_kept[larger.owner]].tolist(), strict=True):
         annotation["attributes"] = about.get(row, {})
     (place / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
-    doubtful = f"with the {len(added):,} doubtful ones added" if added else ""
-    return f"labels and annotations.json hold the labels of {len(kept):,} images in which one may be wrong, {doubtful}"
+    told = f"labels and annotations.json have the labels of the {len(kept):,} images in which one may be wrong"
+    return f"{told}, and {len(added):,} doubtful ones"
 
 
 def _with_objects(index: DatasetIndex, added: Sequence[Mistake]) -> tuple[DatasetIndex, np.ndarray]:
@@ -188,15 +158,10 @@ def _with_objects(index: DatasetIndex, added: Sequence[Mistake]) -> tuple[Datase
     xyxy = np.array([one.xyxy for one in added]).reshape(-1, 4)
     outlines = Outlines.pack([] if one.mask is None else rings_of(next(decoded([one.mask]))) for one in added)
     area = np.where(outlines.area > 0, outlines.area, (xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1))
-    label = np.array([one.found for one in added], np.int64)
+    image, label = (np.array([getattr(one, name) for one in added], np.int64) for name in ("image", "found"))
     columns = {"label": label, "xyxy": xyxy, "area": area, "crowd": np.zeros(len(added), bool)}
-    owner = np.concatenate((index.owner, np.array([one.image for one in added], np.int64)))
+    owner, joined = np.concatenate((index.owner, image)), Outlines.concat((index.outlines, outlines))
     order = np.argsort(owner, kind="stable")
-    joined = Outlines.concat((index.outlines, outlines))
-    larger = replace(
-        index,
-        first=offsets_of(np.bincount(owner, minlength=len(index))),
-        outlines=joined and joined.select(order),
-        **{name: np.concatenate((getattr(index, name), columns[name]))[order] for name in OF_OBJECTS},
-    )
-    return larger, order
+    objects: Any = {name: np.concatenate((getattr(index, name), columns[name]))[order] for name in OF_OBJECTS}
+    first = offsets_of(np.bincount(owner, minlength=len(index)))
+    return replace(index, first=first, outlines=joined and joined.select(order), **objects), order

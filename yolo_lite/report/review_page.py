@@ -12,6 +12,8 @@ import numpy as np
 
 from yolo_lite.report.drawing import BLACK, Colour
 
+Outline = tuple[np.ndarray, Colour, int]  # a box xyxy [4] in pixels of the image, its colour, how wide its lines are
+
 SIDE = 320  # pixels of a crop
 LONGEST = 160  # letters of a text that users have written
 
@@ -46,11 +48,11 @@ class Chapter(NamedTuple):
 
     title: str
     text: str
-    count: int
+    total: int
     cards: list[Card]
 
 
-def crop(image: np.ndarray, outlines: Sequence[tuple[np.ndarray, Colour, int]]) -> bytes:
+def crop(image: np.ndarray, outlines: Sequence[Outline]) -> bytes:
     """A square around the first box with as much around it, as JPEG, and boxes in their colours, the first on top.
 
     Args:
@@ -72,12 +74,12 @@ def crop(image: np.ndarray, outlines: Sequence[tuple[np.ndarray, Colour, int]]) 
 
 def review_page(title: str, text: str, table: Sequence[Sequence[str]], chapters: Sequence[Chapter]) -> str:
     """The page: a table, its header first, and a chapter for each kind."""
-    links = [f'<a href="#{number}">{own.count:,} {_text(own.title)}</a>' for number, own in enumerate(chapters)]
+    links = [f'<a href="#{number}">{own.total:,} {_text(own.title)}</a>' for number, own in enumerate(chapters)]
     rows = ["".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in row) for tag, row in _tagged(table)]
     body = [f"<h1>{_text(title)}</h1><p>{escape(text)}</p><nav>{' '.join(links)}</nav>"]
     body += ['<div class="wide"><table><tr>', "</tr>\n<tr>".join(rows), "</tr></table></div>"]
     for number, own in enumerate(chapters):
-        body.append(f'<h2 id="{number}">{own.count:,} {_text(own.title)}</h2><p>{escape(own.text)}</p>')
+        body.append(f'<h2 id="{number}">{own.total:,} {_text(own.title)}</h2><p>{escape(own.text)}</p>')
         body.append(f'<div class="cards">{"".join(map(_figure, own.cards))}</div>')
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # a browser then fetches and runs nothing
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
