@@ -624,6 +624,16 @@ def frames_of(path: Path) -> list[np.ndarray]:
     return found
 
 
+def test_frames_of_a_video_become_background(colours: Path):
+    make_film(colours / "in/film.avi", num_frames=3)
+    assert predict("--source", "in", "--save-background", "new", "--no-save") == 0
+    names = ["film/000000", "film/000001", "film/000002"]
+    assert sorted(str(path) for path in Path("new").rglob("*.*")) == [
+        *(f"new/images/{name}.jpg" for name in names), *(f"new/labels/{name}.txt" for name in names)
+    ]  # fmt: skip
+    assert np.asarray(Image.open("new/images/film/000000.jpg")).shape == (64, 96, 3)
+
+
 def test_a_video_comes_back_with_its_frames_rate_and_boxes(colours: Path, capsys: pytest.CaptureFixture[str]):
     make_film(colours / "films/a.avi")
     make_film(colours / "films/b.avi", num_frames=5)

@@ -42,8 +42,12 @@ LEGEND = "In the images: thick the mistake, in the colour of its class; thin the
 Mistakes = Mapping[str, Sequence[Mistake]]
 
 
-def write_review(folder: Path, evaluation: Evaluation) -> str:
-    """Write a folder ``review``, or ``review2`` where that is there; what it holds comes back, in a line."""
+def write_review(folder: Path, evaluation: Evaluation, subject: str = "") -> str:
+    """Write a folder ``review``, or ``review2`` where that is there; what it holds comes back, in a line.
+
+    Args:
+        subject: what was evaluated on what, for the page.
+    """
     index, mistakes = evaluation.split.dataset, find_mistakes(evaluation)
     numbered = (folder / f"review{number}" for number in itertools.count(2))
     place = next(one for one in itertools.chain((folder / "review",), numbered) if not one.exists())
@@ -62,7 +66,7 @@ def write_review(folder: Path, evaluation: Evaluation) -> str:
             table.append((kind, names[one.image], *one.xyxy.round(2).tolist(), *classes, score, one.note, file))
     with (place / "mistakes.csv").open("w", encoding="utf-8", newline="", errors="backslashreplace") as csv_file:
         csv.writer(csv_file).writerows(table)
-    counts = f"{len(index):,} images, {index.num_objects:,} objects, detections above confidence {SHOWN_CONFIDENCE}."
+    counts = f"{subject}{len(index):,} images, {index.num_objects:,} objects, detections above confidence {SHOWN_CONFIDENCE}."
     text = f"{counts} {_write_rows(place, index, names, mistakes)}. {LEGEND}"
     chapters = [_chapter(index, names, kind, own, crops[kind]) for kind, own in mistakes.items()]
     page = review_page("What it gets wrong", text, _by_class(index, mistakes), chapters)

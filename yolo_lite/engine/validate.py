@@ -115,7 +115,7 @@ def write_results(folder: Path, evaluation: Evaluation, report: dict[str, Any], 
     if options.save_txt:
         write_yolo_txt(folder, evaluation.detections, evaluation.split)
     if options.review:
-        print(write_review(folder, evaluation))
+        print(write_review(folder, evaluation, f"{options.weights}, {options.split}: "))
 
 
 def _checkpoint(options: ValOptions) -> Subject:
