@@ -307,7 +307,7 @@ def test_a_review_is_written_where_it_is_asked_for(tiny_run: Path, tmp_path: Pat
     report = json.loads((tmp_path / "exp/metrics.json").read_text())
     misses = (tmp_path / "exp/review/mistakes.csv").read_text().count("\nmisses,")
     assert misses == report["objects"] > 0  # so short a run finds nothing
-    assert f"0 wrong classes, {misses} misses, " in capsys.readouterr().out
+    assert f"wrong classes: 0, misses: {misses}, " in capsys.readouterr().out
     assert (tmp_path / "exp/review/classes.txt").read_text() == "star\ncircle\n"
 
 

@@ -102,8 +102,8 @@ def test_mistakes_hand_worked() -> None:
     assert [told(one) for one in mistakes["doubtful labels"]] == [(2, -1, 1, 0.8, "")]
     assert [told(one) for one in mistakes["wrong classes"]] == [(1, 1, 0, 0.6, "")]
     assert [told(one) for one in mistakes["misses"]] == [
-        (0, 0, -1, 0, "only as class 1 0.100"),
-        (1, 0, -1, 0, "nothing here, however unsure"),
+        (0, 0, -1, 0, "at a lower confidence: class 1 0.100"),
+        (1, 0, -1, 0, "nothing here at any confidence"),
     ]
     assert [told(one) for one in mistakes["false alarms"]] == [
         (0, -1, 0, 0.95, "overlaps a class 0 by IoU 0.33"),
@@ -119,7 +119,7 @@ def test_where_nothing_is_right_no_label_is_doubtful() -> None:
 
 def test_no_mistakes_make_a_page_too(tmp_path: Path) -> None:
     index = with_images(make_index([[(0, BOX)]], 1), tmp_path / "set", "a.jpg")
-    assert write_review(tmp_path, evaluation_of(index, make_table((0, 0, 0.9, BOX)))).startswith("0 doubtful labels, ")
+    assert write_review(tmp_path, evaluation_of(index, make_table((0, 0, 0.9, BOX)))).startswith("doubtful labels: 0, ")
     assert "No label is in doubt" in (tmp_path / "review/review.html").read_text()
     empty = with_images(make_index([[]], 1), tmp_path / "set", "a.jpg")
     write_review(tmp_path, evaluation_of(empty, make_table()))
@@ -202,7 +202,7 @@ def test_a_page_of_5000_images_is_bounded_and_counts_what_it_leaves_out(tmp_path
         own = [row for row in table if row["kind"] == kind]
         shown = [row for row in own if row["crop"]]
         assert len(own) == count and own[: len(shown)] == shown and 20 < len(shown) <= MOST_SHOWN
-        assert f"{count:,} {kind}" in text and f"{len(shown)} are shown" in text
+        assert f"{kind}: {count:,}" in text and f"{len(shown)} are shown" in text
         assert f"{count - len(shown):,} more are in mistakes.csv: " in text
         assert sorted(path.name for path in (place / "crops" / kind.replace(" ", "_")).iterdir()) == [
             Path(row["crop"]).name for row in shown
@@ -215,7 +215,7 @@ def test_a_crop_shows_a_box_anywhere_with_what_is_around_it(box: list[float]) ->
     image = np.full((100, 100, 3), 90, np.uint8)
     jpeg = crop(image, [(np.array(box), (255, 0, 0), 4), (np.array([0.0, 0, 100, 100]), (255, 255, 255), 2)])
     pixels = np.asarray(Image.open(io.BytesIO(jpeg)))
-    assert max(pixels.shape[:2]) == SIDE and (pixels[..., 0].astype(int) - pixels[..., 1] > 60).any()
+    assert pixels.shape[:2] == (SIDE, SIDE) and (pixels[..., 0].astype(int) - pixels[..., 1] > 60).any()
     assert (image == 90).all()
 
 
@@ -287,3 +287,8 @@ def test_no_review_is_written_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize("box", [[100.0, 100, 100, 100], [0.0, 50, 0, 50]])
 def test_a_box_without_area_at_the_border_is_no_end_of_a_run(box: list[float]) -> None:
     assert crop(np.full((100, 100, 3), 90, np.uint8), [(np.array(box), (255, 0, 0), 4)])
+
+
+def test_a_crop_of_a_long_image_keeps_within_it() -> None:
+    jpeg = crop(np.zeros((30, 500, 3), np.uint8), [(np.array([450.0, 0, 500, 30]), (255, 0, 0), 4)])
+    assert Image.open(io.BytesIO(jpeg)).size == (SIDE, round(30 / 100 * SIDE))

@@ -19,7 +19,7 @@ from yolo_lite.ops.box_arrays import xyxy_to_xywh
 NEAR = 0.1  # IoU from which a detection has to do with a label (t_b of TIDE: Bolya et al., 2020)
 KINDS = {
     "doubtful labels": "Detections where no label is, as sure as half of the right ones. The surest first.",
-    "wrong classes": "Label and detection lie on one another (IoU 0.5), of two classes. The surest first.",
+    "wrong classes": "Label and detection lie on one another (IoU 0.5) but name two classes. The surest first.",
     "misses": f"Labels that no detection above confidence {SHOWN_CONFIDENCE} finds, of any class. The largest first.",
     "false alarms": "All other detections that find no label. The surest first.",
 }
@@ -73,11 +73,11 @@ def _misses(evaluation: Evaluation, errors: Errors, rows: np.ndarray) -> list[Mi
     around = table.select(np.isin(table.image, objects.image[missed]))
     unsure = find_errors(split.dataset, split.truth, around, 0.0)
     found = zip(unsure.finds.tolist(), unsure.detections.label.tolist(), unsure.detections.score, strict=True)
-    notes = {row: f"only as {split.dataset.names[label]} {score:.3f}" for row, label, score in found}
+    notes = {row: f"at a lower confidence: {split.dataset.names[label]} {score:.3f}" for row, label, score in found}
     largest_first = missed[np.argsort(-(xyxy_to_xywh(objects.xyxy)[missed, 2:].prod(axis=1)), kind="stable")]
     return [
         _mistake(
-            objects, row, int(objects.label[row]), -1, int(rows[row]), notes.get(row, "nothing here, however unsure")
+            objects, row, int(objects.label[row]), -1, int(rows[row]), notes.get(row, "nothing here at any confidence")
         )
         for row in largest_first.tolist()
     ]

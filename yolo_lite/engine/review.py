@@ -37,7 +37,7 @@ from yolo_lite.report.review_page import Card, Chapter, Outline, crop, review_pa
 MOST_SHOWN, LARGEST = 100, 3 * 2**20  # mistakes of a kind on a page, bytes of their crops
 MOST_ROWS = 50  # classes in a table
 HEADER = ("kind", "image", "left", "top", "right", "bottom", "label", "found_as", "confidence", "note", "crop")
-LEGEND = "In the images: thick the mistake, in the colour of its class; thin the other detections; white the labels."
+LEGEND = "Thick: the mistake, in the colour of its class. Thin: other detections. White: labels."
 
 Mistakes = Mapping[str, Sequence[Mistake]]
 
@@ -66,12 +66,12 @@ def write_review(folder: Path, evaluation: Evaluation, subject: str = "") -> str
             table.append((kind, names[one.image], *one.xyxy.round(2).tolist(), *classes, score, one.note, file))
     with (place / "mistakes.csv").open("w", encoding="utf-8", newline="", errors="backslashreplace") as csv_file:
         csv.writer(csv_file).writerows(table)
-    counts = f"{subject}{len(index):,} images, {index.num_objects:,} objects, detections above confidence {SHOWN_CONFIDENCE}."
+    counts = f"{subject}{len(index):,} images, {index.num_objects:,} objects; confidence above {SHOWN_CONFIDENCE}."
     text = f"{counts} {_write_rows(place, index, names, mistakes)}. {LEGEND}"
     chapters = [_chapter(index, names, kind, own, crops[kind]) for kind, own in mistakes.items()]
     page = review_page("What it gets wrong", text, _by_class(index, mistakes), chapters)
     (place / "review.html").write_text(page, encoding="utf-8", errors="backslashreplace")
-    return f"{', '.join(f'{len(own)} {kind}' for kind, own in mistakes.items())}; {place / 'review.html'}"
+    return f"{', '.join(f'{kind}: {len(own)}' for kind, own in mistakes.items())}; {place / 'review.html'}"
 
 
 def _crops(evaluation: Evaluation, mistakes: Sequence[Mistake]) -> list[bytes]:

@@ -59,9 +59,10 @@ def crop(image: np.ndarray, outlines: Sequence[Outline]) -> bytes:
         image: uint8 ``[H, W, 3]`` RGB.
         outlines: boxes xyxy ``[4]`` in pixels of the image, their colours, and how wide the lines are.
     """
-    size, (first, *_) = image.shape[1::-1], outlines[0]
-    middle, half = (first[:2] + first[2:]) / 2, max((first[2:] - first[:2]).max(), 32)
-    low, high = (np.clip(middle + sign * half, 0, size).round().astype(int) for sign in (-1, 1))
+    size, (first, *_) = np.array(image.shape[1::-1]), outlines[0]
+    side = np.ceil(np.clip(2 * (first[2:] - first[:2]).max(), 64, size)).astype(int)  # [2], a square in most images
+    low = np.clip(((first[:2] + first[2:] - side) / 2).astype(int), 0, size - side)
+    high = low + side
     part = image[low[1] : high[1], low[0] : high[0]]
     ratio = SIDE / max(part.shape[:2])
     part = cv2.resize(part, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC)
@@ -74,22 +75,19 @@ def crop(image: np.ndarray, outlines: Sequence[Outline]) -> bytes:
 
 def review_page(title: str, text: str, table: Sequence[Sequence[str]], chapters: Sequence[Chapter]) -> str:
     """The page: a table, its header first, and a chapter for each kind."""
-    links = [f'<a href="#{number}">{own.total:,} {_text(own.title)}</a>' for number, own in enumerate(chapters)]
-    rows = ["".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in row) for tag, row in _tagged(table)]
+    links = [f'<a href="#{number}">{_text(own.title)}: {own.total:,}</a>' for number, own in enumerate(chapters)]
+    tags = ["th", *["td"] * (len(table) - 1)]
+    rows = ("".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in row) for tag, row in zip(tags, table, strict=True))
     body = [f"<h1>{_text(title)}</h1><p>{escape(text)}</p><nav>{' '.join(links)}</nav>"]
     body += ['<div class="wide"><table><tr>', "</tr>\n<tr>".join(rows), "</tr></table></div>"]
     for number, own in enumerate(chapters):
-        body.append(f'<h2 id="{number}">{own.total:,} {_text(own.title)}</h2><p>{escape(own.text)}</p>')
+        body.append(f'<h2 id="{number}">{_text(own.title)}: {own.total:,}</h2><p>{escape(own.text)}</p>')
         body.append(f'<div class="cards">{"".join(map(_figure, own.cards))}</div>')
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # a browser then fetches and runs nothing
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
     head += f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{_text(title)}</title>'
     head = f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>'
     return f"{head}\n<body>{''.join(body)}</body></html>\n"
-
-
-def _tagged(table: Sequence[Sequence[str]]) -> list[tuple[str, Sequence[str]]]:
-    return [("td" if number else "th", row) for number, row in enumerate(table)]
 
 
 def _figure(card: Card) -> str:
