@@ -98,6 +98,8 @@ BESIDE = (
     "engine/masks.py",  # of a split as COCO's run-length code
     "engine/stopwatch.py",
     "engine/detection_files.py",  # --save-json, --save-txt
+    "engine/mistakes.py",  # --review
+    "engine/review.py",
     "engine/archive.py",  # verifies what is read
     "engine/plain_pickle.py",
     "engine/checkpoint_fields.py",

@@ -302,6 +302,15 @@ def test_pictures_of_one_name_keep_their_folders_or_endings(val_index: DatasetIn
     assert files["a/1.txt"] == files["b/2.png.txt"] == ""
 
 
+def test_a_review_is_written_where_it_is_asked_for(tiny_run: Path, tmp_path: Path, capsys) -> None:
+    assert val_main(val_words(tiny_run, tmp_path, "--review", "--classes", "star", "circle")) == 0
+    report = json.loads((tmp_path / "exp/metrics.json").read_text())
+    misses = (tmp_path / "exp/review/mistakes.csv").read_text().count("\nmisses,")
+    assert misses == report["objects"] > 0  # so short a run finds nothing
+    assert f"wrong classes: 0, misses: {misses}, " in capsys.readouterr().out
+    assert (tmp_path / "exp/review/classes.txt").read_text() == "star\ncircle\n"
+
+
 def test_unknown_classes_are_refused(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert val_main(val_words(tiny_run, tmp_path, "--classes", "sqare")) == 2
     assert "--classes: expected names of classes, found 'sqare' (nearest: 'square')" in capsys.readouterr().err

@@ -28,6 +28,7 @@ from yolo_lite.config.errors import ConfigError, DataError, UserError
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.options import PredictOptions, ValOptions
 from yolo_lite.config.run_lock import MARK
+from yolo_lite.data.index import index_split
 from yolo_lite.data.letterbox import canvas_size
 from yolo_lite.data.split import dataset_root
 from yolo_lite.deploy import sources
@@ -564,6 +565,36 @@ def test_a_class_name_cannot_leave_the_folder_of_crops(colours: Path, monkeypatc
     ]
 
 
+def test_background_is_the_images_with_detections_byte_for_byte_with_empty_labels(colours: Path, capsys):
+    """Images without one, and those that have labels, are left out; an empty label file is none."""
+    red = painted(64, 96, (0, 8, 8, 24, 24))
+    for name in ("images/a/1.png", "images/b/1.png", "images/b/labelled.png", "images/b/xml.png", "images/b/empty.png"):
+        write(colours / name, red)
+    write(colours / "images/b/nothing.png", painted(64, 96))
+    write(colours / "images/b/green.png", painted(64, 96, (1, 8, 8, 24, 24)))
+    (colours / "labels/b").mkdir(parents=True)
+    (colours / "labels/b/labelled.txt").write_text("0 .5 .5 .1 .1\n")
+    (colours / "labels/b/empty.txt").touch()
+    (colours / "images/b/xml.xml").write_text("<annotation/>")
+    words = ("--source", "images", "--save-background", "new/background", "--no-save", "--classes", "red")
+    assert predict(*words) == 0
+    assert "3 images with false alarms (2 with labels left out): new/background/images; look" in capsys.readouterr().out
+    found = sorted(str(path.relative_to("new/background")) for path in Path("new").rglob("*") if path.is_file())
+    names = ("a/1", "b/1", "b/empty")
+    assert found == [*(f"images/{name}.png" for name in names), *(f"labels/{name}.txt" for name in names)]
+    assert Path("new/background/images/a/1.png").read_bytes() == (colours / "images/a/1.png").read_bytes()
+    assert all(Path(f"new/background/labels/{name}.txt").read_bytes() == b"" for name in names)
+    assert not Path("runs").exists()
+    (colours / "set.yaml").write_text(
+        "path: .\ntrain: [images/b/labelled.png, new/background/images]\nval: images\nnames: [a]"
+    )
+    index = index_split(load_dataset_config("set.yaml"), "set.yaml", "train")
+    assert (len(index), index.num_backgrounds, index.num_objects) == (4, 3, 1)
+    assert predict(*words) == 2 and "expected a new folder or an empty one" in capsys.readouterr().err
+    assert predict("--source", "images", "--save-background", "images/x") == 2
+    assert "--save-background images/x: expected a folder outside the dataset" in capsys.readouterr().err
+
+
 def test_a_checkpoint_predicts_from_the_command_line(confident: Path, tiny_data: Path, tmp_path: Path):
     folder = dataset_root(load_dataset_config(tiny_data), tiny_data) / "images/val"
     words = ["--weights", str(confident), "--source", str(folder), "--device", "cpu", "--project", str(tmp_path)]
@@ -592,6 +623,16 @@ def frames_of(path: Path) -> list[np.ndarray]:
     while (read := film.read())[0]:
         found.append(read[1])
     return found
+
+
+def test_frames_of_a_video_become_background(colours: Path):
+    make_film(colours / "in/film.avi", num_frames=3)
+    assert predict("--source", "in", "--save-background", "new", "--no-save") == 0
+    names = ["film/000000", "film/000001", "film/000002"]
+    assert sorted(str(path) for path in Path("new").rglob("*.*")) == [
+        *(f"new/images/{name}.jpg" for name in names), *(f"new/labels/{name}.txt" for name in names)
+    ]  # fmt: skip
+    assert np.asarray(Image.open("new/images/film/000000.jpg")).shape == (64, 96, 3)
 
 
 def test_a_video_comes_back_with_its_frames_rate_and_boxes(colours: Path, capsys: pytest.CaptureFixture[str]):

@@ -82,7 +82,7 @@ def train(options: TrainOptions) -> Result:
 def evaluate(options: ValOptions) -> dict[str, Any]:
     """Validate a checkpoint: ``evaluate(weights="runs/train/exp/weights/best.pt", split="test")``.
 
-    A run folder is written only where ``project``, ``name``, ``save_json`` or ``save_txt`` is given.
+    A run folder is written only where ``project``, ``name``, ``save_json``, ``save_txt`` or ``review`` is given.
 
     Returns:
         The content of metrics.json: ``map50_95``, ``map50``, ``per_class``, ...
@@ -90,8 +90,8 @@ def evaluate(options: ValOptions) -> dict[str, Any]:
     Raises:
         UserError: an option, the checkpoint or the data cannot be used.
     """
-    in_folder = bool({"project", "name"} & options.model_fields_set) or options.save_json or options.save_txt
-    return val_command.run(options, in_folder)
+    writes = {"project", "name"} & options.model_fields_set or options.save_json or options.save_txt or options.review
+    return val_command.run(options, bool(writes))
 
 
 @with_options_of(AdoptOptions)

@@ -16,6 +16,7 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.config.options import PredictOptions
 from yolo_lite.config.shortage import memory_errors_explained
 from yolo_lite.deploy import predictor
+from yolo_lite.deploy.background import Backgrounds
 from yolo_lite.deploy.prediction import Outputs, Prediction
 from yolo_lite.deploy.sources import count_frames, find_media, inputs_of, read_frames
 from yolo_lite.engine.operating_points import lowest_scores
@@ -39,6 +40,8 @@ def run(options: PredictOptions) -> None:
         tqdm.write(f"confidence: {lowest_scores(options.conf, model.points, model.names).told}")
     kept = {"max_det": options.max_det, "classes": classes, "agnostic_nms": options.agnostic_nms}
     choice, tiles = model.chosen(options.tile, options.overlap, conf=options.conf, iou=options.iou, **kept)
+    inputs = inputs_of(options.source, media)
+    backgrounds = Backgrounds(options.save_background, inputs, media) if options.save_background else None
     writes = not options.no_save or options.save_txt or options.save_json or options.save_crop
     count, start = Counter[str](), time.perf_counter()
 
@@ -54,17 +57,20 @@ def run(options: PredictOptions) -> None:
         first = next(stream, None)
         if first is None:
             raise DataError(f"--source {' '.join(options.source)}: not one of {count['skipped']} inputs can be read")
-        inputs = inputs_of(options.source, media)
         folder = make_run_folder(options.project, options.name, options.exist_ok, inputs) if writes else None
         said = _said(itertools.chain([first], stream), count, options.max_det)
         with stop_requests() as stop, closing(Outputs(folder or Path(), options)) as files:
             for prediction in tqdm(said, desc="predicting", total=count_frames(media), leave=False, delay=1):
                 files.add(prediction)
+                if backgrounds:
+                    backgrounds.add(prediction)
                 stop.check()  # between two images: every file is whole
     skipped = f", {count['skipped']} inputs passed over" if count["skipped"] else ""
     milliseconds = 1000 * (time.perf_counter() - start) / count["images"]
     if count["full"]:
         tqdm.write(f"{count['full']} images have as many detections as --max-det {options.max_det} allows, maybe more")
+    if backgrounds:
+        tqdm.write(backgrounds.describe())
     place = f"; {folder}" if folder else ""
     tqdm.write(f"{count['images']} images, {count['objects']} objects{skipped}, {milliseconds:.1f} ms an image{place}")
 

@@ -219,6 +219,7 @@ class ValOptions(Options):
     save_points: bool = option(False, "keep what was found in the checkpoint, for predict and export")
     save_json: bool = option(False, "predictions.json and ground_truth.json in COCO's format, in pixels")
     save_txt: SaveTxt = False
+    review: bool = option(False, "review/review.html: its mistakes as images, doubtful labels as YOLO and COCO rows")
     plugin: Plugins = ()
     project: Project = "runs/val"
     name: Name = "exp"
@@ -247,6 +248,9 @@ class PredictOptions(Options):
     save_txt: SaveTxt = False
     save_json: bool = option(False, "predictions.json: boxes xyxy in pixels, names, scores, masks as RLE")
     save_crop: bool = option(False, "crops/CLASS/*.jpg; of masks *.png, transparent outside")
+    save_background: Annotated[Written | None, Flag(metavar="DIR")] = option(
+        None, "where nothing is: a new folder for images with detections, which are false, to train with as background"
+    )
     plugin: Plugins = ()
     project: Project = "runs/predict"
     name: Name = "exp"

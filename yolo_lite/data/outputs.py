@@ -105,6 +105,14 @@ def check_folder(path: str | os.PathLike[str], inputs: Inputs, flag: str) -> Pat
     return place
 
 
+def check_empty_folder(path: str | os.PathLike[str], inputs: Inputs, flag: str) -> Path:
+    """The path of a folder that is new or empty. Raises UserError for another, or as ``check_place``."""
+    folder = check_place(path, inputs, flag)
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: expected a new folder or an empty one")
+    return folder
+
+
 def _ancestors(path: str | os.PathLike[str]) -> Iterator[tuple[tuple[int, int], str]]:
     """What is there of a path and the folders around it, innermost first: identity and real path."""
     real = Path(os.path.realpath(path))

@@ -64,17 +64,22 @@ def write_voc(index: DatasetIndex, names: list[Path], folder: Path, split: str, 
 
 
 def write_coco(index: DatasetIndex, names: list[Path], folder: Path, split: str, polygons: bool) -> str:
-    """Write one JSON file, with outlines where they are known; numbers are to 1/100 of a pixel."""
+    """Write one JSON file of ``coco_content``."""
+    path = folder / "annotations" / f"instances_{split}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(coco_content(index, names)), encoding="utf-8")
+    return path.relative_to(folder).as_posix()
+
+
+def coco_content(index: DatasetIndex, names: Sequence[Path]) -> dict[str, Any]:
+    """A split for other programs, with outlines where they are known; numbers are to 1/100 of a pixel."""
     posix = [name.as_posix() for name in names]
     content = coco_dict(index, index.image_id.tolist(), index.category_id.tolist(), posix)
     for row, annotation in enumerate(content["annotations"]):
         rings = index.outlines.of(row) if index.outlines else []
         annotation["bbox"] = np.round(annotation["bbox"], 2).tolist()
         annotation["segmentation"] = [ring.astype(np.float64).round(2).ravel().tolist() for ring in rings]
-    path = folder / "annotations" / f"instances_{split}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return path.relative_to(folder).as_posix()
+    return content
 
 
 def coco_dict(

@@ -13,19 +13,20 @@ import numpy as np
 from faster_coco_eval import COCO
 
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.engine.coco_ap import IN_CROWD, DetectionTable, match
+from yolo_lite.engine.coco_ap import IN_CROWD, UNMATCHED, DetectionTable, match
 from yolo_lite.engine.masks import masks_of
 
 SHOWN_CONFIDENCE = 0.25
 
 
 class Errors(NamedTuple):
-    """Detections above 0.25, but those in crowd regions, against the objects of a split, T without crowds."""
+    """Detections above a confidence, but those in crowd regions, against the objects of a split, T without crowds."""
 
     detections: DetectionTable
     taken_for: np.ndarray  # [D] int64, class of the object that a detection finds, C where it finds none
     objects: DetectionTable  # T rows, each with a score of 1
     found_as: np.ndarray  # [T] int64, class of the detection that finds an object, C where none does
+    finds: np.ndarray  # [D] int64, row of the object that a detection finds, UNMATCHED where it finds none
 
     @property
     def is_false(self) -> np.ndarray:
@@ -53,12 +54,14 @@ class Errors(NamedTuple):
         return np.bincount(np.concatenate(wrong), minlength=num_images)
 
 
-def find_errors(index: DatasetIndex, truth: COCO, table: DetectionTable) -> Errors:
-    """Pair the detections above 0.25 with the objects of a split, by their masks where they have some.
+def find_errors(
+    index: DatasetIndex, truth: COCO, table: DetectionTable, confidence: float = SHOWN_CONFIDENCE
+) -> Errors:
+    """Pair the detections above a confidence with the objects of a split, by their masks where they have some.
 
     ``truth`` is ``coco_ap.ground_truth`` of the split.
     """
-    confident, kind = table.select(table.score > SHOWN_CONFIDENCE), "bbox" if table.mask is None else "segm"
+    confident, kind = table.select(table.score > confidence), "bbox" if table.mask is None else "segm"
     matched = match(truth, confident, kind, any_class=True)
     detections, matched = confident.select(matched != IN_CROWD), matched[matched != IN_CROWD]
     hits = matched >= 0
@@ -67,4 +70,6 @@ def find_errors(index: DatasetIndex, truth: COCO, table: DetectionTable) -> Erro
     found_as[matched[hits]] = detections.label[hits]
     masks = None if table.mask is None else masks_of(truth)
     objects = DetectionTable(index.owner, index.xyxy, np.ones(len(index.label)), index.label, masks)
-    return Errors(detections, taken_for, objects.select(~index.crowd), found_as[~index.crowd])
+    finds = np.full(len(matched), UNMATCHED)
+    finds[hits] = (np.cumsum(~index.crowd) - 1)[matched[hits]]
+    return Errors(detections, taken_for, objects.select(~index.crowd), found_as[~index.crowd], finds)

@@ -102,7 +102,7 @@ def prediction_sheet(index: DatasetIndex, errors: Errors, positions: np.ndarray,
     )
     pairs = []
     for position in positions.tolist():
-        image, pair = as_rgb(_pixels(index, position)), []
+        image, pair = as_rgb(pixels_of(index, position)), []
         for title, table, wrong, score in sides:
             own = table.image == position
             shown = own & wrong if only_errors else own
@@ -116,7 +116,7 @@ def prediction_sheet(index: DatasetIndex, errors: Errors, positions: np.ndarray,
     return contact_sheet(pairs, columns=2)
 
 
-def _pixels(index: DatasetIndex, position: int) -> np.ndarray:
+def pixels_of(index: DatasetIndex, position: int) -> np.ndarray:
     """An image of the index; grey where it cannot be read any more, for a figure is no reason to end a run."""
     try:
         return read_image(index.path(position), index.channels, index.white)

@@ -29,6 +29,7 @@ from yolo_lite.engine.detection_files import write_coco_json, write_yolo_txt
 from yolo_lite.engine.device import choose_compute, libraries_left_uncollected, move_model
 from yolo_lite.engine.evaluate import Evaluation, evaluate, prepare_split, rounded_up
 from yolo_lite.engine.operating_points import Points
+from yolo_lite.engine.review import write_review
 from yolo_lite.engine.seams import SEAMS
 from yolo_lite.engine.sheets import figures
 from yolo_lite.engine.tasks import Inference
@@ -121,6 +122,8 @@ def write_results(
         write_coco_json(folder, evaluation.detections, evaluation.split)
     if options.save_txt:
         write_yolo_txt(folder, evaluation.detections, evaluation.split)
+    if options.review:
+        print(write_review(folder, evaluation, f"{options.weights}, {options.split}: "))
 
 
 def save_points(weights: str, points: Points) -> None:

@@ -17,7 +17,7 @@ from yolo_lite.config.errors import DataError
 from yolo_lite.data.decode import ANY_RANGE
 from yolo_lite.data.index import DatasetIndex, index_split
 from yolo_lite.data.inputs import dataset_inputs
-from yolo_lite.data.outputs import check_place
+from yolo_lite.data.outputs import check_empty_folder
 from yolo_lite.data.readers.voc import VocReader
 from yolo_lite.data.split import dataset_root
 from yolo_lite.data.writers import WRITERS
@@ -49,9 +49,7 @@ def check_new_folder(given: str | os.PathLike[str], config: DatasetConfig, data_
     """The root of the dataset; raises UserError for a folder that is not empty, or lies where nothing is written."""
     root = dataset_root(config, data_file)
     inputs = dataset_inputs(config, data_file)
-    folder = check_place(given, inputs._replace(folders=(*inputs.folders, str(root))), flag)
-    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder}: expected a new folder or an empty one")
+    check_empty_folder(given, inputs._replace(folders=(*inputs.folders, str(root))), flag)
     return root
 
 
