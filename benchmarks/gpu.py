@@ -9,9 +9,9 @@ goes on behind it. What did not fit into the time is a row too. ``log.txt`` has 
 profile of a step of each head (chrome://tracing, perfetto.dev), ``rows.jsonl`` the figures.
 
 How to read the table
-- ``img/s`` is the thing itself, ``bare img/s`` the network alone on the same batch, both passes in training, forward in
-  predict; a ratio near 1 means that nothing is left but the network. The GPU is waited for at the ends of a turn only.
-  Turns alternate; medians of the rounds; two steps warm up.
+- ``img/s`` is the thing itself, ``bare img/s`` the network alone on the same batch: both passes in training, forward
+  in predict. A ratio near 1 means that nothing is left but the network. Turns alternate, two steps warm up, the GPU is
+  waited for at the ends of a turn only, medians of the rounds are shown.
 - ``peak GiB``: allocated / reserved by torch, over three steps. nvidia-smi shows more: CUDA itself holds half a GiB.
 - heads: a step on one batch in pinned memory, its transfer among it, no loading. Far below bare with a GPU that is less
   busy than, say, 90 %: the host is too slow, or waits. ``host waits`` are those that torch tells of, with the lines that
@@ -39,7 +39,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from functools import partial
@@ -48,6 +48,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import cv2
+import numpy as np
 
 from yolo_lite.config.data import Generate
 from yolo_lite.data.shapes import SHAPE_CLASSES, SPLITS, write_image
@@ -86,15 +87,17 @@ class Scale(NamedTuple):
     minutes: float
     patience: float = 1.0  # times the budget of a part
 
+    is_quick: bool = False
+
 
 FULL = Scale(640, (192, 96), ("n", "s"), (16, 64), ("fp32", "fp16", "bf16"), (4, 8, 16), 3, 0.3, 3.0, 100, 7.5)
-QUICK = Scale(64, (12, 6), ("n",), (2, 4), ("fp32", "bf16"), (1, 2), 1, 0.0, 0.2, 3, 30.0, patience=10)
+QUICK = Scale(64, (12, 6), ("n",), (2, 4), ("fp32", "bf16"), (1, 2), 1, 0.0, 0.2, 3, 30.0, 10.0, True)
 
 
 class Measurement(NamedTuple):
     """A row to be measured."""
 
-    part: str  # of BUDGETS
+    part: str  # a key of BUDGETS
     name: str
     measure: str  # of gpu_measures.MEASURES
     choice: Mapping[str, Any] = MappingProxyType({})
@@ -112,17 +115,19 @@ class Row(NamedTuple):
     seconds: float = 0.0
 
 
-def scale_of(quick: bool) -> Scale:
-    return QUICK if quick else FULL
+def scale_of(flags: argparse.Namespace) -> Scale:
+    """That of the flags; with more minutes every part has more."""
+    scale = QUICK if flags.quick else FULL
+    minutes = flags.minutes or scale.minutes
+    return scale._replace(minutes=minutes, patience=scale.patience * max(minutes / scale.minutes, 1))
 
 
-def plan(quick: bool) -> list[Measurement]:
+def plan(one: Scale, parts: Container[str] = BUDGETS) -> list[Measurement]:
     """All that is measured, what matters most first."""
-    one = scale_of(quick)
     small, large, most = one.batches[0], one.batches[-1], one.workers[-1]
     cfg, middle = "cfg/yolo_n.yaml", one.workers[len(one.workers) // 2]
     kinds = ["yolo_n", "yolo_n_free", "yolo_n_seg", "yolo_n_seg_free", "faster_rcnn"]
-    todo = [Measurement("machine", "device", "machine")]
+    todo, choice = [Measurement("machine", "device", "machine")], dict[str, Any]()
     for name in kinds:
         choice = {"cfg": f"cfg/{name}.yaml", "batch": small, "detail": True}
         todo.append(Measurement("heads", f"{name}, batch {small}", "training", choice))
@@ -133,19 +138,19 @@ def plan(quick: bool) -> list[Measurement]:
         _training(size, large, precision, channels_last=False) for size in one.sizes for precision in one.precisions
     ]
     for workers in one.workers:
-        choice = {"batch": 16, "workers": workers} | ({"batch": 2} if quick else {})
+        choice = {"batch": 2 if one.is_quick else 16, "workers": workers}
         todo.append(Measurement("loading", f"{workers} workers, files", "loading", choice))
         if workers == middle:
             todo.append(Measurement("loading", f"{workers} workers, decoded", "loading", choice | {"cache": "ram"}))
-    for workers in (middle, most):
+    for workers in sorted({middle, most}):
         choice = {"cfg": cfg, "batch": large, "workers": workers, "cache": "ram"}
         todo.append(Measurement("loading", f"yolo_n, batch {large}, {workers} workers, decoded", "loading", choice))
     for name in kinds[:4]:
         choice = {"cfg": f"cfg/{name}.yaml", "batch": small, "steps": one.steps}
         todo.append(Measurement("scale", f"{name}, fp16", "loss_scale", choice, needs_gpu=True))
-    todo += [_training(size, "auto", precision) for size in one.sizes for precision in reversed(one.precisions)]
+    todo += [_training(size, "auto", precision) for precision in reversed(one.precisions) for size in one.sizes]
     done = {"batch": large, "workers": middle}
-    run = {**done, "cfg": cfg, "epochs": 2 if quick else 4}
+    run = {**done, "cfg": cfg, "epochs": 2 if one.is_quick else 4}
     todo += [
         Measurement("trained", f"yolo_n, batch {large}, {middle} workers: a run", "run", run),
         Measurement("trained", f"evaluate, batch {large}", "evaluation", done),
@@ -154,10 +159,11 @@ def plan(quick: bool) -> list[Measurement]:
         Measurement("trained", "ONNX on the CPU, batch 1", "onnx", {"provider": "CPUExecutionProvider"}),
         Measurement("trained", "ONNX on the GPU, batch 1", "onnx", {"provider": "CUDAExecutionProvider"}, True),
     ]
-    choice = {"epochs": 2, "workers": min(middle, 4), "imgsz": 64 if quick else 320}
-    todo.append(Measurement("resume", "yolo_n, batch 16", "resume", choice, limit=100))
-    todo += [_training(size, large, "bf16", compile=True) for size in one.sizes]
-    return [each._replace(limit=each.limit * one.patience) for each in todo]
+    compiled = [_training(size, large, "bf16", compile=True) for size in one.sizes]
+    choice = {"epochs": 2, "workers": min(middle, 4), "imgsz": one.pixels // 2}
+    todo += [compiled[0], Measurement("resume", "yolo_n, batch 16", "resume", choice, limit=100), *compiled[1:]]
+    kept = [each for each in todo if each.part == "machine" or each.part in parts]
+    return [each._replace(limit=each.limit * one.patience) for each in kept]
 
 
 def _training(size: str, batch: int | str, precision: str, **hyp: Any) -> Measurement:
@@ -190,7 +196,8 @@ def draw_one(folder: Path, spec: Generate, key: tuple[str, int]) -> None:
     """One image of the embedded set, kept as JPEG, as most images of the world are."""
     write_image(folder, spec, *key)
     drawn = folder / "images" / key[0] / f"{key[1]:06d}.png"
-    cv2.imwrite(str(drawn.with_suffix(".jpg")), cv2.imread(str(drawn)), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    pixels = np.asarray(cv2.imread(str(drawn)))
+    cv2.imwrite(str(drawn.with_suffix(".jpg")), pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
     drawn.unlink()
 
 
@@ -282,30 +289,35 @@ def write_report(out: Path, todo: Sequence[Measurement], rows: Sequence[Row], wo
     (out / "gpu.md").write_text("\n\n".join([title, command, table(todo, rows), guide]) + "\n", encoding="utf-8")
 
 
-def main(given: Sequence[str] | None = None) -> int:
+def read_flags(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Those of the command, which are also those of the processes that measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the table, the log and the drawn data")
     parser.add_argument("--quick", action="store_true", help="tiny, on a CPU too")
     parser.add_argument("--device", default="", help="cpu, 0, ... (default: a GPU if any)")
     parser.add_argument("--minutes", type=float, help="after which it ends (default: 7.5, of --quick 30)")
-    flags = parser.parse_args(given)
-    scale, todo = scale_of(flags.quick), plan(flags.quick)
-    start, out = time.monotonic(), flags.out.resolve()
+    parser.add_argument("--parts", nargs="+", choices=list(BUDGETS), default=list(BUDGETS), metavar="PART")
+    return parser.parse_args(words)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if given is None else given)
+    flags = read_flags(words)
+    scale, out, start = scale_of(flags), flags.out.resolve(), time.monotonic()
+    todo = plan(scale, flags.parts)
     draw(out / "data", scale)
     for name in ("rows.jsonl", "log.txt"):
         (out / name).unlink(missing_ok=True)
-    words = [sys.executable, str(MEASURES), "--out", str(out), "--device", flags.device, *["--quick"] * flags.quick]
     os.environ["YOLO_LITE_CACHE"] = str(out / "cache")
-    typed = sys.argv[1:] if given is None else given
 
     def show(rows: list[Row]) -> None:
-        write_report(out, todo, rows, typed)
+        write_report(out, todo, rows, words)
         print(f"{time.monotonic() - start:5.0f} s  {todo[len(rows) - 1].name}: {rows[-1].remark}", flush=True)
 
-    rows = supervise(todo, out, words, start + 60 * (flags.minutes or scale.minutes), show)
-    write_report(out, todo, rows, typed)
-    print(f"{out / 'gpu.md'}")
-    return int(rows[0].rate is None and rows[0].remark.startswith("not measured"))
+    rows = supervise(todo, out, [sys.executable, str(MEASURES), *words], start + 60 * scale.minutes, show)
+    write_report(out, todo, rows, words)
+    print(out / "gpu.md")
+    return int(rows[0].remark.startswith("not measured"))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ import inference
 import kill_resume
 import numpy as np
 import torch
-from gpu import BUDGETS, Measurement, Row, Scale, append, plan, read_rows, scale_of
+from gpu import BUDGETS, Measurement, Row, Scale, append, plan, read_flags, read_rows, scale_of
 from timing import in_turn, seconds_of, wait
-from torch.autograd import DeviceType
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from train_step import bare_step, full_batches, started, training_set
 
 import yolo_lite
@@ -45,11 +46,14 @@ from yolo_lite.engine.prepare import Setup
 from yolo_lite.engine.resolve import run_config
 from yolo_lite.engine.state import State
 from yolo_lite.engine.train import train, train_step
-from yolo_lite.structures import Batch
+from yolo_lite.structures import Batch, Objects
 
 PACKAGE = str(Path(yolo_lite.__file__).parent)
 SAMPLES = 64  # made once; larger batches repeat them
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")  # by which torch waits for a number from the GPU
+# Operations whose outputs have a size that only the device knows.
+UNKNOWN_SIZE = {f"aten::{name}" for name in ("nonzero", "masked_select", "_unique2", "repeat_interleave.Tensor")}
+INDEXING = {f"aten::{name}" for name in ("index.Tensor", "index_put", "index_put_")}  # where the index is bools
 
 
 class Bench(NamedTuple):
@@ -71,7 +75,8 @@ class Bench(NamedTuple):
     def config(self, cfg: str, batch: int, hyp: dict[str, Any], **options: Any) -> RunConfig:
         """A run on the drawn data."""
         shared = {"data": self.data, "imgsz": self.scale.pixels, "device": str(self.device), "no_figures": True}
-        return run_config(TrainOptions(**{"workers": 0, **shared, **options}, cfg=cfg, batch_size=batch, set=hyp))
+        given: dict[str, Any] = {"workers": 0, **shared, **options}
+        return run_config(TrainOptions(**given, cfg=cfg, batch_size=batch, set=hyp))
 
 
 def machine(bench: Bench) -> Row:
@@ -133,8 +138,11 @@ def pinned(batch: Batch, device: torch.device) -> Batch:
     """The batch as loading processes hand it over for this device."""
     if device.type != "cuda":
         return batch
-    objects = [None if column is None else column.pin_memory() for column in batch.objects]
-    return batch._replace(images=batch.images.pin_memory(), objects=batch.objects._make(objects))
+    image, label, box, mask = batch.objects
+    objects = Objects(
+        image.pin_memory(), label.pin_memory(), box.pin_memory(), mask if mask is None else mask.pin_memory()
+    )
+    return batch._replace(images=batch.images.pin_memory(), objects=objects)
 
 
 def first_seconds(step: Callable[[], object], device: torch.device) -> tuple[float, str]:
@@ -170,28 +178,26 @@ def loss_steps(state: State, setup: Setup, batch: Batch) -> dict[str, Callable[[
     return {"assign": assign, "loss": loss}
 
 
-def profiled(step: Callable[[], object], device: torch.device, seconds: float, trace: Path, steps: int = 5) -> str:
+def profiled(step: Callable[[], object], device: torch.device, seconds: float, trace: Path, steps: int = 3) -> str:
     """What the host waits for in a step of so many seconds, and how busy the GPU is; the trace is kept."""
     on_gpu = device.type == "cuda"
-    places = host_waits(step, steps) if on_gpu else Counter[str]()
+    places = (host_waits if on_gpu else unknown_sizes)(step, steps)
     activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if on_gpu else [])]
     with torch.profiler.profile(activities=activities) as profile:
         seconds_of(step, device, steps)
     trace.parent.mkdir(exist_ok=True)
     profile.export_chrome_trace(str(trace))
+    number = f"{sum(places.values()) / steps:g}"
+    where = ", ".join(f"{place} x{count / steps:g}" for place, count in places.most_common(6))
+    if not on_gpu:
+        return f"{number} results of unknown size a step: a GPU would be waited for ({where})"
     events = profile.key_averages()
     waiting = [event for event in events if event.key in WAITS]
-    own = [
-        one for one in events if one.device_type == DeviceType.CUDA and not getattr(one, "is_user_annotation", False)
-    ]
-    if not on_gpu:
-        return f"{sum(event.count for event in events) / steps:.0f} operations a step"
-    where = ", ".join(f"{place} x{count / steps:g}" for place, count in places.most_common(6))
+    own = [one for one in events if one.device_type.name == "CUDA" and not getattr(one, "is_user_annotation", False)]
     waited = sum(event.cpu_time_total for event in waiting) / steps / 1000
     busy = sum(event.self_device_time_total for event in own) / steps / 1e6 / seconds
-    counted = sum(event.count for event in waiting) / steps
-    told = f"{places.total() / steps:g} host waits a step ({where}), {counted:g} in the profile, {waited:.1f} ms"
-    return f"{told}; busy {busy:.0%}"
+    counted = f"{sum(event.count for event in waiting) / steps:g} in the profile, {waited:.1f} ms"
+    return f"{number} host waits a step ({where}), {counted}; busy {busy:.0%}"
 
 
 def host_waits(step: Callable[[], object], steps: int) -> Counter[str]:
@@ -200,8 +206,7 @@ def host_waits(step: Callable[[], object], steps: int) -> Counter[str]:
 
     def count(message: Any, *_: Any, **__: Any) -> None:
         if "called a synchronizing" in str(message):
-            frames = [frame for frame in traceback.extract_stack() if frame.filename.startswith(PACKAGE)]
-            places[f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "elsewhere"] += 1
+            places[line_of_package()] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -211,6 +216,30 @@ def host_waits(step: Callable[[], object], steps: int) -> Counter[str]:
             step()
         torch.cuda.set_sync_debug_mode("default")
     return places
+
+
+def unknown_sizes(step: Callable[[], object], steps: int) -> Counter[str]:
+    """Where sizes depend on values, by line of yolo_lite: known on a CPU, and a host wait each on a GPU."""
+    places = Counter[str]()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = function.name()
+            by_bools = name in INDEXING and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1])
+            if by_bools or name in UNKNOWN_SIZE:
+                places[line_of_package()] += 1
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
+        for _ in range(steps):
+            step()
+    return places
+
+
+def line_of_package() -> str:
+    """Which line of yolo_lite is being executed."""
+    frames = [frame for frame in traceback.extract_stack() if frame.filename.startswith(PACKAGE)]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "elsewhere"
 
 
 def loss_scale(bench: Bench, cfg: str, batch: int, steps: int) -> Row:
@@ -226,11 +255,11 @@ def rate_of(call: Callable[[], object], bench: Bench, uncounted: int) -> float:
     """Calls a second over some seconds, after as many calls as found their batch ready."""
     seconds_of(call, bench.device, uncounted)
     start, calls = time.perf_counter(), 0
-    while (spent := time.perf_counter() - start) < bench.scale.loading:
+    while time.perf_counter() - start < bench.scale.loading:
         call()
         calls += 1
-        wait(bench.device)
-    return calls / spent
+    wait(bench.device)
+    return calls / (time.perf_counter() - start)
 
 
 def loading(bench: Bench, batch: int, workers: int, cache: str = "off", cfg: str = "") -> Row:
@@ -267,7 +296,7 @@ def run(bench: Bench, cfg: str, batch: int, workers: int, epochs: int) -> Row:
 
 def evaluation(bench: Bench, batch: int, workers: int) -> Row:
     """Validation, by stage."""
-    options = {"weights": str(bench.weights), "data": bench.data, "device": str(bench.device)}
+    options: dict[str, Any] = {"weights": bench.weights, "data": bench.data, "device": str(bench.device)}
     found = evaluate.fastest(ValOptions(**options, batch_size=batch, workers=workers), 2)
     stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in found.seconds.items())
     remark = f"{stages} s; {len(found.detections.score)} detections"
@@ -340,15 +369,12 @@ def answer(one: Measurement, bench: Bench, spent: float) -> Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", default="")
-    parser.add_argument("--quick", action="store_true")
-    flags = parser.parse_args()
-    bench = Bench(flags.out, scale_of(flags.quick), choose_compute(flags.device, "fp32", True).device)
+    flags = read_flags()
+    scale = scale_of(flags)
+    bench = Bench(flags.out.resolve(), scale, choose_compute(flags.device, "fp32", True).device)
     if bench.device.type != "cuda" and not flags.quick:
         raise ConfigError(f"expected a CUDA GPU, or --quick, found {bench.device}")
-    file, todo = flags.out / "rows.jsonl", plan(flags.quick)
+    file, todo = bench.out / "rows.jsonl", plan(scale, flags.parts)
     for one in todo[len(read_rows(file)) :]:
         before = zip(todo, read_rows(file), strict=False)
         append(file, answer(one, bench, sum(row.seconds for other, row in before if other.part == one.part)))

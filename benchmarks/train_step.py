@@ -79,8 +79,8 @@ def bare_step(model: Any, images: Tensor, compute: Compute) -> Callable[[], None
 def measure(size_name: str, pixels: int, precision: str, flags: argparse.Namespace) -> str:
     """One row of the table."""
     what = {name: getattr(flags, name) for name in ("data", "batch_size", "workers", "device")}
-    files = {"cfg": f"cfg/yolo_{size_name}.yaml", "hyp": "cfg/hyp.yaml", "set": [f"precision={precision}"]}
-    config = run_config(TrainOptions(**what, **files, imgsz=pixels))
+    cfg, hyp = f"cfg/yolo_{size_name}.yaml", {"precision": precision}
+    config = run_config(TrainOptions(**what, cfg=cfg, hyp="cfg/hyp.yaml", imgsz=pixels, set=hyp))
     (state, setup), dataset = started(config), training_set(config)
     store, compute = dataset.store, setup.compute
     for position in range(len(dataset)):  # decode once before the clock runs, as from the second epoch on
