@@ -1,37 +1,40 @@
 """Everything that this project should know of a GPU: one command, one table, under eight minutes on one card.
 
-    python benchmarks/gpu.py --out gpu            writes gpu/gpu.md, line by line as it is measured
+    python benchmarks/gpu.py --out gpu            writes gpu/gpu.md, row by row as it is measured
     python benchmarks/gpu.py --out gpu --quick    proves it on a CPU, with tiny images
 
 It needs no network and no data: it draws images with boxes and outlines, of 80 classes by name, and keeps them as JPEG.
 Another process measures. What fails, hangs or crashes ends that process and is a row that says why; the next process
-goes on behind it. What did not fit into the time is a row too. ``log.txt`` has all that was printed, ``traces/`` a
-profile of a step of each head (chrome://tracing, perfetto.dev), ``rows.jsonl`` the figures.
+It needs no network and no data: it draws images with boxes and outlines, of 80 classes by name, and keeps JPEG files.
+these parts alone, ``--minutes 15`` gives each twice as much. ``log.txt`` has all that was printed, ``rows.jsonl`` the
+figures, ``traces`` a profile of each head (perfetto.dev).
 
 How to read the table
 - ``img/s`` is the thing itself, ``bare img/s`` the network alone on the same batch: both passes in training, forward
-  in predict. A ratio near 1 means that nothing is left but the network. Turns alternate, two steps warm up, the GPU is
+  in predict. A ratio near 1 means that nothing is left but the network. Turns alternate, two calls warm up, the GPU is
   waited for at the ends of a turn only, medians of the rounds are shown.
-- ``peak GiB``: allocated / reserved by torch, over three steps. nvidia-smi shows more: CUDA itself holds half a GiB.
-- heads: a step on one batch in pinned memory, its transfer among it, no loading. Far below bare with a GPU that is less
-  busy than, say, 90 %: the host is too slow, or waits. ``host waits`` are those that torch tells of, with the lines that
-  make them; one is due, train.py's, which asks whether loss and gradient are finite. The profile counts those of CUDA;
-  their milliseconds are harmless where the GPU is busy meanwhile. ``busy`` are kernels' seconds by those of a step.
-- heads, loss: assignment, loss and its gradient, as a share of the step, measured alone on resident outputs.
-- grid: fp32 convolves in TF32 where the card can (torch's default). bf16 should be quickest, channels-last beat
-  contiguous in 16 bits. fp16 needs its loss scale: it should stay in the thousands; of heads that grade their pairs it
-  begins at 1.
-- auto: what ``--batch-size auto`` takes, and how long it looks for it. Reserved should be below 90 % of the card.
-- loading: what processes make ready of JPEG files, mosaics of four, and of decoded images. Below the training rate,
-  training starves: in the rows with a model the share of waiting says so.
-- compile: it pays if img/s grows by more than the first step costs over a run.
-- resume: the same bits, or ``deterministic: true`` does not hold on this card.
-- evaluate, predict, ONNX: images a second from files to detections; stages of evaluation in seconds.
+- ``peak GiB``: allocated / reserved by torch over three steps. nvidia-smi shows more: CUDA itself holds half a GiB.
+- heads: a step on a batch in pinned memory, its transfer among it, no loading. Far below bare, with a GPU that is
+  ``busy`` (seconds of its work by those of the step) for less than, say, 90 %: the host is too slow, or waits.
+  ``host waits`` are those that torch tells of, with the lines that make them. One is due: train.py asks whether loss
+  and gradient are finite. The profile counts those of CUDA; their milliseconds do no harm while the GPU is busy.
+  On a CPU lines are named whose outputs have a size that depends on values: there a GPU would be waited for.
+- heads, percentage: assignment, loss and its gradient, measured alone on resident outputs, by the seconds of the step.
+- grid: fp32 convolves in TF32 where the card can (torch's default). bf16 should be quickest, and channels-last quicker
+  than contiguous in 16 bits.
+- scale: fp16 begins at 65536, for heads that grade their pairs at 1. Each overflow halves it; below 1 it would starve.
+- auto: what ``--batch-size auto`` takes, and how long it looks for it. Reserved should stay near 90 % of the card.
+- loading: what processes make ready of JPEG files, in mosaics of four, and of decoded images. Where that is less than
+  the rate of training, training starves: rows with a model say for how much of the time it waits.
+- compile: it pays where img/s grows by more, over a run, than the first step takes.
+- resume: ``the same bits``, or ``deterministic: true`` does not hold on this card.
+- trained: from files to detections; stages of the evaluation in seconds; ``bare`` of predict is the fastest form.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -216,7 +219,7 @@ def supervise(
     todo: Sequence[Measurement], out: Path, words: Sequence[str], deadline: float, show: Callable[[list[Row]], None]
 ) -> list[Row]:
     """Let processes answer until every measurement has its row; ``show`` is called with all rows after each."""
-    file = out / "rows.jsonl"
+    file, why = out / "rows.jsonl", "the time was over"
     while (done := len(read_rows(file))) < len(todo) and time.monotonic() < deadline:
         with open(out / "log.txt", "a", encoding="utf-8") as log:
             process = subprocess.Popen(
@@ -227,11 +230,11 @@ def supervise(
         if len(rows) < len(todo):
             append(file, Row(remark=f"not measured: {reason or last_line(out / 'log.txt')}"))
             show(read_rows(file))
-        if done == len(rows) == 0:  # the first row is that of the machine, without which there is nothing to measure
+        if done == len(rows) == 0:
+            why = "there is nothing to measure on"
             break
-    over = [Row(remark="not measured: the time was over")] * (len(todo) - len(read_rows(file)))
-    for row in over:
-        append(file, row)
+    for _ in range(len(todo) - len(read_rows(file))):
+        append(file, Row(remark=f"not measured: {why}"))
     return read_rows(file)
 
 
@@ -242,24 +245,26 @@ def watch(
     deadline: float,
     show: Callable[[list[Row]], None],
 ) -> str:
-    """Wait for a process and end it, with all that it has started, where a measurement takes too long; why, or ""."""
-    seen, since, extra = len(read_rows(file)), time.monotonic(), START_SECONDS
-    reason = ""
-    while process.poll() is None and not reason:
-        time.sleep(0.05)
-        rows, now = read_rows(file), time.monotonic()
-        if len(rows) > seen:
-            seen, since, extra = len(rows), now, 0.0
+    """Wait for a process, and end it where a measurement takes too long; why, or "" where it ended by itself."""
+    seen, since, start = len(read_rows(file)), time.monotonic(), START_SECONDS
+    try:
+        while process.poll() is None:
+            time.sleep(0.05)
+            rows, now = read_rows(file), time.monotonic()
+            if len(rows) > seen:
+                seen, since, start = len(rows), now, 0.0
+                show(rows)
+            if now > deadline:
+                return "stopped, the time was over"
+            if now - since > todo[min(seen, len(todo) - 1)].limit + start:
+                return f"stopped after {now - since:.0f} s"
+        return ""
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # neither it nor anything that it has started is left
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if len(rows := read_rows(file)) > seen:
             show(rows)
-        limit = todo[min(seen, len(todo) - 1)].limit + extra
-        if now > deadline:
-            reason = "stopped, the time was over"
-        elif now - since > limit:
-            reason = f"stopped after {now - since:.0f} s"
-    if reason:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    return reason
 
 
 def last_line(log: Path) -> str:
@@ -309,6 +314,7 @@ def main(given: Sequence[str] | None = None) -> int:
     for name in ("rows.jsonl", "log.txt"):
         (out / name).unlink(missing_ok=True)
     os.environ["YOLO_LITE_CACHE"] = str(out / "cache")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end the process that measures
 
     def show(rows: list[Row]) -> None:
         write_report(out, todo, rows, words)

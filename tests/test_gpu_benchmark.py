@@ -138,8 +138,28 @@ def test_a_failure_a_hang_and_a_crash_are_a_row_each_and_the_rest_goes_on(
     assert rows[3].remark.startswith("not measured: stopped after")
     assert rows[5].remark == "not measured: last words"
     assert shown == sorted(shown) and shown[-1] == 7
-    child = Path(f"/proc/{(tmp_path / 'child').read_text()}/status")
-    wait_for(lambda: not child.exists() or "State:\tZ" in child.read_text(), 20)
+    assert is_gone((tmp_path / "child").read_text())
+
+
+def test_whoever_stops_it_stops_the_process_that_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    todo = [Measurement("heads", f"number {number}", "training") for number in range(7)]
+
+    def interrupt(rows: list[Row]) -> None:
+        if (tmp_path / "child").exists():
+            raise KeyboardInterrupt
+
+    gpu.append(tmp_path / "rows.jsonl", Row())
+    gpu.append(tmp_path / "rows.jsonl", Row())  # the one that would fail
+    script = CHILD.replace("time.sleep(600)", "open('rows.jsonl', 'a').write('{}\\n'); time.sleep(600)")
+    with pytest.raises(KeyboardInterrupt):
+        supervise(todo, tmp_path, [sys.executable, "-S", "-c", script], time.monotonic() + 120, interrupt)
+    assert is_gone((tmp_path / "child").read_text())
+
+
+def is_gone(process: str) -> bool:
+    wait_for(lambda: not (status := Path(f"/proc/{process}/status")).exists() or "State:\tZ" in status.read_text(), 20)
+    return True
 
 
 def test_what_did_not_fit_into_the_time_is_named(tmp_path: Path):
@@ -155,9 +175,9 @@ def test_what_did_not_fit_into_the_time_is_named(tmp_path: Path):
 def test_without_a_machine_nothing_else_is_tried(tmp_path: Path):
     words = [sys.executable, "-S", "-c", "raise ValueError('no GPU')"]
     rows = supervise(plan(FULL), tmp_path, words, time.monotonic() + 60, lambda rows: None)
-    assert (
-        rows[0].remark == "not measured: ValueError: no GPU" and (tmp_path / "log.txt").read_text().count("no GPU") == 1
-    )
+    assert rows[0].remark == "not measured: ValueError: no GPU"
+    assert {row.remark for row in rows[1:]} == {"not measured: there is nothing to measure on"}
+    assert (tmp_path / "log.txt").read_text().count("ValueError: no GPU") == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ table
