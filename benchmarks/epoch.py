@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
+from timing import in_turn
 from torch import Tensor
+from train_step import bare_step
 
 from yolo_lite.config.model import ModelConfig
 from yolo_lite.config.options import TrainOptions
@@ -40,27 +43,13 @@ def bare_seconds(config: RunConfig, num_train: int, num_val: int, val_shape: tup
 
     train_images, val_images = images_of(size, size), images_of(*val_shape)
 
-    def train_pass() -> None:
-        with compute.autocast():
-            raw = model(train_images).slots
-        raw.float().square().mean().backward()
-        model.zero_grad()
+    def median(action: Callable[[], object]) -> float:
+        return statistics.median(in_turn({"": action}, compute.device, rounds=7)[""])
 
-    seconds = _median(train_pass) / batch_size * num_train
+    seconds = median(bare_step(model, train_images, compute)) / batch_size * num_train
     network = model.for_inference()
     with torch.inference_mode(), compute.autocast():
-        return seconds + _median(lambda: network(val_images)) / batch_size * num_val
-
-
-def _median(action, repeats: int = 7) -> float:  # type: ignore[no-untyped-def]
-    times = []
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
-        action()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return sorted(times[2:])[repeats // 2]
+        return seconds + median(lambda: network(val_images)) / batch_size * num_val
 
 
 def _in_a_new_process(function, *arguments) -> float:  # type: ignore[no-untyped-def]

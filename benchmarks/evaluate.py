@@ -8,7 +8,13 @@ from __future__ import annotations
 import argparse
 
 from yolo_lite.config.options import ValOptions
+from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.engine.validate import prepare_validation
+
+
+def fastest(options: ValOptions, repeats: int) -> Evaluation:
+    """The evaluation that took least of some."""
+    return min((prepare_validation(options)() for _ in range(repeats)), key=lambda run: sum(run.seconds.values()))
 
 
 def main() -> None:
@@ -19,9 +25,7 @@ def main() -> None:
     flags = parser.parse_args()
     rows = []
     for weights in flags.weights:
-        options = ValOptions(weights=weights, data=flags.data, workers=0)
-        runs = [prepare_validation(options)() for _ in range(flags.repeats)]
-        best = min(runs, key=lambda run: sum(run.seconds.values()))
+        best = fastest(ValOptions(weights=weights, data=flags.data, workers=0), flags.repeats)
         cells = " | ".join(f"{seconds:.2f}" for seconds in (*best.seconds.values(), sum(best.seconds.values())))
         rows.append(f"| {weights} | {len(best.detections.score)} | {best.scores.overall.map50_95:.3f} | {cells} |")
     stages = " | ".join(best.seconds)

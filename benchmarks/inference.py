@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import statistics
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from timing import in_turn
 from torch import Tensor
 
 from yolo_lite.deploy.exported import load_exported
@@ -27,9 +26,15 @@ from yolo_lite.deploy.sources import find_media, read_frames
 from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.ops.nms import DetectOptions
-from yolo_lite.structures import Compute, Detections, as_floats
+from yolo_lite.structures import Detections, as_floats
 
-FORMS = {"fp32": ("fp32", False), "fp32_last": ("fp32", True), "bf16_last": ("bf16", True)}  # precision, channels-last
+# Precision, channels-last.
+FORMS = {
+    "fp32": ("fp32", False),
+    "fp32_last": ("fp32", True),
+    "bf16_last": ("bf16", True),
+    "fp16_last": ("fp16", True),  # on a GPU
+}
 
 
 def bare(form: str, model: Any, batches: list[Tensor], device: str) -> Callable[[], None]:
@@ -43,7 +48,6 @@ def bare(form: str, model: Any, batches: list[Tensor], device: str) -> Callable[
         with compute.autocast():
             for images in resident:
                 network(images)
-        _wait(compute)
 
     return run
 
@@ -73,8 +77,16 @@ def batches_of(predictor: Predictor, predict: Callable[[Predictor], None]) -> li
     return seen
 
 
-def measure(batch_size: int, flags: argparse.Namespace) -> str:
-    """One row of the table."""
+class Measured(NamedTuple):
+    """What one batch size came to."""
+
+    milliseconds: dict[str, float]  # an image, by kind; medians over the rounds
+    images: int
+    shapes: list[str]  # of the network's inputs
+
+
+def measure(batch_size: int, flags: argparse.Namespace) -> Measured:
+    """Every kind on the same images, in turn."""
     model = load_trained(flags.weights).model
     predictor = load(flags.weights, flags.device, flags.imgsz)
     media = find_media([flags.source])[: flags.pictures]
@@ -87,19 +99,10 @@ def measure(batch_size: int, flags: argparse.Namespace) -> str:
     kinds = {form: bare(form, model, batches, flags.device) for form in flags.forms}
     kinds |= {path: bare_file(path, batches) for path in flags.exported}
     kinds["predict"] = lambda: predict(predictor)
-    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for _, (kind, run) in itertools.product(range(flags.rounds), kinds.items()):
-        start = time.perf_counter()
-        run()
-        seconds[kind].append(time.perf_counter() - start)
-    figures = [f"{1000 * statistics.median(values) / len(media):.1f}" for values in seconds.values()]
+    seconds = in_turn(kinds, choose_compute(flags.device, "fp32", False).device, flags.rounds)
+    milliseconds = {kind: 1000 * statistics.median(values) / len(media) for kind, values in seconds.items()}
     shapes = sorted({f"{images.shape[3]} x {images.shape[2]}" for images in batches})
-    return f"| {batch_size} | {' | '.join(figures)} | {len(media)} of {', '.join(shapes[:3])} |"
-
-
-def _wait(compute: Compute) -> None:
-    if compute.device.type == "cuda":
-        torch.cuda.synchronize(compute.device)
+    return Measured(milliseconds, len(media), shapes)
 
 
 def main() -> None:
@@ -120,7 +123,9 @@ def main() -> None:
     names = [*flags.forms, *(Path(path).name for path in flags.exported)]
     print(f"| batch | {' | '.join(names)} | predict | pictures |\n|{'---|' * (len(names) + 3)}")
     for batch_size in flags.batch_sizes:
-        print(measure(batch_size, flags), flush=True)
+        found = measure(batch_size, flags)
+        figures = " | ".join(f"{value:.1f}" for value in found.milliseconds.values())
+        print(f"| {batch_size} | {figures} | {found.images} of {', '.join(found.shapes[:3])} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -34,12 +34,17 @@ TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 
 def command(flags: argparse.Namespace, project: Path) -> list[str]:
     words = ["--cfg", "cfg/yolo_n.yaml", "--hyp", "cfg/hyp.yaml", "--data", flags.data, "--imgsz", str(flags.imgsz)]
-    words += ["--epochs", str(flags.epochs), "--batch-size", "16", "--workers", str(flags.workers), "--device", "cpu"]
-    return [sys.executable, str(TRAIN), *words, "--save-period", "0.15", "--project", str(project)]
+    words += ["--epochs", str(flags.epochs), "--batch-size", "16", "--workers", str(flags.workers)]
+    words += ["--device", flags.device, "--save-period", "0.15", "--project", str(project)]
+    words += ["--set", *flags.set] if flags.set else []
+    return [sys.executable, str(TRAIN), *words]
 
 
 def run(words: list[str]) -> None:
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Run to the end; SystemExit with the last line of its errors where that is not its own."""
+    ended = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    if ended.returncode:
+        raise SystemExit((ended.stderr.splitlines() or [f"{words}: status {ended.returncode}"])[-1])
 
 
 def seconds_from_first_checkpoint(words: list[str], folder: Path) -> float:
@@ -158,6 +163,8 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=96)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="deterministic=true, for a GPU")
     flags = parser.parse_args()
     moments = random.Random(flags.seed)
     with tempfile.TemporaryDirectory() as name:

@@ -18,23 +18,16 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from train_step import full_batches, started, training_set
 
-from yolo_lite.config.data import DatasetConfig
-from yolo_lite.config.load import load_dataset_config, load_hyp, load_model_config
-from yolo_lite.data.dataset import TrainingSet
-from yolo_lite.data.index import DatasetIndex, index_split
-from yolo_lite.data.loader import collate, num_batches
-from yolo_lite.data.store import ImageStore
+from yolo_lite.config.options import TrainOptions
+from yolo_lite.deploy.formats import extra
 from yolo_lite.deploy.graph import Decoded
-from yolo_lite.engine.device import choose_compute, move_model
-from yolo_lite.engine.optimizer import Plan
-from yolo_lite.engine.prepare import Setup
-from yolo_lite.engine.state import initial_state
-from yolo_lite.engine.tasks import task_of
+from yolo_lite.engine.resolve import run_config
 from yolo_lite.engine.train import train_step
 from yolo_lite.report.table import markdown_table
 
@@ -49,48 +42,25 @@ class Measured(NamedTuple):
     onnx: Callable[[], object]  # an image
 
 
-def prepare(cfg: str, data: DatasetConfig, flags: argparse.Namespace, folder: Path) -> Measured:
+def prepare(cfg: str, flags: argparse.Namespace, folder: Path) -> Measured:
     """Build a model; its file is written into ``folder``."""
-    torch.manual_seed(0)
-    hyp = load_hyp("cfg/hyp.yaml")
-    config = load_model_config(cfg)
-    task, compute = task_of(config), choose_compute("cpu", flags.precision or hyp.precision, hyp.channels_last)
-    index = index_split(data, flags.data, "train", task.has_masks)
-    config = config.model_copy(update={"nc": len(index.names)})
-    model = task.build(config)
-    file = exported(model, folder / f"{Path(cfg).stem}.onnx", flags.onnx_imgsz)
-    size = model.describe(flags.onnx_imgsz)
-    model = move_model(model, compute)
-    state = initial_state(model, task.criterion(config, hyp, index.counts), hyp, compute)
-    state.in_training()
-    setup = Setup(hyp, compute, Plan(num_batches(len(index), flags.batch_size), 1, 1000), 0, has_masks=task.has_masks)
-    load = loader(index, hyp, task.has_masks, flags)
-    resident = load().to(compute)
-    return Measured(Path(cfg).stem, size, load, lambda: train_step(state, [resident], setup), file)
-
-
-def loader(index: DatasetIndex, hyp, has_masks: bool, flags: argparse.Namespace):  # type: ignore[no-untyped-def]
-    """Batches one after the other, from decoded images in memory."""
-    store = ImageStore(index, flags.imgsz, "ram", shared=False)
-    dataset = TrainingSet(index, store, flags.imgsz, hyp, 0, 1000, has_masks)
-    for position in range(len(index)):
-        store[position]
-    starts = iter(range(0, 10**9, flags.batch_size))
-
-    def load():  # type: ignore[no-untyped-def]
-        first = next(starts)
-        keys = (divmod(number, len(index)) for number in range(first, first + flags.batch_size))
-        return collate([dataset[key] for key in keys])
-
-    return load
+    what: dict[str, Any] = {name: getattr(flags, name) for name in ("data", "imgsz", "batch_size")}
+    keys = {"cache": "ram"} | ({"precision": flags.precision} if flags.precision else {})
+    config = run_config(TrainOptions(**what, cfg=cfg, hyp="cfg/hyp.yaml", device="cpu", workers=0, set=keys))
+    (state, setup), dataset = started(config), training_set(config)
+    for position in range(len(dataset)):
+        dataset.store[position]
+    batches = full_batches(dataset, flags.batch_size, 0, pin_memory=False)
+    resident = next(batches).to(setup.compute)
+    file = exported(state.model, folder / f"{Path(cfg).stem}.onnx", flags.onnx_imgsz)
+    size = state.model.describe(flags.onnx_imgsz)
+    return Measured(Path(cfg).stem, size, lambda: next(batches), lambda: train_step(state, [resident], setup), file)
 
 
 def exported(model: nn.Module, path: Path, size: int) -> Callable[[], object]:
     """The model's ONNX file, as ``yolo-lite export`` writes it for images of one size."""
-    import onnxruntime
-
     warnings.simplefilter("ignore")  # of the tracer
-
+    onnxruntime: Any = extra("onnxruntime")
     network = Decoded(model.for_inference())  # type: ignore[operator]
     image = torch.rand(1, 3, size, size)
     torch.onnx.export(network, (image,), str(path), input_names=["images"], opset_version=17, dynamo=False)
@@ -140,11 +110,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of one kind of one model in a round")
     flags = parser.parse_args()
-    data = load_dataset_config(flags.data)
     with tempfile.TemporaryDirectory() as folder:
-        models = [prepare(cfg, data, flags, Path(folder)) for cfg in flags.cfg]
-        threads = torch.get_num_threads()
-        print(f"torch {torch.__version__}, {threads} threads, {flags.imgsz} px, batch {flags.batch_size}")
+        models = [prepare(cfg, flags, Path(folder)) for cfg in flags.cfg]
+        versions = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+        print(f"{versions}, {flags.imgsz} px, batch {flags.batch_size}")
         print(f"ratios (x): seconds to those of {models[0].name}\n\n{table(models, flags)}")
 
 

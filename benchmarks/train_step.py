@@ -10,92 +10,91 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import torch
+from timing import in_turn
+from torch import Tensor
 
-from yolo_lite.config.load import load_dataset_config, load_hyp, load_model_config
-from yolo_lite.config.model import ModelConfig
+from yolo_lite.config.options import TrainOptions
+from yolo_lite.config.run import RunConfig
 from yolo_lite.data.dataset import TrainingSet
-from yolo_lite.data.index import DatasetIndex, index_split
-from yolo_lite.data.loader import num_batches, training_loader
+from yolo_lite.data.index import index_split
+from yolo_lite.data.loader import training_loader
 from yolo_lite.data.store import ImageStore
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.engine.optimizer import Plan
 from yolo_lite.engine.prepare import Setup
-from yolo_lite.engine.state import initial_state
+from yolo_lite.engine.resolve import run_config
+from yolo_lite.engine.state import State, initial_state
+from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.train import train_step
-from yolo_lite.loss.criteria import AnchorCriterion
-from yolo_lite.model.detector import Detector
+from yolo_lite.structures import Batch, Compute
 
+EPOCHS = 1000  # more than are seen
 BLOCK_SECONDS = 8.0  # of one kind of step before the other has its turn
-QUEUED = 5  # batches that workers may have ready from the other kind's turn: not counted where steps are quick
+QUEUED = 5  # batches that workers may have ready from the other kind's turn
 
 
-def median_rates(kinds: dict[str, Callable[[], None]], batch_size: int, rounds: int) -> dict[str, list[float]]:
-    """Images a second of each kind, one figure a round, in turn."""
-    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for step in kinds.values():
-        step()
-    start = time.perf_counter()
-    next(iter(kinds.values()))()
-    seconds = time.perf_counter() - start
-    steps, uncounted = max(round(BLOCK_SECONDS / seconds), 2), QUEUED if seconds < 1 else 1
-    for _ in range(rounds):
-        for kind, step in kinds.items():
-            for _ in range(uncounted):
-                step()
-            start = time.perf_counter()
-            for _ in range(steps):
-                step()
-            rates[kind].append(batch_size * steps / (time.perf_counter() - start))
-    return rates
-
-
-def measure(size_name: str, pixels: int, precision: str, index: DatasetIndex, flags: argparse.Namespace) -> str:
-    """One row of the table."""
-    hyp = load_hyp("cfg/hyp.yaml")
-    compute = choose_compute(flags.device, precision, channels_last=True)
-    config = load_model_config(f"cfg/yolo_{size_name}.yaml").model_copy(update={"nc": len(index.names)})
-    assert isinstance(config, ModelConfig)
-    model = move_model(Detector(config), compute)
-    epochs = 1000
-    plan = Plan(num_batches(len(index), flags.batch_size), 1, epochs)
-    state = initial_state(model, AnchorCriterion(hyp, index.counts).to(compute.device), hyp, compute)
+def started(config: RunConfig) -> tuple[State, Setup]:
+    """A model that is about to be trained."""
+    task, hyp, options = task_of(config.model), config.hyp, config.train
+    compute = choose_compute(options.device, hyp.precision, hyp.channels_last)
+    torch.manual_seed(options.seed)
+    model: Any = move_model(task.build(config.model), compute)
+    criterion = task.criterion(config.model, hyp, np.ones(config.model.nc)).to(compute.device)
+    state = initial_state(model, criterion, hyp, compute)
     state.in_training()
-    setup = Setup(hyp, compute, plan, seed=0)
-    store = ImageStore(index, pixels, "auto", shared=flags.workers > 0)
-    dataset = TrainingSet(index, store, pixels, hyp, seed=0, mosaic_epochs=epochs)
-    for position in range(len(index)):  # decode once before the clock runs, as from the second epoch on
-        store[position]
-    batches = iter(training_loader(dataset, flags.batch_size, flags.workers, range(epochs), pin_memory=False))
-    resident = next(batches).to(compute)
+    return state, Setup(hyp, compute, Plan(100, 1, EPOCHS), options.seed, has_masks=task.has_masks)
 
-    def bare() -> None:
+
+def training_set(config: RunConfig) -> TrainingSet:
+    """The train split, augmented as training would."""
+    options, has_masks = config.train, task_of(config.model).has_masks
+    index = index_split(config.data, config.data_file, "train", with_outlines=has_masks)
+    store = ImageStore(index, options.imgsz, config.hyp.cache, shared=options.workers > 0)
+    return TrainingSet(index, store, options.imgsz, config.hyp, options.seed, EPOCHS, has_masks)
+
+
+def full_batches(dataset: TrainingSet, batch_size: int, workers: int, pin_memory: bool) -> Iterator[Batch]:
+    """Batches without end; the short one at an epoch's end would count as a full one."""
+    loader = training_loader(dataset, batch_size, workers, range(EPOCHS), pin_memory)
+    return (batch for batch in loader if len(batch.position) == batch_size)
+
+
+def bare_step(model: Any, images: Tensor, compute: Compute) -> Callable[[], None]:
+    """Forward and backward of the network alone."""
+
+    def step() -> None:
         with compute.autocast():
-            raw = model(resident.images).slots
+            raw = model(images).slots
         raw.float().square().mean().backward()
         model.zero_grad()
-        _wait(compute.device)
 
-    def loop() -> None:
-        batch = next(batches)
-        while len(batch.position) < flags.batch_size:  # the short batch at an epoch's end would count as a full one
-            batch = next(batches)
-        train_step(state, [batch.to(compute)], setup)
-        _wait(compute.device)
+    return step
 
-    rates = median_rates({"bare": bare, "loop": loop}, flags.batch_size, flags.rounds)
-    ratio = statistics.median(a / b for a, b in zip(rates["loop"], rates["bare"], strict=True))
-    bare_rate, loop_rate = (statistics.median(rates[kind]) for kind in ("bare", "loop"))
+
+def measure(size_name: str, pixels: int, precision: str, flags: argparse.Namespace) -> str:
+    """One row of the table."""
+    what = {name: getattr(flags, name) for name in ("data", "batch_size", "workers", "device")}
+    cfg, hyp = f"cfg/yolo_{size_name}.yaml", {"precision": precision}
+    config = run_config(TrainOptions(**what, cfg=cfg, hyp="cfg/hyp.yaml", imgsz=pixels, set=hyp))
+    (state, setup), dataset = started(config), training_set(config)
+    store, compute = dataset.store, setup.compute
+    for position in range(len(dataset)):  # decode once before the clock runs, as from the second epoch on
+        store[position]
+    batches = full_batches(dataset, flags.batch_size, flags.workers, pin_memory=False)
+    kinds = {
+        "bare": bare_step(state.model, next(batches).to(compute).images, compute),
+        "loop": lambda: train_step(state, [next(batches).to(compute)], setup),
+    }
+    seconds = in_turn(kinds, compute.device, flags.rounds, BLOCK_SECONDS, QUEUED)
+    ratio = statistics.median(a / b for a, b in zip(seconds["bare"], seconds["loop"], strict=True))
+    bare_rate, loop_rate = (flags.batch_size / statistics.median(seconds[kind]) for kind in kinds)
     memory = "in memory" if store.memory else "from disk"
     return f"| {size_name} | {pixels} | {precision} | {bare_rate:.1f} | {loop_rate:.1f} | {ratio:.2f} | {memory} |"
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def main() -> None:
@@ -109,15 +108,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="")
     flags = parser.parse_args()
-    index = index_split(load_dataset_config(flags.data), flags.data, "train")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {flags.workers} workers, {len(index)} images")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {flags.workers} workers")
     print(
         "| model | px | precision | bare img/s | loop img/s | loop / bare | pictures |\n|---|---|---|---|---|---|---|"
     )
     for name in flags.sizes:
         for pixels in flags.pixels:
             for precision in flags.precisions:
-                print(measure(name, pixels, precision, index, flags), flush=True)
+                print(measure(name, pixels, precision, flags), flush=True)
 
 
 if __name__ == "__main__":

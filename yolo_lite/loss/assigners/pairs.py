@@ -30,6 +30,7 @@ class Pairs(NamedTuple):
     fit: Tensor  # [P] float32, the larger the better; below 0 where an object just takes the nearest
 
     def select(self, rows: Tensor) -> Pairs:
+        rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows  # once: a GPU is waited for at each
         return Pairs(*(column[rows] for column in self))
 
     def join(self, other: Pairs) -> Pairs:
