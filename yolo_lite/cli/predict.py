@@ -35,10 +35,9 @@ def run(options: PredictOptions) -> None:
     model = predictor.load(str(options.weights), str(options.device), options.imgsz)
     if model.source:
         tqdm.write(f"weights: {model.source}")
-    classes = options.classes or None
     if model.points:
         tqdm.write(f"confidence: {lowest_scores(options.conf, model.points, model.names).told}")
-    kept = {"max_det": options.max_det, "classes": classes, "agnostic_nms": options.agnostic_nms}
+    kept = {"max_det": options.max_det, "classes": options.classes or None, "agnostic_nms": options.agnostic_nms}
     choice, tiles = model.chosen(options.tile, options.overlap, conf=options.conf, iou=options.iou, **kept)
     inputs = inputs_of(options.source, media)
     backgrounds = Backgrounds(options.save_background, inputs, media) if options.save_background else None
@@ -53,7 +52,7 @@ def run(options: PredictOptions) -> None:
         frames = read_frames(media, skip, model.channels, model.white)
         is_live = any(one.kind == "live" for one in media)  # there one frame does not wait for the next
         parts = ([frame] for frame in frames) if is_live else [frames]
-        stream = itertools.chain.from_iterable(model.run(part, choice, tiles, options.batch_size) for part in parts)
+        stream = (one for part in parts for one in model.run(part, choice, tiles, options.batch_size))
         first = next(stream, None)
         if first is None:
             raise DataError(f"--source {' '.join(options.source)}: not one of {count['skipped']} inputs can be read")
@@ -65,14 +64,10 @@ def run(options: PredictOptions) -> None:
                 if backgrounds:
                     backgrounds.add(prediction)
                 stop.check()  # between two images: every file is whole
-    skipped = f", {count['skipped']} inputs passed over" if count["skipped"] else ""
-    milliseconds = 1000 * (time.perf_counter() - start) / count["images"]
-    if count["full"]:
-        tqdm.write(f"{count['full']} images have as many detections as --max-det {options.max_det} allows, maybe more")
+    seconds = time.perf_counter() - start
     if backgrounds:
         tqdm.write(backgrounds.describe())
-    place = f"; {folder}" if folder else ""
-    tqdm.write(f"{count['images']} images, {count['objects']} objects{skipped}, {milliseconds:.1f} ms an image{place}")
+    tqdm.write(_sum(count, seconds, options.max_det) + (f"; {folder}" if folder else ""))
 
 
 def _said(stream: Iterable[Prediction], count: Counter[str], max_det: int) -> Iterator[Prediction]:
@@ -87,3 +82,10 @@ def _said(stream: Iterable[Prediction], count: Counter[str], max_det: int) -> It
         length = "" if prediction.frame.number is None else f"{frames} frames, "
         objects = ", ".join(f"{found[label]} {prediction.names[label]}" for label in sorted(found))
         tqdm.write(f"{file}: {length}{objects or 'nothing found'}")
+
+
+def _sum(count: Counter[str], seconds: float, max_det: int) -> str:
+    full = f"{count['full']} images have as many detections as --max-det {max_det} allows, maybe more\n"
+    skipped = f", {count['skipped']} inputs passed over" if count["skipped"] else ""
+    counted = f"{count['images']} images, {count['objects']} objects{skipped}"
+    return f"{full if count['full'] else ''}{counted}, {1000 * seconds / count['images']:.1f} ms an image"
