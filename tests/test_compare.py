@@ -116,6 +116,8 @@ def test_masks_are_compared_beside_boxes(tmp_path: Path):
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert [row["map50_95"][0] for row in content["mask_variants"]] == pytest.approx([0.405, 0.50505])
     assert [row["map50_95"][0] for row in content["variants"]] == pytest.approx([0.505, 0.505])
+    mixed = _write(tmp_path, [0, 1], {"boxes alone": [outcome(0.5)] * 2, **outcomes})
+    assert "failed" not in mixed and mixed.count("boxes alone") == 1 and "better" in mixed.split("masks:")[1]
     plain = _write(tmp_path, [0, 1], {"a": [outcome(0.5)] * 2, "b": [outcome(0.6)] * 2})
     assert "masks" not in plain and "mask_variants" not in (tmp_path / "comparison.json").read_text()
 

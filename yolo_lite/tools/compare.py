@@ -96,8 +96,8 @@ def _write(folder: Path, seeds: list[int], outcomes: dict[str, list[Outcome]]) -
     """Write table, JSON and image of the results so far; returns the table."""
     rows = summarise(outcomes)
     table, panels = comparison_table(rows), {"": rows}
-    if any(MASK_METRICS[0] in outcome.metrics for own in outcomes.values() for outcome in own):
-        panels = {"boxes": rows, "masks": summarise(outcomes, MASK_METRICS)}
+    if masks := {name: own for name, own in outcomes.items() if any(MASK_METRICS[0] in one.metrics for one in own)}:
+        panels = {"boxes": rows, "masks": summarise(masks, MASK_METRICS)}
         table = "\n\n".join(f"{title}:\n\n{comparison_table(own)}" for title, own in panels.items())
     content = {
         "seeds": seeds,
