@@ -264,7 +264,8 @@ def test_outlines_reach_copy_paste_in_the_pixels_of_the_loaded_picture(polygons)
     """At half the size of the file the outlines' boxes are those of the objects."""
     small = TrainingSet(polygons, ImageStore(polygons, 32, "off", False), 32, Hyp(copy_paste=1.0), 0, 99)
     for position in range(6):
-        found = small._load(position, with_outlines=True).instances
+        random = NamedGenerators(0, Stream.SAMPLE, 0, position)
+        found = small._load(position, True, random).instances
         rings = [ring for row in range(len(found)) for ring in found.outlines.of(row)]
         assert len(rings) == len(found)
         np.testing.assert_allclose([[*ring.min(axis=0), *ring.max(axis=0)] for ring in rings], found.xyxy, atol=0.01)

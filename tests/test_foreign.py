@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from conftest import REPOSITORY
@@ -189,7 +190,8 @@ def test_a_hyp_file_of_yolov5_trains_with_sgd_and_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     seen: list[Any] = []
-    monkeypatch.setattr("yolo_lite.engine.train.train", lambda config, *_: seen.append(config))
+    monkeypatch.setattr("yolo_lite.engine.train.train", lambda config, *_: seen.append(config) or MagicMock())
+    monkeypatch.setattr("yolo_lite.engine.best.try_best", lambda *_: None)
     monkeypatch.setattr("yolo_lite.engine.batch_size.largest_batch_size", lambda config: 4)
     (tmp_path / "theirs.yaml").write_text("lr0: 0.01\nmomentum: 0.937\nwarmup_bias_lr: 0.1\niou_t: 0.2\nanchors: 3\n")
     words = ["train", "--hyp", str(tmp_path / "theirs.yaml"), "--cfg", "yolo_n", "--data", "shapes"]

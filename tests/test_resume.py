@@ -228,7 +228,7 @@ def test_the_closing_line_is_true(within_the_last_epoch: Path, tmp_path: Path, c
         capsys.readouterr()
         go_on(run.parent)
         monkeypatch.undo()
-        out = capsys.readouterr().out.splitlines()[-1]
+        (out,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("best was")]
         if is_best:
             assert out.startswith(f"best was epoch 4: {best}, written again ({best}: ")
             assert load_checkpoint(best)["epoch"] == 4

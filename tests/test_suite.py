@@ -199,7 +199,7 @@ def test_more_sets_and_seeds_train_only_what_is_new(
     monkeypatch.setattr(suite, "SETS", small)
     trained: list[str] = []
 
-    def instead(run: compare_module.Run) -> Outcome:
+    def instead(run: compare_module.Run, until: object) -> Outcome:
         trained.append("/".join(run.folder.parts[-3:]))
         (run.folder).mkdir(parents=True)
         return result(0.5).outcome
