@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from yolo_lite.cli.main import main
 from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.load import load_dataset_config
 from yolo_lite.config.options import ValOptions
+from yolo_lite.config.run import RunConfig
 from yolo_lite.deploy import export as export_module
 from yolo_lite.deploy.exported import Exported, exported_subject, load_exported
 from yolo_lite.deploy.formats import EXPORT_FORMATS, Facts
@@ -67,22 +69,31 @@ head:
 def weights(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a small untrained detector that is sure of much, in fp32 as its exported files are."""
     folder = tmp_path_factory.mktemp("export")
-    (folder / "small.yaml").write_text(SMALL)
-    config = tiny_config(tiny_data, folder, "--cfg", str(folder / "small.yaml"), "--set", "precision=fp32")
-    torch.manual_seed(0)
-    task = task_of(config.model)
-    model = task.build(config.model)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # what fusing has to fold
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.1, 0.3)
+    config, model = untrained(SMALL, tiny_data, folder)
     for head in model.layers[-1].heads:
         nn.init.normal_(head.weight, std=0.5)
         head.bias.data.zero_()
-    states = {"ema": model.state_dict(), "losses": task.criterion(config.model, config.hyp, np.ones(5)).state_dict()}
-    content = {"config": config.plain(), "epoch": 0, "source": "drawn by lot", **states}
-    save_checkpoint(folder / "small.pt", content)
+    save(folder / "small.pt", config, model, source="drawn by lot")
     return folder / "small.pt"
+
+
+def untrained(model_yaml: str, data: Path, folder: Path) -> tuple[RunConfig, Any]:
+    """A run in fp32 and its model, whose batch statistics are such that fusing has something to fold."""
+    (folder / "small.yaml").write_text(model_yaml)
+    config = tiny_config(data, folder, "--cfg", str(folder / "small.yaml"), "--set", "precision=fp32")
+    torch.manual_seed(0)
+    model = task_of(config.model).build(config.model)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # outputs stay as large as inputs
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.1, 0.3)
+    return config, model
+
+
+def save(path: Path, config: RunConfig, model: Any, **more: str) -> None:
+    """Write the checkpoint of a model that has not been trained."""
+    losses = task_of(config.model).criterion(config.model, config.hyp, np.ones(5)).state_dict()
+    save_checkpoint(path, {"config": config.plain(), "epoch": 0, **more, "ema": model.state_dict(), "losses": losses})
 
 
 Export = Callable[..., Path]

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 from test_export import (
     DYNAMIC,
     FORMATS,
@@ -21,6 +20,8 @@ from test_export import (
     few_pictures,  # noqa: F401, a fixture
     needs_onnx,
     pictures,
+    save,
+    untrained,
 )
 from torch import Tensor, nn
 
@@ -29,8 +30,6 @@ from yolo_lite.cli.main import main
 from yolo_lite.deploy.exported import are_outputs, load_exported
 from yolo_lite.deploy.formats import EXPORT_FORMATS
 from yolo_lite.deploy.graph import Decoded, detections_of
-from yolo_lite.engine.checkpoint import save_checkpoint
-from yolo_lite.engine.tasks import task_of
 from yolo_lite.model.detector import Detector
 from yolo_lite.ops.nms import DetectOptions
 
@@ -43,23 +42,14 @@ def small_weights(head: str, data: Path, folder: Path) -> Path:
     """The checkpoint of a small untrained model with masks that is sure of much."""
     text = SMALL.replace("Detect, [nc, anchors]", ROWS[head])
     text = text if head == "anchor" else "".join(line for line in text.splitlines(True) if "anchors:" not in line)
-    (folder / "small.yaml").write_text(text)
-    config = tiny_config(data, folder, "--cfg", str(folder / "small.yaml"), "--set", "precision=fp32")
-    torch.manual_seed(0)
-    task = task_of(config.model)
-    model = task.build(config.model)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # what fusing has to fold; outputs stay as large as inputs
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.1, 0.3)
+    config, model = untrained(text, data, folder)
     for name, parameter in model.layers[-1].named_parameters():
         of_outputs = name.startswith(("heads.", "cls.", "more."))
         if of_outputs and name.endswith("weight") and parameter.shape[2:] == (1, 1):
             nn.init.normal_(parameter, std=0.5)
         elif of_outputs and name.endswith("bias"):
             parameter.data.zero_()
-    states = {"ema": model.state_dict(), "losses": task.criterion(config.model, config.hyp, np.ones(5)).state_dict()}
-    save_checkpoint(folder / f"{head}.pt", {"config": config.plain(), "epoch": 0, **states})
+    save(folder / f"{head}.pt", config, model)
     return folder / f"{head}.pt"
 
 

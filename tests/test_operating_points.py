@@ -29,9 +29,9 @@ from yolo_lite.engine.checkpoint_fields import OperatingPoints
 from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_detections
 from yolo_lite.engine.evaluate import Evaluation, Split
 from yolo_lite.engine.intervals import IOUS, Matched, figures_of_class, half_widths, half_widths_of, intervals, matched
-from yolo_lite.engine.operating_points import find_points, judge, lowest_scores, row_at, scores_at
+from yolo_lite.engine.operating_points import find_points, judge, lowest_scores, scores_at
 from yolo_lite.ops.nms import DetectOptions
-from yolo_lite.report.evaluation import curves_image
+from yolo_lite.report.evaluation import curves_image, row_at
 
 WANTED = (0.7, 0.5)  # precision and recall
 SECONDS = dict.fromkeys(("load", "model", "loss", "nms", "ap"), 0.0)

@@ -16,7 +16,7 @@ from yolo_lite.config.errors import ConfigError, nearest
 from yolo_lite.engine.coco_ap import ClassScores, Scores, ratios_at
 from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.engine.intervals import half_widths
-from yolo_lite.report.evaluation import Curves, mean_of_known
+from yolo_lite.report.evaluation import Curves, mean_of_known, point_title, row_at
 from yolo_lite.report.table import aligned_table, shortened
 
 Points = dict[str, Any]  # as ``checkpoint_fields.OperatingPoints``
@@ -89,20 +89,10 @@ def scores_at(scores: Scores, confidence: float) -> Scores:
     return Scores(overall, [ClassScores(*row) for row in rows.tolist()], confidence, scores.curves, masks)
 
 
-def row_at(confidence: float) -> int:
-    """The row of curves that has the confidence of a point."""
-    return min(max(round(confidence * 1000), 1), 1000) - 1
-
-
-def title(points: Points, kind: str) -> str:
-    """``"best F1"``, ``"precision 0.95"``."""
-    return "best F1" if kind == "f1" else f"{kind} {points[kind]['wanted']:g}"
-
-
 def point_table(points: Points, curves: Curves, names: Sequence[str]) -> str:
     """For all classes and each one: the confidence of each point, and the precision and recall that it has here."""
     kinds, present = [kind for kind in POINTS if kind in points], np.flatnonzero(curves.objects > 0).tolist()
-    rows = [["class", *(cell for kind in kinds for cell in (title(points, kind), "precision", "recall"))]]
+    rows = [["class", *(cell for kind in kinds for cell in (point_title(points, kind), "precision", "recall"))]]
     for name, labels in [("all", present), *((names[label], [label]) for label in present)]:
         row = [shortened(name)]
         for kind in kinds:
@@ -153,7 +143,7 @@ def _base(base: float | str, points: Points | None, names: Sequence[str]) -> tup
         flag = "" if kind == "f1" else f" --{kind} 0.95"
         raise ConfigError(f"conf: {base} is not known of these weights; val.py{flag} --save-points may find it")
     every, own = points[kind]["all"], points[kind]["by_class"] if by_class else {}
-    told = f"{'of each class' if by_class else f'{every:g}'} ({title(points, kind)} on {points['split']})"
+    told = f"{'of each class' if by_class else f'{every:g}'} ({point_title(points, kind)} on {points['split']})"
     return [_below(own.get(name) or every) for name in names], told
 
 

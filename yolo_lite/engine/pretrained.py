@@ -115,12 +115,8 @@ def _as_features(part: Any, name: str, tensors: dict[str, Any], file: Path) -> d
     """Tensors of a whole network of timm by the names that they have where it returns maps."""
 
     def loaded(state: dict[str, Any], **options: Any) -> dict[str, Any]:
-        nowhere = {
-            "url": "",
-            "file": "",
-            "hf_hub_id": None,
-            "custom_load": False,
-        }  # or timm would fetch for an empty one
+        # For an empty state dict timm would fetch one.
+        nowhere = {"url": "", "file": "", "hf_hub_id": None, "custom_load": False}
         overlay, create = {**nowhere, "state_dict": state}, library_of(name).create_model
         network = create(name.removeprefix(TIMM), pretrained=True, pretrained_cfg_overlay=overlay, **options)
         return network.state_dict()

@@ -79,15 +79,31 @@ def _mark_points(axes: Any, points: Mapping[str, Any], panel: str, values: Mappi
     """The operating points in a panel over confidence; of each class ``[N]`` its own point of that panel."""
     for kind, line in POINT_LINES.items():
         if (point := points.get(kind)) and point["all"] is not None:
-            reached = f"{kind} {point['wanted']:g}" if "wanted" in point else "best F1"
-            axes.axvline(point["all"], color="0.35", linestyle=line, label=f"{reached} on {points['split']}")
+            label = f"{point_title(points, kind)} on {points['split']}"
+            axes.axvline(point["all"], color="0.35", linestyle=line, label=label)
     point = points.get(panel.lower(), {})
     if "wanted" in point:
         axes.axhline(point["wanted"], color="0.35", linewidth=0.6)
     for place, (name, own) in enumerate(values.items()):
         if (confidence := point.get("by_class", {}).get(name)) is not None:
-            row = max(round(confidence * len(own)) - 1, 0)
-            axes.plot(confidence, own[row], "o", color=f"C{place}", markersize=6, markeredgecolor="black")
+            axes.plot(
+                confidence,
+                own[row_at(confidence, len(own))],
+                "o",
+                color=f"C{place}",
+                markersize=6,
+                markeredgecolor="black",
+            )
+
+
+def point_title(points: Mapping[str, Any], kind: str) -> str:
+    """``"best F1"``, ``"precision 0.95"``."""
+    return "best F1" if kind == "f1" else f"{kind} {points[kind]['wanted']:g}"
+
+
+def row_at(confidence: float, count: int = 1000) -> int:
+    """The row of curves of ``count`` confidences that has the confidence of an operating point."""
+    return min(max(round(confidence * count), 1), count) - 1
 
 
 def mean_of_known(values: np.ndarray, axis: int) -> np.ndarray:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-ClassRow = tuple[
-    Any, ...
-]  # the columns of HEADER: a name, two counts, ratios in 0..1 or texts; those of masks may lack
+# The columns of HEADER: a name, two counts, ratios in 0..1 or texts; those of masks may lack.
+ClassRow = tuple[Any, ...]
 HEADER = ("class", "images", "objects", "precision", "recall", "mAP50", "mAP50-95", "mask50", "mask50-95")
 
 
