@@ -23,7 +23,7 @@ from test_images import noise, npy_header, png_header, quarters, tiff_of
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data import images
-from yolo_lite.data.decode import exif_orientation
+from yolo_lite.data.decode import _GARBAGE, exif_orientation
 from yolo_lite.data.images import image_size, read_image
 from yolo_lite.data.index import read_image_labels
 from yolo_lite.data.labels import SYSTEM_ERROR
@@ -207,6 +207,19 @@ def test_what_others_write_while_an_image_is_decoded_is_passed_on(capfd):
         assert capfd.readouterr().err == "\repoch 1/2:  50%"
         os.write(2, b"\ntempfile.tif: Using code not yet in table.\nerror: /a/b.yaml: no such file\n")
     assert capfd.readouterr().err == "error: /a/b.yaml: no such file\n"
+
+
+def test_damage_is_heard_within_a_line_that_another_thread_has_begun(capfd):
+    """libtiff writes a line in pieces: between two of them stands what libjpeg says of another image."""
+
+    def decode():
+        for words in (b"tempfile.tif: ", b"Corrupt JPEG data: premature end of data segment\n"):
+            with LISTENER.silence():  # what stands there is passed on as another thread leaves
+                os.write(2, words)
+        os.write(2, b"Using code not yet in table.\n")
+
+    assert LISTENER.heard(decode, _GARBAGE)[1] == "Corrupt JPEG data: premature end of data segment"
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

@@ -62,11 +62,9 @@ _HEADER = 2**16  # bytes in which words are looked for
 _DENSEST = {"PNG": 8 * 1032, "JPEG": 1032, "MPO": 1032}
 _DENSE, _LARGE = 2**14, 2**25  # of other formats, which may hold a plain colour in a few bytes, where they are large
 _SCAN, _MOST_SCANS = re.compile(rb"\xff\xda\0[\x08\x0a\x0c\x0e][\1-\4]"), 100  # of a JPEG; usual are up to ten
-# What libjpeg prints where the pixels that follow are mostly garbage. Bytes in front of a marker, or one wrong code,
-# rarely show: cameras and converters write such files.
-_GARBAGE = re.compile(
-    rb"^(Corrupt JPEG data: (premature end of data segment|found marker .*)|Premature end of JPEG file)", re.MULTILINE
-)
+# What libjpeg prints where the pixels that follow are mostly garbage, perhaps within a line that another thread's TIFF
+# has begun. Bytes in front of a marker, or one wrong code, rarely show: cameras and converters write such files.
+_GARBAGE = re.compile(rb"Corrupt JPEG data: (premature end of data segment|found marker .*)|Premature end of JPEG file")
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 

@@ -17,12 +17,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _STDERR = 2
-# How lines of libjpeg, libpng and libtiff look; all else is somebody else's.
-_OF_LIBRARIES = (
+# How lines of libjpeg, libpng and libtiff look; all else is somebody else's. libjpeg writes a line at once, the others
+# in pieces, and a line of libjpeg may stand within theirs.
+_OF_LIBJPEG = re.compile(
     rb"(?:Corrupt JPEG data: |Premature end of JPEG|Invalid SOS |Inconsistent progression |Unknown Adobe |"
-    rb"Warning: unknown JFIF |libpng |(?:tempfile\.tif|\w*(?:TIFF|Fax|JPEG|LZW|Decode|Predictor)\w*): )[^\n]*"
+    rb"Warning: unknown JFIF )[^\n]*\n"
 )
-_LINES, _UNFINISHED = re.compile(_OF_LIBRARIES + rb"\n"), re.compile(_OF_LIBRARIES + rb"\Z")
+_OF_OTHERS = rb"(?:libpng |(?:tempfile\.tif|\w*(?:TIFF|Fax|JPEG|LZW|Decode|Predictor)\w*): )[^\n]*"
+_LINES, _UNFINISHED = re.compile(_OF_OTHERS + rb"\n"), re.compile(_OF_OTHERS + rb"\Z")
 
 
 class Listener:
@@ -34,6 +36,7 @@ class Listener:
         self.is_alone = False
         self.kept = self.file = -1  # what descriptor 2 was; none while it is closed, or no file can be made
         self.passed_on = 0  # bytes of the file
+        self.unfinished = b""  # the begin of a line, whose end comes later
 
     @contextmanager
     def silence(self) -> Iterator[None]:
@@ -98,10 +101,12 @@ class Listener:
 
     def _pass_on(self) -> None:
         if (end := self._size()) > self.passed_on:
-            text = os.pread(self.file, end - self.passed_on, self.passed_on)
-            unfinished = _UNFINISHED.search(text)  # libpng writes the end of a line by itself
-            text = text[: unfinished.start()] if unfinished else text
-            self.passed_on += len(text)
+            text = self.unfinished + os.pread(self.file, end - self.passed_on, self.passed_on)
+            text = _OF_LIBJPEG.sub(b"", text)
+            unfinished = _UNFINISHED.search(text)
+            self.unfinished = unfinished[0] if unfinished else b""
+            self.passed_on = end
+            text = text.removesuffix(self.unfinished)
             with suppress(OSError):  # the terminal is gone, or its disk is full: a run goes on
                 os.write(self.kept, _LINES.sub(b"", text))
 
@@ -109,7 +114,7 @@ class Listener:
         if self.kept >= 0:
             os.dup2(self.kept, _STDERR)
             os.close(self.kept)
-            self.kept = -1
+            self.kept, self.unfinished = -1, b""
             if self.passed_on:
                 os.ftruncate(self.file, 0)
                 self.passed_on = os.lseek(self.file, 0, os.SEEK_SET)
