@@ -25,6 +25,8 @@ _OF_LIBJPEG = re.compile(
 )
 _OF_OTHERS = rb"(?:libpng |(?:tempfile\.tif|\w*(?:TIFF|Fax|JPEG|LZW|Decode|Predictor)\w*): )[^\n]*"
 _LINES, _UNFINISHED = re.compile(_OF_OTHERS + rb"\n"), re.compile(_OF_OTHERS + rb"\Z")
+# While others decode, any line without an end may be one of these, seen half written; a progress bar begins with \r.
+_PERHAPS = re.compile(rb"(?:" + _OF_OTHERS + rb"|^[^\r\n]+)\Z", re.MULTILINE)
 
 
 class Listener:
@@ -100,10 +102,10 @@ class Listener:
             os.dup2(self.file, _STDERR)
 
     def _pass_on(self) -> None:
-        if (end := self._size()) > self.passed_on:
+        if (end := self._size()) > self.passed_on or self.unfinished:
             text = self.unfinished + os.pread(self.file, end - self.passed_on, self.passed_on)
             text = _OF_LIBJPEG.sub(b"", text)
-            unfinished = _UNFINISHED.search(text)
+            unfinished = (_PERHAPS if self.users else _UNFINISHED).search(text)
             self.unfinished = unfinished[0] if unfinished else b""
             self.passed_on = end
             text = text.removesuffix(self.unfinished)
