@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.model import parse_activation
+from yolo_lite.model.blocks.norm_silu import normalised
 
 Activation = Callable[[], nn.Module]
 
@@ -42,7 +43,7 @@ class Conv(nn.Module):
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.norm(self.conv(x)))
+        return normalised(self.conv(x), self.norm, self.activation)
 
 
 class Bottleneck(nn.Module):
