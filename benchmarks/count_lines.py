@@ -47,6 +47,7 @@ BESIDE = (
     "config/bounds.py",  # how much may come in
     "model/budget.py",
     "model/gflops.py",
+    "model/blocks/norm_silu.py",  # the same to the bit in less memory
     "model/blocks/backbone.py",  # of torchvision and timm, and where its weights come from
     "engine/pretrained.py",
     "engine/start.py",  # or from a checkpoint

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
 import os
 import statistics
 import time
@@ -360,7 +359,6 @@ def answer(one: Measurement, bench: Bench, spent: float) -> Row:
         return Row(remark="not measured: needs a GPU")
     if spent > BUDGETS[one.part] * bench.scale.patience:
         return Row(remark=f"not measured: its part had {spent:.0f} s")
-    gc.collect()  # the moving average refers to itself
     if bench.device.type == "cuda":
         torch.cuda.empty_cache()
     start = time.perf_counter()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -174,6 +176,22 @@ def test_the_average_follows_its_formula_and_copies_counters() -> None:
     assert average.module[1].num_batches_tracked.item() == 40
     assert not torch.equal(average.module[1].running_mean, model[1].running_mean)
     assert not any(parameter.requires_grad for parameter in average.module.parameters())
+
+
+def test_the_memory_of_a_state_is_given_back_with_it_before_garbage_is_collected(detector: Detector) -> None:
+    hyp, compute = Hyp(), choose_compute("cpu", "fp32", channels_last=False)
+    state = initial_state(detector, AnchorCriterion(hyp, np.ones(3)), hyp, compute)
+    for _ in range(2):
+        train_step(state, [random_batch(2, seed=1).to(compute)], Setup(hyp, compute, Plan(1, 1, 1), seed=0))
+    held = [weakref.ref(each) for each in (state.average, state.average.module, state.optimizer)]
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        del state
+        assert [each() for each in held] == [None] * 3
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def test_the_average_spans_about_a_tenth_of_a_short_run() -> None:

@@ -123,11 +123,12 @@ class MovingAverage(AveragedModel):
     module: Any  # a Network (engine/tasks.py)
 
     def __init__(self, model: nn.Module, ema_decay: float) -> None:
-        super().__init__(model, multi_avg_fn=self._average, use_buffers=True)
+        super().__init__(model, use_buffers=True)
+        del self.multi_avg_fn  # for the method, which, kept here, would hold this memory until garbage is collected
         self.ema_decay = ema_decay
         self.eval().requires_grad_(False)
 
-    def _average(self, averaged: Any, current: Any, _: Any) -> None:
+    def multi_avg_fn(self, averaged: Any, current: Any, _: Any) -> None:
         if averaged[0].is_floating_point():
             decay = average_decay(int(self.n_averaged), self.ema_decay)
             torch._foreach_lerp_(averaged, current, 1 - decay)

@@ -16,22 +16,26 @@ _ATEN = torch.ops.aten
 
 
 def normalised(x: Tensor, norm: nn.Module, activation: nn.Module) -> Tensor:
-    """``activation(norm(x))`` of a map ``[B, C, H, W]``, by ``_NormSiLU`` where it does the same with less memory."""
-    if not (x.device.type == "cpu" and torch.is_grad_enabled() and _are_plain(norm, activation)):
-        return activation(norm(x))
-    if x.numel() == x.shape[1] or torch.compiler.is_compiling():  # torch's own words for a single value a channel
-        return activation(norm(x))
+    """``activation(norm(x))`` of a map ``[B, C, H, W]``, by ``_NormSiLU`` where that does the same with less memory."""
+    if type(norm) is not nn.BatchNorm2d or not _is_training_on_cpu(x, norm) or not _are_plain(norm, activation):
+        found: Tensor = activation(norm(x))
+        return found
+    assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
     return _NormSiLU.apply(x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps)
 
 
-def _are_plain(norm: nn.Module, activation: nn.Module) -> bool:
-    """Whether these are exactly a batch normalisation in training and SiLU, and nobody listens to what they do."""
-    if type(norm) is not nn.BatchNorm2d or type(activation) is not nn.SiLU or not norm.training:
-        return False
+def _is_training_on_cpu(x: Tensor, norm: nn.BatchNorm2d) -> bool:
+    """Elsewhere torch has better kernels or keeps nothing; of a single value a channel it says that there is no variance."""
+    is_training = norm.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return is_training and x.device.type == "cpu" and x.numel() > x.shape[1]
+
+
+def _are_plain(norm: nn.BatchNorm2d, activation: nn.Module) -> bool:
+    """Whether it is the usual normalisation and SiLU, and nobody has asked to hear of either (hooks of modules)."""
     hooks = (each for module in (norm, activation) for name, each in vars(module).items() if name.endswith("_hooks"))
     is_usual = norm.affine and norm.track_running_stats and norm.momentum is not None
-    return is_usual and not any(hooks)
+    return type(activation) is nn.SiLU and is_usual and not any(hooks)
 
 
 class _NormSiLU(torch.autograd.Function):
