@@ -26,7 +26,7 @@ def normalised(x: Tensor, norm: nn.Module, activation: nn.Module) -> Tensor:
 
 
 def _is_training_on_cpu(x: Tensor, norm: nn.BatchNorm2d) -> bool:
-    """Elsewhere torch has better kernels or keeps nothing; of a single value a channel it says that there is no variance."""
+    """Elsewhere torch has better kernels or keeps nothing; a single value a channel it refuses in its own words."""
     is_training = norm.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
     return is_training and x.device.type == "cpu" and x.numel() > x.shape[1]
 
