@@ -118,4 +118,7 @@ def weighted_ap(found: np.ndarray, weights: np.ndarray, objects: np.ndarray) -> 
 def intervals(figures: Mapping[str, float | None], half_width: np.ndarray) -> dict[str, list[float] | None]:
     """``[low, high]`` of each of FIGURES, inside 0..1; None of what has no objects, or has them in one image."""
     known = [(name, figures[name], width) for name, width in zip(FIGURES, half_width.tolist(), strict=True)]
-    return {name: None if one is None or np.isnan(own) else [max(one - own, 0.0), min(one + own, 1.0)] for name, one, own in known}
+    return {
+        name: None if one is None or np.isnan(own) else [max(one - own, 0.0), min(one + own, 1.0)]
+        for name, one, own in known
+    }

@@ -31,7 +31,12 @@ class Judgement(NamedTuple):
 
 
 def judge(
-    evaluation: Evaluation, split: str, known: Points | None, precision: float | None, recall: float | None, lowest: float = 0.0
+    evaluation: Evaluation,
+    split: str,
+    known: Points | None,
+    precision: float | None,
+    recall: float | None,
+    lowest: float = 0.0,
 ) -> tuple[Evaluation, Judgement]:
     """An evaluation whose precision and recall stand at the best F1 of ``known``, points that were found elsewhere.
 
