@@ -62,7 +62,10 @@ def _with_labels(images: Sequence[str]) -> set[str]:
         found |= {
             image for image, label, own in zip(images, labels, there, strict=True) if own and os.path.getsize(label)
         }
-    for path in {path for folder in {Path(image).absolute().parent for image in images} for path in _json_near(folder)}:
+    # COCO's file lies beside images, or above them.
+    folders = [(one, *one.parents) for one in {Path(image).absolute().parent for image in images}]
+    near = {place for own in folders for place in (*own[:2], *(folder / "annotations" for folder in own[1:3]))}
+    for path in {path for place in near for path in place.glob("*.json")}:
         with contextlib.suppress(DataError):  # it holds something else, or annotations of other images
             coco = CocoReader(Path(), path, ())
             coco.load(images)
@@ -70,9 +73,3 @@ def _with_labels(images: Sequence[str]) -> set[str]:
                 image for image, rows in coco.records.items() if any(coco.rows[plain_id(row["id"])] for row in rows)
             }
     return found
-
-
-def _json_near(folder: Path) -> set[Path]:
-    """Where exports have COCO's file: beside the images or their folder, or in a folder annotations above them."""
-    places = (folder, folder.parent, folder.parent / "annotations", folder.parent.parent / "annotations")
-    return {path for place in places for path in place.glob("*.json") if path.is_file()}
