@@ -404,5 +404,10 @@ def test_best_pt_learns_how_it_is_used_and_is_tried_on_test(
     own = load_checkpoint(best)["operating_points"]
     assert own == report["operating_points"] and own["precision"]["wanted"] == 0 and "recall" not in own
     assert own["f1"] == points["f1"] and load(best, device="cpu").points == own
+    evaluate(weights=best, split="test", conf=0.5, save_points=True, device="cpu", workers=0)  # found anew
+    own = load_checkpoint(best)["operating_points"]
+    assert own["split"] == "test" and "precision" not in own and (own["f1"]["all"] is None or own["f1"]["all"] >= 0.5)
     with pytest.raises(ConfigError, match=r"--save-points: expected a checkpoint, found x\.onnx"):
         evaluate(weights="x.onnx", save_points=True)
+    with pytest.raises(ConfigError, match="--save-points: expected the points of all classes, found --classes"):
+        evaluate(weights=best, classes=["circle"], save_points=True)

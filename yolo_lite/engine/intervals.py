@@ -4,7 +4,6 @@ D detections, T thresholds of IoU, C classes, n images, R replicates. What lies 
 images are drawn, each with a random weight (the Bayesian bootstrap, Rubin 1981): no class drops out of a replicate.
 
 Few images tell little of how they vary: that is Student's t, with those that hold objects; of one it is NaN.
-
 Where all of a few objects are found nothing varies, and yet the next may be missed: to the variance of a figure of N
 objects 2 / (N + 4)^2 is added, as if two more had been found and two missed (Agresti and Coull 1998).
 """
