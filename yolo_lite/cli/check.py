@@ -25,7 +25,7 @@ def run(options: CheckOptions) -> int:
     if options.fix_into:
         check_new_folder(options.fix_into, config.data, config.data_file, "--fix-into")
     anchors = model_anchors(config.model)
-    diagnosis = diagnose(config.data, config.data_file, config.train.imgsz)
+    diagnosis = diagnose(config.data, config.data_file, config.train.imgsz, config.hyp.tile)
     report = make_report(diagnosis, anchors, config.hyp.anchor_t, str(options.cfg))
     folder = make_run_folder(options.project, options.name, options.exist_ok, inputs)
     write_report(folder, report, diagnosis, anchors)
