@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -43,6 +43,21 @@ SECONDS_AFTER_SIGTERM = 10  # for which a loading process goes on
 MASK = Objects._fields.index("mask")
 _PROCESSES = ", the limit of processes is reached (ulimit -u)"
 ADVICE = "try --workers 0 (the main process loads) or a smaller --batch-size"
+
+
+class Packed(NamedTuple):
+    """A tensor whose bytes lie in the table of its batch, behind those of the tensors before it."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def of(self, table: Tensor) -> Tensor:
+        """The tensor at the end of a table ``[bytes]`` uint8, as a view of it."""
+        return table[len(table) - self.num_bytes :].view(self.dtype).view(self.shape)
 
 
 @dataclass(eq=False)
@@ -192,29 +207,36 @@ def _answer(loader: ForkedLoader, number: int, batches: Iterator[Sequence[Any]],
     """The next batch for ``_copied``, its images in the slot, or what went wrong; pickled."""
     try:
         batch = loader.collate([loader.dataset[key] for key in next(batches)], slot)
-        columns: list[Any] = [one.numpy() if isinstance(one, Tensor) else one for one in (*batch.objects, *batch[2:])]
-        if (mask := columns[MASK]) is not None:
-            columns[MASK] = np.packbits(mask), mask.shape  # an eighth of it to be sent
-        return pickle.dumps((batch.images.permute(0, 2, 3, 1).shape, columns))
+        return pickle.dumps((tuple(batch.images.permute(0, 2, 3, 1).shape), *_packed(batch)))
     except Exception as error:  # handed on, whatever it is: the main process waits
         if words := shortage(error):
             return pickle.dumps(ShortageError(f"loading process {number + 1}: {words}; {ADVICE}"))
         return pickle.dumps(error if isinstance(error, UserError) else ExceptionWrapper(where="in a loading process"))
 
 
-def _copied(answer: tuple[tuple[int, ...], list[Any]], slot: memoryview, pin_memory: bool) -> Batch:
-    """The batch in memory of this process: the slot will be written again."""
-    shape, columns = answer  # [B, H, W, 3]
+def _packed(batch: Batch) -> tuple[list[Any], np.ndarray, tuple[np.ndarray, tuple[int, ...]] | None]:
+    """A batch without its images: columns, a table with the bytes of those that are tensors, and the bits of masks."""
+    columns: list[Any] = [*batch.objects, *batch[2:]]
+    mask, columns[MASK] = batch.objects.mask, None
+    table = torch.cat([one.flatten().view(torch.uint8) for one in columns if isinstance(one, Tensor)]).numpy()
+    columns = [Packed(one.dtype, tuple(one.shape)) if isinstance(one, Tensor) else one for one in columns]
+    return columns, table, None if mask is None else (np.packbits(mask.numpy()), tuple(mask.shape))
+
+
+def _copied(answer: tuple[Any, ...], slot: memoryview, pin_memory: bool) -> Batch:
+    """The batch in memory of this process, for the slot will be written again: images, a table and masks."""
+    shape, columns, table, masks = answer  # [B, H, W, 3]
     images = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
     np.copyto(images.numpy(), np.ndarray(shape, np.uint8, slot))
-    if columns[MASK] is not None:
-        bits, masks = columns[MASK]
-        columns[MASK] = np.unpackbits(bits, count=math.prod(masks)).reshape(masks)
-    tensors = [torch.from_numpy(one) if isinstance(one, np.ndarray) else one for one in columns]
-    if pin_memory:
-        tensors = [one.pin_memory() if isinstance(one, Tensor) else one for one in tensors]
+    rows = torch.from_numpy(table).pin_memory() if pin_memory else torch.from_numpy(table)
+    ends = itertools.accumulate(one.num_bytes if isinstance(one, Packed) else 0 for one in columns)
+    pairs = zip(columns, ends, strict=True)
+    columns = [one.of(rows[:end]) if isinstance(one, Packed) else one for one, end in pairs]
+    if masks:
+        bits = torch.from_numpy(np.unpackbits(masks[0], count=math.prod(masks[1])).reshape(masks[1]))
+        columns[MASK] = bits.pin_memory() if pin_memory else bits
     count = len(Objects._fields)
-    return Batch._make([images.permute(0, 3, 1, 2), Objects(*tensors[:count]), *tensors[count:]])
+    return Batch._make([images.permute(0, 3, 1, 2), Objects(*columns[:count]), *columns[count:]])
 
 
 def start_worker(worker: int, niceness: int = 0) -> None:
