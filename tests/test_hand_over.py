@@ -136,7 +136,7 @@ def test_a_batch_is_handed_over_as_images_one_table_and_masks(objects: int, mask
     )
     made = ForkedLoader([batch], [[0]], lambda items, memory: items[0], 1, 0, True, lambda _: None)
     answer = pickle.loads(hand_over._answer(made, 0, iter([[0]]), memoryview(b"")))  # noqa: S301 (of this process)
-    arrays = [one for one in (*answer, *(answer[3] or ())) if isinstance(one, np.ndarray)]
+    arrays = [one for one in (*answer, *(answer[4] or ())) if isinstance(one, np.ndarray)]
     assert len(arrays) == 1 + masks
     slot = memoryview(batch.images.permute(0, 2, 3, 1).numpy()).cast("B")
     copied = hand_over._copied(answer, slot, True)

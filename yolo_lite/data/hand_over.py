@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,23 +41,9 @@ from yolo_lite.structures import Batch, Objects
 PREFETCH = 2  # batches that each process has ready or under way, as a DataLoader's have
 SECONDS_AFTER_SIGTERM = 10  # for which a loading process goes on
 MASK = Objects._fields.index("mask")
+KINDS = {np.dtype(kind).str: torch.from_numpy(np.empty(0, kind)).dtype for kind in ("int64", "float32", "float64")}
 _PROCESSES = ", the limit of processes is reached (ulimit -u)"
 ADVICE = "try --workers 0 (the main process loads) or a smaller --batch-size"
-
-
-class Packed(NamedTuple):
-    """A tensor whose bytes lie in the table of its batch, behind those of the tensors before it."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def of(self, table: Tensor) -> Tensor:
-        """The tensor at the end of a table ``[bytes]`` uint8, as a view of it."""
-        return table[len(table) - self.num_bytes :].view(self.dtype).view(self.shape)
 
 
 @dataclass(eq=False)
@@ -214,24 +200,28 @@ def _answer(loader: ForkedLoader, number: int, batches: Iterator[Sequence[Any]],
         return pickle.dumps(error if isinstance(error, UserError) else ExceptionWrapper(where="in a loading process"))
 
 
-def _packed(batch: Batch) -> tuple[list[Any], np.ndarray, tuple[np.ndarray, tuple[int, ...]] | None]:
-    """A batch without its images: columns, a table with the bytes of those that are tensors, and the bits of masks."""
-    columns: list[Any] = [*batch.objects, *batch[2:]]
-    mask, columns[MASK] = batch.objects.mask, None
-    table = torch.cat([one.flatten().view(torch.uint8) for one in columns if isinstance(one, Tensor)]).numpy()
-    columns = [Packed(one.dtype, tuple(one.shape)) if isinstance(one, Tensor) else one for one in columns]
-    return columns, table, None if mask is None else (np.packbits(mask.numpy()), tuple(mask.shape))
+def _packed(batch: Batch) -> tuple[Any, ...]:
+    """A batch without its images: columns that are no tensors, type and shape of the others, their bytes, masks' bits.
+
+    The bytes are one table, which is pinned at once.
+    """
+    columns: list[Any] = [one.numpy() if isinstance(one, Tensor) else one for one in (*batch.objects, *batch[2:])]
+    mask, columns[MASK] = columns[MASK], None
+    layout = {number: (one.dtype.str, one.shape) for number, one in enumerate(columns) if isinstance(one, np.ndarray)}
+    table = np.concatenate([columns[number].reshape(-1).view(np.uint8) for number in layout])
+    columns = [None if number in layout else one for number, one in enumerate(columns)]
+    return columns, layout, table, None if mask is None else (np.packbits(mask), mask.shape)  # an eighth of it
 
 
 def _copied(answer: tuple[Any, ...], slot: memoryview, pin_memory: bool) -> Batch:
     """The batch in memory of this process, for the slot will be written again: images, a table and masks."""
-    shape, columns, table, masks = answer  # [B, H, W, 3]
+    shape, columns, layout, table, masks = answer  # [B, H, W, 3]
     images = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
     np.copyto(images.numpy(), np.ndarray(shape, np.uint8, slot))
     rows = torch.from_numpy(table).pin_memory() if pin_memory else torch.from_numpy(table)
-    ends = itertools.accumulate(one.num_bytes if isinstance(one, Packed) else 0 for one in columns)
-    pairs = zip(columns, ends, strict=True)
-    columns = [one.of(rows[:end]) if isinstance(one, Packed) else one for one, end in pairs]
+    parts = rows.split([math.prod(own) * KINDS[kind].itemsize for kind, own in layout.values()])
+    for (number, (kind, own)), part in zip(layout.items(), parts, strict=True):
+        columns[number] = part.view(KINDS[kind]).view(own)
     if masks:
         bits = torch.from_numpy(np.unpackbits(masks[0], count=math.prod(masks[1])).reshape(masks[1]))
         columns[MASK] = bits.pin_memory() if pin_memory else bits
