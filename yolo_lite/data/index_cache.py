@@ -72,8 +72,8 @@ def read_changed(files: SplitFiles, read: Callable[[str, str], Labels], split: s
     def read_some(start: int) -> Labels:
         return Labels.concat([read(images[i], files.labels[i]) for i in new[start : start + READ_TOGETHER]])
 
-    starts, how = range(0, len(new), READ_TOGETHER), {"leave": False, "delay": 1, "unit_scale": READ_TOGETHER}
-    found = thread_map(read_some, starts, desc=f"reading {split}", **how)
+    starts, title = range(0, len(new), READ_TOGETHER), f"reading {split}"
+    found = thread_map(read_some, starts, desc=title, leave=False, delay=1, unit_scale=READ_TOGETHER)
     labels = Labels.concat([*([kept.labels] if kept else []), *found]).select(rows)
     has_failed = [any(problem.kind == SYSTEM_ERROR for problem in own) for own in labels.problems]
     key = np.where(has_failed, b"", np.array(keys, dtype=np.bytes_))  # an empty key is never asked for
