@@ -24,7 +24,9 @@ from yolo_lite.config.errors import nearest
 class Section(BaseModel):
     """Common rules of every part of the configuration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 class Seam(NamedTuple):
