@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import boxes_only
-from faster_coco_eval import COCO
+from hotcoco import COCO
 from pycocotools.coco import COCO as ReferenceCOCO
 from pycocotools.cocoeval import COCOeval as ReferenceCOCOeval
 
@@ -20,6 +20,7 @@ from yolo_lite.data.index import DatasetIndex
 from yolo_lite.engine.coco_ap import (
     ClassScores,
     DetectionTable,
+    Truth,
     detection_limits,
     ground_truth,
     score_detections,
@@ -96,7 +97,7 @@ def crowded_case(num_objects: int = 150) -> tuple[DatasetIndex, DetectionTable]:
     return make_index(objects, 2, size=1000), make_table(*rows, (1, 0, 0.9, boxes[0]))
 
 
-def pycocotools_inputs(truth: COCO, table: DetectionTable) -> tuple[ReferenceCOCO, ReferenceCOCO]:
+def pycocotools_inputs(truth: Truth, table: DetectionTable) -> tuple[ReferenceCOCO, ReferenceCOCO]:
     """Objects and detections as pycocotools wants them."""
     reference = ReferenceCOCO()
     reference.dataset = copy.deepcopy(truth.dataset)
@@ -107,7 +108,7 @@ def pycocotools_inputs(truth: COCO, table: DetectionTable) -> tuple[ReferenceCOC
         return reference, reference.loadRes(rows)
 
 
-def pycocotools_figures(truth: COCO, table: DetectionTable, limit: int = 100) -> tuple[list[float], np.ndarray]:
+def pycocotools_figures(truth: Truth, table: DetectionTable, limit: int = 100) -> tuple[list[float], np.ndarray]:
     """AP, AP50 and AP75 as pycocotools prints them, and its precision ``[T, R, C]`` (all areas)."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = ReferenceCOCOeval(*pycocotools_inputs(truth, table), "bbox")
@@ -165,7 +166,8 @@ def slow_best_f1(index: DatasetIndex, table: DetectionTable) -> tuple[list[tuple
 @pytest.mark.skipif(not COCO128.is_file(), reason=f"the reference detections are not there: {COCO128}")
 def test_coco128_equals_the_figures_of_pycocotools():
     content = json.loads(gzip.decompress(COCO128.read_bytes()))
-    truth = COCO({name: content[name] for name in ("images", "annotations", "categories")})
+    dataset = {name: content[name] for name in ("images", "annotations", "categories")}
+    truth = Truth(dataset, COCO(dataset))
     rows = []
     for found in content["detections"]:
         x, y, width, height = found["bbox"]
@@ -417,7 +419,7 @@ def test_float32_table_and_scoring_twice_give_the_same():
 
 def test_ground_truth_hand_worked():
     truth = ground_truth(make_index([[(1, [10, 20, 30, 60])], [], [(0, [0, 0, 100, 50])]], 2))
-    assert truth.getImgIds() == [0, 1, 2] and truth.getCatIds() == [0, 1]
+    assert truth.coco.get_img_ids() == [0, 1, 2] and truth.coco.get_cat_ids() == [0, 1]
     fields = ("image_id", "category_id", "bbox", "area", "iscrowd")
     rows = [tuple(annotation[name] for name in fields) for annotation in truth.dataset["annotations"]]
     assert rows == [(0, 1, pytest.approx([10, 20, 20, 40]), pytest.approx(800), 0), (2, 0, [0, 0, 100, 50], 5000, 0)]

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from faster_coco_eval import COCO
 from torch import Tensor
 
 from yolo_lite.data.hand_over import Loader
@@ -23,6 +22,7 @@ from yolo_lite.engine.coco_ap import (
     DetectionTable,
     Limits,
     Scores,
+    Truth,
     detection_limits,
     ground_truth,
     score_detections,
@@ -43,7 +43,7 @@ class Split(NamedTuple):
 
     dataset: DatasetIndex
     loader: Loader
-    truth: COCO
+    truth: Truth
     limits: Limits = Limits()
     views: ViewStore | None = None  # where the loader yields views of images
 
