@@ -4,8 +4,8 @@
     python benchmarks/coco_ap.py
 
 Each begins with the same array of detections and ends with COCO's table of precisions: at all sizes and 100 detections,
-as in every epoch, then at COCO's four sizes and three limits. yolo_lite has precision, recall and curves over confidence
-beside. Every evaluator runs as it comes: hotcoco in threads.
+as in every epoch, then at COCO's four sizes and three limits. yolo_lite has precision, recall and curves over
+confidence beside. Every evaluator runs as it comes: hotcoco in threads.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import argparse
 import contextlib
 import importlib
 import io
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from hotcoco import COCO
 
-from yolo_lite.engine.coco_ap import DetectionTable
+from yolo_lite.engine.coco_ap import DetectionTable, Truth, score_detections
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
 
 SIDE = 640  # pixels of an image
