@@ -170,8 +170,12 @@ def main() -> None:
     model = Path(flags.cfg).stem
     with tempfile.TemporaryDirectory() as folder:
         runs = {
-            f"training step, {model}, {flags.batch_size} of {flags.size} px": shares(training(flags), step, flags.steps),
-            f"predict, an image of {flags.predict_size} px": shares(predicting(flags, Path(folder)), stages, flags.images),
+            f"training step, {model}, {flags.batch_size} of {flags.size} px": shares(
+                training(flags), step, flags.steps
+            ),
+            f"predict, an image of {flags.predict_size} px": shares(
+                predicting(flags, Path(folder)), stages, flags.images
+            ),
         }
     for title, parts in runs.items():
         print(f"\n| {title} | ms | % |\n|---|---|---|")

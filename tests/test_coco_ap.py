@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,18 @@ from pycocotools.coco import COCO as ReferenceCOCO
 from pycocotools.cocoeval import COCOeval as ReferenceCOCOeval
 
 from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.masks import mask_of
 from yolo_lite.engine.coco_ap import (
+    IN_CROWD,
+    UNMATCHED,
     ClassScores,
     DetectionTable,
     Truth,
+    accumulated,
     detection_limits,
     ground_truth,
+    match,
+    run_coco,
     score_detections,
 )
 from yolo_lite.engine.size_scores import score_by_size
@@ -195,6 +202,55 @@ def test_random_sets_equal_pycocotools(seed):
         assert row[:3] == pytest.approx((by_threshold.mean(), by_threshold[0], by_threshold[5]), abs=1e-9)
     assert all(map(math.isnan, scores.by_class[4]))  # no objects: left out of the means
     np.testing.assert_allclose(scores.overall, np.mean(scores.by_class[:4], axis=0), atol=1e-12)
+
+
+def test_precision_and_recall_equal_pycocotools_to_the_bit():
+    """All sizes and limits, with crowds."""
+    index, table = crowded_case()
+    truth = ground_truth(dataclasses.replace(index, crowd=np.arange(len(index.label)) % 7 == 0))
+    precision, recall = accumulated(run_coco(truth, table, "bbox", max_dets=[1, 10, 100]))
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = ReferenceCOCOeval(*pycocotools_inputs(truth, table), "bbox")
+        reference.evaluate()
+        reference.accumulate()
+    np.testing.assert_array_equal(precision, reference.eval["precision"])
+    np.testing.assert_array_equal(recall, reference.eval["recall"])
+
+
+def test_each_detection_finds_what_it_finds_by_pycocotools():
+    index, table = crowded_case()
+    crowd = np.arange(len(index.label)) % 7 == 0
+    truth = ground_truth(dataclasses.replace(index, crowd=crowd))
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = ReferenceCOCOeval(*pycocotools_inputs(truth, table), "bbox")
+        reference.params.maxDets = [len(table.score)]
+        reference.params.areaRng = [[0, 1e10]]
+        reference.evaluate()
+    expected = np.full((10, len(table.score)), UNMATCHED)
+    for cell in filter(None, reference.evalImgs):
+        things = cell["dtMatches"].astype(int) - 1
+        expected[:, np.array(cell["dtIds"]) - 1] = np.where(
+            things < 0, UNMATCHED, np.where(crowd[things], IN_CROWD, things)
+        )
+    assert {UNMATCHED, IN_CROWD} < set(expected.ravel().tolist())
+    np.testing.assert_array_equal(match(truth, table, ious=np.linspace(0.5, 0.95, 10).tolist()), expected)
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="loading processes are not forked here"
+)
+def test_a_process_forked_after_an_evaluation_draws_masks():
+    """The evaluator's threads are gone there: what loading processes call must not wait for them."""
+    index, table = random_case(0)
+    score_detections(ground_truth(index), table)
+    ring = np.array([[0, 0], [600, 0], [600, 600.0]])
+    process = multiprocessing.get_context("fork").Process(target=mask_of, args=([ring] * 50, (640, 640)))
+    process.start()
+    process.join(60)
+    try:
+        assert process.exitcode == 0
+    finally:
+        process.kill()
 
 
 def test_only_the_best_hundred_detections_of_an_image_and_class_count():

@@ -1,7 +1,7 @@
 """COCO average precision by hotcoco, curves over confidence, precision and recall at the best F1.
 
 D detections of a split, C classes, boxes and masks in pixels of the original images. ``kind`` says what is compared:
-``bbox`` or ``segm``.
+``bbox`` or ``segm``. hotcoco's threads do not survive a fork: it is not for loading processes.
 """
 
 from __future__ import annotations
