@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from yolo_lite.structures import as_floats
 
 CONFIDENCE = 0.25  # of what predict draws
 WARM_UP = 2
+ELSE = "all else"  # clipping, checks, copies of running statistics
 COLOURS = {"forward": "#1f77b4", "network": "#1f77b4", "backward": "#d9730d"}  # others are grey
 PASSES = tuple(COLOURS)  # whose operations are told apart
 BEGINNINGS = {"autograd::engine": "backward", "Optimizer.": "optimizer"}  # what torch itself calls its parts
@@ -59,15 +59,19 @@ def training(flags: argparse.Namespace) -> Callable[[], None]:
     for position in range(len(dataset)):  # as from the second epoch on
         dataset.store[position]
     batches = full_batches(dataset, flags.batch_size, 0, pin_memory=False)
-    state.model.forward = labelled(state.model.forward, "forward")
-    state.criterion.forward = labelled(state.criterion.forward, "loss")
-    state.criterion.assign = labelled(state.criterion.assign, "assignment")  # type: ignore[method-assign]
-    state.average.update_parameters = labelled(state.average.update_parameters, "averaging")  # type: ignore[method-assign]
+    calls = (
+        (state.model, "forward", "forward"),
+        (state.criterion, "forward", "loss"),
+        (state.criterion, "assign", "assignment"),
+        (state.average, "update_parameters", "averaging"),
+    )
+    for owner, name, part in calls:
+        setattr(owner, name, labelled(getattr(owner, name), part))
 
     def step() -> None:
         with record_function("loading and augmenting"):
             batch = next(batches).to(setup.compute)
-        with record_function("all else"):
+        with record_function(ELSE):
             train_step(state, [batch], setup)
 
     return step
@@ -89,8 +93,9 @@ def predicting(flags: argparse.Namespace, folder: Path) -> Callable[[], None]:
         with record_function("decode"):
             image = read_image(paths[number % len(paths)])
         with record_function("letterbox"):
-            small = resize(image, *fitted_size(*image.shape[:2], flags.predict_size))
-            canvas, place = on_canvas(small, image.shape[:2], canvas_size(*small.shape[:2], model.stride))
+            (height, width), longest = image.shape[:2], flags.predict_size
+            small = resize(image, *fitted_size(height, width, longest))
+            canvas, place = on_canvas(small, (height, width), canvas_size(small.shape[0], small.shape[1], model.stride))
             batch = as_floats(torch.from_numpy(canvas[None]).permute(0, 3, 1, 2), compute)
         with record_function("network"), compute.autocast():
             raw = network(batch)
@@ -123,18 +128,19 @@ def kind_of(name: str) -> str:
     return " and ".join(kind for word, kind in names.items() if word in name)
 
 
-def shares(call: Callable[[], None], parts: set[str], calls: int) -> Counter[str]:
-    """Milliseconds of a call by part, in the order in which they come."""
+def shares(call: Callable[[], None], parts: set[str], calls: int) -> dict[str, float]:
+    """Milliseconds of a call by part, in the order in which they come; of a pass the dearest first."""
     for _ in range(WARM_UP):
         call()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(calls):
             call()
-    found: Counter[str] = Counter()
+    found: dict[str, float] = {}
     for event in sorted(profiler.events(), key=lambda event: event.time_range.start):
         if part := part_of(event, parts):
-            found[part] += event.self_cpu_time_total / 1000 / calls
-    return found
+            found[part] = found.get(part, 0.0) + event.self_cpu_time_total / 1000 / calls
+    come = {part.split(":")[0]: place for place, part in reversed([*enumerate(found)])}
+    return dict(sorted(found.items(), key=lambda own: (own[0] == ELSE, come[own[0].split(":")[0]], -own[1])))
 
 
 def draw(runs: Mapping[str, Mapping[str, float]]) -> np.ndarray:
@@ -165,7 +171,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--image", type=Path, help="where the figure goes")
     flags = parser.parse_args()
-    step = {"loading and augmenting", "all else", "forward", "loss", "assignment", "averaging"}
+    step = {"loading and augmenting", ELSE, "forward", "loss", "assignment", "averaging"}
     stages = {"decode", "letterbox", "network", "NMS", "draw", "write JPEG"}
     model = Path(flags.cfg).stem
     with tempfile.TemporaryDirectory() as folder:
