@@ -20,9 +20,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from hotcoco import COCO
 
-from yolo_lite.engine.coco_ap import DetectionTable, Truth, score_detections
+from yolo_lite.engine.coco_ap import DetectionTable, score_detections
+from yolo_lite.engine.coco_evaluator import Truth
 from yolo_lite.ops.box_arrays import xyxy_to_xywh
 
 SIDE = 640  # pixels of an image
@@ -100,7 +100,7 @@ def alone(name: str, content: dict[str, Any], table: DetectionTable, setting: st
 
 def ours(content: dict[str, Any], table: DetectionTable) -> Callable[[], np.ndarray]:
     """mAP50-95 by yolo_lite, and all that it says beside."""
-    truth = Truth(content, COCO(content))
+    truth = Truth.of(content)
     return lambda: np.array(score_detections(truth, table).overall.map50_95)
 
 

@@ -13,25 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import boxes_only
-from hotcoco import COCO
 from pycocotools.coco import COCO as ReferenceCOCO
 from pycocotools.cocoeval import COCOeval as ReferenceCOCOeval
 
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.masks import mask_of
 from yolo_lite.engine.coco_ap import (
-    IN_CROWD,
-    UNMATCHED,
     ClassScores,
     DetectionTable,
-    Truth,
-    accumulated,
     detection_limits,
     ground_truth,
-    match,
-    run_coco,
     score_detections,
 )
+from yolo_lite.engine.coco_evaluator import IN_CROWD, UNMATCHED, Truth, accumulated, match, run_coco
 from yolo_lite.engine.size_scores import score_by_size
 
 COCO128 = Path(__file__).parents[2] / "shared/reference/coco128_detections.json.gz"
@@ -173,8 +167,7 @@ def slow_best_f1(index: DatasetIndex, table: DetectionTable) -> tuple[list[tuple
 @pytest.mark.skipif(not COCO128.is_file(), reason=f"the reference detections are not there: {COCO128}")
 def test_coco128_equals_the_figures_of_pycocotools():
     content = json.loads(gzip.decompress(COCO128.read_bytes()))
-    dataset = {name: content[name] for name in ("images", "annotations", "categories")}
-    truth = Truth(dataset, COCO(dataset))
+    truth = Truth.of({name: content[name] for name in ("images", "annotations", "categories")})
     rows = []
     for found in content["detections"]:
         x, y, width, height = found["bbox"]

@@ -13,14 +13,8 @@ from pycocotools.cocoeval import COCOeval as ReferenceCOCOeval
 from test_coco_ap import crowded_case, make_index, make_table, pycocotools_inputs, random_case, slow_iou
 
 from yolo_lite.data.index import DatasetIndex, only_classes
-from yolo_lite.engine.coco_ap import (
-    IN_CROWD,
-    DetectionTable,
-    Truth,
-    ground_truth,
-    match,
-    score_detections,
-)
+from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_detections
+from yolo_lite.engine.coco_evaluator import IN_CROWD, Truth, match
 from yolo_lite.engine.confusion import Errors, find_errors
 from yolo_lite.engine.size_scores import SizeScores, score_by_size
 from yolo_lite.report.evaluation import LARGEST, Curves, _most_frequent, ap_image, confusion_image, curves_image

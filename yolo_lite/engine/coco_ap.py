@@ -1,27 +1,24 @@
-"""COCO average precision by hotcoco, curves over confidence, precision and recall at the best F1.
+"""COCO average precision by the rules of COCO, curves over confidence, precision and recall at the best F1.
 
 D detections of a split, C classes, boxes and masks in pixels of the original images. ``kind`` says what is compared:
-``bbox`` or ``segm``. hotcoco's threads do not survive a fork: it is not for loading processes.
+``bbox`` or ``segm``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from faster_coco_eval.core import mask as coco_mask
-from hotcoco import COCO, COCOeval
 
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.writers import coco_dict
+from yolo_lite.engine.coco_evaluator import ALL_SIZES, IN_CROWD, Truth, accumulated, match, run_coco
 from yolo_lite.engine.masks import add_masks, truth_masks
-from yolo_lite.ops.box_arrays import xyxy_to_xywh
 from yolo_lite.report.evaluation import Curves, mean_of_known
 
 CONFIDENCES = np.arange(1, 1001) / 1000  # the floats that print as .001, .002, ..: linspace gives .7000000000000001
 COCO_LIMIT = 100  # detections of an image and class that COCO's AP counts
-UNMATCHED, IN_CROWD = -1, -2  # what else than an object a detection may be matched to
 
 
 class DetectionTable(NamedTuple):
@@ -97,37 +94,12 @@ class Scores(NamedTuple):
         return (own + self.mask.fitness) / 2 if self.mask else own
 
 
-ALL_SIZES = {"area_rng": [[0, 1e10]], "area_rng_lbl": ["all"]}  # at once, which is quicker
-
-
-class Truth(NamedTuple):
-    """The objects of a split; ids are positions, those of annotations count from 1."""
-
-    dataset: dict[str, Any]  # in the form of COCO's files
-    coco: COCO  # the same, as the library holds it
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.dataset["categories"])
-
-    @property
-    def columns(self) -> np.ndarray:
-        """Image, label, and whether it is a crowd, of each object ``[3, T]`` int64."""
-        fields = ("image_id", "category_id", "iscrowd")
-        return np.array([[one[field] for one in self.dataset["annotations"]] for field in fields], np.int64)
-
-    @property
-    def masks(self) -> np.ndarray:
-        """``[T]``, where the split has outlines."""
-        return np.array([one["segmentation"] for one in self.dataset["annotations"]], dtype=object)
-
-
 def ground_truth(index: DatasetIndex) -> Truth:
     """The objects of a split in COCO's form, with masks where it has outlines."""
     content = coco_dict(index, range(len(index)), range(len(index.names)))
     if index.outlines is not None:
         add_masks(content["annotations"], truth_masks(index))
-    return Truth(content, COCO(content))
+    return Truth.of(content)
 
 
 def score_detections(truth: Truth, table: DetectionTable, limit: int = COCO_LIMIT, kind: str = "bbox") -> Scores:
@@ -144,52 +116,6 @@ def score_detections(truth: Truth, table: DetectionTable, limit: int = COCO_LIMI
     by_class = [ClassScores(*row) for row in rows.tolist()]
     masks = None if table.mask is None or kind == "segm" else score_detections(truth, table, limit, "segm")
     return Scores(ClassScores(*mean_of_known(rows, 0).tolist()), by_class, confidence, curves, masks)
-
-
-def match(
-    truth: Truth, table: DetectionTable, kind: str = "bbox", any_class: bool = False, ious: Sequence[float] = (0.5,)
-) -> np.ndarray:
-    """Which object each detection finds by COCO's greedy rule at each IoU ``[T, D]``, as its row in the ground truth.
-
-    From the best score down, each detection of an image takes the free object that it overlaps most. One that finds
-    none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``. All are matched,
-    however many AP counts; with ``any_class`` with objects of any class.
-    """
-    image, label, crowd = truth.columns
-    classes = 0 if any_class else 1
-    # What shares image and class with no object finds none: most of what a detector of many classes puts out.
-    keys = (one * truth.num_classes + classes * own for one, own in ((table.image, table.label), (image, label)))
-    rows = np.flatnonzero(np.isin(*keys))
-    found = np.full((len(ious), len(table.score)), UNMATCHED)
-    outcome = np.append(
-        np.where(crowd, IN_CROWD, np.arange(len(crowd))), UNMATCHED
-    )  # of a pair with each object, or none
-    parameters = {"iou_thrs": list(ious), "max_dets": [max(len(rows), 1)], "use_cats": not any_class}
-    for cell in run_coco(truth, table.select(rows), kind, **parameters, **ALL_SIZES).eval_imgs:
-        if cell:
-            found[:, rows[np.array(cell["dtIds"], np.int64) - 1]] = outcome[np.array(cell["dtMatches"], np.int64) - 1]
-    return found
-
-
-def run_coco(truth: Truth, table: DetectionTable, kind: str, **parameters: Any) -> COCOeval:
-    """COCO's evaluation of each image and class; ``parameters`` are those that differ from its defaults."""
-    masks = None if table.mask is None or kind == "bbox" else table.mask.tolist()
-    rows = np.column_stack((table.image, xyxy_to_xywh(table.xyxy), table.score, table.label))
-    results = truth.coco.load_res(rows, segmentation=masks)  # their ids count from 1
-    if masks:  # whose areas count, not those of their boxes
-        results.update_anns(ids=np.arange(1, len(masks) + 1), area=coco_mask.area(masks))
-    evaluation = COCOeval(truth.coco, results, kind)
-    for name, value in parameters.items():
-        setattr(evaluation.params, name, value)
-    evaluation.evaluate()
-    return evaluation
-
-
-def accumulated(evaluation: COCOeval) -> tuple[np.ndarray, np.ndarray]:
-    """Precision ``[T, R, C, areas, limits]`` and recall ``[T, C, areas, limits]``, -1 where a class has no objects."""
-    evaluation.accumulate()
-    tables = evaluation.eval or {}
-    return tables["precision"], tables["recall"]
 
 
 def _curves(truth: Truth, table: DetectionTable, found: np.ndarray, interpolated: np.ndarray) -> Curves:

@@ -1,8 +1,8 @@
 """Confusion matrix and worst images.
 
 D detections above a confidence, C classes. Detections and objects are paired whatever their classes, by COCO's greedy
-rule at IoU 0.5 (``coco_ap.match``), of their masks where they have some: each object is found once at most, second
-detections of it are false.
+rule at IoU 0.5 (``coco_evaluator.match``), of their masks where they have some: each object is found once at most,
+second detections of it are false.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.engine.coco_ap import IN_CROWD, UNMATCHED, DetectionTable, Truth, match
+from yolo_lite.engine.coco_ap import DetectionTable
+from yolo_lite.engine.coco_evaluator import IN_CROWD, UNMATCHED, Truth, match
 
 SHOWN_CONFIDENCE = 0.25
 

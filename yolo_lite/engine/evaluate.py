@@ -22,11 +22,11 @@ from yolo_lite.engine.coco_ap import (
     DetectionTable,
     Limits,
     Scores,
-    Truth,
     detection_limits,
     ground_truth,
     score_detections,
 )
+from yolo_lite.engine.coco_evaluator import Truth
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.stopwatch import Stopwatch
 from yolo_lite.engine.tasks import Inference

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from yolo_lite.engine.coco_ap import IN_CROWD, DetectionTable, Truth, match
+from yolo_lite.engine.coco_ap import DetectionTable
+from yolo_lite.engine.coco_evaluator import IN_CROWD, Truth, match
 from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.report.evaluation import RECALLS, mean_of_known
 
@@ -27,7 +28,7 @@ LARGEST = 4_000_000  # numbers of a block
 class Matched(NamedTuple):
     """Detections of a split and what each finds, best score first; T objects without crowds."""
 
-    found: np.ndarray  # [10, D] int64, at each of IOUS an object, or below 0 as ``coco_ap.match``
+    found: np.ndarray  # [10, D] int64, at each of IOUS an object, or below 0 as ``coco_evaluator.match``
     image: np.ndarray  # [D] int64, 0..n - 1
     score: np.ndarray  # [D]
     label: np.ndarray  # [D] int64

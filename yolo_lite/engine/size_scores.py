@@ -6,7 +6,8 @@ from collections import namedtuple
 
 import numpy as np
 
-from yolo_lite.engine.coco_ap import COCO_LIMIT, DetectionTable, Truth, accumulated, run_coco
+from yolo_lite.engine.coco_ap import COCO_LIMIT, DetectionTable
+from yolo_lite.engine.coco_evaluator import Truth, accumulated, run_coco
 
 # COCO's AP and recall by the size of objects, recall by the number of detections; NaN without such objects. Small is
 # below 32 x 32 pixels of the image file, large from 96 x 96; ``area`` of the ground truth counts. What has no number in
