@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from faster_coco_eval import COCO
 
-from yolo_lite.engine.coco_ap import IN_CROWD, DetectionTable, load_results, match
+from yolo_lite.engine.coco_ap import DetectionTable
+from yolo_lite.engine.coco_evaluator import IN_CROWD, Truth, match
 from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.report.evaluation import RECALLS, mean_of_known
 
@@ -29,7 +29,7 @@ LARGEST = 4_000_000  # numbers of a block
 class Matched(NamedTuple):
     """Detections of a split and what each finds, best score first; T objects without crowds."""
 
-    found: np.ndarray  # [10, D] int64, at each of IOUS an object, or below 0 as ``coco_ap.match``
+    found: np.ndarray  # [10, D] int64, at each of IOUS an object, or below 0 as ``coco_evaluator.match``
     image: np.ndarray  # [D] int64, 0..n - 1
     score: np.ndarray  # [D]
     label: np.ndarray  # [D] int64
@@ -48,19 +48,18 @@ def half_widths(evaluation: Evaluation, kind: str = "bbox") -> np.ndarray:
     return half_widths_of(sample, evaluation.scores.confidence, len(split.dataset), len(split.dataset.names))
 
 
-def matched(truth: COCO, table: DetectionTable, limit: int, kind: str = "bbox") -> Matched:
+def matched(truth: Truth, table: DetectionTable, limit: int, kind: str = "bbox") -> Matched:
     """The detections of which AP counts ``limit`` of an image and class, in COCO's order."""
-    results = load_results(truth, table, kind)
     order = np.lexsort((table.image, -table.score))
-    found = np.stack([match(truth, results, kind, iou=iou)[order] for iou in IOUS])
+    found = match(truth, table, kind, ious=IOUS.tolist())[:, order]
     image, score, label = table.image[order], table.score[order], table.label[order]
     groups = np.lexsort((label, image))  # each in the order of its scores
     starts = np.flatnonzero(np.diff(image[groups], prepend=-1) | np.diff(label[groups], prepend=-1))
     ranks = np.arange(len(groups)) - np.repeat(starts, np.diff(starts, append=len(groups)))
     counts = np.zeros(len(groups), dtype=bool)
     counts[groups[ranks < limit]] = True
-    objects = [(one["image_id"], one["category_id"]) for one in truth.dataset["annotations"] if not one["iscrowd"]]
-    return Matched(found, image, score, label, counts, *np.array(objects, dtype=np.int64).reshape(-1, 2).T)
+    object_image, object_label, crowd = truth.columns
+    return Matched(found, image, score, label, counts, object_image[crowd == 0], object_label[crowd == 0])
 
 
 def half_widths_of(sample: Matched, confidence: float, num_images: int, num_classes: int) -> np.ndarray:
