@@ -116,7 +116,9 @@ def main() -> None:
     models = {Path(path).parts[-3] if len(Path(path).parts) > 2 else path: path for path in flags.weights}
     for tile in [] if flags.weights else flags.tile:
         run = yolo_lite.train(
-            **{name: getattr(flags, name) for name in ("cfg", "hyp", "data", "imgsz", "epochs", "batch_size", "device")},
+            **{
+                name: getattr(flags, name) for name in ("cfg", "hyp", "data", "imgsz", "epochs", "batch_size", "device")
+            },
             weights=flags.start,
             **{"set": [f"tile={tile}", *flags.set], "project": flags.project, "name": f"tile_{tile}"},
         )
