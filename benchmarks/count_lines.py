@@ -25,6 +25,7 @@ BESIDE = (
     "model/heads/segment.py",
     "model/heads/class_rows.py",  # of a start from other weights
     "ops/masks.py",
+    "engine/coco_evaluator.py",  # how COCO's evaluation is asked of a library
     "config/summed.py",
     "model/heads/detect_free.py",  # the second head: a newcomer reads one, with its criterion and its assigner
     "ops/distances.py",

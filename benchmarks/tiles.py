@@ -101,6 +101,8 @@ def main() -> None:
     parser.add_argument("--tile", nargs="+", type=int, default=[0, 640], help="pixels of a window's side; 0: none")
     parser.add_argument("--overlap", type=float, default=0.2)
     parser.add_argument("--cfg", default="cfg/yolo_n.yaml")
+    parser.add_argument("--hyp", default="cfg/hyp.yaml")
+    parser.add_argument("--start", help="checkpoint from which the trainings start")
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=8)
@@ -114,7 +116,10 @@ def main() -> None:
     models = {Path(path).parts[-3] if len(Path(path).parts) > 2 else path: path for path in flags.weights}
     for tile in [] if flags.weights else flags.tile:
         run = yolo_lite.train(
-            **{name: getattr(flags, name) for name in ("cfg", "data", "imgsz", "epochs", "batch_size", "device")},
+            **{
+                name: getattr(flags, name) for name in ("cfg", "hyp", "data", "imgsz", "epochs", "batch_size", "device")
+            },
+            weights=flags.start,
             **{"set": [f"tile={tile}", *flags.set], "project": flags.project, "name": f"tile_{tile}"},
         )
         models[f"trained with {tile or 'none'}"] = str(run.folder / "weights/best.pt")

@@ -412,6 +412,22 @@ def test_the_command_line_opens_without_loading_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "unused"),
+    [
+        ("--help", {"torch", "numpy", "yaml", "yolo_lite.config.hyp"}),
+        ("train --help", {"torch", "numpy", "yaml", "yolo_lite.config.hyp"}),
+        ("check --data {data} --imgsz 64 --project {project}", {"torch", "yolo_lite.model"}),
+    ],
+)
+def test_a_command_imports_no_more_than_it_needs(words: str, unused: set[str], tiny_data: Path, tmp_path: Path):
+    code = "import sys; from yolo_lite.cli.main import main\ntry: sys.exit(main(sys.argv[1:]))\n"
+    code += "finally: print(*sys.modules, file=sys.stderr)"
+    words = words.format(data=tiny_data, project=tmp_path)
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], check=False, capture_output=True, text=True)
+    assert done.returncode == 0 and not unused & set(done.stderr.split())
+
+
 # -------------------------------------------------------------------------------------------------------- run folders
 
 

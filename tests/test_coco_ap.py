@@ -7,16 +7,17 @@ import gzip
 import io
 import json
 import math
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import boxes_only
-from faster_coco_eval import COCO
 from pycocotools.coco import COCO as ReferenceCOCO
 from pycocotools.cocoeval import COCOeval as ReferenceCOCOeval
 
 from yolo_lite.data.index import DatasetIndex
+from yolo_lite.data.masks import mask_of
 from yolo_lite.engine.coco_ap import (
     ClassScores,
     DetectionTable,
@@ -24,6 +25,7 @@ from yolo_lite.engine.coco_ap import (
     ground_truth,
     score_detections,
 )
+from yolo_lite.engine.coco_evaluator import IN_CROWD, UNMATCHED, Truth, accumulated, match, run_coco
 from yolo_lite.engine.size_scores import score_by_size
 
 COCO128 = Path(__file__).parents[2] / "shared/reference/coco128_detections.json.gz"
@@ -96,7 +98,7 @@ def crowded_case(num_objects: int = 150) -> tuple[DatasetIndex, DetectionTable]:
     return make_index(objects, 2, size=1000), make_table(*rows, (1, 0, 0.9, boxes[0]))
 
 
-def pycocotools_inputs(truth: COCO, table: DetectionTable) -> tuple[ReferenceCOCO, ReferenceCOCO]:
+def pycocotools_inputs(truth: Truth, table: DetectionTable) -> tuple[ReferenceCOCO, ReferenceCOCO]:
     """Objects and detections as pycocotools wants them."""
     reference = ReferenceCOCO()
     reference.dataset = copy.deepcopy(truth.dataset)
@@ -107,7 +109,7 @@ def pycocotools_inputs(truth: COCO, table: DetectionTable) -> tuple[ReferenceCOC
         return reference, reference.loadRes(rows)
 
 
-def pycocotools_figures(truth: COCO, table: DetectionTable, limit: int = 100) -> tuple[list[float], np.ndarray]:
+def pycocotools_figures(truth: Truth, table: DetectionTable, limit: int = 100) -> tuple[list[float], np.ndarray]:
     """AP, AP50 and AP75 as pycocotools prints them, and its precision ``[T, R, C]`` (all areas)."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = ReferenceCOCOeval(*pycocotools_inputs(truth, table), "bbox")
@@ -165,7 +167,7 @@ def slow_best_f1(index: DatasetIndex, table: DetectionTable) -> tuple[list[tuple
 @pytest.mark.skipif(not COCO128.is_file(), reason=f"the reference detections are not there: {COCO128}")
 def test_coco128_equals_the_figures_of_pycocotools():
     content = json.loads(gzip.decompress(COCO128.read_bytes()))
-    truth = COCO({name: content[name] for name in ("images", "annotations", "categories")})
+    truth = Truth.of({name: content[name] for name in ("images", "annotations", "categories")})
     rows = []
     for found in content["detections"]:
         x, y, width, height = found["bbox"]
@@ -193,6 +195,55 @@ def test_random_sets_equal_pycocotools(seed):
         assert row[:3] == pytest.approx((by_threshold.mean(), by_threshold[0], by_threshold[5]), abs=1e-9)
     assert all(map(math.isnan, scores.by_class[4]))  # no objects: left out of the means
     np.testing.assert_allclose(scores.overall, np.mean(scores.by_class[:4], axis=0), atol=1e-12)
+
+
+def test_precision_and_recall_equal_pycocotools_to_the_bit():
+    """All sizes and limits, with crowds."""
+    index, table = crowded_case()
+    truth = ground_truth(dataclasses.replace(index, crowd=np.arange(len(index.label)) % 7 == 0))
+    precision, recall = accumulated(run_coco(truth, table, "bbox", max_dets=[1, 10, 100]))
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = ReferenceCOCOeval(*pycocotools_inputs(truth, table), "bbox")
+        reference.evaluate()
+        reference.accumulate()
+    np.testing.assert_array_equal(precision, reference.eval["precision"])
+    np.testing.assert_array_equal(recall, reference.eval["recall"])
+
+
+def test_each_detection_finds_what_it_finds_by_pycocotools():
+    index, table = crowded_case()
+    crowd = np.arange(len(index.label)) % 7 == 0
+    truth = ground_truth(dataclasses.replace(index, crowd=crowd))
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = ReferenceCOCOeval(*pycocotools_inputs(truth, table), "bbox")
+        reference.params.maxDets = [len(table.score)]
+        reference.params.areaRng = [[0, 1e10]]
+        reference.evaluate()
+    expected = np.full((10, len(table.score)), UNMATCHED)
+    for cell in filter(None, reference.evalImgs):
+        things = cell["dtMatches"].astype(int) - 1
+        expected[:, np.array(cell["dtIds"]) - 1] = np.where(
+            things < 0, UNMATCHED, np.where(crowd[things], IN_CROWD, things)
+        )
+    assert {UNMATCHED, IN_CROWD} < set(expected.ravel().tolist())
+    np.testing.assert_array_equal(match(truth, table, ious=np.linspace(0.5, 0.95, 10).tolist()), expected)
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="loading processes are not forked here"
+)
+def test_a_process_forked_after_an_evaluation_draws_masks():
+    """The evaluator's threads are gone there: what loading processes call must not wait for them."""
+    index, table = random_case(0)
+    score_detections(ground_truth(index), table)
+    ring = np.array([[0, 0], [600, 0], [600, 600.0]])
+    process = multiprocessing.get_context("fork").Process(target=mask_of, args=([ring] * 50, (640, 640)))
+    process.start()
+    process.join(60)
+    try:
+        assert process.exitcode == 0
+    finally:
+        process.kill()
 
 
 def test_only_the_best_hundred_detections_of_an_image_and_class_count():
@@ -417,7 +468,7 @@ def test_float32_table_and_scoring_twice_give_the_same():
 
 def test_ground_truth_hand_worked():
     truth = ground_truth(make_index([[(1, [10, 20, 30, 60])], [], [(0, [0, 0, 100, 50])]], 2))
-    assert truth.getImgIds() == [0, 1, 2] and truth.getCatIds() == [0, 1]
+    assert truth.coco.get_img_ids() == [0, 1, 2] and truth.coco.get_cat_ids() == [0, 1]
     fields = ("image_id", "category_id", "bbox", "area", "iscrowd")
     rows = [tuple(annotation[name] for name in fields) for annotation in truth.dataset["annotations"]]
     assert rows == [(0, 1, pytest.approx([10, 20, 20, 40]), pytest.approx(800), 0), (2, 0, [0, 0, 100, 50], 5000, 0)]

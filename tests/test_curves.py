@@ -9,18 +9,12 @@ import math
 
 import numpy as np
 import pytest
-from faster_coco_eval import COCO
 from pycocotools.cocoeval import COCOeval as ReferenceCOCOeval
 from test_coco_ap import crowded_case, make_index, make_table, pycocotools_inputs, random_case, slow_iou
 
 from yolo_lite.data.index import DatasetIndex, only_classes
-from yolo_lite.engine.coco_ap import (
-    IN_CROWD,
-    DetectionTable,
-    ground_truth,
-    match,
-    score_detections,
-)
+from yolo_lite.engine.coco_ap import DetectionTable, ground_truth, score_detections
+from yolo_lite.engine.coco_evaluator import IN_CROWD, Truth, match
 from yolo_lite.engine.confusion import Errors, find_errors
 from yolo_lite.engine.size_scores import SizeScores, score_by_size
 from yolo_lite.report.evaluation import LARGEST, Curves, _most_frequent, ap_image, confusion_image, curves_image
@@ -45,7 +39,7 @@ def magnified(index: DatasetIndex, table: DetectionTable, ratio: float) -> tuple
 # -------------------------------------------------------------------------------------------------- AP by size
 
 
-def pycocotools_by_size(truth: COCO, table: DetectionTable, limit: int = 100) -> list[float]:
+def pycocotools_by_size(truth: Truth, table: DetectionTable, limit: int = 100) -> list[float]:
     """AP small, medium, large, AR 1, 10, 100 (``limit``), small, medium, large as pycocotools prints them."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = ReferenceCOCOeval(*pycocotools_inputs(truth, table), "bbox")
@@ -96,7 +90,7 @@ def test_crowd_regions_are_no_false_positives() -> None:
     rows = [(0, 0, 0.9, BOX), (0, 0, 0.8, [45, 45, 60, 60]), (0, 0, 0.7, [60, 60, 80, 80])]  # two in the crowd
     index, table = with_crowds(make_index(objects, 1), 1), make_table(*rows)
     truth = ground_truth(index)
-    assert match(truth, table).tolist() == [0, IN_CROWD, IN_CROWD]
+    assert match(truth, table)[0].tolist() == [0, IN_CROWD, IN_CROWD]
     scores = score_detections(truth, table)
     assert scores.overall == pytest.approx((1, 1, 1, 1, 1))
     assert scores.curves.objects.tolist() == [1] and scores.curves.above[0, 0] == 1

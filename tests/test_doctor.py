@@ -60,9 +60,9 @@ def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("yolo_lite.tools.doctor_report.dataset_image", lambda shape: np.zeros((9, 9, 3), np.uint8))
 
 
-def findings_of(root: Path, *overrides: str, longest: int = 64) -> list[Finding]:
+def findings_of(root: Path, *overrides: str, longest: int = 64, tile: int = 0) -> list[Finding]:
     path = root / "data.yaml"
-    return diagnose(load_dataset_config(path, overrides), str(path), longest).findings
+    return diagnose(load_dataset_config(path, overrides), str(path), longest, tile).findings
 
 
 def kinds_of(root: Path, *overrides: str) -> set[tuple[str, str]]:
@@ -192,6 +192,8 @@ def test_small_and_narrow_objects_are_those_that_training_drops(root: Path):
     assert "d.png: 2 of 4 objects 2 pixels or less wide or high at 64 px, the first 1.9 x 24.0" in small.text
     kinds = Counter(one.kind for one in findings_of(root, longest=256))  # 7.7, 4.0 x 256
     assert kinds == {}
+    [small] = findings_of(root, tile=48)  # in windows of 48 pixels objects are 64 / 48 as large: 2.6, and 1.3 pixels
+    assert "d.png: 1 of 4 objects 2 pixels or less wide or high at 64 px in windows of 48 px" in small.text
     save(root / "set/images/train/d.png", noise(7), "1 0.5 0.5 1 0.0125\n")
     assert [one.kind for one in findings_of(root, longest=256)] == ["too narrow"]  # 256 x 2.4
 

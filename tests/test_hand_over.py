@@ -7,6 +7,7 @@ import faulthandler
 import itertools
 import multiprocessing
 import os
+import pickle
 import re
 import resource
 import signal
@@ -118,6 +119,31 @@ def test_what_goes_beside_the_tensors_of_a_batch_comes_too():
     told = loader()
     told.collate = lambda items, memory: collate(items, memory)._replace(letterbox=((items[0], "a reason"),))
     assert [batch.letterbox for batch in told][:2] == [((0, "a reason"),), ((3, "a reason"),)]
+
+
+@pytest.mark.parametrize("objects", [0, 5])
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_batch_is_handed_over_as_images_one_table_and_masks(objects: int, masks: bool, monkeypatch):
+    """Each is pinned once where a GPU waits for it, and every bit and type is the collated one's."""
+    mask = torch.arange(objects * 9).view(objects, 3, 3).remainder(2).to(torch.uint8) if masks else None
+    rows = torch.arange(objects)
+    table = Objects(rows, rows * 7, torch.rand(objects, 4), mask)
+    batch = collate([1, 2])._replace(objects=table, letterbox=torch.rand(2, 4).double(), unreadable=((3, "gone"),))
+    pinned: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda one: pinned.append(one.nbytes) or one)
+    monkeypatch.setattr(
+        torch, "empty", lambda *shape, pin_memory, **how: pinned.append(0) or torch.zeros(*shape, **how)
+    )
+    made = ForkedLoader([batch], [[0]], lambda items, memory: items[0], 1, 0, True, lambda _: None)
+    answer = pickle.loads(hand_over._answer(made, 0, iter([[0]]), memoryview(b"")))  # noqa: S301 (of this process)
+    arrays = [one for one in (*answer, *(answer[4] or ())) if isinstance(one, np.ndarray)]
+    assert len(arrays) == 1 + masks
+    slot = memoryview(batch.images.permute(0, 2, 3, 1).numpy()).cast("B")
+    copied = hand_over._copied(answer, slot, True)
+    assert len(pinned) == 2 + masks
+    assert copied.unreadable == batch.unreadable and (copied.objects.mask is None) == (mask is None)
+    for own, other in zip((*copied[:1], *copied.objects, *copied[2:5]), (*batch[:1], *table, *batch[2:5]), strict=True):
+        assert own is other or (own.dtype == other.dtype and torch.equal(own, other))
 
 
 def test_one_ahead_gives_the_same_and_the_same_error():

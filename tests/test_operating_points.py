@@ -119,6 +119,18 @@ def test_what_nothing_reaches_is_none() -> None:
     assert find_points(empty, "val")["f1"] == {"all": None, "by_class": {}}
 
 
+def test_no_point_lies_where_nothing_was_detected() -> None:
+    """With a --conf of 0.6 the curves below are flat: there the lowest confidence that reaches something is no find."""
+    index, table = random_case(1)
+    every = find_points(evaluation_of(index, table), "val", *WANTED)
+    found = find_points(evaluation_of(index, table.select(table.score >= 0.6)), "val", *WANTED, lowest=0.6)
+    for kind in ("f1", "precision", "recall"):
+        for name, one in {"all": found[kind]["all"], **found[kind]["by_class"]}.items():
+            own = every[kind]["all"] if name == "all" else every[kind]["by_class"][name]
+            assert one is None or one >= 0.6
+            assert own is None or own < 0.6 or one == own
+
+
 def test_scores_at_their_own_confidence_are_the_same() -> None:
     scores = evaluation_of(*random_case(1)).scores
     assert repr(scores_at(scores, scores.confidence)) == repr(scores)
@@ -184,9 +196,9 @@ def test_crowds_and_limits_count_in_replicates_as_in_ap() -> None:
             assert figures[0] == pytest.approx(expected, abs=1e-9)
 
 
-def drawn(rng: np.random.Generator, num_images: int, recall: float, false: float) -> Matched:
+def drawn(rng: np.random.Generator, num_images: int, recall: float, false: float, mean: float = 2) -> Matched:
     """Two objects of an image in the mean, found with this probability; false detections, all less sure."""
-    owner = np.repeat(np.arange(num_images), rng.poisson(2, num_images))
+    owner = np.repeat(np.arange(num_images), rng.poisson(mean, num_images))
     hit = rng.random(len(owner)) < recall
     wrong = np.repeat(np.arange(num_images), rng.poisson(false, num_images))
     found = np.concatenate((np.flatnonzero(hit), np.full(len(wrong), -1)))
@@ -220,7 +232,21 @@ def test_intervals_are_no_wider_than_they_need_be() -> None:
     assert np.mean(widths, axis=0) == pytest.approx(1.96 * np.std(figures, axis=0), rel=0.35)
 
 
-@pytest.mark.parametrize("number", [1, 3, 30])
+def test_few_images_tell_little_however_many_objects_they_show() -> None:
+    rng, within, trials = np.random.default_rng(5), np.zeros(4), 60
+    for _ in range(trials):
+        sample = drawn(rng, 3, 0.7, 10, 30)
+        figures, _ = figures_of_class(sample, 0, 0.4, np.ones((1, 3)))
+        widths = half_widths_of(sample, 0.4, 3, 1)[1]
+        within += np.abs(figures[0] - [0.7, 0.7, 21 / 31, 0.7]) <= widths + 1 / 101
+    assert (within >= 0.9 * trials).all()
+    alone = half_widths_of(drawn(rng, 1, 0.7, 10, 30), 0.4, 1, 1)
+    assert np.isnan(alone).all()
+    figures = dict.fromkeys(("map50_95", "map50", "precision", "recall"), 0.7)
+    assert [*intervals(figures, alone[1]).values()] == [None] * 4
+
+
+@pytest.mark.parametrize("number", [2, 3, 30])
 def test_a_few_objects_that_are_all_found_do_not_pass_for_certainty(number: int) -> None:
     box = [10.0, 10, 30, 30]
     index = make_index([[(0, box)] for _ in range(number)], 2)
@@ -233,7 +259,7 @@ def test_a_few_objects_that_are_all_found_do_not_pass_for_certainty(number: int)
     )
     assert text.splitlines()[1].count("±") == 4 and text.splitlines()[3].split()[-4:] == ["-"] * 4
     plain = json.loads(json.dumps(evaluation_report.report(result, judgement)))
-    assert plain["intervals"]["map50"] == pytest.approx([1 - widths[1, 1], 1]) or number == 1
+    assert plain["intervals"]["map50"] == pytest.approx([1 - widths[1, 1], 1])
     assert plain["per_class"]["class 1"]["intervals"]["recall"] is None
     assert plain["operating_points"] == judgement.points
 
@@ -378,5 +404,10 @@ def test_best_pt_learns_how_it_is_used_and_is_tried_on_test(
     own = load_checkpoint(best)["operating_points"]
     assert own == report["operating_points"] and own["precision"]["wanted"] == 0 and "recall" not in own
     assert own["f1"] == points["f1"] and load(best, device="cpu").points == own
+    evaluate(weights=best, split="test", conf=0.5, save_points=True, device="cpu", workers=0)  # found anew
+    own = load_checkpoint(best)["operating_points"]
+    assert own["split"] == "test" and "precision" not in own and (own["f1"]["all"] is None or own["f1"]["all"] >= 0.5)
     with pytest.raises(ConfigError, match=r"--save-points: expected a checkpoint, found x\.onnx"):
         evaluate(weights="x.onnx", save_points=True)
+    with pytest.raises(ConfigError, match="--save-points: expected the points of all classes, found --classes"):
+        evaluate(weights=best, classes=["circle"], save_points=True)

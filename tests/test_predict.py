@@ -570,6 +570,12 @@ def test_background_is_the_images_with_detections_byte_for_byte_with_empty_label
     red = painted(64, 96, (0, 8, 8, 24, 24))
     for name in ("images/a/1.png", "images/b/1.png", "images/b/labelled.png", "images/b/xml.png", "images/b/empty.png"):
         write(colours / name, red)
+    write(colours / "images/b/coco.png", red)
+    (colours / "annotations").mkdir()
+    for name, own in {"coco": [{"image_id": 7, "category_id": 1, "bbox": [1, 1, 2, 2]}], "1": []}.items():
+        content = {"images": [{"id": 7, "file_name": f"b/{name}.png"}], "categories": [{"id": 1, "name": "a"}]}
+        (colours / f"annotations/{name}.json").write_text(json.dumps({**content, "annotations": own}))
+    (colours / "images/notes.json").write_text("[no JSON")
     write(colours / "images/b/nothing.png", painted(64, 96))
     write(colours / "images/b/green.png", painted(64, 96, (1, 8, 8, 24, 24)))
     (colours / "labels/b").mkdir(parents=True)
@@ -578,7 +584,7 @@ def test_background_is_the_images_with_detections_byte_for_byte_with_empty_label
     (colours / "images/b/xml.xml").write_text("<annotation/>")
     words = ("--source", "images", "--save-background", "new/background", "--no-save", "--classes", "red")
     assert predict(*words) == 0
-    assert "3 images with false alarms (2 with labels left out): new/background/images; look" in capsys.readouterr().out
+    assert "3 images with false alarms (3 with labels left out): new/background/images; look" in capsys.readouterr().out
     found = sorted(str(path.relative_to("new/background")) for path in Path("new").rglob("*") if path.is_file())
     names = ("a/1", "b/1", "b/empty")
     assert found == [*(f"images/{name}.png" for name in names), *(f"labels/{name}.txt" for name in names)]

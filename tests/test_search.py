@@ -93,6 +93,13 @@ def test_a_space_holds_ranges_and_choices_of_keys(space: Path):
     assert found["box_loss"][1]["choices"] == ("ciou", "siou", '{"focal_eiou": {"gamma": 0.5}}')
 
 
+def test_choices_are_written_as_the_default_is(tmp_path: Path):
+    """Else a search of mosaic in 0 and 1 would not try the default, which is 1.0, and take 1 for another value."""
+    (tmp_path / "space.yaml").write_text("mosaic: [0, 1]\nclose_mosaic: [10, 5]\ncos_lr: [true, false]\n")
+    found = {key: one.choices for key, one in read_space(str(tmp_path / "space.yaml")).items()}
+    assert found == {"mosaic": ("0.0", "1.0"), "close_mosaic": ("10", "5"), "cos_lr": ("true", "false")}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

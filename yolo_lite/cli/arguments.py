@@ -12,9 +12,7 @@ from pydantic.fields import FieldInfo
 
 from yolo_lite.cli.foreign import as_ours
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.load import validate
 from yolo_lite.config.options import Flag, Options
-from yolo_lite.config.yaml_file import Document
 
 SomeOptions = TypeVar("SomeOptions", bound=Options)
 
@@ -33,6 +31,9 @@ def read_options(section: type[SomeOptions], words: Sequence[str], program: str)
         given = vars(parser.parse_args(as_ours(words, own, program)))
     except ConfigError as error:
         parser.error(str(error))
+    from yolo_lite.config.load import validate  # not for --help, which has ended by now
+    from yolo_lite.config.yaml_file import Document
+
     names = {name: _names(name, field)[-1] for name, field in section.model_fields.items()}
     return validate(section, Document(program, given, {}, names))
 

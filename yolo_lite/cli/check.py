@@ -16,16 +16,19 @@ from yolo_lite.tools.convert import check_new_folder
 from yolo_lite.tools.doctor import diagnose, write_cleaned
 from yolo_lite.tools.doctor_report import make_report, report_text, write_report
 
+FILES = {"cfg", "hyp", "set", "plugin"}  # of the user's
+
 
 def run(options: CheckOptions) -> int:
     """Print the report and write it into a run folder; returns 1 where training would be harmed."""
     options = adopted_into_run(options)
-    config = shared_config(options)
+    # What yolo_lite brings needs no check of its names, for which everything would be imported, torch too.
+    config = shared_config(options, None if FILES & options.model_fields_set else {})
     inputs = dataset_inputs(config.data, config.data_file)
     if options.fix_into:
         check_new_folder(options.fix_into, config.data, config.data_file, "--fix-into")
     anchors = model_anchors(config.model)
-    diagnosis = diagnose(config.data, config.data_file, config.train.imgsz)
+    diagnosis = diagnose(config.data, config.data_file, config.train.imgsz, config.hyp.tile)
     report = make_report(diagnosis, anchors, config.hyp.anchor_t, str(options.cfg))
     folder = make_run_folder(options.project, options.name, options.exist_ok, inputs)
     write_report(folder, report, diagnosis, anchors)

@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import takewhile
 
 from yolo_lite.config.errors import ConfigError
-from yolo_lite.config.foreign import resembles
-from yolo_lite.config.hyp import Hyp
 
 # The same under another name, in the commands that have it.
 SAME = {
@@ -118,7 +116,7 @@ def _flag_of(pair: str) -> list[str]:
     key, _, value = pair.partition("=")
     key = "cfg" if key == "model" and value.endswith((".yaml", ".yml")) else key
     flag = f"--{key.replace('_', '-')}"
-    if key in Hyp.model_fields and flag not in KEYS and key != "optimizer":
+    if flag not in KEYS and key != "optimizer" and _is_hyp_key(key):
         return ["--set", pair]
     return [] if value == "False" else [flag] if value == "True" else [flag, value]
 
@@ -174,6 +172,14 @@ def _as_written_here(flag: str, values: list[str]) -> list[str]:
 
 def _advice(name: str, values: Sequence[str], own: Collection[str]) -> str:
     key = name.strip("-").replace("-", "_")
-    if key in Hyp.model_fields and "--set" in own:
+    if "--set" in own and _is_hyp_key(key):
         return f" (a key of hyp.yaml: --set {key}={','.join(values)})"
+    from yolo_lite.config.foreign import resembles
+
     return resembles(name, own)
+
+
+def _is_hyp_key(key: str) -> bool:
+    from yolo_lite.config.hyp import Hyp  # as _advice's: --help needs neither
+
+    return key in Hyp.model_fields

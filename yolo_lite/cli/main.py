@@ -17,7 +17,6 @@ from yolo_lite.cli.arguments import SomeOptions, read_options
 from yolo_lite.cli.failure import end_of
 from yolo_lite.cli.streams import Guarded, guarded_streams
 from yolo_lite.config.errors import StoppedError, UserError, nearest
-from yolo_lite.config.foreign import ConfigWarning
 from yolo_lite.config.options import COMMANDS
 from yolo_lite.config.run_lock import RunWarning, folders_released
 
@@ -120,6 +119,8 @@ def _run(name: str, words: Sequence[str]) -> int:
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
     """Say each of our warnings once; of several processes the first one does."""
+    from yolo_lite.config.foreign import ConfigWarning  # not for --help
+
     others, is_first, said = warnings.showwarning, os.environ.get("RANK", "0") == "0", set[str]()
 
     def show(message: Warning | str, category: type[Warning], *place: Any) -> None:

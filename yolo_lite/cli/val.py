@@ -24,12 +24,15 @@ def run(options: ValOptions, in_folder: bool = True) -> dict[str, Any]:
 
     if options.save_points and is_exported(options.weights):
         raise ConfigError(f"--save-points: expected a checkpoint, found {options.weights}; export keeps its points")
+    if options.save_points and options.classes:
+        raise ConfigError("--save-points: expected the points of all classes, found --classes")
     validation = prepare_validation(options, exported_subject(options) if is_exported(options.weights) else None)
     folder = make_run_folder(options.project, options.name, options.exist_ok, validation.inputs) if in_folder else None
     evaluation = validation()
     if options.classes:
         evaluation = of_classes(evaluation, options.classes)
-    evaluation, judgement = judge(evaluation, options.split, validation.points, options.precision, options.recall)
+    known = None if options.save_points else validation.points  # else they are found anew
+    evaluation, judgement = judge(evaluation, options.split, known, options.precision, options.recall, options.conf)
     report = evaluation_report.report(evaluation, judgement)
     stages = ", ".join(f"{stage} {milliseconds:.1f}" for stage, milliseconds in report["ms_per_image_by_stage"].items())
     print(evaluation_report.table(evaluation, judgement))

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from yolo_lite.config.bounds import check_path, check_text
 from yolo_lite.config.confidence import confidence_choice
@@ -38,8 +38,6 @@ def option(default: Any, text: str) -> Any:
 
 class Options(Section):
     """What the options of all commands have in common."""
-
-    model_config = ConfigDict(defer_build=True)  # a command needs one of the sections
 
     @model_validator(mode="before")
     @classmethod

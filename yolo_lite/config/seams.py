@@ -21,7 +21,7 @@ from yolo_lite.config.bounds import LARGEST, SHOWN
 from yolo_lite.config.errors import nearest
 
 
-class Section(BaseModel):
+class Section(BaseModel, defer_build=True):  # --help needs none of them
     """Common rules of every part of the configuration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)

@@ -41,6 +41,7 @@ from yolo_lite.structures import Batch, Objects
 PREFETCH = 2  # batches that each process has ready or under way, as a DataLoader's have
 SECONDS_AFTER_SIGTERM = 10  # for which a loading process goes on
 MASK = Objects._fields.index("mask")
+KINDS = {np.dtype(kind).str: torch.from_numpy(np.empty(0, kind)).dtype for kind in ("int64", "float32", "float64")}
 _PROCESSES = ", the limit of processes is reached (ulimit -u)"
 ADVICE = "try --workers 0 (the main process loads) or a smaller --batch-size"
 
@@ -192,29 +193,40 @@ def _answer(loader: ForkedLoader, number: int, batches: Iterator[Sequence[Any]],
     """The next batch for ``_copied``, its images in the slot, or what went wrong; pickled."""
     try:
         batch = loader.collate([loader.dataset[key] for key in next(batches)], slot)
-        columns: list[Any] = [one.numpy() if isinstance(one, Tensor) else one for one in (*batch.objects, *batch[2:])]
-        if (mask := columns[MASK]) is not None:
-            columns[MASK] = np.packbits(mask), mask.shape  # an eighth of it to be sent
-        return pickle.dumps((batch.images.permute(0, 2, 3, 1).shape, columns))
+        return pickle.dumps((tuple(batch.images.permute(0, 2, 3, 1).shape), *_packed(batch)))
     except Exception as error:  # handed on, whatever it is: the main process waits
         if words := shortage(error):
             return pickle.dumps(ShortageError(f"loading process {number + 1}: {words}; {ADVICE}"))
         return pickle.dumps(error if isinstance(error, UserError) else ExceptionWrapper(where="in a loading process"))
 
 
-def _copied(answer: tuple[tuple[int, ...], list[Any]], slot: memoryview, pin_memory: bool) -> Batch:
-    """The batch in memory of this process: the slot will be written again."""
-    shape, columns = answer  # [B, H, W, 3]
+def _packed(batch: Batch) -> tuple[Any, ...]:
+    """A batch without its images: columns that are no tensors, type and shape of the others, their bytes, masks' bits.
+
+    The bytes are one table, which is pinned at once.
+    """
+    columns: list[Any] = [one.numpy() if isinstance(one, Tensor) else one for one in (*batch.objects, *batch[2:])]
+    mask, columns[MASK] = columns[MASK], None
+    layout = {number: (one.dtype.str, one.shape) for number, one in enumerate(columns) if isinstance(one, np.ndarray)}
+    table = np.concatenate([columns[number].reshape(-1).view(np.uint8) for number in layout])
+    columns = [None if number in layout else one for number, one in enumerate(columns)]
+    return columns, layout, table, None if mask is None else (np.packbits(mask), mask.shape)  # an eighth of it
+
+
+def _copied(answer: tuple[Any, ...], slot: memoryview, pin_memory: bool) -> Batch:
+    """The batch in memory of this process, for the slot will be written again: images, a table and masks."""
+    shape, columns, layout, table, masks = answer  # [B, H, W, 3]
     images = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
     np.copyto(images.numpy(), np.ndarray(shape, np.uint8, slot))
-    if columns[MASK] is not None:
-        bits, masks = columns[MASK]
-        columns[MASK] = np.unpackbits(bits, count=math.prod(masks)).reshape(masks)
-    tensors = [torch.from_numpy(one) if isinstance(one, np.ndarray) else one for one in columns]
-    if pin_memory:
-        tensors = [one.pin_memory() if isinstance(one, Tensor) else one for one in tensors]
+    rows = torch.from_numpy(table).pin_memory() if pin_memory else torch.from_numpy(table)
+    parts = rows.split([math.prod(own) * KINDS[kind].itemsize for kind, own in layout.values()])
+    for (number, (kind, own)), part in zip(layout.items(), parts, strict=True):
+        columns[number] = part.view(KINDS[kind]).view(own)
+    if masks:
+        bits = torch.from_numpy(np.unpackbits(masks[0], count=math.prod(masks[1])).reshape(masks[1]))
+        columns[MASK] = bits.pin_memory() if pin_memory else bits
     count = len(Objects._fields)
-    return Batch._make([images.permute(0, 3, 1, 2), Objects(*tensors[:count]), *tensors[count:]])
+    return Batch._make([images.permute(0, 3, 1, 2), Objects(*columns[:count]), *columns[count:]])
 
 
 def start_worker(worker: int, niceness: int = 0) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from yolo_lite.config.errors import DataError
 from yolo_lite.data.outputs import Inputs, check_empty_folder
+from yolo_lite.data.readers.coco import CocoReader, plain_id
 from yolo_lite.data.readers.voc import VocReader
 from yolo_lite.data.readers.yolo import YoloReader
 from yolo_lite.deploy.prediction import Prediction
@@ -52,11 +55,21 @@ class Backgrounds:
 
 
 def _with_labels(images: Sequence[str]) -> set[str]:
-    """The images that have a label file, as YOLO or VOC have them, with anything in it."""
+    """The images that have a label file, as YOLO or VOC have them, with anything in it, or annotations of COCO."""
     found = set()
     for reader in (YoloReader, VocReader):
         labels, there = reader(Path(), None, ()).label_files(images)
         found |= {
             image for image, label, own in zip(images, labels, there, strict=True) if own and os.path.getsize(label)
         }
+    # COCO's file lies beside images, or above them.
+    folders = [(one, *one.parents) for one in {Path(image).absolute().parent for image in images}]
+    near = {place for own in folders for place in (*own[:2], *(folder / "annotations" for folder in own[1:3]))}
+    for path in {path for place in near for path in place.glob("*.json")}:
+        with contextlib.suppress(DataError):  # it holds something else, or annotations of other images
+            coco = CocoReader(Path(), path, ())
+            coco.load(images)
+            found |= {
+                image for image, rows in coco.records.items() if any(coco.rows[plain_id(row["id"])] for row in rows)
+            }
     return found

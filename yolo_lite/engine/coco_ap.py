@@ -1,4 +1,4 @@
-"""COCO average precision by faster-coco-eval, curves over confidence, precision and recall at the best F1.
+"""COCO average precision by the rules of COCO, curves over confidence, precision and recall at the best F1.
 
 D detections of a split, C classes, boxes and masks in pixels of the original images. ``kind`` says what is compared:
 ``bbox`` or ``segm``.
@@ -6,22 +6,19 @@ D detections of a split, C classes, boxes and masks in pixels of the original im
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.data.writers import coco_dict
-from yolo_lite.engine.masks import add_found_masks, add_masks, truth_masks
-from yolo_lite.ops.box_arrays import xyxy_to_xywh
+from yolo_lite.engine.coco_evaluator import ALL_SIZES, IN_CROWD, Truth, accumulated, match, run_coco
+from yolo_lite.engine.masks import add_masks, truth_masks
 from yolo_lite.report.evaluation import Curves, mean_of_known
 
 CONFIDENCES = np.arange(1, 1001) / 1000  # the floats that print as .001, .002, ..: linspace gives .7000000000000001
 COCO_LIMIT = 100  # detections of an image and class that COCO's AP counts
-UNMATCHED, IN_CROWD = -1, -2  # what else than an object a detection may be matched to
 
 
 class DetectionTable(NamedTuple):
@@ -97,29 +94,23 @@ class Scores(NamedTuple):
         return (own + self.mask.fitness) / 2 if self.mask else own
 
 
-ALL_SIZES = {"areaRng": [[0, 1e10]], "areaRngLbl": ["all"]}  # at once, which is quicker
-
-
-def ground_truth(index: DatasetIndex) -> COCO:
-    """The objects of a split in COCO's form, with masks where it has outlines; ids are positions, counted from 0."""
+def ground_truth(index: DatasetIndex) -> Truth:
+    """The objects of a split in COCO's form, with masks where it has outlines."""
     content = coco_dict(index, range(len(index)), range(len(index.names)))
     if index.outlines is not None:
         add_masks(content["annotations"], truth_masks(index))
-    return COCO(content)
+    return Truth.of(content)
 
 
-def score_detections(truth: COCO, table: DetectionTable, limit: int = COCO_LIMIT, kind: str = "bbox") -> Scores:
+def score_detections(truth: Truth, table: DetectionTable, limit: int = COCO_LIMIT, kind: str = "bbox") -> Scores:
     """COCO's AP (101 recall points, all areas) of a table against a split.
 
     ``image`` and ``label`` of the table are the ids of ``truth``; ``limit`` detections of an image and class count
     (``maxDets`` of pycocotools), but for precision, recall and the curves, which count all.
     """
-    results = load_results(truth, table, kind)
-    evaluation = run_coco(truth, results, kind, maxDets=[limit], **ALL_SIZES)
-    # precision [T, R, C, areas, max detections], -1 where a class has no objects
-    precision = evaluation.eval["precision"][:, :, :, 0, 0]
+    precision = accumulated(run_coco(truth, table, kind, max_dets=[limit], **ALL_SIZES))[0][:, :, :, 0, 0]
     ap = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1))  # [T, C]
-    curves = _curves(truth, table, match(truth, results, kind), np.where(precision[0] < 0, np.nan, precision[0]).T)
+    curves = _curves(truth, table, match(truth, table, kind)[0], np.where(precision[0] < 0, np.nan, precision[0]).T)
     best, confidence = ratios_at(curves)
     rows = np.stack((mean_of_known(ap, 0), ap[0], ap[5], *best), axis=1)  # [C, 5]
     by_class = [ClassScores(*row) for row in rows.tolist()]
@@ -127,54 +118,17 @@ def score_detections(truth: COCO, table: DetectionTable, limit: int = COCO_LIMIT
     return Scores(ClassScores(*mean_of_known(rows, 0).tolist()), by_class, confidence, curves, masks)
 
 
-def match(
-    truth: COCO, detections: DetectionTable | COCO, kind: str = "bbox", any_class: bool = False, iou: float = 0.5
-) -> np.ndarray:
-    """Which object each detection ``[D]`` finds by COCO's greedy rule at an IoU, as its row in the ground truth.
-
-    From the best score down, each detection of an image takes the free object that it overlaps most. One that finds
-    none is ``IN_CROWD`` where a crowd region covers half of it, which is no error, else ``UNMATCHED``. All are matched,
-    however many AP counts; with ``any_class`` with objects of any class.
-    """
-    results = load_results(truth, detections, kind) if isinstance(detections, DetectionTable) else detections
-    found = np.full(len(results.anns), UNMATCHED)
-    # At several thresholds a pair of the library's "matched" may stem from any of them: it is asked about one alone.
-    parameters = {"iouThrs": np.array([iou]), "maxDets": [max(len(results.anns), 1)], "useCats": int(not any_class)}
-    pairs = run_coco(truth, results, kind, **parameters, **ALL_SIZES).eval["matched"]
-    rows = {one["id"]: IN_CROWD if one["iscrowd"] else row for row, one in enumerate(truth.dataset["annotations"])}
-    for detection, thing in (pair.split("_") for pair in pairs):
-        found[int(detection) - 1] = rows[int(thing)]
-    return found
-
-
-def load_results(truth: COCO, table: DetectionTable, kind: str) -> COCO:
-    """The detections in COCO's form; their ids count from 1, in the order of the table."""
-    rows = np.column_stack((table.image, xyxy_to_xywh(table.xyxy), table.score, table.label))
-    results = truth.loadRes(rows)
-    if kind == "segm" and table.mask is not None:
-        add_found_masks(results.dataset["annotations"], table.mask)
-    return results
-
-
-def run_coco(truth: COCO, results: COCO, kind: str, **parameters: Any) -> Any:
-    """COCO's evaluation; ``parameters`` are those of pycocotools' ``Params`` that differ from its defaults."""
-    evaluation = COCOeval_faster(truth, results, kind, print_function=lambda *_: None)
-    vars(evaluation.params).update(parameters)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return evaluation
-
-
-def _curves(truth: COCO, table: DetectionTable, found: np.ndarray, interpolated: np.ndarray) -> Curves:
+def _curves(truth: Truth, table: DetectionTable, found: np.ndarray, interpolated: np.ndarray) -> Curves:
     """Detections and hits of each class from each confidence on; those in a crowd do not count."""
-    labels = truth.getCatIds()
-    objects = Counter(one["category_id"] for one in truth.dataset["annotations"] if not one["iscrowd"])
-    hits, above = np.zeros((2, len(labels), len(CONFIDENCES)), dtype=np.int64)
-    for row, label in enumerate(labels):
-        own = (table.label == label) & (found != IN_CROWD)
-        for counts, chosen in ((above, own), (hits, own & (found >= 0))):
-            counts[row] = chosen.sum() - np.searchsorted(np.sort(table.score[chosen]), CONFIDENCES)
-    return Curves(CONFIDENCES, hits, above, np.array([objects[label] for label in labels]), interpolated)
+    _, label, crowd = truth.columns
+    classes = np.arange(truth.num_classes + 1)
+    hits, above = np.zeros((2, truth.num_classes, len(CONFIDENCES)), dtype=np.int64)
+    for counts, counted in ((above, found != IN_CROWD), (hits, found >= 0)):
+        order = np.lexsort((table.score[counted], table.label[counted]))
+        score, first = table.score[counted][order], np.searchsorted(table.label[counted][order], classes)
+        for row, own in enumerate(np.split(score, first[1:-1])):
+            counts[row] = len(own) - np.searchsorted(own, CONFIDENCES)
+    return Curves(CONFIDENCES, hits, above, np.bincount(label[crowd == 0], minlength=truth.num_classes), interpolated)
 
 
 def ratios_at(curves: Curves, row: int | None = None) -> tuple[np.ndarray, float]:

@@ -1,8 +1,8 @@
 """Confusion matrix and worst images.
 
 D detections above a confidence, C classes. Detections and objects are paired whatever their classes, by COCO's greedy
-rule at IoU 0.5 (``coco_ap.match``), of their masks where they have some: each object is found once at most, second
-detections of it are false.
+rule at IoU 0.5 (``coco_evaluator.match``), of their masks where they have some: each object is found once at most,
+second detections of it are false.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from faster_coco_eval import COCO
 
 from yolo_lite.data.index import DatasetIndex
-from yolo_lite.engine.coco_ap import IN_CROWD, UNMATCHED, DetectionTable, match
-from yolo_lite.engine.masks import masks_of
+from yolo_lite.engine.coco_ap import DetectionTable
+from yolo_lite.engine.coco_evaluator import IN_CROWD, UNMATCHED, Truth, match
 
 SHOWN_CONFIDENCE = 0.25
 
@@ -55,20 +54,20 @@ class Errors(NamedTuple):
 
 
 def find_errors(
-    index: DatasetIndex, truth: COCO, table: DetectionTable, confidence: float = SHOWN_CONFIDENCE
+    index: DatasetIndex, truth: Truth, table: DetectionTable, confidence: float = SHOWN_CONFIDENCE
 ) -> Errors:
     """Pair the detections above a confidence with the objects of a split, by their masks where they have some.
 
     ``truth`` is ``coco_ap.ground_truth`` of the split.
     """
     confident, kind = table.select(table.score > confidence), "bbox" if table.mask is None else "segm"
-    matched = match(truth, confident, kind, any_class=True)
+    matched = match(truth, confident, kind, any_class=True)[0]
     detections, matched = confident.select(matched != IN_CROWD), matched[matched != IN_CROWD]
     hits = matched >= 0
     taken_for, found_as = (np.full(count, len(index.names)) for count in (len(matched), len(index.label)))
     taken_for[hits] = index.label[matched[hits]]
     found_as[matched[hits]] = detections.label[hits]
-    masks = None if table.mask is None else masks_of(truth)
+    masks = None if table.mask is None else truth.masks
     objects = DetectionTable(index.owner, index.xyxy, np.ones(len(index.label)), index.label, masks)
     finds = np.full(len(matched), UNMATCHED)
     finds[hits] = (np.cumsum(~index.crowd) - 1)[matched[hits]]

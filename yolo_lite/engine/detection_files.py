@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_lite.data.writers import coco_dict
-from yolo_lite.engine.masks import Rle, add_masks, masks_of, plain, polygon
+from yolo_lite.engine.masks import Rle, add_masks, plain, polygon
 from yolo_lite.engine.run_folder import unique_stems
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh, xyxy_to_xywh
 
@@ -33,7 +33,7 @@ def write_coco_json(folder: Path, table: DetectionTable, split: Split) -> None:
     expected = coco_dict(index, index.image_id.tolist(), index.category_id.tolist(), names)
     if table.mask is not None:
         add_masks(found, map(plain, table.mask))
-        add_masks(expected["annotations"], map(plain, masks_of(split.truth)))
+        add_masks(expected["annotations"], map(plain, split.truth.masks))
     (folder / "predictions.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
     (folder / "ground_truth.json").write_text(json.dumps(expected) + "\n", encoding="utf-8")
 

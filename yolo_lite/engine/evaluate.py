@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from faster_coco_eval import COCO
 from torch import Tensor
 
 from yolo_lite.data.hand_over import Loader
@@ -27,6 +26,7 @@ from yolo_lite.engine.coco_ap import (
     ground_truth,
     score_detections,
 )
+from yolo_lite.engine.coco_evaluator import Truth
 from yolo_lite.engine.processes import ALONE, Processes
 from yolo_lite.engine.stopwatch import Stopwatch
 from yolo_lite.engine.tasks import Inference
@@ -43,7 +43,7 @@ class Split(NamedTuple):
 
     dataset: DatasetIndex
     loader: Loader
-    truth: COCO
+    truth: Truth
     limits: Limits = Limits()
     views: ViewStore | None = None  # where the loader yields views of images
 

@@ -3,6 +3,7 @@
 D detections, T thresholds of IoU, C classes, n images, R replicates. What lies in one image comes and goes together, so
 images are drawn, each with a random weight (the Bayesian bootstrap, Rubin 1981): no class drops out of a replicate.
 
+Few images tell little of how they vary: that is Student's t, with those that hold objects; of one it is NaN.
 Where all of a few objects are found nothing varies, and yet the next may be missed: to the variance of a figure of N
 objects 2 / (N + 4)^2 is added, as if two more had been found and two missed (Agresti and Coull 1998).
 """
@@ -13,9 +14,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from faster_coco_eval import COCO
 
-from yolo_lite.engine.coco_ap import IN_CROWD, DetectionTable, load_results, match
+from yolo_lite.engine.coco_ap import DetectionTable
+from yolo_lite.engine.coco_evaluator import IN_CROWD, Truth, match
 from yolo_lite.engine.evaluate import Evaluation
 from yolo_lite.report.evaluation import RECALLS, mean_of_known
 
@@ -28,7 +29,7 @@ LARGEST = 4_000_000  # numbers of a block
 class Matched(NamedTuple):
     """Detections of a split and what each finds, best score first; T objects without crowds."""
 
-    found: np.ndarray  # [10, D] int64, at each of IOUS an object, or below 0 as ``coco_ap.match``
+    found: np.ndarray  # [10, D] int64, at each of IOUS an object, or below 0 as ``coco_evaluator.match``
     image: np.ndarray  # [D] int64, 0..n - 1
     score: np.ndarray  # [D]
     label: np.ndarray  # [D] int64
@@ -40,41 +41,44 @@ class Matched(NamedTuple):
 def half_widths(evaluation: Evaluation, kind: str = "bbox") -> np.ndarray:
     """Half of the interval of each of FIGURES, for all classes together and each one: ``[1 + C, 4]``.
 
-    Precision and recall are those at ``scores.confidence``; NaN where a class has no objects.
+    Precision and recall are those at ``scores.confidence``; NaN where a class has objects in no or one image.
     """
     split, table = evaluation.split, evaluation.detections
     sample = matched(split.truth, table, split.limits.per_class, kind)
     return half_widths_of(sample, evaluation.scores.confidence, len(split.dataset), len(split.dataset.names))
 
 
-def matched(truth: COCO, table: DetectionTable, limit: int, kind: str = "bbox") -> Matched:
+def matched(truth: Truth, table: DetectionTable, limit: int, kind: str = "bbox") -> Matched:
     """The detections of which AP counts ``limit`` of an image and class, in COCO's order."""
-    results = load_results(truth, table, kind)
     order = np.lexsort((table.image, -table.score))
-    found = np.stack([match(truth, results, kind, iou=iou)[order] for iou in IOUS])
+    found = match(truth, table, kind, ious=IOUS.tolist())[:, order]
     image, score, label = table.image[order], table.score[order], table.label[order]
     groups = np.lexsort((label, image))  # each in the order of its scores
     starts = np.flatnonzero(np.diff(image[groups], prepend=-1) | np.diff(label[groups], prepend=-1))
     ranks = np.arange(len(groups)) - np.repeat(starts, np.diff(starts, append=len(groups)))
     counts = np.zeros(len(groups), dtype=bool)
     counts[groups[ranks < limit]] = True
-    objects = [(one["image_id"], one["category_id"]) for one in truth.dataset["annotations"] if not one["iscrowd"]]
-    return Matched(found, image, score, label, counts, *np.array(objects, dtype=np.int64).reshape(-1, 2).T)
+    object_image, object_label, crowd = truth.columns
+    return Matched(found, image, score, label, counts, object_image[crowd == 0], object_label[crowd == 0])
 
 
 def half_widths_of(sample: Matched, confidence: float, num_images: int, num_classes: int) -> np.ndarray:
     """As ``half_widths``."""
+    from scipy.special import stdtrit  # here, for it takes a third of a second
+
     # Whole numbers, so that sums are exact: where all objects are found recall is 1 to the bit.
     weights = np.ceil(np.random.default_rng(0).exponential(2**20, (REPLICATES, num_images)))
     figures = np.full((1 + num_classes, REPLICATES, len(FIGURES)), np.nan)
     least = np.full((1 + num_classes, len(FIGURES)), np.nan)
+    pairs = np.unique(np.stack((sample.object_label, sample.object_image)), axis=1)
+    holding = np.array([len(np.unique(pairs[1])), *np.bincount(pairs[0], minlength=num_classes)])  # images, [1 + C]
     for label in np.unique(sample.object_label).tolist():
         figures[1 + label], (objects, above) = figures_of_class(sample, label, confidence, weights)
         least[1 + label] = 2 / (np.array([objects, objects, above, objects]) + 4) ** 2
     figures[0], present = mean_of_known(figures[1:], 0), ~np.isnan(least[1:, 0])
     least[0] = mean_of_known(least[1:], 0) / max(present.sum(), 1)
-    unbiased = (num_images + 1) / max(num_images - 1, 1)
-    return NORMAL * np.sqrt(figures.var(axis=1) * unbiased + least)
+    wider = stdtrit(holding - 1, 0.975) ** 2 * (holding + 1) / np.maximum(holding - 1, 1)
+    return np.minimum(np.sqrt(figures.var(axis=1) * wider[:, None] + NORMAL**2 * least), 1)
 
 
 def figures_of_class(
@@ -110,6 +114,9 @@ def weighted_ap(found: np.ndarray, weights: np.ndarray, objects: np.ndarray) -> 
 
 
 def intervals(figures: Mapping[str, float | None], half_width: np.ndarray) -> dict[str, list[float] | None]:
-    """``[low, high]`` of each of FIGURES, inside 0..1; None of what has no objects."""
+    """``[low, high]`` of each of FIGURES, inside 0..1; None of what has no objects, or has them in one image."""
     known = [(name, figures[name], width) for name, width in zip(FIGURES, half_width.tolist(), strict=True)]
-    return {name: None if one is None else [max(one - own, 0.0), min(one + own, 1.0)] for name, one, own in known}
+    return {
+        name: None if one is None or np.isnan(own) else [max(one - own, 0.0), min(one + own, 1.0)]
+        for name, one, own in known
+    }

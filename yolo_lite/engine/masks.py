@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from faster_coco_eval import COCO
 from faster_coco_eval.core import mask as coco_mask
 
 from yolo_lite.data.index import DatasetIndex
@@ -28,18 +27,6 @@ def add_masks(annotations: Sequence[dict[str, Any]], masks: Iterable[Rle]) -> No
     """Give COCO's annotations their masks."""
     for annotation, mask in zip(annotations, masks, strict=True):
         annotation["segmentation"] = mask
-
-
-def add_found_masks(annotations: Sequence[dict[str, Any]], masks: np.ndarray) -> None:
-    """Give COCO's results their masks, whose areas count, not those of their boxes."""
-    add_masks(annotations, masks)
-    for annotation, area in zip(annotations, coco_mask.area(masks.tolist()), strict=True):
-        annotation["area"] = area
-
-
-def masks_of(truth: COCO) -> np.ndarray:
-    """The masks ``[T]`` of a ground truth, in the order of its rows."""
-    return np.array([one["segmentation"] for one in truth.dataset["annotations"]], dtype=object)
 
 
 def decoded(masks: Iterable[Rle]) -> Iterator[np.ndarray]:

@@ -31,7 +31,12 @@ class Judgement(NamedTuple):
 
 
 def judge(
-    evaluation: Evaluation, split: str, known: Points | None, precision: float | None, recall: float | None
+    evaluation: Evaluation,
+    split: str,
+    known: Points | None,
+    precision: float | None,
+    recall: float | None,
+    lowest: float = 0.0,
 ) -> tuple[Evaluation, Judgement]:
     """An evaluation whose precision and recall stand at the best F1 of ``known``, points that were found elsewhere.
 
@@ -39,7 +44,7 @@ def judge(
     """
     wanted = {name: one for name, one in (("precision", precision), ("recall", recall)) if one is not None}
     if not known or any(known.get(name, {}).get("wanted") != one for name, one in wanted.items()):
-        known = find_points(evaluation, split, precision, recall)
+        known = find_points(evaluation, split, precision, recall, lowest)
     if (confidence := known["f1"]["all"]) is not None:
         evaluation = evaluation._replace(scores=scores_at(evaluation.scores, confidence))
     masks = half_widths(evaluation, "segm") if evaluation.scores.mask else None
@@ -47,14 +52,20 @@ def judge(
 
 
 def find_points(
-    evaluation: Evaluation, split: str, precision: float | None = None, recall: float | None = None
+    evaluation: Evaluation,
+    split: str,
+    precision: float | None = None,
+    recall: float | None = None,
+    lowest: float = 0.0,
 ) -> Points:
     """The operating points of an evaluation, for all classes together (means over classes) and for each one.
 
     They are the confidence of the best F1 and, where they are wanted, the lowest one that reaches a precision and the
-    highest that reaches a recall; None where none does.
+    highest that reaches a recall; None where none does. Below ``lowest`` nothing was detected, and none is looked for.
     """
     names, curves = evaluation.split.dataset.names, evaluation.scores.curves
+    rows = slice(np.searchsorted(curves.confidence, lowest), None)
+    curves = curves._replace(confidence=curves.confidence[rows], hits=curves.hits[:, rows], above=curves.above[:, rows])
     points: Points = {"split": split, "images": len(evaluation.split.dataset), "objects": int(curves.objects.sum())}
     points["f1"] = _point(curves, names, curves.f1, lambda own: np.flatnonzero(own >= max(own.max(), 1e-9))[:1])
     # A mean of classes may miss what all of them reach by a rounding error.

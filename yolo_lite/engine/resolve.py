@@ -14,38 +14,38 @@ from yolo_lite.config.load import load_hyp, load_model_config, validate
 from yolo_lite.config.model import AnyModelConfig, ModelConfig
 from yolo_lite.config.options import DEFAULT_DATA, Options, TrainOptions
 from yolo_lite.config.run import RunConfig, RunSection
+from yolo_lite.config.seams import Seams
 from yolo_lite.config.yaml_file import Document
 from yolo_lite.data.names import load_dataset
-from yolo_lite.engine.seams import SEAMS
-from yolo_lite.engine.tasks import task_of
-from yolo_lite.loss.criteria import CRITERIA, Criterion
 
 DEFAULT_HYP = {"yolo": "cfg/hyp.yaml", "faster_rcnn": "cfg/hyp_faster_rcnn.yaml"}  # by family
 DATA_OF_MASKS = "data/shapes_holes.yaml"
 T = TypeVar("T")
 
 
-def run_config(options: TrainOptions) -> RunConfig:
+def run_config(options: TrainOptions, seams: Seams | None = None) -> RunConfig:
     """The resolved configuration of a run.
+
+    Args:
+        seams: the dicts that names in its files are checked against; empty: none is, and torch is not imported.
 
     Raises:
         ConfigError: an option or a file that it names is unusable, all problems at once; or the files do not fit.
     """
     chosen = (f"optimizer={options.optimizer}",) if options.optimizer else ()
     overrides = (*options.set, *chosen)
-    problems: list[str] = []
+    problems, seams = list[str](), _all_seams() if seams is None else seams
 
     def attempt(load: Callable[..., T], file: Any) -> T | None:
         try:
-            return load(file, overrides, SEAMS)
+            return load(file, overrides, seams)
         except ConfigError as error:
             problems.append(str(error))
             return None
 
     model = attempt(load_model_config, options.cfg)
     hyp_file = str(options.hyp or DEFAULT_HYP[model.family if model else "yolo"])
-    has_masks = model is not None and task_of(model).has_masks
-    data_yaml = str(options.data or (DATA_OF_MASKS if has_masks else DEFAULT_DATA))
+    data_yaml = str(options.data or _brought_data(model))
     hyp, data = attempt(load_hyp, hyp_file), attempt(load_dataset, data_yaml)
     if not (model and hyp and data):
         raise ConfigError("\n".join(problems))
@@ -63,11 +63,23 @@ def run_config(options: TrainOptions) -> RunConfig:
     return RunConfig(train=train, hyp=hyp, model=model, data=data, data_file=data_file)
 
 
-def shared_config(options: Options) -> RunConfig:
+def shared_config(options: Options, seams: Seams | None = None) -> RunConfig:
     """What train.py would go by if it were given those options of another command that it has too."""
-    return run_config(
-        TrainOptions(**{name: getattr(options, name) for name in TrainOptions.model_fields if hasattr(options, name)})
-    )
+    own = {name: getattr(options, name) for name in TrainOptions.model_fields if hasattr(options, name)}
+    return run_config(TrainOptions(**own), seams)
+
+
+def _all_seams() -> Seams:
+    from yolo_lite.engine.seams import SEAMS
+
+    return SEAMS
+
+
+def _brought_data(model: AnyModelConfig | None) -> str:
+    """The embedded set that a model learns from where no other is given."""
+    from yolo_lite.engine.tasks import task_of
+
+    return DATA_OF_MASKS if model and task_of(model).has_masks else DEFAULT_DATA
 
 
 def _check_fit(options: TrainOptions, hyp_file: str, model: AnyModelConfig, hyp: Hyp, data: DatasetConfig) -> None:
@@ -77,15 +89,21 @@ def _check_fit(options: TrainOptions, hyp_file: str, model: AnyModelConfig, hyp:
         where = _place(options, hyp_file, "cls_weights")
         raise ConfigError(f"{where}: expected {num_classes} weights, one a class, found {len(hyp.cls_weights)}")
     if isinstance(model, ModelConfig):
-        head, found = model.head[-1].module, hyp.assigner.name
-        fitting = getattr(CRITERIA.get(head), "assigners", ())
-        if found in Criterion.assigners and fitting and found not in fitting:  # those of plugins are taken as they are
-            where, choices = _place(options, hyp_file, "assigner"), ", ".join(("auto", *fitting))
-            raise ConfigError(f"{where}: expected one that fits {head}, of {choices}, found {found}")
+        if hyp.assigner.name != "auto":
+            _check_assigner(options, hyp_file, model.head[-1].module, hyp.assigner.name)
         if "ch" in model.model_fields_set and model.ch != channels:
             raise ConfigError(f"{options.cfg}: ch: expected {channels}, the dataset's channels, found {model.ch}")
     elif channels != 3:
         raise ConfigError(f"{options.cfg}: Faster R-CNN reads 3 channels, the dataset has {channels}")
+
+
+def _check_assigner(options: TrainOptions, hyp_file: str, head: str, found: str) -> None:
+    from yolo_lite.loss.criteria import CRITERIA, Criterion
+
+    fitting = getattr(CRITERIA.get(head), "assigners", ())
+    if found in Criterion.assigners and fitting and found not in fitting:  # those of plugins are taken as they are
+        where, choices = _place(options, hyp_file, "assigner"), ", ".join(("auto", *fitting))
+        raise ConfigError(f"{where}: expected one that fits {head}, of {choices}, found {found}")
 
 
 def _place(options: TrainOptions, hyp_file: str, key: str) -> str:

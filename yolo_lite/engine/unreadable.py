@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.data.unreadable import check_share
-from yolo_lite.engine.processes import Processes
-from yolo_lite.structures import Batch
+
+if TYPE_CHECKING:  # the doctor's run folder comes without torch
+    from yolo_lite.engine.processes import Processes
+    from yolo_lite.structures import Batch
 
 FILE = "data_problems.txt"
 MOST_SAID = 10  # of the images that an evaluation leaves out; metrics.json names all
@@ -61,7 +64,7 @@ def readable_batches(
             yield batch
 
 
-class WatchedBatches(Iterator[Batch]):
+class WatchedBatches(Iterator["Batch"]):
     """The batches of training; each tells which images it should have had that cannot be read.
 
     Each of these images is said once, and kept in data_problems.txt; so are those of validation.

@@ -37,9 +37,11 @@ def rle_on_image(
     """
     from faster_coco_eval.core import mask as coco_mask  # no detector waits for it
 
+    if not len(box):
+        return []
     windows = _windows(logits, box, letterbox, height, width)
     plain = [{"size": [height, width], "counts": _counts(*window, height, width)} for window in windows]
-    return coco_mask.frPyObjects(plain, height, width) if plain else []
+    return coco_mask.frPyObjects(plain, height, width)
 
 
 def _windows(
@@ -53,30 +55,39 @@ def _windows(
     scale_x, scale_y, left, top = map(float, letterbox)
     limit = np.array([width, height, width, height])
     edges = np.ceil(np.nan_to_num(box.detach().double().cpu().numpy()) - 0.5).clip(0, limit).astype(int)
-    for mask, (first_x, first_y, last_x, last_y) in zip(logits.detach().float().cpu().numpy(), edges, strict=True):
-        row, rows = _weights(first_y, last_y, scale_y, top, mask.shape[0])
-        column, columns = _weights(first_x, last_x, scale_x, left, mask.shape[1])
-        cells = mask[row : row + rows.shape[1], column : column + columns.shape[1]]
-        yield int(first_x), int(first_y), rows @ cells @ columns.T > 0
+    rows, columns = (
+        _weights(edges[:, 1::2], scale_y, top, logits.shape[1]),
+        _weights(edges[:, ::2], scale_x, left, logits.shape[2]),
+    )
+    for mask, (x, y), (row, down), (column, across) in zip(
+        logits.detach().float().cpu().numpy(), edges[:, :2].tolist(), rows, columns, strict=True
+    ):
+        cells = mask[row : row + down.shape[1], column : column + across.shape[1]]
+        yield x, y, down @ cells @ across.T > 0
 
 
-def _weights(first: int, last: int, scale: float, offset: float, cells: int) -> tuple[int, np.ndarray]:
-    """The first cell that the pixels first..last - 1 of an axis need, and weights ``[last - first, needed]``."""
-    place = (((np.arange(first, last) + 0.5) * scale + offset) / STRIDE - 0.5).clip(0, cells - 1)
-    low, high = (int(place[0]), min(int(place[-1]) + 2, cells)) if len(place) else (0, 0)
-    distance = np.abs(place[:, None] - np.arange(low, high))
-    return low, np.maximum(1 - distance, 0).astype(np.float32)
+def _weights(spans: np.ndarray, scale: float, offset: float, cells: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The first cell that each span ``[K, 2]`` of pixels of an axis needs, and weights ``[pixels, needed]``."""
+    start, end = spans.min(), spans.max()
+    place = (((np.arange(start, end) + 0.5) * scale + offset) / STRIDE - 0.5).clip(0, cells - 1)
+    weights = np.maximum(1 - np.abs(place[:, None] - np.arange(cells)), 0).astype(np.float32)
+    for first, last in (spans - start).tolist():
+        low, high = (int(place[first]), min(int(place[last - 1]) + 2, cells)) if first < last else (0, 0)
+        yield low, weights[first:last, low:high]
 
 
 def _counts(left: int, top: int, part: np.ndarray, height: int, width: int) -> list[int]:
     """Lengths of the runs of 0 and 1 in turn, down the columns of the image, from the pixels of a window."""
-    columns = np.zeros((part.shape[1], 1 + part.shape[0] + 1), np.int8)
-    columns[:, 1:-1] = part.T
-    step = np.diff(columns, axis=1)  # 1 where a run starts, -1 behind its end
-    column, row = np.nonzero(step)
+    padded = np.zeros((part.shape[1], part.shape[0] + 2), bool)  # a column a row, 0 above and below
+    padded[:, 1:-1] = part.T
+    flat = padded.ravel()
+    column, row = np.divmod(
+        np.flatnonzero(flat[1:] != flat[:-1]), padded.shape[1]
+    )  # where a run starts, and behind its end
     place = (left + column) * height + top + row
     # A run that ends with its column goes on where the next column begins with one: the two edges are one place.
     goes_on = np.flatnonzero(place[1:] == place[:-1])
-    place = np.delete(place, [goes_on, goes_on + 1])
+    if len(goes_on):
+        place = np.delete(place, [goes_on, goes_on + 1])
     counts = np.diff(place, prepend=0, append=height * width).tolist()
     return counts if counts[-1] else counts[:-1]  # COCO ends with the last run

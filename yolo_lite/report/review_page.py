@@ -28,7 +28,7 @@ nav a { color: inherit; margin-right: 1rem; white-space: nowrap }
 h2 { scroll-margin-top: 4rem } p, small { color: var(--soft) } b { font-weight: 600 }
 .wide { overflow-x: auto } table { border-collapse: collapse }
 td, th { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line) }
-td:first-child, th:first-child { text-align: left }
+td:first-child, th:first-child { text-align: left } th { overflow-wrap: normal }
 .cards { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 45%), 1fr)) }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: .4rem; overflow: hidden }
 img { width: 100%; display: block } figcaption { padding: .4rem .6rem } small { display: block; line-height: 1.35 }

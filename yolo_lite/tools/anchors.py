@@ -6,12 +6,10 @@ T objects, A anchors; sizes are width and height in pixels of the network input.
 from __future__ import annotations
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
 
 from yolo_lite.config.errors import DataError
 from yolo_lite.config.model import AnyModelConfig, ModelConfig
 from yolo_lite.data.doubts import best_ratios
-from yolo_lite.model.detector import Detector
 
 TRIALS = 10  # k-means runs from different starts; the best is kept
 
@@ -22,6 +20,8 @@ def model_anchors(config: AnyModelConfig) -> np.ndarray | None:
         return None
     if not isinstance(config.anchors, int):
         return np.array(config.anchors).reshape(len(config.anchors), -1, 2)
+    from yolo_lite.model.detector import Detector  # imports torch
+
     return Detector(config).head.anchor_sizes().numpy()  # their sizes follow from the strides of the network
 
 
@@ -39,6 +39,8 @@ def fit_anchors(size: np.ndarray, num_anchors: int, anchor_t: float, seed: int =
     Raises:
         DataError: there are fewer different sizes than anchors.
     """
+    from scipy.cluster.vq import kmeans2  # a third of a second
+
     logs = np.log(size)
     if (found := len(np.unique(logs.round(3), axis=0))) < num_anchors:
         raise DataError(f"expected objects of at least {num_anchors} different sizes, found {found}")

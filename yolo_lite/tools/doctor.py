@@ -88,15 +88,19 @@ class Diagnosis(NamedTuple):
 
     config: DatasetConfig
     data_file: str
-    longest: int  # side of an image in pixels, as training would scale it
+    longest: int  # side of an image, or window, in pixels, as training would scale it
+    tile: int  # pixels of the image that a side of a window has, 0 without
     findings: list[Finding]
     examined: dict[str, list[Examined]]  # by split
     readers: dict[str, LabelReader]
     splits: dict[str, DatasetIndex]  # as training would use it
 
+    def sizes(self, index: DatasetIndex) -> np.ndarray:
+        return training_sizes(index, self.longest, self.tile)
 
-def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
-    """Read a whole dataset, for training at ``longest`` pixels.
+
+def diagnose(config: DatasetConfig, data_file: str, longest: int, tile: int = 0) -> Diagnosis:
+    """Read a whole dataset, for training at ``longest`` pixels, in windows of ``tile`` pixels of the images if not 0.
 
     Raises:
         DataError: a source, or what the key ``labels`` names, is not there or of another kind.
@@ -119,10 +123,10 @@ def diagnose(config: DatasetConfig, data_file: str, longest: int) -> Diagnosis:
             for split in files
             for problem in (*_remarks(files, examined, split), *doubts(splits[split], files[split]))
         ),
-        *(finding for split in files for finding in _of_split(split, splits[split], data_file, longest)),
+        *(finding for split in files for finding in _of_split(split, splits[split], data_file, longest, tile)),
     ]
     findings.sort(key=lambda one: list(SEVERITY).index(one.kind))
-    return Diagnosis(config, data_file, longest, findings, examined, readers, splits)
+    return Diagnosis(config, data_file, longest, tile, findings, examined, readers, splits)
 
 
 def _files_of_splits(config: DatasetConfig, data_file: str) -> tuple[dict[str, SplitFiles], list[Finding]]:
@@ -328,7 +332,7 @@ def _remarks(files: Mapping[str, SplitFiles], examined: Mapping[str, Sequence[Ex
     return reader.remarks([str(one.path) for one in rows], Labels.concat([one.read for one in rows]).hints)
 
 
-def _of_split(split: str, index: DatasetIndex, data_file: str, longest: int) -> Iterator[Finding]:
+def _of_split(split: str, index: DatasetIndex, data_file: str, longest: int, tile: int) -> Iterator[Finding]:
     if not len(index):
         yield _split_finding("no usable image", split, data_file, "has no usable image")
     elif not index.num_objects:
@@ -336,12 +340,13 @@ def _of_split(split: str, index: DatasetIndex, data_file: str, longest: int) -> 
     elif split == "train":
         for name in (name for name, count in zip(index.names, index.counts, strict=True) if not count):
             yield _split_finding("class without objects", split, data_file, f"has no object of the class {name!r}")
+    place = f"{longest} px{f' in windows of {tile} px' if tile else ''}"
     # Images with objects that training drops because of their size (``augment.worth_learning``).
-    sides, owner = training_sizes(index, longest), index.owner[~index.crowd]
+    sides, owner = training_sizes(index, longest, tile), index.owner[~index.crowd]
     shortest, longer, num_objects = sides.min(axis=1), sides.max(axis=1), np.bincount(owner, minlength=len(index))
     small = shortest <= MIN_SIDE
     for kind, chosen, what in (
-        ("too small", small, f"{MIN_SIDE:g} pixels or less wide or high at {longest} px"),
+        ("too small", small, f"{MIN_SIDE:g} pixels or less wide or high at {place}"),
         ("too narrow", ~small & (longer >= MAX_ASPECT * shortest), f"one side {MAX_ASPECT:g} times the other"),
     ):
         dropped, found = sides[chosen], np.unique(owner[chosen], return_index=True, return_counts=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from yolo_lite.data.doubts import best_ratios, training_sizes
+from yolo_lite.data.doubts import best_ratios
 from yolo_lite.data.index import DatasetIndex
 from yolo_lite.ops.box_arrays import xyxy_to_cxcywh
 from yolo_lite.report.dataset_image import DatasetShape, dataset_image
@@ -36,7 +36,7 @@ def make_report(diagnosis: Diagnosis, anchors: np.ndarray | None, anchor_t: floa
         "imgsz": diagnosis.longest,
         "anchor_t": anchor_t,
         "splits": {
-            split: {"listed": len(diagnosis.examined[split]), **_describe(index, diagnosis.longest, anchors, anchor_t)}
+            split: {"listed": len(diagnosis.examined[split]), **_describe(index, diagnosis, anchors, anchor_t)}
             for split, index in diagnosis.splits.items()
         },
         "severities": Counter(one["severity"] for one in findings),
@@ -58,13 +58,13 @@ def write_report(folder: Path, report: dict[str, Any], diagnosis: Diagnosis, anc
         drawn = learnt & (num_rings(index) > 0)
         areas = index.outlines.area[drawn] if index.outlines else np.zeros(0)
         filled = areas / (index.xyxy[:, 2:] - index.xyxy[:, :2])[drawn].prod(axis=1)
-        per_image, size = np.bincount(index.owner[learnt], minlength=len(index)), training_sizes(index, longest)
+        per_image, size = np.bincount(index.owner[learnt], minlength=len(index)), diagnosis.sizes(index)
         shape = DatasetShape(index.names, counts, split, size, centre, per_image, longest, anchors, filled)
         write_image(folder / "dataset.png", dataset_image(shape))
 
 
-def _describe(index: DatasetIndex, longest: int, anchors: np.ndarray | None, anchor_t: float) -> dict[str, Any]:
-    sizes, label = training_sizes(index, longest), index.label[~index.crowd]
+def _describe(index: DatasetIndex, diagnosis: Diagnosis, anchors: np.ndarray | None, anchor_t: float) -> dict[str, Any]:
+    sizes, label = diagnosis.sizes(index), index.label[~index.crowd]
     fits = None if anchors is None else best_ratios(sizes, anchors.reshape(-1, 2)) < anchor_t
     classes = {
         name: {"objects": int((label == number).sum()), "anchor_recall": _share(fits, label == number)}

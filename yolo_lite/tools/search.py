@@ -83,10 +83,10 @@ def _distribution(document: Document, key: str, given: Any) -> BaseDistribution:
     if not is_range and not (isinstance(given, list) and len(given) > 1):
         expected = "{low: A, high: B}, of numbers, with log: true or step: S, or a list of two or more choices"
         raise ConfigError(f"{place}: expected {expected}, found {given!r}")
-    for value in (given["low"], given["high"]) if is_range else given:
-        validate(Hyp, document._replace(data={key: value}), SEAMS)
-    if not kind or not is_range:
-        return CategoricalDistribution([_text(value) for value in given])
+    values = (given["low"], given["high"]) if is_range else given
+    read = [validate(Hyp, document._replace(data={key: value}), SEAMS) for value in values]
+    if not kind or not is_range:  # as plain_hyp has them, where a 1 is 1.0: so the default is found among them
+        return CategoricalDistribution([_text(one.model_dump(mode="json")[key]) for one in read])
     try:
         return kind(**given)
     except (TypeError, ValueError) as error:
