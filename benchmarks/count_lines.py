@@ -48,7 +48,7 @@ BESIDE = (
     "config/bounds.py",  # how much may come in
     "model/budget.py",
     "model/gflops.py",
-    "model/blocks/norm_silu.py",  # the same to the bit in less memory
+    "model/blocks/backward.py",  # the same to the bit, sooner
     "model/blocks/backbone.py",  # of torchvision and timm, and where its weights come from
     "engine/pretrained.py",
     "engine/start.py",  # or from a checkpoint

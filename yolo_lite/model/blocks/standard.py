@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lite.config.model import parse_activation
-from yolo_lite.model.blocks.norm_silu import normalised
+from yolo_lite.model.blocks.backward import SiLU, join
 
 Activation = Callable[[], nn.Module]
 
-_KINDS = (nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.Hardswish, nn.Mish, nn.GELU, nn.Identity)
+_KINDS = (SiLU, nn.ReLU, nn.LeakyReLU, nn.Hardswish, nn.Mish, nn.GELU, nn.Identity)
 ACTIVATIONS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in _KINDS}
 
 
 def activation_maker(text: str) -> Activation:
     """``"nn.LeakyReLU(0.1)"`` to a function that makes that module; ValueError where ``ACTIVATIONS`` has none such."""
     name, arguments = parse_activation(text, ACTIVATIONS)
-    in_place = {"inplace": True} if name in {"SiLU", "ReLU", "LeakyReLU", "Hardswish", "Mish"} else {}
+    in_place = {"inplace": True} if name in {"ReLU", "LeakyReLU", "Hardswish", "Mish"} else {}
     return lambda: ACTIVATIONS[name](*arguments, **in_place)
 
 
@@ -43,7 +43,7 @@ class Conv(nn.Module):
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        return normalised(self.conv(x), self.norm, self.activation)
+        return self.activation(self.norm(self.conv(x)))
 
 
 class Bottleneck(nn.Module):
@@ -91,7 +91,7 @@ class C3(nn.Module):
         return nn.Sequential(*(Bottleneck(channels, channels, shortcut, 1.0, activation) for _ in range(repeats)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.merge(torch.cat((self.bottlenecks(self.deep(x)), self.plain(x)), dim=1))
+        return self.merge(join((self.bottlenecks(self.deep(x)), self.plain(x))))
 
 
 class SPP(nn.Module):
