@@ -34,7 +34,8 @@ from yolo_lite.data.split import dataset_root
 from yolo_lite.deploy import sources
 from yolo_lite.deploy.prediction import Outputs, Prediction
 from yolo_lite.deploy.predictor import BATCHES_WAITING, Predictor
-from yolo_lite.deploy.sources import Frame, count_frames, find_media, is_live, read_frames
+from yolo_lite.deploy.sources import Frame, count_frames, find_media, is_live
+from yolo_lite.deploy.stages import read_ahead
 from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.validate import prepare_validation
@@ -420,7 +421,8 @@ def test_more_pictures_than_are_read_ahead_come_in_order(tmp_path: Path):
         if number % 7:
             write(Path(one.address), painted(8, 8 + number))
     problems: list[DataError] = []
-    widths = [frame.image.shape[1] - 8 for frame in read_frames(media, problems.append)]
+    inputs = ((one.kind, sources.frames_of(one, 3, 255)) for one in media)
+    widths = [frame.image.shape[1] - 8 for frame in read_ahead(inputs, 4, problems.append)]
     assert widths == [number for number in range(30) if number % 7] and len(problems) == 5
 
 
