@@ -47,13 +47,10 @@ def run(options: PredictOptions) -> None:
         found = ends.enter_context(closing(model.watch(media, choice, tiles, options.batch_size, told.skip)))
         first = next(found, None)
         if first is None:
-            inputs_said = f"not one of {told.count['skipped']} inputs can be read"
-            raise DataError(f"--source {' '.join(options.source)}: {inputs_said}")
+            raise DataError(f"--source {' '.join(options.source)}: not one of {told.skipped} inputs can be read")
         folder = make_run_folder(options.project, options.name, options.exist_ok, inputs) if writes else None
-        stop, files = (
-            ends.enter_context(stop_requests()),
-            ends.enter_context(closing(Outputs(folder or Path(), options))),
-        )
+        stop = ends.enter_context(stop_requests())
+        files = ends.enter_context(closing(Outputs(folder or Path(), options)))
 
         def write(prediction: Prediction) -> None:
             with model.clock.stage("drawing and writing"):
@@ -87,33 +84,32 @@ class _Told:
     """What the user reads of a run: a line for each input, and the sum at its end."""
 
     def __init__(self, max_det: int) -> None:
-        self.count, self.max_det, self.start = Counter[str](), max_det, time.perf_counter()
+        self.images = self.objects = self.full = self.skipped = 0
+        self.max_det, self.start = max_det, time.perf_counter()
 
     def skip(self, problem: DataError) -> None:
-        self.count["skipped"] += 1
+        self.skipped += 1
         tqdm.write(f"passed over: {problem}", file=sys.stderr)
 
     def of(self, stream: Iterable[Prediction]) -> Iterator[Prediction]:
         """The predictions, counted; behind the last one of each input a line that says what was found."""
         for file, group in itertools.groupby(stream, key=lambda prediction: prediction.frame.file):
-            frames, found = 0, Counter[int]()
+            before, found = self.images, Counter[int]()
             for prediction in group:
-                frames += 1
                 found.update(prediction.label.tolist())
-                is_full = len(prediction) >= self.max_det
-                self.count.update(images=1, objects=len(prediction), full=is_full)
+                self.images += 1
+                self.full += len(prediction) >= self.max_det
                 yield prediction
-            length = "" if prediction.frame.number is None else f"{frames} frames, "
+            self.objects += found.total()
+            length = "" if prediction.frame.number is None else f"{self.images - before} frames, "
             objects = ", ".join(f"{found[label]} {prediction.names[label]}" for label in sorted(found))
             tqdm.write(f"{file}: {length}{objects or 'nothing found'}")
 
     def sum(self, clock: Clock) -> str:
-        """Milliseconds an image of each stage, which lie side by side, and of the whole; what was found."""
-        count, milliseconds = self.count, 1000 / self.count["images"]
-        whole = milliseconds * (time.perf_counter() - self.start)
-        stages = ", ".join(f"{stage} {milliseconds * seconds:.1f}" for stage, seconds in clock.seconds.items())
-        skipped = f", {count['skipped']} inputs passed over" if count["skipped"] else ""
-        full = f"{count['full']} images have as many detections as --max-det {self.max_det} allows, maybe more\n"
-        counted = f"{count['images']} images, {count['objects']} objects{skipped}"
-        told = f"milliseconds an image, side by side: {stages}\n{counted}, {whole:.1f} ms an image"
-        return f"{full if count['full'] else ''}{told}"
+        """What was found, and milliseconds an image: of the stages, which lie side by side, and of the whole."""
+        full = f"{self.full} images have as many detections as --max-det {self.max_det} allows, maybe more\n"
+        counted = f"{self.images} images, {self.objects} objects"
+        skipped = f", {self.skipped} inputs passed over" if self.skipped else ""
+        seconds = {**clock.seconds, "in all": time.perf_counter() - self.start}
+        stages = ", ".join(f"{name} {1000 * one / self.images:.1f}" for name, one in seconds.items())
+        return f"{full if self.full else ''}{counted}{skipped}; milliseconds an image, side by side: {stages}"

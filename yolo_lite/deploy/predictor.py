@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -84,17 +83,8 @@ class Predictor:
             UserError: an image cannot be read or is of another type or shape; an option is out of range.
         """
         several = isinstance(images, (list, tuple)) or (isinstance(images, Tensor) and images.ndim == 4)
-        options, tiles = self.chosen(**choice)
-
-        def views(image: Any) -> Iterator[Iterator[_Waiting]]:
-            yield begun(self._views(as_frame(image, self.channels, self.white), tiles))
-
-        def kind(image: Any) -> str:
-            return "image" if several and isinstance(image, (str, os.PathLike)) else "memory"  # not worth a thread
-
-        inputs = ((kind(image), views(image)) for image in (images if several else [images]))
-        with closing(read_ahead(inputs, max(READ_AHEAD, batch_size))) as ready:
-            found = list(self._detected(ready, options, batch_size))
+        frames = (as_frame(image, self.channels, self.white) for image in (images if several else [images]))
+        found = list(self.run(frames, *self.chosen(**choice), batch_size))
         return found if several else found[0]
 
     def stream(
@@ -142,7 +132,7 @@ class Predictor:
         raise ConfigError(f"classes: unknown name {word!r}{nearest(word, self.names)}")
 
     def watch(
-        self, media: Iterable[Media], options: DetectOptions, tiles: Tiles, batch_size: int, skip: Skip = None
+        self, media: Sequence[Media], options: DetectOptions, tiles: Tiles, batch_size: int, skip: Skip = None
     ) -> Generator[Prediction, None, None]:
         """What ``run`` finds on the frames of inputs; threads read and letterbox them while the network is at work.
 
@@ -153,7 +143,6 @@ class Predictor:
             frames = self.clock.timed("decoding", frames_of(one, self.channels, self.white))
             return (begun(self._views(frame, tiles)) for frame in frames)
 
-        media = list(media)
         inputs = ((one.kind, views(one)) for one in media)
         with closing(read_ahead(inputs, max(READ_AHEAD, batch_size), skip)) as ready:
             parts = ([one] for one in ready) if any(one.kind == "live" for one in media) else [ready]

@@ -10,7 +10,7 @@ import itertools
 import os
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,8 +28,7 @@ class Clock:
     """Seconds of the stages by name, added up over all threads."""
 
     def __init__(self) -> None:
-        self.seconds = Counter[str]()
-        self._lock = threading.Lock()
+        self.seconds, self._lock = dict[str, float](), threading.Lock()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -39,7 +38,7 @@ class Clock:
             yield
         finally:
             with self._lock:
-                self.seconds[name] += time.perf_counter() - start  # type: ignore[assignment]  # floats add up too
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def timed(self, name: str, items: Iterator[T]) -> Iterator[T]:
         """The items; the time that each takes to come is counted."""
@@ -66,11 +65,17 @@ def read_ahead(inputs: Iterable[tuple[str, Iterator[T]]], ahead: int, skip: Skip
     Raises:
         DataError: something cannot be read; where ``skip`` is given, that gets the error instead.
     """
-    left, coming = iter(inputs), deque[Callable[[], Iterable[T | DataError]]]()
-    pool = ThreadPoolExecutor(READERS)
+
+    def start(kind: str, items: Iterator[T]) -> Callable[[], Iterable[T | DataError]]:
+        known = _with_error(items)
+        if kind == "image":
+            return pool.submit(list[T | DataError], known).result
+        return functools.partial(_in_parts, pool, known, ahead) if kind == "video" else functools.partial(iter, known)
+
+    left, coming, pool = iter(inputs), deque[Callable[[], Iterable[T | DataError]]](), ThreadPoolExecutor(READERS)
     try:
         while True:
-            coming.extend(_started(pool, *one, ahead) for one in itertools.islice(left, ahead - len(coming)))
+            coming.extend(start(*one) for one in itertools.islice(left, ahead - len(coming)))
             if not coming:
                 return
             for item in coming.popleft()():
@@ -84,16 +89,6 @@ def read_ahead(inputs: Iterable[tuple[str, Iterator[T]]], ahead: int, skip: Skip
         pool.shutdown(cancel_futures=True)
 
 
-def _started(
-    pool: ThreadPoolExecutor, kind: str, items: Iterator[T], size: int
-) -> Callable[[], Iterable[T | DataError]]:
-    """How to get the items when it is the turn of their input; those of an image are begun now."""
-    known = _with_error(items)
-    if kind == "image":
-        return pool.submit(list[T | DataError], known).result
-    return functools.partial(_in_parts, pool, known, size) if kind == "video" else functools.partial(iter, known)
-
-
 def _with_error(items: Iterator[T]) -> Iterator[T | DataError]:
     """The items, and as the last one what has ended them."""
     try:
@@ -104,13 +99,9 @@ def _with_error(items: Iterator[T]) -> Iterator[T | DataError]:
 
 def _in_parts(pool: ThreadPoolExecutor, items: Iterator[T], size: int) -> Iterator[T]:
     """The items, of which a thread makes some while the caller is at work on those before."""
-
-    def part() -> list[T]:
-        return list(itertools.islice(items, size))
-
-    coming = pool.submit(part)
+    coming = pool.submit(lambda: list(itertools.islice(items, size)))
     while ready := coming.result():
-        coming = pool.submit(part)
+        coming = pool.submit(lambda: list(itertools.islice(items, size)))
         yield from ready
 
 
@@ -121,22 +112,18 @@ def behind(function: Callable[[T], object], most: int) -> Iterator[Callable[[T],
     The caller waits where ``most`` items do, and at the end for all of them, unless the block ends by an error: then
     no further call begins. An error of the function ends its calls and is raised at the next item or at the end.
     """
-    waiting, has_failed = deque[Future[None]](), threading.Event()
+    waiting, pool = deque[Future[None]](), ThreadPoolExecutor(1)
 
-    def call(item: T) -> None:
-        if not has_failed.is_set():
-            try:
-                function(item)
-            except BaseException:
-                has_failed.set()
-                raise
+    def call(item: T, before: Future[None] | None) -> None:
+        if before:
+            before.result()  # raises what has ended the calls
+        function(item)
 
     def give(item: T) -> None:
         while waiting and (len(waiting) >= most or waiting[0].done()):
             waiting.popleft().result()
-        waiting.append(pool.submit(call, item))
+        waiting.append(pool.submit(call, item, waiting[-1] if waiting else None))
 
-    pool = ThreadPoolExecutor(1)
     try:
         yield give
         for one in waiting:
