@@ -87,8 +87,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     flags = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {flags.rounds} rounds, {flags.images} images\n")
-    head = ["weights", "batch", "network ms", "before ms", "now ms", "before : network", "now : network", "before : now"]
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {flags.rounds} rounds, {flags.images} images\n"
+    )
+    head = [
+        "weights",
+        "batch",
+        "network ms",
+        "before ms",
+        "now ms",
+        "before : network",
+        "now : network",
+        "before : now",
+    ]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for weights in flags.weights:
         for batch_size in flags.batch_sizes:

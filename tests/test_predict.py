@@ -262,6 +262,21 @@ def test_what_is_no_picture_is_refused(picture: Any, message: str):
         COLOURS.predict(picture)
 
 
+def test_half_computes_in_16_bits_where_the_device_does_and_is_refused_elsewhere(confident: Path, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    for native in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr("yolo_lite.engine.device._native_dtype", lambda _, native=native: native)
+        assert load(confident, "cpu").detect.args[1].dtype == torch.float32  # as the checkpoint says
+        if native == torch.float32:
+            with pytest.raises(ConfigError, match="half: 16 bits gain nothing on this cpu, expected a GPU or CPU with"):
+                load(confident, "cpu", half=True)
+    half, whole = (load(confident, "cpu", half=half).predict(image, conf=0.001) for half in (True, False))
+    assert len(half) > 20 and not np.array_equal(half.score[:20], whole.score[:20])
+    np.testing.assert_allclose(half.score[:20], whole.score[:20], atol=0.05)
+    with pytest.raises(ConfigError, match=r"half: any\.onnx computes as it was exported"):
+        load("any.onnx", half=True)
+
+
 def test_16_bits_are_scaled_as_in_training(confident: Path, tmp_path: Path):
     content = load_checkpoint(confident)
     content["config"]["data"]["bits"] = 12

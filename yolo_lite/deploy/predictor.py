@@ -223,7 +223,7 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None, half: 
     clock = Clock()
     if is_exported(weights):
         if half:
-            raise ConfigError(f"half: {weights} computes as it was exported, expected a checkpoint")
+            raise ConfigError(f"half: {weights} computes as it was exported (export --half), expected a checkpoint")
         exported, compute = load_exported(weights, device, imgsz)
         facts, detect = exported.facts, functools.partial(_detect, exported, compute, clock)
         known = (facts.channels, facts.white, facts.source, facts.tile, facts.points, clock)
@@ -231,9 +231,7 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None, half: 
     _, model, config, content = load_trained(weights)
     compute = choose_compute(device, "auto" if half else config.hyp.precision, config.hyp.channels_last)
     if half and compute.dtype == torch.float32:
-        raise ConfigError(
-            f"half: this {compute.device.type} does not compute in 16 bits, expected a GPU or CPU that does"
-        )
+        raise ConfigError(f"half: 16 bits gain nothing on this {compute.device.type}, expected a GPU or CPU with bf16")
     size = rounded_up(imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
     detect = functools.partial(_detect, move_model(model, compute).for_inference(), compute, clock)
@@ -252,8 +250,6 @@ def _detect(
             raw = network(images)
         if compute.device.type == "cuda":
             torch.cuda.synchronize(compute.device)  # NMS would wait for the network, in its stead
-
-    def found() -> Iterator[Detections]:
-        yield from network.detections(raw, (images.shape[2], images.shape[3]), options)
-
-    yield from clock.timed("NMS", found())
+    with clock.stage("NMS"):
+        each = iter(network.detections(raw, (images.shape[2], images.shape[3]), options))
+    yield from clock.timed("NMS", each)
