@@ -65,7 +65,7 @@ def bare_file(path: str, batches: list[Tensor]) -> Callable[[], None]:
     return run
 
 
-def batches_of(predictor: Predictor, predict: Callable[[Predictor], None]) -> list[Tensor]:
+def batches_of(predictor: Predictor, predict: Callable[[Predictor], object]) -> list[Tensor]:
     """The batches that the network sees while `predict` runs."""
     seen: list[Tensor] = []
 

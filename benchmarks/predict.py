@@ -2,8 +2,8 @@
 
     python benchmarks/predict.py --weights yolov5n.pt yolov5n.onnx --source ../shared/data/coco128/images
 
-"before" reads ahead in two threads and does all else in turn, as `predict` did until 2026-11-28; "side by side" is what it
-does now. All kinds take turns, a round each; the ratios are medians of those of the rounds, with their range.
+"before" reads ahead and does all else in turn, as `predict` did until 2026-11-28; "now" is what it does since. All kinds
+take turns, a round each; the ratios are medians of those of the rounds, with their range.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -52,17 +53,17 @@ def before(predictor: Predictor, media: Sequence[Media], batch_size: int, folder
 
 
 def side_by_side(predictor: Predictor, media: Sequence[Media], batch_size: int, folder: Path) -> None:
-    with closing(Outputs(folder, PredictOptions(weights="", source=("",)))) as files:
-        with behind(files.add, 2 * batch_size) as give:
-            for prediction in predictor.watch(media, *predictor.chosen(), batch_size):
-                give(prediction)
+    files = closing(Outputs(folder, PredictOptions(weights="", source=("",))))
+    with files as outputs, behind(outputs.add, 2 * batch_size) as give:
+        for prediction in predictor.watch(media, *predictor.chosen(), batch_size):
+            give(prediction)
 
 
 def row(weights: str, batch_size: int, flags: argparse.Namespace) -> str:
     """A line of the table."""
     predictor = load(weights, flags.device, flags.imgsz)
     media = find_media([flags.source])[: flags.images]
-    batches = batches_of(predictor, lambda by: [*by.watch(media, *by.chosen(), batch_size)])
+    batches = batches_of(predictor, lambda by: deque(by.watch(media, *by.chosen(), batch_size), maxlen=0))
     with tempfile.TemporaryDirectory() as folder:
         kinds = {
             "network": bare(predictor, batches),
