@@ -2,8 +2,8 @@
 
     python benchmarks/predict.py --weights yolov5n.pt yolov5n.onnx --source ../shared/data/coco128/images
 
-"before" reads ahead and does all else in turn, as `predict` did until 2026-11-28; "now" is what it does since. All kinds
-take turns, a round each; the ratios are medians of those of the rounds, with their range.
+"before" reads ahead and does all else in turn, as `predict` did until 2026-11-28; "now" is what it does since. All
+kinds take turns, a round each; the ratios are medians of those of the rounds, with their range.
 """
 
 from __future__ import annotations

@@ -92,15 +92,16 @@ def test_a_stream_that_is_closed_early_ends_its_threads_and_has_read_little(fold
         assert no_new_thread(before) and len(read) <= taken + 2 + 4
 
 
-def test_an_error_in_any_stage_is_raised_and_ends_all_threads(folder: Path, monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_in_any_stage_is_raised_and_ends_all_threads(error: type[BaseException], folder: Path, monkeypatch):
     before = set(threading.enumerate())
 
     def fail(*_: Any) -> Any:
-        raise RuntimeError("a stage failed")
+        raise error("a stage failed")
 
     broken = Predictor(NAMES, 64, CANVAS, fail)
     for place in ("sources.as_frame", "predictor.view_on_canvas", "predictor.Predictor._prediction", None):
-        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="a stage failed"):
+        with monkeypatch.context() as patch, pytest.raises(error, match="a stage failed"):
             if place:
                 patch.setattr(f"yolo_lite.deploy.{place}", fail)
             list((COLOURS if place else broken).stream("set", skip=lambda _: None))
