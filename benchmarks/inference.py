@@ -22,7 +22,7 @@ from torch import Tensor
 
 from yolo_lite.deploy.exported import load_exported
 from yolo_lite.deploy.predictor import Predictor, load
-from yolo_lite.deploy.sources import find_media, read_frames
+from yolo_lite.deploy.sources import find_media
 from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.ops.nms import DetectOptions
@@ -65,7 +65,7 @@ def bare_file(path: str, batches: list[Tensor]) -> Callable[[], None]:
     return run
 
 
-def batches_of(predictor: Predictor, predict: Callable[[Predictor], None]) -> list[Tensor]:
+def batches_of(predictor: Predictor, predict: Callable[[Predictor], object]) -> list[Tensor]:
     """The batches that the network sees while `predict` runs."""
     seen: list[Tensor] = []
 
@@ -92,7 +92,7 @@ def measure(batch_size: int, flags: argparse.Namespace) -> Measured:
     media = find_media([flags.source])[: flags.pictures]
 
     def predict(by: Predictor) -> None:
-        for _ in by.run(read_frames(media, print), *by.chosen(), batch_size):
+        for _ in by.watch(media, *by.chosen(), batch_size, skip=print):
             pass
 
     batches = batches_of(predictor, predict)

@@ -28,7 +28,7 @@ from yolo_lite.data.images import image_size, read_image
 from yolo_lite.data.index import read_image_labels
 from yolo_lite.data.labels import SYSTEM_ERROR
 from yolo_lite.data.listening import LISTENER
-from yolo_lite.deploy.sources import Media, count_frames, read_frames
+from yolo_lite.deploy.sources import Media, count_frames, frames_of
 
 READERS = [image_size, read_image]
 
@@ -119,7 +119,7 @@ def test_a_pipe_named_as_a_film_keeps_nobody_waiting(tmp_path):
     media = [Media(str(tmp_path / "film.mp4"), "video", Path("film"))]
     assert count_frames(media) == 0
     with pytest.raises(DataError, match=r"film\.mp4: .*a pipe, expected a regular file"):
-        list(read_frames(media))
+        list(frames_of(media[0], 3, 255))
 
 
 def test_a_drawing_starts_no_other_program(tmp_path, monkeypatch):

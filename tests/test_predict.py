@@ -34,7 +34,8 @@ from yolo_lite.data.split import dataset_root
 from yolo_lite.deploy import sources
 from yolo_lite.deploy.prediction import Outputs, Prediction
 from yolo_lite.deploy.predictor import BATCHES_WAITING, Predictor
-from yolo_lite.deploy.sources import Frame, count_frames, find_media, is_live, read_frames
+from yolo_lite.deploy.sources import Frame, count_frames, find_media, is_live
+from yolo_lite.deploy.stages import read_ahead
 from yolo_lite.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolo_lite.engine.tasks import task_of
 from yolo_lite.engine.validate import prepare_validation
@@ -261,6 +262,21 @@ def test_what_is_no_picture_is_refused(picture: Any, message: str):
         COLOURS.predict(picture)
 
 
+def test_half_computes_in_16_bits_where_the_device_does_and_is_refused_elsewhere(confident: Path, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    for native in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr("yolo_lite.engine.device._native_dtype", lambda _, native=native: native)
+        assert load(confident, "cpu").detect.args[1].dtype == torch.float32  # as the checkpoint says
+        if native == torch.float32:
+            with pytest.raises(ConfigError, match="half: 16 bits gain nothing on this cpu, expected a GPU or CPU with"):
+                load(confident, "cpu", half=True)
+    half, whole = (load(confident, "cpu", half=half).predict(image, conf=0.001) for half in (True, False))
+    assert len(half) > 20 and not np.array_equal(half.score[:20], whole.score[:20])
+    np.testing.assert_allclose(half.score[:20], whole.score[:20], atol=0.05)
+    with pytest.raises(ConfigError, match=r"half: any\.onnx computes as it was exported"):
+        load("any.onnx", half=True)
+
+
 def test_16_bits_are_scaled_as_in_training(confident: Path, tmp_path: Path):
     content = load_checkpoint(confident)
     content["config"]["data"]["bits"] = 12
@@ -420,7 +436,8 @@ def test_more_pictures_than_are_read_ahead_come_in_order(tmp_path: Path):
         if number % 7:
             write(Path(one.address), painted(8, 8 + number))
     problems: list[DataError] = []
-    widths = [frame.image.shape[1] - 8 for frame in read_frames(media, problems.append)]
+    inputs = ((one.kind, sources.frames_of(one, 3, 255)) for one in media)
+    widths = [frame.image.shape[1] - 8 for frame in read_ahead(inputs, 4, problems.append)]
     assert widths == [number for number in range(30) if number % 7] and len(problems) == 5
 
 

@@ -112,6 +112,7 @@ def load(
     device: str | int = "",
     imgsz: int | None = None,
     plugin: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    half: bool = False,
 ) -> Predictor:
     """A trained detector: ``load("best.pt").predict("image.jpg").plot()``.
 
@@ -120,6 +121,7 @@ def load(
         device: "cpu", "0", "cuda:1", "mps"; "" picks a GPU if there is one.
         imgsz: pixels of an image's longest side in the network; None: as trained.
         plugin: a Python file of yours that the checkpoint was trained with, or a list of them.
+        half: compute in 16 bits, whatever the checkpoint says.
 
     Raises:
         UserError: the checkpoint, the device or a plugin cannot be used.
@@ -128,4 +130,4 @@ def load(
     from yolo_lite.plugins import loaded
 
     with loaded(plugin):
-        return predictor.load(os.fspath(weights), str(device), imgsz)
+        return predictor.load(os.fspath(weights), str(device), imgsz, half)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,10 +18,15 @@ from yolo_lite.config.shortage import memory_errors_explained
 from yolo_lite.deploy import predictor
 from yolo_lite.deploy.background import Backgrounds
 from yolo_lite.deploy.prediction import Outputs, Prediction
-from yolo_lite.deploy.sources import count_frames, find_media, inputs_of, read_frames
+from yolo_lite.deploy.sources import count_frames, find_media, inputs_of
+from yolo_lite.deploy.stages import Clock, behind
 from yolo_lite.engine.operating_points import lowest_scores
 from yolo_lite.engine.run_folder import make_run_folder
 from yolo_lite.engine.stop import stop_requests
+from yolo_lite.ops.nms import DetectOptions
+from yolo_lite.ops.tiles import Tiles
+
+WRITTEN_BEHIND = 2  # batches of predictions that wait for their files to be written
 
 
 def run(options: PredictOptions) -> None:
@@ -32,60 +37,79 @@ def run(options: PredictOptions) -> None:
             and passed over, and that is no error.
     """
     media = find_media(options.source, lambda line: tqdm.write(line, file=sys.stderr))
-    model = predictor.load(str(options.weights), str(options.device), options.imgsz)
+    model = predictor.load(str(options.weights), str(options.device), options.imgsz, options.half)
+    choice, tiles = _chosen(model, options)
+    inputs = inputs_of(options.source, media)
+    backgrounds = Backgrounds(options.save_background, inputs, media) if options.save_background else None
+    writes = not options.no_save or options.save_txt or options.save_json or options.save_crop
+    told = _Told(options.max_det)
+    with memory_errors_explained(options.batch_size, model.size), ExitStack() as ends:
+        found = ends.enter_context(closing(model.watch(media, choice, tiles, options.batch_size, told.skip)))
+        first = next(found, None)
+        if first is None:
+            raise DataError(f"--source {' '.join(options.source)}: not one of {told.skipped} inputs can be read")
+        folder = make_run_folder(options.project, options.name, options.exist_ok, inputs) if writes else None
+        stop = ends.enter_context(stop_requests())
+        files = ends.enter_context(closing(Outputs(folder or Path(), options)))
+
+        def write(prediction: Prediction) -> None:
+            with model.clock.stage("drawing and writing"):
+                files.add(prediction)
+                if backgrounds:
+                    backgrounds.add(prediction)
+
+        with behind(write, WRITTEN_BEHIND * options.batch_size) as give:
+            said = told.of(itertools.chain([first], found))
+            for prediction in tqdm(said, desc="predicting", total=count_frames(media), leave=False, delay=1):
+                give(prediction)
+                if stop:
+                    break  # between two images: every file is whole
+        stop.check()
+    if backgrounds:
+        tqdm.write(backgrounds.describe())
+    tqdm.write(told.sum(model.clock) + (f"; {folder}" if folder else ""))
+
+
+def _chosen(model: predictor.Predictor, options: PredictOptions) -> tuple[DetectOptions, Tiles]:
+    """How detections are chosen; a line about the weights and about the confidence where there is something to say."""
     if model.source:
         tqdm.write(f"weights: {model.source}")
     if model.points:
         tqdm.write(f"confidence: {lowest_scores(options.conf, model.points, model.names).told}")
     kept = {"max_det": options.max_det, "classes": options.classes or None, "agnostic_nms": options.agnostic_nms}
-    choice, tiles = model.chosen(options.tile, options.overlap, conf=options.conf, iou=options.iou, **kept)
-    inputs = inputs_of(options.source, media)
-    backgrounds = Backgrounds(options.save_background, inputs, media) if options.save_background else None
-    writes = not options.no_save or options.save_txt or options.save_json or options.save_crop
-    count, start = Counter[str](), time.perf_counter()
+    return model.chosen(options.tile, options.overlap, conf=options.conf, iou=options.iou, **kept)
 
-    def skip(problem: DataError) -> None:
-        count["skipped"] += 1
+
+class _Told:
+    """What the user reads of a run: a line for each input, and the sum at its end."""
+
+    def __init__(self, max_det: int) -> None:
+        self.images = self.objects = self.full = self.skipped = 0
+        self.max_det, self.start = max_det, time.perf_counter()
+
+    def skip(self, problem: DataError) -> None:
+        self.skipped += 1
         tqdm.write(f"passed over: {problem}", file=sys.stderr)
 
-    with memory_errors_explained(options.batch_size, model.size):
-        frames = read_frames(media, skip, model.channels, model.white)
-        is_live = any(one.kind == "live" for one in media)  # there one frame does not wait for the next
-        parts = ([frame] for frame in frames) if is_live else [frames]
-        stream = (one for part in parts for one in model.run(part, choice, tiles, options.batch_size))
-        first = next(stream, None)
-        if first is None:
-            raise DataError(f"--source {' '.join(options.source)}: not one of {count['skipped']} inputs can be read")
-        folder = make_run_folder(options.project, options.name, options.exist_ok, inputs) if writes else None
-        said = _said(itertools.chain([first], stream), count, options.max_det)
-        with stop_requests() as stop, closing(Outputs(folder or Path(), options)) as files:
-            for prediction in tqdm(said, desc="predicting", total=count_frames(media), leave=False, delay=1):
-                files.add(prediction)
-                if backgrounds:
-                    backgrounds.add(prediction)
-                stop.check()  # between two images: every file is whole
-    seconds = time.perf_counter() - start
-    if backgrounds:
-        tqdm.write(backgrounds.describe())
-    tqdm.write(_sum(count, seconds, options.max_det) + (f"; {folder}" if folder else ""))
+    def of(self, stream: Iterable[Prediction]) -> Iterator[Prediction]:
+        """The predictions, counted; behind the last one of each input a line that says what was found."""
+        for file, group in itertools.groupby(stream, key=lambda prediction: prediction.frame.file):
+            before, found = self.images, Counter[int]()
+            for prediction in group:
+                found.update(prediction.label.tolist())
+                self.images += 1
+                self.full += len(prediction) >= self.max_det
+                yield prediction
+            self.objects += found.total()
+            length = "" if prediction.frame.number is None else f"{self.images - before} frames, "
+            objects = ", ".join(f"{found[label]} {prediction.names[label]}" for label in sorted(found))
+            tqdm.write(f"{file}: {length}{objects or 'nothing found'}")
 
-
-def _said(stream: Iterable[Prediction], count: Counter[str], max_det: int) -> Iterator[Prediction]:
-    """The predictions, counted; behind the last one of each input a line that says what was found."""
-    for file, group in itertools.groupby(stream, key=lambda prediction: prediction.frame.file):
-        frames, found = 0, Counter[int]()
-        for prediction in group:
-            frames += 1
-            found.update(prediction.label.tolist())
-            count.update(images=1, objects=len(prediction), full=len(prediction) >= max_det)
-            yield prediction
-        length = "" if prediction.frame.number is None else f"{frames} frames, "
-        objects = ", ".join(f"{found[label]} {prediction.names[label]}" for label in sorted(found))
-        tqdm.write(f"{file}: {length}{objects or 'nothing found'}")
-
-
-def _sum(count: Counter[str], seconds: float, max_det: int) -> str:
-    full = f"{count['full']} images have as many detections as --max-det {max_det} allows, maybe more\n"
-    skipped = f", {count['skipped']} inputs passed over" if count["skipped"] else ""
-    counted = f"{count['images']} images, {count['objects']} objects{skipped}"
-    return f"{full if count['full'] else ''}{counted}, {1000 * seconds / count['images']:.1f} ms an image"
+    def sum(self, clock: Clock) -> str:
+        """What was found, and milliseconds an image: of the stages, which lie side by side, and of the whole."""
+        full = f"{self.full} images have as many detections as --max-det {self.max_det} allows, maybe more\n"
+        counted = f"{self.images} images, {self.objects} objects"
+        skipped = f", {self.skipped} inputs passed over" if self.skipped else ""
+        seconds = {**clock.seconds, "in all": time.perf_counter() - self.start}
+        stages = ", ".join(f"{name} {1000 * one / self.images:.1f}" for name, one in seconds.items())
+        return f"{full if self.full else ''}{counted}{skipped}; milliseconds an image, side by side: {stages}"

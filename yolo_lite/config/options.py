@@ -237,6 +237,7 @@ class PredictOptions(Options):
     overlap: TileOverlap = 0.2
     batch_size: Count = option(8, "images or windows at once; scores of other sizes agree to rounding")
     device: Device = ""
+    half: bool = option(False, "compute in 16 bits, whatever the checkpoint says; on a GPU, or a CPU that does")
     conf: ChosenConfidence = "auto"
     iou: Overlap = 0.45
     max_det: MaxDetections = 300

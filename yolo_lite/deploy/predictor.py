@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from yolo_lite.data.letterbox import Canvas, Letterbox, canvas_size, to_original
 from yolo_lite.data.tiles import view_on_canvas
 from yolo_lite.deploy.exported import is_exported, load_exported
 from yolo_lite.deploy.prediction import Prediction
-from yolo_lite.deploy.sources import Frame, Skip, as_frame, find_media, read_frames
+from yolo_lite.deploy.sources import Frame, Media, as_frame, find_media, frames_of
+from yolo_lite.deploy.stages import Clock, Skip, begun, read_ahead
 from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.coco_ap import DetectionTable
 from yolo_lite.engine.device import choose_compute, move_model
@@ -35,17 +37,18 @@ from yolo_lite.structures import Compute, Detections, as_floats
 # Images uint8 [B, 3, H, W] RGB -> for each the detections, boxes xyxy in pixels of the network's input.
 Detect = Callable[[Tensor, DetectOptions], Iterable[Detections]]
 BATCHES_WAITING = 2  # images that wait for others of their shape, in batches
+READ_AHEAD = 4  # images or frames at least that are read while the network is at work on others
 
 
 class _Waiting(NamedTuple):
     """A view of an image on its way to the network."""
 
-    number: int  # of all views
     frame: Frame
     view: np.ndarray  # [4] xyxy in pixels of the image
     is_last: bool  # of its image
     canvas: np.ndarray  # uint8 [H, W, channels], what the network reads
     letterbox: Letterbox
+    number: int = 0  # of all views
 
 
 _Found = tuple[_Waiting, DetectionTable]
@@ -64,6 +67,7 @@ class Predictor:
     source: str = ""  # where start weights come from, and their licence
     tile: int = 0  # pixels of a window's side in training, 0 without
     points: Points | None = None  # from which confidence on it is used
+    clock: Clock = field(default_factory=Clock)
 
     def predict(self, images: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
         """Detect on an image; for a list of them, or a tensor ``[B, 3, H, W]``, a list comes back.
@@ -83,10 +87,11 @@ class Predictor:
         found = list(self.run(frames, *self.chosen(**choice), batch_size))
         return found if several else found[0]
 
-    def stream(self, *sources: str, skip: Skip = None, batch_size: int = 8, **choice: Any) -> Iterator[Prediction]:
+    def stream(
+        self, *sources: str, skip: Skip = None, batch_size: int = 8, **choice: Any
+    ) -> Generator[Prediction, None, None]:
         """Detect on what ``--source`` takes, with little in memory; ``skip`` gets the errors of unreadable inputs."""
-        frames = read_frames(find_media(sources), skip, self.channels, self.white)
-        return self.run(frames, *self.chosen(**choice), batch_size)
+        return self.watch(find_media(sources), *self.chosen(**choice), batch_size, skip)
 
     def chosen(self, tile: int | None = None, overlap: float = 0.2, **choice: Any) -> tuple[DetectOptions, Tiles]:
         """``options``, and the windows of ``tile`` pixels of larger images; 0: none, None: as trained."""
@@ -126,16 +131,41 @@ class Predictor:
             return int(word)
         raise ConfigError(f"classes: unknown name {word!r}{nearest(word, self.names)}")
 
+    def watch(
+        self, media: Sequence[Media], options: DetectOptions, tiles: Tiles, batch_size: int, skip: Skip = None
+    ) -> Generator[Prediction, None, None]:
+        """What ``run`` finds on the frames of inputs; threads read and letterbox them while the network is at work.
+
+        A frame of a camera or stream does not wait for the next. ``skip`` gets the errors of unreadable inputs.
+        """
+
+        def views(one: Media) -> Iterator[Iterator[_Waiting]]:
+            frames = self.clock.timed("decoding", frames_of(one, self.channels, self.white))
+            return (begun(self._views(frame, tiles)) for frame in frames)
+
+        inputs = ((one.kind, views(one)) for one in media)
+        with closing(read_ahead(inputs, max(READ_AHEAD, batch_size), skip)) as ready:
+            parts = ([one] for one in ready) if any(one.kind == "live" for one in media) else [ready]
+            for part in parts:
+                yield from self._detected(part, options, batch_size)
+
     def run(
         self, frames: Iterable[Frame], options: DetectOptions, tiles: Tiles, batch_size: int
     ) -> Iterator[Prediction]:
         """Detect on frames in batches of views of one shape; predictions come in the order of the frames."""
+        return self._detected((self._views(frame, tiles) for frame in frames), options, batch_size)
+
+    def _detected(
+        self, images: Iterable[Iterator[_Waiting]], options: DetectOptions, batch_size: int
+    ) -> Iterator[Prediction]:
+        """What is found on images, each given by its views."""
         if batch_size < 1:
             raise ConfigError(f"batch_size: expected 1 or more, found {batch_size}")
         due, ready, own = 0, dict[int, _Found](), list[_Found]()  # views, and those of the image that is due
-        for batch in _same_shape_batches(self._views(frames, tiles), batch_size):
-            images = torch.from_numpy(np.stack([one.canvas for one in batch])).permute(0, 3, 1, 2)
-            for one, found in zip(batch, self.detect(images, options), strict=True):
+        views = (one._replace(number=number) for number, one in enumerate(itertools.chain.from_iterable(images)))
+        for batch in _same_shape_batches(views, batch_size):
+            pixels = torch.from_numpy(np.stack([one.canvas for one in batch])).permute(0, 3, 1, 2)
+            for one, found in zip(batch, self.detect(pixels, options), strict=True):
                 ready[one.number] = one, _in_view(one, found)
             while due in ready:
                 own.append(ready.pop(due))
@@ -144,13 +174,12 @@ class Predictor:
                     yield self._prediction(own, options)
                     own = []
 
-    def _views(self, frames: Iterable[Frame], tiles: Tiles) -> Iterator[_Waiting]:
-        number = itertools.count()
-        for frame in frames:
-            views = views_of(frame.image.shape[0], frame.image.shape[1], tiles)
-            for row, view in enumerate(views, 1):
+    def _views(self, frame: Frame, tiles: Tiles) -> Iterator[_Waiting]:
+        views = views_of(frame.image.shape[0], frame.image.shape[1], tiles)
+        for row, view in enumerate(views, 1):
+            with self.clock.stage("letterbox"):
                 canvas, place = view_on_canvas(frame.image, view, self.size, self.canvas)
-                yield _Waiting(next(number), frame, view, row == len(views), canvas, place)
+            yield _Waiting(frame, view, row == len(views), canvas, place)
 
     def _prediction(self, own: list[_Found], options: DetectOptions) -> Prediction:
         """What was found in all views of an image."""
@@ -187,28 +216,40 @@ def _same_shape_batches(images: Iterable[_Waiting], batch_size: int) -> Iterator
     yield from groups.values()
 
 
-def load(weights: str | Path, device: str = "", imgsz: int | None = None) -> Predictor:
+def load(weights: str | Path, device: str = "", imgsz: int | None = None, half: bool = False) -> Predictor:
     """What ``yolo_lite.load`` gives, where the plugins are loaded."""
     if imgsz is not None and imgsz < 1:
         raise ConfigError(f"imgsz: expected 1 or more, found {imgsz}")
+    clock = Clock()
     if is_exported(weights):
+        if half:
+            raise ConfigError(f"half: {weights} computes as it was exported (export --half), expected a checkpoint")
         exported, compute = load_exported(weights, device, imgsz)
-        facts, detect = exported.facts, functools.partial(_detect, exported, compute)
-        known = (facts.channels, facts.white, facts.source, facts.tile, facts.points)
+        facts, detect = exported.facts, functools.partial(_detect, exported, compute, clock)
+        known = (facts.channels, facts.white, facts.source, facts.tile, facts.points, clock)
         return Predictor(facts.names, facts.imgsz, facts.canvas, detect, *known)
     _, model, config, content = load_trained(weights)
-    compute = choose_compute(device, config.hyp.precision, config.hyp.channels_last)
+    compute = choose_compute(device, "auto" if half else config.hyp.precision, config.hyp.channels_last)
+    if half and compute.dtype == torch.float32:
+        raise ConfigError(f"half: 16 bits gain nothing on this {compute.device.type}, expected a GPU or CPU with bf16")
     size = rounded_up(imgsz or config.train.imgsz, model.stride)
     canvas = functools.partial(canvas_size, stride=model.stride)
-    detect = functools.partial(_detect, move_model(model, compute).for_inference(), compute)
+    detect = functools.partial(_detect, move_model(model, compute).for_inference(), compute, clock)
     own = (config.data.channels, config.data.white, content.get("source", ""), config.hyp.tile)
     points = content.get("operating_points")
-    return Predictor(config.data.class_names, size, canvas, detect, *own, points)
+    return Predictor(config.data.class_names, size, canvas, detect, *own, points, clock)
 
 
 @torch.inference_mode()
-def _detect(network: Inference, compute: Compute, images: Tensor, options: DetectOptions) -> Iterator[Detections]:
-    images = as_floats(images, compute)
-    with compute.autocast():
-        raw = network(images)
-    yield from network.detections(raw, (images.shape[2], images.shape[3]), options)
+def _detect(
+    network: Inference, compute: Compute, clock: Clock, images: Tensor, options: DetectOptions
+) -> Iterator[Detections]:
+    with clock.stage("network"):
+        images = as_floats(images, compute)
+        with compute.autocast():
+            raw = network(images)
+        if compute.device.type == "cuda":
+            torch.cuda.synchronize(compute.device)  # NMS would wait for the network, in its stead
+    with clock.stage("NMS"):
+        each = iter(network.detections(raw, (images.shape[2], images.shape[3]), options))
+    yield from clock.timed("NMS", each)

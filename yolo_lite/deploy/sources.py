@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,14 +29,10 @@ from yolo_lite.engine.run_folder import comparable, unique_stems
 DRAWN_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")  # else .jpg is written
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 STREAM_SCHEMES = ("rtsp", "rtmp", "udp", "http", "https")
-READ_AHEAD = 4  # images that are read while the network is at work on others
-READERS = 2  # threads; OpenCV decodes outside of Python's lock
 USUAL_FPS = 25.0  # of a camera or stream that does not tell
 
 LONGEST_NAME = 255  # bytes
 OWN_NAMES = ("crops", "labels", "predictions.json", MARK)
-
-Skip = Callable[[DataError], None] | None  # what becomes of an input that cannot be read; None: it is raised
 
 
 class Media(NamedTuple):
@@ -147,35 +142,12 @@ def count_frames(media: Sequence[Media]) -> int | None:
     return num_images + sum(max(int(cv2.VideoCapture(film).get(cv2.CAP_PROP_FRAME_COUNT)), 0) for film in films)
 
 
-def read_frames(
-    media: Sequence[Media], skip: Skip = None, channels: int = 3, white: int = ANY_RANGE
-) -> Iterator[Frame]:
-    """All frames in their order, few of them in memory.
-
-    Raises:
-        DataError: something cannot be read; where ``skip`` is given, that gets the error instead.
-    """
-    left, ahead = iter(media), deque[Future[Iterable[Frame]]]()
-    with ThreadPoolExecutor(READERS) as pool:
-        while True:
-            ahead.extend(
-                pool.submit(_frames, one, channels, white) for one in itertools.islice(left, READ_AHEAD - len(ahead))
-            )
-            if not ahead:
-                return
-            try:
-                yield from ahead.popleft().result()
-            except DataError as problem:
-                if skip is None:
-                    raise
-                skip(problem)
-
-
-def _frames(media: Media, channels: int, white: int) -> Iterable[Frame]:
-    """The frame of an image, read at once; those of anything else, read when they are asked for."""
+def frames_of(media: Media, channels: int, white: int) -> Iterator[Frame]:
+    """All frames of an input, each read when it is asked for; DataError where it cannot be read, or not to its end."""
     if media.kind == "image":
-        return [as_frame(media.address, channels, white)._replace(stem=media.stem, drawn=media.drawn)]
-    return _video(media, channels)
+        yield as_frame(media.address, channels, white)._replace(stem=media.stem, drawn=media.drawn)
+    else:
+        yield from _video(media, channels)
 
 
 def _video(media: Media, channels: int) -> Iterator[Frame]:

@@ -1,0 +1,111 @@
+"""Milliseconds an image of a whole `predict`, files drawn and written, beside the bare network on the same batches.
+
+    python benchmarks/predict.py --weights yolov5n.pt yolov5n.onnx --source ../shared/data/coco128/images
+
+"before" reads ahead and does all else in turn, as `predict` did until 2026-11-28; "now" is what it does since. All
+kinds take turns, a round each; the ratios are medians of those of the rounds, with their range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from inference import batches_of
+from timing import in_turn
+from torch import Tensor
+
+from yolo_lite.config.options import PredictOptions
+from yolo_lite.deploy.prediction import Outputs
+from yolo_lite.deploy.predictor import Predictor, load
+from yolo_lite.deploy.sources import Media, find_media, frames_of
+from yolo_lite.deploy.stages import behind, read_ahead
+from yolo_lite.structures import as_floats
+
+BEFORE = 4  # images that were read ahead
+
+
+def bare(predictor: Predictor, batches: list[Tensor]) -> Callable[[], None]:
+    """The network alone on resident batches."""
+    network, compute, _ = predictor.detect.args  # type: ignore[attr-defined]
+    resident = [as_floats(images, compute) for images in batches]
+
+    @torch.inference_mode()
+    def run() -> None:
+        with compute.autocast():
+            for images in resident:
+                network(images)
+
+    return run
+
+
+def before(predictor: Predictor, media: Sequence[Media], batch_size: int, folder: Path) -> None:
+    frames = ((one.kind, frames_of(one, predictor.channels, predictor.white)) for one in media)
+    with closing(Outputs(folder, PredictOptions(weights="", source=("",)))) as files:
+        for prediction in predictor.run(read_ahead(frames, BEFORE), *predictor.chosen(), batch_size):
+            files.add(prediction)
+
+
+def side_by_side(predictor: Predictor, media: Sequence[Media], batch_size: int, folder: Path) -> None:
+    files = closing(Outputs(folder, PredictOptions(weights="", source=("",))))
+    with files as outputs, behind(outputs.add, 2 * batch_size) as give:
+        for prediction in predictor.watch(media, *predictor.chosen(), batch_size):
+            give(prediction)
+
+
+def row(weights: str, batch_size: int, flags: argparse.Namespace) -> str:
+    """A line of the table."""
+    predictor = load(weights, flags.device, flags.imgsz)
+    media = find_media([flags.source])[: flags.images]
+    batches = batches_of(predictor, lambda by: deque(by.watch(media, *by.chosen(), batch_size), maxlen=0))
+    with tempfile.TemporaryDirectory() as folder:
+        kinds = {
+            "network": bare(predictor, batches),
+            "before": lambda: before(predictor, media, batch_size, Path(folder)),
+            "now": lambda: side_by_side(predictor, media, batch_size, Path(folder)),
+        }
+        seconds = in_turn(kinds, torch.device(flags.device), flags.rounds)
+    columns = [f"{1000 * statistics.median(one) / len(media):.1f}" for one in seconds.values()]
+    for kind, other in (("before", "network"), ("now", "network"), ("before", "now")):
+        ratios = [one / its for one, its in zip(seconds[kind], seconds[other], strict=True)]
+        columns.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    return " | ".join([Path(weights).name, str(batch_size), *columns])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", nargs="+", required=True)
+    parser.add_argument("--source", required=True)
+    parser.add_argument("--imgsz", type=int)
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    flags = parser.parse_args()
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {flags.rounds} rounds, {flags.images} images\n"
+    )
+    head = [
+        "weights",
+        "batch",
+        "network ms",
+        "before ms",
+        "now ms",
+        "before : network",
+        "now : network",
+        "before : now",
+    ]
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for weights in flags.weights:
+        for batch_size in flags.batch_sizes:
+            print(f"| {row(weights, batch_size, flags)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

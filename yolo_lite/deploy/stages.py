@@ -1,0 +1,132 @@
+"""The stages of prediction side by side: what is read ahead of the network, what is written behind it, and the clock.
+
+Items keep their order, few of them are in memory, and no thread outlives the caller's block or generator.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from yolo_lite.config.errors import DataError
+
+T = TypeVar("T")
+Skip = Callable[[DataError], None] | None  # what becomes of an input that cannot be read; None: it is raised
+
+READERS = max(2, min(os.cpu_count() or 1, 4))  # threads; OpenCV decodes outside of Python's lock
+
+
+class Clock:
+    """Seconds of the stages by name, added up over all threads."""
+
+    def __init__(self) -> None:
+        self.seconds, self._lock = dict[str, float](), threading.Lock()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time inside of the block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def timed(self, name: str, items: Iterator[T]) -> Iterator[T]:
+        """The items; the time that each takes to come is counted."""
+        while True:
+            with self.stage(name):
+                part = list(itertools.islice(items, 1))
+            if not part:
+                return
+            yield part[0]
+
+
+def begun(items: Iterator[T]) -> Iterator[T]:
+    """The items, the first of which is made at once."""
+    return itertools.chain(list(itertools.islice(items, 1)), items)
+
+
+def read_ahead(inputs: Iterable[tuple[str, Iterator[T]]], ahead: int, skip: Skip = None) -> Generator[T, None, None]:
+    """What inputs give, one input after the other, made by threads some ``ahead`` of the caller.
+
+    Args:
+        inputs: the kind of each, and its items. As many of kind "image" are at work at once; a "video" gives its items
+            in parts of ``ahead``; all others are made when they are asked for: the frames of a camera are of now.
+
+    Raises:
+        DataError: something cannot be read; where ``skip`` is given, that gets the error instead.
+    """
+
+    def start(kind: str, items: Iterator[T]) -> Callable[[], Iterable[T | DataError]]:
+        known = _with_error(items)
+        if kind == "image":
+            return pool.submit(list[T | DataError], known).result
+        return functools.partial(_in_parts, pool, known, ahead) if kind == "video" else functools.partial(iter, known)
+
+    left, coming, pool = iter(inputs), deque[Callable[[], Iterable[T | DataError]]](), ThreadPoolExecutor(READERS)
+    try:
+        while True:
+            coming.extend(start(*one) for one in itertools.islice(left, ahead - len(coming)))
+            if not coming:
+                return
+            for item in coming.popleft()():
+                if not isinstance(item, DataError):
+                    yield item
+                elif skip is None:
+                    raise item
+                else:
+                    skip(item)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _with_error(items: Iterator[T]) -> Iterator[T | DataError]:
+    """The items, and as the last one what has ended them."""
+    try:
+        yield from items
+    except DataError as problem:
+        yield problem
+
+
+def _in_parts(pool: ThreadPoolExecutor, items: Iterator[T], size: int) -> Iterator[T]:
+    """The items, of which a thread makes some while the caller is at work on those before."""
+    coming = pool.submit(lambda: list(itertools.islice(items, size)))
+    while ready := coming.result():
+        coming = pool.submit(lambda: list(itertools.islice(items, size)))
+        yield from ready
+
+
+@contextmanager
+def behind(function: Callable[[T], object], most: int) -> Iterator[Callable[[T], None]]:
+    """A way to have a thread call a function for one item after the other while the caller goes on.
+
+    The caller waits where ``most`` items do, and at the end for all of them, unless the block ends by an error: then
+    no further call begins. An error of the function ends its calls and is raised at the next item or at the end.
+    """
+    waiting, pool = deque[Future[None]](), ThreadPoolExecutor(1)
+
+    def call(item: T, before: Future[None] | None) -> None:
+        if before:
+            before.result()  # raises what has ended the calls
+        function(item)
+
+    def give(item: T) -> None:
+        while waiting and (len(waiting) >= most or waiting[0].done()):
+            waiting.popleft().result()
+        waiting.append(pool.submit(call, item, waiting[-1] if waiting else None))
+
+    try:
+        yield give
+        for one in waiting:
+            one.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
