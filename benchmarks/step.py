@@ -38,7 +38,7 @@ ARMS: dict[str, tuple[Any, Any]] = {"torch": (torch_silu, torch_join), "quick": 
 
 def use(arm: str) -> None:
     """Let the blocks compute by one of the ``ARMS`` from now on."""
-    SiLU.forward, standard.join = ARMS[arm]  # type: ignore[method-assign]
+    SiLU.forward, standard.join = ARMS[arm]  # type: ignore[method-assign, attr-defined]
 
 
 def gradients(model: Any, images: Tensor, compute: Compute) -> list[Tensor]:
