@@ -92,9 +92,7 @@ def main() -> None:
     parser.add_argument("--wall", action="store_true")
     flags = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    print(
-        "| precision | s, torch | s, quick | torch / quick, median (quartiles) | same gradients |\n|---|---|---|---|---|"
-    )
+    print("| precision | s, torch | s, quick | torch / quick (quartiles) | same gradients |\n|---|---|---|---|---|")
     for precision in flags.precisions:
         print(measure(precision, flags), flush=True)
 
