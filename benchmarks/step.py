@@ -38,11 +38,7 @@ ARMS: dict[str, tuple[Any, Any]] = {"torch": (torch_silu, torch_join), "quick": 
 
 def use(arm: str) -> None:
     """Let the blocks compute by one of the ``ARMS`` from now on."""
-<<<<<<< HEAD
-    SiLU.forward, standard.join = ARMS[arm]  # type: ignore[attr-defined, method-assign]
-=======
     SiLU.forward, standard.join = ARMS[arm]  # type: ignore[method-assign, attr-defined]
->>>>>>> step
 
 
 def gradients(model: Any, images: Tensor, compute: Compute) -> list[Tensor]:
@@ -96,12 +92,7 @@ def main() -> None:
     parser.add_argument("--wall", action="store_true")
     flags = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-<<<<<<< HEAD
-    print("| precision | s, torch | s, quick | torch / quick, median (quartiles) | same gradients |")
-    print("|---|---|---|---|---|")
-=======
     print("| precision | s, torch | s, quick | torch / quick (quartiles) | same gradients |\n|---|---|---|---|---|")
->>>>>>> step
     for precision in flags.precisions:
         print(measure(precision, flags), flush=True)
 
