@@ -337,6 +337,7 @@ def field_trials(whole: Path, folder: Path, count: int, seed: int) -> dict[str, 
     return ends
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_a_wrong_field_is_refused_in_a_line_or_read(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -662,7 +662,12 @@ def test_what_changed_in_its_place_needs_a_word_to_go_on(stopped: Stopped, capsy
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("single_cls", True), ("val", "images/train"), ("classes", list(NAMES_OF_SHAPES[:2]))]
+    ("key", "value"),
+    [
+        ("single_cls", True),
+        pytest.param("val", "images/train", marks=pytest.mark.slow),
+        pytest.param("classes", list(NAMES_OF_SHAPES[:2]), marks=pytest.mark.slow),
+    ],
 )
 def test_an_edited_dataset_yaml_needs_a_word_to_go_on(stopped: Stopped, capsys, key: str, value):
     before = stopped.data.read_text()

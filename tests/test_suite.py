@@ -217,6 +217,7 @@ def test_more_sets_and_seeds_train_only_what_is_new(
     assert "all 2" in capsys.readouterr().out and "third=box=0.1" in (tmp_path / "new/more.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupted_suite_goes_on_to_the_same_figures(
     done: Path, small: dict[str, Set], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
