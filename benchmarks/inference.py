@@ -26,7 +26,7 @@ from yolo_lite.deploy.sources import find_media
 from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.device import choose_compute, move_model
 from yolo_lite.ops.nms import DetectOptions
-from yolo_lite.structures import Detections, as_floats
+from yolo_lite.structures import Compute, Detections, as_floats
 
 # Precision, channels-last.
 FORMS = {
@@ -40,7 +40,16 @@ FORMS = {
 def bare(form: str, model: Any, batches: list[Tensor], device: str) -> Callable[[], None]:
     """Run the fused network on resident batches."""
     compute = choose_compute(device, *FORMS[form])
-    network = move_model(model, compute).for_inference()
+    return on_resident(move_model(model, compute).for_inference(), compute, batches)
+
+
+def bare_file(path: str, batches: list[Tensor]) -> Callable[[], None]:
+    """Run an exported file on resident batches."""
+    return on_resident(*load_exported(path), batches)
+
+
+def on_resident(network: Any, compute: Compute, batches: list[Tensor]) -> Callable[[], None]:
+    """Run a network, as `predict` does, on batches that lie where it computes."""
     resident = [as_floats(images, compute) for images in batches]
 
     @torch.inference_mode()
@@ -48,19 +57,6 @@ def bare(form: str, model: Any, batches: list[Tensor], device: str) -> Callable[
         with compute.autocast():
             for images in resident:
                 network(images)
-
-    return run
-
-
-def bare_file(path: str, batches: list[Tensor]) -> Callable[[], None]:
-    """Run an exported file on resident batches."""
-    network, compute = load_exported(path)
-    resident = [as_floats(images, compute) for images in batches]
-
-    @torch.inference_mode()
-    def run() -> None:
-        for images in resident:
-            network(images)
 
     return run
 

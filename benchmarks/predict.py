@@ -12,37 +12,21 @@ import argparse
 import statistics
 import tempfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import torch
-from inference import batches_of
+from inference import batches_of, on_resident
 from timing import in_turn
-from torch import Tensor
 
 from yolo_lite.config.options import PredictOptions
 from yolo_lite.deploy.prediction import Outputs
 from yolo_lite.deploy.predictor import Predictor, load
 from yolo_lite.deploy.sources import Media, find_media, frames_of
 from yolo_lite.deploy.stages import behind, read_ahead
-from yolo_lite.structures import as_floats
 
 BEFORE = 4  # images that were read ahead
-
-
-def bare(predictor: Predictor, batches: list[Tensor]) -> Callable[[], None]:
-    """The network alone on resident batches."""
-    network, compute, _ = predictor.detect.args  # type: ignore[attr-defined]
-    resident = [as_floats(images, compute) for images in batches]
-
-    @torch.inference_mode()
-    def run() -> None:
-        with compute.autocast():
-            for images in resident:
-                network(images)
-
-    return run
 
 
 def before(predictor: Predictor, media: Sequence[Media], batch_size: int, folder: Path) -> None:
@@ -64,9 +48,10 @@ def row(weights: str, batch_size: int, flags: argparse.Namespace) -> str:
     predictor = load(weights, flags.device, flags.imgsz)
     media = find_media([flags.source])[: flags.images]
     batches = batches_of(predictor, lambda by: deque(by.watch(media, *by.chosen(), batch_size), maxlen=0))
+    network, compute, _ = predictor.detect.args  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder:
         kinds = {
-            "network": bare(predictor, batches),
+            "network": on_resident(network, compute, batches),
             "before": lambda: before(predictor, media, batch_size, Path(folder)),
             "now": lambda: side_by_side(predictor, media, batch_size, Path(folder)),
         }

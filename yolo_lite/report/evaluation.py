@@ -86,14 +86,8 @@ def _mark_points(axes: Any, points: Mapping[str, Any], panel: str, values: Mappi
         axes.axhline(point["wanted"], color="0.35", linewidth=0.6)
     for place, (name, own) in enumerate(values.items()):
         if (confidence := point.get("by_class", {}).get(name)) is not None:
-            axes.plot(
-                confidence,
-                own[row_at(confidence, len(own))],
-                "o",
-                color=f"C{place}",
-                markersize=6,
-                markeredgecolor="black",
-            )
+            height = own[row_at(confidence, len(own))]
+            axes.plot(confidence, height, "o", color=f"C{place}", markersize=6, markeredgecolor="black")
 
 
 def point_title(points: Mapping[str, Any], kind: str) -> str:
