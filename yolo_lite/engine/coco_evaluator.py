@@ -27,20 +27,17 @@ class Truth(NamedTuple):
 
     dataset: dict[str, Any]  # in the form of COCO's files
     coco: COCO  # the same, as the library holds it
+    columns: np.ndarray  # [3, T] int64, image, label, and whether it is a crowd
 
     @classmethod
     def of(cls, dataset: dict[str, Any]) -> Truth:
-        return cls(dataset, COCO(dataset))
+        fields = ("image_id", "category_id", "iscrowd")
+        columns = [[one[field] for one in dataset["annotations"]] for field in fields]
+        return cls(dataset, COCO(dataset), np.array(columns, np.int64))
 
     @property
     def num_classes(self) -> int:
         return len(self.dataset["categories"])
-
-    @property
-    def columns(self) -> np.ndarray:
-        """Image, label, and whether it is a crowd, of each object ``[3, T]`` int64."""
-        fields = ("image_id", "category_id", "iscrowd")
-        return np.array([[one[field] for one in self.dataset["annotations"]] for field in fields], np.int64)
 
     @property
     def masks(self) -> np.ndarray:
@@ -63,9 +60,8 @@ def match(
     keys = (one * truth.num_classes + classes * own for one, own in ((table.image, table.label), (image, label)))
     rows = np.flatnonzero(np.isin(*keys))
     found = np.full((len(ious), len(table.score)), UNMATCHED)
-    outcome = np.append(
-        np.where(crowd, IN_CROWD, np.arange(len(crowd))), UNMATCHED
-    )  # of a pair with each object, or none
+    # Of a pair with each object, or none.
+    outcome = np.append(np.where(crowd, IN_CROWD, np.arange(len(crowd))), UNMATCHED)
     parameters = {"iou_thrs": list(ious), "max_dets": [max(len(rows), 1)], "use_cats": not any_class}
     for cell in run_coco(truth, table.select(rows), kind, **parameters, **ALL_SIZES).eval_imgs:
         if cell:
