@@ -318,8 +318,10 @@ def test_a_file_predicts_what_its_weights_predict(kind, export: Export, weights:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((60, 80), (80, 60), (33, 90), (60, 80))]
     expected = load(weights, device="cpu").predict(images, conf=0.1)
-    found = load(export(kind, *DYNAMIC)).predict(images, conf=0.1)
-    for one, other in zip(found, expected, strict=True):
+    file = load(export(kind, *DYNAMIC))
+    found = file.predict(images, conf=0.1)
+    alone = dataclasses.replace(file, networks=3).predict(images, batch_size=1, conf=0.1)
+    for one, other in zip([*found, *alone], [*expected, *expected], strict=True):
         one, other = (Detections(*map(torch.from_numpy, (by.xyxy, by.score, by.label))) for by in (one, other))
         assert_same(one, other)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from yolo_lite.config.run_lock import MARK
 from yolo_lite.deploy.prediction import Outputs
 from yolo_lite.deploy.predictor import Predictor
 from yolo_lite.deploy.sources import as_frame, find_media, frames_of
-from yolo_lite.deploy.stages import Clock, begun, behind, read_ahead
+from yolo_lite.deploy.stages import Clock, begun, behind, read_ahead, side_by_side
 
 
 @pytest.fixture
@@ -50,8 +51,13 @@ def contents(run: Path) -> dict[str, bytes]:
     return {path.relative_to(run).as_posix(): path.read_bytes() for path in files}
 
 
+@pytest.mark.parametrize("networks", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_files_and_messages_are_those_of_one_stage_after_the_other(batch_size: int, folder: Path, capsys):
+def test_files_and_messages_are_those_of_one_stage_after_the_other(
+    batch_size: int, networks: int, folder: Path, monkeypatch, capsys
+):
+    colours = dataclasses.replace(COLOURS, clock=Clock(), networks=networks)
+    monkeypatch.setattr("yolo_lite.deploy.predictor.load", lambda *_: colours)
     flags = {"save_txt": True, "save_json": True, "save_crop": True, "batch_size": batch_size}
     (folder / "plain").mkdir()
     files, problems = Outputs(folder / "plain", PredictOptions(weights="w", source=("set",), **flags)), list[str]()
@@ -99,7 +105,7 @@ def test_an_error_in_any_stage_is_raised_and_ends_all_threads(error: type[BaseEx
     def fail(*_: Any) -> Any:
         raise error("a stage failed")
 
-    broken = Predictor(NAMES, 64, CANVAS, fail)
+    broken = Predictor(NAMES, 64, CANVAS, fail, networks=2)
     for place in ("sources.as_frame", "predictor.view_on_canvas", "predictor.Predictor._prediction", None):
         with monkeypatch.context() as patch, pytest.raises(error, match="a stage failed"):
             if place:
@@ -147,6 +153,52 @@ def test_what_is_behind_keeps_its_order_and_few_items_wait():
             give(item)
             most = max(most, item + 1 - len(done))
     assert done == list(range(50)) and most <= 3 + 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_items_side_by_side_keep_their_order_few_are_at_work_and_share_the_cores(workers: int):
+    cores, before, busy, most = torch.get_num_threads(), set(threading.enumerate()), set[int](), list[int]()
+    rng, asked = random.Random(workers), list[int]()
+
+    def work(item: int) -> tuple[int, int]:
+        busy.add(item)
+        most.append(len(busy))
+        time.sleep(rng.random() / 500)
+        busy.remove(item)
+        return item, torch.get_num_threads()
+
+    given = (asked.append(item) or item for item in range(1, 41))
+    for number, (item, threads) in enumerate(side_by_side(work, given, workers), 1):
+        assert item == number and threads == max(cores // workers, 1) and len(asked) <= number + workers + 1
+    assert number == 40 and min(workers, 2) <= max(most) <= workers
+    assert no_new_thread(before) and torch.get_num_threads() == cores
+
+
+def test_one_item_alone_is_made_by_the_caller_with_all_cores():
+    for items in ([7], []):
+        found = list(side_by_side(lambda _: (threading.current_thread(), torch.get_num_threads()), iter(items), 4))
+        assert found == [(threading.current_thread(), torch.get_num_threads())] * len(items)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_or_an_early_end_side_by_side_ends_all_threads(error: type[BaseException]):
+    cores, before, begun_items = torch.get_num_threads(), set(threading.enumerate()), list[int]()
+
+    def work(item: int) -> int:
+        begun_items.append(item)
+        if item == 6:
+            raise error("the sixth failed")
+        return item
+
+    given = side_by_side(work, iter(range(1, 50)), 2)
+    with pytest.raises(error, match="the sixth"):
+        for number, item in enumerate(given, 1):
+            assert item == number <= 5
+    assert max(begun_items) <= 6 + 3 and no_new_thread(before) and torch.get_num_threads() == cores
+    closed = side_by_side(work, iter([1, 2, 3, 4]), 2)
+    assert next(closed) == 1
+    closed.close()
+    assert no_new_thread(before) and torch.get_num_threads() == cores
 
 
 def test_few_items_are_made_before_they_are_asked_for():

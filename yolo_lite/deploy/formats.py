@@ -5,10 +5,12 @@ To add one: write two functions, add a line to ``EXPORT_FORMATS``; a plugin can 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import io
 import json
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -93,22 +95,29 @@ def _read_onnx(path: Path) -> tuple[bytes, bool]:
 
 def load_onnx(path: Path) -> tuple[Mapping[str, str], RunFile]:
     runtime: Any = extra("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
     state = vars(runtime.capi.onnxruntime_pybind11_state).values()
     errors = tuple(value for value in state if isinstance(value, type) and issubclass(value, Exception))
     data, is_sealed = _read_onnx(path)
+    cores, lock = torch.get_num_threads(), threading.Lock()
+
+    @functools.cache
+    def session(threads: int) -> Any:
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
     try:
-        session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        strings = session(cores).get_modelmeta().custom_metadata_map
     except errors as error:  # they have no base of their own
         raise ValueError(str(error)) from None
-    strings = session.get_modelmeta().custom_metadata_map
     if SEALED in strings and not is_sealed:
         raise CheckpointError(CHANGED)
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
+        with lock:  # a session shares its threads among its callers: one that has one core wants a session without
+            own = session(1 if torch.get_num_threads() == 1 else cores)
         try:
-            outputs = session.run(None, {INPUT: images.contiguous().numpy()})
+            outputs = own.run(None, {INPUT: images.contiguous().numpy()})
             return tuple(torch.from_numpy(output) for output in outputs)
         except errors as error:
             raise ValueError(str(error)) from None

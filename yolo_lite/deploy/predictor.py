@@ -21,7 +21,7 @@ from yolo_lite.data.tiles import view_on_canvas
 from yolo_lite.deploy.exported import is_exported, load_exported
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.sources import Frame, Media, as_frame, find_media, frames_of
-from yolo_lite.deploy.stages import Clock, Skip, begun, read_ahead
+from yolo_lite.deploy.stages import Clock, Skip, begun, read_ahead, side_by_side
 from yolo_lite.engine.checkpoint import load_trained
 from yolo_lite.engine.coco_ap import DetectionTable
 from yolo_lite.engine.device import choose_compute, move_model
@@ -38,6 +38,7 @@ from yolo_lite.structures import Compute, Detections, as_floats
 Detect = Callable[[Tensor, DetectOptions], Iterable[Detections]]
 BATCHES_WAITING = 2  # images that wait for others of their shape, in batches
 READ_AHEAD = 4  # images or frames at least that are read while the network is at work on others
+NETWORKS = 4  # at once on a CPU, at most: what Python does between their layers is done by one at a time
 
 
 class _Waiting(NamedTuple):
@@ -68,6 +69,7 @@ class Predictor:
     tile: int = 0  # pixels of a window's side in training, 0 without
     points: Points | None = None  # from which confidence on it is used
     clock: Clock = field(default_factory=Clock)
+    networks: int = 1  # that are at work at once, on a batch each
 
     def predict(self, images: Any, batch_size: int = 8, **choice: Any) -> Prediction | list[Prediction]:
         """Detect on an image; for a list of them, or a tensor ``[B, 3, H, W]``, a list comes back.
@@ -163,16 +165,21 @@ class Predictor:
             raise ConfigError(f"batch_size: expected 1 or more, found {batch_size}")
         due, ready, own = 0, dict[int, _Found](), list[_Found]()  # views, and those of the image that is due
         views = (one._replace(number=number) for number, one in enumerate(itertools.chain.from_iterable(images)))
-        for batch in _same_shape_batches(views, batch_size):
-            pixels = torch.from_numpy(np.stack([one.canvas for one in batch])).permute(0, 3, 1, 2)
-            for one, found in zip(batch, self.detect(pixels, options), strict=True):
-                ready[one.number] = one, _in_view(one, found)
-            while due in ready:
-                own.append(ready.pop(due))
-                due += 1
-                if own[-1][0].is_last:
-                    yield self._prediction(own, options)
-                    own = []
+        batches = _same_shape_batches(views, batch_size)
+        with closing(side_by_side(functools.partial(self._found, options), batches, self.networks)) as batches_found:
+            for found in itertools.chain.from_iterable(batches_found):
+                ready[found[0].number] = found
+                while due in ready:
+                    own.append(ready.pop(due))
+                    due += 1
+                    if own[-1][0].is_last:
+                        yield self._prediction(own, options)
+                        own = []
+
+    def _found(self, options: DetectOptions, batch: Sequence[_Waiting]) -> list[_Found]:
+        """What is found in each view of a batch."""
+        pixels = torch.from_numpy(np.stack([one.canvas for one in batch])).permute(0, 3, 1, 2)
+        return [(one, _in_view(one, found)) for one, found in zip(batch, self.detect(pixels, options), strict=True)]
 
     def _views(self, frame: Frame, tiles: Tiles) -> Iterator[_Waiting]:
         views = views_of(frame.image.shape[0], frame.image.shape[1], tiles)
@@ -226,7 +233,7 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None, half: 
             raise ConfigError(f"half: {weights} computes as it was exported (export --half), expected a checkpoint")
         exported, compute = load_exported(weights, device, imgsz)
         facts, detect = exported.facts, functools.partial(_detect, exported, compute, clock)
-        known = (facts.channels, facts.white, facts.source, facts.tile, facts.points, clock)
+        known = (facts.channels, facts.white, facts.source, facts.tile, facts.points, clock, _side_by_side(compute))
         return Predictor(facts.names, facts.imgsz, facts.canvas, detect, *known)
     _, model, config, content = load_trained(weights)
     compute = choose_compute(device, "auto" if half else config.hyp.precision, config.hyp.channels_last)
@@ -237,7 +244,12 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None, half: 
     detect = functools.partial(_detect, move_model(model, compute).for_inference(), compute, clock)
     own = (config.data.channels, config.data.white, content.get("source", ""), config.hyp.tile)
     points = content.get("operating_points")
-    return Predictor(config.data.class_names, size, canvas, detect, *own, points, clock)
+    return Predictor(config.data.class_names, size, canvas, detect, *own, points, clock, _side_by_side(compute))
+
+
+def _side_by_side(compute: Compute) -> int:
+    """How many networks are at work at once: two of one thread each are done sooner than one of two on two images."""
+    return min(torch.get_num_threads(), NETWORKS) if compute.device.type == "cpu" else 1
 
 
 @torch.inference_mode()

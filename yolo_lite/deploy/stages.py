@@ -16,9 +16,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
+
 from yolo_lite.config.errors import DataError
 
 T = TypeVar("T")
+R = TypeVar("R")
 Skip = Callable[[DataError], None] | None  # what becomes of an input that cannot be read; None: it is raised
 
 READERS = max(2, min(os.cpu_count() or 1, 4))  # threads; OpenCV decodes outside of Python's lock
@@ -103,6 +106,29 @@ def _in_parts(pool: ThreadPoolExecutor, items: Iterator[T], size: int) -> Iterat
     while ready := coming.result():
         coming = pool.submit(lambda: list(itertools.islice(items, size)))
         yield from ready
+
+
+def side_by_side(function: Callable[[T], R], items: Iterator[T], workers: int) -> Generator[R, None, None]:
+    """What a function makes of each item, in their order; so many threads work at once, each with its share of cores.
+
+    Of one item alone the caller makes it, with all cores.
+    """
+    first = list(itertools.islice(items, 2 if workers > 1 else 0))
+    items = itertools.chain(first, items)
+    if len(first) < 2:
+        yield from map(function, items)
+        return
+    cores, coming = torch.get_num_threads(), deque[Future[R]]()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(cores // workers, 1),))
+    try:
+        while True:
+            coming.extend(pool.submit(function, one) for one in itertools.islice(items, workers + 1 - len(coming)))
+            if not coming:
+                return
+            yield coming.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)  # torch tells some libraries the number for all threads
 
 
 @contextmanager
