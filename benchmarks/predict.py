@@ -2,13 +2,15 @@
 
     python benchmarks/predict.py --weights yolov5n.pt yolov5n.onnx --source ../shared/data/coco128/images
 
-"before" reads ahead and does all else in turn, as `predict` did until 2026-11-28; "now" is what it does since. All
-kinds take turns, a round each; the ratios are medians of those of the rounds, with their range.
+"several" is `predict` as it is: on a CPU several networks of few threads each are at work on as many batches; "one" has
+one network of all threads. All kinds take turns, a round each; ratios are medians of those of the rounds, with their
+range.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 from collections import deque
@@ -23,24 +25,13 @@ from timing import in_turn
 from yolo_lite.config.options import PredictOptions
 from yolo_lite.deploy.prediction import Outputs
 from yolo_lite.deploy.predictor import Predictor, load
-from yolo_lite.deploy.sources import Media, find_media, frames_of
-from yolo_lite.deploy.stages import behind, read_ahead
-
-BEFORE = 4  # images that were read ahead
+from yolo_lite.deploy.sources import Media, find_media
 
 
-def before(predictor: Predictor, media: Sequence[Media], batch_size: int, folder: Path) -> None:
-    frames = ((one.kind, frames_of(one, predictor.channels, predictor.white)) for one in media)
+def whole(predictor: Predictor, media: Sequence[Media], batch_size: int, folder: Path) -> None:
     with closing(Outputs(folder, PredictOptions(weights="", source=("",)))) as files:
-        for prediction in predictor.run(read_ahead(frames, BEFORE), *predictor.chosen(), batch_size):
-            files.add(prediction)
-
-
-def side_by_side(predictor: Predictor, media: Sequence[Media], batch_size: int, folder: Path) -> None:
-    files = closing(Outputs(folder, PredictOptions(weights="", source=("",))))
-    with files as outputs, behind(outputs.add, 2 * batch_size) as give:
         for prediction in predictor.watch(media, *predictor.chosen(), batch_size):
-            give(prediction)
+            files.add(prediction)
 
 
 def row(weights: str, batch_size: int, flags: argparse.Namespace) -> str:
@@ -52,12 +43,12 @@ def row(weights: str, batch_size: int, flags: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as folder:
         kinds = {
             "network": on_resident(network, compute, batches),
-            "before": lambda: before(predictor, media, batch_size, Path(folder)),
-            "now": lambda: side_by_side(predictor, media, batch_size, Path(folder)),
+            "one": lambda: whole(dataclasses.replace(predictor, networks=1), media, batch_size, Path(folder)),
+            "several": lambda: whole(predictor, media, batch_size, Path(folder)),
         }
         seconds = in_turn(kinds, torch.device(flags.device), flags.rounds)
     columns = [f"{1000 * statistics.median(one) / len(media):.1f}" for one in seconds.values()]
-    for kind, other in (("before", "network"), ("now", "network"), ("before", "now")):
+    for kind, other in (("one", "network"), ("several", "network"), ("several", "one")):
         ratios = [one / its for one, its in zip(seconds[kind], seconds[other], strict=True)]
         columns.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     return " | ".join([Path(weights).name, str(batch_size), *columns])
@@ -80,11 +71,11 @@ def main() -> None:
         "weights",
         "batch",
         "network ms",
-        "before ms",
-        "now ms",
-        "before : network",
-        "now : network",
-        "before : now",
+        "one ms",
+        "several ms",
+        "one : network",
+        "several : network",
+        "several : one",
     ]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for weights in flags.weights:

@@ -23,7 +23,7 @@ from yolo_lite.config.run_lock import MARK
 from yolo_lite.deploy.prediction import Outputs
 from yolo_lite.deploy.predictor import Predictor
 from yolo_lite.deploy.sources import as_frame, find_media, frames_of
-from yolo_lite.deploy.stages import Clock, begun, behind, read_ahead, side_by_side
+from yolo_lite.deploy.stages import Clock, begun, read_ahead, side_by_side
 
 
 @pytest.fixture
@@ -127,32 +127,6 @@ def test_a_file_that_cannot_be_written_ends_the_run(folder: Path, monkeypatch, c
     assert predict("--source", "set", "--batch-size", "1") != 0
     assert "No space left on device" in capsys.readouterr().err and len(added) == 3 and no_new_thread(before)
     assert len(contents(folder / "runs/predict/exp")) == 2
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_an_error_of_the_caller_ends_what_is_behind_at_once(error: type[BaseException]):
-    before, done, going = set(threading.enumerate()), list[int](), threading.Event()
-
-    def work(item: int) -> None:
-        going.wait(5)
-        done.append(item)
-
-    with pytest.raises(error), behind(work, 8) as give:
-        for item in range(8):
-            give(item)
-        threading.Timer(0.05, going.set).start()
-        raise error
-    time.sleep(0.06)
-    assert done == [0] and no_new_thread(before)
-
-
-def test_what_is_behind_keeps_its_order_and_few_items_wait():
-    done, most = list[int](), 0
-    with behind(done.append, 3) as give:
-        for item in range(50):
-            give(item)
-            most = max(most, item + 1 - len(done))
-    assert done == list(range(50)) and most <= 3 + 1
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

@@ -19,14 +19,12 @@ from yolo_lite.deploy import predictor
 from yolo_lite.deploy.background import Backgrounds
 from yolo_lite.deploy.prediction import Outputs, Prediction
 from yolo_lite.deploy.sources import count_frames, find_media, inputs_of
-from yolo_lite.deploy.stages import Clock, behind
+from yolo_lite.deploy.stages import Clock
 from yolo_lite.engine.operating_points import lowest_scores
 from yolo_lite.engine.run_folder import make_run_folder
 from yolo_lite.engine.stop import stop_requests
 from yolo_lite.ops.nms import DetectOptions
 from yolo_lite.ops.tiles import Tiles
-
-WRITTEN_BEHIND = 2  # batches of predictions that wait for their files to be written
 
 
 def run(options: PredictOptions) -> None:
@@ -51,19 +49,14 @@ def run(options: PredictOptions) -> None:
         folder = make_run_folder(options.project, options.name, options.exist_ok, inputs) if writes else None
         stop = ends.enter_context(stop_requests())
         files = ends.enter_context(closing(Outputs(folder or Path(), options)))
-
-        def write(prediction: Prediction) -> None:
+        said = told.of(itertools.chain([first], found))
+        for prediction in tqdm(said, desc="predicting", total=count_frames(media), leave=False, delay=1):
             with model.clock.stage("drawing and writing"):
                 files.add(prediction)
                 if backgrounds:
                     backgrounds.add(prediction)
-
-        with behind(write, WRITTEN_BEHIND * options.batch_size) as give:
-            said = told.of(itertools.chain([first], found))
-            for prediction in tqdm(said, desc="predicting", total=count_frames(media), leave=False, delay=1):
-                give(prediction)
-                if stop:
-                    break  # between two images: every file is whole
+            if stop:
+                break  # between two images: every file is whole
         stop.check()
     if backgrounds:
         tqdm.write(backgrounds.describe())

@@ -233,7 +233,7 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None, half: 
             raise ConfigError(f"half: {weights} computes as it was exported (export --half), expected a checkpoint")
         exported, compute = load_exported(weights, device, imgsz)
         facts, detect = exported.facts, functools.partial(_detect, exported, compute, clock)
-        known = (facts.channels, facts.white, facts.source, facts.tile, facts.points, clock, _side_by_side(compute))
+        known = (facts.channels, facts.white, facts.source, facts.tile, facts.points, clock, _networks(compute))
         return Predictor(facts.names, facts.imgsz, facts.canvas, detect, *known)
     _, model, config, content = load_trained(weights)
     compute = choose_compute(device, "auto" if half else config.hyp.precision, config.hyp.channels_last)
@@ -244,12 +244,17 @@ def load(weights: str | Path, device: str = "", imgsz: int | None = None, half: 
     detect = functools.partial(_detect, move_model(model, compute).for_inference(), compute, clock)
     own = (config.data.channels, config.data.white, content.get("source", ""), config.hyp.tile)
     points = content.get("operating_points")
-    return Predictor(config.data.class_names, size, canvas, detect, *own, points, clock, _side_by_side(compute))
+    return Predictor(config.data.class_names, size, canvas, detect, *own, points, clock, _networks(compute))
 
 
-def _side_by_side(compute: Compute) -> int:
-    """How many networks are at work at once: two of one thread each are done sooner than one of two on two images."""
-    return min(torch.get_num_threads(), NETWORKS) if compute.device.type == "cpu" else 1
+def _networks(compute: Compute) -> int:
+    """How many networks are at work at once.
+
+    On a CPU two of one thread are done with two images sooner than one of two threads, which leaves cores idle between
+    its layers; on a GPU the device works for one while Python does for the other.
+    """
+    at_work = {"cpu": min(torch.get_num_threads(), NETWORKS), "cuda": 2}
+    return at_work.get(compute.device.type, 1)
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""The stages of prediction side by side: what is read ahead of the network, what is written behind it, and the clock.
+"""The stages of prediction side by side: what is read ahead, networks on several batches, and the clock.
 
 Items keep their order, few of them are in memory, and no thread outlives the caller's block or generator.
 """
@@ -129,30 +129,3 @@ def side_by_side(function: Callable[[T], R], items: Iterator[T], workers: int) -
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(cores)  # torch tells some libraries the number for all threads
-
-
-@contextmanager
-def behind(function: Callable[[T], object], most: int) -> Iterator[Callable[[T], None]]:
-    """A way to have a thread call a function for one item after the other while the caller goes on.
-
-    The caller waits where ``most`` items do, and at the end for all of them, unless the block ends by an error: then
-    no further call begins. An error of the function ends its calls and is raised at the next item or at the end.
-    """
-    waiting, pool = deque[Future[None]](), ThreadPoolExecutor(1)
-
-    def call(item: T, before: Future[None] | None) -> None:
-        if before:
-            before.result()  # raises what has ended the calls
-        function(item)
-
-    def give(item: T) -> None:
-        while waiting and (len(waiting) >= most or waiting[0].done()):
-            waiting.popleft().result()
-        waiting.append(pool.submit(call, item, waiting[-1] if waiting else None))
-
-    try:
-        yield give
-        for one in waiting:
-            one.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
