@@ -134,9 +134,9 @@ _number = threading.Lock()  # of threads that torch computes by: each thread has
 
 
 def _take_share(share: int) -> None:
-    """Have this thread compute by so many, and threads that begin after it, other streams' as well, by as many as before.
+    """Have this thread compute by so many, and all that begin after it by as many as before.
 
-    A thread takes what any has set last when it first asks for its number, even if it has set one before: so it asks.
+    A thread takes what any has set last when it first asks for its number, be that after it has set one: so it asks.
     """
     with _number:
         usual = torch.get_num_threads()
