@@ -280,6 +280,24 @@ def test_a_model_of_five_channels_is_exported_with_them(weights: Path, tiny_data
 
 
 @needs_onnx
+def test_a_second_session_that_cannot_be_made_is_told_in_a_line(export: Export, monkeypatch: pytest.MonkeyPatch):
+    import onnxruntime
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException("no memory for it")
+
+    path, before = export("onnx", *DYNAMIC), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        file = load(path)
+        monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+        with pytest.raises(CheckpointError, match=r"cannot be run on images .*: no memory for it"):
+            file.predict([np.zeros((64, 64, 3), np.uint8)] * 2, batch_size=1)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_onnx
 def test_onnx_itself_knows_names_and_shapes(export: Export):
     import onnx
 

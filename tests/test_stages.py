@@ -7,6 +7,7 @@ import itertools
 import random
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -173,6 +174,52 @@ def test_an_error_or_an_early_end_side_by_side_ends_all_threads(error: type[Base
     assert next(closed) == 1
     closed.close()
     assert no_new_thread(before) and torch.get_num_threads() == cores
+
+
+def test_streams_at_once_and_threads_that_begin_meanwhile_have_the_cores_they_would_have_alone():
+    before, numbers, seen = torch.get_num_threads(), list[int](), list[int]()
+
+    def work(item: int) -> int:
+        time.sleep(0.002)
+        numbers.append(torch.get_num_threads())
+        return item
+
+    def stream(workers: int) -> None:
+        assert list(side_by_side(work, iter(range(9)), workers)) == list(range(9))
+        seen.append(torch.get_num_threads())
+
+    torch.set_num_threads(4)
+    try:
+        outer = side_by_side(work, iter(range(9)), 4)
+        assert next(outer) == 0 and torch.get_num_threads() == 4
+        threads = [threading.Thread(target=stream, args=(2,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        assert list(outer) == list(range(1, 9))
+        for thread in threads:
+            thread.join()
+        stream(2)
+        assert seen == [4] * 3 and sorted(numbers) == [1] * 9 + [2] * 27
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_item_that_was_given_is_held_no_longer():
+    class Item:
+        pass
+
+    given, alive = list[weakref.ref[Item]](), list[int]()
+
+    def items() -> Iterator[Item]:
+        for _ in range(20):
+            item = Item()
+            given.append(weakref.ref(item))
+            yield item
+            del item
+
+    for _ in side_by_side(lambda _: None, items(), 2):
+        alive.append(sum(one() is not None for one in given))
+    assert max(alive) <= 2 + 1 and alive[-1] == 0
 
 
 def test_few_items_are_made_before_they_are_asked_for():

@@ -114,9 +114,9 @@ def load_onnx(path: Path) -> tuple[Mapping[str, str], RunFile]:
         raise CheckpointError(CHANGED)
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
-        with lock:  # a session shares its threads among its callers: one that has one core wants a session without
-            own = session(1 if torch.get_num_threads() == 1 else cores)
         try:
+            with lock:  # a session shares its threads among its callers: one that has one core wants a session without
+                own = session(1 if torch.get_num_threads() == 1 else cores)
             outputs = own.run(None, {INPUT: images.contiguous().numpy()})
             return tuple(torch.from_numpy(output) for output in outputs)
         except errors as error:

@@ -114,18 +114,33 @@ def side_by_side(function: Callable[[T], R], items: Iterator[T], workers: int) -
     Of one item alone the caller makes it, with all cores.
     """
     first = list(itertools.islice(items, 2 if workers > 1 else 0))
-    items = itertools.chain(first, items)
     if len(first) < 2:
-        yield from map(function, items)
+        yield from map(function, itertools.chain(first, items))
         return
-    cores, coming = torch.get_num_threads(), deque[Future[R]]()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(cores // workers, 1),))
+    with _number:
+        share = max(torch.get_num_threads() // workers, 1)
+    coming, pool = deque[Future[R]](), ThreadPoolExecutor(workers, initializer=_take_share, initargs=(share,))
     try:
-        while True:
+        coming.extend(pool.submit(function, one) for one in first)
+        first.clear()  # large images would stay until the end
+        while coming:
             coming.extend(pool.submit(function, one) for one in itertools.islice(items, workers + 1 - len(coming)))
-            if not coming:
-                return
             yield coming.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(cores)  # torch tells some libraries the number for all threads
+
+
+_number = threading.Lock()  # of threads that torch computes by: each thread has its own and begins with the last set
+
+
+def _take_share(share: int) -> None:
+    """Have this thread compute by so many, and all that begin after it by as many as before.
+
+    A thread takes what any has set last when it first asks for its number, be that after it has set one: so it asks.
+    """
+    with _number:
+        usual = torch.get_num_threads()
+        torch.set_num_threads(share)
+        other = threading.Thread(target=torch.set_num_threads, args=(usual,))
+        other.start()
+        other.join()
