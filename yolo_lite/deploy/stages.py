@@ -117,7 +117,7 @@ def side_by_side(function: Callable[[T], R], items: Iterator[T], workers: int) -
     if len(first) < 2:
         yield from map(function, itertools.chain(first, items))
         return
-    with _number:
+    with _setting:
         share = max(torch.get_num_threads() // workers, 1)
     coming, pool = deque[Future[R]](), ThreadPoolExecutor(workers, initializer=_take_share, initargs=(share,))
     try:
@@ -130,15 +130,15 @@ def side_by_side(function: Callable[[T], R], items: Iterator[T], workers: int) -
         pool.shutdown(cancel_futures=True)
 
 
-_number = threading.Lock()  # of threads that torch computes by: each thread has its own and begins with the last set
+_setting = threading.Lock()  # of torch's number of threads: each thread has its own, and begins with what any set last
 
 
 def _take_share(share: int) -> None:
-    """Have this thread compute by so many, and all that begin after it by as many as before.
+    """Let torch use so many threads in this one, and in those that begin after it as many as before.
 
-    A thread takes what any has set last when it first asks for its number, be that after it has set one: so it asks.
+    It is asked for the number first: otherwise the first question, even after a setting, gets what others set last.
     """
-    with _number:
+    with _setting:
         usual = torch.get_num_threads()
         torch.set_num_threads(share)
         other = threading.Thread(target=torch.set_num_threads, args=(usual,))
