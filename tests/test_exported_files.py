@@ -91,6 +91,10 @@ def test_a_damaged_file_is_refused_or_gives_what_it_gave(form: str, tmp_path: Pa
             assert "\n" not in str(error)
             refused += 1
     assert refused > 200
+    middle = len(whole) // 2  # in a record of weights
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    with pytest.raises(CheckpointError, match=r"model\.\w+: damaged.*; export it again$"):
+        load_exported(path)
 
 
 @needs_onnx

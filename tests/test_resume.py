@@ -164,6 +164,14 @@ def test_a_table_with_a_users_column_is_kept_beside_the_runs(within_the_last_epo
     assert_same_run(run, straight)
 
 
+def test_a_pipe_in_the_place_of_the_table_keeps_no_run_waiting(within_the_last_epoch: Path, tmp_path: Path, capsys):
+    run = shutil.copytree(within_the_last_epoch, tmp_path / "exp")
+    (run / "results.csv").unlink()
+    os.mkfifo(run / "results.csv")
+    assert train_main(["--resume", str(last_of(tmp_path))]) == 2
+    assert "results.csv: a pipe, expected a regular file" in capsys.readouterr().err
+
+
 def older(last: Path) -> None:
     """Make a last.pt of one that does not keep rows."""
     content = load_checkpoint(last)

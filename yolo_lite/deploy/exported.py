@@ -18,7 +18,7 @@ from yolo_lite.config.options import ValOptions
 from yolo_lite.deploy.facts import Facts, read_facts
 from yolo_lite.deploy.formats import EXPORT_FORMATS, RunFile
 from yolo_lite.deploy.graph import OUTPUTS, detections_of
-from yolo_lite.engine.archive import UNKNOWN
+from yolo_lite.engine.archive import ADVICE, UNKNOWN
 from yolo_lite.engine.checkpoint import UNREADABLE
 from yolo_lite.engine.checkpoint_fields import shown
 from yolo_lite.engine.device import choose_compute
@@ -130,8 +130,9 @@ def load_exported(path: str | os.PathLike[str], device: str = "", imgsz: int | N
         strings, run = form.load(path)
         facts = read_facts(strings)
     except CheckpointError as error:
-        reason = str(error).removeprefix(UNKNOWN)
-        raise CheckpointError(f"{path}: {'' if reason == str(error) else NOT_ONE}{reason}") from None
+        said = str(error).replace(ADVICE, "export it again")  # what is advised for the checkpoints of a run
+        reason = said.removeprefix(UNKNOWN)
+        raise CheckpointError(f"{path}: {'' if reason == said else NOT_ONE}{reason}") from None
     except UserError:
         raise
     except OSError as error:

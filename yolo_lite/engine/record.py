@@ -18,7 +18,7 @@ from yolo_lite.config.bounds import printable
 from yolo_lite.config.durable import write_text
 from yolo_lite.config.errors import CheckpointError, ConfigError
 from yolo_lite.config.hyp import Hyp
-from yolo_lite.config.regular import read_text
+from yolo_lite.config.regular import read_regular, read_text
 from yolo_lite.config.run import RunConfig
 from yolo_lite.engine import evaluation_report, sheets
 from yolo_lite.engine.checkpoint import load_checkpoint
@@ -142,9 +142,9 @@ class Record(contextlib.AbstractContextManager["Record"]):
 
 
 def keep_other_table(path: Path, table: str) -> None:
-    """Keep a results.csv that somebody else has saved since, with columns or in an encoding that ``table`` lacks."""
+    """Keep a results.csv that somebody has saved with other columns or encoding; OSError if it is no regular file."""
     header = table.partition("\n")[0].encode()
-    if not path.exists() or not (found := path.read_bytes()).strip(b"\0") or found.split(b"\n")[0].rstrip() == header:
+    if not path.exists() or not (found := read_regular(path)).strip(b"\0") or found.split(b"\n")[0].rstrip() == header:
         return
     print(f"{path}: its columns are not those of the run; kept as {set_aside(path)}, and written again")
 
